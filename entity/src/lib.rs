@@ -1,0 +1,3 @@
+//! SeaORM entities: the tables as the ORM sees them, nothing else.
+
+pub mod users;

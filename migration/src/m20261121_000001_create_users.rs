@@ -1,0 +1,77 @@
+//! The `users` table.
+
+use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+
+#[derive(DeriveMigrationName)]
+pub(crate) struct Migration;
+
+#[derive(DeriveIden)]
+enum Users {
+    Table,
+    Id,
+    Name,
+    Email,
+    EmailKey,
+    Version,
+    CreatedAt,
+    UpdatedAt,
+}
+
+const EMAIL_KEY_INDEX: &str = "users_email_key_uq";
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let backend = manager.get_database_backend();
+        let mut table = Table::create();
+        table
+            .table(Users::Table)
+            .if_not_exists()
+            .col(id(backend))
+            // Lengths count characters. An address has at most 254 octets; its key may grow by punycode and lower case.
+            .col(ColumnDef::new(Users::Name).string_len(200).not_null())
+            .col(ColumnDef::new(Users::Email).string_len(254).not_null())
+            .col(ColumnDef::new(Users::EmailKey).string_len(512).not_null())
+            .col(ColumnDef::new(Users::Version).big_integer().not_null())
+            .col(moment(Users::CreatedAt, backend))
+            .col(moment(Users::UpdatedAt, backend))
+            // Inside the table's own statement: on MySQL nothing can come between the two.
+            .index(Index::create().name(EMAIL_KEY_INDEX).col(Users::EmailKey).unique());
+        match backend {
+            // A binary collation: whether two keys are one is for the application to say, not for the server's locale.
+            DbBackend::MySql => {
+                table.engine("InnoDB").character_set("utf8mb4").collate("utf8mb4_bin");
+            }
+            // Rows lie in the order of their key, and pages follow it.
+            DbBackend::Sqlite => {
+                table.extra("WITHOUT ROWID");
+            }
+            _ => {}
+        }
+        manager.create_table(table).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.drop_table(Table::drop().table(Users::Table).to_owned()).await
+    }
+}
+
+fn id(backend: DbBackend) -> ColumnDef {
+    let mut column = ColumnDef::new(Users::Id);
+    match backend {
+        DbBackend::Postgres => column.uuid(),
+        // Sixteen bytes compare like the text they stand for, in half the room.
+        _ => column.binary_len(16),
+    };
+    column.not_null().primary_key().take()
+}
+
+fn moment(name: Users, backend: DbBackend) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    match backend {
+        // MySQL's TIMESTAMP ends in 2038, and DATETIME drops fractions unless told otherwise.
+        DbBackend::MySql => column.custom("datetime(6)"),
+        _ => column.timestamp_with_time_zone(),
+    };
+    column.not_null().take()
+}

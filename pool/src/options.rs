@@ -1,0 +1,117 @@
+//! The knobs of the pool and their limits.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// How the pool behaves. Deserializes from any serde format; durations as people write them (`250ms`, `5s`, `10m`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolOptions {
+    /// Most connections, 1 to 10,000. Too low: requests queue. Too high: the database spends its time switching, and
+    /// instances together exceed its own limit.
+    pub max: u32,
+    /// Connections kept open when nothing happens, 0 to `max`.
+    pub min: u32,
+    /// Longest wait for a connection, and for the database at start; 1 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub acquire: Duration,
+    /// An unused connection above `min` is closed after this; 0 = never. Keep it below the server's and the firewall's
+    /// own idle limits.
+    #[serde(with = "humantime_serde")]
+    pub idle: Duration,
+    /// A connection is replaced after this, used or not; 0 = never.
+    #[serde(with = "humantime_serde")]
+    pub lifetime: Duration,
+    /// Whether an operation waits for a connection at all. `false` refuses at once when all are in use.
+    pub wait: bool,
+    /// How many operations may wait at once; 0 = no limit. One more is refused.
+    pub queue_limit: usize,
+    /// A connection that was unused for longer is asked for a sign of life before it is handed out; 0 = always ask.
+    #[serde(with = "humantime_serde")]
+    pub validate_after: Duration,
+    /// The server itself ends a statement that runs longer; 0 = never. No effect on SQLite.
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Duration,
+    /// What the server shows as this client's name (PostgreSQL: `pg_stat_activity.application_name`).
+    pub application_name: String,
+    /// Threads of the pool's own runtime, 0 to 64; 0 = half the processors, one at the least.
+    pub threads: usize,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self {
+            max: 10,
+            min: 2,
+            acquire: Duration::from_secs(5),
+            idle: Duration::from_mins(10),
+            lifetime: Duration::from_mins(30),
+            wait: true,
+            queue_limit: 1000,
+            validate_after: Duration::from_secs(30),
+            statement_timeout: Duration::from_secs(30),
+            application_name: "orm-pool".to_owned(),
+            threads: 0,
+        }
+    }
+}
+
+/// An option outside its limits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{option}: must be {allowed}")]
+pub struct InvalidOption {
+    /// The option's name.
+    pub option: &'static str,
+    /// What it may be, in words.
+    pub allowed: String,
+}
+
+impl PoolOptions {
+    /// Checks every option against its limits.
+    ///
+    /// # Errors
+    ///
+    /// The first [`InvalidOption`].
+    pub fn validate(&self) -> Result<(), InvalidOption> {
+        let refuse = |option, allowed: String| Err(InvalidOption { option, allowed });
+        if !(1..=10_000).contains(&self.max) {
+            return refuse("max", "a whole number from 1 to 10000".to_owned());
+        }
+        if self.min > self.max {
+            return refuse("min", format!("a whole number from 0 to pool.max ({})", self.max));
+        }
+        if !(Duration::from_millis(1)..=Duration::from_hours(1)).contains(&self.acquire) {
+            return refuse("acquire", "a duration from 1ms to 1h".to_owned());
+        }
+        if self.threads > 64 {
+            return refuse("threads", "a whole number from 0 to 64".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        assert_eq!(PoolOptions::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn every_limit_is_named() {
+        let cases = [
+            ("max", PoolOptions { max: 0, min: 0, ..PoolOptions::default() }),
+            ("max", PoolOptions { max: 10_001, ..PoolOptions::default() }),
+            ("min", PoolOptions { min: 11, ..PoolOptions::default() }),
+            ("acquire", PoolOptions { acquire: Duration::ZERO, ..PoolOptions::default() }),
+            ("acquire", PoolOptions { acquire: Duration::from_secs(3601), ..PoolOptions::default() }),
+            ("threads", PoolOptions { threads: 65, ..PoolOptions::default() }),
+        ];
+        for (option, options) in cases {
+            assert_eq!(options.validate().unwrap_err().option, option);
+        }
+    }
+}

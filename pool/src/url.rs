@@ -1,0 +1,155 @@
+//! The database's address: which engine it names, and how to show it without its secrets.
+
+use std::fmt;
+
+use url::Url;
+
+/// The engines that the pool speaks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// An embedded SQLite file.
+    Sqlite,
+    /// PostgreSQL.
+    Postgres,
+    /// MySQL or MariaDB.
+    MySql,
+}
+
+impl Engine {
+    /// The name that OpenTelemetry's `db.system.name` gives the engine.
+    #[must_use]
+    pub fn system_name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgresql",
+            Self::MySql => "mysql",
+        }
+    }
+}
+
+/// A database URL that was understood. `Display` and `Debug` never show the password.
+#[derive(Clone)]
+pub struct DatabaseUrl {
+    url: Url,
+    engine: Engine,
+}
+
+/// Why a text is no database URL. The text itself is not repeated: it may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidUrl {
+    /// It is no URL at all.
+    #[error("not a URL; expected sqlite://FILE, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE")]
+    NotAUrl,
+    /// It is a URL of something else.
+    #[error("unknown scheme; expected sqlite, postgres, postgresql, mysql or mariadb")]
+    UnknownScheme,
+}
+
+impl DatabaseUrl {
+    /// Reads `sqlite:`, `postgres:`, `postgresql:`, `mysql:` and `mariadb:` URLs.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] if the text is no URL or names no engine of ours.
+    pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
+        // SeaORM knows MariaDB by MySQL's scheme only.
+        let text = match text.strip_prefix("mariadb:") {
+            Some(rest) => format!("mysql:{rest}"),
+            None => text.to_owned(),
+        };
+        let url = Url::parse(&text).map_err(|_| InvalidUrl::NotAUrl)?;
+        let engine = match url.scheme() {
+            "sqlite" => Engine::Sqlite,
+            "postgres" | "postgresql" => Engine::Postgres,
+            "mysql" => Engine::MySql,
+            _ => return Err(InvalidUrl::UnknownScheme),
+        };
+        Ok(Self { url, engine })
+    }
+
+    /// The engine that the URL names.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// Whether this is an SQLite database that lives only as long as its connections.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.engine == Engine::Sqlite
+            && (self.url.as_str().contains(":memory:")
+                || self.url.query_pairs().any(|(key, value)| key == "mode" && value == "memory"))
+    }
+
+    /// The whole URL, password included: for the driver alone.
+    pub(crate) fn expose(&self) -> &str {
+        self.url.as_str()
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.url.clone();
+        if shown.password().is_some() {
+            // Refused only by URLs without a host, and those hold no password.
+            let _ = shown.set_password(Some("***"));
+        }
+        if shown.query().is_some() {
+            let pairs: Vec<(String, String)> = shown.query_pairs().into_owned().collect();
+            shown.query_pairs_mut().clear().extend_pairs(pairs.into_iter().map(|(key, value)| {
+                let secret = ["password", "key", "secret"].iter().any(|word| key.to_ascii_lowercase().contains(word));
+                (key, if secret { "***".to_owned() } else { value })
+            }));
+        }
+        f.write_str(shown.as_str())
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DatabaseUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_engine() {
+        for (text, engine) in [
+            ("sqlite://users.db?mode=rwc", Engine::Sqlite),
+            ("sqlite::memory:", Engine::Sqlite),
+            ("postgres://u@h/d", Engine::Postgres),
+            ("postgresql://u@h/d", Engine::Postgres),
+            ("mysql://u@h/d", Engine::MySql),
+            ("mariadb://u@h/d", Engine::MySql),
+        ] {
+            assert_eq!(DatabaseUrl::parse(text).unwrap().engine(), engine, "{text}");
+        }
+        assert_eq!(DatabaseUrl::parse("users.db").unwrap_err(), InvalidUrl::NotAUrl);
+        assert_eq!(DatabaseUrl::parse("mongodb://h/d").unwrap_err(), InvalidUrl::UnknownScheme);
+    }
+
+    #[test]
+    fn never_shows_a_password() {
+        for text in [
+            "postgres://ann:hunter2@db:5432/app",
+            "postgres://ann@db/app?password=hunter2&application_name=x",
+            "mysql://ann:hunter2@db/app?ssl-key=hunter2",
+        ] {
+            let url = DatabaseUrl::parse(text).unwrap();
+            assert!(!url.to_string().contains("hunter2"), "{url}");
+            assert!(!format!("{url:?}").contains("hunter2"), "{url:?}");
+            assert!(url.expose().contains("hunter2"));
+        }
+        assert_eq!(DatabaseUrl::parse("postgres://ann:s@db:1/app").unwrap().to_string(), "postgres://ann:***@db:1/app");
+    }
+
+    #[test]
+    fn knows_what_lives_in_memory() {
+        assert!(DatabaseUrl::parse("sqlite::memory:").unwrap().is_in_memory());
+        assert!(DatabaseUrl::parse("sqlite://x?mode=memory").unwrap().is_in_memory());
+        assert!(!DatabaseUrl::parse("sqlite://users.db?mode=rwc").unwrap().is_in_memory());
+    }
+}

@@ -1,0 +1,220 @@
+//! Where the parts are wired together, and the only place that knows them all.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use actix_web::{HttpServer, dev::Server};
+use orm_pool::{ConnectError, Pool};
+
+use secrecy::ExposeSecret;
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    http::{self, CursorSigner, RequestTimeout, State},
+    service,
+    settings::{Migrate, ServerSettings, Settings},
+    shutdown::{Connections, Drain, ShutdownError},
+    telemetry,
+};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// An idle connection is kept for longer than the usual proxy keeps it (60 s), so that the proxy is the one to close it.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a client may take to send the head of a request.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How often the metrics' recorder puts its raw values into buckets when nobody asks for them.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no database.
+    #[error(transparent)]
+    Database(#[from] ConnectError),
+    /// The schema is not what it should be, or could not be brought there.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The address is not to be had.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// The HTTP server could not be set up.
+    #[error("cannot start the HTTP server")]
+    Server(#[source] io::Error),
+    /// The database's URL was not validated.
+    #[error("database.url: {0}")]
+    Url(#[from] orm_pool::InvalidUrl),
+}
+
+/// Why the schema does not let the service start.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// Changes are pending, and `database.migrate` is `check`.
+    #[error("{0} migrations are pending; run `users-api migrate up`, or set database.migrate to auto")]
+    Pending(usize),
+    /// The database refused.
+    #[error("cannot migrate the database")]
+    Failed(#[from] service::SchemaFailure),
+}
+
+/// The whole service, ready to run.
+pub struct Application {
+    server: Server,
+    listener: TcpListener,
+    address: SocketAddr,
+    connections: Connections,
+    state: State,
+    pool: Pool,
+    shutdown_timeout: Duration,
+}
+
+impl Application {
+    /// Opens the pool, brings the schema up to date, and listens. Nothing is answered before [`run`](Self::run).
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`], after the pool has been closed again.
+    pub async fn build(settings: Settings) -> Result<Self, StartError> {
+        let url = settings.database.url()?;
+        let pool = Pool::connect(&url, &settings.pool).await?;
+        tracing::info!(database = %url, max = settings.pool.max, min = settings.pool.min, "pool opened");
+        match Self::on(pool.clone(), &settings).await {
+            Ok(application) => Ok(application),
+            Err(error) => {
+                if let Err(close) = pool.close(settings.pool.acquire).await {
+                    tracing::warn!(error = %close, "the pool was left open");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn on(pool: Pool, settings: &Settings) -> Result<Self, StartError> {
+        prepare_schema(&pool, settings.database.migrate).await?;
+        let listener = listen(&settings.server)?;
+        let address = listener.local_addr().map_err(StartError::Server)?;
+        let connections = Connections::default();
+        let state = State::new(
+            pool.clone(),
+            CursorSigner::new(settings.users.cursor_key.expose_secret()),
+            RequestTimeout(settings.server.request_timeout),
+            telemetry::metrics(),
+        );
+        let server = HttpServer::new({
+            let state = state.clone();
+            move || http::app(state.clone())
+        })
+        .on_connect({
+            let connections = connections.clone();
+            move |_, extensions| {
+                extensions.insert(connections.open());
+            }
+        })
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_LIMIT)
+        .tcp_nodelay(true)
+        // Ours to handle: see `shutdown`. The limit is ours too, in finer steps than the server's whole seconds.
+        .disable_signals()
+        .shutdown_timeout(settings.server.shutdown_timeout.as_secs() + 1);
+        let server = match settings.server.workers {
+            0 => server,
+            workers => server.workers(workers),
+        };
+        let shared = listener.try_clone().map_err(StartError::Server)?;
+        let server = server.listen(shared).map_err(StartError::Server)?.run();
+        Ok(Self {
+            server,
+            listener,
+            address,
+            connections,
+            state,
+            pool,
+            shutdown_timeout: settings.server.shutdown_timeout,
+        })
+    }
+
+    /// Where the service listens, the port that was free included.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers requests until `stop` is ready, then goes through the phases of [`shutdown`](crate::shutdown).
+    ///
+    /// # Errors
+    ///
+    /// [`ShutdownError`] if something had to be left behind.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ShutdownError> {
+        let handle = self.server.handle();
+        let mut server = tokio::spawn(self.server);
+        let upkeep = tokio::spawn(async {
+            let metrics = telemetry::metrics();
+            loop {
+                tokio::time::sleep(METRICS_UPKEEP).await;
+                metrics.run_upkeep();
+            }
+        });
+        tracing::info!(address = %self.address, "listening");
+        let failed = tokio::select! {
+            () = stop => None,
+            ended = &mut server => Some(ended.unwrap_or_else(|error| Err(io::Error::other(error)))),
+        };
+        let drain = Drain {
+            draining: self.state.draining(),
+            listener: &self.listener,
+            connections: &self.connections,
+            server: handle,
+            pool: &self.pool,
+            limit: self.shutdown_timeout,
+        };
+        let drained = drain.run().await;
+        upkeep.abort();
+        match failed {
+            Some(Err(error)) => Err(ShutdownError::Server(error)),
+            Some(Ok(())) => Err(ShutdownError::Server(io::Error::other("it ended by itself"))),
+            None => drained,
+        }
+    }
+}
+
+async fn prepare_schema(pool: &Pool, migrate: Migrate) -> Result<(), SchemaError> {
+    let schema = service::SchemaService::new(pool.clone());
+    match migrate {
+        Migrate::Auto => {
+            let applied = schema.up().await?;
+            if applied > 0 {
+                tracing::info!(applied, "schema migrated");
+            }
+        }
+        Migrate::Check => {
+            let pending = schema.status().await?.iter().filter(|migration| !migration.applied).count();
+            if pending > 0 {
+                return Err(SchemaError::Pending(pending));
+            }
+        }
+        Migrate::Off => {}
+    }
+    Ok(())
+}
+
+fn listen(settings: &ServerSettings) -> Result<TcpListener, StartError> {
+    let address = SocketAddr::new(settings.host, settings.port);
+    let listen = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // A port that was ours a moment ago is not kept from us by connections that are still closing.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    listen().map_err(|cause| StartError::Listen { address, cause })
+}

@@ -1,0 +1,124 @@
+//! The command line: which command, with which settings, and what the process says at its end.
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    commands,
+    settings::{Environment, Layers, Settings, SettingsError},
+};
+
+/// A REST service for users on one shared, tuned connection pool.
+///
+/// Without a command it serves. Without settings it serves http://127.0.0.1:8080 from the SQLite file users.db in the
+/// working directory.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = SETTINGS_HELP)]
+struct Cli {
+    /// Settings file (TOML). Its keys and their defaults are shown by `users-api config`.
+    #[arg(long, global = true, env = "USERS_API_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const SETTINGS_HELP: &str = "\
+Settings, later ones win:
+  defaults < --config FILE < .env < environment
+  A key such as pool.max is USERS_API__POOL__MAX in the environment.
+  DATABASE_URL also sets database.url; RUST_LOG also sets log.filter.
+
+Examples:
+  users-api
+  DATABASE_URL=postgres://app:secret@localhost/app users-api serve
+  USERS_API__POOL__MAX=20 users-api config
+  users-api migrate status
+
+Exit codes:
+  0  all is well
+  1  it could not start, or did not end cleanly
+  2  the command line or a setting is not valid
+  128 + N  ended at once by a second signal N";
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Command {
+    /// Serve requests until SIGTERM or SIGINT (the default)
+    ///
+    /// On the first signal: not ready any more, no new connections, running requests are answered within
+    /// server.shutdown_timeout, the pool is closed. A second signal ends the process at once.
+    Serve,
+    /// Bring the database's schema up or down, or show where it is
+    ///
+    /// Any number of processes may do so at the same time; they take turns.
+    Migrate {
+        #[command(subcommand)]
+        action: Option<commands::MigrateAction>,
+    },
+    /// Print the OpenAPI document
+    Openapi,
+    /// Print the effective settings, and where each value came from
+    ///
+    /// Passwords and keys are not shown. Ends with 2, and says what is wrong, if a value is not valid.
+    Config,
+    /// Ask the running service whether it is ready; exit code 0 if so
+    ///
+    /// For the container's HEALTHCHECK. Asks /health/ready on server.port of this machine.
+    Healthcheck,
+}
+
+/// Why a command ended without success.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+impl CommandError {
+    pub(crate) fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            match error {
+                CommandError::Settings(_) => ExitCode::from(2),
+                CommandError::Failed(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), CommandError> {
+    let command = cli.command.unwrap_or(Command::Serve);
+    if let Command::Openapi = command {
+        return commands::openapi();
+    }
+    let layers = Layers::read(cli.config.as_deref(), &Environment::of_process()?)?;
+    if let Command::Config = command {
+        return commands::config(&layers);
+    }
+    let settings: Settings = layers.settings()?;
+    match command {
+        Command::Serve => commands::serve(settings),
+        Command::Migrate { action } => commands::migrate(&settings, action.unwrap_or(commands::MigrateAction::Up)),
+        Command::Healthcheck => commands::healthcheck(&settings),
+        Command::Openapi | Command::Config => Ok(()),
+    }
+}
+
+/// One line on standard error: the error and its causes, each told once.
+#[expect(clippy::print_stderr, reason = "the last word of a process whose log may not have begun")]
+fn complain(error: &dyn Error) {
+    eprintln!("users-api: {}", crate::telemetry::chain(error));
+}

@@ -1,0 +1,34 @@
+//! The commands, one file each.
+
+mod config;
+mod healthcheck;
+mod migrate;
+mod openapi;
+mod serve;
+
+pub(crate) use self::{
+    config::config,
+    healthcheck::healthcheck,
+    migrate::{MigrateAction, migrate},
+    openapi::openapi,
+    serve::serve,
+};
+
+use std::io::{self, Write as _};
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::cli::CommandError;
+
+/// The runtime that a command waits on. HTTP workers and the pool have runtimes of their own, so one thread will do.
+fn runtime() -> Result<Runtime, CommandError> {
+    Builder::new_current_thread().enable_all().build().map_err(CommandError::failed)
+}
+
+/// Prints what was asked for. A reader that has had enough (`| head`) is no error.
+fn print(text: &str) -> Result<(), CommandError> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::failed(error)),
+        _ => Ok(()),
+    }
+}

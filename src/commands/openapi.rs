@@ -1,0 +1,8 @@
+use crate::{cli::CommandError, http};
+
+/// Prints the OpenAPI document.
+pub(crate) fn openapi() -> Result<(), CommandError> {
+    let mut document = serde_json::to_string_pretty(&http::document()).map_err(CommandError::failed)?;
+    document.push('\n');
+    super::print(&document)
+}

@@ -1,0 +1,34 @@
+use crate::{app::Application, cli::CommandError, settings::Settings, shutdown::Signals, telemetry::Telemetry};
+
+/// Serves until a signal, then ends in order.
+pub(crate) fn serve(settings: Settings) -> Result<(), CommandError> {
+    let telemetry = Telemetry::start(&settings).map_err(CommandError::failed)?;
+    let served = super::runtime()?.block_on(async {
+        let mut signals = Signals::listen().map_err(CommandError::failed)?;
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let (name, _) = signals.next().await;
+            tracing::info!(signal = name, "shutdown: signal received; a second one ends the process at once");
+            // Nobody listens any more if the service has ended by itself.
+            let _ = stop.send(());
+            let (name, number) = signals.next().await;
+            tracing::warn!(signal = name, "second signal: ended at once");
+            std::process::exit(128 + i32::from(number));
+        });
+        let mut stopped = Box::pin(async { drop(stopped.await) });
+        let application = tokio::select! {
+            built = Application::build(settings) => built.map_err(CommandError::failed)?,
+            () = &mut stopped => {
+                tracing::info!("shutdown: stopped before it had started");
+                return Ok(());
+            }
+        };
+        application.run(stopped).await.map_err(CommandError::failed)
+    });
+    match &served {
+        Ok(()) => tracing::info!("stopped"),
+        Err(error) => tracing::error!(error = crate::telemetry::chain(error), "stopped"),
+    }
+    telemetry.end();
+    served
+}

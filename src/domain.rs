@@ -1,0 +1,47 @@
+//! What a user is: parsed newtypes that cannot hold anything invalid.
+//!
+//! Text becomes a [`Name`] or an [`Email`] once, at the edge, or a [`Fault`] that says what is wrong with it. Nothing
+//! behind the edge checks again. This module imports nothing of ours.
+
+mod email;
+mod id;
+mod name;
+
+use chrono::{DateTime, Utc};
+
+pub use self::{email::Email, id::UserId, name::Name};
+
+/// How often a user has been written: 1 at creation, one more with each change.
+pub type Version = i64;
+
+/// A user as the service gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Identity, for ever.
+    pub id: UserId,
+    /// The name, trimmed and in NFC.
+    pub name: String,
+    /// The email as it was typed.
+    pub email: String,
+    /// See [`Version`].
+    pub version: Version,
+    /// When it was created, UTC, to the microsecond.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed, UTC, to the microsecond.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What is wrong with a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// A stable word for programs (`too-long`).
+    pub code: &'static str,
+    /// A sentence for people. Never repeats the value.
+    pub message: String,
+}
+
+impl Fault {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}

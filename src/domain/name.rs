@@ -1,0 +1,99 @@
+use unicode_normalization::UnicodeNormalization;
+
+use super::Fault;
+
+/// A person's name: trimmed, NFC, 1 to 200 characters, no control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(String);
+
+impl Name {
+    /// Longest name, in characters (Unicode scalar values), after trimming and NFC.
+    pub const MAX: usize = 200;
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] with code `control-character`, `empty` or `too-long`.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
+        // NFC makes no text more than three times longer; what is far too long is not worth normalising.
+        let trimmed = text.trim();
+        if trimmed.chars().any(char::is_control) {
+            return Err(Fault::new("control-character", "a name has no control characters"));
+        }
+        let name: String = trimmed.nfc().take(Self::MAX + 1).collect();
+        match name.chars().count() {
+            0 => Err(Fault::new("empty", "a name has at least 1 character that is no white space")),
+            1..=Self::MAX => Ok(Self(name)),
+            _ => Err(Fault::new("too-long", format!("a name has at most {} characters", Self::MAX))),
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name as text, taken out.
+    #[must_use]
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use unicode_normalization::is_nfc;
+
+    use super::*;
+
+    #[test]
+    fn trims_and_composes() {
+        assert_eq!(Name::parse("  Ame\u{301}lie \n").unwrap().as_str(), "Amélie");
+        assert_eq!(Name::parse("👩‍👩‍👧‍👦").unwrap().as_str(), "👩‍👩‍👧‍👦");
+    }
+
+    #[test]
+    fn tells_what_is_wrong() {
+        for (text, code) in [
+            ("", "empty"),
+            (" \t\u{3000}", "empty"),
+            ("a\0b", "control-character"),
+            ("a\nb", "control-character"),
+            ("a\u{85}b", "control-character"),
+        ] {
+            assert_eq!(Name::parse(text).unwrap_err().code, code, "{text:?}");
+        }
+        assert!(Name::parse(&"é".repeat(200)).is_ok());
+        assert!(Name::parse(&"e\u{301}".repeat(200)).is_ok());
+        assert_eq!(Name::parse(&"é".repeat(201)).unwrap_err().code, "too-long");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_keeps_the_rules(text in any::<String>()) {
+            if let Ok(name) = Name::parse(&text) {
+                let name = name.as_str();
+                prop_assert!(is_nfc(name));
+                prop_assert_eq!(name.trim(), name);
+                prop_assert!((1..=Name::MAX).contains(&name.chars().count()));
+                prop_assert!(!name.chars().any(char::is_control));
+            }
+        }
+
+        #[test]
+        fn reading_twice_changes_nothing(text in "\\PC{0,220}") {
+            if let Ok(name) = Name::parse(&text) {
+                prop_assert_eq!(Name::parse(name.as_str()), Ok(name.clone()));
+            }
+        }
+
+        #[test]
+        fn ordinary_names_are_taken_as_they_are(name in "[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ' -]{0,50}[A-Za-z]") {
+            let read = Name::parse(&name).unwrap();
+            prop_assert_eq!(read.as_str(), name);
+        }
+    }
+}

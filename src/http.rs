@@ -1,0 +1,123 @@
+//! HTTP: from bytes to a use case and back. Knows the service, and no ORM.
+//!
+//! The routes are listed here, once; the OpenAPI document is collected from the same list. Around every handler stand,
+//! from the outside in: [`RequestSpan`] (span, log line, metrics), `finish` (request id, problem's path), `limits`
+//! (time-out, panics, HEAD).
+
+mod body;
+mod docs;
+mod fallback;
+mod limits;
+mod observe;
+mod ops;
+mod page;
+mod problem;
+mod responses;
+mod users;
+
+use actix_web::{
+    App, Error,
+    body::MessageBody,
+    dev::{ServiceFactory, ServiceRequest, ServiceResponse},
+    middleware::from_fn,
+    web,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use orm_pool::Pool;
+use tracing_actix_web::TracingLogger;
+use utoipa::{OpenApi as _, openapi::OpenApi};
+use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
+
+pub use self::{limits::RequestTimeout, observe::RequestSpan, ops::Draining, page::CursorSigner};
+use crate::service::UserService;
+
+/// What the handlers work with, shared by all workers.
+#[derive(Clone)]
+pub struct State {
+    service: web::Data<UserService>,
+    pool: web::Data<Pool>,
+    signer: web::Data<CursorSigner>,
+    draining: web::Data<Draining>,
+    timeout: web::Data<RequestTimeout>,
+    metrics: web::Data<PrometheusHandle>,
+    document: web::Data<docs::DocumentJson>,
+    methods: web::Data<fallback::Methods>,
+}
+
+impl State {
+    /// Gathers what the handlers need.
+    #[must_use]
+    pub fn new(pool: Pool, signer: CursorSigner, timeout: RequestTimeout, metrics: PrometheusHandle) -> Self {
+        let document = document();
+        Self {
+            service: web::Data::new(UserService::new(pool.clone())),
+            pool: web::Data::new(pool),
+            signer: web::Data::new(signer),
+            draining: web::Data::new(Draining::default()),
+            timeout: web::Data::new(timeout),
+            metrics: web::Data::new(metrics),
+            document: web::Data::new(docs::DocumentJson::new(&document)),
+            methods: web::Data::new(fallback::Methods::of(&document)),
+        }
+    }
+
+    /// The switch that turns readiness off.
+    #[must_use]
+    pub fn draining(&self) -> &Draining {
+        &self.draining
+    }
+}
+
+/// Every route, in the order in which the document shows them.
+fn routes(config: &mut ServiceConfig) {
+    config
+        .service(users::list)
+        .service(users::create)
+        .service(users::find)
+        .service(users::replace)
+        .service(users::patch)
+        .service(users::remove)
+        .service(ops::live)
+        .service(ops::ready)
+        .service(ops::snapshot)
+        .service(ops::scrape)
+        .service(docs::document);
+}
+
+/// The OpenAPI document of all routes.
+#[must_use]
+pub fn document() -> OpenApi {
+    let base = docs::Base::openapi();
+    let (_, document) = App::new().into_utoipa_app().openapi(base).configure(routes).split_for_parts();
+    document
+}
+
+/// The application that each worker runs.
+pub fn app(
+    state: State,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    App::new()
+        .app_data(state.service)
+        .app_data(state.pool)
+        .app_data(state.signer)
+        .app_data(state.draining)
+        .app_data(state.timeout)
+        .app_data(state.metrics)
+        .app_data(state.document)
+        .app_data(state.methods)
+        .configure(|config| routes(&mut ServiceConfig::new(config)))
+        .route("/swagger", web::get().to(docs::to_swagger))
+        .service(docs::swagger())
+        .default_service(web::to(fallback::fallback))
+        .wrap(from_fn(limits::limits))
+        .wrap(from_fn(observe::finish))
+        .wrap(TracingLogger::<RequestSpan>::new())
+}

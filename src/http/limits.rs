@@ -1,0 +1,55 @@
+//! What no handler may do: take for ever, or take others down with it.
+
+use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
+
+use actix_web::{
+    Error,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::Method,
+    middleware::Next,
+    web,
+};
+use futures_util::FutureExt;
+use tokio::time::timeout;
+
+use super::{
+    observe,
+    problem::{Kind, Problem},
+};
+
+/// Longest time to an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestTimeout(pub Duration);
+
+/// Bounds the handler in time, turns its panic into an answer, and answers HEAD as GET.
+pub(super) async fn limits(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    if request.method() == Method::HEAD {
+        // The connection remembers that the answer goes without its body.
+        request.head_mut().method = Method::GET;
+    }
+    let limit = request.app_data::<web::Data<RequestTimeout>>().map_or(Duration::MAX, |limit| limit.0);
+    let tag = observe::tag(&request);
+    match timeout(limit, AssertUnwindSafe(next.call(request)).catch_unwind()).await {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(panic)) => Err(Problem::internal(format!("the handler panicked: {}", message(panic.as_ref()))).into()),
+        Err(_) if tag.is_some_and(|tag| tag.arriving.get()) => {
+            Err(Problem::new(Kind::BodyTimeout, format!("The body was not here after {limit:?}.")).into())
+        }
+        Err(_) => {
+            let detail = format!("There was no answer after {limit:?}. What you asked for may still be done.");
+            Err(Problem::new(Kind::RequestTimeout, detail).into())
+        }
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
+}

@@ -1,0 +1,215 @@
+//! What is seen of each request: its id, its span, one line in the log, its place in the metrics.
+
+use std::{cell::Cell, rc::Rc, time::Instant};
+
+use actix_web::{
+    Error, HttpMessage,
+    body::{BoxBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        Method, StatusCode,
+        header::{HeaderName, HeaderValue},
+    },
+    middleware::Next,
+    web,
+};
+use opentelemetry::{propagation::Extractor, trace::TraceContextExt};
+use tracing::Span;
+use tracing_actix_web::{RequestId, RootSpanBuilder};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::{Draining, problem::Problem};
+
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const LONGEST_REQUEST_ID: usize = 128;
+const NO_ROUTE: &str = "(none)";
+
+/// What is known of a request from its first moment on.
+#[derive(Debug)]
+pub(super) struct Tag {
+    pub(super) request_id: HeaderValue,
+    pub(super) path: String,
+    method: Method,
+    route: String,
+    started: Instant,
+    trace_id: Option<String>,
+    /// Whether the body is still being read.
+    pub(super) arriving: Cell<bool>,
+}
+
+/// The tag of a request.
+pub(super) fn tag(message: &impl HttpMessage) -> Option<Rc<Tag>> {
+    message.extensions().get::<Rc<Tag>>().cloned()
+}
+
+/// Opens the span of each request, and closes it with one line in the log.
+pub struct RequestSpan;
+
+impl RootSpanBuilder for RequestSpan {
+    fn on_request_start(request: &ServiceRequest) -> Span {
+        let method = request.method().clone();
+        let route = request.match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned());
+        // Fields that only traces need are attributes, so that nothing is formatted when there are no traces.
+        let span = tracing::info_span!("request", otel.name = format!("{method} {route}"), otel.kind = "server");
+        let trace_id = if span.is_disabled() { None } else { join_trace(&span, request, &method, &route) };
+        let tag = Tag {
+            request_id: request_id(request),
+            path: request.path().to_owned(),
+            method,
+            route,
+            started: Instant::now(),
+            trace_id,
+            arriving: Cell::new(false),
+        };
+        span.set_attribute("request_id", tag.request_id.to_str().unwrap_or_default().to_owned());
+        request.extensions_mut().insert(Rc::new(tag));
+        span
+    }
+
+    fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, Error>) {
+        let (status, problem, tag) = match outcome {
+            Ok(response) => {
+                let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
+                (response.status(), problem, tag(response.request()))
+            }
+            Err(error) => {
+                let problem = error.as_error::<Problem>();
+                (error.as_response_error().status_code(), problem, problem.and_then(Problem::tag))
+            }
+        };
+        span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_server_error() {
+            span.set_status(opentelemetry::trace::Status::error(""));
+        }
+        if let Some(tag) = tag {
+            record(&tag, status);
+            log(&tag, status, problem);
+        }
+    }
+}
+
+/// Puts the finishing touches to every answer: its request's id, and what a problem happened to.
+pub(super) async fn finish(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let draining = request.app_data::<web::Data<Draining>>().cloned();
+    let tag = tag(&request);
+    let mut response = match (next.call(request).await, &tag) {
+        (Ok(response), Some(tag)) => named(response, tag),
+        (Ok(response), None) => response.map_into_boxed_body(),
+        (Err(error), Some(tag)) => return Err(about(error, tag)),
+        (Err(error), None) => return Err(error),
+    };
+    if draining.is_some_and(|draining| draining.is_farewell()) {
+        // A client that keeps its connection learns this way that it has to look for another instance.
+        response.response_mut().head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+    }
+    Ok(response)
+}
+
+fn named(response: ServiceResponse<impl MessageBody + 'static>, tag: &Tag) -> ServiceResponse<BoxBody> {
+    let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
+    let body = problem.map(|problem| problem.body(Some(tag)));
+    let mut response = match body {
+        // A handler that makes a problem does not know its path; the error itself stays with the answer, for the log.
+        Some(body) => response.map_body(|_, _| BoxBody::new(body)),
+        None => response.map_into_boxed_body(),
+    };
+    response.headers_mut().insert(REQUEST_ID, tag.request_id.clone());
+    response
+}
+
+fn about(error: Error, tag: &Rc<Tag>) -> Error {
+    if let Some(problem) = error.as_error::<Problem>() {
+        problem.happened_to(Rc::clone(tag));
+    }
+    error
+}
+
+/// The caller's id if it is a sane one, else one of ours.
+fn request_id(request: &ServiceRequest) -> HeaderValue {
+    let sane = |value: &&HeaderValue| {
+        (1..=LONGEST_REQUEST_ID).contains(&value.len())
+            && value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte))
+    };
+    let own = || {
+        let id = request.extensions().get::<RequestId>().map(ToString::to_string);
+        id.and_then(|id| HeaderValue::try_from(id).ok()).unwrap_or(HeaderValue::from_static("unknown"))
+    };
+    request.headers().get(REQUEST_ID).filter(sane).cloned().unwrap_or_else(own)
+}
+
+/// Makes the span a part of the caller's trace, or the first of a new one. Gives the trace's id.
+fn join_trace(span: &Span, request: &ServiceRequest, method: &Method, route: &str) -> Option<String> {
+    struct Headers<'a>(&'a actix_web::http::header::HeaderMap);
+
+    impl Extractor for Headers<'_> {
+        fn get(&self, key: &str) -> Option<&str> {
+            self.0.get(key).and_then(|value| value.to_str().ok())
+        }
+
+        fn keys(&self) -> Vec<&str> {
+            self.0.keys().map(HeaderName::as_str).collect()
+        }
+    }
+
+    let parent =
+        opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&Headers(request.headers())));
+    if parent.span().span_context().is_valid() {
+        // Refused only when there is no layer for traces, and then there is no span either.
+        let _ = span.set_parent(parent);
+    }
+    span.set_attribute("http.request.method", method.to_string());
+    span.set_attribute("http.route", route.to_owned());
+    span.set_attribute("url.path", request.path().to_owned());
+    let context = span.context();
+    let id = context.span().span_context().trace_id();
+    (id != opentelemetry::trace::TraceId::INVALID).then(|| id.to_string())
+}
+
+fn record(tag: &Tag, status: StatusCode) {
+    // Methods are the client's to make up; a label is not.
+    let method = match tag.method {
+        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::OPTIONS => {
+            tag.method.to_string()
+        }
+        _ => "_OTHER".to_owned(),
+    };
+    let labels = [
+        ("http_request_method", method),
+        ("http_route", tag.route.clone()),
+        ("http_response_status_code", status.as_u16().to_string()),
+    ];
+    metrics::histogram!("http_server_request_duration_seconds", &labels).record(tag.started.elapsed().as_secs_f64());
+    metrics::counter!("http_server_requests_total", &labels).increment(1);
+}
+
+fn log(tag: &Tag, status: StatusCode, problem: Option<&Problem>) {
+    let request_id = tag.request_id.to_str().unwrap_or_default();
+    let trace_id = tag.trace_id.as_deref();
+    let duration_ms = (tag.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+    // One event with all fields: the error, if there is one, is told here and nowhere else.
+    let error = problem.and_then(Problem::chain);
+    let code = problem.map(Problem::code);
+    macro_rules! event {
+        ($level:ident) => {
+            tracing::$level!(
+                method = %tag.method,
+                route = tag.route,
+                status = status.as_u16(),
+                duration_ms,
+                request_id,
+                trace_id,
+                code,
+                error,
+                "request"
+            )
+        };
+    }
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => event!(warn),
+        status if status.is_server_error() => event!(error),
+        _ => event!(info),
+    }
+}

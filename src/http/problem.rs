@@ -1,0 +1,295 @@
+//! Every error answer: RFC 9457 problem details, one type for all.
+
+use std::{cell::OnceCell, error::Error as StdError, fmt, rc::Rc};
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    body::BoxBody,
+    http::{StatusCode, header},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::observe::{REQUEST_ID, Tag};
+use crate::{
+    domain::Fault,
+    service::{self, Unavailable},
+    telemetry,
+};
+
+/// What a client that got a 503 is asked to wait.
+const RETRY_AFTER_SECONDS: u64 = 1;
+/// No more faults than this are told: an answer should not be much longer than its question.
+const MOST_ERRORS: usize = 100;
+
+/// The kinds of problems. The code of each is a promise to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The body is no JSON.
+    MalformedJson,
+    /// A query parameter is unknown, doubled or out of range.
+    InvalidQuery,
+    /// A cursor is not one of ours, or was changed.
+    InvalidCursor,
+    /// The id in the path is no UUID.
+    InvalidId,
+    /// There is nothing at this path.
+    NotFound,
+    /// There is no such user.
+    UserNotFound,
+    /// The path does not know the method.
+    MethodNotAllowed,
+    /// The body took too long to arrive.
+    BodyTimeout,
+    /// Another user has the email.
+    EmailTaken,
+    /// The user was changed meanwhile.
+    VersionConflict,
+    /// The body is too large.
+    PayloadTooLarge,
+    /// The body is of a type that is not understood here.
+    UnsupportedMediaType,
+    /// The body is JSON, but not what is asked for.
+    ValidationFailed,
+    /// A fault of ours.
+    Internal,
+    /// The pool has no connection to give.
+    PoolExhausted,
+    /// The database is away.
+    DatabaseUnavailable,
+    /// The service is being stopped.
+    ShuttingDown,
+    /// The answer was not ready in time.
+    RequestTimeout,
+}
+
+impl Kind {
+    /// Status, code and title.
+    pub(super) const fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not valid JSON"),
+            Self::InvalidQuery => (StatusCode::BAD_REQUEST, "invalid-query", "The query is not valid"),
+            Self::InvalidCursor => (StatusCode::BAD_REQUEST, "invalid-cursor", "The cursor is not valid"),
+            Self::InvalidId => (StatusCode::BAD_REQUEST, "invalid-id", "The id is not valid"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Nothing is here"),
+            Self::UserNotFound => (StatusCode::NOT_FOUND, "user-not-found", "There is no such user"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here")
+            }
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body did not arrive in time"),
+            Self::EmailTaken => (StatusCode::CONFLICT, "email-taken", "The email is taken"),
+            Self::VersionConflict => (StatusCode::CONFLICT, "version-conflict", "The user was changed meanwhile"),
+            Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large"),
+            Self::UnsupportedMediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The media type is not supported")
+            }
+            Self::ValidationFailed => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "validation-failed", "The body is not what is asked for")
+            }
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
+            Self::PoolExhausted => (StatusCode::SERVICE_UNAVAILABLE, "pool-exhausted", "Too much is going on"),
+            Self::DatabaseUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "The database is unavailable")
+            }
+            Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "The service is being stopped"),
+            Self::RequestTimeout => {
+                (StatusCode::SERVICE_UNAVAILABLE, "request-timeout", "The answer was not ready in time")
+            }
+        }
+    }
+}
+
+/// A problem on its way to the client.
+#[derive(Debug)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: String,
+    errors: Vec<FieldError>,
+    allow: Option<String>,
+    cause: Option<Box<dyn StdError + Send + Sync>>,
+    tag: OnceCell<Rc<Tag>>,
+}
+
+/// A problem as the client sees it (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody<'a> {
+    /// Names the kind of problem.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:problem-type:users-api:email-taken")]
+    type_: String,
+    /// The kind in words.
+    #[schema(example = "The email is taken")]
+    title: &'a str,
+    /// The HTTP status.
+    #[schema(example = 409)]
+    status: u16,
+    /// What is the matter this time.
+    #[schema(example = "Another user has this email.")]
+    detail: &'a str,
+    /// The path of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/users")]
+    instance: Option<&'a str>,
+    /// A stable word for programs.
+    #[schema(example = "email-taken")]
+    code: &'a str,
+    /// Each fault of the input.
+    #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
+    errors: &'a [FieldError],
+}
+
+/// One fault of the input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct FieldError {
+    /// JSON Pointer (RFC 6901) to the member of the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/email")]
+    pub(super) pointer: Option<String>,
+    /// Name of the query parameter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "limit")]
+    pub(super) parameter: Option<String>,
+    /// A stable word for programs.
+    #[schema(example = "malformed")]
+    pub(super) code: &'static str,
+    /// A sentence for people.
+    #[schema(example = "an email address looks like ann@example.com")]
+    pub(super) message: String,
+}
+
+impl FieldError {
+    pub(super) fn at_member(pointer: String, fault: Fault) -> Self {
+        Self { pointer: Some(pointer), parameter: None, code: fault.code, message: fault.message }
+    }
+
+    pub(super) fn at_parameter(name: &str, fault: Fault) -> Self {
+        Self { pointer: None, parameter: Some(name.to_owned()), code: fault.code, message: fault.message }
+    }
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), errors: Vec::new(), allow: None, cause: None, tag: OnceCell::new() }
+    }
+
+    pub(super) fn with_errors(kind: Kind, detail: impl Into<String>, mut errors: Vec<FieldError>) -> Self {
+        errors.truncate(MOST_ERRORS);
+        Self { errors, ..Self::new(kind, detail) }
+    }
+
+    pub(super) fn method_not_allowed(allow: String) -> Self {
+        let detail = format!("This path knows {allow}.");
+        Self { allow: Some(allow), ..Self::new(Kind::MethodNotAllowed, detail) }
+    }
+
+    pub(super) fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self { cause: Some(cause.into()), ..Self::new(Kind::Internal, "It is not your fault, and it has been logged.") }
+    }
+
+    /// Notes the request that the problem happened to.
+    pub(super) fn happened_to(&self, tag: Rc<Tag>) {
+        // Set once; the first is right.
+        let _ = self.tag.set(tag);
+    }
+
+    /// The request that the problem happened to, if it was noted.
+    pub(super) fn tag(&self) -> Option<Rc<Tag>> {
+        self.tag.get().cloned()
+    }
+
+    /// The body of the answer.
+    pub(super) fn body(&self, tag: Option<&Tag>) -> Vec<u8> {
+        let (status, code, title) = self.kind.parts();
+        let body = ProblemBody {
+            type_: format!("urn:problem-type:users-api:{code}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            instance: tag.map(|tag| tag.path.as_str()),
+            code,
+            errors: &self.errors,
+        };
+        // Texts and numbers always serialize.
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// The stable word for programs.
+    pub(super) fn code(&self) -> &'static str {
+        self.kind.parts().1
+    }
+
+    /// The cause and its causes, for the log.
+    pub(super) fn chain(&self) -> Option<String> {
+        Some(telemetry::chain(self.cause.as_deref()?))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code(), self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.kind.parts().0
+    }
+
+    fn error_response(&self) -> HttpResponse<BoxBody> {
+        let tag = self.tag.get();
+        let status = self.status_code();
+        let mut response = HttpResponse::build(status);
+        response.content_type("application/problem+json");
+        if let Some(tag) = tag {
+            response.insert_header((REQUEST_ID, tag.request_id.clone()));
+        }
+        if let Some(allow) = &self.allow {
+            response.insert_header((header::ALLOW, allow.as_str()));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
+        }
+        response.body(self.body(tag.map(Rc::as_ref)))
+    }
+}
+
+impl From<service::Error> for Problem {
+    fn from(error: service::Error) -> Self {
+        let (kind, detail) = match &error {
+            service::Error::NotFound => (Kind::UserNotFound, "There is no user with this id."),
+            service::Error::EmailTaken => (Kind::EmailTaken, "Another user has this email."),
+            service::Error::VersionConflict => {
+                (Kind::VersionConflict, "The user was changed since you read it. Read it again and decide anew.")
+            }
+            service::Error::Unavailable { kind, .. } => match kind {
+                Unavailable::PoolExhausted => (Kind::PoolExhausted, "All connections are busy. Try again."),
+                Unavailable::Database => (Kind::DatabaseUnavailable, "The database cannot serve now. Try again."),
+                Unavailable::ShuttingDown => (Kind::ShuttingDown, "Another instance will serve you. Try again."),
+            },
+            service::Error::Internal(_) => return Self::internal(error),
+        };
+        let mut problem = Self::new(kind, detail);
+        if problem.status_code().is_server_error() {
+            problem.cause = Some(error.into());
+        }
+        problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_tells_each_cause_once() {
+        let inner = std::io::Error::other("connection reset");
+        let outer = orm_pool::Error::from(sea_orm::DbErr::Conn(sea_orm::RuntimeErr::SqlxError(
+            sea_orm::SqlxError::Io(inner).into(),
+        )));
+        let problem = Problem::from(service::Error::from(outer));
+        let chain = problem.chain().unwrap();
+        assert_eq!(problem.code(), "database-unavailable");
+        assert_eq!(chain.matches("connection reset").count(), 1, "{chain}");
+    }
+}

@@ -1,0 +1,103 @@
+//! The error answers as the OpenAPI document shows them, grouped by what a route takes in.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use utoipa::{
+    IntoResponses,
+    openapi::{
+        ContentBuilder, Ref, RefOr, Response, ResponseBuilder, header::HeaderBuilder, schema::ObjectBuilder,
+        schema::Type,
+    },
+};
+
+use super::problem::Kind;
+
+/// Of routes with a query.
+pub(super) struct QueryProblems;
+/// Of routes whose path holds an id.
+pub(super) struct IdProblems;
+/// Of routes that create something from a body.
+pub(super) struct CreateProblems;
+/// Of routes that change what an id names by a body.
+pub(super) struct ChangeProblems;
+/// Of all routes that reach the database.
+pub(super) struct ServerProblems;
+
+type Responses = BTreeMap<String, RefOr<Response>>;
+
+const BODY: [&[Kind]; 4] =
+    [&[Kind::BodyTimeout], &[Kind::PayloadTooLarge], &[Kind::UnsupportedMediaType], &[Kind::ValidationFailed]];
+
+impl IntoResponses for QueryProblems {
+    fn responses() -> Responses {
+        responses(&[&[Kind::InvalidQuery, Kind::InvalidCursor]])
+    }
+}
+
+impl IntoResponses for IdProblems {
+    fn responses() -> Responses {
+        responses(&[&[Kind::InvalidId], &[Kind::UserNotFound]])
+    }
+}
+
+impl IntoResponses for CreateProblems {
+    fn responses() -> Responses {
+        responses(&[&BODY[..], &[&[Kind::MalformedJson], &[Kind::EmailTaken]]].concat())
+    }
+}
+
+impl IntoResponses for ChangeProblems {
+    fn responses() -> Responses {
+        let own: [&[Kind]; 3] = [
+            &[Kind::MalformedJson, Kind::InvalidId],
+            &[Kind::UserNotFound],
+            &[Kind::EmailTaken, Kind::VersionConflict],
+        ];
+        responses(&[&BODY[..], &own].concat())
+    }
+}
+
+impl IntoResponses for ServerProblems {
+    fn responses() -> Responses {
+        responses(&[
+            &[Kind::Internal],
+            &[Kind::PoolExhausted, Kind::DatabaseUnavailable, Kind::ShuttingDown, Kind::RequestTimeout],
+        ])
+    }
+}
+
+/// One answer for each group; the kinds of a group share a status.
+fn responses(groups: &[&[Kind]]) -> Responses {
+    groups
+        .iter()
+        .filter_map(|kinds| {
+            let (status, _, title) = kinds.first()?.parts();
+            let examples = kinds.iter().map(|kind| {
+                let (status, code, title) = kind.parts();
+                let example = utoipa::openapi::example::ExampleBuilder::new().summary(title).value(Some(json!({
+                    "type": format!("urn:problem-type:users-api:{code}"),
+                    "title": title,
+                    "status": status.as_u16(),
+                    "detail": title,
+                    "instance": "/users",
+                    "code": code,
+                })));
+                (code, example)
+            });
+            let content = ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("Problem")))
+                .examples_from_iter(examples)
+                .build();
+            let mut response = ResponseBuilder::new().description(title).content("application/problem+json", content);
+            if status == actix_web::http::StatusCode::SERVICE_UNAVAILABLE {
+                let seconds = HeaderBuilder::new()
+                    .schema(Some(ObjectBuilder::new().schema_type(Type::Integer)))
+                    .description(Some("Seconds to wait before the next try"))
+                    .build();
+                response = response.header("Retry-After", seconds);
+            }
+            Some((status.as_u16().to_string(), response.build().into()))
+        })
+        .collect()
+}

@@ -1,0 +1,280 @@
+//! `/users`.
+
+use actix_web::{
+    FromRequest, HttpRequest, HttpResponse, delete,
+    dev::Payload,
+    get,
+    http::header::{self, CacheDirective},
+    patch, post, put, web,
+};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{
+    body::{FromMembers, Members, Valid},
+    page::{CursorSigner, PageQuery},
+    problem::{Kind, Problem},
+    responses::{ChangeProblems, CreateProblems, IdProblems, QueryProblems, ServerProblems},
+};
+use crate::{
+    domain::{Email, Name, User, UserId},
+    service::{Change, Draft, UserService},
+};
+
+const JSON: &str = "application/json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// A user.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = User)]
+pub(super) struct UserBody {
+    /// UUIDv7: ids sort by time of creation.
+    #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40")]
+    id: Uuid,
+    /// 1 to 200 characters, trimmed, in NFC.
+    #[schema(example = "Ann Example", min_length = 1, max_length = 200)]
+    name: String,
+    /// As it was typed.
+    #[schema(example = "Ann@example.com", max_length = 254)]
+    email: String,
+    /// 1 at creation, one more with each change.
+    #[schema(example = 1, minimum = 1)]
+    version: i64,
+    /// When the user was created: RFC 3339, UTC, microseconds.
+    #[schema(example = "2026-11-21T10:15:30.123456Z")]
+    #[serde(serialize_with = "microseconds")]
+    created_at: DateTime<Utc>,
+    /// When the user was last changed: RFC 3339, UTC, microseconds.
+    #[schema(example = "2026-11-21T10:15:30.123456Z")]
+    #[serde(serialize_with = "microseconds")]
+    updated_at: DateTime<Utc>,
+}
+
+fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+impl From<User> for UserBody {
+    fn from(user: User) -> Self {
+        Self {
+            id: user.id.as_uuid(),
+            name: user.name,
+            email: user.email,
+            version: user.version,
+            created_at: user.created_at,
+            updated_at: user.updated_at,
+        }
+    }
+}
+
+/// A user to create, or what replaces one.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = UserDraft)]
+#[expect(dead_code, reason = "documents what `FromMembers` reads")]
+pub(super) struct DraftBody {
+    /// 1 to 200 characters after trimming; no control characters.
+    #[schema(example = "Ann Example", min_length = 1, max_length = 200)]
+    name: String,
+    /// Unique regardless of case and of how its domain is written; at most 254 octets.
+    #[schema(example = "Ann@example.com", format = "email", max_length = 254)]
+    email: String,
+}
+
+/// What to change of a user (RFC 7396). What is left out stays as it is.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = UserPatch)]
+#[expect(dead_code, reason = "documents what `FromMembers` reads")]
+pub(super) struct PatchBody {
+    /// 1 to 200 characters after trimming; no control characters.
+    #[schema(example = "Ann Other", min_length = 1, max_length = 200, nullable = false, value_type = String)]
+    name: Option<String>,
+    /// Unique regardless of case and of how its domain is written; at most 254 octets.
+    #[schema(example = "ann.other@example.com", format = "email", max_length = 254, nullable = false, value_type = String)]
+    email: Option<String>,
+}
+
+impl FromMembers for Draft {
+    const MEDIA_TYPES: &'static [&'static str] = &[JSON];
+
+    fn take(members: &mut Members) -> Option<Self> {
+        let name = members.required("name", Name::parse);
+        let email = members.required("email", Email::parse);
+        Some(Self { name: name?, email: email? })
+    }
+}
+
+impl FromMembers for Change {
+    const MEDIA_TYPES: &'static [&'static str] = &[MERGE_PATCH, JSON];
+
+    fn take(members: &mut Members) -> Option<Self> {
+        let name = members.optional("name", Name::parse);
+        let email = members.optional("email", Email::parse);
+        Some(Self { name, email })
+    }
+}
+
+/// The id in the path.
+pub(super) struct PathId(UserId);
+
+impl FromRequest for PathId {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let id = request.match_info().get("id").unwrap_or_default().parse();
+        std::future::ready(id.map(Self).map_err(|_| {
+            Problem::new(Kind::InvalidId, "A user id is a UUID such as 019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40.")
+        }))
+    }
+}
+
+/// Query of a list; documents what [`PageQuery`] reads.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents what `PageQuery` reads")]
+struct ListParameters {
+    /// How many users at most.
+    #[param(minimum = 1, maximum = 100, default = 20, example = 20)]
+    limit: Option<u64>,
+    /// From the `Link` header of an earlier answer.
+    cursor: Option<String>,
+}
+
+/// Path of one user.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "documents what [`PathId`] reads")]
+struct IdParameter {
+    /// The user's id.
+    #[param(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40")]
+    id: Uuid,
+}
+
+/// List users
+///
+/// Oldest first. Follow `Link` with `rel="next"` until there is none. Users that come or go meanwhile make no page
+/// repeat or skip any other.
+#[utoipa::path(
+    tag = "users",
+    operation_id = "listUsers",
+    params(ListParameters),
+    responses(
+        (status = 200, description = "A page of users", body = [UserBody], headers(
+            ("Link" = String, description = "`first`, and `prev` and `next` where there are such pages (RFC 8288)"),
+        )),
+        QueryProblems,
+        ServerProblems,
+    ),
+)]
+#[get("/users")]
+pub(super) async fn list(
+    page: PageQuery,
+    signer: web::Data<CursorSigner>,
+    service: web::Data<UserService>,
+) -> Result<HttpResponse, Problem> {
+    let slice = service.list(page.position, page.limit).await?;
+    let links = page.links(&slice, &signer);
+    let body: Vec<UserBody> = slice.users.into_iter().map(UserBody::from).collect();
+    Ok(HttpResponse::Ok().insert_header((header::LINK, links)).json(body))
+}
+
+/// Create a user
+#[utoipa::path(
+    tag = "users",
+    operation_id = "createUser",
+    request_body = DraftBody,
+    responses(
+        (status = 201, description = "The user was created", body = UserBody, headers(
+            ("Location" = String, description = "Path of the user"),
+        )),
+        CreateProblems,
+        ServerProblems,
+    ),
+)]
+#[post("/users")]
+pub(super) async fn create(body: Valid<Draft>, service: web::Data<UserService>) -> Result<HttpResponse, Problem> {
+    let user = service.create(body.0).await?;
+    let location = format!("/users/{}", user.id);
+    Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(UserBody::from(user)))
+}
+
+/// Get a user
+#[utoipa::path(
+    tag = "users",
+    operation_id = "getUser",
+    params(IdParameter),
+    responses((status = 200, description = "The user", body = UserBody), IdProblems, ServerProblems),
+)]
+#[get("/users/{id}")]
+pub(super) async fn find(id: PathId, service: web::Data<UserService>) -> Result<HttpResponse, Problem> {
+    Ok(ok(service.find(id.0).await?))
+}
+
+/// Replace a user
+#[utoipa::path(
+    tag = "users",
+    operation_id = "replaceUser",
+    params(IdParameter),
+    request_body = DraftBody,
+    responses(
+        (status = 200, description = "The user as it is now", body = UserBody),
+        ChangeProblems,
+        ServerProblems,
+    ),
+)]
+#[put("/users/{id}")]
+pub(super) async fn replace(
+    id: PathId,
+    body: Valid<Draft>,
+    service: web::Data<UserService>,
+) -> Result<HttpResponse, Problem> {
+    Ok(ok(service.replace(id.0, None, body.0).await?))
+}
+
+/// Change a part of a user
+///
+/// JSON Merge Patch (RFC 7396). A patch that changes nothing leaves the version as it is.
+#[utoipa::path(
+    tag = "users",
+    operation_id = "patchUser",
+    params(IdParameter),
+    request_body(content((PatchBody = "application/merge-patch+json"), (PatchBody = "application/json"))),
+    responses(
+        (status = 200, description = "The user as it is now", body = UserBody),
+        ChangeProblems,
+        ServerProblems,
+    ),
+)]
+#[patch("/users/{id}")]
+pub(super) async fn patch(
+    id: PathId,
+    body: Valid<Change>,
+    service: web::Data<UserService>,
+) -> Result<HttpResponse, Problem> {
+    Ok(ok(service.patch(id.0, None, body.0).await?))
+}
+
+/// Delete a user
+#[utoipa::path(
+    tag = "users",
+    operation_id = "deleteUser",
+    params(IdParameter),
+    responses((status = 204, description = "The user is gone"), IdProblems, ServerProblems),
+)]
+#[delete("/users/{id}")]
+pub(super) async fn remove(id: PathId, service: web::Data<UserService>) -> Result<HttpResponse, Problem> {
+    service.delete(id.0, None).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn ok(user: User) -> HttpResponse {
+    HttpResponse::Ok()
+        // Another client may change the user at any time.
+        .insert_header(header::CacheControl(vec![CacheDirective::NoCache]))
+        .json(UserBody::from(user))
+}

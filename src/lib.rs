@@ -1,0 +1,28 @@
+//! A REST service for users on one shared, tuned connection pool.
+//!
+//! The way of the data is one line, and this is the order to read it in:
+//!
+//! 1. [`http`]: bytes become newtypes at the edge, and results become JSON. The routes and the OpenAPI document are the
+//!    same list. Knows no ORM.
+//! 2. [`domain`]: what a user is; newtypes that cannot hold anything invalid. Imports nothing of ours.
+//! 3. [`service`]: the use cases. Transactions and SeaORM live here, and a `DbErr` gets its meaning here, once.
+//! 4. [`orm_pool`]: the one pool, a crate of its own: admission in front, a runtime of its own beneath.
+//! 5. `entity` and `migration`: the tables, and how they came to be.
+//!
+//! Around that way stand:
+//!
+//! * [`settings`]: defaults, file, `.env`, environment; checked before anything starts.
+//! * [`telemetry`]: log, metrics, traces.
+//! * [`app`]: the only place where the parts are wired together.
+//! * [`shutdown`]: signals, and the way out in phases.
+//! * [`cli`]: the command line; `main` does nothing but call it.
+
+pub mod app;
+pub mod cli;
+mod commands;
+pub mod domain;
+pub mod http;
+pub mod service;
+pub mod settings;
+pub mod shutdown;
+pub mod telemetry;

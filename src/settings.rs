@@ -1,0 +1,78 @@
+//! Settings: defaults, then a file, then `.env`, then the environment; checked as a whole before anything starts.
+//!
+//! Each section is a struct in a file of its own, with its limits. The defaults are `config/default.toml`, embedded in
+//! the binary, where every key is explained. `pool.max` is `USERS_API__POOL__MAX` in the environment; `DATABASE_URL`
+//! also sets `database.url` and `RUST_LOG` also sets `log.filter`, both below their longer names.
+
+mod database;
+mod error;
+mod layers;
+mod log;
+mod server;
+mod telemetry;
+mod users;
+
+use std::path::Path;
+
+use orm_pool::PoolOptions;
+use serde::Deserialize;
+
+pub use self::{
+    database::{DatabaseSettings, Migrate},
+    error::SettingsError,
+    layers::{Environment, Layers, Origin},
+    log::{LogFormat, LogSettings},
+    server::ServerSettings,
+    telemetry::TelemetrySettings,
+    users::UsersSettings,
+};
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where and how to listen.
+    pub server: ServerSettings,
+    /// Which database.
+    pub database: DatabaseSettings,
+    /// The one connection pool.
+    pub pool: PoolOptions,
+    /// The users resource.
+    pub users: UsersSettings,
+    /// The log.
+    pub log: LogSettings,
+    /// Traces.
+    pub telemetry: TelemetrySettings,
+}
+
+impl Settings {
+    /// Reads and checks all layers.
+    ///
+    /// # Errors
+    ///
+    /// The first [`SettingsError`]; its text names the variable, the value and what is allowed.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, SettingsError> {
+        Layers::read(file, environment)?.settings()
+    }
+
+    /// Checks every section. The key that is named is the one whose value is refused.
+    fn validate(&self) -> Result<(), Invalid> {
+        self.server.validate()?;
+        self.database.validate()?;
+        self.pool.validate().map_err(|invalid| Invalid::new(format!("pool.{}", invalid.option), invalid.allowed))?;
+        self.log.validate()?;
+        self.telemetry.validate()
+    }
+}
+
+/// A value outside its limits.
+struct Invalid {
+    key: String,
+    allowed: String,
+}
+
+impl Invalid {
+    fn new(key: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self { key: key.into(), allowed: allowed.into() }
+    }
+}

@@ -1,0 +1,39 @@
+use std::{net::IpAddr, time::Duration};
+
+use serde::Deserialize;
+
+use super::Invalid;
+
+/// `server.*`: where and how to listen.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Address to listen on.
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes any free one.
+    pub port: u16,
+    /// HTTP threads; 0 = one a processor.
+    pub workers: usize,
+    /// Longest time to an answer.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// How long running requests may take after the signal to stop.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_timeout: Duration,
+}
+
+impl ServerSettings {
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        if self.workers > 512 {
+            return Err(Invalid::new("server.workers", "a whole number from 0 to 512"));
+        }
+        for (key, value) in
+            [("server.request_timeout", self.request_timeout), ("server.shutdown_timeout", self.shutdown_timeout)]
+        {
+            if !(Duration::from_millis(1)..=Duration::from_hours(1)).contains(&value) {
+                return Err(Invalid::new(key, "a duration from 1ms to 1h"));
+            }
+        }
+        Ok(())
+    }
+}

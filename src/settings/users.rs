@@ -1,0 +1,10 @@
+use secrecy::SecretString;
+use serde::Deserialize;
+
+/// `users.*`: the users resource.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsersSettings {
+    /// Key that signs cursors; empty = the built-in one.
+    pub cursor_key: SecretString,
+}

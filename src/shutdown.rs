@@ -1,0 +1,148 @@
+//! The way out, in phases: not ready any more → no new connections → running requests answered → pool closed.
+
+use std::{
+    io,
+    net::{Shutdown, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix_web::dev::ServerHandle;
+use orm_pool::{CloseError, Pool};
+use socket2::SockRef;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::http::Draining;
+
+/// How long the pool may take to close once the last request is answered.
+const POOL_LIMIT: Duration = Duration::from_secs(5);
+/// How long clients that keep their connections busy get to hear that they should close them.
+const FAREWELL: Duration = Duration::from_millis(500);
+const FAREWELL_STEP: Duration = Duration::from_millis(5);
+
+/// Waits for the signals to stop, in a process of its own.
+pub struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Starts to listen for SIGTERM and SIGINT. From here on they do not end the process by themselves.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not let us.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next signal: its name and its number.
+    pub async fn next(&mut self) -> (&'static str, u8) {
+        tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", 15),
+            _ = self.interrupt.recv() => ("SIGINT", 2),
+        }
+    }
+}
+
+/// Why the service did not end cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum ShutdownError {
+    /// Requests were still running when their time was up.
+    #[error("requests were still running after {0:?} and were cut off")]
+    Requests(Duration),
+    /// The pool could not be closed.
+    #[error("the pool was left open")]
+    Pool(#[from] CloseError),
+    /// The HTTP server failed.
+    #[error("the HTTP server failed")]
+    Server(#[source] io::Error),
+}
+
+/// The connections that are open now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connections(Arc<AtomicUsize>);
+
+/// One open connection; lives as long as it.
+pub(crate) struct OpenConnection(Connections);
+
+impl Connections {
+    pub(crate) fn open(&self) -> OpenConnection {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(self.clone())
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What has to be ended.
+pub(crate) struct Drain<'a> {
+    pub(crate) draining: &'a Draining,
+    pub(crate) listener: &'a TcpListener,
+    pub(crate) connections: &'a Connections,
+    pub(crate) server: ServerHandle,
+    pub(crate) pool: &'a Pool,
+    pub(crate) limit: Duration,
+}
+
+impl Drain<'_> {
+    /// Goes through all phases; a phase that fails does not keep the next from its work.
+    pub(crate) async fn run(self) -> Result<(), ShutdownError> {
+        let began = Instant::now();
+        self.draining.begin();
+        tracing::info!("shutdown: not ready any more");
+
+        self.stop_listening().await;
+        self.draining.say_farewell();
+        tracing::info!(connections = self.connections.count(), "shutdown: listening stopped");
+
+        let answered = self.answer_the_rest().await;
+        match &answered {
+            Ok(()) => tracing::info!(elapsed = ?began.elapsed(), "shutdown: all requests answered"),
+            Err(error) => tracing::error!(%error, "shutdown: requests cut off"),
+        }
+
+        let closed = self.pool.close(POOL_LIMIT).await;
+        match &closed {
+            Ok(()) => tracing::info!(elapsed = ?began.elapsed(), "shutdown: pool closed"),
+            Err(error) => tracing::error!(%error, "shutdown: pool left open"),
+        }
+        answered.and(closed.map_err(ShutdownError::from))
+    }
+
+    /// The server only pauses; it would close the listener together with idle connections, and a request that is on
+    /// its way over one of those would be lost. So the socket is shut from here first.
+    async fn stop_listening(&self) {
+        self.server.pause().await;
+        if let Err(error) = SockRef::from(self.listener).shutdown(Shutdown::Read) {
+            tracing::warn!(%error, "the listener could not be shut");
+        }
+    }
+
+    /// Busy clients hear `Connection: close` with their next answer and go. Idle ones are closed afterwards.
+    async fn answer_the_rest(&self) -> Result<(), ShutdownError> {
+        let farewell = Instant::now() + FAREWELL.min(self.limit);
+        while self.connections.count() > 0 && Instant::now() < farewell {
+            sleep(FAREWELL_STEP).await;
+        }
+        if timeout(self.limit, self.server.stop(true)).await.is_ok() {
+            return Ok(());
+        }
+        self.server.stop(false).await;
+        Err(ShutdownError::Requests(self.limit))
+    }
+}

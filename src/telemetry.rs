@@ -1,0 +1,155 @@
+//! What the service tells of itself: the log, the metrics' recorder, and traces by OTLP.
+
+use std::{
+    io::{self, IsTerminal},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{Protocol, WithExportConfig};
+use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt, LevelFilter, Targets, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use crate::settings::{LogFormat, LogSettings, Settings};
+
+/// How long a batch of spans may take to be sent.
+const EXPORT_LIMIT: Duration = Duration::from_secs(5);
+/// Bounds of the buckets of request durations, in seconds: a key look-up takes one millisecond, a patient client waits ten.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Why the service could not begin to tell of itself.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The exporter of traces could not be made.
+    #[error("cannot send traces")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// Something else logs already.
+    #[error("cannot log")]
+    Log(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Sends what is left of the traces when the service ends.
+#[must_use = "traces that are not flushed are lost"]
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Starts the log, and traces if there is somewhere to send them. Once a process, outside any async runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`TelemetryError`].
+    pub fn start(settings: &Settings) -> Result<Self, TelemetryError> {
+        let traces = match settings.telemetry.traces_url() {
+            Some(url) => Some(tracer_provider(url, settings.telemetry.service_name.clone())?),
+            None => None,
+        };
+        let spans = traces.as_ref().map(|provider| {
+            opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+            // Our own spans and nobody else's: the driver's would carry what it was asked to connect to.
+            let ours =
+                Targets::new().with_target("users_api", LevelFilter::INFO).with_target("orm_pool", LevelFilter::INFO);
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("users-api"))
+                .with_location(false)
+                .with_threads(false)
+                .with_filter(ours)
+        });
+        tracing_subscriber::registry().with(log_layer(&settings.log)).with(spans).try_init()?;
+        Ok(Self { traces })
+    }
+
+    /// Sends what is left.
+    pub fn end(self) {
+        if let Some(Err(error)) = self.traces.map(|traces| traces.shutdown()) {
+            tracing::warn!(%error, "the last traces could not be sent");
+        }
+    }
+}
+
+fn log_layer(settings: &LogSettings) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let human = match settings.format {
+        LogFormat::Auto => io::stdout().is_terminal(),
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+    };
+    // Each event says all that it has to say; spans are for traces, and formatting them here would cost every request.
+    let filter = EnvFilter::new(&settings.filter).and(filter_fn(is_event));
+    let layer = tracing_subscriber::fmt::layer();
+    if human {
+        layer.compact().with_filter(filter).boxed()
+    } else {
+        let layer = layer.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        layer.with_filter(filter).boxed()
+    }
+}
+
+fn is_event(metadata: &tracing::Metadata<'_>) -> bool {
+    metadata.is_event()
+}
+
+fn tracer_provider(url: String, service: String) -> Result<SdkTracerProvider, TelemetryError> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .with_endpoint(url)
+        .with_protocol(Protocol::HttpBinary)
+        .with_timeout(EXPORT_LIMIT)
+        .build()?;
+    let resource = Resource::builder().with_service_name(service).build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+/// The process's one recorder of metrics. Whoever asks first installs it.
+#[must_use]
+pub fn metrics() -> PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    RECORDER
+        .get_or_init(|| {
+            let matcher = Matcher::Suffix("_duration_seconds".to_owned());
+            let recorder = PrometheusBuilder::new()
+                .set_buckets_for_metric(matcher, &DURATION_BUCKETS)
+                .unwrap_or_default()
+                .build_recorder();
+            let handle = recorder.handle();
+            metrics::describe_histogram!(
+                "http_server_request_duration_seconds",
+                metrics::Unit::Seconds,
+                "Time from the request's head to the answer's"
+            );
+            metrics::describe_counter!("http_server_requests_total", "Requests answered");
+            metrics::describe_gauge!("db_client_connection_count", "Open connections by state");
+            metrics::describe_gauge!("db_client_connection_max", "Most connections that there may be");
+            metrics::describe_gauge!("db_client_connection_pending_requests", "Operations that wait for a connection");
+            if metrics::set_global_recorder(recorder).is_err() {
+                tracing::warn!("another recorder of metrics was installed before; /metrics stays empty");
+            }
+            handle
+        })
+        .clone()
+}
+
+/// An error and its causes in one line, each told once.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut links: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        // Some errors repeat their cause in their own text.
+        if links.last().is_none_or(|last| !last.ends_with(&text)) {
+            links.push(text);
+        }
+        next = error.source();
+    }
+    links.join(": ")
+}

@@ -1,0 +1,190 @@
+//! The command line, as an operator types it.
+
+use std::{fs, process::Output, time::Instant};
+
+use crate::{
+    cases,
+    harness::{Context, Engine, Service, binary},
+};
+
+cases![
+    serves_from_a_file_with_no_settings_at_all,
+    help_is_worth_reading,
+    config_tells_origins_and_no_secrets,
+    a_bad_setting_ends_with_2,
+    a_database_that_is_not_there_is_told,
+    a_refused_password_is_told_at_once,
+    an_address_in_use_is_told,
+    healthcheck_tells_ready_or_not,
+    the_example_shows_every_variable,
+];
+
+async fn run(context: &Context, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+    binary(context.folder(), variables).args(arguments).output().await.unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+async fn serves_from_a_file_with_no_settings_at_all(context: Context) {
+    let mut service = Service::start(context.folder(), &[]).await;
+    assert!(context.folder().join("users.db").is_file());
+    service.signal("TERM").await;
+    assert!(service.ended().await.success());
+}
+
+async fn help_is_worth_reading(context: Context) {
+    let help = stdout(&run(&context, &[], &["--help"]).await);
+    for word in [
+        "serve",
+        "migrate",
+        "openapi",
+        "config",
+        "healthcheck",
+        "USERS_API__POOL__MAX",
+        "DATABASE_URL",
+        "--config",
+        "Exit codes",
+    ] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+    for command in ["serve", "migrate", "openapi", "config", "healthcheck"] {
+        let output = run(&context, &[], &[command, "--help"]).await;
+        assert!(output.status.success() && stdout(&output).lines().count() > 5, "{command}");
+    }
+    assert_eq!(run(&context, &[], &["dance"]).await.status.code(), Some(2));
+}
+
+async fn config_tells_origins_and_no_secrets(context: Context) {
+    fs::write(context.folder().join("own.toml"), "[pool]\nmax = 7\nmin = 1\n").unwrap();
+    fs::write(context.folder().join(".env"), "USERS_API__POOL__MIN=3\nDATABASE_URL=postgres://ann:hunter2@db/app\n")
+        .unwrap();
+    let variables = [("USERS_API__POOL__ACQUIRE", "9s"), ("USERS_API__USERS__CURSOR_KEY", "hunter2")];
+    let output = run(&context, &variables, &["config", "--config", "own.toml"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    let line = |key: &str| {
+        let found = text.lines().find(|line| line.split_whitespace().next() == Some(key));
+        found.unwrap_or_else(|| panic!("{key}: {text}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("pool.max"), "pool.max = 7 # file");
+    assert_eq!(line("pool.min"), "pool.min = 3 # .env");
+    assert_eq!(line("pool.acquire"), "pool.acquire = 9s # environment");
+    assert_eq!(line("pool.wait"), "pool.wait = true # default");
+    assert_eq!(line("database.url"), "database.url = postgres://ann:***@db/app # .env");
+    assert_eq!(line("users.cursor_key"), "users.cursor_key = *** # environment");
+    assert!(!text.contains("hunter2"));
+}
+
+async fn a_bad_setting_ends_with_2(context: Context) {
+    for (variables, message) in [
+        (
+            &[("USERS_API__POOL__MAX", "many")][..],
+            "users-api: USERS_API__POOL__MAX=many: must be a whole number from 1 to 10000 (from environment)\n",
+        ),
+        (
+            &[("USERS_API__POOL__MXA", "1")],
+            "users-api: USERS_API__POOL__MXA: unknown setting; did you mean USERS_API__POOL__MAX?\n",
+        ),
+        (
+            &[("DATABASE_URL", "oracle://a:hunter2@b/c")],
+            "users-api: DATABASE_URL=(hidden): must be a URL of a known engine: sqlite://FILE?mode=rwc, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE (from environment)\n",
+        ),
+    ] {
+        let output = run(&context, variables, &["serve"]).await;
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(2), message));
+    }
+    let output = run(&context, &[("USERS_API_CONFIG", "nowhere.toml")], &[]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("nowhere.toml"), "{}", stderr(&output));
+    fs::write(context.folder().join("own.toml"), "[pool]\nmax = 0\n").unwrap();
+    let output = run(&context, &[], &["--config", "own.toml"]).await;
+    assert_eq!(stderr(&output), "users-api: pool.max=0: must be a whole number from 1 to 10000 (from file)\n");
+    let output = run(&context, &[("USERS_API__POOL__MIN", "99")], &["config"]).await;
+    assert_eq!(output.status.code(), Some(2), "config checks what it shows");
+}
+
+async fn a_database_that_is_not_there_is_told(context: Context) {
+    for scheme in ["postgres", "mysql"] {
+        // A port that was free a moment ago.
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let url = format!("{scheme}://ann:hunter2@127.0.0.1:{port}/app");
+        let began = Instant::now();
+        let output =
+            run(&context, &[("DATABASE_URL", &url), ("USERS_API__POOL__ACQUIRE", "1500ms"), ("RUST_LOG", "off")], &[])
+                .await;
+        let waited = began.elapsed().as_secs_f64();
+        assert_eq!(output.status.code(), Some(1));
+        assert!((1.5..20.0).contains(&waited), "after pool.acquire, not before and not never: {waited}");
+        let said = stderr(&output);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(&format!("cannot reach the database {scheme}://ann:***@127.0.0.1:{port}/app")), "{said}");
+        assert!(said.contains("refused") && !said.contains("hunter2"), "{said}");
+    }
+    let output = run(&context, &[("DATABASE_URL", "sqlite:///nowhere/to/be/found.db"), ("RUST_LOG", "off")], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("sqlite:///nowhere/to/be/found.db"), "{}", stderr(&output));
+}
+
+async fn a_refused_password_is_told_at_once(context: Context) {
+    for engine in [Engine::Postgres, Engine::MariaDb].into_iter().filter(|engine| engine.missing().is_none()) {
+        let mut url = url::Url::parse(&engine.admin_url()).unwrap();
+        url.set_password(Some("hunter2")).unwrap();
+        let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "1h"), ("RUST_LOG", "off")];
+        let output = run(&context, &variables, &[]).await;
+        let said = stderr(&output);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        assert!(!said.contains("hunter2") && (said.contains("password") || said.contains("denied")), "{said}");
+    }
+}
+
+async fn an_address_in_use_is_told(context: Context) {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = run(&context, &[("USERS_API__SERVER__PORT", &port), ("RUST_LOG", "off")], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains(&format!("cannot listen on 127.0.0.1:{port}")) && said.contains("in use"), "{said}");
+}
+
+async fn healthcheck_tells_ready_or_not(context: Context) {
+    let mut service = Service::start(context.folder(), &[]).await;
+    let port = service.address.port().to_string();
+    let output = run(&context, &[("USERS_API__SERVER__PORT", &port)], &["healthcheck"]).await;
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "ready\n"));
+    let everywhere = [("USERS_API__SERVER__PORT", port.as_str()), ("USERS_API__SERVER__HOST", "0.0.0.0")];
+    assert!(run(&context, &everywhere, &["healthcheck"]).await.status.success());
+    service.signal("TERM").await;
+    service.ended().await;
+    let output = run(&context, &[("USERS_API__SERVER__PORT", &port)], &["healthcheck"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("does not answer"), "{}", stderr(&output));
+}
+
+async fn the_example_shows_every_variable(context: Context) {
+    let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.env.example")).unwrap();
+    let shown = stdout(&run(&context, &[], &["config"]).await);
+    for line in shown.lines() {
+        let (key, rest) = line.split_once('=').unwrap();
+        let value = rest.rsplit_once('#').unwrap().0.trim();
+        let variable = format!("USERS_API__{}", key.trim().replace('.', "__").to_uppercase());
+        assert!(
+            example.lines().any(|line| line == format!("#{variable}={value}")),
+            "#{variable}={value} is not in .env.example"
+        );
+    }
+    // Read as it would be with every line taken in, it is the defaults again.
+    let all: String = example
+        .lines()
+        .filter_map(|line| line.strip_prefix("#USERS_API"))
+        .map(|rest| format!("USERS_API{rest}\n"))
+        .collect();
+    fs::write(context.folder().join(".env"), all).unwrap();
+    let output = run(&context, &[], &["config"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+}

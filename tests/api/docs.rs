@@ -1,0 +1,112 @@
+//! The OpenAPI document and its pages.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+
+use crate::{
+    cases,
+    harness::{Context, binary},
+};
+
+cases![the_kept_document_is_the_true_one, every_route_is_whole, swagger_needs_no_network, every_code_is_documented];
+
+async fn the_kept_document_is_the_true_one(context: Context) {
+    let printed = binary(context.folder(), &[]).arg("openapi").output().await.unwrap();
+    assert!(printed.status.success());
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    let same = fs::read_to_string(&kept).unwrap_or_default() == printed;
+    assert!(same, "docs/openapi.json has drifted; run: cargo run -- openapi > docs/openapi.json");
+    let app = context.app().await;
+    let served = app.get("/openapi.json").await;
+    assert_eq!(served.header("content-type"), "application/json");
+    assert_eq!(served.json(), serde_json::from_str::<Value>(&printed).unwrap());
+}
+
+async fn every_route_is_whole(context: Context) {
+    let document = context.app().await.get("/openapi.json").await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    let mut routes = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            routes.push(format!("{method} {path}"));
+            for member in ["operationId", "summary", "tags"] {
+                assert!(!operation[member].is_null(), "{method} {path} has no {member}");
+            }
+            if path.starts_with("/users") {
+                for status in ["500", "503"] {
+                    assert!(!operation["responses"][status].is_null(), "{method} {path} does not tell of {status}");
+                }
+            }
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                if status.as_str() >= "400" {
+                    let content = &response["content"]["application/problem+json"];
+                    assert_eq!(content["schema"]["$ref"], "#/components/schemas/Problem", "{method} {path} {status}");
+                    assert!(!content["examples"].as_object().unwrap().is_empty());
+                }
+            }
+        }
+    }
+    routes.sort();
+    assert_eq!(
+        routes,
+        [
+            "delete /users/{id}",
+            "get /health/live",
+            "get /health/ready",
+            "get /metrics",
+            "get /openapi.json",
+            "get /pool",
+            "get /users",
+            "get /users/{id}",
+            "patch /users/{id}",
+            "post /users",
+            "put /users/{id}",
+        ]
+    );
+    assert_eq!(document["components"]["schemas"]["UserDraft"]["additionalProperties"], Value::Bool(false));
+    let email = &document["components"]["schemas"]["User"]["properties"]["email"];
+    assert!(!email["examples"].is_null() || !email["example"].is_null(), "examples are there");
+}
+
+async fn swagger_needs_no_network(context: Context) {
+    let app = context.app().await;
+    let redirect = app.get("/swagger").await;
+    assert_eq!((redirect.status.as_u16(), redirect.header("location")), (308, "/swagger/"));
+    let page = app.get("/swagger/").await;
+    assert_eq!(page.status, 200);
+    for part in ["swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "swagger-initializer.js"]
+    {
+        let part = app.get(&format!("/swagger/{part}")).await;
+        assert_eq!(part.status, 200);
+        assert!(!part.text.is_empty());
+    }
+    assert!(!page.text.contains("src=\"http") && !page.text.contains("href=\"http"), "{}", page.text);
+    let start = app.get("/swagger/swagger-initializer.js").await.text;
+    assert!(start.contains("/openapi.json") && !start.contains("http:") && !start.contains("https:"), "{start}");
+}
+
+async fn every_code_is_documented(context: Context) {
+    let document = context.app().await.get("/openapi.json").await.text;
+    for code in [
+        "malformed-json",
+        "invalid-query",
+        "invalid-cursor",
+        "invalid-id",
+        "user-not-found",
+        "body-timeout",
+        "email-taken",
+        "version-conflict",
+        "payload-too-large",
+        "unsupported-media-type",
+        "validation-failed",
+        "internal",
+        "pool-exhausted",
+        "database-unavailable",
+        "shutting-down",
+        "request-timeout",
+    ] {
+        assert!(document.contains(&format!("urn:problem-type:users-api:{code}")), "{code}");
+    }
+}

@@ -1,0 +1,136 @@
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap};
+use serde_json::Value;
+use tokio::{sync::oneshot, task::JoinHandle};
+use users_api::{app::Application, shutdown::ShutdownError};
+
+/// A running application, and a client of it.
+#[derive(Clone)]
+pub struct App {
+    pub address: SocketAddr,
+    pub url: String,
+    client: Client,
+    running: Arc<Mutex<Option<Running>>>,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<Result<(), ShutdownError>>,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl App {
+    pub fn run(application: Application, url: &str) -> Self {
+        let address = application.address();
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(application.run(async { drop(stopped.await) }));
+        let running = Arc::new(Mutex::new(Some(Running { stop, ended })));
+        Self { address, url: url.to_owned(), client: client(), running }
+    }
+
+    /// Stops the application; `None` if it was stopped before.
+    pub async fn stop(&self) -> Option<Result<(), ShutdownError>> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        // The application may have ended by itself.
+        let _ = running.stop.send(());
+        Some(running.ended.await.unwrap())
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.address))
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        Reply::of(self.request(Method::GET, path)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        Reply::of(self.request(Method::DELETE, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Reply {
+        Reply::of(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Reply {
+        Reply::of(self.request(Method::PUT, path).json(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Reply {
+        let request = self.request(Method::PATCH, path).header("content-type", "application/merge-patch+json");
+        Reply::of(request.body(body.to_string())).await
+    }
+
+    /// Creates a user and gives it as it was answered.
+    pub async fn create(&self, name: &str, email: &str) -> Value {
+        let reply = self.post("/users", &serde_json::json!({ "name": name, "email": email })).await;
+        assert_eq!(reply.status, 201, "{}", reply.text);
+        reply.json()
+    }
+}
+
+impl Reply {
+    pub async fn of(request: RequestBuilder) -> Self {
+        Self::try_of(request).await.unwrap()
+    }
+
+    pub async fn try_of(request: RequestBuilder) -> Result<Self, reqwest::Error> {
+        let response = request.send().await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok(Self { status, headers, text: response.text().await? })
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {:?}", self.text))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers)).to_str().unwrap()
+    }
+
+    /// Asserts that this is a problem, complete and of this status and code. Gives its body.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let body = self.json();
+        assert_eq!(body["code"], code, "{body}");
+        assert_eq!(body["type"], format!("urn:problem-type:users-api:{code}"), "{body}");
+        assert_eq!(body["status"], status, "{body}");
+        for member in ["title", "detail", "instance"] {
+            assert!(body[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {body}");
+        }
+        assert!(!self.header("x-request-id").is_empty());
+        if status == 503 {
+            assert!(self.header("retry-after").parse::<u64>().is_ok());
+        }
+        body
+    }
+
+    /// `pointer code` of each fault, sorted.
+    pub fn faults(&self) -> Vec<String> {
+        let body = self.problem(422, "validation-failed");
+        let fault = |error: &Value| {
+            assert!(!error["message"].as_str().unwrap().is_empty());
+            format!("{} {}", error["pointer"].as_str().unwrap(), error["code"].as_str().unwrap())
+        };
+        let mut faults: Vec<String> = body["errors"].as_array().unwrap().iter().map(fault).collect();
+        faults.sort();
+        faults
+    }
+}
+
+pub fn client() -> Client {
+    Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap()
+}

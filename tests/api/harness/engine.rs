@@ -1,0 +1,61 @@
+use std::{env, path::PathBuf};
+
+use super::server;
+
+/// The engines that the service promises to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Sqlite,
+    Postgres,
+    MariaDb,
+}
+
+impl Engine {
+    pub const ALL: [Self; 3] = [Self::Sqlite, Self::Postgres, Self::MariaDb];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::MariaDb => "mariadb",
+        }
+    }
+
+    /// What this machine lacks to run the engine.
+    pub fn missing(self) -> Option<&'static str> {
+        match self {
+            Self::Postgres if self.given_url().is_none() && program(server::POSTGRES).is_none() => {
+                Some("no server found; install postgresql, or set TEST_POSTGRES_URL to a superuser's URL")
+            }
+            Self::MariaDb if self.given_url().is_none() && program(server::MARIADBD).is_none() => {
+                Some("no server found; install mariadb-server, or set TEST_MARIADB_URL to an administrator's URL")
+            }
+            _ => None,
+        }
+    }
+
+    /// The URL of a server to use instead of one of our own.
+    pub fn given_url(self) -> Option<String> {
+        let name = match self {
+            Self::Sqlite => return None,
+            Self::Postgres => "TEST_POSTGRES_URL",
+            Self::MariaDb => "TEST_MARIADB_URL",
+        };
+        env::var(name).ok().filter(|url| !url.is_empty())
+    }
+
+    /// The URL of the server's own database, for an administrator.
+    pub fn admin_url(self) -> String {
+        self.given_url().unwrap_or_else(|| server::url(self))
+    }
+}
+
+/// Finds a program in the PATH or where Debian keeps servers.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let mut folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
+    folders.push("/usr/sbin".into());
+    if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
+        folders.extend(versions.flatten().map(|version| version.path().join("bin")));
+    }
+    folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+}

@@ -1,0 +1,243 @@
+//! Input that nobody means well with: always a 4xx that says why, never a 5xx, and nothing of the inside.
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    cases,
+    harness::{App, Context, Reply},
+};
+
+cases![
+    tells_every_fault_at_once,
+    tells_where_json_is_malformed,
+    takes_json_only,
+    bounds_the_body,
+    survives_odd_bodies,
+    survives_odd_paths,
+    refuses_odd_emails,
+    a_slow_body_is_told,
+    raw_noise_takes_nobody_down,
+];
+
+async fn send(app: &App, content_type: &str, body: impl Into<reqwest::Body>) -> Reply {
+    Reply::of(app.request(Method::POST, "/users").header("content-type", content_type).body(body)).await
+}
+
+async fn send_json(app: &App, body: impl Into<reqwest::Body>) -> Reply {
+    send(app, "application/json", body).await
+}
+
+async fn tells_every_fault_at_once(context: Context) {
+    let app = context.app().await;
+    for (body, faults) in [
+        (r#"{}"#, &["/email required", "/name required"][..]),
+        (r#"{"name":"","email":"x"}"#, &["/email malformed", "/name empty"]),
+        (
+            r#"{"name":1,"email":[],"id":"x","a/b~c":null}"#,
+            &["/a~1b~0c unknown-member", "/email wrong-type", "/id unknown-member", "/name wrong-type"],
+        ),
+        (r#"{"name":null,"email":null}"#, &["/email required", "/name required"]),
+        (r#"{"name":"A","name":"B","email":"a@example.com"}"#, &["/name duplicate-member"]),
+        (r#"{"NAME":"A","name":"a","email":"a@example.com"}"#, &["/NAME unknown-member"]),
+        (r#"{"name":"a\u0000b","email":"a\u0000@example.com"}"#, &["/email malformed", "/name control-character"]),
+        (r#"{"name":{"a":1},"email":true}"#, &["/email wrong-type", "/name wrong-type"]),
+        (r#"[]"#, &[" wrong-type"]),
+        (r#"[{"name":"A","email":"a@example.com"}]"#, &[" wrong-type"]),
+        (r#""text""#, &[" wrong-type"]),
+        (r#"null"#, &[" wrong-type"]),
+        (r#"1"#, &[" wrong-type"]),
+        (r#"-1.5"#, &[" wrong-type"]),
+        (r#"true"#, &[" wrong-type"]),
+    ] {
+        assert_eq!(send_json(&app, body).await.faults(), faults, "{body}");
+    }
+    let long = json!({"name": "x".repeat(201), "email": format!("{}@example.com", "x".repeat(308))});
+    assert_eq!(app.post("/users", &long).await.faults(), ["/email too-long", "/name too-long"]);
+    assert_eq!(app.get("/users").await.text, "[]");
+}
+
+async fn tells_where_json_is_malformed(context: Context) {
+    let app = context.app().await;
+    for (body, place) in [
+        (&b"{\n  \"name\": oops\n}"[..], "line 2, column 11"),
+        (b"", "line 1, column 0"),
+        (b"{\"name\":\"A\",}", "line 1, column 13"),
+        (b"{\"name\":\"A\"} x", "line 1, column 14"),
+        (b"{\"name\":\"\\ud800\"}", "line 1, column 16"),
+        (b"{\"name\":\"\xff\xfe\"}", "line 1, column 11"),
+        (b"{\"name\":\"a\0b\"}", "line 1, column 11"),
+        (b"{'name':'A'}", "line 1, column 2"),
+        (b"\xef\xbb\xbf{}", "line 1, column 1"),
+        (b"{\"name\":NaN}", "line 1, column 9"),
+    ] {
+        let problem = send_json(&app, body).await.problem(400, "malformed-json");
+        assert!(problem["detail"].as_str().unwrap().contains(place), "{:?}: {problem}", String::from_utf8_lossy(body));
+    }
+}
+
+async fn takes_json_only(context: Context) {
+    let app = context.app().await;
+    let body = r#"{"name":"A","email":"a@example.com"}"#;
+    for content_type in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=latin1",
+        "json",
+        "*/*",
+        "application/merge-patch+json",
+        "é",
+    ] {
+        send(&app, content_type, body).await.problem(415, "unsupported-media-type");
+    }
+    Reply::of(app.request(Method::POST, "/users").body(body)).await.problem(415, "unsupported-media-type");
+    let packed = app
+        .request(Method::POST, "/users")
+        .header("content-type", "application/json")
+        .header("content-encoding", "gzip");
+    Reply::of(packed.body(body)).await.problem(415, "unsupported-media-type");
+    assert_eq!(send(&app, "Application/JSON; Charset=UTF-8", body).await.status, 201);
+}
+
+async fn bounds_the_body(context: Context) {
+    let app = context.app().await;
+    let large = format!(r#"{{"name":"{}","email":"a@example.com"}}"#, "x".repeat(64 * 1024));
+    send_json(&app, large).await.problem(413, "payload-too-large");
+    // Without a length, too: the connection must not be trusted to say how much is to come.
+    let mut stream = TcpStream::connect(app.address).await.unwrap();
+    stream
+        .write_all(
+            b"POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    let chunk = format!("{:x}\r\n{}\r\n", 8192, " ".repeat(8192));
+    for _ in 0..9 {
+        stream.write_all(chunk.as_bytes()).await.unwrap();
+    }
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 413");
+}
+
+async fn survives_odd_bodies(context: Context) {
+    let app = context.app().await;
+    let nested = |open: &str, close: &str| format!("{}{}", open.repeat(20_000), close.repeat(20_000));
+    let many = format!("{{{}}}", (0..6000).map(|number| format!("\"m{number}\":1")).collect::<Vec<_>>().join(","));
+    for body in [
+        nested("[", "]"),
+        nested(r#"{"name":"#, "}").replace("}}", "}"),
+        format!(r#"{{"name":{},"email":"a@example.com"}}"#, nested("[", "]")),
+        r#"{"name":1e999999,"email":"a@example.com"}"#.to_owned(),
+        format!(r#"{{"name":{},"email":"a@example.com"}}"#, "9".repeat(5000)),
+        many,
+    ] {
+        let reply = send_json(&app, body).await;
+        assert!(reply.status.is_client_error(), "{}", reply.text);
+        assert!(reply.text.len() < 64 * 1024, "the answer is not longer than the question");
+        assert!(reply.json()["code"].is_string());
+    }
+}
+
+async fn survives_odd_paths(context: Context) {
+    let app = context.app().await;
+    for id in [
+        "1",
+        "-1",
+        "null",
+        "%00",
+        "%ff",
+        "..%2f..%2fetc%2fpasswd",
+        "'%20OR%201=1--",
+        "0197b5f03c4a7def8123456789abcdef",
+        "%7b0197b5f0-3c4a-7def-8123-456789abcdef%7d",
+        "0197b5f0-3c4a-7def-8123-456789abcdeg",
+        "é",
+    ] {
+        app.get(&format!("/users/{id}")).await.problem(400, "invalid-id");
+        app.delete(&format!("/users/{id}")).await.problem(400, "invalid-id");
+    }
+    app.get(&format!("/users/{}", "x".repeat(5000))).await.problem(400, "invalid-id");
+    // With both a bad id and a bad body, one of them is told.
+    assert!(app.put("/users/1", &json!({})).await.status.is_client_error());
+    // Any UUID is an id; not every id is a user.
+    app.get("/users/00000000-0000-0000-0000-000000000000").await.problem(404, "user-not-found");
+}
+
+async fn refuses_odd_emails(context: Context) {
+    let app = context.app().await;
+    for email in [
+        "",
+        " ",
+        "a",
+        "@",
+        "a@",
+        "@b.c",
+        "a@b",
+        "a b@example.com",
+        "a@example.com ",
+        "a@@example.com",
+        "a@example..com",
+        "a@.example.com",
+        "a@example.com.",
+        "<a@example.com>",
+        "a@[127.0.0.1]",
+        "a@exa\u{0}mple.com",
+        "a\r\nBcc: b@example.com",
+        "a@example.com,b@example.com",
+        "\u{202e}a@example.com\n",
+    ] {
+        let reply = app.post("/users", &json!({"name": "A", "email": email})).await;
+        assert_eq!(reply.status, 422, "{email:?}: {}", reply.text);
+        assert!(
+            email.len() < 3 || !reply.text.contains(email.trim()),
+            "a refused value is not repeated: {}",
+            reply.text
+        );
+    }
+}
+
+async fn a_slow_body_is_told(context: Context) {
+    let app = context.app_with(&[("server.request_timeout", "300ms")]).await;
+    let mut stream = TcpStream::connect(app.address).await.unwrap();
+    stream
+        .write_all(
+            b"POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"na",
+        )
+        .await
+        .unwrap();
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    assert!(
+        answer.starts_with("HTTP/1.1 408") && answer.contains("body-timeout") && answer.contains("x-request-id"),
+        "{answer}"
+    );
+}
+
+async fn raw_noise_takes_nobody_down(context: Context) {
+    let app = context.app().await;
+    let long_header = format!("GET /users HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(200_000));
+    for noise in [
+        &b"\0\0\0\0\r\n\r\n"[..],
+        b"GET /users HTTP/9.9\r\n\r\n",
+        b"GET /users\r\n\r\n",
+        b"POST /users HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
+        b"POST /users HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        long_header.as_bytes(),
+    ] {
+        let mut stream = TcpStream::connect(app.address).await.unwrap();
+        // The server may close before it has read all of it.
+        let _ = stream.write_all(noise).await;
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 5"), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert_eq!(app.get("/users").await.status, 200);
+}

@@ -1,0 +1,56 @@
+//! The service as a black box: over HTTP, on every engine, through production's own `Application::build`.
+//!
+//! Each case gets a database of its own on each engine that this machine has; an engine that is missing is told and
+//! counted as skipped. Servers are started when the first case needs them, and end with the run.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::duration_suboptimal_units,
+    clippy::similar_names,
+    clippy::unused_self,
+    clippy::needless_raw_string_hashes,
+    clippy::format_collect,
+    clippy::print_stdout,
+    clippy::unused_async,
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test ends by panicking, and nobody depends on it"
+)]
+
+mod cli;
+mod docs;
+mod harness;
+mod hostile;
+mod migrations;
+mod ops;
+mod pages;
+mod pool;
+mod races;
+mod shutdown;
+mod traces;
+mod users;
+mod walls;
+
+use std::process::ExitCode;
+
+use harness::{Suite, suite};
+
+fn main() -> ExitCode {
+    let suites: Vec<Suite> = vec![
+        suite("users", users::cases()),
+        suite("pages", pages::cases()),
+        suite("hostile", hostile::cases()),
+        suite("races", races::cases()),
+        suite("migrations", migrations::cases()),
+        suite("pool", pool::cases()),
+        suite("ops", ops::cases()),
+        suite("shutdown", shutdown::cases()),
+        suite("cli", cli::cases()).without_engine(),
+        suite("docs", docs::cases()).without_engine(),
+        suite("traces", traces::cases()).without_engine(),
+        suite("walls", walls::cases()).without_engine(),
+    ];
+    harness::run(suites)
+}

@@ -1,0 +1,146 @@
+//! What operators see: health, metrics, the log, request ids.
+
+use serde_json::{Value, json};
+
+use crate::{
+    cases,
+    harness::{Context, Engine, Proxy, Reply, Service, client, eventually},
+};
+
+cases![
+    ready_asks_the_database,
+    requests_carry_an_id,
+    metrics_count_by_route,
+    the_log_has_one_line_a_request,
+    an_error_is_logged_once_and_not_told,
+];
+
+async fn ready_asks_the_database(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        let app = context.app().await;
+        assert_eq!(app.get("/health/ready").await.json(), json!({"status": "ready"}));
+        return;
+    }
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    let app = context.app_on(&url, &[("pool.acquire", "1s")]).await;
+    assert_eq!(app.get("/health/ready").await.json(), json!({"status": "ready"}));
+    proxy.cut();
+    let not_ready = || async { Some(app.get("/health/ready").await).filter(|reply| reply.status == 503) };
+    let reply = eventually("not ready", not_ready).await;
+    assert!(
+        ["database-unavailable", "pool-exhausted"].contains(&reply.json()["code"].as_str().unwrap()),
+        "{}",
+        reply.text
+    );
+    assert_eq!(app.get("/health/live").await.json(), json!({"status": "live"}));
+    let users = app.get("/users").await;
+    assert_eq!(users.status, 503, "{}", users.text);
+    proxy.mend();
+    eventually("ready again, by itself", || async {
+        Some(app.get("/health/ready").await).filter(|reply| reply.status == 200)
+    })
+    .await;
+    eventually("served again", || async { Some(app.get("/users").await).filter(|reply| reply.status == 200) }).await;
+}
+
+async fn requests_carry_an_id(context: Context) {
+    let app = context.app().await;
+    let ask = |id: String| {
+        let request = app.request(reqwest::Method::GET, "/users").header("x-request-id", id);
+        async { Reply::of(request).await.header("x-request-id").to_owned() }
+    };
+    for sane in
+        ["a", "0197b5f0-3c4a-7def-8123-456789abcdef", "Root=1-67891233-abcdef012345678912345678", "a/b:c_d.e+f@g="]
+    {
+        assert_eq!(ask(sane.to_owned()).await, sane);
+    }
+    for odd in ["", "a b", "a\tb", "<script>", "a\"b", &"x".repeat(129)] {
+        let id = ask(odd.to_owned()).await;
+        assert!(id != odd && !id.is_empty(), "{odd:?} became {id:?}");
+    }
+    let (one, two) = (app.get("/users").await, app.get("/users").await);
+    assert_ne!(one.header("x-request-id"), two.header("x-request-id"));
+}
+
+async fn metrics_count_by_route(context: Context) {
+    let app = context.app().await;
+    let user = app.create("Ann", "ann@example.com").await;
+    let id = user["id"].as_str().unwrap();
+    app.get(&format!("/users/{id}")).await;
+    app.get("/nowhere/to/be/found").await;
+    Reply::of(app.request("BREW".parse().unwrap(), "/users")).await;
+    let reply = app.get("/metrics").await;
+    assert!(reply.header("content-type").starts_with("text/plain; version=0.0.4"));
+    for line in [
+        r#"http_server_requests_total{http_request_method="GET",http_route="/users/{id}",http_response_status_code="200"}"#,
+        r#"http_server_requests_total{http_request_method="GET",http_route="(none)",http_response_status_code="404"}"#,
+        r#"http_server_requests_total{http_request_method="_OTHER",http_route="/users",http_response_status_code="405"}"#,
+        r#"http_server_request_duration_seconds_count{http_request_method="POST",http_route="/users",http_response_status_code="201"}"#,
+        r#"http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/users",http_response_status_code="201",le="0.005"}"#,
+        r#"db_client_connection_count{pool_name="users",state="idle"}"#,
+        r#"db_client_connection_max{pool_name="users"}"#,
+    ] {
+        assert!(reply.text.contains(line), "{line} is not in:\n{}", reply.text);
+    }
+    assert!(
+        !reply.text.contains(id) && !reply.text.contains("/nowhere"),
+        "a label is no place for what clients make up"
+    );
+}
+
+/// The lines that tell of requests.
+fn requests(service: &Service) -> Vec<Value> {
+    service.log().into_iter().filter(|line| line["message"] == "request").collect()
+}
+
+async fn the_log_has_one_line_a_request(context: Context) {
+    let url = context.database().await;
+    let service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
+    let client = client();
+    let id = "/users/0197b5f0-3c4a-7def-8123-456789abcdef";
+    for path in ["/users?limit=3", id, "/nowhere"] {
+        let request = service.get(&client, path).header("x-request-id", format!("id:{path}").replace('?', "/"));
+        request.send().await.unwrap();
+    }
+    let lines = eventually("three lines", || async { Some(requests(&service)).filter(|lines| lines.len() >= 3) }).await;
+    assert_eq!(lines.len(), 3);
+    let fields = |line: &Value| {
+        assert!(line["duration_ms"].as_f64().unwrap() > 0.0, "{line}");
+        format!("{} {} {} {} {}", line["level"], line["method"], line["route"], line["status"], line["request_id"])
+            .replace('"', "")
+    };
+    assert_eq!(
+        lines.iter().map(fields).collect::<Vec<_>>(),
+        [
+            "INFO GET /users 200 id:/users/limit=3".to_owned(),
+            format!("INFO GET /users/{{id}} 404 id:{id}"),
+            "INFO GET (none) 404 id:/nowhere".to_owned(),
+        ]
+    );
+    let log = service.log().iter().map(ToString::to_string).collect::<String>();
+    assert!(!log.contains("SELECT"), "statements are not for this level");
+    assert!(!log.contains("secret@"), "the password is not for the log");
+}
+
+async fn an_error_is_logged_once_and_not_told(context: Context) {
+    let url = context.database().await;
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__DATABASE__MIGRATE", "off")];
+    let service = Service::start(context.folder(), &variables).await;
+    let reply = Reply::of(service.get(&client(), "/users")).await;
+    reply.problem(500, "internal");
+    for inside in ["SQL", "sqlx", "SELECT", "no such table", "does not exist", "doesn't exist", "relation", "DbErr"] {
+        assert!(!reply.text.contains(inside), "{}", reply.text);
+    }
+    let lines = eventually("a line", || async { Some(requests(&service)).filter(|lines| !lines.is_empty()) }).await;
+    assert_eq!(lines[0]["level"], "ERROR");
+    assert_eq!(lines[0]["request_id"], reply.header("x-request-id"));
+    let chain = lines[0]["error"].as_str().unwrap();
+    let cause = match context.engine() {
+        Engine::Sqlite => "no such table",
+        Engine::Postgres => "does not exist",
+        Engine::MariaDb => "doesn't exist",
+    };
+    assert!(chain.contains("internal error") && chain.contains(cause), "{chain}");
+    let errors = service.log().into_iter().filter(|line| line.to_string().contains(cause)).count();
+    assert_eq!(errors, 1, "told once: {:#?}", service.log());
+}

@@ -1,0 +1,235 @@
+//! The way out: in order, within its limits, with nothing cut.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sea_orm::{ConnectionTrait, Statement};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    cases,
+    harness::{Context, Engine, Service, client, connect, eventually},
+};
+
+cases![
+    nothing_is_cut_under_load,
+    sigint_ends_it_as_well,
+    running_requests_are_answered,
+    a_pool_that_does_not_close_is_named,
+    a_second_signal_ends_it_at_once,
+];
+
+const CLIENTS: usize = 64;
+const RUNS: usize = 20;
+
+#[derive(Default)]
+struct Outcome {
+    answered: AtomicUsize,
+    cut: AtomicUsize,
+}
+
+/// A client that keeps its connection and always has a request on its way. It ends when nobody listens any more.
+async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) {
+    while let Ok(mut stream) = TcpStream::connect(address).await {
+        loop {
+            let request = if number.is_multiple_of(4) {
+                let body = format!(
+                    r#"{{"name":"Ann","email":"ann{number}-{}@example.com"}}"#,
+                    outcome.answered.load(Ordering::Relaxed)
+                );
+                let length = body.len();
+                format!(
+                    "POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+                )
+            } else {
+                "GET /users?limit=2 HTTP/1.1\r\nhost: x\r\n\r\n".to_owned()
+            };
+            let sent = stream.write_all(request.as_bytes()).await;
+            let answer = match sent {
+                Ok(()) => read_answer(&mut stream).await,
+                Err(_) => None,
+            };
+            let Some(head) = answer else {
+                outcome.cut.fetch_add(1, Ordering::Relaxed);
+                break;
+            };
+            let status: u16 = head[9..12].parse().unwrap();
+            assert!([200, 201, 409].contains(&status), "{head}");
+            outcome.answered.fetch_add(1, Ordering::Relaxed);
+            if head.contains("connection: close") {
+                break;
+            }
+        }
+    }
+}
+
+/// The head of an answer whose body has been read as well; `None` if it did not come whole.
+async fn read_answer(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).ok()?;
+    let length: usize = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
+    while bytes.len() < end + length {
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(head)
+}
+
+/// Connections that the server still knows of, but for the one that asks.
+async fn left_behind(context: &Context, url: &str) -> i64 {
+    let sql = match context.engine() {
+        Engine::Sqlite => return 0,
+        Engine::Postgres => {
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        }
+        Engine::MariaDb => {
+            "SELECT count(*) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+        }
+    };
+    let database = connect(url).await;
+    let row =
+        database.query_one_raw(Statement::from_string(database.get_database_backend(), sql)).await.unwrap().unwrap();
+    let count = row.try_get_by_index(0).unwrap();
+    database.close().await.unwrap();
+    count
+}
+
+async fn nothing_is_cut_under_load(context: Context) {
+    let url = context.database().await;
+    for run in 0..RUNS {
+        let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url), ("RUST_LOG", "info")]).await;
+        let outcome = Arc::new(Outcome::default());
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| tokio::spawn(busy_client(service.address, number, Arc::clone(&outcome))))
+            .collect();
+        eventually("the clients are busy", || async {
+            (outcome.answered.load(Ordering::Relaxed) > 2 * CLIENTS).then_some(())
+        })
+        .await;
+        service.signal("TERM").await;
+        let status = service.ended().await;
+        for client in clients {
+            client.await.unwrap();
+        }
+        assert_eq!(status.code(), Some(0), "run {run}: {:#?}", service.log().iter().rev().take(10).collect::<Vec<_>>());
+        assert_eq!(outcome.cut.load(Ordering::Relaxed), 0, "run {run}: requests were cut");
+        assert_eq!(left_behind(&context, &url).await, 0, "run {run}: connections were left behind");
+    }
+}
+
+async fn sigint_ends_it_as_well(context: Context) {
+    let url = context.database().await;
+    let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
+    service.signal("INT").await;
+    assert_eq!(service.ended().await.code(), Some(0));
+    for phase in [
+        "shutdown: signal received; a second one ends the process at once",
+        "shutdown: not ready any more",
+        "shutdown: listening stopped",
+        "shutdown: all requests answered",
+        "shutdown: pool closed",
+        "stopped",
+    ] {
+        service.logged(phase).await;
+    }
+}
+
+/// Keeps writers out of `users` for as long as it lives.
+async fn lock(context: &Context, url: &str) -> sea_orm::DatabaseConnection {
+    let database = connect(url).await;
+    let statements: &[&str] = match context.engine() {
+        Engine::Postgres => &["BEGIN", "LOCK TABLE users"],
+        Engine::MariaDb => &["LOCK TABLES users WRITE"],
+        Engine::Sqlite => &["BEGIN IMMEDIATE"],
+    };
+    for statement in statements {
+        database.execute_unprepared(statement).await.unwrap();
+    }
+    database
+}
+
+async fn hanging_post(
+    context: &Context,
+    service: &Service,
+) -> tokio::task::JoinHandle<Result<reqwest::Response, reqwest::Error>> {
+    let request = client()
+        .post(format!("http://{}/users", service.address))
+        .header("content-type", "application/json")
+        .body(r#"{"name":"Ann","email":"ann@example.com"}"#);
+    let posting = tokio::spawn(request.send());
+    let asking = client();
+    let in_use = || async {
+        let pool = service.get(&asking, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
+        (pool["inUse"] == 1).then_some(())
+    };
+    eventually(&format!("the request hangs in {}", context.engine().name()), in_use).await;
+    posting
+}
+
+async fn running_requests_are_answered(context: Context) {
+    let url = context.database().await;
+    // SQLite waits for a lock as long as a request may wait for a connection.
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "60s")];
+    let mut service = Service::start(context.folder(), &variables).await;
+    let lock = lock(&context, &url).await;
+    let posting = hanging_post(&context, &service).await;
+    service.signal("TERM").await;
+    service.logged("shutdown: listening stopped").await;
+    assert!(TcpStream::connect(service.address).await.is_err(), "nobody listens any more");
+    lock.close().await.unwrap();
+    assert_eq!(posting.await.unwrap().unwrap().status(), 201, "what had begun was answered");
+    assert_eq!(service.ended().await.code(), Some(0));
+}
+
+async fn a_pool_that_does_not_close_is_named(context: Context) {
+    let url = context.database().await;
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("USERS_API__POOL__ACQUIRE", "60s"),
+        ("USERS_API__SERVER__SHUTDOWN_TIMEOUT", "300ms"),
+    ];
+    let mut service = Service::start(context.folder(), &variables).await;
+    let lock = lock(&context, &url).await;
+    let posting = hanging_post(&context, &service).await;
+    let began = Instant::now();
+    service.signal("TERM").await;
+    assert_eq!(service.ended().await.code(), Some(1));
+    assert!(began.elapsed() < Duration::from_secs(30), "it has limits: {:?}", began.elapsed());
+    let line = service.logged("shutdown: pool left open").await;
+    assert!(line["error"].as_str().unwrap().contains("1 operations still running"), "{line}");
+    service.logged("shutdown: requests cut off").await;
+    drop(posting);
+    lock.close().await.unwrap();
+}
+
+async fn a_second_signal_ends_it_at_once(context: Context) {
+    let url = context.database().await;
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "60s")];
+    let mut service = Service::start(context.folder(), &variables).await;
+    let lock = lock(&context, &url).await;
+    let posting = hanging_post(&context, &service).await;
+    service.signal("TERM").await;
+    service.logged("shutdown: listening stopped").await;
+    service.signal("INT").await;
+    assert_eq!(service.ended().await.code(), Some(130));
+    drop(posting);
+    lock.close().await.unwrap();
+}

@@ -1,0 +1,202 @@
+//! The resource: create, find, replace, patch, delete.
+
+use serde_json::{Value, json};
+
+use crate::{
+    cases,
+    harness::{Context, Reply},
+};
+
+cases![
+    creates_and_finds,
+    answers_head_like_get,
+    an_email_is_taken_in_every_spelling,
+    an_email_is_free_again_after_its_user_is_gone,
+    replaces,
+    patches_a_part,
+    a_patch_that_changes_nothing_is_not_written,
+    updates_check_the_email_too,
+    deletes,
+    tells_what_is_not_there,
+    keeps_names_as_they_are,
+    times_are_utc_with_microseconds,
+    updates_that_race_all_count,
+];
+
+async fn creates_and_finds(context: Context) {
+    let app = context.app().await;
+    let reply = app.post("/users", &json!({"name": "  Ann  ", "email": "Ann@Example.com"})).await;
+    assert_eq!(reply.status, 201, "{}", reply.text);
+    let created = reply.json();
+    let members: Vec<&String> = created.as_object().unwrap().keys().collect();
+    assert_eq!(members.len(), 6, "{created}");
+    assert_eq!(
+        (&created["name"], &created["email"], &created["version"]),
+        (&json!("Ann"), &json!("Ann@Example.com"), &json!(1))
+    );
+    assert_eq!(created["createdAt"], created["updatedAt"]);
+    let id = created["id"].as_str().unwrap();
+    assert_eq!(id.as_bytes()[14], b'7', "a UUIDv7: {id}");
+    assert_eq!(reply.header("location"), format!("/users/{id}"));
+    assert_eq!(reply.header("content-type"), "application/json");
+
+    let found = app.get(reply.header("location")).await;
+    assert_eq!((found.status.as_u16(), found.json()), (200, created.clone()));
+    assert_eq!(app.get(&format!("/users/{}", id.to_uppercase())).await.json(), created);
+}
+
+async fn answers_head_like_get(context: Context) {
+    let app = context.app().await;
+    let id = app.create("Ann", "ann@example.com").await["id"].as_str().unwrap().to_owned();
+    for path in [format!("/users/{id}"), "/users".to_owned(), "/health/ready".to_owned(), "/users/nobody".to_owned()] {
+        let get = app.get(&path).await;
+        let head = Reply::of(app.request(reqwest::Method::HEAD, &path)).await;
+        assert_eq!((head.status, head.text.as_str()), (get.status, ""));
+        assert_eq!(head.header("content-length"), get.text.len().to_string());
+        assert_eq!(head.header("content-type"), get.header("content-type"));
+    }
+}
+
+async fn an_email_is_taken_in_every_spelling(context: Context) {
+    let app = context.app().await;
+    app.create("Ann", "ann@bücher.example").await;
+    for email in ["ann@bücher.example", "ANN@BÜCHER.example", "ann@xn--bcher-kva.example"] {
+        app.post("/users", &json!({"name": "Other", "email": email})).await.problem(409, "email-taken");
+    }
+    app.create("Other", "a.nn@bücher.example").await;
+    app.create("Other", "ann+x@bücher.example").await;
+    app.create("Other", "änn@bücher.example").await;
+}
+
+async fn an_email_is_free_again_after_its_user_is_gone(context: Context) {
+    let app = context.app().await;
+    let ann = app.create("Ann", "ann@example.com").await;
+    app.delete(&format!("/users/{}", ann["id"].as_str().unwrap())).await;
+    app.create("Ann", "ann@example.com").await;
+}
+
+async fn replaces(context: Context) {
+    let app = context.app().await;
+    let ann = app.create("Ann", "ann@example.com").await;
+    let path = format!("/users/{}", ann["id"].as_str().unwrap());
+    let reply = app.put(&path, &json!({"name": "Bob", "email": "bob@example.com"})).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let bob = reply.json();
+    assert_eq!((&bob["name"], &bob["email"], &bob["version"]), (&json!("Bob"), &json!("bob@example.com"), &json!(2)));
+    assert_eq!((&bob["id"], &bob["createdAt"]), (&ann["id"], &ann["createdAt"]));
+    assert!(bob["updatedAt"].as_str() > ann["updatedAt"].as_str());
+    assert_eq!(app.get(&path).await.json(), bob);
+    assert_eq!(app.put(&path, &json!({"name": "Bob"})).await.faults(), ["/email required"]);
+}
+
+async fn patches_a_part(context: Context) {
+    let app = context.app().await;
+    let ann = app.create("Ann", "ann@example.com").await;
+    let path = format!("/users/{}", ann["id"].as_str().unwrap());
+    let named = app.patch(&path, &json!({"name": "Bob"})).await.json();
+    assert_eq!((&named["name"], &named["email"], &named["version"]), (&json!("Bob"), &ann["email"], &json!(2)));
+    let mailed = app.patch(&path, &json!({"email": "bob@example.com"})).await.json();
+    assert_eq!((&mailed["name"], &mailed["version"]), (&json!("Bob"), &json!(3)));
+    assert_eq!(app.get(&path).await.json(), mailed);
+    assert_eq!(
+        app.patch(&path, &json!({"name": null, "version": 9})).await.faults(),
+        ["/name required", "/version unknown-member"]
+    );
+}
+
+async fn a_patch_that_changes_nothing_is_not_written(context: Context) {
+    let app = context.app().await;
+    let ann = app.create("Ann", "ann@example.com").await;
+    let path = format!("/users/{}", ann["id"].as_str().unwrap());
+    for patch in [json!({}), json!({"name": " Ann "}), json!({"name": "Ann", "email": "ann@example.com"})] {
+        assert_eq!(app.patch(&path, &patch).await.json(), ann);
+    }
+    // Another spelling of the same email is a change, and no conflict with oneself.
+    let changed = app.patch(&path, &json!({"email": "Ann@Example.com"})).await.json();
+    assert_eq!((&changed["email"], &changed["version"]), (&json!("Ann@Example.com"), &json!(2)));
+}
+
+async fn updates_check_the_email_too(context: Context) {
+    let app = context.app().await;
+    app.create("Ann", "ann@example.com").await;
+    let bob = app.create("Bob", "bob@example.com").await;
+    let path = format!("/users/{}", bob["id"].as_str().unwrap());
+    app.patch(&path, &json!({"name": "X", "email": "ANN@example.com"})).await.problem(409, "email-taken");
+    app.put(&path, &json!({"name": "X", "email": "ann@example.com"})).await.problem(409, "email-taken");
+    assert_eq!(app.get(&path).await.json(), bob, "a refused update leaves nothing behind");
+}
+
+async fn deletes(context: Context) {
+    let app = context.app().await;
+    let ann = app.create("Ann", "ann@example.com").await;
+    let path = format!("/users/{}", ann["id"].as_str().unwrap());
+    let reply = app.delete(&path).await;
+    assert_eq!((reply.status.as_u16(), reply.text.as_str()), (204, ""));
+    app.delete(&path).await.problem(404, "user-not-found");
+    app.get(&path).await.problem(404, "user-not-found");
+}
+
+async fn tells_what_is_not_there(context: Context) {
+    let app = context.app().await;
+    let nobody = "/users/0197b5f0-3c4a-7def-8123-456789abcdef";
+    let body = json!({"name": "A", "email": "a@example.com"});
+    assert_eq!(app.get(nobody).await.problem(404, "user-not-found")["instance"], nobody);
+    app.put(nobody, &body).await.problem(404, "user-not-found");
+    app.patch(nobody, &json!({"name": "A"})).await.problem(404, "user-not-found");
+    app.delete(nobody).await.problem(404, "user-not-found");
+    for path in ["/", "/user", "/users/", "/users/a/b", "/swagger-ui", "/health"] {
+        app.get(path).await.problem(404, "not-found");
+    }
+    for (method, path, allow) in [
+        ("DELETE", "/users", "GET, HEAD, POST"),
+        ("POST", nobody, "GET, HEAD, PUT, PATCH, DELETE"),
+        ("OPTIONS", "/users", "GET, HEAD, POST"),
+        ("BREW", "/users", "GET, HEAD, POST"),
+        ("POST", "/health/live", "GET, HEAD"),
+    ] {
+        let reply = Reply::of(app.request(method.parse().unwrap(), path)).await;
+        reply.problem(405, "method-not-allowed");
+        assert_eq!(reply.header("allow"), allow, "{method} {path}");
+    }
+}
+
+async fn keeps_names_as_they_are(context: Context) {
+    let app = context.app().await;
+    let longest = "é".repeat(200);
+    let names = ["👩‍👩‍👧‍👦 🇺🇳", "Robert'); DROP TABLE users;--", "%_\\\"'", "علي", "名前", longest.as_str()];
+    for (number, name) in names.into_iter().enumerate() {
+        let user = app.create(name, &format!("user{number}@example.com")).await;
+        assert_eq!(user["name"], name);
+        assert_eq!(app.get(&format!("/users/{}", user["id"].as_str().unwrap())).await.json(), user);
+    }
+}
+
+async fn times_are_utc_with_microseconds(context: Context) {
+    let app = context.app().await;
+    let user = app.create("Ann", "ann@example.com").await;
+    for member in ["createdAt", "updatedAt"] {
+        let time = user[member].as_str().unwrap();
+        assert_eq!((time.len(), &time[19..20], &time[26..]), (27, ".", "Z"), "{time}");
+        let parsed: chrono::DateTime<chrono::Utc> = time.parse().unwrap();
+        assert!((users_api::service::clock::now() - parsed).num_minutes().abs() < 5);
+    }
+}
+
+async fn updates_that_race_all_count(context: Context) {
+    let app = context.app().await;
+    let ann = app.create("Ann", "ann@example.com").await;
+    let path = format!("/users/{}", ann["id"].as_str().unwrap());
+    let racing = (0..40).map(|number| {
+        let (app, path) = (app.clone(), path.clone());
+        tokio::spawn(async move { app.patch(&path, &json!({ "name": format!("Ann {number}") })).await })
+    });
+    let mut versions: Vec<i64> = Vec::new();
+    for reply in futures_util::future::join_all(racing).await {
+        let reply = reply.unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        versions.push(reply.json()["version"].as_i64().unwrap());
+    }
+    versions.sort_unstable();
+    assert_eq!(versions, (2..=41).collect::<Vec<i64>>(), "each update saw the one before it");
+    assert_eq!(app.get(&path).await.json()["version"], Value::from(41));
+}
