@@ -69,7 +69,7 @@ async fn tells_where_json_is_malformed(context: Context) {
         (b"{\"name\":\"A\",}", "line 1, column 13"),
         (b"{\"name\":\"A\"} x", "line 1, column 14"),
         (b"{\"name\":\"\\ud800\"}", "line 1, column 16"),
-        (b"{\"name\":\"\xff\xfe\"}", "line 1, column 11"),
+        (b"{\"name\":\"\xff\xfe\"}", "line 1, column 10"),
         (b"{\"name\":\"a\0b\"}", "line 1, column 11"),
         (b"{'name':'A'}", "line 1, column 2"),
         (b"\xef\xbb\xbf{}", "line 1, column 1"),

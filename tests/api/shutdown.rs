@@ -131,7 +131,9 @@ async fn nothing_is_cut_under_load(context: Context) {
         }
         assert_eq!(status.code(), Some(0), "run {run}: {:#?}", service.log().iter().rev().take(10).collect::<Vec<_>>());
         assert_eq!(outcome.cut.load(Ordering::Relaxed), 0, "run {run}: requests were cut");
-        assert_eq!(left_behind(&context, &url).await, 0, "run {run}: connections were left behind");
+        // A server notices that a client has said goodbye a moment after it was said.
+        let gone = || async { (left_behind(&context, &url).await == 0).then_some(()) };
+        eventually("the server knows of no connection of ours", gone).await;
     }
 }
 
