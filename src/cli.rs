@@ -5,8 +5,8 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands,
-    settings::{Environment, Layers, Settings, SettingsError},
+    commands::{self, CommandError},
+    settings::{Environment, Layers, Settings},
 };
 
 /// A REST service for users on one shared, tuned connection pool.
@@ -66,21 +66,6 @@ enum Command {
     ///
     /// For the container's HEALTHCHECK. Asks /health/ready on server.port of this machine.
     Healthcheck,
-}
-
-/// Why a command ended without success.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CommandError {
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error(transparent)]
-    Failed(Box<dyn Error + Send + Sync>),
-}
-
-impl CommandError {
-    pub(crate) fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Failed(error.into())
-    }
 }
 
 /// Runs the command that the process was started with.

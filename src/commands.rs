@@ -6,6 +6,13 @@ mod migrate;
 mod openapi;
 mod serve;
 
+use std::{
+    error::Error,
+    io::{self, Write as _},
+};
+
+use tokio::runtime::{Builder, Runtime};
+
 pub(crate) use self::{
     config::config,
     healthcheck::healthcheck,
@@ -13,12 +20,22 @@ pub(crate) use self::{
     openapi::openapi,
     serve::serve,
 };
+use crate::settings::SettingsError;
 
-use std::io::{self, Write as _};
+/// Why a command ended without success.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Failed(Box<dyn Error + Send + Sync>),
+}
 
-use tokio::runtime::{Builder, Runtime};
-
-use crate::cli::CommandError;
+impl CommandError {
+    pub(crate) fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed(error.into())
+    }
+}
 
 /// The runtime that a command waits on. HTTP workers and the pool have runtimes of their own, so one thread will do.
 fn runtime() -> Result<Runtime, CommandError> {

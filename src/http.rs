@@ -13,6 +13,7 @@ mod ops;
 mod page;
 mod problem;
 mod responses;
+mod tag;
 mod users;
 
 use actix_web::{

@@ -51,7 +51,9 @@ pub(crate) async fn open(url: &DatabaseUrl, options: &PoolOptions) -> Result<Dat
             sleep(left).await;
             return Err(unreachable(connection_error(cause)));
         }
-        tracing::info!(%url, error = %cause, "the database is not there yet");
+        if pause == FIRST_PAUSE {
+            tracing::warn!(%url, error = %cause, wait = ?options.acquire, "the database is not there yet; waiting for it");
+        }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -1,6 +1,7 @@
 use std::fmt::Write as _;
 
-use crate::{cli::CommandError, settings::Layers};
+use super::CommandError;
+use crate::settings::Layers;
 
 /// Prints every setting with its origin, then checks them all.
 pub(crate) fn config(layers: &Layers) -> Result<(), CommandError> {

@@ -4,7 +4,8 @@ use std::{
     time::Duration,
 };
 
-use crate::{cli::CommandError, settings::Settings};
+use super::CommandError;
+use crate::settings::Settings;
 
 const LIMIT: Duration = Duration::from_secs(5);
 

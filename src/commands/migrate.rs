@@ -3,8 +3,8 @@ use std::fmt::Write as _;
 use clap::Subcommand;
 use orm_pool::{Pool, PoolOptions};
 
+use super::CommandError;
 use crate::{
-    cli::CommandError,
     service::{SchemaFailure, SchemaService},
     settings::Settings,
     telemetry::Telemetry,

@@ -1,4 +1,5 @@
-use crate::{cli::CommandError, http};
+use super::CommandError;
+use crate::http;
 
 /// Prints the OpenAPI document.
 pub(crate) fn openapi() -> Result<(), CommandError> {

@@ -1,4 +1,5 @@
-use crate::{app::Application, cli::CommandError, settings::Settings, shutdown::Signals, telemetry::Telemetry};
+use super::CommandError;
+use crate::{app::Application, settings::Settings, shutdown::Signals, telemetry::Telemetry};
 
 /// Serves until a signal, then ends in order.
 pub(crate) fn serve(settings: Settings) -> Result<(), CommandError> {
@@ -25,9 +26,9 @@ pub(crate) fn serve(settings: Settings) -> Result<(), CommandError> {
         };
         application.run(stopped).await.map_err(CommandError::failed)
     });
-    match &served {
-        Ok(()) => tracing::info!("stopped"),
-        Err(error) => tracing::error!(error = crate::telemetry::chain(error), "stopped"),
+    // An error is told by the process's last words on standard error, and told once.
+    if served.is_ok() {
+        tracing::info!("stopped");
     }
     telemetry.end();
     served

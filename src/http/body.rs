@@ -17,8 +17,8 @@ use serde::{
 use serde_json::Value;
 
 use super::{
-    observe,
     problem::{FieldError, Kind, Problem},
+    tag,
 };
 use crate::domain::Fault;
 
@@ -87,7 +87,7 @@ async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Prob
         return Err(too_large());
     }
     // Whoever ends the request before its time knows by this what it waited for.
-    let tag = observe::tag(request);
+    let tag = tag::tag(request);
     let arriving = |is: bool| tag.iter().for_each(|tag| tag.arriving.set(is));
     arriving(true);
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0));

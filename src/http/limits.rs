@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use tokio::time::timeout;
 
 use super::{
-    observe,
     problem::{Kind, Problem},
+    tag,
 };
 
 /// Longest time to an answer.
@@ -32,7 +32,7 @@ pub(super) async fn limits(
         request.head_mut().method = Method::GET;
     }
     let limit = request.app_data::<web::Data<RequestTimeout>>().map_or(Duration::MAX, |limit| limit.0);
-    let tag = observe::tag(&request);
+    let tag = tag::tag(&request);
     match timeout(limit, AssertUnwindSafe(next.call(request)).catch_unwind()).await {
         Ok(Ok(answered)) => answered,
         Ok(Err(panic)) => Err(Problem::internal(format!("the handler panicked: {}", message(panic.as_ref()))).into()),

@@ -1,46 +1,25 @@
 //! What is seen of each request: its id, its span, one line in the log, its place in the metrics.
 
-use std::{cell::Cell, rc::Rc, time::Instant};
+use std::rc::Rc;
 
 use actix_web::{
     Error, HttpMessage,
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::{
-        Method, StatusCode,
-        header::{HeaderName, HeaderValue},
-    },
+    http::{Method, StatusCode, header::HeaderName},
     middleware::Next,
     web,
 };
 use opentelemetry::{propagation::Extractor, trace::TraceContextExt};
 use tracing::Span;
-use tracing_actix_web::{RequestId, RootSpanBuilder};
+use tracing_actix_web::RootSpanBuilder;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::{Draining, problem::Problem};
-
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const LONGEST_REQUEST_ID: usize = 128;
-const NO_ROUTE: &str = "(none)";
-
-/// What is known of a request from its first moment on.
-#[derive(Debug)]
-pub(super) struct Tag {
-    pub(super) request_id: HeaderValue,
-    pub(super) path: String,
-    method: Method,
-    route: String,
-    started: Instant,
-    trace_id: Option<String>,
-    /// Whether the body is still being read.
-    pub(super) arriving: Cell<bool>,
-}
-
-/// The tag of a request.
-pub(super) fn tag(message: &impl HttpMessage) -> Option<Rc<Tag>> {
-    message.extensions().get::<Rc<Tag>>().cloned()
-}
+use super::{
+    Draining,
+    problem::Problem,
+    tag::{REQUEST_ID, Tag, tag},
+};
 
 /// Opens the span of each request, and closes it with one line in the log.
 pub struct RequestSpan;
@@ -48,19 +27,11 @@ pub struct RequestSpan;
 impl RootSpanBuilder for RequestSpan {
     fn on_request_start(request: &ServiceRequest) -> Span {
         let method = request.method().clone();
-        let route = request.match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned());
+        let route = request.match_pattern().unwrap_or_else(|| "(none)".to_owned());
         // Fields that only traces need are attributes, so that nothing is formatted when there are no traces.
         let span = tracing::info_span!("request", otel.name = format!("{method} {route}"), otel.kind = "server");
         let trace_id = if span.is_disabled() { None } else { join_trace(&span, request, &method, &route) };
-        let tag = Tag {
-            request_id: request_id(request),
-            path: request.path().to_owned(),
-            method,
-            route,
-            started: Instant::now(),
-            trace_id,
-            arriving: Cell::new(false),
-        };
+        let tag = Tag::new(request, method, route, trace_id);
         span.set_attribute("request_id", tag.request_id.to_str().unwrap_or_default().to_owned());
         request.extensions_mut().insert(Rc::new(tag));
         span
@@ -125,19 +96,6 @@ fn about(error: Error, tag: &Rc<Tag>) -> Error {
         problem.happened_to(Rc::clone(tag));
     }
     error
-}
-
-/// The caller's id if it is a sane one, else one of ours.
-fn request_id(request: &ServiceRequest) -> HeaderValue {
-    let sane = |value: &&HeaderValue| {
-        (1..=LONGEST_REQUEST_ID).contains(&value.len())
-            && value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte))
-    };
-    let own = || {
-        let id = request.extensions().get::<RequestId>().map(ToString::to_string);
-        id.and_then(|id| HeaderValue::try_from(id).ok()).unwrap_or(HeaderValue::from_static("unknown"))
-    };
-    request.headers().get(REQUEST_ID).filter(sane).cloned().unwrap_or_else(own)
 }
 
 /// Makes the span a part of the caller's trace, or the first of a new one. Gives the trace's id.

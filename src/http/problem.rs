@@ -10,7 +10,7 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::observe::{REQUEST_ID, Tag};
+use super::tag::{REQUEST_ID, Tag};
 use crate::{
     domain::Fault,
     service::{self, Unavailable},

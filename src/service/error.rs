@@ -59,7 +59,6 @@ impl From<orm_pool::Error> for Error {
             Pool::Panicked { .. } => return Self::Internal(error),
             Pool::Database(cause) => match Meaning::of(cause) {
                 Meaning::EmailTaken => return Self::EmailTaken,
-                Meaning::PoolExhausted => Unavailable::PoolExhausted,
                 Meaning::Closed => Unavailable::ShuttingDown,
                 Meaning::Away => Unavailable::Database,
                 Meaning::Bug => return Self::Internal(error),
@@ -72,7 +71,6 @@ impl From<orm_pool::Error> for Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     EmailTaken,
-    PoolExhausted,
     Closed,
     Away,
     Bug,
@@ -81,20 +79,23 @@ enum Meaning {
 impl Meaning {
     fn of(error: &DbErr) -> Self {
         match error {
-            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => Self::PoolExhausted,
             DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed) => Self::Closed,
             DbErr::Conn(RuntimeErr::SqlxError(error))
             | DbErr::Exec(RuntimeErr::SqlxError(error))
             | DbErr::Query(RuntimeErr::SqlxError(error)) => Self::of_driver(error),
-            DbErr::Conn(_) => Self::Away,
+            // Admission lets nobody in for whom there is no place: what could not be had in time is the database.
+            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) | DbErr::Conn(_) => Self::Away,
             _ => Self::Bug,
         }
     }
 
     fn of_driver(error: &SqlxError) -> Self {
         match error {
-            SqlxError::Io(_) | SqlxError::Tls(_) | SqlxError::Protocol(_) | SqlxError::WorkerCrashed => Self::Away,
-            SqlxError::PoolTimedOut => Self::PoolExhausted,
+            SqlxError::Io(_)
+            | SqlxError::Tls(_)
+            | SqlxError::Protocol(_)
+            | SqlxError::PoolTimedOut
+            | SqlxError::WorkerCrashed => Self::Away,
             SqlxError::PoolClosed => Self::Closed,
             SqlxError::Database(error) if error.kind() == ErrorKind::UniqueViolation => {
                 if violates(error.as_ref(), EMAIL_KEY_INDEX) { Self::EmailTaken } else { Self::Bug }

@@ -250,26 +250,10 @@ fn nearest(unknown: &str) -> Option<&'static str> {
         .iter()
         .map(|(key, _)| *key)
         .chain(["database.url", "users.cursor_key"])
-        .map(|key| (distance(key, unknown), key))
+        .map(|key| (strsim::damerau_levenshtein(key, unknown), key))
         .min()
         .filter(|(distance, _)| *distance <= 3)
         .map(|(_, key)| key)
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (corner + usize::from(x != *y)).min(above + 1).min(row[j] + 1);
-            corner = above;
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

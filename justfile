@@ -1,0 +1,25 @@
+# The commands of the house; each is one that can be typed as well.
+
+# Serve from users.db
+run:
+    cargo run --release
+
+# Everything, on every engine
+test:
+    scripts/test
+
+# What a change must pass
+ci:
+    .ci/run
+
+# Write docs/openapi.json anew
+openapi:
+    cargo run -- openapi > docs/openapi.json
+
+# Licences, advisories, sources
+deny:
+    cargo deny check
+
+# Spelling
+typos:
+    typos

@@ -1,0 +1,62 @@
+//! What is known of a request from its first moment on, wherever its way ends.
+
+use std::{cell::Cell, rc::Rc, time::Instant};
+
+use actix_web::{
+    HttpMessage,
+    dev::ServiceRequest,
+    http::{
+        Method,
+        header::{HeaderName, HeaderValue},
+    },
+};
+use tracing_actix_web::RequestId;
+
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const LONGEST_REQUEST_ID: usize = 128;
+
+/// What is known of a request.
+#[derive(Debug)]
+pub(super) struct Tag {
+    pub(super) request_id: HeaderValue,
+    pub(super) path: String,
+    pub(super) method: Method,
+    pub(super) route: String,
+    pub(super) started: Instant,
+    pub(super) trace_id: Option<String>,
+    /// Whether the body is still being read.
+    pub(super) arriving: Cell<bool>,
+}
+
+impl Tag {
+    /// Read before the request is routed.
+    pub(super) fn new(request: &ServiceRequest, method: Method, route: String, trace_id: Option<String>) -> Self {
+        Self {
+            request_id: request_id(request),
+            path: request.path().to_owned(),
+            method,
+            route,
+            started: Instant::now(),
+            trace_id,
+            arriving: Cell::new(false),
+        }
+    }
+}
+
+/// The tag of a request.
+pub(super) fn tag(message: &impl HttpMessage) -> Option<Rc<Tag>> {
+    message.extensions().get::<Rc<Tag>>().cloned()
+}
+
+/// The caller's id if it is a sane one, else one of ours.
+fn request_id(request: &ServiceRequest) -> HeaderValue {
+    let sane = |value: &&HeaderValue| {
+        (1..=LONGEST_REQUEST_ID).contains(&value.len())
+            && value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte))
+    };
+    let own = || {
+        let id = request.extensions().get::<RequestId>().map(ToString::to_string);
+        id.and_then(|id| HeaderValue::try_from(id).ok()).unwrap_or(HeaderValue::from_static("unknown"))
+    };
+    request.headers().get(REQUEST_ID).filter(sane).cloned().unwrap_or_else(own)
+}
