@@ -37,6 +37,8 @@ mod connect;
 mod error;
 mod options;
 mod runtime;
+#[cfg(test)]
+mod tests;
 mod url;
 
 use std::{sync::Arc, time::Duration};

@@ -53,3 +53,31 @@ fn message(panic: &(dyn Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("(no message)")
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{
+        App, HttpResponse,
+        http::StatusCode,
+        middleware::from_fn,
+        rt::System,
+        test::{TestRequest, init_service, try_call_service},
+        web,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_answer() {
+        System::new().block_on(async {
+            let panics = || async { if true { panic!("a bug") } else { HttpResponse::Ok().finish() } };
+            let app = init_service(App::new().route("/", web::get().to(panics)).wrap(from_fn(limits))).await;
+            for _ in 0..2 {
+                let error = try_call_service(&app, TestRequest::get().to_request()).await.err().unwrap();
+                let problem = error.as_error::<Problem>().unwrap();
+                assert_eq!(error.as_response_error().status_code(), StatusCode::INTERNAL_SERVER_ERROR);
+                assert_eq!(problem.chain().unwrap(), "the handler panicked: a bug");
+            }
+        });
+    }
+}

@@ -77,7 +77,7 @@ impl From<User> for UserBody {
 #[expect(dead_code, reason = "documents what `FromMembers` reads")]
 pub(super) struct DraftBody {
     /// 1 to 200 characters after trimming; no control characters.
-    #[schema(example = "Ann Example", min_length = 1, max_length = 200)]
+    #[schema(example = "Ann Example", min_length = 1, max_length = 200, pattern = r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f]+$")]
     name: String,
     /// Unique regardless of case and of how its domain is written; at most 254 octets.
     #[schema(example = "Ann@example.com", format = "email", max_length = 254)]
@@ -91,10 +91,10 @@ pub(super) struct DraftBody {
 #[expect(dead_code, reason = "documents what `FromMembers` reads")]
 pub(super) struct PatchBody {
     /// 1 to 200 characters after trimming; no control characters.
-    #[schema(example = "Ann Other", min_length = 1, max_length = 200, nullable = false, value_type = String)]
+    #[schema(example = "Ann Other", min_length = 1, max_length = 200, value_type = String, required = false, pattern = r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f]+$")]
     name: Option<String>,
     /// Unique regardless of case and of how its domain is written; at most 254 octets.
-    #[schema(example = "ann.other@example.com", format = "email", max_length = 254, nullable = false, value_type = String)]
+    #[schema(example = "ann.other@example.com", format = "email", max_length = 254, value_type = String, required = false)]
     email: Option<String>,
 }
 
@@ -142,6 +142,7 @@ struct ListParameters {
     #[param(minimum = 1, maximum = 100, default = 20, example = 20)]
     limit: Option<u64>,
     /// From the `Link` header of an earlier answer.
+    #[param(pattern = "^[A-Za-z0-9_-]{44}$", min_length = 44, max_length = 44)]
     cursor: Option<String>,
 }
 

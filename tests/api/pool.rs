@@ -26,6 +26,7 @@ cases![
     application_name_is_shown,
     threads_are_the_pools_own,
     one_pool_for_the_whole_process,
+    a_request_that_takes_too_long_gives_its_place_back,
 ];
 
 /// A connection past the service that keeps writers out of `users` until it is dropped.
@@ -256,4 +257,16 @@ async fn one_pool_for_the_whole_process(context: Context) {
     // Eight workers, each of which would open two connections of its own if it had a pool.
     let app = context.app_with(&[("server.workers", "8")]).await;
     assert_eq!(server_side(&context, &app).await.len(), 2);
+}
+
+async fn a_request_that_takes_too_long_gives_its_place_back(context: Context) {
+    let settings = [("pool.max", "1"), ("pool.min", "1"), ("pool.acquire", "60s"), ("server.request_timeout", "400ms")];
+    let app = context.app_with(&settings).await;
+    let lock = Locked::table(&context, &app).await;
+    post(&app, "a@example.com").await.unwrap().problem(503, "request-timeout");
+    assert_eq!(app.get("/pool").await.json()["inUse"], 1, "the operation goes on: it is not cut half-way");
+    lock.unlock().await;
+    pool_until(&app, "its place is free", |pool| pool["inUse"] == 0).await;
+    let users = app.get("/users").await.json();
+    assert_eq!(users.as_array().unwrap().len(), 1, "what was asked for was done, as the problem said it might be");
 }

@@ -1,6 +1,11 @@
 //! The resource: create, find, replace, patch, delete.
 
+use orm_pool::{DatabaseUrl, Pool, PoolOptions};
 use serde_json::{Value, json};
+use users_api::{
+    domain::{Email, Name},
+    service::{Change, Draft, Error, SchemaService, UserService},
+};
 
 use crate::{
     cases,
@@ -21,6 +26,7 @@ cases![
     keeps_names_as_they_are,
     times_are_utc_with_microseconds,
     updates_that_race_all_count,
+    an_expected_version_must_be_the_current_one,
 ];
 
 async fn creates_and_finds(context: Context) {
@@ -199,4 +205,38 @@ async fn updates_that_race_all_count(context: Context) {
     versions.sort_unstable();
     assert_eq!(versions, (2..=41).collect::<Vec<i64>>(), "each update saw the one before it");
     assert_eq!(app.get(&path).await.json()["version"], Value::from(41));
+}
+
+async fn an_expected_version_must_be_the_current_one(context: Context) {
+    let url = context.database().await;
+    let pool = Pool::connect(&DatabaseUrl::parse(&url).unwrap(), &PoolOptions::default()).await.unwrap();
+    SchemaService::new(pool.clone()).up().await.unwrap();
+    let service = UserService::new(pool.clone());
+    let draft =
+        |name: &str| Draft { name: Name::parse(name).unwrap(), email: Email::parse("ann@example.com").unwrap() };
+    let rename = |name: &str| Change { name: Some(Name::parse(name).unwrap()), email: None };
+    let id = service.create(draft("Ann")).await.unwrap().id;
+
+    assert_eq!(service.patch(id, Some(1), rename("Bob")).await.unwrap().version, 2);
+    for late in [
+        service.patch(id, Some(1), rename("Carl")).await.err(),
+        service.replace(id, Some(3), draft("Carl")).await.err(),
+        service.delete(id, Some(1)).await.err(),
+    ] {
+        assert!(matches!(late, Some(Error::VersionConflict)), "{late:?}");
+    }
+    let user = service.find(id).await.unwrap();
+    assert_eq!((user.name.as_str(), user.version), ("Bob", 2));
+
+    // Of writers that all expect the same version, one is right.
+    let racing = (0..20).map(|number| {
+        let (service, change) = (service.clone(), rename(&format!("Ann {number}")));
+        tokio::spawn(async move { service.patch(id, Some(2), change).await.is_ok() })
+    });
+    let won = futures_util::future::join_all(racing).await.into_iter().filter(|won| *won.as_ref().unwrap()).count();
+    assert_eq!((won, service.find(id).await.unwrap().version), (1, 3));
+
+    service.delete(id, Some(3)).await.unwrap();
+    assert!(matches!(service.delete(id, Some(3)).await, Err(Error::NotFound)));
+    pool.close(std::time::Duration::from_secs(5)).await.unwrap();
 }

@@ -1,0 +1,136 @@
+//! The promises of an operation, on an embedded database.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sea_orm::ConnectionTrait;
+use tokio::sync::oneshot;
+
+use super::*;
+
+async fn pool() -> Pool {
+    let url = DatabaseUrl::parse("sqlite::memory:").unwrap();
+    let pool = Pool::connect(&url, &PoolOptions { queue_limit: 1, ..PoolOptions::default() }).await.unwrap();
+    let create = |db: DatabaseConnection| async move {
+        db.execute_unprepared("CREATE TABLE t (n INTEGER)").await?;
+        Ok::<_, Error>(())
+    };
+    pool.write("create", create).await.unwrap();
+    pool
+}
+
+async fn count(pool: &Pool) -> i64 {
+    let count = |db: DatabaseConnection| async move {
+        let sql = sea_orm::Statement::from_string(db.get_database_backend(), "SELECT count(*) FROM t");
+        let row = db.query_one_raw(sql).await?.unwrap();
+        Ok::<_, Error>(row.try_get_by_index(0)?)
+    };
+    pool.read("count", count).await.unwrap()
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_one_operations_own() {
+    let pool = pool().await;
+    let panics = |_: DatabaseConnection| async { if true { panic!("a bug") } else { Ok::<(), Error>(()) } };
+    let failed = pool.read("buggy", panics).await.unwrap_err();
+    assert!(matches!(failed, Error::Panicked { operation: "buggy" }), "{failed:?}");
+    assert_eq!(pool.status().in_use, 0, "its place is free again");
+    assert_eq!(count(&pool).await, 0);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_cancels_nothing() {
+    let pool = pool().await;
+    let (release, released) = oneshot::channel::<()>();
+    let began = Arc::new(AtomicBool::new(false));
+    let caller = tokio::spawn({
+        let (pool, began) = (pool.clone(), Arc::clone(&began));
+        async move {
+            pool.transaction("insert", move |transaction| {
+                Box::pin(async move {
+                    transaction.execute_unprepared("INSERT INTO t VALUES (1)").await?;
+                    began.store(true, Ordering::Relaxed);
+                    let _ = released.await;
+                    transaction.execute_unprepared("INSERT INTO t VALUES (2)").await?;
+                    Ok::<_, Error>(())
+                })
+            })
+            .await
+        }
+    });
+    until(|| began.load(Ordering::Relaxed)).await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    assert_eq!(pool.status().in_use, 1, "the operation holds its place to its end");
+    release.send(()).unwrap();
+    until(|| pool.status().in_use == 0).await;
+    assert_eq!(count(&pool).await, 2, "it was neither cut in half nor rolled back");
+}
+
+#[tokio::test]
+async fn an_error_rolls_back() {
+    let pool = pool().await;
+    let failed = pool
+        .transaction("insert", |transaction| {
+            Box::pin(async move {
+                transaction.execute_unprepared("INSERT INTO t VALUES (1)").await?;
+                transaction.execute_unprepared("INSERT INTO nowhere VALUES (1)").await?;
+                Ok::<_, Error>(())
+            })
+        })
+        .await;
+    assert!(matches!(failed, Err(Error::Database(_))), "{failed:?}");
+    assert_eq!(count(&pool).await, 0);
+}
+
+#[tokio::test]
+async fn an_in_memory_database_lives_as_long_as_its_pool() {
+    let pool = pool().await;
+    assert_eq!((pool.status().max, pool.status().size), (1, 1));
+    for _ in 0..3 {
+        assert_eq!(count(&pool).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_closed_pool_says_so() {
+    let pool = pool().await;
+    pool.close(Duration::from_secs(5)).await.unwrap();
+    let refused = pool.read("late", |_| async { Ok::<_, Error>(()) }).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { reason: Refusal::Closing, .. }), "{refused:?}");
+    assert!(pool.ping(Duration::from_secs(1)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_close_that_takes_too_long_tells_what_still_runs() {
+    let pool = pool().await;
+    let (_keep, released) = oneshot::channel::<()>();
+    let running = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            pool.transaction("endless", move |transaction| {
+                Box::pin(async move {
+                    transaction.execute_unprepared("INSERT INTO t VALUES (1)").await?;
+                    let _ = released.await;
+                    Ok::<_, Error>(())
+                })
+            })
+            .await
+        }
+    });
+    until(|| pool.status().in_use == 1).await;
+    let left = pool.close(Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(left, CloseError::TimedOut { in_use: 1, .. }), "{left:?}");
+    assert!(running.await.unwrap().is_err());
+}
