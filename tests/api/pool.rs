@@ -157,7 +157,9 @@ async fn acquire_bounds_the_wait(context: Context) {
     let began = Instant::now();
     let second = post(&app, "b@example.com").await.unwrap();
     second.problem(503, "pool-exhausted");
-    assert!(began.elapsed() >= Duration::from_millis(700), "it gave up after {:?}", began.elapsed());
+    let waited = began.elapsed();
+    // The lock is held all the while; a machine that is busy may be late, but not by this much.
+    assert!((Duration::from_millis(700)..Duration::from_secs(15)).contains(&waited), "it gave up after {waited:?}");
     // A probe is not kept waiting by users.
     assert_eq!(app.get("/health/live").await.status, 200);
     lock.unlock().await;

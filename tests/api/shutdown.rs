@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     cases,
-    harness::{Context, Engine, Service, client, connect, eventually},
+    harness::{Context, Engine, Proxy, Service, client, connect, eventually},
 };
 
 cases![
@@ -26,6 +26,7 @@ cases![
     running_requests_are_answered,
     a_pool_that_does_not_close_is_named,
     a_second_signal_ends_it_at_once,
+    a_signal_ends_it_while_it_still_starts,
 ];
 
 const CLIENTS: usize = 64;
@@ -234,4 +235,18 @@ async fn a_second_signal_ends_it_at_once(context: Context) {
     assert_eq!(service.ended().await.code(), Some(130));
     drop(posting);
     lock.close().await.unwrap();
+}
+
+async fn a_signal_ends_it_while_it_still_starts(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    proxy.cut();
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "1h")];
+    let mut service = Service::launch(context.folder(), &variables);
+    service.logged("the database is not there yet; waiting for it").await;
+    service.signal("TERM").await;
+    assert_eq!(service.ended().await.code(), Some(0));
+    service.logged("shutdown: stopped before it had started").await;
 }

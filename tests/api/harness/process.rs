@@ -33,6 +33,14 @@ pub struct Service {
 impl Service {
     /// Starts it on a free port and waits until it listens.
     pub async fn start(folder: &Path, variables: &[(&str, &str)]) -> Self {
+        let mut service = Self::launch(folder, variables);
+        let line = service.logged("listening").await;
+        service.address = line["address"].as_str().unwrap().parse().unwrap();
+        service
+    }
+
+    /// Starts it on a free port, whatever becomes of it.
+    pub fn launch(folder: &Path, variables: &[(&str, &str)]) -> Self {
         let mut command = binary(folder, variables);
         command.env("USERS_API__SERVER__PORT", "0").env("USERS_API__SERVER__WORKERS", "2");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
@@ -48,10 +56,7 @@ impl Service {
                 grow.send_modify(|count| *count += 1);
             }
         });
-        let mut service = Self { address: ([127, 0, 0, 1], 0).into(), child, lines, grown };
-        let line = service.logged("listening").await;
-        service.address = line["address"].as_str().unwrap().parse().unwrap();
-        service
+        Self { address: ([127, 0, 0, 1], 0).into(), child, lines, grown }
     }
 
     /// The process's id.
