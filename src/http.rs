@@ -43,6 +43,7 @@ pub struct State {
     metrics: web::Data<PrometheusHandle>,
     document: web::Data<docs::DocumentJson>,
     methods: web::Data<fallback::Methods>,
+    swagger: web::Data<docs::SwaggerConfig>,
 }
 
 impl State {
@@ -59,6 +60,7 @@ impl State {
             metrics: web::Data::new(metrics),
             document: web::Data::new(docs::DocumentJson::new(&document)),
             methods: web::Data::new(fallback::Methods::of(&document)),
+            swagger: web::Data::new(docs::swagger_config()),
         }
     }
 
@@ -114,9 +116,10 @@ pub fn app(
         .app_data(state.metrics)
         .app_data(state.document)
         .app_data(state.methods)
+        .app_data(state.swagger)
         .configure(|config| routes(&mut ServiceConfig::new(config)))
         .route("/swagger", web::get().to(docs::to_swagger))
-        .service(docs::swagger())
+        .route("/swagger/{file:.*}", web::get().to(docs::swagger))
         .default_service(web::to(fallback::fallback))
         .wrap(from_fn(limits::limits))
         .wrap(from_fn(observe::finish))

@@ -2,9 +2,9 @@
 
 use actix_web::{HttpResponse, get, http::header, web};
 use utoipa::{OpenApi, openapi};
-use utoipa_swagger_ui::{Config, SwaggerUi};
+use utoipa_swagger_ui::Config;
 
-use super::problem::ProblemBody;
+use super::problem::{Kind, Problem, ProblemBody};
 
 /// What the document says besides its routes; those are collected from the handlers.
 #[derive(OpenApi)]
@@ -44,15 +44,26 @@ pub(super) async fn document(json: web::Data<DocumentJson>) -> HttpResponse {
     HttpResponse::Ok().content_type("application/json").body(json.0.clone())
 }
 
-/// Swagger UI, from the binary: no page of it is fetched from elsewhere.
-pub(super) fn swagger() -> SwaggerUi {
-    SwaggerUi::new("/swagger/{_:.*}").config(
-        Config::from("/openapi.json")
-            // Else the page asks a validator on the internet to look at the document.
-            .validator_url("none")
-            .try_it_out_enabled(true)
-            .display_request_duration(true),
-    )
+/// What Swagger UI is told to show.
+pub(super) type SwaggerConfig = Config<'static>;
+
+pub(super) fn swagger_config() -> SwaggerConfig {
+    Config::from("/openapi.json")
+        // Else the page asks a validator on the internet to look at the document.
+        .validator_url("none")
+        .try_it_out_enabled(true)
+        .display_request_duration(true)
+}
+
+/// Swagger UI, from the binary: no part of it is fetched from elsewhere.
+pub(super) async fn swagger(
+    file: web::Path<String>,
+    config: web::Data<SwaggerConfig>,
+) -> Result<HttpResponse, Problem> {
+    let served = utoipa_swagger_ui::serve(&file, config.into_inner());
+    let file = served.map_err(|error| Problem::internal(error.to_string()))?;
+    let file = file.ok_or_else(|| Problem::new(Kind::NotFound, "Swagger UI has no such part."))?;
+    Ok(HttpResponse::Ok().content_type(file.content_type).body(file.bytes.into_owned()))
 }
 
 /// The page lives in a folder, so that its own parts are found.

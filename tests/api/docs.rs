@@ -82,6 +82,7 @@ async fn swagger_needs_no_network(context: Context) {
         assert_eq!(part.status, 200);
         assert!(!part.text.is_empty());
     }
+    app.get("/swagger/nothing").await.problem(404, "not-found");
     assert!(!page.text.contains("src=\"http") && !page.text.contains("href=\"http"), "{}", page.text);
     let start = app.get("/swagger/swagger-initializer.js").await.text;
     assert!(start.contains("/openapi.json") && !start.contains("http:") && !start.contains("https:"), "{start}");
