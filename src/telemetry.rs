@@ -153,3 +153,22 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     links.join(": ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot be served")]
+    struct Outer(#[source] Middle);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("query failed: {0}")]
+    struct Middle(#[source] std::io::Error);
+
+    #[test]
+    fn the_chain_tells_each_cause_once() {
+        let error = Outer(Middle(std::io::Error::other("connection reset")));
+        assert_eq!(chain(&error), "cannot be served: query failed: connection reset");
+    }
+}

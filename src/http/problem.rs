@@ -276,20 +276,3 @@ impl From<service::Error> for Problem {
         problem
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_chain_tells_each_cause_once() {
-        let inner = std::io::Error::other("connection reset");
-        let outer = orm_pool::Error::from(sea_orm::DbErr::Conn(sea_orm::RuntimeErr::SqlxError(
-            sea_orm::SqlxError::Io(inner).into(),
-        )));
-        let problem = Problem::from(service::Error::from(outer));
-        let chain = problem.chain().unwrap();
-        assert_eq!(problem.code(), "database-unavailable");
-        assert_eq!(chain.matches("connection reset").count(), 1, "{chain}");
-    }
-}

@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use sea_orm::{ConnectionTrait, Statement};
 use serde_json::{Value, json};
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, Reply, Service, connect, eventually},
+    harness::{App, Context, Engine, Locked, Reply, Service, connect, eventually},
 };
 
 cases![
@@ -28,32 +28,6 @@ cases![
     one_pool_for_the_whole_process,
     a_request_that_takes_too_long_gives_its_place_back,
 ];
-
-/// A connection past the service that keeps writers out of `users` until it is dropped.
-struct Locked(DatabaseConnection);
-
-impl Locked {
-    async fn table(context: &Context, app: &App) -> Self {
-        let database = connect(&app.url).await;
-        match context.engine() {
-            Engine::Postgres => {
-                database.execute_unprepared("BEGIN").await.unwrap();
-                database.execute_unprepared("LOCK TABLE users").await.unwrap();
-            }
-            Engine::MariaDb => {
-                database.execute_unprepared("LOCK TABLES users WRITE").await.unwrap();
-            }
-            Engine::Sqlite => {
-                database.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
-            }
-        }
-        Self(database)
-    }
-
-    async fn unlock(self) {
-        self.0.close().await.unwrap();
-    }
-}
 
 /// A POST that is on its way.
 fn post(app: &App, email: &str) -> tokio::task::JoinHandle<Reply> {
@@ -146,12 +120,12 @@ async fn acquire_bounds_the_wait(context: Context) {
     let app = context.app_with(&[("pool.max", "1"), ("pool.min", "1"), ("pool.acquire", "700ms")]).await;
     if context.engine() == Engine::Sqlite {
         // The writer in front waits for SQLite's own lock as long as the one behind it waits for its turn.
-        let lock = Locked::table(&context, &app).await;
+        let lock = Locked::users(&context, &app.url).await;
         let (first, second) = (post(&app, "a@example.com"), post(&app, "b@example.com"));
         assert_eq!((first.await.unwrap().status.as_u16(), second.await.unwrap().status.as_u16()), (503, 503));
         return lock.unlock().await;
     }
-    let lock = Locked::table(&context, &app).await;
+    let lock = Locked::users(&context, &app.url).await;
     let first = post(&app, "a@example.com");
     pool_until(&app, "the first holds the connection", |pool| pool["inUse"] == 1).await;
     let began = Instant::now();
@@ -171,7 +145,7 @@ async fn without_wait_a_busy_pool_refuses_at_once(context: Context) {
     let app = context
         .app_with(&[("pool.max", "1"), ("pool.min", "1"), ("pool.wait", "false"), ("pool.acquire", "60s")])
         .await;
-    let lock = Locked::table(&context, &app).await;
+    let lock = Locked::users(&context, &app.url).await;
     let first = post(&app, "a@example.com");
     pool_until(&app, "the first holds the connection", |pool| pool["inUse"] == 1).await;
     // An answer at all proves it: a wait would last 60 seconds, and the lock is held throughout.
@@ -184,7 +158,7 @@ async fn queue_limit_bounds_who_waits(context: Context) {
     let app = context
         .app_with(&[("pool.max", "1"), ("pool.min", "1"), ("pool.queue_limit", "2"), ("pool.acquire", "60s")])
         .await;
-    let lock = Locked::table(&context, &app).await;
+    let lock = Locked::users(&context, &app.url).await;
     let first = post(&app, "a@example.com");
     pool_until(&app, "the first holds the connection", |pool| pool["inUse"] == 1).await;
     let waiting = [post(&app, "b@example.com"), post(&app, "c@example.com")];
@@ -202,7 +176,7 @@ async fn statement_timeout_ends_what_hangs(context: Context) {
         return;
     }
     let app = context.app_with(&[("pool.statement_timeout", "500ms")]).await;
-    let lock = Locked::table(&context, &app).await;
+    let lock = Locked::users(&context, &app.url).await;
     let began = Instant::now();
     post(&app, "a@example.com").await.unwrap().problem(503, "database-unavailable");
     assert!(began.elapsed() >= Duration::from_millis(500));
@@ -264,7 +238,7 @@ async fn one_pool_for_the_whole_process(context: Context) {
 async fn a_request_that_takes_too_long_gives_its_place_back(context: Context) {
     let settings = [("pool.max", "1"), ("pool.min", "1"), ("pool.acquire", "60s"), ("server.request_timeout", "400ms")];
     let app = context.app_with(&settings).await;
-    let lock = Locked::table(&context, &app).await;
+    let lock = Locked::users(&context, &app.url).await;
     post(&app, "a@example.com").await.unwrap().problem(503, "request-timeout");
     assert_eq!(app.get("/pool").await.json()["inUse"], 1, "the operation goes on: it is not cut half-way");
     lock.unlock().await;

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     cases,
-    harness::{Context, Engine, Proxy, Service, client, connect, eventually},
+    harness::{Context, Engine, Locked, Proxy, Service, client, connect, eventually},
 };
 
 cases![
@@ -155,20 +155,6 @@ async fn sigint_ends_it_as_well(context: Context) {
     }
 }
 
-/// Keeps writers out of `users` for as long as it lives.
-async fn lock(context: &Context, url: &str) -> sea_orm::DatabaseConnection {
-    let database = connect(url).await;
-    let statements: &[&str] = match context.engine() {
-        Engine::Postgres => &["BEGIN", "LOCK TABLE users"],
-        Engine::MariaDb => &["LOCK TABLES users WRITE"],
-        Engine::Sqlite => &["BEGIN IMMEDIATE"],
-    };
-    for statement in statements {
-        database.execute_unprepared(statement).await.unwrap();
-    }
-    database
-}
-
 async fn hanging_post(
     context: &Context,
     service: &Service,
@@ -192,12 +178,12 @@ async fn running_requests_are_answered(context: Context) {
     // SQLite waits for a lock as long as a request may wait for a connection.
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "60s")];
     let mut service = Service::start(context.folder(), &variables).await;
-    let lock = lock(&context, &url).await;
+    let lock = Locked::users(&context, &url).await;
     let posting = hanging_post(&context, &service).await;
     service.signal("TERM").await;
     service.logged("shutdown: listening stopped").await;
     assert!(TcpStream::connect(service.address).await.is_err(), "nobody listens any more");
-    lock.close().await.unwrap();
+    lock.unlock().await;
     assert_eq!(posting.await.unwrap().unwrap().status(), 201, "what had begun was answered");
     assert_eq!(service.ended().await.code(), Some(0));
 }
@@ -210,7 +196,7 @@ async fn a_pool_that_does_not_close_is_named(context: Context) {
         ("USERS_API__SERVER__SHUTDOWN_TIMEOUT", "300ms"),
     ];
     let mut service = Service::start(context.folder(), &variables).await;
-    let lock = lock(&context, &url).await;
+    let lock = Locked::users(&context, &url).await;
     let posting = hanging_post(&context, &service).await;
     let began = Instant::now();
     service.signal("TERM").await;
@@ -220,21 +206,21 @@ async fn a_pool_that_does_not_close_is_named(context: Context) {
     assert!(line["error"].as_str().unwrap().contains("1 operations still running"), "{line}");
     service.logged("shutdown: requests cut off").await;
     drop(posting);
-    lock.close().await.unwrap();
+    lock.unlock().await;
 }
 
 async fn a_second_signal_ends_it_at_once(context: Context) {
     let url = context.database().await;
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "60s")];
     let mut service = Service::start(context.folder(), &variables).await;
-    let lock = lock(&context, &url).await;
+    let lock = Locked::users(&context, &url).await;
     let posting = hanging_post(&context, &service).await;
     service.signal("TERM").await;
     service.logged("shutdown: listening stopped").await;
     service.signal("INT").await;
     assert_eq!(service.ended().await.code(), Some(130));
     drop(posting);
-    lock.close().await.unwrap();
+    lock.unlock().await;
 }
 
 async fn a_signal_ends_it_while_it_still_starts(context: Context) {

@@ -3,6 +3,7 @@
 mod app;
 mod context;
 mod engine;
+mod lock;
 mod process;
 mod proxy;
 mod server;
@@ -23,6 +24,7 @@ pub use self::{
     app::{App, Reply, client},
     context::{Context, connect},
     engine::Engine,
+    lock::Locked,
     process::{Service, binary},
     proxy::Proxy,
 };

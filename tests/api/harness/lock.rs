@@ -1,0 +1,25 @@
+use sea_orm::{ConnectionTrait, DatabaseConnection};
+
+use super::{Context, Engine, connect};
+
+/// A connection past the service that keeps writers out of `users` until it is closed.
+pub struct Locked(DatabaseConnection);
+
+impl Locked {
+    pub async fn users(context: &Context, url: &str) -> Self {
+        let database = connect(url).await;
+        let statements: &[&str] = match context.engine() {
+            Engine::Postgres => &["BEGIN", "LOCK TABLE users"],
+            Engine::MariaDb => &["LOCK TABLES users WRITE"],
+            Engine::Sqlite => &["BEGIN IMMEDIATE"],
+        };
+        for statement in statements {
+            database.execute_unprepared(statement).await.unwrap();
+        }
+        Self(database)
+    }
+
+    pub async fn unlock(self) {
+        self.0.close().await.unwrap();
+    }
+}
