@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::http::Draining;
+use crate::{http::Draining, telemetry};
 
 /// How long the pool may take to close once the last request is answered.
 const POOL_LIMIT: Duration = Duration::from_secs(5);
@@ -127,6 +127,8 @@ impl Drain<'_> {
     /// The server only pauses; it would close the listener together with idle connections, and a request that is on
     /// its way over one of those would be lost. So the socket is shut from here first.
     async fn stop_listening(&self) {
+        telemetry::listening_ends();
+        // Answered before the accept thread has acted on it, so that thread may still meet the shut socket.
         self.server.pause().await;
         if let Err(error) = SockRef::from(self.listener).shutdown(Shutdown::Read) {
             tracing::warn!(%error, "the listener could not be shut");

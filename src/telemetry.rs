@@ -2,7 +2,10 @@
 
 use std::{
     io::{self, IsTerminal},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,7 +15,7 @@ use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::{FilterExt, LevelFilter, Targets, filter_fn},
+    filter::{FilterExt, LevelFilter, Targets, dynamic_filter_fn, filter_fn},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -84,7 +87,9 @@ fn log_layer(settings: &LogSettings) -> Box<dyn Layer<Registry> + Send + Sync> {
         LogFormat::Json => false,
     };
     // Each event says all that it has to say; spans are for traces, and formatting them here would cost every request.
-    let filter = EnvFilter::new(&settings.filter).and(filter_fn(is_event));
+    let filter = EnvFilter::new(&settings.filter)
+        .and(filter_fn(is_event))
+        .and(dynamic_filter_fn(|metadata, _| !is_about_our_own_end(metadata)));
     let layer = tracing_subscriber::fmt::layer();
     if human {
         layer.compact().with_filter(filter).boxed()
@@ -92,6 +97,18 @@ fn log_layer(settings: &LogSettings) -> Box<dyn Layer<Registry> + Send + Sync> {
         let layer = layer.json().flatten_event(true).with_current_span(false).with_span_list(false);
         layer.with_filter(filter).boxed()
     }
+}
+
+static LISTENING_ENDED: AtomicBool = AtomicBool::new(false);
+
+/// Says that the listener is about to be shut on purpose. The server's accept thread meets that as an error which means
+/// nothing; until now its errors mean much (no file descriptors left), so they are not silenced for good.
+pub(crate) fn listening_ends() {
+    LISTENING_ENDED.store(true, Ordering::Release);
+}
+
+fn is_about_our_own_end(metadata: &tracing::Metadata<'_>) -> bool {
+    metadata.target() == "actix_server::accept" && LISTENING_ENDED.load(Ordering::Acquire)
 }
 
 fn is_event(metadata: &tracing::Metadata<'_>) -> bool {

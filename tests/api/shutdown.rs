@@ -132,6 +132,8 @@ async fn nothing_is_cut_under_load(context: Context) {
         }
         assert_eq!(status.code(), Some(0), "run {run}: {:#?}", service.log().iter().rev().take(10).collect::<Vec<_>>());
         assert_eq!(outcome.cut.load(Ordering::Relaxed), 0, "run {run}: requests were cut");
+        let alarms: Vec<_> = service.log().into_iter().filter(|line| line["level"] == "ERROR").collect();
+        assert!(alarms.is_empty(), "run {run}: an ordinary end is no reason for alarm: {alarms:#?}");
         // A server notices that a client has said goodbye a moment after it was said.
         let gone = || async { (left_behind(&context, &url).await == 0).then_some(()) };
         eventually("the server knows of no connection of ours", gone).await;
