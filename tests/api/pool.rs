@@ -75,8 +75,9 @@ async fn max_bounds_the_connections(context: Context) {
 
 async fn min_is_warm_at_start(context: Context) {
     let app = context.app_with(&[("pool.min", "4")]).await;
-    let pool = app.get("/pool").await.json();
-    assert_eq!((&pool["total"], &pool["idle"], &pool["inUse"]), (&json!(4), &json!(4), &json!(0)));
+    assert_eq!(app.get("/pool").await.json()["total"], 4);
+    // The connection that migrated is pinged before it counts as idle again.
+    pool_until(&app, "all are idle", |pool| pool["idle"] == 4 && pool["inUse"] == 0).await;
     if context.engine() != Engine::Sqlite {
         assert_eq!(server_side(&context, &app).await.len(), 4);
     }
