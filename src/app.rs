@@ -7,6 +7,7 @@ use std::{
 };
 
 use actix_web::{HttpServer, dev::Server};
+use metrics_exporter_prometheus::PrometheusHandle;
 use orm_pool::{ConnectError, Pool};
 
 use secrecy::ExposeSecret;
@@ -85,9 +86,11 @@ impl Application {
     /// [`StartError`], after the pool has been closed again.
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         let url = settings.database.url()?;
+        // Before the pool, which measures from its first connection on.
+        let metrics = telemetry::metrics();
         let pool = Pool::connect(&url, &settings.pool).await?;
         tracing::info!(database = %url, max = settings.pool.max, min = settings.pool.min, "pool opened");
-        match Self::on(pool.clone(), &settings).await {
+        match Self::on(pool.clone(), &settings, metrics).await {
             Ok(application) => Ok(application),
             Err(error) => {
                 if let Err(close) = pool.close(settings.pool.acquire).await {
@@ -98,7 +101,7 @@ impl Application {
         }
     }
 
-    async fn on(pool: Pool, settings: &Settings) -> Result<Self, StartError> {
+    async fn on(pool: Pool, settings: &Settings, metrics: PrometheusHandle) -> Result<Self, StartError> {
         prepare_schema(&pool, settings.database.migrate).await?;
         let listener = listen(&settings.server)?;
         let address = listener.local_addr().map_err(StartError::Server)?;
@@ -107,7 +110,7 @@ impl Application {
             pool.clone(),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
             RequestTimeout(settings.server.request_timeout),
-            telemetry::metrics(),
+            metrics,
         );
         let server = HttpServer::new({
             let state = state.clone();

@@ -27,6 +27,10 @@ const EXPORT_LIMIT: Duration = Duration::from_secs(5);
 /// Bounds of the buckets of request durations, in seconds: a key look-up takes one millisecond, a patient client waits ten.
 const DURATION_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// The same of the pool's times: a connection is free at once as a rule, and a key look-up holds it for a fraction of a
+/// millisecond.
+const HOLD_BUCKETS: [f64; 15] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
 /// Why the service could not begin to tell of itself.
 #[derive(Debug, thiserror::Error)]
@@ -126,17 +130,19 @@ fn tracer_provider(url: String, service: String) -> Result<SdkTracerProvider, Te
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
+fn with_buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
+    builder
+        .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_time_seconds".to_owned()), &HOLD_BUCKETS)
+}
+
 /// The process's one recorder of metrics. Whoever asks first installs it.
 #[must_use]
 pub fn metrics() -> PrometheusHandle {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
     RECORDER
         .get_or_init(|| {
-            let matcher = Matcher::Suffix("_duration_seconds".to_owned());
-            let recorder = PrometheusBuilder::new()
-                .set_buckets_for_metric(matcher, &DURATION_BUCKETS)
-                .unwrap_or_default()
-                .build_recorder();
+            let recorder = with_buckets(PrometheusBuilder::new()).unwrap_or_default().build_recorder();
             let handle = recorder.handle();
             metrics::describe_histogram!(
                 "http_server_request_duration_seconds",
@@ -144,9 +150,6 @@ pub fn metrics() -> PrometheusHandle {
                 "Time from the request's head to the answer's"
             );
             metrics::describe_counter!("http_server_requests_total", "Requests answered");
-            metrics::describe_gauge!("db_client_connection_count", "Open connections by state");
-            metrics::describe_gauge!("db_client_connection_max", "Most connections that there may be");
-            metrics::describe_gauge!("db_client_connection_pending_requests", "Operations that wait for a connection");
             if metrics::set_global_recorder(recorder).is_err() {
                 tracing::warn!("another recorder of metrics was installed before; /metrics stays empty");
             }

@@ -1,22 +1,29 @@
 //! Who may use a connection, who waits, and who is told to come back later.
 //!
-//! sqlx's pool has a queue too, but it is unbounded and uncounted. This one stands in front of it, so that sqlx's
-//! stays empty.
+//! A permit of the semaphore is a connection that nobody uses. Whoever gets one takes the connection that goes with it;
+//! whoever gives a connection back adds one. So the queue in front of the connections is tokio's own, which is fair,
+//! and an operation never waits for anything but a connection that works.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
-    time::{Instant, timeout},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError},
+    time::{Instant, sleep_until, timeout_at},
 };
 
-use crate::{Engine, PoolOptions, Refusal};
+use crate::{
+    Engine, PoolOptions, Refusal,
+    health::{Health, State},
+    store::{Slot, Store},
+    ticket::Ticket,
+};
 
 /// What an operation is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,224 +32,243 @@ pub(crate) enum Lane {
     Write,
 }
 
-pub(crate) struct Admission {
-    places: Arc<Semaphore>,
+#[derive(Debug)]
+pub(crate) struct Admission<T> {
+    ready: Semaphore,
     // SQLite has one writer at a time. Waiting for it here is fair, and leaves the connections to readers; waiting
     // inside SQLite is a poll with a connection in hand.
     writer: Option<Arc<Semaphore>>,
-    waiting: AtomicUsize,
-    max: u32,
-    wait: bool,
-    queue_limit: usize,
-    acquire: Duration,
+    store: Mutex<Store<T>>,
+    // By the order in which they came.
+    waiters: Mutex<BTreeMap<u64, Arc<Ticket>>>,
+    arrivals: AtomicU64,
+    thirsty: AtomicU32,
 }
 
-/// The right to use one connection, given back when dropped.
-pub(crate) struct Permit {
-    _place: OwnedSemaphorePermit,
-    _writer: Option<OwnedSemaphorePermit>,
+/// A connection for one operation, and on SQLite the writer's turn.
+#[derive(Debug)]
+pub(crate) struct Taken<T> {
+    pub(crate) slot: Slot<T>,
+    pub(crate) turn: Option<OwnedSemaphorePermit>,
 }
 
-impl Admission {
-    pub(crate) fn new(options: &PoolOptions, engine: Engine) -> Self {
+/// What an arriving operation has to know of the pool.
+pub(crate) struct Terms<'a> {
+    pub(crate) options: &'a PoolOptions,
+    pub(crate) health: &'a Health,
+    /// How long connections are held, on average; zero if that is not known yet.
+    pub(crate) mean_hold: Duration,
+    /// Called when somebody waits for a connection, so that one more is opened if there may be one more.
+    pub(crate) demand: &'a (dyn Fn() + Sync),
+}
+
+impl<T> Admission<T> {
+    pub(crate) fn new(max: u32, engine: Engine) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(options.max as usize)),
+            ready: Semaphore::new(0),
             writer: (engine == Engine::Sqlite).then(|| Arc::new(Semaphore::new(1))),
-            waiting: AtomicUsize::new(0),
-            max: options.max,
-            wait: options.wait,
-            queue_limit: options.queue_limit,
-            acquire: options.acquire,
+            store: Mutex::new(Store::new(max)),
+            waiters: Mutex::default(),
+            arrivals: AtomicU64::new(0),
+            thirsty: AtomicU32::new(0),
         }
     }
 
-    /// Gives a permit, at once or after a fair wait of `acquire` at the most. Dropping the future leaves the queue.
-    pub(crate) async fn enter(&self, lane: Lane) -> Result<Permit, Refusal> {
-        match self.try_enter(lane) {
-            Ok(permit) => return Ok(permit),
-            Err(TryAcquireError::Closed) => return Err(Refusal::Closing),
-            Err(TryAcquireError::NoPermits) if !self.wait => return Err(Refusal::AllInUse),
-            Err(TryAcquireError::NoPermits) => {}
+    pub(crate) fn store(&self) -> MutexGuard<'_, Store<T>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a connection, at once or after a fair wait. Dropping the future leaves the queue.
+    pub(crate) async fn enter(&self, ticket: &Arc<Ticket>, lane: Lane, terms: &Terms<'_>) -> Result<Taken<T>, Refusal> {
+        if !terms.health.is_down() {
+            match self.try_enter(ticket, lane) {
+                Ok(taken) => return Ok(taken),
+                Err(TryAcquireError::Closed) => return Err(Refusal::Closing),
+                Err(TryAcquireError::NoPermits) => {}
+            }
         }
-        let _waiter = Waiter::join(&self.waiting, self.queue_limit)?;
         let began = Instant::now();
-        match timeout(self.acquire, self.wait_in_turn(lane)).await {
-            Ok(permit) => permit.map_err(|_| Refusal::Closing),
-            Err(_) => Err(Refusal::TimedOut { waited: began.elapsed() }),
-        }
-    }
-
-    pub(crate) fn close(&self) {
-        self.places.close();
-        if let Some(writer) = &self.writer {
-            writer.close();
-        }
-    }
-
-    pub(crate) fn max(&self) -> u32 {
-        self.max
-    }
-
-    pub(crate) fn in_use(&self) -> u32 {
-        let free = u32::try_from(self.places.available_permits()).unwrap_or(self.max);
-        self.max.saturating_sub(free)
-    }
-
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    fn try_enter(&self, lane: Lane) -> Result<Permit, TryAcquireError> {
-        let writer = self.writer_for(lane).map(Semaphore::try_acquire_owned).transpose()?;
-        let place = Arc::clone(&self.places).try_acquire_owned()?;
-        Ok(Permit { _place: place, _writer: writer })
-    }
-
-    async fn wait_in_turn(&self, lane: Lane) -> Result<Permit, tokio::sync::AcquireError> {
-        // The writer's turn first: who waits for it must not hold a place that a reader could use.
-        let writer = match self.writer_for(lane) {
-            Some(writer) => Some(writer.acquire_owned().await?),
+        let patience = began + terms.options.acquire;
+        let limit = ticket.deadline().map_or(patience, |deadline| deadline.min(patience));
+        let _waiter = self.join(ticket, lane, terms, limit)?;
+        // The writer's turn first: who waits for it must not hold a connection that a reader could use.
+        let turn = match self.writer_for(lane) {
             None => None,
+            Some(writer) => match timeout_at(limit, writer.acquire_owned()).await {
+                Ok(turn) => Some(turn.map_err(|_| Refusal::Closing)?),
+                Err(_) => return Err(Refusal::TimedOut { waited: began.elapsed() }),
+            },
         };
-        let place = Arc::clone(&self.places).acquire_owned().await?;
-        Ok(Permit { _place: place, _writer: writer })
+        let slot = self.wait_for_slot(ticket, terms, began, limit).await?;
+        Ok(Taken { slot, turn })
+    }
+
+    async fn wait_for_slot(
+        &self,
+        ticket: &Arc<Ticket>,
+        terms: &Terms<'_>,
+        began: Instant,
+        limit: Instant,
+    ) -> Result<Slot<T>, Refusal> {
+        let mut state = terms.health.watch();
+        let _thirst = Thirst::new(&self.thirsty);
+        loop {
+            let outage = match &*state.borrow_and_update() {
+                State::Down { trouble } => Some(trouble.clone()),
+                _ => None,
+            };
+            if let Some(trouble) = outage {
+                // A blip may pass; an outage is told at once.
+                let blip = (trouble.since + terms.options.outage_wait).min(limit);
+                let down = Refusal::Down { fault: trouble.fault, detail: trouble.detail };
+                if self.ready.is_closed() {
+                    return Err(Refusal::Closing);
+                }
+                match timeout_at(blip, state.changed()).await {
+                    Ok(Ok(())) => continue,
+                    _ => return Err(down),
+                }
+            }
+            (terms.demand)();
+            tokio::select! {
+                biased;
+                permit = self.ready.acquire() => match permit {
+                    Ok(permit) => {
+                        permit.forget();
+                        if let Some(slot) = self.store().hold(Arc::clone(ticket), Instant::now()) {
+                            return Ok(slot);
+                        }
+                    }
+                    Err(AcquireError { .. }) => return Err(Refusal::Closing),
+                },
+                _ = state.wait_for(|state| matches!(state, State::Down { .. })) => {}
+                () = sleep_until(limit) => return Err(Refusal::TimedOut { waited: began.elapsed() }),
+            }
+        }
+    }
+
+    fn try_enter(&self, ticket: &Arc<Ticket>, lane: Lane) -> Result<Taken<T>, TryAcquireError> {
+        let turn = self.writer_for(lane).map(Semaphore::try_acquire_owned).transpose()?;
+        self.ready.try_acquire()?.forget();
+        let slot = self.store().hold(Arc::clone(ticket), Instant::now()).ok_or(TryAcquireError::NoPermits)?;
+        Ok(Taken { slot, turn })
     }
 
     fn writer_for(&self, lane: Lane) -> Option<Arc<Semaphore>> {
         self.writer.as_ref().filter(|_| lane == Lane::Write).map(Arc::clone)
     }
+
+    /// Joins the queue, unless that is full or hopeless.
+    fn join(
+        &self,
+        ticket: &Arc<Ticket>,
+        lane: Lane,
+        terms: &Terms<'_>,
+        limit: Instant,
+    ) -> Result<Waiter<'_, T>, Refusal> {
+        let options = terms.options;
+        let (servers, room) = match self.writer_for(lane) {
+            Some(writer) if writer.available_permits() == 0 => (1, 0),
+            _ => {
+                let store = self.store();
+                // Whoever has a connection coming is not one too many.
+                (store.max(), store.max().saturating_sub(store.live()))
+            }
+        };
+        let mut waiters = self.waiters();
+        let before = waiters.len();
+        let beyond = before.saturating_sub(room as usize);
+        let is_one_too_many = before >= room as usize;
+        if is_one_too_many && !options.wait {
+            return Err(Refusal::AllInUse);
+        }
+        if is_one_too_many && options.queue_limit != 0 && beyond >= options.queue_limit {
+            return Err(Refusal::QueueFull { limit: options.queue_limit });
+        }
+        let places = u32::try_from(beyond + 1).unwrap_or(u32::MAX);
+        let predicted = terms.mean_hold.saturating_mul(places) / servers.max(1);
+        if is_one_too_many && predicted > limit.saturating_duration_since(Instant::now()) {
+            return Err(Refusal::TooLate { predicted });
+        }
+        let number = self.arrivals.fetch_add(1, Ordering::Relaxed);
+        waiters.insert(number, Arc::clone(ticket));
+        Ok(Waiter { admission: self, number })
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Ticket>>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection is free for the next one.
+    pub(crate) fn offer(&self, slot: Slot<T>) {
+        self.store().rest(slot);
+        self.ready.add_permits(1);
+    }
+
+    /// Takes a resting connection out of turn, to look after it, if there is one that is `wanted` and nobody waits.
+    pub(crate) fn pick(&self, wanted: impl Fn(&Slot<T>) -> bool) -> Option<Slot<T>> {
+        let permit = self.ready.try_acquire().ok()?;
+        let slot = self.store().pick(wanted)?;
+        permit.forget();
+        Some(slot)
+    }
+
+    /// Takes every connection that rests, once nobody is let in any more.
+    pub(crate) fn clear(&self) -> Vec<Slot<T>> {
+        debug_assert!(self.is_closed(), "a permit would be left without its connection");
+        std::iter::from_fn(|| self.store().pick(|_| true)).collect()
+    }
+
+    /// From now on nobody is let in, and those who wait are sent away.
+    pub(crate) fn close(&self) {
+        self.ready.close();
+        if let Some(writer) = &self.writer {
+            writer.close();
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.ready.is_closed()
+    }
+
+    pub(crate) fn waiting(&self) -> u32 {
+        u32::try_from(self.waiters().len()).unwrap_or(u32::MAX)
+    }
+
+    /// Those that wait for a connection, and not for the writer's turn.
+    pub(crate) fn thirsty(&self) -> u32 {
+        self.thirsty.load(Ordering::Acquire)
+    }
+
+    /// Those that have waited longest.
+    pub(crate) fn longest_waiters(&self, count: usize) -> Vec<Arc<Ticket>> {
+        self.waiters().values().take(count).map(Arc::clone).collect()
+    }
 }
 
 /// One place in the queue, left when dropped.
-struct Waiter<'a>(&'a AtomicUsize);
-
-impl<'a> Waiter<'a> {
-    fn join(waiting: &'a AtomicUsize, limit: usize) -> Result<Self, Refusal> {
-        let before = waiting.fetch_add(1, Ordering::Relaxed);
-        let waiter = Self(waiting);
-        if limit != 0 && before >= limit {
-            return Err(Refusal::QueueFull { limit });
-        }
-        Ok(waiter)
-    }
+struct Waiter<'a, T> {
+    admission: &'a Admission<T>,
+    number: u64,
 }
 
-impl Drop for Waiter<'_> {
+impl<T> Drop for Waiter<'_, T> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.admission.waiters().remove(&self.number);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+struct Thirst<'a>(&'a AtomicU32);
 
-    fn admission(engine: Engine, options: &PoolOptions) -> Arc<Admission> {
-        Arc::new(Admission::new(options, engine))
+impl<'a> Thirst<'a> {
+    fn new(thirsty: &'a AtomicU32) -> Self {
+        thirsty.fetch_add(1, Ordering::AcqRel);
+        Self(thirsty)
     }
+}
 
-    fn small() -> PoolOptions {
-        PoolOptions { max: 1, min: 0, queue_limit: 1, acquire: Duration::from_secs(5), ..PoolOptions::default() }
-    }
-
-    async fn until(mut condition: impl FnMut() -> bool) {
-        while !condition() {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn refuses_one_more_than_the_queue_holds() {
-        let admission = admission(Engine::Postgres, &small());
-        let held = admission.enter(Lane::Read).await.unwrap();
-        let queued = tokio::spawn({
-            let admission = Arc::clone(&admission);
-            async move { admission.enter(Lane::Read).await.map(drop) }
-        });
-        until(|| admission.waiting() == 1).await;
-        assert_eq!(admission.enter(Lane::Read).await.err(), Some(Refusal::QueueFull { limit: 1 }));
-        assert_eq!(admission.waiting(), 1, "a refusal leaves no trace in the queue");
-        drop(held);
-        assert_eq!(queued.await.unwrap(), Ok(()));
-        assert_eq!((admission.in_use(), admission.waiting()), (0, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_queue_limit_of_zero_is_no_limit() {
-        let admission = admission(Engine::Postgres, &PoolOptions { queue_limit: 0, ..small() });
-        let held = admission.enter(Lane::Read).await.unwrap();
-        let queued: Vec<_> = (0..50)
-            .map(|_| {
-                let admission = Arc::clone(&admission);
-                tokio::spawn(async move { admission.enter(Lane::Read).await.map(drop) })
-            })
-            .collect();
-        until(|| admission.waiting() == 50).await;
-        drop(held);
-        for waiter in queued {
-            assert_eq!(waiter.await.unwrap(), Ok(()));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn gives_up_after_acquire() {
-        let admission = admission(Engine::Postgres, &small());
-        let _held = admission.enter(Lane::Read).await.unwrap();
-        let began = Instant::now();
-        let refused = admission.enter(Lane::Read).await.err();
-        assert_eq!(began.elapsed(), Duration::from_secs(5));
-        assert!(matches!(refused, Some(Refusal::TimedOut { .. })), "{refused:?}");
-        assert_eq!(admission.waiting(), 0);
-    }
-
-    #[tokio::test]
-    async fn without_waiting_a_full_pool_refuses_at_once() {
-        let admission = admission(Engine::Postgres, &PoolOptions { wait: false, ..small() });
-        let _held = admission.enter(Lane::Read).await.unwrap();
-        assert_eq!(admission.enter(Lane::Read).await.err(), Some(Refusal::AllInUse));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_caller_that_goes_away_leaves_the_queue() {
-        let admission = admission(Engine::Postgres, &small());
-        let held = admission.enter(Lane::Read).await.unwrap();
-        let queued = tokio::spawn({
-            let admission = Arc::clone(&admission);
-            async move { admission.enter(Lane::Read).await.map(drop) }
-        });
-        until(|| admission.waiting() == 1).await;
-        queued.abort();
-        assert!(queued.await.unwrap_err().is_cancelled());
-        assert_eq!(admission.waiting(), 0);
-        drop(held);
-        assert!(admission.enter(Lane::Read).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn on_sqlite_writers_take_turns_and_readers_pass() {
-        let admission = admission(Engine::Sqlite, &PoolOptions { max: 2, min: 0, queue_limit: 8, ..small() });
-        let writing = admission.enter(Lane::Write).await.unwrap();
-        let second = tokio::spawn({
-            let admission = Arc::clone(&admission);
-            async move { admission.enter(Lane::Write).await.map(drop) }
-        });
-        until(|| admission.waiting() == 1).await;
-        assert!(admission.enter(Lane::Read).await.is_ok(), "a waiting writer holds no place");
-        drop(writing);
-        assert_eq!(second.await.unwrap(), Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn closing_tells_those_who_wait() {
-        let admission = admission(Engine::Postgres, &small());
-        let _held = admission.enter(Lane::Read).await.unwrap();
-        let queued = tokio::spawn({
-            let admission = Arc::clone(&admission);
-            async move { admission.enter(Lane::Read).await.map(drop) }
-        });
-        until(|| admission.waiting() == 1).await;
-        admission.close();
-        assert_eq!(queued.await.unwrap(), Err(Refusal::Closing));
-        assert_eq!(admission.enter(Lane::Read).await.err(), Some(Refusal::Closing));
+impl Drop for Thirst<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

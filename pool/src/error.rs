@@ -1,23 +1,31 @@
 //! What can go wrong, told so that a caller can act on it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sea_orm::DbErr;
 
-use crate::{InvalidOption, Status};
+use crate::{Doing, Fault, InvalidOption, Status};
 
 /// Why an operation gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operation never began.
-    #[error("{operation} was refused: {reason} (pool: {} of {} in use, {} idle, {} waiting)", status.in_use, status.max, status.idle, status.waiting)]
+    #[error("{operation} was refused: {reason} ({scene})")]
     Refused {
         /// The operation's name.
         operation: &'static str,
         /// Why.
         reason: Refusal,
-        /// The pool at that moment.
-        status: Status,
+        /// The pool at that moment, for the log.
+        scene: Box<Scene>,
+    },
+    /// The operation asked for a second connection while it held one. In a full pool it would wait for itself.
+    #[error("{operation} asked for a connection inside {within}, which holds one already; use that one")]
+    Nested {
+        /// The operation that was refused.
+        operation: &'static str,
+        /// The one that it was asked for in.
+        within: &'static str,
     },
     /// The operation's body panicked; its connection is not used again.
     #[error("{operation} panicked")]
@@ -25,11 +33,11 @@ pub enum Error {
         /// The operation's name.
         operation: &'static str,
     },
-    /// The database gave no sign of life in time.
-    #[error("the database did not answer within {waited:?}")]
-    Silent {
-        /// How long it was waited for.
-        waited: Duration,
+    /// The operation was given up because the database had gone silent. Whether a write took effect is not known.
+    #[error("{operation} was given up: the database had gone silent")]
+    Abandoned {
+        /// The operation's name.
+        operation: &'static str,
     },
     /// The pool is closed.
     #[error("the pool is closed")]
@@ -39,8 +47,14 @@ pub enum Error {
     Database(#[source] DbErr),
 }
 
+impl From<DbErr> for Error {
+    fn from(error: DbErr) -> Self {
+        Self::Database(error)
+    }
+}
+
 /// Why an operation was not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// All connections are in use and `wait` is off.
     #[error("all connections are in use")]
@@ -51,15 +65,63 @@ pub enum Refusal {
         /// The limit that was reached.
         limit: usize,
     },
-    /// No connection came free within `acquire`.
-    #[error("no connection came free in {waited:?}")]
+    /// It would have to wait for longer than it can: told on arrival, by the length of the queue and measured holds.
+    #[error("a connection would come free in about {predicted:.1?}, which is too late")]
+    TooLate {
+        /// How long the wait would be.
+        predicted: Duration,
+    },
+    /// No connection came free in time.
+    #[error("no connection came free in {waited:.1?}")]
     TimedOut {
         /// How long it was waited.
         waited: Duration,
     },
+    /// The database is down.
+    #[error("{fault}: {detail}")]
+    Down {
+        /// The cause.
+        fault: Fault,
+        /// What the driver or the server says.
+        detail: Arc<str>,
+    },
     /// The pool is being closed.
     #[error("the pool is closing")]
     Closing,
+}
+
+impl Refusal {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::AllInUse => "all-in-use",
+            Self::QueueFull { .. } => "queue-full",
+            Self::TooLate { .. } => "too-late",
+            Self::TimedOut { .. } => "timed-out",
+            Self::Down { .. } => "down",
+            Self::Closing => "closing",
+        }
+    }
+}
+
+/// The pool at the moment of a refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scene {
+    /// What is there and who waits.
+    pub counts: Status,
+    /// Who has held a connection longest.
+    pub holders: Vec<Doing>,
+}
+
+impl std::fmt::Display for Scene {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Status { total, idle, in_use, waiting, .. } = self.counts;
+        write!(f, "pool: {total} open, {idle} idle, {in_use} in use, {waiting} waiting")?;
+        for (index, holder) in self.holders.iter().enumerate() {
+            let lead = if index == 0 { "; held longest by" } else { "," };
+            write!(f, "{lead} {} for {} ms", holder.operation, holder.for_ms)?;
+        }
+        Ok(())
+    }
 }
 
 /// Why there is no pool.
@@ -72,12 +134,14 @@ pub enum ConnectError {
     #[error("the pool's threads could not be started")]
     Runtime(#[source] std::io::Error),
     /// The database could not be reached in time.
-    #[error("cannot reach the database {url} (tried for {waited:.1?})")]
+    #[error("cannot reach the database {url} (tried for {waited:.1?}): {fault}")]
     Unreachable {
         /// Where, without the password.
         url: String,
         /// How long it was tried.
         waited: Duration,
+        /// The kind of the last cause.
+        fault: Fault,
         /// The last cause.
         #[source]
         cause: DbErr,
@@ -87,18 +151,35 @@ pub enum ConnectError {
     Interrupted,
 }
 
+/// Why settings were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// An option is outside its limits.
+    #[error("pool option {0}")]
+    Option(#[from] InvalidOption),
+    /// The new URL leads to another database.
+    #[error("another database needs a restart; only the credentials can change while it runs")]
+    AnotherDatabase,
+    /// The new credentials were tried, and the old ones stay.
+    #[error("the new credentials were refused and the old ones stay: {fault}")]
+    Refused {
+        /// The kind of the cause.
+        fault: Fault,
+        /// The cause.
+        #[source]
+        cause: DbErr,
+    },
+    /// The pool is closed.
+    #[error("the pool is closed")]
+    Closed,
+}
+
 /// Why the pool did not close cleanly.
 #[derive(Debug, thiserror::Error)]
-pub enum CloseError {
-    /// Operations still ran when the limit was reached.
-    #[error("the pool did not close within {limit:?}: {in_use} operations still running")]
-    TimedOut {
-        /// The limit.
-        limit: Duration,
-        /// Operations left behind.
-        in_use: u32,
-    },
-    /// The driver failed.
-    #[error("the pool did not close")]
-    Failed(#[source] DbErr),
+#[error("the pool did not close within {limit:?}: {} operations still running ({})", operations.len(), operations.join(", "))]
+pub struct CloseError {
+    /// The limit.
+    pub limit: Duration,
+    /// The operations that were left behind.
+    pub operations: Vec<&'static str>,
 }

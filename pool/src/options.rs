@@ -27,13 +27,21 @@ pub struct PoolOptions {
     pub wait: bool,
     /// How many operations may wait at once; 0 = no limit. One more is refused.
     pub queue_limit: usize,
+    /// While the database is down, an operation that arrives within this time of the beginning waits for the rest of it,
+    /// in case it is only a blip; later ones are refused at once. 0 = none waits; 1 min at the most.
+    #[serde(with = "humantime_serde")]
+    pub outage_wait: Duration,
+    /// An operation that holds its connection for longer is warned of once, by name; 0 = never.
+    #[serde(with = "humantime_serde")]
+    pub slow_hold: Duration,
     /// A connection that was unused for longer is asked for a sign of life before it is handed out; 0 = always ask.
     #[serde(with = "humantime_serde")]
     pub validate_after: Duration,
     /// The server itself ends a statement that runs longer; 0 = never. No effect on SQLite.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
-    /// What the server shows as this client's name (PostgreSQL: `pg_stat_activity.application_name`).
+    /// The pool's name in metrics, and what the server shows as this client's name (PostgreSQL:
+    /// `pg_stat_activity.application_name`).
     pub application_name: String,
     /// Threads of the pool's own runtime, 0 to 64; 0 = half the processors, one at the least.
     pub threads: usize,
@@ -49,6 +57,8 @@ impl Default for PoolOptions {
             lifetime: Duration::from_mins(30),
             wait: true,
             queue_limit: 1000,
+            outage_wait: Duration::from_millis(250),
+            slow_hold: Duration::from_secs(5),
             validate_after: Duration::from_secs(30),
             statement_timeout: Duration::from_secs(30),
             application_name: "orm-pool".to_owned(),
@@ -84,6 +94,9 @@ impl PoolOptions {
         if !(Duration::from_millis(1)..=Duration::from_hours(1)).contains(&self.acquire) {
             return refuse("acquire", "a duration from 1ms to 1h".to_owned());
         }
+        if self.outage_wait > Duration::from_mins(1) {
+            return refuse("outage_wait", "a duration from 0s to 1m".to_owned());
+        }
         if self.threads > 64 {
             return refuse("threads", "a whole number from 0 to 64".to_owned());
         }
@@ -108,6 +121,7 @@ mod tests {
             ("min", PoolOptions { min: 11, ..PoolOptions::default() }),
             ("acquire", PoolOptions { acquire: Duration::ZERO, ..PoolOptions::default() }),
             ("acquire", PoolOptions { acquire: Duration::from_secs(3601), ..PoolOptions::default() }),
+            ("outage_wait", PoolOptions { outage_wait: Duration::from_secs(61), ..PoolOptions::default() }),
             ("threads", PoolOptions { threads: 65, ..PoolOptions::default() }),
         ];
         for (option, options) in cases {

@@ -28,7 +28,7 @@ impl Engine {
 }
 
 /// A database URL that was understood. `Display` and `Debug` never show the password.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl {
     url: Url,
     engine: Engine,
@@ -79,6 +79,26 @@ impl DatabaseUrl {
         self.engine == Engine::Sqlite
             && (self.url.as_str().contains(":memory:")
                 || self.url.query_pairs().any(|(key, value)| key == "mode" && value == "memory"))
+    }
+
+    /// The host, if it is told by a name and not by a number.
+    pub(crate) fn host_name(&self) -> Option<&str> {
+        // Schemes that the standard does not know keep a number's text as a domain.
+        let host = self.url.host_str().filter(|_| self.engine != Engine::Sqlite)?;
+        let number = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+        number.is_err().then_some(host)
+    }
+
+    /// Whether the other URL leads to the same database, as whomever.
+    #[must_use]
+    pub fn differs_in_credentials_only(&self, other: &Self) -> bool {
+        let bare = |url: &Self| {
+            let mut url = url.url.clone();
+            // Refused only by URLs without a host, and those hold no credentials.
+            let _ = (url.set_username(""), url.set_password(None));
+            url
+        };
+        bare(self) == bare(other)
     }
 
     /// The whole URL, password included: for the driver alone.
@@ -144,6 +164,16 @@ mod tests {
             assert!(url.expose().contains("hunter2"));
         }
         assert_eq!(DatabaseUrl::parse("postgres://ann:s@db:1/app").unwrap().to_string(), "postgres://ann:***@db:1/app");
+    }
+
+    #[test]
+    fn tells_credentials_from_the_rest() {
+        let url = |text| DatabaseUrl::parse(text).unwrap();
+        let ann = url("postgres://ann:one@db/app");
+        assert!(ann.differs_in_credentials_only(&url("postgres://ann:two@db/app")));
+        assert!(ann.differs_in_credentials_only(&url("postgres://bob@db/app")));
+        assert!(!ann.differs_in_credentials_only(&url("postgres://ann:one@other/app")));
+        assert!(!ann.differs_in_credentials_only(&url("postgres://ann:one@db/other")));
     }
 
     #[test]

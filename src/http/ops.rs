@@ -1,13 +1,10 @@
 //! What operators and orchestrators ask: is it alive, is it ready, how is it doing.
 
-use std::{
-    sync::atomic::{AtomicU8, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use actix_web::{HttpResponse, get, web};
 use metrics_exporter_prometheus::PrometheusHandle;
-use orm_pool::Pool;
+use orm_pool::{Pool, Refusal, Snapshot};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -15,9 +12,6 @@ use super::{
     problem::{Kind, Problem},
     responses::ServerProblems,
 };
-
-/// How long the database may take to give a sign of life.
-const PING_LIMIT: Duration = Duration::from_secs(2);
 
 /// How far the service is on its way out.
 #[derive(Debug, Default)]
@@ -55,27 +49,6 @@ pub(super) struct Health {
     status: &'static str,
 }
 
-/// The pool at this moment.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct PoolSnapshot {
-    /// Most connections that there may be.
-    #[schema(example = 10)]
-    max: u32,
-    /// Open connections.
-    #[schema(example = 4)]
-    total: u32,
-    /// Open connections that nobody uses.
-    #[schema(example = 3)]
-    idle: u32,
-    /// Operations that hold a connection.
-    #[schema(example = 1)]
-    in_use: u32,
-    /// Operations that wait for a connection.
-    #[schema(example = 0)]
-    waiting: usize,
-}
-
 /// Is the process alive?
 ///
 /// Asks nobody: a database that is away is no reason to restart this process.
@@ -91,7 +64,8 @@ pub(super) async fn live() -> HttpResponse {
 
 /// Can requests be served?
 ///
-/// Asks the database. False from the first moment of a shutdown on.
+/// Asks the pool, which keeps an eye on the database; never queues behind requests. False from the first moment of a
+/// shutdown on. While the database is down, the detail tells why.
 #[utoipa::path(
     tag = "operations",
     operation_id = "ready",
@@ -102,26 +76,35 @@ pub(super) async fn ready(pool: web::Data<Pool>, draining: web::Data<Draining>) 
     if !draining.is_ready() {
         return Err(Problem::new(Kind::ShuttingDown, "This instance takes no new work."));
     }
-    pool.ping(PING_LIMIT).await.map_err(crate::service::Error::from)?;
+    pool.check().await.map_err(not_ready)?;
     Ok(HttpResponse::Ok().json(Health { status: "ready" }))
 }
 
+/// The cause is told here and not to users: whoever asks for readiness has to mend it.
+fn not_ready(error: orm_pool::Error) -> Problem {
+    let cause = match &error {
+        orm_pool::Error::Refused { reason: Refusal::Down { fault, .. }, .. } => Some(fault.describe()),
+        _ => None,
+    };
+    let problem = Problem::from(crate::service::Error::from(error));
+    match cause {
+        Some(cause) => problem.with_detail(format!("Not ready: {cause}.")),
+        None => problem,
+    }
+}
+
 /// The connection pool
+///
+/// Its state and the cause of an outage, its limits, who waits and who holds a connection, what happened since the
+/// start, how long waits and holds took lately, and what size would suit.
 #[utoipa::path(
     tag = "operations",
     operation_id = "pool",
-    responses((status = 200, description = "The pool at this moment", body = PoolSnapshot)),
+    responses((status = 200, description = "The pool at this moment", body = Snapshot)),
 )]
 #[get("/pool")]
 pub(super) async fn snapshot(pool: web::Data<Pool>) -> HttpResponse {
-    let status = pool.status();
-    HttpResponse::Ok().json(PoolSnapshot {
-        max: status.max,
-        total: status.size,
-        idle: status.idle,
-        in_use: status.in_use,
-        waiting: status.waiting,
-    })
+    HttpResponse::Ok().json(pool.snapshot())
 }
 
 /// Metrics for Prometheus
@@ -132,15 +115,6 @@ pub(super) async fn snapshot(pool: web::Data<Pool>) -> HttpResponse {
 )]
 #[get("/metrics")]
 pub(super) async fn scrape(pool: web::Data<Pool>, recorder: web::Data<PrometheusHandle>) -> HttpResponse {
-    let status = pool.status();
-    let gauge = |name: &'static str, value: f64| metrics::gauge!(name, "pool_name" => "users").set(value);
-    let count = |state: &'static str, value: u32| {
-        metrics::gauge!("db_client_connection_count", "pool_name" => "users", "state" => state).set(value);
-    };
-    count("idle", status.idle);
-    count("used", status.size - status.idle);
-    gauge("db_client_connection_max", status.max.into());
-    #[expect(clippy::cast_precision_loss, reason = "a queue of 2^52 does not fit into memory")]
-    gauge("db_client_connection_pending_requests", status.waiting as f64);
+    pool.publish();
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(recorder.render())
 }

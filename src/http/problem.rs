@@ -178,6 +178,11 @@ impl Problem {
         Self { errors, ..Self::new(kind, detail) }
     }
 
+    /// The same problem with another sentence.
+    pub(super) fn with_detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: detail.into(), ..self }
+    }
+
     pub(super) fn method_not_allowed(allow: String) -> Self {
         let detail = format!("This path knows {allow}.");
         Self { allow: Some(allow), ..Self::new(Kind::MethodNotAllowed, detail) }

@@ -1,8 +1,10 @@
-//! What can go wrong in a use case. A `DbErr` is classified here, once, by driver code and constraint name.
+//! What can go wrong in a use case. What an error means to the pool, the pool says; what it means to users is decided
+//! here, once, by constraint name.
 
 use entity::users::EMAIL_KEY_INDEX;
+use orm_pool::Fault;
 use sea_orm::{
-    ConnAcquireErr, DbErr, RuntimeErr, SqlxError, SqlxMySqlError, SqlxPostgresError, SqlxSqliteError,
+    DbErr, RuntimeErr, SqlxError, SqlxMySqlError, SqlxPostgresError, SqlxSqliteError,
     sqlx::error::{DatabaseError, ErrorKind},
 };
 
@@ -54,55 +56,25 @@ impl From<orm_pool::Error> for Error {
         use orm_pool::{Error as Pool, Refusal};
         let kind = match &error {
             Pool::Refused { reason: Refusal::Closing, .. } | Pool::Closed => Unavailable::ShuttingDown,
+            Pool::Refused { reason: Refusal::Down { .. }, .. } | Pool::Abandoned { .. } => Unavailable::Database,
             Pool::Refused { .. } => Unavailable::PoolExhausted,
-            Pool::Silent { .. } => Unavailable::Database,
-            Pool::Panicked { .. } => return Self::Internal(error),
-            Pool::Database(cause) => match Meaning::of(cause) {
-                Meaning::EmailTaken => return Self::EmailTaken,
-                Meaning::Closed => Unavailable::ShuttingDown,
-                Meaning::Away => Unavailable::Database,
-                Meaning::Bug => return Self::Internal(error),
-            },
+            Pool::Database(cause) if is_email_taken(cause) => return Self::EmailTaken,
+            Pool::Database(cause) if Fault::of(cause).passes() => Unavailable::Database,
+            Pool::Database(_) | Pool::Nested { .. } | Pool::Panicked { .. } => return Self::Internal(error),
         };
         Self::Unavailable { kind, source: error }
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
-    EmailTaken,
-    Closed,
-    Away,
-    Bug,
-}
-
-impl Meaning {
-    fn of(error: &DbErr) -> Self {
-        match error {
-            DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed) => Self::Closed,
-            DbErr::Conn(RuntimeErr::SqlxError(error))
-            | DbErr::Exec(RuntimeErr::SqlxError(error))
-            | DbErr::Query(RuntimeErr::SqlxError(error)) => Self::of_driver(error),
-            // Admission lets nobody in for whom there is no place: what could not be had in time is the database.
-            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) | DbErr::Conn(_) => Self::Away,
-            _ => Self::Bug,
+fn is_email_taken(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+        return false;
+    };
+    match error.as_ref() {
+        SqlxError::Database(error) if error.kind() == ErrorKind::UniqueViolation => {
+            violates(error.as_ref(), EMAIL_KEY_INDEX)
         }
-    }
-
-    fn of_driver(error: &SqlxError) -> Self {
-        match error {
-            SqlxError::Io(_)
-            | SqlxError::Tls(_)
-            | SqlxError::Protocol(_)
-            | SqlxError::PoolTimedOut
-            | SqlxError::WorkerCrashed => Self::Away,
-            SqlxError::PoolClosed => Self::Closed,
-            SqlxError::Database(error) if error.kind() == ErrorKind::UniqueViolation => {
-                if violates(error.as_ref(), EMAIL_KEY_INDEX) { Self::EmailTaken } else { Self::Bug }
-            }
-            SqlxError::Database(error) if passes(error.as_ref()) => Self::Away,
-            _ => Self::Bug,
-        }
+        _ => false,
     }
 }
 
@@ -119,26 +91,4 @@ fn violates(error: &dyn DatabaseError, index: &str) -> bool {
     }
     // SQLite names columns, not indexes. 2067 is a UNIQUE constraint and the table has one; a primary key is 1555.
     error.try_downcast_ref::<SqlxSqliteError>().is_some() && error.code().as_deref() == Some("2067")
-}
-
-/// Whether the database refuses for a reason of its own that passes.
-fn passes(error: &dyn DatabaseError) -> bool {
-    let code = error.code();
-    let code = code.as_deref().unwrap_or_default();
-    if error.try_downcast_ref::<SqlxPostgresError>().is_some() {
-        // Connection (08), authentication (28), read-only transaction (25006), rollbacks (40), resources (53), operator
-        // intervention (57, with statement time-outs), system (58).
-        return code == "25006" || ["08", "28", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class));
-    }
-    if let Some(error) = error.try_downcast_ref::<SqlxMySqlError>() {
-        // Too many connections, out of resources, access denied, shutdown, disk full, lock wait time-out, deadlock,
-        // connection killed, read only, Galera not ready, statement time-outs.
-        return matches!(
-            error.number(),
-            1021 | 1028 | 1037..=1045 | 1047 | 1053 | 1114 | 1152..=1161 | 1203 | 1205 | 1213 | 1290 | 1317 | 1836 | 1927 | 1969 | 3024
-        );
-    }
-    // SQLite: busy, locked, interrupted, I/O error, full, cannot open; the low byte is the primary code.
-    error.try_downcast_ref::<SqlxSqliteError>().is_some()
-        && code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 9 | 10 | 13 | 14))
 }

@@ -37,7 +37,7 @@ impl SchemaService {
     /// [`SchemaFailure`].
     pub async fn up(&self) -> Result<usize, SchemaFailure> {
         let up = |db| async move { Ok::<_, orm_pool::Error>(migration::up(&db).await?) };
-        Ok(self.pool.write("schema.up", up).await?)
+        Ok(self.pool.direct("schema.up", up).await?)
     }
 
     /// Takes back the newest `steps` changes, or all. Gives the number of changes taken back.
@@ -47,7 +47,7 @@ impl SchemaService {
     /// [`SchemaFailure`].
     pub async fn down(&self, steps: Option<u32>) -> Result<usize, SchemaFailure> {
         let down = move |db| async move { Ok::<_, orm_pool::Error>(migration::down(&db, steps).await?) };
-        Ok(self.pool.write("schema.down", down).await?)
+        Ok(self.pool.direct("schema.down", down).await?)
     }
 
     /// All changes, oldest first. Writes nothing.
@@ -57,7 +57,7 @@ impl SchemaService {
     /// [`SchemaFailure`].
     pub async fn status(&self) -> Result<Vec<Migration>, SchemaFailure> {
         let status = |db| async move { Ok::<_, orm_pool::Error>(migration::status(&db).await?) };
-        let migrations = self.pool.read("schema.status", status).await?;
+        let migrations = self.pool.direct("schema.status", status).await?;
         let applied = |status| status == MigrationStatus::Applied;
         Ok(migrations.into_iter().map(|(name, status)| Migration { name, applied: applied(status) }).collect())
     }

@@ -3,7 +3,8 @@
 use entity::users::{COLUMN, Entity, Model};
 use orm_pool::Pool;
 use sea_orm::{
-    ActiveModelTrait, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    TransactionOptions,
 };
 
 use super::{Error, clock};
@@ -80,10 +81,13 @@ impl UserService {
             updated_at: now,
         };
         self.pool
-            .write("users.create", |db| async move {
-                // Every value is ours, so there is nothing to read back, on engines without RETURNING least of all.
-                Entity::insert(model.clone().into_active_model()).exec_without_returning(&db).await?;
-                Ok(model.into())
+            .write("users.create", move |db| {
+                let model = model.clone();
+                async move {
+                    // Every value is ours, so there is nothing to read back, on engines without RETURNING least of all.
+                    Entity::insert(model.clone().into_active_model()).exec_without_returning(&db).await?;
+                    Ok(model.into())
+                }
             })
             .await
     }
@@ -116,7 +120,11 @@ impl UserService {
             Position::Before(id) => Entity::find().filter(COLUMN.id.lt(id.as_uuid())).order_by_desc(COLUMN.id),
         }
         .limit(limit + 1);
-        let mut rows = self.pool.read("users.list", |db| async move { Ok::<_, Error>(query.all(&db).await?) }).await?;
+        let rows = move |db| {
+            let query = query.clone();
+            async move { Ok::<_, Error>(query.all(&db).await?) }
+        };
+        let mut rows = self.pool.read("users.list", rows).await?;
         let more = rows.len() as u64 > limit;
         if more {
             rows.pop();
@@ -185,16 +193,17 @@ impl UserService {
         change: Change,
     ) -> Result<User, Error> {
         self.pool
-            .transaction(operation, move |transaction| {
-                Box::pin(async move {
-                    let current = locked(transaction, id).await?.ok_or(Error::NotFound)?;
+            .transaction(operation, TransactionOptions::default(), move |transaction| {
+                let change = change.clone();
+                async move {
+                    let current = locked(&transaction, id).await?.ok_or(Error::NotFound)?;
                     if expected.is_some_and(|version| version != current.version) {
                         return Err(Error::VersionConflict);
                     }
                     let Some(next) = changed(&current, change) else { return Ok(current.into()) };
-                    write(transaction, &next, current.version).await?;
+                    write(&transaction, &next, current.version).await?;
                     Ok(next.into())
-                })
+                }
             })
             .await
     }
@@ -202,13 +211,13 @@ impl UserService {
 
 /// The row, kept from other writers until the transaction ends. SQLite has no row locks and needs none: the
 /// transaction is the only writer.
-async fn locked(transaction: &DatabaseTransaction, id: UserId) -> Result<Option<Model>, Error> {
+async fn locked(transaction: &impl ConnectionTrait, id: UserId) -> Result<Option<Model>, Error> {
     Ok(Entity::find_by_id(id.as_uuid()).lock_exclusive().one(transaction).await?)
 }
 
 /// Writes a row over its predecessor. The version is checked by the UPDATE itself: on a multi-master engine a lock held
 /// here says nothing about another node.
-async fn write(transaction: &DatabaseTransaction, next: &Model, from: Version) -> Result<(), Error> {
+async fn write(transaction: &impl ConnectionTrait, next: &Model, from: Version) -> Result<(), Error> {
     let mut row = next.clone().into_active_model().reset_all();
     row.not_set(entity::users::Column::Id);
     row.not_set(entity::users::Column::CreatedAt);

@@ -73,8 +73,8 @@ async fn metrics_count_by_route(context: Context) {
         r#"http_server_requests_total{http_request_method="_OTHER",http_route="/users",http_response_status_code="405"}"#,
         r#"http_server_request_duration_seconds_count{http_request_method="POST",http_route="/users",http_response_status_code="201"}"#,
         r#"http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/users",http_response_status_code="201",le="0.005"}"#,
-        r#"db_client_connection_count{pool_name="users",state="idle"}"#,
-        r#"db_client_connection_max{pool_name="users"}"#,
+        r#"db_client_connection_count{pool_name="users-api",state="idle"}"#,
+        r#"db_client_connection_max{pool_name="users-api"}"#,
     ] {
         assert!(reply.text.contains(line), "{line} is not in:\n{}", reply.text);
     }

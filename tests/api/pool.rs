@@ -67,7 +67,7 @@ async fn max_bounds_the_connections(context: Context) {
     }
     // SQLite writes through one lane, so its pool need not grow to its bound.
     assert!(if context.engine() == Engine::Sqlite { (1..=3).contains(&most) } else { most == 3 }, "{most}");
-    assert_eq!(app.get("/pool").await.json()["max"], 3);
+    assert_eq!(app.get("/pool").await.json()["limits"]["max"], 3);
     if context.engine() != Engine::Sqlite {
         assert_eq!(server_side(&context, &app).await.len(), 3);
     }

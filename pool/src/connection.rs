@@ -1,0 +1,366 @@
+//! The connection that an operation works with: SeaORM's own traits, on one connection of the pool.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use sea_orm::{
+    AccessMode, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult, Statement,
+    TransactionError, TransactionOptions, TransactionSession, TransactionTrait, sqlx,
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::{
+    Fault,
+    core::Core,
+    fault::{exec_error, query_error},
+    raw::Raw,
+    store::Slot,
+    ticket::Ticket,
+};
+
+/// A connection for the time of one operation.
+///
+/// It implements SeaORM's [`ConnectionTrait`] and [`TransactionTrait`], so every query takes it as it takes a
+/// `DatabaseConnection`. All statements of an operation run on the same connection, one after the other; clones share
+/// it. Once the operation has ended, statements on a clone that was kept fail.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    held: Arc<Held>,
+}
+
+/// A connection in use, and what was learned while it was.
+#[derive(Debug)]
+pub(crate) struct Held {
+    core: Arc<Core>,
+    ticket: Arc<Ticket>,
+    backend: DbBackend,
+    slot: Mutex<Option<Slot<Raw>>>,
+    /// 0: no transaction; 1: a transaction; more: savepoints inside it.
+    depth: AtomicU32,
+    /// Statements that succeeded.
+    done: AtomicU32,
+    /// The outermost level that was left without commit or rollback; 0 if there is none.
+    left: AtomicU32,
+    /// Whether a statement was begun and never ended: its future was dropped.
+    torn: AtomicBool,
+    /// The last error of the database that has not been undone by going back to a savepoint.
+    fault: std::sync::Mutex<Option<Fault>>,
+}
+
+impl Connection {
+    pub(crate) fn new(core: &Arc<Core>, ticket: &Arc<Ticket>, slot: Slot<Raw>) -> Self {
+        let held = Held {
+            core: Arc::clone(core),
+            ticket: Arc::clone(ticket),
+            backend: slot.raw.backend(),
+            slot: Mutex::new(Some(slot)),
+            depth: AtomicU32::new(0),
+            done: AtomicU32::new(0),
+            left: AtomicU32::new(0),
+            torn: AtomicBool::new(false),
+            fault: std::sync::Mutex::default(),
+        };
+        Self { held: Arc::new(held) }
+    }
+
+    /// The last error that the database gave and nobody undid.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        *self.held.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn set_fault(&self, fault: Option<Fault>) {
+        *self.held.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = fault;
+    }
+
+    pub(crate) fn done(&self) -> u32 {
+        self.held.done.load(Ordering::Relaxed)
+    }
+
+    /// Takes the connection out from under all clones, if it can be used again. An open transaction is rolled back.
+    pub(crate) async fn reclaim(&self) -> Option<Slot<Raw>> {
+        let mut place = self.held.slot.try_lock().ok()?;
+        let slot = place.as_mut()?;
+        // SQLite's statements end by themselves on a thread of their own.
+        let is_torn = self.held.torn.load(Ordering::Relaxed) && self.held.backend != DbBackend::Sqlite;
+        if is_torn || self.fault().is_some_and(Fault::ends_connection) {
+            // Whoever still has a clone cannot keep its socket open.
+            drop(place.take());
+            return None;
+        }
+        if self.held.depth.load(Ordering::Relaxed) > 0 {
+            self.held.ticket.asks(self.held.core.clock);
+            let undone = slot.raw.rollback(1).await;
+            self.held.ticket.is_answered();
+            if undone.is_err() {
+                drop(place.take());
+                return None;
+            }
+        }
+        place.take()
+    }
+
+    /// Waits for the connection's turn: statements of one operation run one after the other.
+    async fn turn(&self) -> Result<Turn<'_>, DbErr> {
+        let slot = self.held.slot.lock().await;
+        if slot.is_none() {
+            return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
+        }
+        if self.held.torn.swap(true, Ordering::Relaxed) {
+            // What comes next on the wire is the answer to another question.
+            return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
+        }
+        self.held.ticket.asks(self.held.core.clock);
+        let mut turn = Turn { connection: self, slot };
+        let left = self.held.left.swap(0, Ordering::Relaxed);
+        if left > 0 {
+            // What a transaction did that was dropped must not become part of what comes next.
+            let undone = turn.raw()?.rollback(left).await;
+            turn.note(undone).map_err(exec_error)?;
+            self.is_undone(left);
+            self.held.torn.store(true, Ordering::Relaxed);
+            self.held.ticket.asks(self.held.core.clock);
+        }
+        Ok(turn)
+    }
+
+    fn is_undone(&self, depth: u32) {
+        self.held.depth.store(depth - 1, Ordering::Relaxed);
+        if !self.fault().is_some_and(Fault::ends_connection) {
+            self.set_fault(None);
+        }
+    }
+
+    pub(crate) async fn begin_at(&self, options: TransactionOptions) -> Result<u32, DbErr> {
+        let mut turn = self.turn().await?;
+        let depth = self.held.depth.load(Ordering::Relaxed);
+        let began = turn.raw()?.begin(depth, &options).await;
+        turn.ends(began).map_err(exec_error)?;
+        self.held.depth.store(depth + 1, Ordering::Relaxed);
+        Ok(depth + 1)
+    }
+
+    pub(crate) async fn commit_at(&self, depth: u32) -> Result<(), DbErr> {
+        if let Some(fault) = self.fault().filter(|_| self.held.backend == DbBackend::Postgres) {
+            // PostgreSQL answers the COMMIT of a failed transaction with a polite ROLLBACK.
+            return Err(DbErr::Custom(format!("the transaction cannot be committed: {fault}")));
+        }
+        let mut turn = self.turn().await?;
+        let committed = turn.raw()?.commit(depth).await;
+        turn.ends(committed).map_err(exec_error)?;
+        self.held.depth.store(depth - 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) async fn rollback_at(&self, depth: u32) -> Result<(), DbErr> {
+        let mut turn = self.turn().await?;
+        let undone = turn.raw()?.rollback(depth).await;
+        turn.ends(undone).map_err(exec_error)?;
+        self.is_undone(depth);
+        Ok(())
+    }
+}
+
+/// The connection while one statement runs on it.
+struct Turn<'a> {
+    connection: &'a Connection,
+    slot: MutexGuard<'a, Option<Slot<Raw>>>,
+}
+
+impl Turn<'_> {
+    fn raw(&mut self) -> Result<&mut Raw, DbErr> {
+        match self.slot.as_mut() {
+            Some(slot) => Ok(&mut slot.raw),
+            None => Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
+        }
+    }
+
+    /// The statement has its answer. A turn that is dropped without leaves the connection torn.
+    fn ends<T>(self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        self.note(outcome)
+    }
+
+    fn note<T>(&self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        let held = &self.connection.held;
+        held.torn.store(false, Ordering::Relaxed);
+        held.ticket.is_answered();
+        match &outcome {
+            Ok(_) => {
+                held.done.fetch_add(1, Ordering::Relaxed);
+                held.core.health.hears();
+            }
+            Err(error) => {
+                let fault = Fault::of_driver(error);
+                if matches!(error, sqlx::Error::Database(_)) && !fault.ends_connection() {
+                    // It refused, so it is alive.
+                    held.core.health.hears();
+                }
+                self.connection.set_fault(Some(fault));
+                held.core.learns(fault, held.ticket.operation, error);
+            }
+        }
+        outcome
+    }
+}
+
+#[async_trait::async_trait]
+impl ConnectionTrait for Connection {
+    fn get_database_backend(&self) -> DbBackend {
+        self.held.backend
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        let mut turn = self.turn().await?;
+        let outcome = turn.raw()?.execute(statement).await;
+        turn.ends(outcome).map_err(exec_error)
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        let mut turn = self.turn().await?;
+        let outcome = turn.raw()?.execute_unprepared(sql).await;
+        turn.ends(outcome).map_err(exec_error)
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        let mut turn = self.turn().await?;
+        let outcome = turn.raw()?.query_one(statement).await;
+        turn.ends(outcome).map_err(query_error)
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let mut turn = self.turn().await?;
+        let outcome = turn.raw()?.query_all(statement).await;
+        turn.ends(outcome).map_err(query_error)
+    }
+}
+
+/// A transaction, or a savepoint inside one. Dropped without [`commit`](TransactionSession::commit), it is rolled back
+/// before the connection is used again.
+#[derive(Debug)]
+pub struct Transaction {
+    connection: Connection,
+    depth: u32,
+    open: bool,
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.open {
+            let left = &self.connection.held.left;
+            let outermost = |left| if left == 0 { self.depth } else { self.depth.min(left) };
+            // Never refused: there is always a new value.
+            let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(outermost(left)));
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl ConnectionTrait for Transaction {
+    fn get_database_backend(&self) -> DbBackend {
+        self.connection.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.connection.execute_raw(statement).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.connection.execute_unprepared(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.connection.query_one_raw(statement).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.connection.query_all_raw(statement).await
+    }
+}
+
+#[async_trait::async_trait]
+impl TransactionSession for Transaction {
+    async fn commit(mut self) -> Result<(), DbErr> {
+        self.connection.commit_at(self.depth).await?;
+        self.open = false;
+        Ok(())
+    }
+
+    async fn rollback(mut self) -> Result<(), DbErr> {
+        self.connection.rollback_at(self.depth).await?;
+        self.open = false;
+        Ok(())
+    }
+}
+
+type Callback<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'c>>;
+
+/// Both kinds of connection begin a transaction the same way.
+macro_rules! begins_transactions {
+    ($kind:ty, $connection:ident => $held:expr) => {
+        #[async_trait::async_trait]
+        impl TransactionTrait for $kind {
+            type Transaction = Transaction;
+
+            async fn begin(&self) -> Result<Transaction, DbErr> {
+                self.begin_with_options(TransactionOptions::default()).await
+            }
+
+            async fn begin_with_config(
+                &self,
+                isolation_level: Option<IsolationLevel>,
+                access_mode: Option<AccessMode>,
+            ) -> Result<Transaction, DbErr> {
+                let options = TransactionOptions { isolation_level, access_mode, sqlite_transaction_mode: None };
+                self.begin_with_options(options).await
+            }
+
+            async fn begin_with_options(&self, options: TransactionOptions) -> Result<Transaction, DbErr> {
+                let $connection = self;
+                let connection: Connection = $held;
+                let depth = connection.begin_at(options).await?;
+                Ok(Transaction { connection, depth, open: true })
+            }
+
+            async fn transaction<F, T, E>(&self, callback: F) -> Result<T, TransactionError<E>>
+            where
+                F: for<'c> FnOnce(&'c Transaction) -> Callback<'c, T, E> + Send,
+                T: Send,
+                E: std::fmt::Display + std::fmt::Debug + Send,
+            {
+                self.transaction_with_config(callback, None, None).await
+            }
+
+            async fn transaction_with_config<F, T, E>(
+                &self,
+                callback: F,
+                isolation_level: Option<IsolationLevel>,
+                access_mode: Option<AccessMode>,
+            ) -> Result<T, TransactionError<E>>
+            where
+                F: for<'c> FnOnce(&'c Transaction) -> Callback<'c, T, E> + Send,
+                T: Send,
+                E: std::fmt::Display + std::fmt::Debug + Send,
+            {
+                let transaction =
+                    self.begin_with_config(isolation_level, access_mode).await.map_err(TransactionError::Connection)?;
+                match callback(&transaction).await {
+                    Ok(value) => {
+                        transaction.commit().await.map_err(TransactionError::Connection)?;
+                        Ok(value)
+                    }
+                    Err(error) => {
+                        transaction.rollback().await.map_err(TransactionError::Connection)?;
+                        Err(TransactionError::Transaction(error))
+                    }
+                }
+            }
+        }
+    };
+}
+
+begins_transactions!(Connection, own => own.clone());
+begins_transactions!(Transaction, own => own.connection.clone());

@@ -1,0 +1,314 @@
+//! What the parts share, and the life of a connection from its opening to its end.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    Engine, Fault, PoolOptions,
+    admission::Admission,
+    clock::Clock,
+    health::{Health, words},
+    raw::Raw,
+    record::{Closing, Record},
+    store::Slot,
+    target::{DialError, Target},
+};
+
+/// How long a goodbye may take; after that the socket is closed without.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a sign of life may take.
+pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_millis(1500);
+/// Connections that are opened at the same time at the most.
+const STEEPEST: u32 = 16;
+/// After a failure to open one more, while others work, the next attempt waits for this.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(500);
+
+pub(crate) struct Core {
+    pub(crate) engine: Engine,
+    pub(crate) clock: Clock,
+    pub(crate) admission: Admission<Raw>,
+    pub(crate) health: Health,
+    pub(crate) record: Record,
+    pub(crate) handle: Handle,
+    /// Wakes the keeper.
+    pub(crate) attention: Notify,
+    /// Told when a connection was opened, given back or closed.
+    pub(crate) changed: Notify,
+    /// One look at the database at a time.
+    pub(crate) looking: tokio::sync::Mutex<()>,
+    options: RwLock<Arc<PoolOptions>>,
+    target: RwLock<(Arc<Target>, u32)>,
+    /// How many connections may be opened at the same time: doubled by each success, back to one by a failure.
+    ramp: AtomicU32,
+    not_before: Mutex<Option<Instant>>,
+    pub(crate) server_limit: AtomicU32,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("engine", &self.engine).field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    pub(crate) fn new(options: PoolOptions, target: Target, record: Record, handle: Handle) -> Self {
+        let clock = Clock::start();
+        let engine = target.url().engine();
+        Self {
+            engine,
+            clock,
+            admission: Admission::new(options.max, engine),
+            health: Health::new(clock),
+            record,
+            handle,
+            attention: Notify::new(),
+            changed: Notify::new(),
+            looking: tokio::sync::Mutex::default(),
+            options: RwLock::new(Arc::new(options)),
+            target: RwLock::new((Arc::new(target), 0)),
+            ramp: AtomicU32::new(STEEPEST),
+            not_before: Mutex::default(),
+            server_limit: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn options(&self) -> Arc<PoolOptions> {
+        Arc::clone(&self.options.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_options(&self, options: PoolOptions) {
+        self.admission.store().set_max(options.max);
+        *self.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+        self.attention.notify_one();
+    }
+
+    pub(crate) fn target(&self) -> (Arc<Target>, u32) {
+        let target = self.target.read().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&target.0), target.1)
+    }
+
+    /// From now on connections are opened for this target; those of older ones retire as they come back.
+    pub(crate) fn set_target(&self, new: Target) {
+        let mut target = self.target.write().unwrap_or_else(PoisonError::into_inner);
+        *target = (Arc::new(new), target.1.wrapping_add(1));
+        drop(target);
+        self.attention.notify_one();
+    }
+
+    /// Whether the connections are the database itself, and must never all be closed.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.target().0.url().is_in_memory()
+    }
+
+    /// Opens as many connections as are wanted, may be there, and are wise at once.
+    pub(crate) fn grow(self: &Arc<Self>) {
+        if self.health.is_down() || self.admission.is_closed() || self.is_pausing() {
+            return;
+        }
+        let min = self.options().min;
+        let count = {
+            let mut store = self.admission.store();
+            let for_waiters = self.admission.thirsty().saturating_sub(store.idle());
+            let for_min = min.saturating_sub(store.staying());
+            let wanted = for_waiters.max(for_min).saturating_sub(store.dialing());
+            let wise = self.ramp.load(Ordering::Relaxed).saturating_sub(store.dialing());
+            let count = wanted.min(wise).min(store.room());
+            store.dials(count);
+            count
+        };
+        for _ in 0..count {
+            let core = Arc::clone(self);
+            self.handle.spawn(async move { core.dial(core.dial_limit()).await.is_ok() });
+        }
+    }
+
+    fn is_pausing(&self) -> bool {
+        self.not_before
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|not_before| Instant::now() < not_before)
+    }
+
+    pub(crate) fn dial_limit(&self) -> Duration {
+        self.options().acquire.max(SIGN_OF_LIFE)
+    }
+
+    /// Opens one connection, which was counted as being dialed, and offers it.
+    pub(crate) async fn dial(self: &Arc<Self>, limit: Duration) -> Result<(), DialError> {
+        let (target, generation) = self.target();
+        let began = Instant::now();
+        let mut dialing = Dialing { core: self, settled: false };
+        match target.dial(limit).await {
+            Ok(raw) => {
+                dialing.settled = true;
+                drop(dialing);
+                self.welcome(raw, generation, began.elapsed()).await;
+                Ok(())
+            }
+            Err(error) => {
+                drop(dialing);
+                self.record.dial_failed();
+                self.ramp.store(1, Ordering::Relaxed);
+                let others_work = self.health.silence() < began.elapsed();
+                let others_live = self.admission.store().live() > 0;
+                if others_work || (others_live && error.fault == Fault::TooManyConnections) {
+                    let pause = Instant::now() + SHORTAGE_PAUSE;
+                    *self.not_before.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
+                    self.health.is_short(&error);
+                } else {
+                    self.goes_down(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A connection that was counted as being dialed is open.
+    pub(crate) async fn welcome(self: &Arc<Self>, mut raw: Raw, generation: u32, took: Duration) {
+        self.record.opened(took);
+        self.learn_server_limit(&mut raw).await;
+        let slot = self.admission.store().dialed(raw, self.draw_retirement(), generation);
+        self.health.hears();
+        self.health.is_short_no_more();
+        self.health.recovers();
+        let ramp = self.ramp.load(Ordering::Relaxed);
+        self.ramp.store((ramp * 2).min(STEEPEST), Ordering::Relaxed);
+        self.keep_or_close(slot);
+        self.grow();
+        self.changed.notify_waiters();
+    }
+
+    /// Whether connections are opened as fast as they are wanted.
+    pub(crate) fn is_at_full_speed(&self) -> bool {
+        self.ramp.load(Ordering::Relaxed) == STEEPEST
+    }
+
+    /// Whether connections are being opened.
+    pub(crate) fn is_growing(&self) -> bool {
+        self.admission.store().dialing() > 0
+    }
+
+    /// The database is down: what rests is not to be trusted any more.
+    fn goes_down(&self, error: &DialError) {
+        self.health.goes_down(error);
+        if !self.is_in_memory() {
+            self.health.suspects();
+        }
+        self.attention.notify_one();
+    }
+
+    async fn learn_server_limit(&self, raw: &mut Raw) {
+        if self.server_limit.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        // Advice only: a server that does not tell is no fault.
+        if let Ok(Ok(Some(limit))) = timeout(SIGN_OF_LIFE, raw.server_limit()).await {
+            self.server_limit.store(limit, Ordering::Relaxed);
+        }
+    }
+
+    fn draw_retirement(&self) -> Option<Instant> {
+        let lifetime = self.options().lifetime;
+        if lifetime.is_zero() {
+            return None;
+        }
+        // Up to a tenth earlier, so that connections that were opened together are not replaced together.
+        Instant::now().checked_add(lifetime.mul_f64(1.0 - 0.1 * fastrand::f64()))
+    }
+
+    /// Puts a connection that works where it belongs: back, or away.
+    pub(crate) fn keep_or_close(self: &Arc<Self>, slot: Slot<Raw>) {
+        let too_many = {
+            let store = self.admission.store();
+            store.staying() > store.max()
+        };
+        let why = if self.admission.is_closed() {
+            Some(Closing::Ending)
+        } else if too_many || slot.generation != self.target().1 {
+            Some(Closing::Replaced)
+        } else if slot.retires.is_some_and(|retires| retires <= Instant::now()) {
+            Some(Closing::Lifetime)
+        } else {
+            None
+        };
+        match why {
+            Some(why) => self.close(slot, why),
+            None => self.admission.offer(slot),
+        }
+    }
+
+    /// Says goodbye and closes; the place is free once that is done.
+    pub(crate) fn close(self: &Arc<Self>, slot: Slot<Raw>, why: Closing) {
+        self.admission.store().closes();
+        let core = Arc::clone(self);
+        self.handle.spawn(async move {
+            // A peer that does not hear it is as closed as one that does.
+            let _ = timeout(GOODBYE, slot.raw.close()).await;
+            core.admission.store().closed();
+            core.gone(why);
+        });
+    }
+
+    /// A connection is lost, without a goodbye.
+    pub(crate) fn loses(self: &Arc<Self>, why: Closing) {
+        self.admission.store().lost();
+        self.gone(why);
+    }
+
+    /// One connection less. Whoever waits may get another one.
+    fn gone(self: &Arc<Self>, why: Closing) {
+        self.record.closed(why);
+        self.changed.notify_waiters();
+        self.grow();
+    }
+
+    /// A connection died underneath: the others are looked at before they are used again.
+    pub(crate) fn suspects(&self) {
+        if !self.is_in_memory() {
+            self.health.suspects();
+        }
+        self.attention.notify_one();
+    }
+
+    /// Whether a connection should give a sign of life before it is used.
+    pub(crate) fn is_doubtful(&self, slot: &Slot<Raw>) -> bool {
+        let rested = slot.proven.elapsed();
+        rested >= self.options().validate_after || self.health.is_suspect(rested)
+    }
+
+    /// Notes what an operation's error says about the database.
+    pub(crate) fn learns(&self, fault: Fault, operation: &'static str, error: &(dyn std::error::Error + 'static)) {
+        if fault.ends_connection() && fault != Fault::StalePlan {
+            self.suspects();
+        }
+        if matches!(fault, Fault::ReadOnly | Fault::DiskFull) {
+            self.health.is_impaired(fault, operation, &words(error));
+        }
+    }
+}
+
+/// A dial that has been counted; if it comes to nothing, however that happens, the count goes back.
+struct Dialing<'a> {
+    core: &'a Core,
+    settled: bool,
+}
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.core.admission.store().dial_failed();
+            self.core.changed.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What an error of the database means, by the driver's code and never by its text.
+
+use sea_orm::{
+    ConnAcquireErr, DbErr, RuntimeErr,
+    sqlx::{
+        self,
+        error::{DatabaseError, ErrorKind},
+        mysql::MySqlDatabaseError,
+        postgres::{PgDatabaseError, PgSeverity},
+        sqlite::SqliteError,
+    },
+};
+use serde::Serialize;
+
+/// What an error of the database means for whoever asked, and for the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub enum Fault {
+    /// Nobody listens at the address.
+    Refused,
+    /// The host's name means nothing.
+    NameResolution,
+    /// No secure channel could be agreed on.
+    Tls,
+    /// The server does not know the user or the password.
+    Authentication,
+    /// The server has no such database, or the file is none.
+    NoSuchDatabase,
+    /// The server has no connection to spare.
+    TooManyConnections,
+    /// The server is starting, stopping or recovering.
+    NotAccepting,
+    /// The server ended the connection on purpose.
+    Terminated,
+    /// The connection broke.
+    Lost,
+    /// There was no answer in time.
+    Silent,
+    /// The server takes no writes (a replica, or a primary that was demoted).
+    ReadOnly,
+    /// The schema changed under a prepared statement.
+    StalePlan,
+    /// Another transaction stood in the way, and this one was rolled back: deadlock, serialization failure.
+    Conflict,
+    /// The server ended a statement that ran too long, or was asked to.
+    StatementTimeout,
+    /// The disk is full.
+    DiskFull,
+    /// The server lacks something else that passes: memory, locks, a free turn.
+    Exhausted,
+    /// A unique constraint was violated.
+    UniqueViolation,
+    /// Anything else: a mistake in the statement, in the schema, in the data.
+    Other,
+}
+
+impl Fault {
+    /// Reads an error of SeaORM.
+    #[must_use]
+    pub fn of(error: &DbErr) -> Self {
+        match error {
+            DbErr::Conn(RuntimeErr::SqlxError(error))
+            | DbErr::Exec(RuntimeErr::SqlxError(error))
+            | DbErr::Query(RuntimeErr::SqlxError(error)) => Self::of_driver(error),
+            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => Self::Silent,
+            DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed) | DbErr::Conn(_) => Self::Lost,
+            _ => Self::Other,
+        }
+    }
+
+    /// Reads an error of the driver.
+    #[must_use]
+    pub fn of_driver(error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Io(error) => match error.kind() {
+                std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => Self::Refused,
+                std::io::ErrorKind::TimedOut => Self::Silent,
+                _ => Self::Lost,
+            },
+            sqlx::Error::Tls(_) => Self::Tls,
+            sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => Self::Lost,
+            sqlx::Error::PoolTimedOut => Self::Silent,
+            sqlx::Error::Database(error) => Self::of_server(error.as_ref()),
+            _ => Self::Other,
+        }
+    }
+
+    fn of_server(error: &dyn DatabaseError) -> Self {
+        if error.kind() == ErrorKind::UniqueViolation {
+            return Self::UniqueViolation;
+        }
+        if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
+            return Self::of_postgres(error);
+        }
+        if let Some(error) = error.try_downcast_ref::<MySqlDatabaseError>() {
+            return Self::of_mysql(error.number());
+        }
+        if error.try_downcast_ref::<SqliteError>().is_some() {
+            let code = error.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or(0);
+            return Self::of_sqlite(code);
+        }
+        Self::Other
+    }
+
+    fn of_postgres(error: &PgDatabaseError) -> Self {
+        let code = error.code();
+        match code {
+            "3D000" => Self::NoSuchDatabase,
+            "53300" => Self::TooManyConnections,
+            "53100" => Self::DiskFull,
+            "57P03" => Self::NotAccepting,
+            "57P01" | "57P02" | "57P04" | "57P05" | "25P03" => Self::Terminated,
+            "57014" => Self::StatementTimeout,
+            "25006" => Self::ReadOnly,
+            // "cached plan must not change result type"; the statement of that name does not exist.
+            "0A000" if error.routine() == Some("RevalidateCachedQuery") => Self::StalePlan,
+            "26000" => Self::StalePlan,
+            "40001" | "40P01" => Self::Conflict,
+            "55P03" => Self::Exhausted,
+            _ => match &code[..2.min(code.len())] {
+                "08" => Self::Lost,
+                "28" => Self::Authentication,
+                "40" | "53" | "57" | "58" => Self::Exhausted,
+                _ if matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) => Self::Terminated,
+                _ => Self::Other,
+            },
+        }
+    }
+
+    fn of_mysql(number: u16) -> Self {
+        match number {
+            1040 | 1203 | 1226 => Self::TooManyConnections,
+            1044 | 1045 | 1698 => Self::Authentication,
+            1049 => Self::NoSuchDatabase,
+            1053 | 1077 | 1079 => Self::NotAccepting,
+            // Killed; ended by an administrator or for idleness (MySQL 8).
+            1927 | 3169 | 4031 => Self::Terminated,
+            1042 | 1043 | 1129 | 1130 | 1152..=1161 => Self::Lost,
+            1290 | 1836 | 1792 => Self::ReadOnly,
+            1205 | 1213 => Self::Conflict,
+            1317 | 1969 | 3024 => Self::StatementTimeout,
+            1021 | 1114 => Self::DiskFull,
+            // Out of memory or of files; Galera: the node is not ready for queries.
+            1028 | 1037..=1039 | 1041 | 1047 => Self::Exhausted,
+            _ => Self::Other,
+        }
+    }
+
+    fn of_sqlite(code: u32) -> Self {
+        // The low byte is the primary code.
+        match code & 0xff {
+            5 | 6 | 9 => Self::Exhausted,
+            8 => Self::ReadOnly,
+            10 => Self::Lost,
+            13 => Self::DiskFull,
+            14 | 26 => Self::NoSuchDatabase,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether the connection that met it is of no further use.
+    #[must_use]
+    pub fn ends_connection(self) -> bool {
+        matches!(
+            self,
+            Self::Refused
+                | Self::Tls
+                | Self::Authentication
+                | Self::TooManyConnections
+                | Self::NotAccepting
+                | Self::Terminated
+                | Self::Lost
+                | Self::Silent
+                | Self::ReadOnly
+                | Self::StalePlan
+        )
+    }
+
+    /// Whether the same request may succeed at another time, without anybody changing it.
+    #[must_use]
+    pub fn passes(self) -> bool {
+        !matches!(self, Self::UniqueViolation | Self::Other)
+    }
+
+    /// Whether trying again to connect cannot help: what the server refused does not change by itself.
+    pub(crate) fn is_final(self) -> bool {
+        matches!(self, Self::Authentication | Self::NoSuchDatabase)
+    }
+
+    /// In words, without any name or address.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Refused => "the database refuses connections",
+            Self::NameResolution => "the database's host name cannot be resolved",
+            Self::Tls => "no secure connection to the database",
+            Self::Authentication => "the database does not accept the user or the password",
+            Self::NoSuchDatabase => "there is no such database",
+            Self::TooManyConnections => "the database has no connection to spare",
+            Self::NotAccepting => "the database is starting, stopping or recovering",
+            Self::Terminated => "the database ended the connection",
+            Self::Lost => "the connection to the database broke",
+            Self::Silent => "the database does not answer",
+            Self::ReadOnly => "the database takes no writes",
+            Self::StalePlan => "the schema changed under a prepared statement",
+            Self::Conflict => "another transaction stood in the way",
+            Self::StatementTimeout => "a statement took too long",
+            Self::DiskFull => "the database's disk is full",
+            Self::Exhausted => "the database is short of resources",
+            Self::UniqueViolation => "a unique constraint was violated",
+            Self::Other => "the database refused",
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.describe())
+    }
+}
+
+/// An error of the driver, as SeaORM gives it for a statement that returns no rows.
+pub(crate) fn exec_error(error: sqlx::Error) -> DbErr {
+    DbErr::Exec(RuntimeErr::SqlxError(error.into()))
+}
+
+/// The same for one that returns rows.
+pub(crate) fn query_error(error: sqlx::Error) -> DbErr {
+    DbErr::Query(RuntimeErr::SqlxError(error.into()))
+}
+
+/// The same for opening a connection.
+pub(crate) fn connection_error(error: sqlx::Error) -> DbErr {
+    DbErr::Conn(RuntimeErr::SqlxError(error.into()))
+}

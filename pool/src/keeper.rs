@@ -1,0 +1,211 @@
+//! The pool's own care: looks after the database's health and the connections that rest, and warns of what lasts.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    Engine,
+    core::{Core, SIGN_OF_LIFE},
+    health::State,
+    record::Closing,
+    target::DialError,
+};
+
+/// While operations run and none gets an answer, the database is looked at after this.
+const UNEASY: Duration = Duration::from_secs(1);
+/// While nothing runs, the database is looked at after this.
+const BORED: Duration = Duration::from_secs(5);
+/// While it is down, it is looked at again after this, and after twice as long, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// An answer that is owed for longer than it can take by so much will not come.
+const PATIENCE: Duration = Duration::from_secs(5);
+const SHORTEST_TICK: Duration = Duration::from_millis(20);
+const LONGEST_TICK: Duration = Duration::from_millis(250);
+
+/// Cares for the pool until it is closed.
+pub(crate) async fn keep(core: Arc<Core>) {
+    let mut pause = FIRST_PAUSE;
+    let mut next_look = Instant::now();
+    while !core.admission.is_closed() {
+        tokio::select! {
+            () = core.attention.notified() => {}
+            () = sleep(tick(&core)) => {}
+        }
+        if core.health.is_down() {
+            drop_resting(&core);
+            if Instant::now() >= next_look {
+                let looked = core.look().await;
+                pause = if looked.is_ok() { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                // Instances that saw it go down together do not all come back together.
+                next_look = Instant::now() + pause.mul_f64(0.5 + 0.5 * fastrand::f64());
+            }
+        } else if is_uneasy(&core) {
+            // Apart, as a look may take a while and the others want care.
+            let core = Arc::clone(&core);
+            core.handle.clone().spawn(async move { core.look().await.is_ok() });
+        }
+        retire(&core);
+        core.grow();
+        core.check_restored();
+        warn_of_slow_holds(&core);
+        give_up_stranded(&core);
+    }
+}
+
+fn tick(core: &Core) -> Duration {
+    let options = core.options();
+    let shortest = [options.idle, options.lifetime].into_iter().filter(|time| !time.is_zero()).min();
+    shortest.map_or(LONGEST_TICK, |time| (time / 4).clamp(SHORTEST_TICK, LONGEST_TICK))
+}
+
+fn is_uneasy(core: &Core) -> bool {
+    if core.engine == Engine::Sqlite || core.looking.try_lock().is_err() {
+        return false;
+    }
+    let (live, in_use, doubtful) = {
+        let store = core.admission.store();
+        (store.live(), store.in_use(), store.resting().any(|slot| core.health.is_suspect(slot.proven.elapsed())))
+    };
+    let silence = core.health.silence();
+    doubtful || (in_use > 0 && silence >= UNEASY) || (live > 0 && silence >= BORED)
+}
+
+/// While the database is down nothing that rests can be trusted; what is opened afterwards can.
+fn drop_resting(core: &Arc<Core>) {
+    if core.engine == Engine::Sqlite {
+        return;
+    }
+    while let Some(slot) = core.admission.pick(|_| true) {
+        drop(slot);
+        core.loses(Closing::Broken);
+    }
+}
+
+/// Closes what has rested for too long, is too old, was opened for other credentials, or is one too many.
+fn retire(core: &Arc<Core>) {
+    let options = core.options();
+    let generation = core.target().1;
+    let now = Instant::now();
+    while let Some(slot) = core.admission.pick(|slot| slot.generation != generation) {
+        core.close(slot, Closing::Replaced);
+    }
+    while let Some(slot) = core.admission.pick(|slot| slot.retires.is_some_and(|retires| retires <= now)) {
+        core.close(slot, Closing::Lifetime);
+    }
+    let staying = || core.admission.store().staying();
+    while staying() > options.max {
+        let Some(slot) = core.admission.pick(|_| true) else { break };
+        core.close(slot, Closing::Replaced);
+    }
+    while !options.idle.is_zero() && staying() > options.min {
+        let Some(slot) = core.admission.pick(|slot| slot.used.elapsed() >= options.idle) else { break };
+        core.close(slot, Closing::Idle);
+    }
+}
+
+fn warn_of_slow_holds(core: &Core) {
+    let slow = core.options().slow_hold;
+    if slow.is_zero() {
+        return;
+    }
+    let store = core.admission.store();
+    for holder in store.holders() {
+        let held = holder.since.elapsed();
+        if held >= slow && !holder.ticket.warned.swap(true, Ordering::Relaxed) {
+            core.record.slow_hold();
+            let request = holder.ticket.label();
+            tracing::warn!(
+                operation = holder.ticket.operation,
+                request_id = request.as_deref(),
+                ?held,
+                "an operation has held its connection for long"
+            );
+        }
+    }
+}
+
+/// Ends operations whose answer will not come, so that their connections can be replaced.
+fn give_up_stranded(core: &Core) {
+    if core.engine == Engine::Sqlite {
+        return;
+    }
+    let statement = core.options().statement_timeout;
+    let limit = if core.health.is_down() {
+        PATIENCE
+    } else if statement.is_zero() {
+        return;
+    } else {
+        statement + PATIENCE
+    };
+    for holder in core.unanswered() {
+        let is_lost = holder.ticket.unanswered(core.clock).is_some_and(|owed| owed >= limit);
+        if let Some(abort) = holder.ticket.abort.get().filter(|_| is_lost) {
+            if !holder.ticket.is_stranded.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    operation = holder.ticket.operation,
+                    held = ?holder.since.elapsed(),
+                    "a connection was swallowed by a silent peer; it is given up"
+                );
+            }
+            abort.abort();
+        }
+    }
+}
+
+impl Core {
+    /// Asks the database for a sign of life: on a connection that rests, or else by opening one.
+    ///
+    /// When all are out and nothing has been heard, the one that is opened may be one more than `max`, for the moment of
+    /// the question.
+    pub(crate) async fn look(self: &Arc<Self>) -> Result<(), DialError> {
+        let asked = self.clock.millis();
+        let _alone = self.looking.lock().await;
+        if !self.health.is_down() && self.health.silence() < Duration::from_millis(self.clock.millis() - asked) {
+            // It answered while somebody else was looking.
+            return Ok(());
+        }
+        let mut answered = false;
+        while let Some(mut slot) =
+            self.admission.pick(|slot| !answered || self.health.is_suspect(slot.proven.elapsed()))
+        {
+            match timeout(SIGN_OF_LIFE, slot.raw.ping()).await {
+                Ok(Ok(())) => {
+                    answered = true;
+                    self.health.hears();
+                    slot.proven = Instant::now();
+                    self.keep_or_close(slot);
+                }
+                Ok(Err(_)) => {
+                    drop(slot);
+                    self.loses(Closing::Broken);
+                }
+                Err(_) => {
+                    drop(slot);
+                    self.loses(Closing::Broken);
+                    break;
+                }
+            }
+        }
+        if answered {
+            self.health.recovers();
+            return Ok(());
+        }
+        self.admission.store().dials(1);
+        self.dial(SIGN_OF_LIFE).await
+    }
+
+    fn check_restored(&self) {
+        if !matches!(self.health.state(), State::Recovering) {
+            return;
+        }
+        let staying = self.admission.store().staying();
+        if staying >= self.options().min && (self.admission.thirsty() == 0 || self.is_at_full_speed()) {
+            self.health.is_restored();
+        }
+    }
+}

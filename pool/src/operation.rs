@@ -1,0 +1,247 @@
+//! An operation from its arrival to its answer: let in, run on the pool's runtime, repeated where that is safe.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use sea_orm::{AccessMode, TransactionOptions};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
+
+use crate::{
+    Connection, Error, Fault, Pool,
+    admission::Lane,
+    core::{Core, SIGN_OF_LIFE},
+    lease::Lease,
+    ticket::{self, Ticket},
+};
+
+/// How often an operation is begun at the most, when connections die underneath it.
+const LIVES: u32 = 3;
+/// How often it is begun at the most, when others stand in its way.
+const CONFLICTS: u32 = 10;
+const FIRST_BACKOFF: Duration = Duration::from_millis(4);
+const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
+
+/// What may be done again if it fails half-way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// Changes nothing, so it may be repeated.
+    Read,
+    /// Repeated only if its first statement was refused.
+    Write,
+    /// Repeated as a whole, unless the commit was sent and its answer is not known.
+    Transaction(TransactionOptions),
+}
+
+impl Kind {
+    fn lane(self) -> Lane {
+        match self {
+            Self::Read => Lane::Read,
+            Self::Transaction(options) if options.access_mode == Some(AccessMode::ReadOnly) => Lane::Read,
+            Self::Write | Self::Transaction(_) => Lane::Write,
+        }
+    }
+
+    /// Whether an attempt that met this fault has certainly left nothing behind.
+    fn may_repeat(self, fault: Fault, attempt: &Attempted) -> Option<Reason> {
+        let died = matches!(fault, Fault::Lost | Fault::Terminated | Fault::NotAccepting | Fault::StalePlan);
+        match self {
+            Self::Write if attempt.done > 0 => None,
+            _ if fault == Fault::Conflict => Some(Reason::Conflict),
+            Self::Read if died => Some(Reason::Died),
+            Self::Transaction(_) if died && !attempt.commit_sent => Some(Reason::Died),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    Conflict,
+    Died,
+}
+
+/// What is left of an attempt.
+struct Attempted {
+    fault: Option<Fault>,
+    done: u32,
+    commit_sent: bool,
+}
+
+impl Pool {
+    pub(crate) async fn operate<T, E, F, Fut>(&self, operation: &'static str, kind: Kind, body: F) -> Result<T, E>
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let span = self.span(operation);
+        let (ticket, lease) = self.arrive(operation, kind.lane(), &span).await?;
+        let core = Arc::clone(&self.inner.core);
+        let of_task = Arc::clone(&ticket);
+        let work = async move { run(&core, &of_task, kind, lease, body).await };
+        self.await_task(ticket, work.instrument(span)).await
+    }
+
+    pub(crate) fn span(&self, operation: &'static str) -> tracing::Span {
+        tracing::info_span!(
+            "operation",
+            otel.name = operation,
+            otel.kind = "client",
+            db.system.name = self.engine().system_name(),
+            db.operation.name = operation,
+        )
+    }
+
+    /// Waits for a connection. Dropping this future leaves the queue.
+    pub(crate) async fn arrive(
+        &self,
+        operation: &'static str,
+        lane: Lane,
+        span: &tracing::Span,
+    ) -> Result<(Arc<Ticket>, Lease), Error> {
+        if let Some(within) = ticket::within() {
+            return Err(Error::Nested { operation, within });
+        }
+        let ticket = Ticket::new(operation);
+        let waiting = tracing::info_span!(parent: span, "wait", otel.name = "pool.wait");
+        let lease = self.inner.core.enter(&ticket, lane).instrument(waiting).await?;
+        Ok((ticket, lease))
+    }
+
+    /// Runs an operation as a task of the pool's runtime: whoever waits for it may go away without ending it half-way.
+    pub(crate) async fn await_task<T, E>(
+        &self,
+        ticket: Arc<Ticket>,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let operation = ticket.operation;
+        let task = self.inner.runtime.spawn(ticket::inside(operation, work));
+        // Set once, here.
+        let _ = ticket.abort.set(task.abort_handle());
+        match task.await {
+            Ok(outcome) => outcome,
+            Err(failure) if failure.is_panic() => Err(Error::Panicked { operation }.into()),
+            Err(_) if ticket.is_stranded.load(std::sync::atomic::Ordering::Relaxed) => {
+                Err(Error::Abandoned { operation }.into())
+            }
+            Err(_) => Err(Error::Closed.into()),
+        }
+    }
+}
+
+/// Runs the body until it has an answer worth giving.
+async fn run<T, E, F, Fut>(core: &Arc<Core>, ticket: &Arc<Ticket>, kind: Kind, lease: Lease, body: F) -> Result<T, E>
+where
+    F: Fn(Connection) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<T, E>> + Send,
+    T: Send,
+    E: From<Error> + Send,
+{
+    let last_start = ticket.deadline().unwrap_or_else(|| ticket.arrived + core.options().acquire);
+    let mut lease = Some(lease);
+    let mut attempts = 0;
+    loop {
+        let lease = match lease.take() {
+            Some(lease) => lease,
+            None => core.enter(ticket, kind.lane()).await?,
+        };
+        let proven = prove(core, ticket, kind.lane(), lease).await?;
+        let used = tracing::info_span!("use", otel.name = "pool.use");
+        let (outcome, attempted) = attempt(core, ticket, kind, proven, &body).instrument(used).await;
+        attempts += 1;
+        let reason = match &outcome {
+            // A transaction whose failure the body has overlooked did not take place.
+            Ok(_) => None,
+            Err(_) => attempted.fault.and_then(|fault| kind.may_repeat(fault, &attempted)),
+        };
+        let pause = match reason {
+            Some(Reason::Died) if attempts < LIVES => Duration::ZERO,
+            Some(Reason::Conflict) if attempts < CONFLICTS => backoff(attempts),
+            _ => {
+                core.record.ended(outcome.is_ok());
+                return outcome;
+            }
+        };
+        if Instant::now() + pause >= last_start {
+            core.record.ended(false);
+            return outcome;
+        }
+        match (reason, kind) {
+            (Some(Reason::Conflict), _) => core.record.retried_conflict(),
+            (_, Kind::Transaction(_)) => core.record.retried_transaction(),
+            _ => core.record.retried_read(),
+        }
+        sleep(pause).await;
+    }
+}
+
+/// Asks a connection for a sign of life if there is reason to doubt it, and takes another one if it gives none.
+async fn prove(core: &Arc<Core>, ticket: &Arc<Ticket>, lane: Lane, mut lease: Lease) -> Result<Lease, Error> {
+    loop {
+        let Some(slot) = lease.slot() else { return Ok(lease) };
+        if !core.is_doubtful(slot) {
+            return Ok(lease);
+        }
+        if matches!(timeout(SIGN_OF_LIFE, slot.raw.ping()).await, Ok(Ok(()))) {
+            core.health.hears();
+            return Ok(lease);
+        }
+        drop(lease);
+        core.suspects();
+        lease = core.enter(ticket, lane).await?;
+    }
+}
+
+async fn attempt<T, E, F, Fut>(
+    core: &Arc<Core>,
+    ticket: &Arc<Ticket>,
+    kind: Kind,
+    mut lease: Lease,
+    body: &F,
+) -> (Result<T, E>, Attempted)
+where
+    F: Fn(Connection) -> Fut + Sync,
+    Fut: Future<Output = Result<T, E>> + Send,
+    E: From<Error> + Send,
+{
+    let mut attempted = Attempted { fault: None, done: 0, commit_sent: false };
+    let Some(slot) = lease.take() else { return (Err(Error::Closed.into()), attempted) };
+    let connection = Connection::new(core, ticket, slot);
+    let work = async {
+        let Kind::Transaction(options) = kind else { return body(connection.clone()).await };
+        let depth = connection.begin_at(options).await.map_err(Error::from)?;
+        match body(connection.clone()).await {
+            Ok(value) => {
+                let fault_before = connection.fault();
+                // Conflicts are certain not to have been committed, even when the commit itself tells of them.
+                attempted.commit_sent = fault_before.is_none();
+                connection.commit_at(depth).await.map_err(Error::from)?;
+                Ok(value)
+            }
+            // Rolled back when the connection is taken back.
+            Err(error) => Err(error),
+        }
+    };
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    attempted.fault = connection.fault();
+    attempted.done = connection.done();
+    match connection.reclaim().await {
+        Some(slot) => lease.end(slot),
+        // Closes it.
+        None => drop(lease),
+    }
+    let outcome = outcome.unwrap_or_else(|_| Err(Error::Panicked { operation: ticket.operation }.into()));
+    (outcome, attempted)
+}
+
+/// A random time up to a limit that doubles with each attempt: those who collided should not meet again.
+fn backoff(attempts: u32) -> Duration {
+    let most = FIRST_BACKOFF.saturating_mul(1 << attempts.min(10)).min(LONGEST_BACKOFF);
+    most.mul_f64(fastrand::f64())
+}

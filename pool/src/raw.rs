@@ -1,0 +1,142 @@
+//! One connection of a driver, and SeaORM's statements on it.
+
+use sea_orm::{
+    AccessMode, DbBackend, ExecResult, QueryResult, Statement, TransactionOptions, Value,
+    sea_query::Values,
+    sqlx::{
+        self, AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _, SqlStr, mysql::MySqlConnection,
+        postgres::PgConnection, sqlite::SqliteConnection,
+    },
+};
+use sea_query_sqlx::SqlxValues;
+
+type Result<T> = std::result::Result<T, sqlx::Error>;
+
+/// A connection of one of the engines, owned: dropping it closes its socket at once.
+#[derive(Debug)]
+pub(crate) enum Raw {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+    MySql(MySqlConnection),
+}
+
+/// The same expression for whichever driver it is.
+macro_rules! on {
+    ($raw:expr, $connection:ident => $body:expr) => {
+        match $raw {
+            Raw::Sqlite($connection) => $body,
+            Raw::Postgres($connection) => $body,
+            Raw::MySql($connection) => $body,
+        }
+    };
+}
+
+impl Raw {
+    pub(crate) fn backend(&self) -> DbBackend {
+        match self {
+            Self::Sqlite(_) => DbBackend::Sqlite,
+            Self::Postgres(_) => DbBackend::Postgres,
+            Self::MySql(_) => DbBackend::MySql,
+        }
+    }
+
+    pub(crate) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
+        let (sql, values) = parts(statement);
+        on!(self, raw => sqlx::query_with(sql, values).execute(raw).await.map(ExecResult::from))
+    }
+
+    pub(crate) async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        on!(self, raw => raw.execute(sql).await.map(ExecResult::from))
+    }
+
+    pub(crate) async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
+        let (sql, values) = parts(statement);
+        on!(self, raw => Ok(sqlx::query_with(sql, values).fetch_optional(raw).await?.map(QueryResult::from)))
+    }
+
+    pub(crate) async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
+        let (sql, values) = parts(statement);
+        on!(self, raw => {
+            let rows = sqlx::query_with(sql, values).fetch_all(raw).await?;
+            Ok(rows.into_iter().map(QueryResult::from).collect())
+        })
+    }
+
+    pub(crate) async fn ping(&mut self) -> Result<()> {
+        on!(self, raw => raw.ping().await)
+    }
+
+    /// Says goodbye to the server, then closes.
+    pub(crate) async fn close(self) -> Result<()> {
+        on!(self, raw => raw.close().await)
+    }
+
+    /// Begins a transaction, or sets a savepoint inside the one that is open.
+    pub(crate) async fn begin(&mut self, depth: u32, options: &TransactionOptions) -> Result<()> {
+        if depth > 0 {
+            return self.run(format!("SAVEPOINT orm_pool_{depth}")).await;
+        }
+        let level = options.isolation_level.map(|level| format!(" ISOLATION LEVEL {level}")).unwrap_or_default();
+        let mode = options.access_mode.map(|mode| format!(" {mode}")).unwrap_or_default();
+        match self {
+            Self::Postgres(_) => self.run(format!("BEGIN{level}{mode}")).await,
+            Self::MySql(_) => {
+                if !level.is_empty() {
+                    // Holds for the next transaction only.
+                    self.run(format!("SET TRANSACTION{level}")).await?;
+                }
+                self.run(format!("START TRANSACTION{mode}")).await
+            }
+            Self::Sqlite(_) => {
+                // A deferred transaction that turns into a writer ignores the busy time-out.
+                let keyword = match (options.sqlite_transaction_mode, options.access_mode) {
+                    (Some(mode), _) => mode.sqlite_keyword(),
+                    (None, Some(AccessMode::ReadOnly)) => "DEFERRED",
+                    (None, _) => "IMMEDIATE",
+                };
+                self.run(format!("BEGIN {keyword}")).await
+            }
+        }
+    }
+
+    /// Commits the transaction, or releases the newest of its savepoints.
+    pub(crate) async fn commit(&mut self, depth: u32) -> Result<()> {
+        match depth {
+            0 | 1 => self.run("COMMIT".to_owned()).await,
+            _ => self.run(format!("RELEASE SAVEPOINT orm_pool_{}", depth - 1)).await,
+        }
+    }
+
+    /// Rolls the transaction back, or back to the newest of its savepoints.
+    pub(crate) async fn rollback(&mut self, depth: u32) -> Result<()> {
+        match depth {
+            0 | 1 => self.run("ROLLBACK".to_owned()).await,
+            _ => self.run(format!("ROLLBACK TO SAVEPOINT orm_pool_{}", depth - 1)).await,
+        }
+    }
+
+    async fn run(&mut self, sql: String) -> Result<()> {
+        on!(self, raw => raw.execute(AssertSqlSafe(sql)).await.map(drop))
+    }
+
+    /// How many connections the server takes from everybody together; `None` for an embedded engine.
+    pub(crate) async fn server_limit(&mut self) -> Result<Option<u32>> {
+        let sql = match self {
+            Self::Sqlite(_) => return Ok(None),
+            Self::Postgres(_) => {
+                "SELECT current_setting('max_connections')::bigint \
+                 - current_setting('superuser_reserved_connections')::bigint"
+            }
+            Self::MySql(_) => "SELECT CAST(@@max_connections AS SIGNED)",
+        };
+        let row = self.query_one(Statement::from_string(self.backend(), sql)).await?;
+        let limit: Option<i64> = row.and_then(|row| row.try_get_by_index(0).ok());
+        Ok(limit.and_then(|limit| u32::try_from(limit).ok()))
+    }
+}
+
+fn parts(statement: Statement) -> (SqlStr, SqlxValues) {
+    let values: Vec<Value> = statement.values.map_or_else(Vec::new, |values| values.0);
+    (AssertSqlSafe(statement.sql).into_sql_str(), SqlxValues(Values(values)))
+}

@@ -1,0 +1,314 @@
+//! What has happened: counters since start, and how long waits and uses took lately.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hdrhistogram::{CreationError, Histogram};
+use metrics::Unit;
+use tokio::time::Instant;
+
+use crate::{
+    PoolOptions, Refusal, Status,
+    snapshot::{Counters, Quantiles},
+};
+
+/// How far back "lately" goes: one to two of these.
+const WINDOW: Duration = Duration::from_mins(1);
+/// The longest time that is told exactly.
+const LONGEST: Duration = Duration::from_hours(1);
+/// The weight of the newest hold in the running mean, as a power of two: 1/16.
+const SMOOTHING: u32 = 4;
+
+/// Why a connection was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    Idle,
+    Lifetime,
+    /// Its credentials or the size of the pool were changed.
+    Replaced,
+    /// It died, or cannot be trusted any more.
+    Broken,
+    /// The peer went silent on it.
+    Stranded,
+    /// The pool is being closed.
+    Ending,
+}
+
+impl Closing {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Lifetime => "lifetime",
+            Self::Replaced => "replaced",
+            Self::Broken => "broken",
+            Self::Stranded => "stranded",
+            Self::Ending => "ending",
+        }
+    }
+}
+
+macro_rules! counts {
+    ($($name:ident),* $(,)?) => {
+        #[derive(Debug, Default)]
+        struct Counts { $($name: AtomicU64),* }
+
+        impl Counts {
+            fn read(&self) -> Counters {
+                Counters { $($name: self.$name.load(Ordering::Relaxed)),* }
+            }
+        }
+    };
+}
+
+counts!(
+    operations,
+    failed,
+    refused_busy,
+    refused_down,
+    refused_closing,
+    timed_out,
+    retried_conflicts,
+    retried_reads,
+    retried_transactions,
+    opened,
+    dials_failed,
+    closed_idle,
+    closed_lifetime,
+    closed_replaced,
+    closed_broken,
+    stranded,
+    slow_holds,
+);
+
+fn one(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Times of the current window and the one before it.
+#[derive(Debug)]
+struct Windows {
+    now: Times,
+    before: Times,
+    since: Instant,
+    span_before: Duration,
+}
+
+/// Microseconds, to two digits.
+#[derive(Clone, Debug)]
+struct Times {
+    wait: Histogram<u64>,
+    hold: Histogram<u64>,
+}
+
+impl Times {
+    fn new() -> Result<Self, CreationError> {
+        let empty = Histogram::new_with_bounds(1, micros(LONGEST), 2)?;
+        Ok(Self { wait: empty.clone(), hold: empty })
+    }
+
+    fn reset(&mut self) {
+        self.wait.reset();
+        self.hold.reset();
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Record {
+    counts: Counts,
+    windows: Mutex<Windows>,
+    // Running mean of holds, in nanoseconds.
+    mean_hold: AtomicU64,
+    metrics: Metrics,
+}
+
+struct Metrics {
+    wait: metrics::Histogram,
+    hold: metrics::Histogram,
+    create: metrics::Histogram,
+    timeouts: metrics::Counter,
+    pool: String,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+impl Record {
+    pub(crate) fn new(pool: &str) -> Result<Self, CreationError> {
+        let empty = Times::new()?;
+        let windows = Windows { now: empty.clone(), before: empty, since: Instant::now(), span_before: Duration::ZERO };
+        Ok(Self {
+            counts: Counts::default(),
+            windows: Mutex::new(windows),
+            mean_hold: AtomicU64::new(0),
+            metrics: Metrics::new(pool),
+        })
+    }
+
+    pub(crate) fn waited(&self, wait: Duration) {
+        self.metrics.wait.record(wait.as_secs_f64());
+        self.windows(|windows| windows.now.wait.saturating_record(micros(wait)));
+    }
+
+    pub(crate) fn held(&self, hold: Duration) {
+        self.metrics.hold.record(hold.as_secs_f64());
+        self.windows(|windows| windows.now.hold.saturating_record(micros(hold)));
+        let nanos = u64::try_from(hold.as_nanos()).unwrap_or(u64::MAX);
+        let mean = self.mean_hold.load(Ordering::Relaxed);
+        // Two ends at the same time may lose one of them: it is a mean.
+        let next = if mean == 0 { nanos } else { mean - (mean >> SMOOTHING) + (nanos >> SMOOTHING) };
+        self.mean_hold.store(next.max(1), Ordering::Relaxed);
+    }
+
+    /// How long connections are held, on a running mean; zero before the first.
+    pub(crate) fn mean_hold(&self) -> Duration {
+        Duration::from_nanos(self.mean_hold.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn opened(&self, took: Duration) {
+        self.metrics.create.record(took.as_secs_f64());
+        one(&self.counts.opened);
+    }
+
+    pub(crate) fn dial_failed(&self) {
+        one(&self.counts.dials_failed);
+    }
+
+    pub(crate) fn closed(&self, why: Closing) {
+        match why {
+            Closing::Idle => one(&self.counts.closed_idle),
+            Closing::Lifetime => one(&self.counts.closed_lifetime),
+            Closing::Replaced => one(&self.counts.closed_replaced),
+            Closing::Broken => one(&self.counts.closed_broken),
+            Closing::Stranded => one(&self.counts.stranded),
+            Closing::Ending => return,
+        }
+        metrics::counter!("db_client_connection_closed_total", "pool_name" => self.metrics.pool.clone(), "reason" => why.name())
+            .increment(1);
+    }
+
+    pub(crate) fn refused(&self, reason: &Refusal) {
+        match reason {
+            Refusal::AllInUse | Refusal::QueueFull { .. } | Refusal::TooLate { .. } => one(&self.counts.refused_busy),
+            Refusal::TimedOut { .. } => {
+                one(&self.counts.timed_out);
+                self.metrics.timeouts.increment(1);
+            }
+            Refusal::Down { .. } => one(&self.counts.refused_down),
+            Refusal::Closing => one(&self.counts.refused_closing),
+        }
+        metrics::counter!("db_client_operation_refused_total", "pool_name" => self.metrics.pool.clone(), "reason" => reason.name())
+            .increment(1);
+    }
+
+    pub(crate) fn ended(&self, well: bool) {
+        one(&self.counts.operations);
+        if !well {
+            one(&self.counts.failed);
+        }
+    }
+
+    pub(crate) fn retried_conflict(&self) {
+        one(&self.counts.retried_conflicts);
+    }
+
+    pub(crate) fn retried_read(&self) {
+        one(&self.counts.retried_reads);
+    }
+
+    pub(crate) fn retried_transaction(&self) {
+        one(&self.counts.retried_transactions);
+    }
+
+    pub(crate) fn slow_hold(&self) {
+        one(&self.counts.slow_holds);
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.counts.read()
+    }
+
+    /// Waits and holds of the last one to two minutes, and how long that was.
+    pub(crate) fn lately(&self) -> (Quantiles, Quantiles, Duration) {
+        self.windows(|windows| {
+            let Times { mut wait, mut hold } = windows.now.clone();
+            // All have the same bounds, so adding cannot fail.
+            let _ = (wait.add(&windows.before.wait), hold.add(&windows.before.hold));
+            (Quantiles::of(&wait), Quantiles::of(&hold), windows.since.elapsed() + windows.span_before)
+        })
+    }
+
+    /// Sets the gauges.
+    pub(crate) fn publish(&self, status: &Status, options: &PoolOptions) {
+        let set = |name: &'static str, value: u32| {
+            metrics::gauge!(name, "pool_name" => self.metrics.pool.clone()).set(value);
+        };
+        let count = |state: &'static str, value: u32| {
+            metrics::gauge!("db_client_connection_count", "pool_name" => self.metrics.pool.clone(), "state" => state)
+                .set(value);
+        };
+        count("idle", status.idle);
+        count("used", status.in_use);
+        set("db_client_connection_max", options.max);
+        set("db_client_connection_idle_min", options.min);
+        set("db_client_connection_idle_max", options.max);
+        set("db_client_connection_pending_requests", status.waiting);
+        set("db_client_connection_stranded", status.stranded);
+    }
+
+    fn windows<R>(&self, look: impl FnOnce(&mut Windows) -> R) -> R {
+        let windows = &mut *self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = windows.since.elapsed();
+        if age >= WINDOW {
+            std::mem::swap(&mut windows.now, &mut windows.before);
+            windows.now.reset();
+            windows.span_before = age;
+            if age >= 2 * WINDOW {
+                // Nothing was recorded for long: what came before is not "lately" any more.
+                windows.before.reset();
+                windows.span_before = Duration::ZERO;
+            }
+            windows.since = Instant::now();
+        }
+        look(windows)
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Metrics {
+    fn new(pool: &str) -> Self {
+        let seconds = |name: &'static str, about: &'static str| {
+            metrics::describe_histogram!(name, Unit::Seconds, about);
+            metrics::histogram!(name, "pool_name" => pool.to_owned())
+        };
+        metrics::describe_gauge!("db_client_connection_count", "Open connections by state");
+        metrics::describe_gauge!("db_client_connection_max", "Most connections that there may be");
+        metrics::describe_gauge!("db_client_connection_idle_min", "Connections kept open when nothing happens");
+        metrics::describe_gauge!("db_client_connection_idle_max", "Most connections that may rest");
+        metrics::describe_gauge!("db_client_connection_pending_requests", "Operations that wait for a connection");
+        metrics::describe_gauge!("db_client_connection_stranded", "Connections on which a silent peer owes an answer");
+        metrics::describe_counter!(
+            "db_client_connection_timeouts_total",
+            "Operations that waited for a connection in vain"
+        );
+        metrics::describe_counter!("db_client_connection_closed_total", "Connections closed, by reason");
+        metrics::describe_counter!("db_client_operation_refused_total", "Operations that never began, by reason");
+        Self {
+            wait: seconds("db_client_connection_wait_time_seconds", "Time until an operation had its connection"),
+            hold: seconds("db_client_connection_use_time_seconds", "Time that operations held their connections"),
+            create: seconds("db_client_connection_create_time_seconds", "Time that it took to open a connection"),
+            timeouts: metrics::counter!("db_client_connection_timeouts_total", "pool_name" => pool.to_owned()),
+            pool: pool.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! What the pool tells of itself.
+
+use std::{sync::Arc, time::Duration};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::{Fault, health::Trouble};
+
+/// The pool at one moment. Times are milliseconds unless a name says otherwise.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = Pool))]
+pub struct Snapshot {
+    /// The pool's name in metrics.
+    #[cfg_attr(feature = "utoipa", schema(example = "users-api"))]
+    pub name: String,
+    /// How the database is, as far as the pool can tell.
+    pub state: Condition,
+    /// Why the database is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// Why no further connection can be opened, while those that are open work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shortage: Option<Cause>,
+    /// Why the database takes no writes, while it answers reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub impairment: Option<Cause>,
+    /// The limits in force.
+    pub limits: Limits,
+    /// What is there and who waits.
+    #[serde(flatten)]
+    pub counts: Status,
+    /// Who has waited longest.
+    pub longest_waiters: Vec<Doing>,
+    /// Who has held a connection longest.
+    pub longest_holders: Vec<Doing>,
+    /// What has happened since the start.
+    pub counters: Counters,
+    /// Time until operations had their connections, over the last one to two minutes.
+    pub wait: Quantiles,
+    /// Time that operations held their connections, over the last one to two minutes.
+    #[serde(rename = "use")]
+    pub hold: Quantiles,
+    /// What size would suit.
+    pub advice: Advice,
+}
+
+/// Connections and operations at one moment. Counts, no units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolCounts))]
+pub struct Status {
+    /// Open connections.
+    #[cfg_attr(feature = "utoipa", schema(example = 4))]
+    pub total: u32,
+    /// Open connections that nobody uses.
+    #[cfg_attr(feature = "utoipa", schema(example = 3))]
+    pub idle: u32,
+    /// Operations that hold a connection.
+    #[cfg_attr(feature = "utoipa", schema(example = 1))]
+    pub in_use: u32,
+    /// Connections that are being opened.
+    #[cfg_attr(feature = "utoipa", schema(example = 0))]
+    pub opening: u32,
+    /// Connections in use on which a silent peer owes an answer. They are given up after a while.
+    #[cfg_attr(feature = "utoipa", schema(example = 0))]
+    pub stranded: u32,
+    /// Operations that wait for a connection.
+    #[cfg_attr(feature = "utoipa", schema(example = 0))]
+    pub waiting: u32,
+}
+
+/// How the database is, as far as the pool can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolState))]
+pub enum Condition {
+    /// It answers.
+    Up,
+    /// It answers again; connections are being restored.
+    Recovering,
+    /// It does not answer. Operations are refused at once.
+    Down,
+    /// The pool takes no new operations; those that run are finished.
+    Draining,
+    /// The pool is closed.
+    Closed,
+}
+
+/// Something that is the matter with the database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolCause))]
+pub struct Cause {
+    /// The kind, as a word for programs.
+    #[cfg_attr(feature = "utoipa", schema(value_type = String, example = "authentication"))]
+    pub kind: Fault,
+    /// What the driver or the server says.
+    #[cfg_attr(feature = "utoipa", schema(value_type = String, example = "password authentication failed for user \"app\""))]
+    pub detail: Arc<str>,
+    /// For how long.
+    #[cfg_attr(feature = "utoipa", schema(example = 1250))]
+    pub for_ms: u64,
+}
+
+/// The limits in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolLimits))]
+pub struct Limits {
+    /// Most connections.
+    #[cfg_attr(feature = "utoipa", schema(example = 10))]
+    pub max: u32,
+    /// Connections kept open when nothing happens.
+    #[cfg_attr(feature = "utoipa", schema(example = 2))]
+    pub min: u32,
+    /// Most operations that may wait; 0 = no limit.
+    #[cfg_attr(feature = "utoipa", schema(example = 1000))]
+    pub queue_limit: usize,
+    /// Whether operations wait at all.
+    #[cfg_attr(feature = "utoipa", schema(example = true))]
+    pub wait: bool,
+    /// Longest wait for a connection.
+    #[cfg_attr(feature = "utoipa", schema(example = 5000))]
+    pub acquire_ms: u64,
+    /// A connection above `min` that was unused for so long is closed; 0 = never.
+    #[cfg_attr(feature = "utoipa", schema(example = 600_000))]
+    pub idle_ms: u64,
+    /// A connection is replaced after about so long; 0 = never.
+    #[cfg_attr(feature = "utoipa", schema(example = 1_800_000))]
+    pub lifetime_ms: u64,
+}
+
+/// An operation that waits for a connection or holds one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolOperation))]
+pub struct Doing {
+    /// Its name.
+    #[cfg_attr(feature = "utoipa", schema(example = "users.find"))]
+    pub operation: &'static str,
+    /// The request behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "utoipa", schema(value_type = Option<String>, example = "0197b5f0-3c4a-7def-8123-456789abcdef"))]
+    pub request: Option<Arc<str>>,
+    /// For how long.
+    #[cfg_attr(feature = "utoipa", schema(example = 12))]
+    pub for_ms: u64,
+}
+
+/// What has happened since the start. Counts, no units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolCounters))]
+pub struct Counters {
+    /// Operations that ended.
+    pub operations: u64,
+    /// Those among them that gave an error.
+    pub failed: u64,
+    /// Operations refused on arrival, as there was no connection for them in time.
+    pub refused_busy: u64,
+    /// Operations refused because the database is down.
+    pub refused_down: u64,
+    /// Operations refused because the pool was being closed.
+    pub refused_closing: u64,
+    /// Operations that waited for a connection in vain.
+    pub timed_out: u64,
+    /// Attempts that were repeated after a deadlock or a serialization failure.
+    pub retried_conflicts: u64,
+    /// Reads that were repeated because their connection died.
+    pub retried_reads: u64,
+    /// Transactions that were repeated because their connection died before the commit was sent.
+    pub retried_transactions: u64,
+    /// Connections opened.
+    pub opened: u64,
+    /// Attempts to open one that failed.
+    pub dials_failed: u64,
+    /// Connections closed after `idle`.
+    pub closed_idle: u64,
+    /// Connections closed after `lifetime`.
+    pub closed_lifetime: u64,
+    /// Connections closed because settings were changed.
+    pub closed_replaced: u64,
+    /// Connections that died, or could not be trusted any more.
+    pub closed_broken: u64,
+    /// Connections that a silent peer has swallowed, and that were given up.
+    pub stranded: u64,
+    /// Holds that were warned of.
+    pub slow_holds: u64,
+}
+
+/// How a time was spread. Milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolQuantiles))]
+pub struct Quantiles {
+    /// How many were measured. No unit.
+    #[cfg_attr(feature = "utoipa", schema(example = 1200))]
+    pub count: u64,
+    /// The mean.
+    #[cfg_attr(feature = "utoipa", schema(example = 0.4))]
+    pub mean: f64,
+    /// Half took no longer.
+    #[cfg_attr(feature = "utoipa", schema(example = 0.3))]
+    pub p50: f64,
+    /// 95 of 100 took no longer.
+    #[cfg_attr(feature = "utoipa", schema(example = 0.9))]
+    pub p95: f64,
+    /// 99 of 100 took no longer.
+    #[cfg_attr(feature = "utoipa", schema(example = 1.8))]
+    pub p99: f64,
+    /// The longest.
+    #[cfg_attr(feature = "utoipa", schema(example = 4.1))]
+    pub max: f64,
+}
+
+/// What size would suit, by Little's law: connections busy at once = rate × hold time.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolAdvice))]
+pub struct Advice {
+    /// Operations a second, lately.
+    #[cfg_attr(feature = "utoipa", schema(example = 850.0))]
+    pub operations_per_second: f64,
+    /// Connections busy at once on average: rate × mean hold.
+    #[cfg_attr(feature = "utoipa", schema(example = 0.3))]
+    pub busy: f64,
+    /// A size that leaves room for bursts.
+    #[cfg_attr(feature = "utoipa", schema(example = 3))]
+    pub suggested_max: u32,
+    /// How many connections the server takes from everybody together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "utoipa", schema(example = 97))]
+    pub server_max_connections: Option<u32>,
+    /// How many instances with this `max` fit into that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "utoipa", schema(example = 9))]
+    pub instances_that_fit: Option<u32>,
+    /// All this in a sentence.
+    pub sentence: String,
+}
+
+impl Quantiles {
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of an hour fit")]
+    pub(crate) fn of(times: &Histogram<u64>) -> Self {
+        let millis = |micros: u64| micros as f64 / 1e3;
+        if times.is_empty() {
+            return Self::default();
+        }
+        Self {
+            count: times.len(),
+            mean: (times.mean()).round() / 1e3,
+            p50: millis(times.value_at_quantile(0.50)),
+            p95: millis(times.value_at_quantile(0.95)),
+            p99: millis(times.value_at_quantile(0.99)),
+            max: millis(times.max()),
+        }
+    }
+}
+
+impl From<Trouble> for Cause {
+    fn from(trouble: Trouble) -> Self {
+        Self { kind: trouble.fault, detail: trouble.detail, for_ms: millis(trouble.since.elapsed()) }
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Advice {
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded")]
+    pub(crate) fn new(hold: &Quantiles, span: Duration, max: u32, waiting: u32, server: Option<u32>) -> Self {
+        let rate = hold.count as f64 / span.as_secs_f64().max(1.0);
+        let busy = rate * hold.mean / 1e3;
+        // Arrivals come in bunches; three deviations of a Poisson process above the mean leave hardly any waiting.
+        let suggested = (busy + 3.0 * busy.sqrt()).ceil().clamp(1.0, 10_000.0) as u32;
+        let fit = server.map(|server| server / max.max(1));
+        let sentence = sentence(hold, rate, busy, suggested, max, waiting, server.zip(fit));
+        Self {
+            operations_per_second: (rate * 10.0).round() / 10.0,
+            busy: (busy * 100.0).round() / 100.0,
+            suggested_max: suggested,
+            server_max_connections: server,
+            instances_that_fit: fit,
+            sentence,
+        }
+    }
+}
+
+fn sentence(
+    hold: &Quantiles,
+    rate: f64,
+    busy: f64,
+    suggested: u32,
+    max: u32,
+    waiting: u32,
+    server: Option<(u32, u32)>,
+) -> String {
+    let mut text = if hold.count == 0 {
+        "Nothing has been asked lately, so there is nothing to size by.".to_owned()
+    } else {
+        let verdict = if suggested > max {
+            format!("max = {max} is tight; {suggested} would leave room for bursts")
+        } else if waiting > 0 {
+            format!("max = {max} suits the mean, and yet {waiting} wait: look at the longest holders first")
+        } else if suggested * 2 < max {
+            format!("max = {max} is ample; {suggested} would do")
+        } else {
+            format!("max = {max} suits")
+        };
+        format!(
+            "{rate:.1} operations a second hold a connection for {:.1} ms on average, so {busy:.2} are busy at once: {verdict}.",
+            hold.mean
+        )
+    };
+    if let Some((server, fit)) = server {
+        use std::fmt::Write as _;
+        // Writing to a text cannot fail.
+        let _ =
+            write!(text, " The server takes {server} connections, which is enough for {fit} instances of this size.");
+    }
+    text
+}

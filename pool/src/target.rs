@@ -1,0 +1,153 @@
+//! From URL and options to a connection.
+
+use std::time::Duration;
+
+use log::LevelFilter;
+use sea_orm::{
+    DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
+    sqlx::{
+        self, ConnectOptions as _, Executor as _,
+        mysql::{MySqlConnectOptions, MySqlPoolOptions},
+        postgres::{PgConnectOptions, PgPoolOptions},
+        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    },
+};
+use tokio::time::timeout;
+
+use crate::{DatabaseUrl, Engine, Fault, PoolOptions, raw::Raw};
+
+const SLOW_STATEMENT: Duration = Duration::from_secs(1);
+
+/// Why a connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{fault}")]
+pub(crate) struct DialError {
+    pub(crate) fault: Fault,
+    #[source]
+    pub(crate) source: sqlx::Error,
+}
+
+/// Where connections go, and how they are set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    url: DatabaseUrl,
+    driver: Driver,
+    statement_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Driver {
+    // Parsed once: an in-memory database is told from another by its parsed options.
+    Sqlite(SqliteConnectOptions),
+    Postgres(PgConnectOptions),
+    MySql(MySqlConnectOptions),
+}
+
+impl Target {
+    pub(crate) fn new(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, sqlx::Error> {
+        let driver = match url.engine() {
+            Engine::Sqlite => {
+                let address: SqliteConnectOptions = url.expose().parse()?;
+                // Readers and one writer at a time side by side, and nothing acknowledged that a power cut could take back.
+                let address = address
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(options.acquire)
+                    .foreign_keys(true);
+                Driver::Sqlite(logging(address))
+            }
+            Engine::Postgres => {
+                let mut address: PgConnectOptions = url.expose().parse()?;
+                if address.get_application_name().is_none() {
+                    // What the URL asks for goes first.
+                    address = address.application_name(&options.application_name);
+                }
+                if !options.statement_timeout.is_zero() {
+                    let limit = options.statement_timeout.as_millis().to_string();
+                    address = address.options([("statement_timeout", limit)]);
+                }
+                Driver::Postgres(logging(address))
+            }
+            Engine::MySql => Driver::MySql(logging(url.expose().parse::<MySqlConnectOptions>()?)),
+        };
+        Ok(Self { url: url.clone(), driver, statement_timeout: options.statement_timeout })
+    }
+
+    pub(crate) fn url(&self) -> &DatabaseUrl {
+        &self.url
+    }
+
+    /// Opens a connection, ready for statements.
+    pub(crate) async fn dial(&self, limit: Duration) -> Result<Raw, DialError> {
+        let source = match timeout(limit, self.open()).await {
+            Ok(Ok(raw)) => return Ok(raw),
+            Ok(Err(error)) => error,
+            Err(_) => silence(),
+        };
+        let fault = match Fault::of_driver(&source) {
+            Fault::Lost if self.is_unresolvable().await => Fault::NameResolution,
+            fault => fault,
+        };
+        Err(DialError { fault, source })
+    }
+
+    async fn open(&self) -> Result<Raw, sqlx::Error> {
+        match &self.driver {
+            Driver::Sqlite(address) => Ok(Raw::Sqlite(address.connect().await?)),
+            Driver::Postgres(address) => Ok(Raw::Postgres(address.connect().await?)),
+            Driver::MySql(address) => {
+                let mut raw = address.connect().await?;
+                if !self.statement_timeout.is_zero() {
+                    raw.execute(statement_limit(self.statement_timeout)).await?;
+                }
+                Ok(Raw::MySql(raw))
+            }
+        }
+    }
+
+    /// The resolver's error has no kind of its own, so it is asked again.
+    async fn is_unresolvable(&self) -> bool {
+        match self.url.host_name() {
+            Some(host) => tokio::net::lookup_host((host, 0)).await.is_err(),
+            None => false,
+        }
+    }
+
+    /// A SeaORM connection of its own, for what takes no other: `sea-orm-migration`.
+    pub(crate) fn direct(&self, acquire: Duration) -> DatabaseConnection {
+        match &self.driver {
+            Driver::Sqlite(address) => {
+                let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(acquire);
+                SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(address.clone()))
+            }
+            Driver::Postgres(address) => {
+                let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(acquire);
+                // A change of the schema may take its time; the last word on an option counts.
+                let address = address.clone().options([("statement_timeout", "0")]);
+                SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(address))
+            }
+            Driver::MySql(address) => {
+                let pool = MySqlPoolOptions::new().max_connections(1).acquire_timeout(acquire);
+                SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with(address.clone()))
+            }
+        }
+    }
+}
+
+fn logging<O: sqlx::ConnectOptions>(address: O) -> O {
+    address.log_statements(LevelFilter::Debug).log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT)
+}
+
+pub(crate) fn silence() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
+}
+
+/// MariaDB and MySQL know the limit by different names and units; each reads its own executable comment only.
+fn statement_limit(limit: Duration) -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(format!(
+        "SET SESSION wait_timeout = @@SESSION.wait_timeout \
+         /*M!100101 , max_statement_time = {seconds} */ /*!50708 , max_execution_time = {milliseconds} */",
+        seconds = limit.as_secs_f64(),
+        milliseconds = limit.as_millis(),
+    ))
+}
