@@ -188,6 +188,12 @@ impl Pool {
         core.refuse_if_down("pool.check")
     }
 
+    /// What keeps the database from taking writes, if a write has met it lately.
+    #[must_use]
+    pub fn impairment(&self) -> Option<Fault> {
+        self.inner.core.health.impairment().map(|trouble| trouble.fault)
+    }
+
     /// Connections and operations at this moment.
     #[must_use]
     pub fn status(&self) -> Status {

@@ -11,6 +11,7 @@ use actix_web::{
     web,
 };
 use futures_util::FutureExt;
+use orm_pool::Caller;
 use tokio::time::timeout;
 
 use super::{
@@ -33,7 +34,10 @@ pub(super) async fn limits(
     }
     let limit = request.app_data::<web::Data<RequestTimeout>>().map_or(Duration::MAX, |limit| limit.0);
     let tag = tag::tag(&request);
-    match timeout(limit, AssertUnwindSafe(next.call(request)).catch_unwind()).await {
+    let caller = tag.as_ref().map_or("", |tag| tag.request_id.to_str().unwrap_or_default());
+    // Whatever the pool does for this request, it does in its name, and not for longer than it waits.
+    let handling = Caller::new(caller).within(limit).scope(next.call(request));
+    match timeout(limit, AssertUnwindSafe(handling).catch_unwind()).await {
         Ok(Ok(answered)) => answered,
         Ok(Err(panic)) => Err(Problem::internal(format!("the handler panicked: {}", message(panic.as_ref()))).into()),
         Err(_) if tag.is_some_and(|tag| tag.arriving.get()) => {

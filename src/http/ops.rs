@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use actix_web::{HttpResponse, get, web};
 use metrics_exporter_prometheus::PrometheusHandle;
-use orm_pool::{Pool, Refusal, Snapshot};
+use orm_pool::{Fault, Pool, Refusal, Snapshot};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -47,6 +47,10 @@ pub(super) struct Health {
     /// `live` or `ready`.
     #[schema(example = "ready")]
     status: &'static str,
+    /// What keeps the database from taking writes, while it answers reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "the database's disk is full")]
+    impairment: Option<&'static str>,
 }
 
 /// Is the process alive?
@@ -59,7 +63,7 @@ pub(super) struct Health {
 )]
 #[get("/health/live")]
 pub(super) async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(Health { status: "live" })
+    HttpResponse::Ok().json(Health { status: "live", impairment: None })
 }
 
 /// Can requests be served?
@@ -77,7 +81,7 @@ pub(super) async fn ready(pool: web::Data<Pool>, draining: web::Data<Draining>) 
         return Err(Problem::new(Kind::ShuttingDown, "This instance takes no new work."));
     }
     pool.check().await.map_err(not_ready)?;
-    Ok(HttpResponse::Ok().json(Health { status: "ready" }))
+    Ok(HttpResponse::Ok().json(Health { status: "ready", impairment: pool.impairment().map(Fault::describe) }))
 }
 
 /// The cause is told here and not to users: whoever asks for readiness has to mend it.

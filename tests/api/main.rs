@@ -19,12 +19,16 @@
     reason = "a test ends by panicking, and nobody depends on it"
 )]
 
+mod causes;
 mod cli;
 mod docs;
 mod harness;
 mod hostile;
 mod migrations;
+mod operations;
 mod ops;
+mod outages;
+mod overload;
 mod pages;
 mod pool;
 mod races;
@@ -46,6 +50,10 @@ fn main() -> ExitCode {
         suite("migrations", migrations::cases()),
         suite("pool", pool::cases()),
         suite("ops", ops::cases()),
+        suite("outages", outages::cases()).on_servers(),
+        suite("causes", causes::cases()).on_servers(),
+        suite("overload", overload::cases()),
+        suite("operations", operations::cases()),
         suite("shutdown", shutdown::cases()),
         suite("cli", cli::cases()).without_engine(),
         suite("docs", docs::cases()).without_engine(),

@@ -24,13 +24,20 @@ struct Inner {
     engine: Engine,
     folder: TempDir,
     databases: Mutex<Vec<String>>,
+    urls: Mutex<Vec<String>>,
     apps: Mutex<Vec<App>>,
 }
 
 impl Context {
     pub fn new(engine: Engine) -> Self {
         let folder = tempfile::Builder::new().prefix("users-api-case-").tempdir().unwrap();
-        Self(Arc::new(Inner { engine, folder, databases: Mutex::default(), apps: Mutex::default() }))
+        Self(Arc::new(Inner {
+            engine,
+            folder,
+            databases: Mutex::default(),
+            urls: Mutex::default(),
+            apps: Mutex::default(),
+        }))
     }
 
     pub fn engine(&self) -> Engine {
@@ -46,7 +53,7 @@ impl Context {
     pub async fn database(&self) -> String {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!("users_test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        match self.0.engine {
+        let url = match self.0.engine {
             Engine::Sqlite => sqlite_url(&self.folder().join(format!("{name}.db"))),
             engine => {
                 let admin = connect(&engine.admin_url()).await;
@@ -56,7 +63,14 @@ impl Context {
                 self.0.databases.lock().unwrap_or_else(PoisonError::into_inner).push(name);
                 url
             }
-        }
+        };
+        self.0.urls.lock().unwrap_or_else(PoisonError::into_inner).push(url.clone());
+        url
+    }
+
+    /// The URL of the database that was made last.
+    pub fn last_database(&self) -> String {
+        self.0.urls.lock().unwrap_or_else(PoisonError::into_inner).last().unwrap().clone()
     }
 
     /// An application on a fresh database, with the defaults.
@@ -118,6 +132,14 @@ pub async fn connect(url: &str) -> DatabaseConnection {
 
 pub fn sqlite_url(path: &Path) -> String {
     format!("sqlite://{}?mode=rwc", path.display())
+}
+
+/// A new database on the server of this URL, which nobody drops: the server is the case's own.
+pub async fn new_database(url: &str) -> String {
+    let admin = connect(url).await;
+    admin.execute_unprepared("CREATE DATABASE app").await.unwrap();
+    admin.close().await.unwrap();
+    with_database(url, "app")
 }
 
 fn with_database(url: &str, name: &str) -> String {

@@ -3,6 +3,7 @@
 mod app;
 mod context;
 mod engine;
+mod load;
 mod lock;
 mod process;
 mod proxy;
@@ -22,11 +23,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 pub use self::{
     app::{App, Reply, client},
-    context::{Context, connect},
+    context::{Context, connect, new_database},
     engine::Engine,
+    load::{Load, Sample, by_status, quantile},
     lock::Locked,
     process::{Service, binary},
     proxy::Proxy,
+    server::{End, Server},
 };
 
 /// No case takes longer; one that hangs is a failure with a name.
@@ -65,6 +68,12 @@ impl Suite {
     /// Cases to which the engine makes no difference run once.
     pub fn without_engine(mut self) -> Self {
         self.engines = vec![Engine::Sqlite];
+        self
+    }
+
+    /// Cases about what lies between the service and a server.
+    pub fn on_servers(mut self) -> Self {
+        self.engines.retain(|engine| *engine != Engine::Sqlite);
         self
     }
 }

@@ -1,11 +1,12 @@
 //! Private servers of the run: in a temporary folder, on a free port, gone at the end.
 
 use std::{
+    ffi::OsString,
     fs,
     io::Write as _,
     net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Mutex, PoisonError},
 };
@@ -18,13 +19,21 @@ pub const POSTGRES: &str = "postgres";
 pub const MARIADBD: &str = "mariadbd";
 const PASSWORD: &str = "secret";
 
-struct Server {
+/// A server of the run's own.
+pub struct Server {
     engine: Engine,
     url: String,
+    owner: Owner,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    folder: TempDir,
+    running: Option<Running>,
+}
+
+struct Running {
     keeper: Child,
     // The keeper ends the server when this pipe closes, however this process ends.
-    leash: Option<ChildStdin>,
-    _folder: TempDir,
+    leash: ChildStdin,
 }
 
 static SERVERS: Mutex<Vec<Server>> = Mutex::new(Vec::new());
@@ -35,11 +44,9 @@ pub fn url(engine: Engine) -> String {
     if let Some(server) = servers.iter().find(|server| server.engine == engine) {
         return server.url.clone();
     }
-    let server = match engine {
-        Engine::Sqlite => panic!("SQLite has no server"),
-        Engine::Postgres => postgres(),
-        Engine::MariaDb => mariadb(),
-    };
+    let mut server = Server::new(engine, &[]);
+    server.start(End::Orderly);
+    server.await_ready();
     let url = server.url.clone();
     servers.push(server);
     url
@@ -47,12 +54,71 @@ pub fn url(engine: Engine) -> String {
 
 /// Ends every server that was started.
 pub fn end_all() {
-    let mut servers = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
-    for server in &mut *servers {
-        server.leash = None;
+    let mut servers = std::mem::take(&mut *SERVERS.lock().unwrap_or_else(PoisonError::into_inner));
+    for server in &mut servers {
+        server.stop();
     }
-    for mut server in servers.drain(..) {
-        server.keeper.wait().unwrap();
+}
+
+/// How a server is to end.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// As its administrator would end it.
+    Orderly,
+    /// As a power cut would.
+    Crash,
+}
+
+impl Server {
+    /// Makes a server that does not run yet, with arguments of its own.
+    pub fn new(engine: Engine, more: &[&str]) -> Self {
+        let mut server = match engine {
+            Engine::Sqlite => panic!("SQLite has no server"),
+            Engine::Postgres => postgres(),
+            Engine::MariaDb => mariadb(),
+        };
+        server.arguments.extend(more.iter().map(Into::into));
+        server
+    }
+
+    /// The administrator's URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Starts it; it may take a while to be ready.
+    pub fn start(&mut self, end: End) {
+        let signal = match (self.engine, end) {
+            (Engine::Postgres, End::Orderly) => "INT",
+            (Engine::Postgres, End::Crash) => "QUIT",
+            (_, End::Orderly) => "TERM",
+            (_, End::Crash) => "KILL",
+        };
+        let mut keeper =
+            self.owner.kept(&self.program, self.folder.path(), signal).args(&self.arguments).spawn().unwrap();
+        let leash = keeper.stdin.take().unwrap();
+        self.running = Some(Running { keeper, leash });
+    }
+
+    /// Ends it, the way that was said at its start.
+    pub fn stop(&mut self) {
+        if let Some(Running { mut keeper, leash }) = self.running.take() {
+            drop(leash);
+            keeper.wait().unwrap();
+        }
+    }
+
+    pub fn await_ready(&self) {
+        let url = self.url.clone();
+        // On a thread of its own: whoever needs the server first may be inside a runtime.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(super::eventually("the server accepts connections", || async {
+                sea_orm::Database::connect(url.as_str()).await.ok()
+            }))
+        })
+        .join()
+        .unwrap();
     }
 }
 
@@ -72,18 +138,26 @@ fn postgres() -> Server {
         .unwrap();
     assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
     let port = free_port();
-    let server = owner
-        .kept(&program(POSTGRES).unwrap(), folder.path(), "INT")
-        .arg("-D")
-        .arg(&data)
-        .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
-        .args(["-c", "max_connections=400", "-c", "shared_buffers=64MB"])
-        .arg("-c")
-        .arg(format!("unix_socket_directories={}", folder.path().display()))
-        .spawn()
-        .unwrap();
-    let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/postgres");
-    Server::ready(Engine::Postgres, url, server, folder)
+    let arguments = [
+        "-D".into(),
+        data.into_os_string(),
+        "-p".into(),
+        port.to_string().into(),
+        "-clisten_addresses=127.0.0.1".into(),
+        "-cfsync=off".into(),
+        "-cmax_connections=400".into(),
+        "-cshared_buffers=64MB".into(),
+        format!("-cunix_socket_directories={}", folder.path().display()).into(),
+    ];
+    Server {
+        engine: Engine::Postgres,
+        url: format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/postgres"),
+        owner,
+        program: program(POSTGRES).unwrap(),
+        arguments: arguments.into(),
+        folder,
+        running: None,
+    }
 }
 
 fn mariadb() -> Server {
@@ -102,40 +176,33 @@ fn mariadb() -> Server {
     owner.write(
         &start,
         &format!(
-            "CREATE USER 'admin'@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO 'admin'@'%' WITH GRANT OPTION;\n"
+            "CREATE USER IF NOT EXISTS 'admin'@'%' IDENTIFIED BY '{PASSWORD}';\n\
+             GRANT ALL ON *.* TO 'admin'@'%' WITH GRANT OPTION;\n"
         ),
     );
     let port = free_port();
-    let server = owner
-        .kept(&program(MARIADBD).unwrap(), folder.path(), "TERM")
-        .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin"])
-        .args(["--max-connections=400", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M"])
-        .arg(format!("--port={port}"))
-        .arg(format!("--datadir={}", data.display()))
-        .arg(format!("--socket={}", folder.path().join("socket").display()))
-        .arg(format!("--pid-file={}", folder.path().join("pid").display()))
-        .arg(format!("--init-file={}", start.display()))
-        .spawn()
-        .unwrap();
-    let url = format!("mysql://admin:{PASSWORD}@127.0.0.1:{port}/mysql");
-    Server::ready(Engine::MariaDb, url, server, folder)
-}
-
-impl Server {
-    fn ready(engine: Engine, url: String, mut keeper: Child, folder: TempDir) -> Self {
-        let leash = keeper.stdin.take();
-        let server = Self { engine, url, keeper, leash, _folder: folder };
-        let url = server.url.clone();
-        // On a thread of its own: whoever needs the server first may be inside a runtime.
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(super::eventually("the server accepts connections", || async {
-                sea_orm::Database::connect(url.as_str()).await.ok()
-            }))
-        })
-        .join()
-        .unwrap();
-        server
+    let arguments = [
+        "--no-defaults".into(),
+        "--bind-address=127.0.0.1".into(),
+        "--skip-name-resolve".into(),
+        "--skip-log-bin".into(),
+        "--max-connections=400".into(),
+        "--innodb-flush-log-at-trx-commit=0".into(),
+        "--innodb-buffer-pool-size=64M".into(),
+        format!("--port={port}").into(),
+        format!("--datadir={}", data.display()).into(),
+        format!("--socket={}", folder.path().join("socket").display()).into(),
+        format!("--pid-file={}", folder.path().join("pid").display()).into(),
+        format!("--init-file={}", start.display()).into(),
+    ];
+    Server {
+        engine: Engine::MariaDb,
+        url: format!("mysql://admin:{PASSWORD}@127.0.0.1:{port}/mysql"),
+        owner,
+        program: program(MARIADBD).unwrap(),
+        arguments: arguments.into(),
+        folder,
+        running: None,
     }
 }
 

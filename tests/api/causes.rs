@@ -1,0 +1,224 @@
+//! An outage is told by its true cause: in the log, in `/health/ready` and in `/pool`; a client gets a plain 503.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection};
+use serde_json::{Value, json};
+
+use crate::{
+    cases,
+    harness::{App, Context, End, Engine, Server, Service, binary, client, connect, eventually, new_database},
+};
+
+cases![
+    a_changed_password_is_told_and_mended,
+    a_server_without_connections_to_spare_is_told,
+    a_host_that_cannot_be_resolved_is_told,
+    a_full_disk_is_told,
+];
+
+async fn pool_until(app: &App, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || async { Some(app.get("/pool").await.json()).filter(&condition) }).await
+}
+
+/// A user of the server's own, who may use this database.
+struct Account {
+    admin: DatabaseConnection,
+    engine: Engine,
+    name: String,
+    url: String,
+}
+
+impl Account {
+    async fn new(context: &Context) -> Self {
+        let database = context.database().await;
+        let mut url = url::Url::parse(&database).unwrap();
+        let name = format!("app_{}", url.path().trim_start_matches("/users_test_"));
+        let admin = connect(&context.engine().admin_url()).await;
+        let statements = match context.engine() {
+            Engine::Postgres => {
+                let database = url.path().trim_start_matches('/');
+                vec![
+                    format!("CREATE ROLE {name} LOGIN PASSWORD 'one'"),
+                    format!("ALTER DATABASE {database} OWNER TO {name}"),
+                ]
+            }
+            _ => vec![
+                format!("CREATE USER {name} IDENTIFIED BY 'one'"),
+                format!("GRANT ALL ON {}.* TO {name}", url.path().trim_start_matches('/')),
+            ],
+        };
+        for statement in statements {
+            admin.execute_unprepared(&statement).await.unwrap();
+        }
+        url.set_username(&name).unwrap();
+        url.set_password(Some("one")).unwrap();
+        Self { admin, engine: context.engine(), name, url: url.into() }
+    }
+
+    async fn set_password(&self, password: &str) {
+        let name = &self.name;
+        let sql = match self.engine {
+            Engine::Postgres => format!("ALTER ROLE {name} PASSWORD '{password}'"),
+            _ => format!("ALTER USER {name} IDENTIFIED BY '{password}'"),
+        };
+        self.admin.execute_unprepared(&sql).await.unwrap();
+    }
+
+    /// How many connections the user may have.
+    async fn set_limit(&self, limit: u32) {
+        let name = &self.name;
+        let sql = match self.engine {
+            Engine::Postgres => format!("ALTER ROLE {name} CONNECTION LIMIT {limit}"),
+            _ => format!("ALTER USER {name} WITH MAX_USER_CONNECTIONS {limit}"),
+        };
+        self.admin.execute_unprepared(&sql).await.unwrap();
+    }
+
+    /// Shows the user's connections out.
+    async fn kill(&self) {
+        let name = &self.name;
+        let sql = match self.engine {
+            Engine::Postgres => {
+                format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'")
+            }
+            _ => format!("KILL USER {name}"),
+        };
+        self.admin.execute_unprepared(&sql).await.unwrap();
+    }
+
+    async fn end(self, context: &Context) {
+        self.kill().await;
+        if self.engine == Engine::Postgres {
+            let owner = url::Url::parse(&context.engine().admin_url()).unwrap().username().to_owned();
+            let database = url::Url::parse(&self.url).unwrap().path().trim_start_matches('/').to_owned();
+            self.admin.execute_unprepared(&format!("ALTER DATABASE {database} OWNER TO {owner}")).await.unwrap();
+            let mut inside = url::Url::parse(&context.engine().admin_url()).unwrap();
+            inside.set_path(&database);
+            let inside = connect(inside.as_str()).await;
+            inside.execute_unprepared(&format!("REASSIGN OWNED BY {} TO {owner}", self.name)).await.unwrap();
+            inside.execute_unprepared(&format!("DROP OWNED BY {}", self.name)).await.unwrap();
+            inside.close().await.unwrap();
+            self.admin.execute_unprepared(&format!("DROP ROLE {}", self.name)).await.unwrap();
+        } else {
+            self.admin.execute_unprepared(&format!("DROP USER {}", self.name)).await.unwrap();
+        }
+        self.admin.close().await.unwrap();
+    }
+}
+
+async fn a_changed_password_is_told_and_mended(context: Context) {
+    let account = Account::new(&context).await;
+    let app = context.app_on(&account.url, &[("pool.min", "1")]).await;
+    account.set_password("two").await;
+    account.kill().await;
+    let pool = pool_until(&app, "down", |pool| pool["state"] == "down").await;
+    assert_eq!(pool["cause"]["kind"], "authentication", "{pool}");
+    let detail = pool["cause"]["detail"].as_str().unwrap();
+    assert!(detail.contains(&account.name) && !detail.contains("one"), "the server's own words: {detail}");
+    let ready = app.get("/health/ready").await.problem(503, "database-unavailable");
+    assert_eq!(ready["detail"], "Not ready: the database does not accept the user or the password.");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let told = app.get("/users").await.problem(503, "database-unavailable");
+    assert!(!told.to_string().contains("password"), "a client learns nothing of the inside: {told}");
+    account.set_password("one").await;
+    pool_until(&app, "up again", |pool| pool["state"] == "up").await;
+    assert_eq!(app.get("/users").await.status, 200);
+    app.stop().await.unwrap().unwrap();
+    account.end(&context).await;
+}
+
+async fn a_server_without_connections_to_spare_is_told(context: Context) {
+    let account = Account::new(&context).await;
+    account.set_limit(2).await;
+    let app = context.app_on(&account.url, &[("pool.min", "1"), ("pool.max", "4")]).await;
+    // Somebody else takes the last one.
+    let other = connect(&account.url).await;
+    let burst = (0..40).map(|_| {
+        let app = app.clone();
+        tokio::spawn(async move { app.get("/users").await.status.as_u16() })
+    });
+    for status in futures_util::future::join_all(burst).await {
+        assert_eq!(status.unwrap(), 200, "one connection serves them all, one after the other");
+    }
+    let pool = pool_until(&app, "the shortage is told", |pool| pool["shortage"].is_object()).await;
+    assert_eq!(pool["shortage"]["kind"], "too-many-connections", "{pool}");
+    assert_eq!((pool["state"].as_str(), pool["total"].as_u64()), (Some("up"), Some(1)), "{pool}");
+    // Others take all there are.
+    account.set_limit(1).await;
+    let pid = app.get("/pool").await.json();
+    assert_eq!(pid["total"], 1);
+    other.close().await.unwrap();
+    let other = loop {
+        account.kill().await;
+        let mut options = sea_orm::ConnectOptions::new(&account.url);
+        options.max_connections(1).acquire_timeout(Duration::from_millis(100));
+        if let Ok(other) = sea_orm::Database::connect(options).await {
+            break other;
+        }
+    };
+    let pool = pool_until(&app, "down", |pool| pool["state"] == "down").await;
+    assert_eq!(pool["cause"]["kind"], "too-many-connections", "{pool}");
+    let ready = app.get("/health/ready").await.problem(503, "database-unavailable");
+    assert_eq!(ready["detail"], "Not ready: the database has no connection to spare.");
+    other.close().await.unwrap();
+    pool_until(&app, "up again", |pool| pool["state"] == "up").await;
+    assert_eq!(app.get("/users").await.status, 200);
+    app.stop().await.unwrap().unwrap();
+    account.end(&context).await;
+}
+
+async fn a_host_that_cannot_be_resolved_is_told(context: Context) {
+    let url = match context.engine() {
+        Engine::Postgres => "postgres://app:secret@db.invalid/app",
+        _ => "mysql://app:secret@db.invalid/app",
+    };
+    let variables = [("DATABASE_URL", url), ("USERS_API__POOL__ACQUIRE", "300ms")];
+    let output = binary(context.folder(), &variables).output().await.unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("the database's host name cannot be resolved"), "{told}");
+    assert!(!told.contains("secret"), "{told}");
+}
+
+async fn a_full_disk_is_told(context: Context) {
+    if context.engine() != Engine::MariaDb {
+        // A full disk cannot be had of PostgreSQL without the rights to mount one.
+        return;
+    }
+    let limits = ["--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M", "--innodb-fast-shutdown=2"];
+    let mut server = Server::new(context.engine(), &limits);
+    server.start(End::Crash);
+    server.await_ready();
+    let url = new_database(server.url()).await;
+    let variables = [("DATABASE_URL", url.as_str()), ("RUST_LOG", "info")];
+    let mut service = Service::start(context.folder(), &variables).await;
+    let database = connect(&url).await;
+    database.execute_unprepared("CREATE TABLE ballast (b LONGBLOB)").await.unwrap();
+    while database.execute_unprepared("INSERT INTO ballast VALUES (REPEAT('x', 200000))").await.is_ok() {}
+    while database.execute_unprepared("INSERT INTO ballast VALUES (REPEAT('x', 2000))").await.is_ok() {}
+    let client = client();
+    let mut number = 0;
+    let answer = loop {
+        number += 1;
+        let body = json!({"name": "x".repeat(200), "email": format!("{number}-{}@example.com", "x".repeat(50))});
+        let answer = client.post(format!("http://{}/users", service.address)).json(&body).send().await.unwrap();
+        if answer.status() != 201 {
+            break answer;
+        }
+    };
+    assert_eq!(answer.status(), 503);
+    let told: Value = answer.json().await.unwrap();
+    assert_eq!(told["code"], "database-unavailable", "{told}");
+    let pool: Value = service.get(&client, "/pool").send().await.unwrap().json().await.unwrap();
+    assert_eq!((&pool["state"], &pool["impairment"]["kind"]), (&json!("up"), &json!("disk-full")), "{pool}");
+    let ready: Value = service.get(&client, "/health/ready").send().await.unwrap().json().await.unwrap();
+    assert_eq!(ready, json!({"status": "ready", "impairment": "the database's disk is full"}));
+    assert_eq!(service.get(&client, "/users").send().await.unwrap().status(), 200, "what is there can be read");
+    let line = service.logged("the database takes no writes").await;
+    assert_eq!((&line["cause"], &line["operation"]), (&json!("the database's disk is full"), &json!("users.create")));
+    service.signal("TERM").await;
+    assert!(service.ended().await.success());
+    drop(database);
+    server.stop();
+}

@@ -1,0 +1,114 @@
+//! Clients that ask and ask, and remember every answer.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use super::App;
+
+/// One answer.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    pub began: Instant,
+    pub took: Duration,
+    pub method: Method,
+    /// 0 when there was no answer.
+    pub status: u16,
+    /// The email of the user that was to be created.
+    pub email: Option<String>,
+}
+
+/// Clients at work.
+pub struct Load {
+    stop: watch::Sender<bool>,
+    clients: Vec<JoinHandle<()>>,
+    samples: Arc<Mutex<Vec<Sample>>>,
+}
+
+impl Load {
+    /// Starts clients, each with one request at a time and a pause after each answer. Every fourth client writes.
+    pub fn start(app: &App, clients: usize, pause: Duration) -> Self {
+        Self::start_with(app, clients, pause, |client| client % 4 == 0)
+    }
+
+    pub fn start_with(app: &App, clients: usize, pause: Duration, writes: fn(usize) -> bool) -> Self {
+        let stop = watch::Sender::new(false);
+        let samples: Arc<Mutex<Vec<Sample>>> = Arc::default();
+        let clients = (0..clients).map(|client| {
+            let (app, samples, stopped) = (app.clone(), Arc::clone(&samples), stop.subscribe());
+            tokio::spawn(async move {
+                let mut number = 0;
+                while !*stopped.borrow() {
+                    number += 1;
+                    let email = writes(client).then(|| format!("c{client}-{number}@example.com"));
+                    let request = match &email {
+                        Some(email) => {
+                            app.request(Method::POST, "/users").json(&json!({"name": "Ann", "email": email}))
+                        }
+                        None => app.request(Method::GET, "/users?limit=2"),
+                    };
+                    let began = Instant::now();
+                    let status = request.send().await.map_or(0, |answer| answer.status().as_u16());
+                    let method = if email.is_some() { Method::POST } else { Method::GET };
+                    let sample = Sample { began, took: began.elapsed(), method, status, email };
+                    samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+                    sleep(pause).await;
+                }
+            })
+        });
+        let clients = clients.collect();
+        Self { stop, clients, samples }
+    }
+
+    /// What has been answered so far.
+    pub fn samples(&self) -> Vec<Sample> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until so many more were answered with this status.
+    pub async fn answered(&self, status: u16, count: usize) {
+        let counted = || self.samples().iter().filter(|sample| sample.status == status).count();
+        let goal = counted() + count;
+        super::eventually(&format!("{count} more answers with {status}"), || async {
+            (counted() >= goal).then_some(())
+        })
+        .await;
+    }
+
+    /// Lets every client finish its last request.
+    pub async fn stop(self) -> Vec<Sample> {
+        self.stop.send_replace(true);
+        for client in self.clients {
+            client.await.unwrap();
+        }
+        std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// How many answers had each method and status.
+pub fn by_status(samples: &[Sample]) -> BTreeMap<(String, u16), usize> {
+    let mut counts = BTreeMap::new();
+    for sample in samples {
+        *counts.entry((sample.method.to_string(), sample.status)).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// The time that a share of the samples did not take longer than.
+pub fn quantile(samples: &[Sample], share: f64) -> Duration {
+    let mut times: Vec<Duration> = samples.iter().map(|sample| sample.took).collect();
+    times.sort();
+    assert!(!times.is_empty(), "nothing was measured");
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    times[((times.len() - 1) as f64 * share) as usize]
+}

@@ -1,0 +1,374 @@
+//! What an operation is promised, on the pool itself: repeated where it is safe, refused where it would wait for itself.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use orm_pool::{Caller, Connection, DatabaseUrl, Error, Fault, Pool, PoolOptions, Refusal};
+use sea_orm::{
+    AccessMode, ConnectionTrait, DbErr, IsolationLevel, Statement, TransactionOptions, TransactionSession,
+    TransactionTrait,
+};
+use tokio::sync::Barrier;
+
+use crate::{
+    cases,
+    harness::{Context, Engine, Locked, Proxy, connect, eventually},
+};
+
+cases![
+    conflicts_are_run_again,
+    a_transaction_whose_connection_dies_before_the_commit_is_run_again,
+    isolation_and_access_mode_reach_the_server,
+    a_failed_transaction_is_not_taken_for_committed,
+    a_dropped_savepoint_is_undone,
+    a_dropped_statement_does_not_answer_the_next_one,
+    an_operation_inside_an_operation_is_refused,
+    what_would_come_too_late_is_refused_on_arrival,
+    a_refusal_tells_who_holds_the_connections,
+    changed_limits_take_effect_at_once,
+];
+
+async fn pool_on(url: &str, options: PoolOptions) -> Pool {
+    Pool::connect(&DatabaseUrl::parse(url).unwrap(), &options).await.unwrap()
+}
+
+async fn pool(context: &Context, options: PoolOptions) -> Pool {
+    let pool = pool_on(&context.database().await, options).await;
+    run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").await;
+    run(&pool, "INSERT INTO t VALUES (1, 0), (2, 0)").await;
+    pool
+}
+
+async fn run(pool: &Pool, sql: &'static str) {
+    pool.write("test.run", move |db| async move { Ok::<_, Error>(db.execute_unprepared(sql).await.map(drop)?) })
+        .await
+        .unwrap();
+}
+
+async fn number(db: &impl ConnectionTrait, sql: &str) -> Result<i64, DbErr> {
+    let sql = format!("SELECT CAST(({sql}) AS {})", if is_mysql(db) { "SIGNED" } else { "BIGINT" });
+    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?.unwrap();
+    row.try_get_by_index(0)
+}
+
+fn is_mysql(db: &impl ConnectionTrait) -> bool {
+    db.get_database_backend() == sea_orm::DbBackend::MySql
+}
+
+async fn read(pool: &Pool, sql: &'static str) -> i64 {
+    pool.read("test.read", move |db| async move { Ok::<_, Error>(number(&db, sql).await?) }).await.unwrap()
+}
+
+async fn end(pool: Pool) {
+    pool.close(Duration::from_secs(10)).await.unwrap();
+}
+
+fn serializable() -> TransactionOptions {
+    TransactionOptions { isolation_level: Some(IsolationLevel::Serializable), ..TransactionOptions::default() }
+}
+
+/// Reads both rows, waits for the others to have read them as well, then counts one of them up.
+async fn count_up(tx: Connection, row: i64, met: Option<Arc<Barrier>>) -> Result<(), Error> {
+    let sum = number(&tx, "SELECT SUM(n) FROM t").await?;
+    if let Some(met) = met {
+        met.wait().await;
+    }
+    let sql = format!("UPDATE t SET n = {} WHERE id = {row}", sum + 1);
+    tx.execute_unprepared(&sql).await?;
+    Ok(())
+}
+
+async fn conflicts_are_run_again(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        // One writer at a time: nothing stands in anybody's way.
+        return;
+    }
+    let pool = pool(&context, PoolOptions { max: 4, ..PoolOptions::default() }).await;
+    // Both read both rows before either writes: a serializable database lets only one of them through. PostgreSQL fails
+    // the other one (40001), at its update or at its commit; in MariaDB each waits for the other (1213).
+    let met = Arc::new(Barrier::new(2));
+    let both = [1, 2].map(|row| {
+        let (pool, met, attempts) = (pool.clone(), Arc::clone(&met), AtomicU32::new(0));
+        tokio::spawn(async move {
+            let caller = Caller::new("test").within(Duration::from_secs(30));
+            let body = move |tx| {
+                let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
+                count_up(tx, row, is_first.then(|| Arc::clone(&met)))
+            };
+            caller.scope(pool.transaction("test.count", serializable(), body)).await
+        })
+    });
+    for one in both {
+        one.await.unwrap().unwrap();
+    }
+    assert!(pool.snapshot().counters.retried_conflicts >= 1, "{:?}", pool.snapshot().counters);
+    // One after the other they see 0 and then 1: one row has 1, the other 2.
+    assert_eq!((read(&pool, "SELECT MIN(n) FROM t").await, read(&pool, "SELECT MAX(n) FROM t").await), (1, 2));
+    end(pool).await;
+}
+
+async fn a_transaction_whose_connection_dies_before_the_commit_is_run_again(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    let pool = pool_on(&url, PoolOptions { max: 2, ..PoolOptions::default() }).await;
+    run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").await;
+    let proxy = Arc::new(proxy);
+    let attempts = Arc::new(AtomicU32::new(0));
+    let body = {
+        let (proxy, attempts) = (Arc::clone(&proxy), Arc::clone(&attempts));
+        move |tx: Connection| {
+            let (proxy, attempt) = (Arc::clone(&proxy), attempts.fetch_add(1, Ordering::Relaxed));
+            async move {
+                tx.execute_unprepared("INSERT INTO t VALUES (1, 1)").await?;
+                if attempt == 0 {
+                    proxy.cut();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    proxy.mend();
+                }
+                tx.execute_unprepared("INSERT INTO t VALUES (2, 2)").await?;
+                Ok::<_, Error>(())
+            }
+        }
+    };
+    let caller = Caller::new("test").within(Duration::from_secs(30));
+    caller.scope(pool.transaction("test.insert", TransactionOptions::default(), body)).await.unwrap();
+    assert!(attempts.load(Ordering::Relaxed) >= 2);
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2, "once, and whole");
+    end(pool).await;
+}
+
+async fn isolation_and_access_mode_reach_the_server(context: Context) {
+    let pool = pool(&context, PoolOptions::default()).await;
+    let read_only = TransactionOptions { access_mode: Some(AccessMode::ReadOnly), ..TransactionOptions::default() };
+    match context.engine() {
+        Engine::Postgres => {
+            let level = pool
+                .transaction("test.level", serializable(), |tx| async move {
+                    let row = Statement::from_string(tx.get_database_backend(), "SHOW transaction_isolation");
+                    Ok::<_, Error>(tx.query_one_raw(row).await?.unwrap().try_get_by_index::<String>(0)?)
+                })
+                .await
+                .unwrap();
+            assert_eq!(level, "serializable");
+        }
+        // Tested by what it does: see the conflicts above. SQLite is always serializable.
+        Engine::MariaDb | Engine::Sqlite => {}
+    }
+    if context.engine() != Engine::Sqlite {
+        let write = |tx: Connection| async move {
+            tx.execute_unprepared("UPDATE t SET n = 5").await?;
+            Ok::<_, Error>(())
+        };
+        let refused = pool.transaction("test.write", read_only, write).await.unwrap_err();
+        assert!(matches!(&refused, Error::Database(error) if Fault::of(error) == Fault::ReadOnly), "{refused:?}");
+    }
+    assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, 0);
+    end(pool).await;
+}
+
+async fn a_failed_transaction_is_not_taken_for_committed(context: Context) {
+    let pool = pool(&context, PoolOptions::default()).await;
+    // The body overlooks an error. PostgreSQL answers the COMMIT of such a transaction politely, and rolls back.
+    let careless = |tx: Connection| async move {
+        tx.execute_unprepared("UPDATE t SET n = 7").await?;
+        let _ = tx.execute_unprepared("INSERT INTO t VALUES (1, 1)").await;
+        Ok::<_, Error>(())
+    };
+    let outcome = pool.transaction("test.careless", TransactionOptions::default(), careless).await;
+    let expected = if context.engine() == Engine::Postgres { 0 } else { 7 };
+    assert_eq!(outcome.is_ok(), context.engine() != Engine::Postgres, "{outcome:?}");
+    assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, expected);
+    end(pool).await;
+}
+
+async fn a_dropped_savepoint_is_undone(context: Context) {
+    let pool = pool(&context, PoolOptions::default()).await;
+    pool.transaction("test.nested", TransactionOptions::default(), |tx| async move {
+        tx.execute_unprepared("UPDATE t SET n = 1 WHERE id = 1").await?;
+        let inner = tx.begin().await?;
+        inner.execute_unprepared("UPDATE t SET n = 9 WHERE id = 2").await?;
+        drop(inner);
+        let inner = tx.begin().await?;
+        inner.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+        inner.commit().await?;
+        Ok::<_, Error>(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 2);
+    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 0);
+    // The same without a transaction of the pool's own around it.
+    pool.write("test.dropped", |db| async move {
+        let dropped = db.begin().await?;
+        dropped.execute_unprepared("UPDATE t SET n = 9 WHERE id = 2").await?;
+        drop(dropped);
+        Ok::<_, Error>(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 0);
+    end(pool).await;
+}
+
+async fn a_dropped_statement_does_not_answer_the_next_one(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let sleep = if context.engine() == Engine::Postgres { "SELECT pg_sleep(2)" } else { "SELECT SLEEP(2)" };
+    let dropped = pool
+        .read("test.dropped", move |db| async move {
+            let asked = db.execute_unprepared(sleep);
+            assert!(tokio::time::timeout(Duration::from_millis(50), asked).await.is_err());
+            Ok::<_, Error>(number(&db, "SELECT 1").await.is_err())
+        })
+        .await
+        .unwrap();
+    assert!(dropped, "what is on its way is the answer to another question");
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
+    assert_eq!(pool.snapshot().counters.closed_broken, 1);
+    end(pool).await;
+}
+
+async fn an_operation_inside_an_operation_is_refused(context: Context) {
+    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let inner = pool.clone();
+    let refused = pool
+        .read("test.outer", move |_| {
+            let inner = inner.clone();
+            async move { inner.read("test.inner", |_| async { Ok::<_, Error>(()) }).await }
+        })
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, Error::Nested { operation: "test.inner", within: "test.outer" }), "{refused:?}");
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
+    end(pool).await;
+}
+
+/// Writes that wait for a lock which the test holds.
+fn blocked(pool: &Pool, deadline: Option<Duration>) -> tokio::task::JoinHandle<Result<(), Error>> {
+    let pool = pool.clone();
+    tokio::spawn(async move {
+        let write = pool.write("test.blocked", |db| async move {
+            db.execute_unprepared("UPDATE users SET version = version").await?;
+            Ok::<_, Error>(())
+        });
+        let caller = Caller::new("request 4711");
+        match deadline {
+            Some(limit) => caller.within(limit).scope(write).await,
+            None => caller.scope(write).await,
+        }
+    })
+}
+
+async fn blocked_pool(context: &Context, options: PoolOptions) -> (Pool, Locked) {
+    let pool = pool(context, options).await;
+    run(&pool, "CREATE TABLE users (version INTEGER)").await;
+    let url = context.last_database();
+    (pool, Locked::users(context, &url).await)
+}
+
+async fn what_would_come_too_late_is_refused_on_arrival(context: Context) {
+    let options = PoolOptions { max: 1, min: 1, acquire: Duration::from_secs(60), ..PoolOptions::default() };
+    let pool = pool(&context, options).await;
+    run(&pool, "CREATE TABLE users (version INTEGER)").await;
+    // Holds of half a second each are what is known.
+    for _ in 0..3 {
+        pool.read("test.slow", |_| async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Ok::<_, Error>(())
+        })
+        .await
+        .unwrap();
+    }
+    let lock = Locked::users(&context, &context.last_database()).await;
+    let first = blocked(&pool, None);
+    eventually("it holds the connection", || async { (pool.status().in_use == 1).then_some(()) }).await;
+    let patient = blocked(&pool, Some(Duration::from_secs(60)));
+    eventually("a patient one waits", || async { (pool.status().waiting == 1).then_some(()) }).await;
+    let hurried = blocked(&pool, Some(Duration::from_millis(20))).await.unwrap().unwrap_err();
+    assert!(
+        matches!(&hurried, Error::Refused { reason: Refusal::TooLate { predicted }, .. } if *predicted > Duration::from_millis(20)),
+        "{hurried:?}"
+    );
+    lock.unlock().await;
+    first.await.unwrap().unwrap();
+    patient.await.unwrap().unwrap();
+    end(pool).await;
+}
+
+async fn a_refusal_tells_who_holds_the_connections(context: Context) {
+    let options =
+        PoolOptions { max: 1, min: 1, wait: false, acquire: Duration::from_secs(60), ..PoolOptions::default() };
+    let (pool, lock) = blocked_pool(&context, options).await;
+    let first = blocked(&pool, None);
+    eventually("it holds the connection", || async { (pool.status().in_use == 1).then_some(()) }).await;
+    let snapshot = pool.snapshot();
+    let holder = &snapshot.longest_holders[0];
+    assert_eq!((holder.operation, holder.request.as_deref()), ("test.blocked", Some("request 4711")));
+    let refused = blocked(&pool, None).await.unwrap().unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("all connections are in use"), "{text}");
+    assert!(text.contains("1 open, 0 idle, 1 in use, 0 waiting; held longest by test.blocked for "), "{text}");
+    lock.unlock().await;
+    first.await.unwrap().unwrap();
+    end(pool).await;
+}
+
+async fn changed_limits_take_effect_at_once(context: Context) {
+    let options = PoolOptions { max: 2, min: 0, ..PoolOptions::default() };
+    let pool = pool(&context, options.clone()).await;
+    let url = DatabaseUrl::parse(&context.last_database()).unwrap();
+    let change = async |max, min| {
+        let options = PoolOptions { max, min, ..options.clone() };
+        pool.change(&url, &options).await.unwrap();
+    };
+    let together = async |count: usize| {
+        let met = Arc::new(Barrier::new(count));
+        let all = (0..count).map(|_| {
+            let (pool, met) = (pool.clone(), Arc::clone(&met));
+            tokio::spawn(async move {
+                pool.read("test.meet", move |_| {
+                    let met = Arc::clone(&met);
+                    async move {
+                        met.wait().await;
+                        Ok::<_, Error>(())
+                    }
+                })
+                .await
+            })
+        });
+        for one in futures_util::future::join_all(all).await {
+            one.unwrap().unwrap();
+        }
+    };
+    together(2).await;
+    change(8, 6).await;
+    eventually("min is opened", || async { (pool.status().total == 6).then_some(()) }).await;
+    together(8).await;
+    change(2, 1).await;
+    eventually("those beyond max are closed", || async { (pool.status().total <= 2).then_some(()) }).await;
+    together(2).await;
+    assert_eq!(pool.snapshot().limits.max, 2);
+    let other = DatabaseUrl::parse(&context.database().await).unwrap();
+    assert!(pool.change(&other, &options).await.is_err(), "another database is not a change of settings");
+    // Whoever looks from the outside sees as many.
+    if context.engine() == Engine::Postgres {
+        let outside = connect(&context.engine().admin_url()).await;
+        let name = url::Url::parse(&url.to_string()).unwrap().path().trim_start_matches('/').to_owned();
+        let sql = format!("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{name}'");
+        eventually("the server sees two at the most", || async {
+            (number(&outside, &sql).await.unwrap() <= 2).then_some(())
+        })
+        .await;
+        outside.close().await.unwrap();
+    }
+    end(pool).await;
+}

@@ -1,0 +1,211 @@
+//! A database that goes away, goes silent, or shows its clients out, while they ask.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use serde_json::Value;
+
+use crate::{
+    cases,
+    harness::{
+        App, Context, End, Engine, Load, Proxy, Sample, Server, by_status, connect, eventually, new_database, quantile,
+    },
+};
+
+cases![
+    a_database_that_stops_is_told_at_once_and_comes_back_by_itself,
+    connections_that_are_killed_cost_no_read,
+    a_silent_peer_is_found_and_its_places_come_back,
+    a_blip_is_waited_for,
+];
+
+const CLIENTS: usize = 64;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a silence lasts; `USERS_API_TEST_SILENCE` (seconds) makes it longer.
+fn silence() -> Duration {
+    let seconds = std::env::var("USERS_API_TEST_SILENCE").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(12))
+}
+
+async fn pool(app: &App) -> Value {
+    app.get("/pool").await.json()
+}
+
+async fn pool_until(app: &App, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || async { Some(pool(app).await).filter(&condition) }).await
+}
+
+/// Every user that was answered with 201 is there, and no read saw anything but users.
+async fn assert_honest(url: &str, samples: &[Sample]) {
+    let counts = by_status(samples);
+    for (method, status) in counts.keys() {
+        assert!([200, 201, 503].contains(status), "{method} {status}: {counts:?}");
+    }
+    let database = connect(url).await;
+    let rows = database
+        .query_all_raw(Statement::from_string(database.get_database_backend(), "SELECT email FROM users"))
+        .await
+        .unwrap();
+    database.close().await.unwrap();
+    let there: BTreeSet<String> = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+    let told = samples.iter().filter(|sample| sample.status == 201).filter_map(|sample| sample.email.as_deref());
+    for email in told {
+        assert!(there.contains(email), "{email} was answered with 201 and is not there");
+    }
+}
+
+async fn a_database_that_stops_is_told_at_once_and_comes_back_by_itself(context: Context) {
+    // A crash must lose nothing that was acknowledged.
+    let more: &[&str] = if context.engine() == Engine::MariaDb { &["--innodb-flush-log-at-trx-commit=1"] } else { &[] };
+    let mut server = Server::new(context.engine(), more);
+    server.start(End::Crash);
+    server.await_ready();
+    let url = new_database(server.url()).await;
+    let app = context.app_on(&url, &[("pool.max", "8"), ("pool.min", "4")]).await;
+    let load = Load::start(&app, CLIENTS, PAUSE);
+    load.answered(200, 100).await;
+    load.answered(201, 20).await;
+
+    server.stop();
+    // While it falls, connections may be reset; then nobody listens any more.
+    pool_until(&app, "down", |pool| pool["state"] == "down" && pool["cause"]["kind"] == "refused").await;
+    app.get("/health/ready").await.problem(503, "database-unavailable");
+    assert_eq!(app.get("/health/live").await.status, 200);
+    // Clients that came in the first moments wait for a blip to pass; after that nobody waits.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let detected = tokio::time::Instant::now();
+    load.answered(503, 500).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let told_until = tokio::time::Instant::now();
+
+    server.start(End::Crash);
+    server.await_ready();
+    let back = Instant::now();
+    load.answered(200, 1).await;
+    let first = back.elapsed();
+    pool_until(&app, "min is restored", |pool| pool["state"] == "up" && pool["total"].as_u64() >= Some(4)).await;
+    let restored = back.elapsed();
+    load.answered(201, 20).await;
+    let samples = load.stop().await;
+
+    let told: Vec<Sample> = samples
+        .iter()
+        .filter(|sample| sample.status == 503 && (detected..told_until).contains(&sample.began))
+        .cloned()
+        .collect();
+    let (p50, p99) = (quantile(&told, 0.5), quantile(&told, 0.99));
+    println!(
+        "{}: 503 told in {p50:?} (p50), {p99:?} (p99) of {}; first 200 after {first:?}, restored after {restored:?}; {:?}",
+        context.engine().name(),
+        told.len(),
+        by_status(&samples)
+    );
+    assert!(p50 < Duration::from_millis(50), "refusals are told at once, and took {p50:?}");
+    assert!(p99 < Duration::from_millis(500), "refusals are told at once, and took {p99:?}");
+    assert!(first < Duration::from_secs(10), "it took {first:?} to notice that the database is back");
+    assert!(restored < Duration::from_secs(15), "it took {restored:?} to restore min");
+    assert_honest(&url, &samples).await;
+    app.stop().await.unwrap().unwrap();
+    server.stop();
+}
+
+/// Ends every connection of the application, as an administrator would.
+async fn kill_all(context: &Context, admin: &DatabaseConnection, database: &str) {
+    let backend = admin.get_database_backend();
+    if context.engine() == Engine::Postgres {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+        admin.query_all_raw(Statement::from_sql_and_values(backend, sql, [database.into()])).await.unwrap();
+        return;
+    }
+    let sql = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = ?";
+    let rows = admin.query_all_raw(Statement::from_sql_and_values(backend, sql, [database.into()])).await.unwrap();
+    for row in rows {
+        let id: i64 = row.try_get_by_index(0).unwrap();
+        // It may have gone by itself.
+        let _ = admin.execute_unprepared(&format!("KILL {id}")).await;
+    }
+}
+
+async fn connections_that_are_killed_cost_no_read(context: Context) {
+    let app = context.app_with(&[("pool.max", "8"), ("pool.min", "4")]).await;
+    let admin = connect(&context.engine().admin_url()).await;
+    let name = url::Url::parse(&app.url).unwrap().path().trim_start_matches('/').to_owned();
+    let load = Load::start(&app, 32, PAUSE);
+    load.answered(200, 100).await;
+    for _ in 0..50 {
+        kill_all(&context, &admin, &name).await;
+        load.answered(200, 30).await;
+    }
+    load.answered(201, 10).await;
+    let counters = pool(&app).await["counters"].clone();
+    let samples = load.stop().await;
+    admin.close().await.unwrap();
+    let counts = by_status(&samples);
+    println!("{}: {counts:?}; {counters}", context.engine().name());
+    assert!(counters["closedBroken"].as_u64() >= Some(50), "connections were killed: {counters}");
+    let failed: usize =
+        counts.iter().filter(|((method, status), _)| method == "GET" && *status != 200).map(|(_, count)| count).sum();
+    assert_eq!(failed, 0, "no read fails: {counts:?}");
+    assert_honest(&app.url, &samples).await;
+}
+
+async fn a_silent_peer_is_found_and_its_places_come_back(context: Context) {
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    let app = context.app_on(&url, &[("pool.max", "4"), ("pool.min", "2")]).await;
+    let load = Load::start(&app, CLIENTS, PAUSE);
+    load.answered(200, 100).await;
+    pool_until(&app, "all are out", |pool| pool["inUse"] == 4).await;
+
+    let silent = Instant::now();
+    proxy.stall();
+    let down = pool_until(&app, "down", |pool| pool["state"] == "down").await;
+    let found = silent.elapsed();
+    assert_eq!(down["cause"]["kind"], "silent", "{down}");
+    pool_until(&app, "the stranded are counted", |pool| pool["stranded"].as_u64() > Some(0) || pool["inUse"] == 0)
+        .await;
+    pool_until(&app, "they are given up", |pool| pool["inUse"] == 0 && pool["total"] == 0).await;
+    let given_up = silent.elapsed();
+    tokio::time::sleep_until((silent + silence()).into()).await;
+    assert_eq!(pool(&app).await["state"], "down");
+
+    proxy.mend();
+    let mended = Instant::now();
+    load.answered(200, 100).await;
+    let served = mended.elapsed();
+    pool_until(&app, "capacity is restored", |pool| pool["total"] == 4 && pool["state"] == "up").await;
+    load.answered(201, 10).await;
+    let samples = load.stop().await;
+    pool_until(&app, "in use returns to 0", |pool| pool["inUse"] == 0).await;
+    let counters = pool(&app).await["counters"].clone();
+    println!(
+        "{}: down after {found:?}, given up after {given_up:?}, served {served:?} after; {:?}; {counters}",
+        context.engine().name(),
+        by_status(&samples)
+    );
+    assert!(found < Duration::from_secs(15), "it took {found:?} to find out");
+    assert!(counters["stranded"].as_u64() > Some(0), "{counters}");
+    // What was given up may have been written or not, and was answered with neither.
+    assert_honest(&url, &samples).await;
+}
+
+async fn a_blip_is_waited_for(context: Context) {
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    let app = context.app_on(&url, &[("pool.outage_wait", "30s"), ("pool.acquire", "60s")]).await;
+    assert_eq!(app.get("/users").await.status, 200);
+    proxy.cut();
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            let app = app.clone();
+            tokio::spawn(async move { app.get("/users").await.status.as_u16() })
+        })
+        .collect();
+    pool_until(&app, "they wait while it is down", |pool| pool["state"] == "down" && pool["waiting"] == 8).await;
+    proxy.mend();
+    for status in waiting {
+        assert_eq!(status.await.unwrap(), 200, "the blip has passed, and nobody has noticed");
+    }
+}

@@ -1,0 +1,170 @@
+//! More than can be served.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, Statement};
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::{
+    cases,
+    harness::{App, Context, Engine, Load, Locked, Proxy, Sample, by_status, connect, eventually, quantile},
+};
+
+cases![
+    clients_that_vanish_inside_a_transaction_leave_nothing_behind,
+    too_many_clients_cost_no_goodput,
+    probes_do_not_queue_behind_users,
+    a_long_hold_is_seen,
+];
+
+async fn pool_until(app: &App, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || async { Some(app.get("/pool").await.json()).filter(&condition) }).await
+}
+
+/// Transactions that are open on the server, but for the one that asks.
+async fn open_transactions(context: &Context, url: &str) -> i64 {
+    let sql = match context.engine() {
+        Engine::Sqlite => return 0,
+        Engine::Postgres => {
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+        }
+        Engine::MariaDb => {
+            "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db = database()"
+        }
+    };
+    let database = connect(url).await;
+    let row = database.query_one_raw(Statement::from_string(database.get_database_backend(), sql)).await.unwrap();
+    let count = row.unwrap().try_get_by_index(0).unwrap();
+    database.close().await.unwrap();
+    count
+}
+
+async fn clients_that_vanish_inside_a_transaction_leave_nothing_behind(context: Context) {
+    let app = context.app_with(&[("pool.max", "10"), ("pool.acquire", "60s")]).await;
+    let user = app.create("Ann", "ann@example.com").await;
+    let id = user["id"].as_str().unwrap();
+    let lock = Locked::users(&context, &app.url).await;
+    let mut clients = Vec::new();
+    for number in 0..500 {
+        let body = format!(r#"{{"name":"Ann {number}"}}"#);
+        let request = format!(
+            "PATCH /users/{id} HTTP/1.1\r\nhost: x\r\ncontent-type: application/merge-patch+json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut client = TcpStream::connect(app.address).await.unwrap();
+        // What is dropped is reset, not said goodbye to.
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        clients.push(client);
+    }
+    let writers = if context.engine() == Engine::Sqlite { 1 } else { 10 };
+    pool_until(&app, "the pool is full of them", |pool| pool["inUse"] == writers && pool["waiting"] == 500 - writers)
+        .await;
+    drop(clients);
+    pool_until(&app, "those that waited have left the queue", |pool| pool["waiting"] == 0).await;
+    lock.unlock().await;
+    pool_until(&app, "those that had begun are done", |pool| pool["inUse"] == 0).await;
+    eventually("no transaction is left open", || async {
+        (open_transactions(&context, &app.url).await == 0).then_some(())
+    })
+    .await;
+    let patched = app.patch(&format!("/users/{id}"), &json!({"name": "Bea"})).await;
+    assert_eq!(patched.status, 200, "{}", patched.text);
+    let version = patched.json()["version"].as_i64().unwrap();
+    assert_eq!(version, 2 + writers, "each one that had begun was done once, and the others never");
+    let database = connect(&app.url).await;
+    let sql = Statement::from_string(database.get_database_backend(), "SELECT name FROM users");
+    let name: String = database.query_one_raw(sql).await.unwrap().unwrap().try_get_by_index(0).unwrap();
+    assert_eq!(name, "Bea", "seen from a second connection");
+    database.close().await.unwrap();
+}
+
+/// Answers a second with this status.
+fn rate(samples: &[Sample], status: u16) -> f64 {
+    let began = samples.iter().map(|sample| sample.began).min().unwrap();
+    let ended = samples.iter().map(|sample| sample.began + sample.took).max().unwrap();
+    let count = samples.iter().filter(|sample| sample.status == status).count();
+    #[expect(clippy::cast_precision_loss)]
+    {
+        count as f64 / (ended - began).as_secs_f64()
+    }
+}
+
+/// How long each phase lasts; `USERS_API_TEST_OVERLOAD` (seconds) makes it longer.
+fn phase() -> Duration {
+    let seconds = std::env::var("USERS_API_TEST_OVERLOAD").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(5))
+}
+
+async fn too_many_clients_cost_no_goodput(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    let settings = [("pool.max", "2"), ("pool.min", "2"), ("pool.queue_limit", "4"), ("pool.acquire", "500ms")];
+    let app = context.app_on(&url, &settings).await;
+    // Each answer of the database takes 20 ms, so that two connections serve at most a hundred requests a second, and
+    // the machine is not what is measured.
+    proxy.slow(Duration::from_millis(20));
+    let measured = async |clients| {
+        // A client that was refused comes back when it has been asked to, sooner than which would be an attack.
+        let load = Load::start_with(&app, clients, Duration::from_millis(50), |_| false);
+        tokio::time::sleep(phase()).await;
+        load.stop().await
+    };
+    let just_enough = measured(8).await;
+    let too_many = measured(80).await;
+    let (best, goodput) = (rate(&just_enough, 200), rate(&too_many, 200));
+    let of = |status| too_many.iter().filter(|sample| sample.status == status).cloned().collect::<Vec<_>>();
+    let (served, refused) = (of(200), of(503));
+    let (refused_p50, refused_p99) = (quantile(&refused, 0.5), quantile(&refused, 0.99));
+    let served_p99 = quantile(&served, 0.99);
+    println!(
+        "{}: goodput {goodput:.1}/s of {best:.1}/s; refused in {refused_p50:?} (p50), {refused_p99:?} (p99); served in {served_p99:?} (p99); {:?}",
+        context.engine().name(),
+        by_status(&too_many)
+    );
+    assert!(goodput > 0.8 * best, "goodput fell from {best} to {goodput}");
+    assert!(refused_p50 < Duration::from_millis(20), "a refusal waits for nobody, and took {refused_p50:?}");
+    assert!(served_p99 < Duration::from_millis(1500), "who is served waits for {served_p99:?}");
+    assert_eq!(served.len() + refused.len(), too_many.len(), "{:?}", by_status(&too_many));
+}
+
+async fn probes_do_not_queue_behind_users(context: Context) {
+    let settings = [("pool.max", "1"), ("pool.min", "1"), ("pool.acquire", "60s")];
+    let app = context.app_with(&settings).await;
+    let lock = Locked::users(&context, &app.url).await;
+    let posting = {
+        let app = app.clone();
+        tokio::spawn(async move { app.post("/users", &json!({"name": "Ann", "email": "ann@example.com"})).await })
+    };
+    pool_until(&app, "the only connection is out", |pool| pool["inUse"] == 1).await;
+    // For long enough that the last answer of the database is old news.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(app.get("/health/ready").await.status, 200, "the database answers, though nobody can be served");
+    assert_eq!(app.get("/pool").await.json()["state"], "up");
+    lock.unlock().await;
+    assert_eq!(posting.await.unwrap().status, 201);
+}
+
+async fn a_long_hold_is_seen(context: Context) {
+    let settings = [("pool.slow_hold", "100ms"), ("pool.acquire", "60s")];
+    let app = context.app_with(&settings).await;
+    let lock = Locked::users(&context, &app.url).await;
+    let posting = {
+        let app = app.clone();
+        tokio::spawn(async move {
+            let body = json!({"name": "Ann", "email": "ann@example.com"});
+            let request = app.request(reqwest::Method::POST, "/users").header("x-request-id", "slow-1").json(&body);
+            request.send().await.unwrap().status().as_u16()
+        })
+    };
+    let pool = pool_until(&app, "it is warned of", |pool| pool["counters"]["slowHolds"] == 1).await;
+    assert_eq!(pool["longestHolders"][0]["operation"], "users.create", "{pool}");
+    assert_eq!(pool["longestHolders"][0]["request"], "slow-1", "{pool}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(app.get("/pool").await.json()["counters"]["slowHolds"], 1, "once");
+    lock.unlock().await;
+    assert_eq!(posting.await.unwrap(), 201);
+}
