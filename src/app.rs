@@ -75,6 +75,7 @@ pub struct Application {
     connections: Connections,
     state: State,
     pool: Pool,
+    drain_delay: Duration,
     shutdown_timeout: Duration,
 }
 
@@ -141,6 +142,7 @@ impl Application {
             connections,
             state,
             pool,
+            drain_delay: settings.server.drain_delay,
             shutdown_timeout: settings.server.shutdown_timeout,
         })
     }
@@ -149,6 +151,12 @@ impl Application {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The one pool.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        self.pool.clone()
     }
 
     /// Answers requests until `stop` is ready, then goes through the phases of [`shutdown`](crate::shutdown).
@@ -177,6 +185,7 @@ impl Application {
             connections: &self.connections,
             server: handle,
             pool: &self.pool,
+            delay: self.drain_delay,
             limit: self.shutdown_timeout,
         };
         let drained = drain.run().await;

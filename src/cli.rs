@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{self, CommandError},
+    reload::Reload,
     settings::{Environment, Layers, Settings},
 };
 
@@ -48,6 +49,9 @@ enum Command {
     ///
     /// On the first signal: not ready any more, no new connections, running requests are answered within
     /// server.shutdown_timeout, the pool is closed. A second signal ends the process at once.
+    ///
+    /// On SIGHUP the file and .env are read again: the pool's limits and the database's credentials change while
+    /// requests go on, and the log tells what takes a restart.
     Serve,
     /// Bring the database's schema up or down, or show where it is
     ///
@@ -95,7 +99,7 @@ fn run(cli: &Cli) -> Result<(), CommandError> {
     }
     let settings: Settings = layers.settings()?;
     match command {
-        Command::Serve => commands::serve(settings),
+        Command::Serve => commands::serve(settings, Reload::new(cli.config.clone(), layers)),
         Command::Migrate { action } => commands::migrate(&settings, action.unwrap_or(commands::MigrateAction::Up)),
         Command::Healthcheck => commands::healthcheck(&settings),
         Command::Openapi | Command::Config => Ok(()),

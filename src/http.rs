@@ -29,7 +29,12 @@ use tracing_actix_web::TracingLogger;
 use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-pub use self::{limits::RequestTimeout, observe::RequestSpan, ops::Draining, page::CursorSigner};
+pub use self::{
+    limits::RequestTimeout,
+    observe::RequestSpan,
+    ops::{Draining, Phase},
+    page::CursorSigner,
+};
 use crate::service::UserService;
 
 /// What the handlers work with, shared by all workers.

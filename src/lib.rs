@@ -14,6 +14,7 @@
 //! * [`settings`]: defaults, file, `.env`, environment; checked before anything starts.
 //! * [`telemetry`]: log, metrics, traces.
 //! * [`app`]: the only place where the parts are wired together.
+//! * [`reload`]: SIGHUP; what can be changed while requests go on.
 //! * [`shutdown`]: signals, and the way out in phases.
 //! * [`cli`]: the command line; `main` does nothing but call it.
 
@@ -22,6 +23,7 @@ pub mod cli;
 mod commands;
 pub mod domain;
 pub mod http;
+pub mod reload;
 pub mod service;
 pub mod settings;
 pub mod shutdown;

@@ -1,4 +1,5 @@
-//! The way out, in phases: not ready any more → no new connections → running requests answered → pool closed.
+//! The way out, in phases: not ready any more → no new connections → farewell → the queue refused and what runs
+//! finished → pool closed.
 
 use std::{
     io,
@@ -11,14 +12,17 @@ use std::{
 };
 
 use actix_web::dev::ServerHandle;
-use orm_pool::{CloseError, Pool};
+use orm_pool::{CloseError, Pool, Status};
 use socket2::SockRef;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, sleep, timeout},
 };
 
-use crate::{http::Draining, telemetry};
+use crate::{
+    http::{Draining, Phase},
+    telemetry,
+};
 
 /// How long the pool may take to close once the last request is answered.
 const POOL_LIMIT: Duration = Duration::from_secs(5);
@@ -26,27 +30,51 @@ const POOL_LIMIT: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_millis(500);
 const FAREWELL_STEP: Duration = Duration::from_millis(5);
 
-/// Waits for the signals to stop, in a process of its own.
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// To end: SIGTERM or SIGINT, its name and its number.
+    Stop(&'static str, u8),
+    /// To read the settings again: SIGHUP.
+    Reload,
+}
+
+/// Waits for signals, in a process of its own.
 pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    /// Starts to listen for SIGTERM and SIGINT. From here on they do not end the process by themselves.
+    /// Starts to listen for SIGTERM, SIGINT and SIGHUP. From here on they do not end the process by themselves.
     ///
     /// # Errors
     ///
     /// If the system does not let us.
     pub fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// The next signal: its name and its number.
-    pub async fn next(&mut self) -> (&'static str, u8) {
+    /// The next signal.
+    pub async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => ("SIGTERM", 15),
-            _ = self.interrupt.recv() => ("SIGINT", 2),
+            _ = self.terminate.recv() => Signal::Stop("SIGTERM", 15),
+            _ = self.interrupt.recv() => Signal::Stop("SIGINT", 2),
+            _ = self.hangup.recv() => Signal::Reload,
+        }
+    }
+
+    /// The next signal to end: its name and its number.
+    pub async fn stop(&mut self) -> (&'static str, u8) {
+        loop {
+            if let Signal::Stop(name, number) = self.next().await {
+                return (name, number);
+            }
         }
     }
 }
@@ -96,6 +124,9 @@ pub(crate) struct Drain<'a> {
     pub(crate) connections: &'a Connections,
     pub(crate) server: ServerHandle,
     pub(crate) pool: &'a Pool,
+    /// How long requests are still taken once the service is not ready any more.
+    pub(crate) delay: Duration,
+    /// How long running requests may take.
     pub(crate) limit: Duration,
 }
 
@@ -103,19 +134,26 @@ impl Drain<'_> {
     /// Goes through all phases; a phase that fails does not keep the next from its work.
     pub(crate) async fn run(self) -> Result<(), ShutdownError> {
         let began = Instant::now();
-        self.draining.begin();
-        tracing::info!("shutdown: not ready any more");
+        self.draining.enter(Phase::NotReady);
+        tracing::info!(delay = ?self.delay, "shutdown: not ready any more");
+        sleep(self.delay).await;
 
         self.stop_listening().await;
-        self.draining.say_farewell();
+        self.draining.enter(Phase::Farewell);
         tracing::info!(connections = self.connections.count(), "shutdown: listening stopped");
+        self.say_farewell().await;
 
+        self.draining.enter(Phase::Finishing);
+        let Status { waiting, in_use, .. } = self.pool.status();
+        self.pool.drain();
+        tracing::info!(refused = waiting, running = in_use, "shutdown: the queue is refused, what runs is finished");
         let answered = self.answer_the_rest().await;
         match &answered {
             Ok(()) => tracing::info!(elapsed = ?began.elapsed(), "shutdown: all requests answered"),
             Err(error) => tracing::error!(%error, "shutdown: requests cut off"),
         }
 
+        self.draining.enter(Phase::Closing);
         let closed = self.pool.close(POOL_LIMIT).await;
         match &closed {
             Ok(()) => tracing::info!(elapsed = ?began.elapsed(), "shutdown: pool closed"),
@@ -136,11 +174,14 @@ impl Drain<'_> {
     }
 
     /// Busy clients hear `Connection: close` with their next answer and go. Idle ones are closed afterwards.
-    async fn answer_the_rest(&self) -> Result<(), ShutdownError> {
+    async fn say_farewell(&self) {
         let farewell = Instant::now() + FAREWELL.min(self.limit);
         while self.connections.count() > 0 && Instant::now() < farewell {
             sleep(FAREWELL_STEP).await;
         }
+    }
+
+    async fn answer_the_rest(&self) -> Result<(), ShutdownError> {
         if timeout(self.limit, self.server.stop(true)).await.is_ok() {
             return Ok(());
         }

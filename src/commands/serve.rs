@@ -1,30 +1,41 @@
 use super::CommandError;
-use crate::{app::Application, settings::Settings, shutdown::Signals, telemetry::Telemetry};
+use crate::{
+    app::Application,
+    reload::Reload,
+    settings::Settings,
+    shutdown::{Signal, Signals},
+    telemetry::Telemetry,
+};
 
 /// Serves until a signal, then ends in order.
-pub(crate) fn serve(settings: Settings) -> Result<(), CommandError> {
+pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), CommandError> {
     let telemetry = Telemetry::start(&settings).map_err(CommandError::failed)?;
     let served = super::runtime()?.block_on(async {
         let mut signals = Signals::listen().map_err(CommandError::failed)?;
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            let (name, _) = signals.next().await;
-            tracing::info!(signal = name, "shutdown: signal received; a second one ends the process at once");
-            // Nobody listens any more if the service has ended by itself.
-            let _ = stop.send(());
-            let (name, number) = signals.next().await;
-            tracing::warn!(signal = name, "second signal: ended at once");
-            std::process::exit(128 + i32::from(number));
-        });
-        let mut stopped = Box::pin(async { drop(stopped.await) });
         let application = tokio::select! {
             built = Application::build(settings) => built.map_err(CommandError::failed)?,
-            () = &mut stopped => {
-                tracing::info!("shutdown: stopped before it had started");
+            (name, _) = signals.stop() => {
+                tracing::info!(signal = name, "shutdown: stopped before it had started");
                 return Ok(());
             }
         };
-        application.run(stopped).await.map_err(CommandError::failed)
+        let pool = application.pool();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let name = loop {
+                match signals.next().await {
+                    Signal::Stop(name, _) => break name,
+                    Signal::Reload => reload.run(&pool).await,
+                }
+            };
+            tracing::info!(signal = name, "shutdown: signal received; a second one ends the process at once");
+            // Nobody listens any more if the service has ended by itself.
+            let _ = stop.send(());
+            let (name, number) = signals.stop().await;
+            tracing::warn!(signal = name, "second signal: ended at once");
+            std::process::exit(128 + i32::from(number));
+        });
+        application.run(async { drop(stopped.await) }).await.map_err(CommandError::failed)
     });
     // An error is told by the process's last words on standard error, and told once.
     if served.is_ok() {

@@ -16,7 +16,7 @@ use tracing_actix_web::RootSpanBuilder;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{
-    Draining,
+    Draining, Phase,
     problem::Problem,
     tag::{REQUEST_ID, Tag, tag},
 };
@@ -72,7 +72,7 @@ pub(super) async fn finish(
         (Err(error), Some(tag)) => return Err(about(error, tag)),
         (Err(error), None) => return Err(error),
     };
-    if draining.is_some_and(|draining| draining.is_farewell()) {
+    if draining.is_some_and(|draining| draining.phase() >= Phase::Farewell) {
         // A client that keeps its connection learns this way that it has to look for another instance.
         response.response_mut().head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     }

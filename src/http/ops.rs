@@ -13,32 +13,55 @@ use super::{
     responses::ServerProblems,
 };
 
-/// How far the service is on its way out.
+/// How far the service is on its way out. Phases follow one another in this order, and none comes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum Phase {
+    /// Requests are served, and no end is in sight.
+    #[default]
+    Serving,
+    /// Readiness is false; requests are still taken, until load balancers have noticed.
+    NotReady,
+    /// Nobody listens any more, and each answer asks its client to close the connection. Not before: a client that comes
+    /// back too early would find a door that is just being shut.
+    Farewell,
+    /// What waits for a connection of the pool is refused; what runs is finished.
+    Finishing,
+    /// All is answered; the pool is being closed.
+    Closing,
+}
+
+/// The phase that the service is in, for all to see.
 #[derive(Debug, Default)]
 pub struct Draining(AtomicU8);
 
-const NOT_READY: u8 = 1;
-const FAREWELL: u8 = 2;
-
 impl Draining {
-    /// From now on the service is not ready.
-    pub fn begin(&self) {
-        self.0.store(NOT_READY, Ordering::Release);
+    /// Goes on to a phase.
+    pub fn enter(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Release);
     }
 
-    /// From now on each answer asks its client to close the connection. To be said once nobody listens any more: a
-    /// client that comes back too early would find a door that is just being shut.
-    pub fn say_farewell(&self) {
-        self.0.store(FAREWELL, Ordering::Release);
+    pub(super) fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::Serving,
+            1 => Phase::NotReady,
+            2 => Phase::Farewell,
+            3 => Phase::Finishing,
+            _ => Phase::Closing,
+        }
     }
+}
 
-    fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Acquire) < NOT_READY
-    }
-
-    pub(super) fn is_farewell(&self) -> bool {
-        self.0.load(Ordering::Acquire) >= FAREWELL
-    }
+/// The service's phase and the pool at this moment.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PoolReport)]
+pub(super) struct Report {
+    /// How far the service is on its way out.
+    phase: Phase,
+    #[serde(flatten)]
+    pool: Snapshot,
 }
 
 /// How the service is.
@@ -77,7 +100,7 @@ pub(super) async fn live() -> HttpResponse {
 )]
 #[get("/health/ready")]
 pub(super) async fn ready(pool: web::Data<Pool>, draining: web::Data<Draining>) -> Result<HttpResponse, Problem> {
-    if !draining.is_ready() {
+    if draining.phase() >= Phase::NotReady {
         return Err(Problem::new(Kind::ShuttingDown, "This instance takes no new work."));
     }
     pool.check().await.map_err(not_ready)?;
@@ -104,11 +127,11 @@ fn not_ready(error: orm_pool::Error) -> Problem {
 #[utoipa::path(
     tag = "operations",
     operation_id = "pool",
-    responses((status = 200, description = "The pool at this moment", body = Snapshot)),
+    responses((status = 200, description = "The pool at this moment", body = Report)),
 )]
 #[get("/pool")]
-pub(super) async fn snapshot(pool: web::Data<Pool>) -> HttpResponse {
-    HttpResponse::Ok().json(pool.snapshot())
+pub(super) async fn snapshot(pool: web::Data<Pool>, draining: web::Data<Draining>) -> HttpResponse {
+    HttpResponse::Ok().json(Report { phase: draining.phase(), pool: pool.snapshot() })
 }
 
 /// Metrics for Prometheus

@@ -14,11 +14,12 @@ const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("RUST_LOG
 /// Values that are never shown.
 const SECRETS: [&str; 1] = ["users.cursor_key"];
 /// What each kind of value looks like, for values that are not of their kind.
-const KINDS: [(&str, &str); 23] = [
+const KINDS: [(&str, &str); 24] = [
     ("server.host", "an IP address such as 127.0.0.1 or ::"),
     ("server.port", "a whole number from 0 to 65535"),
     ("server.workers", "a whole number from 0 to 512"),
     ("server.request_timeout", DURATION),
+    ("server.drain_delay", DURATION),
     ("server.shutdown_timeout", DURATION),
     ("database.migrate", "auto, check or off"),
     ("pool.max", "a whole number from 1 to 10000"),
@@ -162,6 +163,14 @@ impl Layers {
     /// Every key with its value as it may be shown, and its origin.
     pub fn shown(&self) -> impl Iterator<Item = (&str, String, Origin)> {
         self.entries.iter().map(|(key, entry)| (key.as_str(), shown(key, &entry.value), entry.origin))
+    }
+
+    /// The keys whose values are others than there.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&str> {
+        let text =
+            |layers: &Self, key: &str| layers.entries.get(key).and_then(|entry| entry.value.clone().into_string().ok());
+        self.entries.keys().map(String::as_str).filter(|key| text(self, key) != text(other, key)).collect()
     }
 
     /// Puts the named values over the defaults and reads the whole.

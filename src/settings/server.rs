@@ -17,6 +17,9 @@ pub struct ServerSettings {
     /// Longest time to an answer.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    /// How long requests are still taken after readiness has turned false.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
     /// How long running requests may take after the signal to stop.
     #[serde(with = "humantime_serde")]
     pub shutdown_timeout: Duration,
@@ -26,6 +29,9 @@ impl ServerSettings {
     pub(super) fn validate(&self) -> Result<(), Invalid> {
         if self.workers > 512 {
             return Err(Invalid::new("server.workers", "a whole number from 0 to 512"));
+        }
+        if self.drain_delay > Duration::from_hours(1) {
+            return Err(Invalid::new("server.drain_delay", "a duration from 0s to 1h"));
         }
         for (key, value) in
             [("server.request_timeout", self.request_timeout), ("server.shutdown_timeout", self.shutdown_timeout)]

@@ -32,6 +32,7 @@ mod overload;
 mod pages;
 mod pool;
 mod races;
+mod reload;
 mod shutdown;
 mod traces;
 mod users;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         suite("causes", causes::cases()).on_servers(),
         suite("overload", overload::cases()),
         suite("operations", operations::cases()),
+        suite("reload", reload::cases()),
         suite("shutdown", shutdown::cases()),
         suite("cli", cli::cases()).without_engine(),
         suite("docs", docs::cases()).without_engine(),

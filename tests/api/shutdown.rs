@@ -27,10 +27,16 @@ cases![
     a_pool_that_does_not_close_is_named,
     a_second_signal_ends_it_at_once,
     a_signal_ends_it_while_it_still_starts,
+    a_signal_ends_it_while_the_database_is_away,
+    a_delay_lets_load_balancers_notice,
+    the_queue_is_refused_and_what_runs_is_finished,
 ];
 
 const CLIENTS: usize = 64;
-const RUNS: usize = 20;
+/// How often it is stopped under load; `USERS_API_TEST_STOPS` changes it.
+fn runs() -> usize {
+    std::env::var("USERS_API_TEST_STOPS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
 
 #[derive(Default)]
 struct Outcome {
@@ -115,7 +121,7 @@ async fn left_behind(context: &Context, url: &str) -> i64 {
 
 async fn nothing_is_cut_under_load(context: Context) {
     let url = context.database().await;
-    for run in 0..RUNS {
+    for run in 0..runs() {
         let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url), ("RUST_LOG", "info")]).await;
         let outcome = Arc::new(Outcome::default());
         let clients: Vec<_> = (0..CLIENTS)
@@ -125,7 +131,7 @@ async fn nothing_is_cut_under_load(context: Context) {
             (outcome.answered.load(Ordering::Relaxed) > 2 * CLIENTS).then_some(())
         })
         .await;
-        service.signal("TERM").await;
+        service.signal(if run % 2 == 0 { "TERM" } else { "INT" }).await;
         let status = service.ended().await;
         for client in clients {
             client.await.unwrap();
@@ -149,6 +155,7 @@ async fn sigint_ends_it_as_well(context: Context) {
         "shutdown: signal received; a second one ends the process at once",
         "shutdown: not ready any more",
         "shutdown: listening stopped",
+        "shutdown: the queue is refused, what runs is finished",
         "shutdown: all requests answered",
         "shutdown: pool closed",
         "stopped",
@@ -237,4 +244,74 @@ async fn a_signal_ends_it_while_it_still_starts(context: Context) {
     service.signal("TERM").await;
     assert_eq!(service.ended().await.code(), Some(0));
     service.logged("shutdown: stopped before it had started").await;
+}
+
+async fn a_signal_ends_it_while_the_database_is_away(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    for silently in [false, true] {
+        let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
+        if silently {
+            proxy.stall();
+        } else {
+            proxy.cut();
+        }
+        let asking = tokio::spawn(service.get(&client(), "/users").send());
+        service.logged("the database is down").await;
+        let began = Instant::now();
+        service.signal("TERM").await;
+        assert_eq!(service.ended().await.code(), Some(0), "{:#?}", service.log());
+        assert!(began.elapsed() < Duration::from_secs(30), "it has limits: {:?}", began.elapsed());
+        assert_eq!(asking.await.unwrap().unwrap().status(), 503);
+        proxy.mend();
+    }
+}
+
+async fn a_delay_lets_load_balancers_notice(context: Context) {
+    let url = context.database().await;
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__SERVER__DRAIN_DELAY", "2s")];
+    let mut service = Service::start(context.folder(), &variables).await;
+    let client = client();
+    let phase = async || service.get(&client, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
+    assert_eq!(phase().await["phase"], "serving");
+    service.signal("TERM").await;
+    service.logged("shutdown: not ready any more").await;
+    assert_eq!(phase().await["phase"], "not-ready");
+    assert_eq!(service.get(&client, "/health/ready").send().await.unwrap().status(), 503);
+    assert_eq!(service.get(&client, "/users").send().await.unwrap().status(), 200, "requests are still taken");
+    assert!(!service.log().iter().any(|line| line["message"] == "shutdown: listening stopped"));
+    assert_eq!(service.ended().await.code(), Some(0));
+}
+
+async fn the_queue_is_refused_and_what_runs_is_finished(context: Context) {
+    let url = context.database().await;
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("USERS_API__POOL__ACQUIRE", "60s"),
+        ("USERS_API__POOL__MAX", "1"),
+        ("USERS_API__POOL__MIN", "1"),
+    ];
+    let mut service = Service::start(context.folder(), &variables).await;
+    let lock = Locked::users(&context, &url).await;
+    let running = hanging_post(&context, &service).await;
+    let body = serde_json::json!({"name": "Bea", "email": "bea@example.com"});
+    let waiting = tokio::spawn(client().post(format!("http://{}/users", service.address)).json(&body).send());
+    let asking = client();
+    eventually("the second waits", || async {
+        let pool = service.get(&asking, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
+        (pool["waiting"] == 1).then_some(())
+    })
+    .await;
+    drop(asking);
+    service.signal("TERM").await;
+    let refused = waiting.await.unwrap().unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.text().await.unwrap().contains("shutting-down"));
+    let line = service.logged("shutdown: the queue is refused, what runs is finished").await;
+    assert_eq!((line["refused"].as_u64(), line["running"].as_u64()), (Some(1), Some(1)));
+    lock.unlock().await;
+    assert_eq!(running.await.unwrap().unwrap().status(), 201);
+    assert_eq!(service.ended().await.code(), Some(0));
 }

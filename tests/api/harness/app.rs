@@ -39,6 +39,11 @@ impl App {
         Self { address, url: url.to_owned(), client: client(), running }
     }
 
+    /// A client of a service that is another process.
+    pub fn at(address: SocketAddr, url: &str) -> Self {
+        Self { address, url: url.to_owned(), client: client(), running: Arc::default() }
+    }
+
     /// Stops the application; `None` if it was stopped before.
     pub async fn stop(&self) -> Option<Result<(), ShutdownError>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take()?;

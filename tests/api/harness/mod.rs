@@ -1,5 +1,6 @@
 //! What the cases stand on: engines, databases, applications, processes.
 
+mod account;
 mod app;
 mod context;
 mod engine;
@@ -22,6 +23,7 @@ use futures_util::FutureExt;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 pub use self::{
+    account::Account,
     app::{App, Reply, client},
     context::{Context, connect, new_database},
     engine::Engine,

@@ -1,0 +1,77 @@
+//! SIGHUP: the settings are read again, and those of the pool take effect while requests go on.
+
+use std::path::PathBuf;
+
+use orm_pool::Pool;
+
+use crate::{
+    settings::{Environment, Layers, SettingsError},
+    telemetry::chain,
+};
+
+/// What takes effect alive. Of the URL it is the credentials; the pool refuses another database.
+const ALIVE: [&str; 11] = [
+    "database.url",
+    "pool.acquire",
+    "pool.idle",
+    "pool.lifetime",
+    "pool.max",
+    "pool.min",
+    "pool.outage_wait",
+    "pool.queue_limit",
+    "pool.slow_hold",
+    "pool.validate_after",
+    "pool.wait",
+];
+
+/// Reads the settings again from where they came from at first.
+#[derive(Debug)]
+pub struct Reload {
+    file: Option<PathBuf>,
+    /// What is in force.
+    layers: Layers,
+}
+
+impl Reload {
+    /// The layers that the process was started with, and the file that was one of them.
+    #[must_use]
+    pub fn new(file: Option<PathBuf>, layers: Layers) -> Self {
+        Self { file, layers }
+    }
+
+    /// Reads all layers again and tells the log what became of them. Whatever is wrong changes nothing.
+    pub async fn run(&mut self, pool: &Pool) {
+        let (layers, settings) = match self.read() {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "reload: the settings are not valid; the old ones stay");
+                return;
+            }
+        };
+        let (alive, restart): (Vec<&str>, Vec<&str>) =
+            layers.differences(&self.layers).into_iter().partition(|key| ALIVE.contains(key));
+        if !restart.is_empty() {
+            tracing::warn!(settings = restart.join(", "), "reload: these take effect at the next start");
+        }
+        if alive.is_empty() {
+            tracing::info!("reload: nothing to change");
+            return;
+        }
+        // Validated with the rest of the settings.
+        let Ok(url) = settings.database.url() else { return };
+        let changed = alive.join(", ");
+        match pool.change(&url, &settings.pool).await {
+            Ok(()) => {
+                tracing::info!(settings = changed, "reload: changed");
+                self.layers = layers;
+            }
+            Err(error) => tracing::error!(error = chain(&error), settings = changed, "reload: not all was changed"),
+        }
+    }
+
+    fn read(&self) -> Result<(Layers, crate::settings::Settings), SettingsError> {
+        let layers = Layers::read(self.file.as_deref(), &Environment::of_process()?)?;
+        let settings = layers.settings()?;
+        Ok((layers, settings))
+    }
+}
