@@ -272,3 +272,6 @@ impl Drop for Thirst<'_> {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests;

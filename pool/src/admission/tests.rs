@@ -1,0 +1,409 @@
+//! The queue without a database: a connection is a number.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicBool, AtomicUsize},
+};
+
+use proptest::prelude::*;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{clock::Clock, ticket::Caller};
+
+/// A queue with everything that it needs around it.
+struct Rig {
+    admission: Admission<u64>,
+    health: Health,
+    options: PoolOptions,
+    mean_hold: Duration,
+}
+
+impl Rig {
+    fn new(engine: Engine, options: PoolOptions) -> Arc<Self> {
+        Self::with_hold(engine, options, Duration::ZERO)
+    }
+
+    fn with_hold(engine: Engine, options: PoolOptions, mean_hold: Duration) -> Arc<Self> {
+        let admission = Admission::new(options.max, engine);
+        Arc::new(Self { admission, health: Health::new(Clock::start()), options, mean_hold })
+    }
+
+    /// As [`Rig::new`], with all connections open.
+    fn full(engine: Engine, options: PoolOptions) -> Arc<Self> {
+        let rig = Self::new(engine, options);
+        while rig.open() {}
+        rig
+    }
+
+    fn open(&self) -> bool {
+        let slot = {
+            let mut store = self.admission.store();
+            if store.room() == 0 {
+                return false;
+            }
+            store.dials(1);
+            store.dialed(0, None, 0)
+        };
+        self.admission.offer(slot);
+        true
+    }
+
+    async fn enter(&self, lane: Lane) -> Result<Taken<u64>, Refusal> {
+        let terms = Terms { options: &self.options, health: &self.health, mean_hold: self.mean_hold, demand: &|| {} };
+        self.admission.enter(&Ticket::new("test"), lane, &terms).await
+    }
+
+    fn leave(&self, taken: Taken<u64>) {
+        self.admission.store().release(taken.slot.id);
+        self.admission.offer(taken.slot);
+    }
+
+    fn arrive(self: &Arc<Self>, lane: Lane) -> JoinHandle<Result<(), Refusal>> {
+        let rig = Arc::clone(self);
+        tokio::spawn(async move { rig.enter(lane).await.map(|taken| rig.leave(taken)) })
+    }
+}
+
+fn small() -> PoolOptions {
+    PoolOptions { max: 1, min: 0, queue_limit: 1, acquire: Duration::from_secs(5), ..PoolOptions::default() }
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refuses_one_more_than_the_queue_holds() {
+    let rig = Rig::full(Engine::Postgres, small());
+    let held = rig.enter(Lane::Read).await.unwrap();
+    let queued = rig.arrive(Lane::Read);
+    until(|| rig.admission.waiting() == 1).await;
+    assert_eq!(rig.enter(Lane::Read).await.err(), Some(Refusal::QueueFull { limit: 1 }));
+    assert_eq!(rig.admission.waiting(), 1, "a refusal leaves no trace in the queue");
+    rig.leave(held);
+    assert_eq!(queued.await.unwrap(), Ok(()));
+    assert_eq!((rig.admission.store().in_use(), rig.admission.waiting()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_a_connection_coming_is_not_one_too_many() {
+    let rig = Rig::new(Engine::Postgres, PoolOptions { max: 2, wait: false, ..small() });
+    let (first, second) = (rig.arrive(Lane::Read), rig.arrive(Lane::Read));
+    until(|| rig.admission.thirsty() == 2).await;
+    assert_eq!(rig.enter(Lane::Read).await.err(), Some(Refusal::AllInUse));
+    while rig.open() {}
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(()), Ok(())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_limit_of_zero_is_no_limit() {
+    let rig = Rig::full(Engine::Postgres, PoolOptions { queue_limit: 0, ..small() });
+    let held = rig.enter(Lane::Read).await.unwrap();
+    let queued: Vec<_> = (0..50).map(|_| rig.arrive(Lane::Read)).collect();
+    until(|| rig.admission.waiting() == 50).await;
+    rig.leave(held);
+    for waiter in queued {
+        assert_eq!(waiter.await.unwrap(), Ok(()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn gives_up_after_acquire_or_when_nobody_waits_any_more() {
+    let rig = Rig::full(Engine::Postgres, small());
+    let _held = rig.enter(Lane::Read).await.unwrap();
+    let began = Instant::now();
+    let refused = rig.enter(Lane::Read).await.err();
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+    assert!(matches!(refused, Some(Refusal::TimedOut { .. })), "{refused:?}");
+    let hurried = Caller::new("test").within(Duration::from_secs(1));
+    let refused = hurried.scope(rig.enter(Lane::Read)).await.err();
+    assert_eq!(began.elapsed(), Duration::from_secs(6));
+    assert!(matches!(refused, Some(Refusal::TimedOut { .. })), "{refused:?}");
+    assert_eq!(rig.admission.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refuses_on_arrival_what_would_come_too_late() {
+    let options = PoolOptions { queue_limit: 0, ..small() };
+    let rig = Rig::with_hold(Engine::Postgres, options, Duration::from_secs(2));
+    rig.open();
+    let _held = rig.enter(Lane::Read).await.unwrap();
+    // Two seconds for each of those in front, and five to wait at the most.
+    let queued = [rig.arrive(Lane::Read), rig.arrive(Lane::Read)];
+    until(|| rig.admission.waiting() == 2).await;
+    let began = Instant::now();
+    let refused = rig.enter(Lane::Read).await.err();
+    assert_eq!(
+        (began.elapsed(), refused),
+        (Duration::ZERO, Some(Refusal::TooLate { predicted: Duration::from_secs(6) }))
+    );
+    drop(queued);
+}
+
+#[tokio::test]
+async fn without_waiting_a_full_pool_refuses_at_once() {
+    let rig = Rig::full(Engine::Postgres, PoolOptions { wait: false, ..small() });
+    let _held = rig.enter(Lane::Read).await.unwrap();
+    assert_eq!(rig.enter(Lane::Read).await.err(), Some(Refusal::AllInUse));
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_sqlite_writers_take_turns_and_readers_pass() {
+    let rig = Rig::full(Engine::Sqlite, PoolOptions { max: 2, queue_limit: 8, ..small() });
+    let writing = rig.enter(Lane::Write).await.unwrap();
+    let second = rig.arrive(Lane::Write);
+    until(|| rig.admission.waiting() == 1).await;
+    assert!(rig.enter(Lane::Read).await.is_ok(), "a waiting writer holds no connection");
+    rig.leave(writing);
+    assert_eq!(second.await.unwrap(), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_tells_those_who_wait() {
+    let rig = Rig::full(Engine::Postgres, small());
+    let held = rig.enter(Lane::Read).await.unwrap();
+    let queued = rig.arrive(Lane::Read);
+    until(|| rig.admission.waiting() == 1).await;
+    rig.admission.close();
+    assert_eq!(queued.await.unwrap(), Err(Refusal::Closing));
+    assert_eq!(rig.enter(Lane::Read).await.err(), Some(Refusal::Closing));
+    rig.leave(held);
+    assert_eq!(rig.admission.clear().len(), 1);
+}
+
+/// What may happen to a pool, in any order.
+#[derive(Clone, Debug)]
+enum Event {
+    Arrive(Lane),
+    /// A waiter, counted from the oldest, goes away.
+    Vanish(usize),
+    /// A holder gives its connection back.
+    Leave(usize),
+    /// A holder's connection dies.
+    Die(usize),
+    /// A connection is opened, if there may be one more.
+    Open,
+    /// A resting connection is closed.
+    Retire,
+    Resize(u32),
+    /// Time passes, in milliseconds.
+    Pass(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => prop_oneof![Just(Lane::Read), Just(Lane::Write)].prop_map(Event::Arrive),
+        2 => (0..8_usize).prop_map(Event::Vanish),
+        5 => (0..8_usize).prop_map(Event::Leave),
+        1 => (0..8_usize).prop_map(Event::Die),
+        4 => Just(Event::Open),
+        1 => Just(Event::Retire),
+        1 => (1..6_u32).prop_map(Event::Resize),
+        1 => (1..80_u64).prop_map(Event::Pass),
+    ]
+}
+
+/// The pool, and what is known of everybody who ever arrived.
+struct Model {
+    rig: Arc<Rig>,
+    next: usize,
+    waiting: BTreeMap<usize, (Lane, JoinHandle<()>)>,
+    // What became of those who waited, in the order in which it did.
+    outcomes: Arc<Mutex<Vec<(usize, Result<Taken<u64>, Refusal>)>>>,
+    holding: BTreeMap<usize, (Lane, Taken<u64>)>,
+}
+
+impl Model {
+    fn new(engine: Engine, options: PoolOptions) -> Self {
+        Self {
+            rig: Rig::new(engine, options),
+            next: 0,
+            waiting: BTreeMap::new(),
+            outcomes: Arc::default(),
+            holding: BTreeMap::new(),
+        }
+    }
+
+    async fn happens(&mut self, event: Event) {
+        match event {
+            Event::Arrive(lane) => {
+                let (rig, outcomes, number) = (Arc::clone(&self.rig), Arc::clone(&self.outcomes), self.next);
+                self.next += 1;
+                let waiting = tokio::spawn(async move {
+                    let outcome = rig.enter(lane).await;
+                    outcomes.lock().unwrap().push((number, outcome));
+                });
+                self.waiting.insert(number, (lane, waiting));
+            }
+            Event::Vanish(index) => {
+                if let Some(number) = self.waiting.keys().nth(index).copied() {
+                    let (_, waiting) = self.waiting.remove(&number).unwrap();
+                    waiting.abort();
+                    let _ = waiting.await;
+                }
+            }
+            Event::Leave(index) => {
+                if let Some(number) = self.holding.keys().nth(index).copied() {
+                    let (_, taken) = self.holding.remove(&number).unwrap();
+                    let over = {
+                        let store = self.rig.admission.store();
+                        store.staying() > store.max()
+                    };
+                    if over {
+                        self.loses(taken);
+                    } else {
+                        self.rig.leave(taken);
+                    }
+                }
+            }
+            Event::Die(index) => {
+                if let Some(number) = self.holding.keys().nth(index).copied() {
+                    let (_, taken) = self.holding.remove(&number).unwrap();
+                    self.loses(taken);
+                }
+            }
+            Event::Open => {
+                self.rig.open();
+            }
+            Event::Retire => {
+                // Not every one that rests is wanted.
+                if let Some(slot) = self.rig.admission.pick(|slot| slot.id.is_multiple_of(2)) {
+                    drop(slot);
+                    self.rig.admission.store().lost();
+                }
+            }
+            Event::Resize(max) => self.rig.admission.store().set_max(max),
+            Event::Pass(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
+        }
+        self.settle().await;
+    }
+
+    fn loses(&self, taken: Taken<u64>) {
+        let mut store = self.rig.admission.store();
+        store.release(taken.slot.id);
+        store.lost();
+    }
+
+    /// Lets everybody go as far as they can, and sees what became of them.
+    async fn settle(&mut self) {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        let outcomes = std::mem::take(&mut *self.outcomes.lock().unwrap());
+        for (number, outcome) in outcomes {
+            let (lane, _) = self.waiting.remove(&number).unwrap();
+            if let Ok(taken) = outcome {
+                // Whoever asks for the same and came earlier was served earlier.
+                let overtaken = self.waiting.iter().find(|(earlier, (other, _))| **earlier < number && *other == lane);
+                assert!(overtaken.is_none(), "{number} overtook {overtaken:?}");
+                self.holding.insert(number, (lane, taken));
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let options = &self.rig.options;
+        let admission = &self.rig.admission;
+        let store = admission.store();
+        let ids: BTreeSet<u64> = self.holding.values().map(|(_, taken)| taken.slot.id).collect();
+        assert_eq!(ids.len(), self.holding.len(), "a connection has two holders");
+        assert_eq!(store.in_use() as usize, self.holding.len(), "a holder was lost");
+        assert_eq!(store.live(), store.idle() + store.in_use(), "a connection was lost");
+        assert_eq!(admission.ready.available_permits(), store.idle() as usize, "a permit was lost or made up");
+        assert!(admission.thirsty() == 0 || store.idle() == 0, "somebody waits while a connection rests");
+        drop(store);
+        assert_eq!(admission.waiting() as usize, self.waiting.len(), "the queue is miscounted");
+        let bound = options.queue_limit + 5;
+        assert!(self.waiting.len() <= bound, "the queue is longer than it may be");
+        if admission.writer.is_some() {
+            let writers = self.holding.values().filter(|(lane, _)| *lane == Lane::Write).count();
+            assert!(writers <= 1, "{writers} write at the same time");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever happens, in whatever order: no connection and no permit is lost or made up, nobody has to wait while one
+    /// rests, nobody is overtaken, and the queue keeps its bound.
+    #[test]
+    fn whatever_happens_nothing_is_lost(
+        events in prop::collection::vec(event(), 1..120),
+        max in 1..5_u32,
+        queue_limit in 1..6_usize,
+        is_sqlite in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let engine = if is_sqlite { Engine::Sqlite } else { Engine::Postgres };
+            let acquire = Duration::from_millis(100);
+            let mut model = Model::new(engine, PoolOptions { max, min: 0, queue_limit, acquire, ..PoolOptions::default() });
+            for event in events {
+                model.happens(event).await;
+            }
+            // Everybody gets what is left of the pool, one after the other.
+            model.happens(Event::Resize(1)).await;
+            while !model.holding.is_empty() || !model.waiting.is_empty() {
+                model.happens(Event::Leave(0)).await;
+                model.happens(Event::Open).await;
+            }
+            let store = model.rig.admission.store();
+            assert_eq!((store.in_use(), store.live()), (0, store.idle()));
+        });
+    }
+}
+
+/// The same on threads, where interleavings are the machine's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_threads_there_are_never_more_than_max() {
+    const MAX: u32 = 3;
+    let rig = Rig::full(Engine::Postgres, PoolOptions { max: MAX, min: 0, queue_limit: 0, ..PoolOptions::default() });
+    let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let ended = Arc::new(AtomicBool::new(false));
+    let carer = tokio::spawn({
+        let (rig, ended) = (Arc::clone(&rig), Arc::clone(&ended));
+        async move {
+            while !ended.load(Ordering::Relaxed) {
+                if let Some(slot) = rig.admission.pick(|_| true) {
+                    tokio::task::yield_now().await;
+                    rig.admission.offer(slot);
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let users = (0..32).map(|user| {
+        let (rig, at_once, most) = (Arc::clone(&rig), Arc::clone(&at_once), Arc::clone(&most));
+        tokio::spawn(async move {
+            for round in 0..500 {
+                if (user + round) % 7 == 0 {
+                    // Goes away at once, whether it has been served or not.
+                    let impatient = tokio::time::timeout(Duration::ZERO, rig.enter(Lane::Read)).await;
+                    if let Ok(taken) = impatient {
+                        rig.leave(taken.unwrap());
+                    }
+                    continue;
+                }
+                let taken = rig.enter(Lane::Read).await.unwrap();
+                most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                at_once.fetch_sub(1, Ordering::SeqCst);
+                rig.leave(taken);
+            }
+        })
+    });
+    for user in users.collect::<Vec<_>>() {
+        user.await.unwrap();
+    }
+    ended.store(true, Ordering::Relaxed);
+    carer.await.unwrap();
+    assert!(most.load(Ordering::SeqCst) <= MAX as usize);
+    let store = rig.admission.store();
+    assert_eq!((store.idle(), store.live(), store.in_use()), (MAX, MAX, 0));
+    assert_eq!(rig.admission.ready.available_permits(), MAX as usize);
+}
