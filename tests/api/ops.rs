@@ -74,7 +74,13 @@ async fn metrics_count_by_route(context: Context) {
         r#"http_server_request_duration_seconds_count{http_request_method="POST",http_route="/users",http_response_status_code="201"}"#,
         r#"http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/users",http_response_status_code="201",le="0.005"}"#,
         r#"db_client_connection_count{pool_name="users-api",state="idle"}"#,
-        r#"db_client_connection_max{pool_name="users-api"}"#,
+        r#"db_client_connection_max{pool_name="users-api"} 10"#,
+        r#"db_client_connection_idle_min{pool_name="users-api"} 2"#,
+        r#"db_client_connection_pending_requests{pool_name="users-api"} 0"#,
+        r#"db_client_connection_wait_time_seconds_bucket{pool_name="users-api",le="0.0001"}"#,
+        r#"db_client_connection_use_time_seconds_count{pool_name="users-api"}"#,
+        r#"db_client_connection_create_time_seconds_count{pool_name="users-api"}"#,
+        r#"db_client_connection_timeouts_total{pool_name="users-api"}"#,
     ] {
         assert!(reply.text.contains(line), "{line} is not in:\n{}", reply.text);
     }

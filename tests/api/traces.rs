@@ -108,6 +108,10 @@ async fn spans_reach_the_collector(context: Context) {
     let [create] = named("users.create")[..] else { panic!("{spans:#?}") };
     assert_eq!((hex(&create.trace_id).as_str(), &create.parent_span_id), (trace, &post.span_id));
     assert_eq!(create.kind, 3, "a client's span");
+    for part in ["pool.wait", "pool.use"] {
+        let of_create = named(part).into_iter().filter(|span| span.parent_span_id == create.span_id).count();
+        assert_eq!(of_create, 1, "{part}: the wait for a connection and its use are told apart: {spans:#?}");
+    }
 
     let ([get], [list]) = (&named("GET /users")[..], &named("users.list")[..]) else { panic!("{spans:#?}") };
     assert!(get.parent_span_id.is_empty() && get.trace_id != post.trace_id, "without a caller's trace, a new one");

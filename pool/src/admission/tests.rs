@@ -206,13 +206,15 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+type Outcome = (usize, Result<Taken<u64>, Refusal>);
+
 /// The pool, and what is known of everybody who ever arrived.
 struct Model {
     rig: Arc<Rig>,
     next: usize,
     waiting: BTreeMap<usize, (Lane, JoinHandle<()>)>,
     // What became of those who waited, in the order in which it did.
-    outcomes: Arc<Mutex<Vec<(usize, Result<Taken<u64>, Refusal>)>>>,
+    outcomes: Arc<Mutex<Vec<Outcome>>>,
     holding: BTreeMap<usize, (Lane, Taken<u64>)>,
 }
 
@@ -253,7 +255,7 @@ impl Model {
                         store.staying() > store.max()
                     };
                     if over {
-                        self.loses(taken);
+                        self.loses(&taken);
                     } else {
                         self.rig.leave(taken);
                     }
@@ -262,7 +264,7 @@ impl Model {
             Event::Die(index) => {
                 if let Some(number) = self.holding.keys().nth(index).copied() {
                     let (_, taken) = self.holding.remove(&number).unwrap();
-                    self.loses(taken);
+                    self.loses(&taken);
                 }
             }
             Event::Open => {
@@ -270,8 +272,7 @@ impl Model {
             }
             Event::Retire => {
                 // Not every one that rests is wanted.
-                if let Some(slot) = self.rig.admission.pick(|slot| slot.id.is_multiple_of(2)) {
-                    drop(slot);
+                if self.rig.admission.pick(|slot| slot.id.is_multiple_of(2)).is_some() {
                     self.rig.admission.store().lost();
                 }
             }
@@ -281,7 +282,7 @@ impl Model {
         self.settle().await;
     }
 
-    fn loses(&self, taken: Taken<u64>) {
+    fn loses(&self, taken: &Taken<u64>) {
         let mut store = self.rig.admission.store();
         store.release(taken.slot.id);
         store.lost();
