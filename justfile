@@ -8,6 +8,10 @@ run:
 test:
     scripts/test
 
+# An hour of trouble; memory, file descriptors and tasks must not grow
+soak:
+    scripts/soak
+
 # What a change must pass
 ci:
     .ci/run

@@ -210,7 +210,7 @@ impl Pool {
     /// before metrics are read.
     pub fn publish(&self) {
         let core = &self.inner.core;
-        core.record.publish(&self.status(), &core.options());
+        core.record.publish(&self.status(), &core.options(), core.handle.metrics().num_alive_tasks());
     }
 
     /// Changes limits and credentials while everything goes on. Nothing in flight is cut.

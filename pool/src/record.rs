@@ -246,7 +246,7 @@ impl Record {
     }
 
     /// Sets the gauges.
-    pub(crate) fn publish(&self, status: &Status, options: &PoolOptions) {
+    pub(crate) fn publish(&self, status: &Status, options: &PoolOptions, tasks: usize) {
         let set = |name: &'static str, value: u32| {
             metrics::gauge!(name, "pool_name" => self.metrics.pool.clone()).set(value);
         };
@@ -261,6 +261,7 @@ impl Record {
         set("db_client_connection_idle_max", options.max);
         set("db_client_connection_pending_requests", status.waiting);
         set("db_client_connection_stranded", status.stranded);
+        set("db_client_runtime_tasks", u32::try_from(tasks).unwrap_or(u32::MAX));
     }
 
     fn windows<R>(&self, look: impl FnOnce(&mut Windows) -> R) -> R {

@@ -34,6 +34,7 @@ mod pool;
 mod races;
 mod reload;
 mod shutdown;
+mod soak;
 mod traces;
 mod users;
 mod walls;
@@ -43,6 +44,9 @@ use std::process::ExitCode;
 use harness::{Suite, suite};
 
 fn main() -> ExitCode {
+    if soak::duration().is_some() {
+        return harness::run(vec![suite("soak", soak::cases()).on_servers()]);
+    }
     let suites: Vec<Suite> = vec![
         suite("users", users::cases()),
         suite("pages", pages::cases()),

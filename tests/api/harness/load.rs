@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,6 +18,9 @@ use tokio::{
 };
 
 use super::App;
+
+/// No email is sent twice, whatever number of loads there are.
+static EMAILS: AtomicUsize = AtomicUsize::new(0);
 
 /// One answer.
 #[derive(Clone, Debug)]
@@ -47,10 +53,9 @@ impl Load {
         let clients = (0..clients).map(|client| {
             let (app, samples, stopped) = (app.clone(), Arc::clone(&samples), stop.subscribe());
             tokio::spawn(async move {
-                let mut number = 0;
                 while !*stopped.borrow() {
-                    number += 1;
-                    let email = writes(client).then(|| format!("c{client}-{number}@example.com"));
+                    let number = EMAILS.fetch_add(1, Ordering::Relaxed);
+                    let email = writes(client).then(|| format!("ann{number}@load.example.com"));
                     let request = match &email {
                         Some(email) => {
                             app.request(Method::POST, "/users").json(&json!({"name": "Ann", "email": email}))

@@ -145,9 +145,10 @@ fn print_table() -> bool {
 
 fn execute(engine: Engine, case: fn(Context) -> Body) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let limit = CASE_LIMIT + crate::soak::duration().unwrap_or_default();
     let outcome = runtime.block_on(async {
         let context = Context::new(engine);
-        let outcome = AssertUnwindSafe(tokio::time::timeout(CASE_LIMIT, case(context.clone()))).catch_unwind().await;
+        let outcome = AssertUnwindSafe(tokio::time::timeout(limit, case(context.clone()))).catch_unwind().await;
         context.clean_up().await;
         outcome
     });
@@ -157,7 +158,7 @@ fn execute(engine: Engine, case: fn(Context) -> Body) -> Result<(), Failed> {
             tally(engine, |tally| tally.passed += 1);
             return Ok(());
         }
-        Ok(Err(_)) => format!("did not end within {CASE_LIMIT:?}"),
+        Ok(Err(_)) => format!("did not end within {limit:?}"),
         Err(panic) => panic
             .downcast_ref::<String>()
             .cloned()

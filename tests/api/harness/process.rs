@@ -39,10 +39,24 @@ impl Service {
         service
     }
 
+    /// Starts it on a port that was free, and waits until it answers: for a service whose log says nothing.
+    pub async fn start_quietly(folder: &Path) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut service = Self::launch_on(folder, &[], port);
+        service.address.set_port(port);
+        let client = super::client();
+        super::eventually("it answers", || async { service.get(&client, "/health/ready").send().await.ok() }).await;
+        service
+    }
+
     /// Starts it on a free port, whatever becomes of it.
     pub fn launch(folder: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::launch_on(folder, variables, 0)
+    }
+
+    fn launch_on(folder: &Path, variables: &[(&str, &str)], port: u16) -> Self {
         let mut command = binary(folder, variables);
-        command.env("USERS_API__SERVER__PORT", "0").env("USERS_API__SERVER__WORKERS", "2");
+        command.env("USERS_API__SERVER__PORT", port.to_string()).env("USERS_API__SERVER__WORKERS", "2");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let output = child.stdout.take().unwrap();
         let lines: Arc<Mutex<Vec<Value>>> = Arc::default();
