@@ -42,6 +42,8 @@ pub(crate) struct Held {
     slot: Mutex<Option<Slot<Raw>>>,
     /// 0: no transaction; 1: a transaction; more: savepoints inside it.
     depth: AtomicU32,
+    /// Whether the transaction was asked to take no writes.
+    read_only: AtomicBool,
     /// Statements that succeeded.
     done: AtomicU32,
     /// The outermost level that was left without commit or rollback; 0 if there is none.
@@ -60,6 +62,7 @@ impl Connection {
             backend: slot.raw.backend(),
             slot: Mutex::new(Some(slot)),
             depth: AtomicU32::new(0),
+            read_only: AtomicBool::new(false),
             done: AtomicU32::new(0),
             left: AtomicU32::new(0),
             torn: AtomicBool::new(false),
@@ -71,6 +74,11 @@ impl Connection {
     /// The last error that the database gave and nobody undid.
     pub(crate) fn fault(&self) -> Option<Fault> {
         *self.held.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether the transaction can only be rolled back: after an error PostgreSQL answers COMMIT with a polite ROLLBACK.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.held.backend == DbBackend::Postgres && self.fault().is_some()
     }
 
     fn set_fault(&self, fault: Option<Fault>) {
@@ -140,14 +148,16 @@ impl Connection {
         let depth = self.held.depth.load(Ordering::Relaxed);
         let began = turn.raw()?.begin(depth, &options).await;
         turn.ends(began).map_err(exec_error)?;
+        if depth == 0 {
+            self.held.read_only.store(options.access_mode == Some(AccessMode::ReadOnly), Ordering::Relaxed);
+        }
         self.held.depth.store(depth + 1, Ordering::Relaxed);
         Ok(depth + 1)
     }
 
     pub(crate) async fn commit_at(&self, depth: u32) -> Result<(), DbErr> {
-        if let Some(fault) = self.fault().filter(|_| self.held.backend == DbBackend::Postgres) {
-            // PostgreSQL answers the COMMIT of a failed transaction with a polite ROLLBACK.
-            return Err(DbErr::Custom(format!("the transaction cannot be committed: {fault}")));
+        if self.is_failed() {
+            return Err(DbErr::Custom("a statement of the transaction failed, so it cannot be committed".to_owned()));
         }
         let mut turn = self.turn().await?;
         let committed = turn.raw()?.commit(depth).await;
@@ -194,7 +204,11 @@ impl Turn<'_> {
                 held.core.health.hears();
             }
             Err(error) => {
-                let fault = Fault::of_driver(error);
+                let fault = match Fault::of_driver(error) {
+                    // That is what was asked for, and says nothing of the database.
+                    Fault::ReadOnly if held.read_only.load(Ordering::Relaxed) => Fault::Other,
+                    fault => fault,
+                };
                 if matches!(error, sqlx::Error::Database(_)) && !fault.ends_connection() {
                     // It refused, so it is alive.
                     held.core.health.hears();

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{
     Engine,
@@ -27,20 +27,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SHORTEST_TICK: Duration = Duration::from_millis(20);
 const LONGEST_TICK: Duration = Duration::from_millis(250);
 
-/// Cares for the pool until it is closed.
+/// As long as the settings are at fault it is looked at less often: servers lock accounts that fail too often.
+const PAUSE_OF_REFUSED: Duration = Duration::from_secs(2);
+
+/// Cares for the pool until its last connection is closed.
 pub(crate) async fn keep(core: Arc<Core>) {
     let mut pause = FIRST_PAUSE;
     let mut next_look = Instant::now();
-    while !core.admission.is_closed() {
+    while !(core.admission.is_closed() && core.admission.store().live() == 0) {
         tokio::select! {
             () = core.attention.notified() => {}
             () = sleep(tick(&core)) => {}
+            () = sleep_until(next_look), if core.health.is_down() => {}
         }
         if core.health.is_down() {
             drop_resting(&core);
             if Instant::now() >= next_look {
-                let looked = core.look().await;
-                pause = if looked.is_ok() { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                pause = match core.look().await {
+                    Ok(()) => FIRST_PAUSE,
+                    Err(error) if error.fault.is_final() => PAUSE_OF_REFUSED,
+                    Err(_) => (pause * 2).min(LONGEST_PAUSE),
+                };
                 // Instances that saw it go down together do not all come back together.
                 next_look = Instant::now() + pause.mul_f64(0.5 + 0.5 * fastrand::f64());
             }

@@ -156,7 +156,6 @@ where
         let (outcome, attempted) = attempt(core, ticket, kind, proven, &body).instrument(used).await;
         attempts += 1;
         let reason = match &outcome {
-            // A transaction whose failure the body has overlooked did not take place.
             Ok(_) => None,
             Err(_) => attempted.fault.and_then(|fault| kind.may_repeat(fault, &attempted)),
         };
@@ -218,9 +217,8 @@ where
         let depth = connection.begin_at(options).await.map_err(Error::from)?;
         match body(connection.clone()).await {
             Ok(value) => {
-                let fault_before = connection.fault();
-                // Conflicts are certain not to have been committed, even when the commit itself tells of them.
-                attempted.commit_sent = fault_before.is_none();
+                // A commit that was sent may have taken effect, whatever comes back.
+                attempted.commit_sent = !connection.is_failed();
                 connection.commit_at(depth).await.map_err(Error::from)?;
                 Ok(value)
             }

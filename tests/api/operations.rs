@@ -23,6 +23,7 @@ use crate::{
 cases![
     conflicts_are_run_again,
     a_transaction_whose_connection_dies_before_the_commit_is_run_again,
+    a_transaction_whose_commit_was_sent_is_not_run_again,
     isolation_and_access_mode_reach_the_server,
     a_failed_transaction_is_not_taken_for_committed,
     a_dropped_savepoint_is_undone,
@@ -117,7 +118,8 @@ async fn a_transaction_whose_connection_dies_before_the_commit_is_run_again(cont
         return;
     }
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let pool = pool_on(&url, PoolOptions { max: 2, ..PoolOptions::default() }).await;
+    let options = PoolOptions { max: 2, outage_wait: Duration::from_secs(30), ..PoolOptions::default() };
+    let pool = pool_on(&url, options).await;
     run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").await;
     let proxy = Arc::new(proxy);
     let attempts = Arc::new(AtomicU32::new(0));
@@ -141,6 +143,57 @@ async fn a_transaction_whose_connection_dies_before_the_commit_is_run_again(cont
     caller.scope(pool.transaction("test.insert", TransactionOptions::default(), body)).await.unwrap();
     assert!(attempts.load(Ordering::Relaxed) >= 2);
     assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2, "once, and whole");
+    end(pool).await;
+}
+
+async fn a_transaction_whose_commit_was_sent_is_not_run_again(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let direct = context.database().await;
+    let (proxy, url) = Proxy::before(&direct).await;
+    let options = PoolOptions { max: 2, outage_wait: Duration::from_secs(30), ..PoolOptions::default() };
+    let pool = pool_on(&url, options).await;
+    run(&pool, "CREATE TABLE t (n INTEGER NOT NULL)").await;
+    run(&pool, "CREATE TABLE one (id INTEGER PRIMARY KEY)").await;
+    run(&pool, "INSERT INTO one VALUES (1)").await;
+    let (proxy, attempts) = (Arc::new(proxy), Arc::new(AtomicU32::new(0)));
+    let overlooks = context.engine() == Engine::MariaDb;
+    let body = {
+        let (proxy, attempts) = (Arc::clone(&proxy), Arc::clone(&attempts));
+        move |tx: Connection| {
+            let proxy = Arc::clone(&proxy);
+            attempts.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if overlooks {
+                    // An error that the body can live with makes the commit no less of one.
+                    assert!(tx.execute_unprepared("INSERT INTO one VALUES (1)").await.is_err());
+                }
+                tx.execute_unprepared("INSERT INTO t VALUES (1)").await?;
+                proxy.mute();
+                Ok::<_, Error>(())
+            }
+        }
+    };
+    let committing = {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let caller = Caller::new("test").within(Duration::from_secs(30));
+            caller.scope(pool.transaction("test.insert", TransactionOptions::default(), body)).await
+        })
+    };
+    let outside = connect(&direct).await;
+    eventually("it is committed", || async {
+        (number(&outside, "SELECT COUNT(*) FROM t").await.unwrap() == 1).then_some(())
+    })
+    .await;
+    proxy.cut();
+    proxy.mend();
+    let outcome = committing.await.unwrap();
+    assert!(outcome.is_err(), "nobody can know that it was committed");
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
+    assert_eq!(number(&outside, "SELECT COUNT(*) FROM t").await.unwrap(), 1, "once");
+    outside.close().await.unwrap();
     end(pool).await;
 }
 
@@ -168,6 +221,8 @@ async fn isolation_and_access_mode_reach_the_server(context: Context) {
         };
         let refused = pool.transaction("test.write", read_only, write).await.unwrap_err();
         assert!(matches!(&refused, Error::Database(error) if Fault::of(error) == Fault::ReadOnly), "{refused:?}");
+        assert_eq!(pool.impairment(), None, "the database would take writes");
+        assert_eq!(pool.snapshot().counters.closed_broken, 0, "and the connection is as good as before");
     }
     assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, 0);
     end(pool).await;

@@ -17,6 +17,8 @@ struct Weather {
     cut: bool,
     /// What arrives is kept, and no end is told.
     stalled: bool,
+    /// The same for answers alone.
+    mute: bool,
     /// Answers take so much longer.
     delay: Duration,
     /// Grows when every connection is to be reset.
@@ -52,6 +54,11 @@ impl Proxy {
     /// Swallows what is sent, in both directions, and tells no one; new connections hear nothing either.
     pub fn stall(&self) {
         self.weather.send_modify(|weather| weather.stalled = true);
+    }
+
+    /// Swallows what is answered: whatever is asked for is done, and nobody learns it.
+    pub fn mute(&self) {
+        self.weather.send_modify(|weather| weather.mute = true);
     }
 
     /// Delays each answer.
@@ -106,10 +113,13 @@ async fn forward(client: TcpStream, target: String, mut weather: watch::Receiver
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
+    let mut reset = weather.clone();
     tokio::select! {
+        // First, so that nothing slips through when a cut is mended at once.
+        biased;
+        _ = reset.wait_for(|weather| weather.resets != resets) => {}
         () = pump(from_client, to_server, weather.clone(), false) => {}
         () = pump(from_server, to_client, weather.clone(), true) => {}
-        _ = weather.wait_for(|weather| weather.resets != resets) => {}
     }
 }
 
@@ -120,7 +130,9 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watc
         if answers && !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        if weather.wait_for(|weather| !weather.stalled).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
+        if weather.wait_for(|weather| !weather.stalled && !(answers && weather.mute)).await.is_err()
+            || to.write_all(&bytes[..count]).await.is_err()
+        {
             return;
         }
     }
