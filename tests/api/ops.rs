@@ -36,6 +36,11 @@ async fn ready_asks_the_database(context: Context) {
         Some(app.get("/health/ready").await).filter(|reply| reply.status == 200)
     })
     .await;
+    eventually("min is restored, though nobody asks for anything", || async {
+        let pool = app.get("/pool").await.json();
+        (pool["total"] == 2 && pool["state"] == "up").then_some(())
+    })
+    .await;
     eventually("served again", || async { Some(app.get("/users").await).filter(|reply| reply.status == 200) }).await;
 }
 
