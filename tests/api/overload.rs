@@ -8,7 +8,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, Load, Locked, Proxy, Sample, by_status, connect, eventually, quantile},
+    harness::{App, Context, Engine, Load, Locked, Proxy, Sample, Service, by_status, connect, eventually, quantile},
 };
 
 cases![
@@ -102,8 +102,15 @@ async fn too_many_clients_cost_no_goodput(context: Context) {
         return;
     }
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let settings = [("pool.max", "2"), ("pool.min", "2"), ("pool.queue_limit", "4"), ("pool.acquire", "500ms")];
-    let app = context.app_on(&url, &settings).await;
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("USERS_API__POOL__MAX", "2"),
+        ("USERS_API__POOL__MIN", "2"),
+        ("USERS_API__POOL__QUEUE_LIMIT", "4"),
+        ("USERS_API__POOL__ACQUIRE", "500ms"),
+    ];
+    let service = Service::start(context.folder(), &variables).await;
+    let app = App::at(service.address, &url);
     // Each answer of the database takes 20 ms, so that two connections serve at most a hundred requests a second, and
     // the machine is not what is measured.
     proxy.slow(Duration::from_millis(20));
@@ -114,20 +121,25 @@ async fn too_many_clients_cost_no_goodput(context: Context) {
         load.stop().await
     };
     let just_enough = measured(8).await;
+    // Once with so many, so that what they need at all is there.
+    measured(80).await;
+    let resident_before = service.resident_kib();
     let too_many = measured(80).await;
+    let resident_after = service.resident_kib();
     let (best, goodput) = (rate(&just_enough, 200), rate(&too_many, 200));
     let of = |status| too_many.iter().filter(|sample| sample.status == status).cloned().collect::<Vec<_>>();
     let (served, refused) = (of(200), of(503));
     let (refused_p50, refused_p99) = (quantile(&refused, 0.5), quantile(&refused, 0.99));
     let served_p99 = quantile(&served, 0.99);
     println!(
-        "{}: goodput {goodput:.1}/s of {best:.1}/s; refused in {refused_p50:?} (p50), {refused_p99:?} (p99); served in {served_p99:?} (p99); {:?}",
+        "{}: goodput {goodput:.1}/s of {best:.1}/s; refused in {refused_p50:?} (p50), {refused_p99:?} (p99); served in {served_p99:?} (p99); {resident_before} KiB, then {resident_after} KiB; {:?}",
         context.engine().name(),
         by_status(&too_many)
     );
     assert!(goodput > 0.8 * best, "goodput fell from {best} to {goodput}");
     assert!(refused_p50 < Duration::from_millis(20), "a refusal waits for nobody, and took {refused_p50:?}");
     assert!(served_p99 < Duration::from_millis(1500), "who is served waits for {served_p99:?}");
+    assert!(resident_after < resident_before + resident_before / 5, "memory grew: {resident_before}, {resident_after}");
     assert_eq!(served.len() + refused.len(), too_many.len(), "{:?}", by_status(&too_many));
 }
 

@@ -32,13 +32,11 @@ struct Reading {
 
 impl Reading {
     async fn of(service: &Service, app: &App) -> Self {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", service.id())).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         let metrics = app.get("/metrics").await.text;
         let tasks =
             metrics.lines().find_map(|line| line.strip_prefix("db_client_runtime_tasks{pool_name=\"users-api\"} "));
         Self {
-            resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(),
+            resident_kib: service.resident_kib(),
             descriptors: std::fs::read_dir(format!("/proc/{}/fd", service.id())).unwrap().count() as u64,
             tasks: tasks.unwrap().parse().unwrap(),
         }

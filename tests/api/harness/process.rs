@@ -78,6 +78,13 @@ impl Service {
         self.child.id().unwrap()
     }
 
+    /// Memory that it holds.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Waits for a line of the log with this message.
     pub async fn logged(&self, message: &str) -> Value {
         let mut grown = self.grown.clone();

@@ -130,7 +130,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watc
         if answers && !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        if weather.wait_for(|weather| !weather.stalled && !(answers && weather.mute)).await.is_err()
+        if weather.wait_for(|weather| !(weather.stalled || answers && weather.mute)).await.is_err()
             || to.write_all(&bytes[..count]).await.is_err()
         {
             return;
