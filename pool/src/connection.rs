@@ -214,7 +214,8 @@ impl Turn<'_> {
                     held.core.health.hears();
                 }
                 self.connection.set_fault(Some(fault));
-                held.core.learns(fault, held.ticket.operation, error);
+                let generation = self.slot.as_ref().map_or(0, |slot| slot.generation);
+                held.core.learns(fault, held.ticket.operation, generation, error);
             }
         }
         outcome

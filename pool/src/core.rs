@@ -99,11 +99,37 @@ impl Core {
     }
 
     /// From now on connections are opened for this target; those of older ones retire as they come back.
-    pub(crate) fn set_target(&self, new: Target) {
-        let mut target = self.target.write().unwrap_or_else(PoisonError::into_inner);
-        *target = (Arc::new(new), target.1.wrapping_add(1));
-        drop(target);
-        self.attention.notify_one();
+    ///
+    /// Gives the new target's generation.
+    pub(crate) fn set_target(self: &Arc<Self>, new: Target) -> u32 {
+        let generation = {
+            let mut target = self.target.write().unwrap_or_else(PoisonError::into_inner);
+            *target = (Arc::new(new), target.1.wrapping_add(1));
+            target.1
+        };
+        self.retire_outdated();
+        generation
+    }
+
+    /// A connection of this generation holds plans for a schema that is no more: so may all others of it.
+    fn renews(self: &Arc<Self>, generation: u32) {
+        {
+            let mut target = self.target.write().unwrap_or_else(PoisonError::into_inner);
+            if target.1 != generation {
+                return;
+            }
+            target.1 = generation.wrapping_add(1);
+        }
+        tracing::info!("the schema was changed; connections that know the old one are replaced");
+        self.retire_outdated();
+    }
+
+    /// Closes what rests and was opened for what is no more; the rest is closed as it comes back.
+    fn retire_outdated(self: &Arc<Self>) {
+        let current = self.target().1;
+        while let Some(slot) = self.admission.pick(|slot| slot.generation != current) {
+            self.close(slot, Closing::Replaced);
+        }
     }
 
     /// Whether the connections are the database itself, and must never all be closed.
@@ -288,9 +314,17 @@ impl Core {
     }
 
     /// Notes what an operation's error says about the database.
-    pub(crate) fn learns(&self, fault: Fault, operation: &'static str, error: &(dyn std::error::Error + 'static)) {
-        if fault.ends_connection() && fault != Fault::StalePlan {
-            self.suspects();
+    pub(crate) fn learns(
+        self: &Arc<Self>,
+        fault: Fault,
+        operation: &'static str,
+        generation: u32,
+        error: &(dyn std::error::Error + 'static),
+    ) {
+        match fault {
+            Fault::StalePlan => self.renews(generation),
+            fault if fault.ends_connection() => self.suspects(),
+            _ => {}
         }
         if matches!(fault, Fault::ReadOnly | Fault::DiskFull) {
             self.health.is_impaired(fault, operation, &words(error));

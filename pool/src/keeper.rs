@@ -93,14 +93,10 @@ fn drop_resting(core: &Arc<Core>) {
     }
 }
 
-/// Closes what has rested for too long, is too old, was opened for other credentials, or is one too many.
+/// Closes what has rested for too long, is too old, or is one too many.
 fn retire(core: &Arc<Core>) {
     let options = core.options();
-    let generation = core.target().1;
     let now = Instant::now();
-    while let Some(slot) = core.admission.pick(|slot| slot.generation != generation) {
-        core.close(slot, Closing::Replaced);
-    }
     while let Some(slot) = core.admission.pick(|slot| slot.retires.is_some_and(|retires| retires <= now)) {
         core.close(slot, Closing::Lifetime);
     }

@@ -223,7 +223,7 @@ impl Pool {
     /// [`ChangeError`]; when the credentials are refused, the old ones stay and the limits are changed all the same.
     pub async fn change(&self, url: &DatabaseUrl, options: &PoolOptions) -> Result<(), ChangeError> {
         let core = &self.inner.core;
-        let (target, generation) = core.target();
+        let target = core.target().0;
         let now = core.options();
         if !url.differs_in_credentials_only(target.url()) {
             return Err(ChangeError::AnotherDatabase);
@@ -247,11 +247,11 @@ impl Pool {
             .await
             .map_err(|_| ChangeError::Closed)?;
         let raw = raw.map_err(refused)?;
-        core.set_target(new);
+        let generation = core.set_target(new);
         let core = Arc::clone(core);
         let welcome = async move {
             core.admission.store().dials(1);
-            core.welcome(raw, generation.wrapping_add(1), began.elapsed()).await;
+            core.welcome(raw, generation, began.elapsed()).await;
         };
         self.inner.runtime.spawn(welcome).await.map_err(|_| ChangeError::Closed)
     }

@@ -14,6 +14,8 @@ cases![
     a_changed_password_is_told_and_mended,
     a_server_without_connections_to_spare_is_told,
     a_host_that_cannot_be_resolved_is_told,
+    a_server_without_tls_is_told,
+    a_demoted_server_is_told,
     a_full_disk_is_told,
 ];
 
@@ -93,6 +95,65 @@ async fn a_host_that_cannot_be_resolved_is_told(context: Context) {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("the database's host name cannot be resolved"), "{told}");
     assert!(!told.contains("secret"), "{told}");
+}
+
+async fn a_server_without_tls_is_told(context: Context) {
+    let url = context.database().await;
+    let url = match context.engine() {
+        Engine::Postgres => format!("{url}?sslmode=require"),
+        _ => format!("{url}?ssl-mode=REQUIRED"),
+    };
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "300ms")];
+    let output = binary(context.folder(), &variables).output().await.unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("no secure connection to the database"), "{told}");
+}
+
+async fn a_demoted_server_is_told(context: Context) {
+    let mut server = Server::new(context.engine(), &[]);
+    server.start(End::Crash);
+    server.await_ready();
+    let admin = connect(server.url()).await;
+    let (demote, promote): (&[&str], &[&str]) = match context.engine() {
+        Engine::Postgres => (
+            &["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"],
+            &["ALTER SYSTEM SET default_transaction_read_only = off", "SELECT pg_reload_conf()"],
+        ),
+        _ => (
+            &["CREATE USER app IDENTIFIED BY 'one'", "GRANT ALL ON app.* TO app", "SET GLOBAL read_only = 1"],
+            &["SET GLOBAL read_only = 0"],
+        ),
+    };
+    let mut url = url::Url::parse(&new_database(server.url()).await).unwrap();
+    // A migration needs the rights that the demotion takes away, so it comes first.
+    let app = context.app_on(url.as_str(), &[]).await;
+    app.stop().await.unwrap().unwrap();
+    for statement in demote {
+        admin.execute_unprepared(statement).await.unwrap();
+    }
+    if context.engine() == Engine::MariaDb {
+        // An administrator may write all the same.
+        url.set_username("app").unwrap();
+        url.set_password(Some("one")).unwrap();
+    }
+    let app = context.app_on(url.as_str(), &[("database.migrate", "off")]).await;
+    let ann = json!({"name": "Ann", "email": "ann@example.com"});
+    app.post("/users", &ann).await.problem(503, "database-unavailable");
+    let pool = app.get("/pool").await.json();
+    assert_eq!((&pool["state"], &pool["impairment"]["kind"]), (&json!("up"), &json!("read-only")), "{pool}");
+    assert_eq!(pool["counters"]["closedBroken"], 1, "a new connection may find the new primary: {pool}");
+    let ready = app.get("/health/ready").await;
+    assert_eq!(ready.json(), json!({"status": "ready", "impairment": "the database takes no writes"}));
+    assert_eq!(app.get("/users").await.status, 200);
+    for statement in promote {
+        admin.execute_unprepared(statement).await.unwrap();
+    }
+    eventually("writes are taken again", || async { (app.post("/users", &ann).await.status == 201).then_some(()) })
+        .await;
+    app.stop().await.unwrap().unwrap();
+    drop(admin);
+    server.stop();
 }
 
 async fn a_full_disk_is_told(context: Context) {
