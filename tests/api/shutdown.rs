@@ -35,7 +35,7 @@ cases![
 const CLIENTS: usize = 64;
 /// How often it is stopped under load; `USERS_API_TEST_STOPS` changes it.
 fn runs() -> usize {
-    std::env::var("USERS_API_TEST_STOPS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+    std::env::var("USERS_API_TEST_STOPS").ok().and_then(|text| text.parse().ok()).unwrap_or(50)
 }
 
 #[derive(Default)]
