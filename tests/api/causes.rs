@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cases,
-    harness::{Account, App, Context, End, Engine, Server, Service, binary, client, connect, eventually, new_database},
+    harness::{Account, Context, End, Engine, Server, Service, binary, client, connect, eventually, new_database},
 };
 
 cases![
@@ -19,16 +19,12 @@ cases![
     a_full_disk_is_told,
 ];
 
-async fn pool_until(app: &App, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-    eventually(what, || async { Some(app.get("/pool").await.json()).filter(&condition) }).await
-}
-
 async fn a_changed_password_is_told_and_mended(context: Context) {
     let account = Account::new(&context).await;
     let app = context.app_on(&account.url, &[("pool.min", "1")]).await;
     account.set_password("two").await;
     account.kill().await;
-    let pool = pool_until(&app, "down", |pool| pool["state"] == "down").await;
+    let pool = app.pool_until("down", |pool| pool["state"] == "down").await;
     assert_eq!(pool["cause"]["kind"], "authentication", "{pool}");
     let detail = pool["cause"]["detail"].as_str().unwrap();
     assert!(detail.contains(&account.name) && !detail.contains("one"), "the server's own words: {detail}");
@@ -38,7 +34,7 @@ async fn a_changed_password_is_told_and_mended(context: Context) {
     let told = app.get("/users").await.problem(503, "database-unavailable");
     assert!(!told.to_string().contains("password"), "a client learns nothing of the inside: {told}");
     account.set_password("one").await;
-    pool_until(&app, "up again", |pool| pool["state"] == "up").await;
+    app.pool_until("up again", |pool| pool["state"] == "up").await;
     assert_eq!(app.get("/users").await.status, 200);
     app.stop().await.unwrap().unwrap();
     account.end(&context).await;
@@ -57,12 +53,12 @@ async fn a_server_without_connections_to_spare_is_told(context: Context) {
     for status in futures_util::future::join_all(burst).await {
         assert_eq!(status.unwrap(), 200, "one connection serves them all, one after the other");
     }
-    let pool = pool_until(&app, "the shortage is told", |pool| pool["shortage"].is_object()).await;
+    let pool = app.pool_until("the shortage is told", |pool| pool["shortage"].is_object()).await;
     assert_eq!(pool["shortage"]["kind"], "too-many-connections", "{pool}");
     assert_eq!((pool["state"].as_str(), pool["total"].as_u64()), (Some("up"), Some(1)), "{pool}");
     // Others take all there are.
     account.set_limit(1).await;
-    let pid = app.get("/pool").await.json();
+    let pid = app.pool().await;
     assert_eq!(pid["total"], 1);
     other.close().await.unwrap();
     let other = loop {
@@ -73,12 +69,12 @@ async fn a_server_without_connections_to_spare_is_told(context: Context) {
             break other;
         }
     };
-    let pool = pool_until(&app, "down", |pool| pool["state"] == "down").await;
+    let pool = app.pool_until("down", |pool| pool["state"] == "down").await;
     assert_eq!(pool["cause"]["kind"], "too-many-connections", "{pool}");
     let ready = app.get("/health/ready").await.problem(503, "database-unavailable");
     assert_eq!(ready["detail"], "Not ready: the database has no connection to spare.");
     other.close().await.unwrap();
-    pool_until(&app, "up again", |pool| pool["state"] == "up").await;
+    app.pool_until("up again", |pool| pool["state"] == "up").await;
     assert_eq!(app.get("/users").await.status, 200);
     app.stop().await.unwrap().unwrap();
     account.end(&context).await;
@@ -140,7 +136,7 @@ async fn a_demoted_server_is_told(context: Context) {
     let app = context.app_on(url.as_str(), &[("database.migrate", "off")]).await;
     let ann = json!({"name": "Ann", "email": "ann@example.com"});
     app.post("/users", &ann).await.problem(503, "database-unavailable");
-    let pool = app.get("/pool").await.json();
+    let pool = app.pool().await;
     assert_eq!((&pool["state"], &pool["impairment"]["kind"]), (&json!("up"), &json!("read-only")), "{pool}");
     assert_eq!(pool["counters"]["closedBroken"], 1, "a new connection may find the new primary: {pool}");
     let ready = app.get("/health/ready").await;

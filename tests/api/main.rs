@@ -31,6 +31,7 @@ mod outages;
 mod overload;
 mod pages;
 mod pool;
+mod queue;
 mod races;
 mod reload;
 mod shutdown;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         suite("causes", causes::cases()).on_servers(),
         suite("overload", overload::cases()),
         suite("operations", operations::cases()),
+        suite("queue", queue::cases()),
         suite("reload", reload::cases()),
         suite("shutdown", shutdown::cases()),
         suite("cli", cli::cases()).without_engine(),

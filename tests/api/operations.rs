@@ -1,4 +1,4 @@
-//! What an operation is promised, on the pool itself: repeated where it is safe, refused where it would wait for itself.
+//! What an operation is promised, on the pool itself: repeated where it is safe, and only there; done whole or not at all.
 
 use std::{
     sync::{
@@ -8,16 +8,19 @@ use std::{
     time::Duration,
 };
 
-use orm_pool::{Caller, Connection, DatabaseUrl, Error, Fault, Pool, PoolOptions, Refusal};
+use orm_pool::{Caller, Connection, Error, Fault, PoolOptions};
 use sea_orm::{
-    AccessMode, ConnectionTrait, DbErr, IsolationLevel, Statement, TransactionOptions, TransactionSession,
-    TransactionTrait,
+    AccessMode, ConnectionTrait, IsolationLevel, Statement, TransactionOptions, TransactionSession, TransactionTrait,
 };
 use tokio::sync::Barrier;
 
 use crate::{
     cases,
-    harness::{Context, Engine, Locked, Proxy, connect, eventually},
+    harness::{
+        Context, Engine, Proxy,
+        bare::{end, number, pool, pool_on, read, run},
+        connect, eventually,
+    },
 };
 
 cases![
@@ -30,46 +33,7 @@ cases![
     a_failed_transaction_is_not_taken_for_committed,
     a_dropped_savepoint_is_undone,
     a_dropped_statement_does_not_answer_the_next_one,
-    an_operation_inside_an_operation_is_refused,
-    what_would_come_too_late_is_refused_on_arrival,
-    a_refusal_tells_who_holds_the_connections,
-    changed_limits_take_effect_at_once,
 ];
-
-async fn pool_on(url: &str, options: PoolOptions) -> Pool {
-    Pool::connect(&DatabaseUrl::parse(url).unwrap(), &options).await.unwrap()
-}
-
-async fn pool(context: &Context, options: PoolOptions) -> Pool {
-    let pool = pool_on(&context.database().await, options).await;
-    run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").await;
-    run(&pool, "INSERT INTO t VALUES (1, 0), (2, 0)").await;
-    pool
-}
-
-async fn run(pool: &Pool, sql: &'static str) {
-    pool.write("test.run", move |db| async move { Ok::<_, Error>(db.execute_unprepared(sql).await.map(drop)?) })
-        .await
-        .unwrap();
-}
-
-async fn number(db: &impl ConnectionTrait, sql: &str) -> Result<i64, DbErr> {
-    let sql = format!("SELECT CAST(({sql}) AS {})", if is_mysql(db) { "SIGNED" } else { "BIGINT" });
-    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?.unwrap();
-    row.try_get_by_index(0)
-}
-
-fn is_mysql(db: &impl ConnectionTrait) -> bool {
-    db.get_database_backend() == sea_orm::DbBackend::MySql
-}
-
-async fn read(pool: &Pool, sql: &'static str) -> i64 {
-    pool.read("test.read", move |db| async move { Ok::<_, Error>(number(&db, sql).await?) }).await.unwrap()
-}
-
-async fn end(pool: Pool) {
-    pool.close(Duration::from_secs(10)).await.unwrap();
-}
 
 fn serializable() -> TransactionOptions {
     TransactionOptions { isolation_level: Some(IsolationLevel::Serializable), ..TransactionOptions::default() }
@@ -344,141 +308,5 @@ async fn a_dropped_statement_does_not_answer_the_next_one(context: Context) {
     assert!(dropped, "what is on its way is the answer to another question");
     assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
     assert_eq!(pool.snapshot().counters.closed_broken, 1);
-    end(pool).await;
-}
-
-async fn an_operation_inside_an_operation_is_refused(context: Context) {
-    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
-    let inner = pool.clone();
-    let refused = pool
-        .read("test.outer", move |_| {
-            let inner = inner.clone();
-            async move { inner.read("test.inner", |_| async { Ok::<_, Error>(()) }).await }
-        })
-        .await
-        .unwrap_err();
-    assert!(matches!(refused, Error::Nested { operation: "test.inner", within: "test.outer" }), "{refused:?}");
-    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
-    end(pool).await;
-}
-
-/// Writes that wait for a lock which the test holds.
-fn blocked(pool: &Pool, deadline: Option<Duration>) -> tokio::task::JoinHandle<Result<(), Error>> {
-    let pool = pool.clone();
-    tokio::spawn(async move {
-        let write = pool.write("test.blocked", |db| async move {
-            db.execute_unprepared("UPDATE users SET version = version").await?;
-            Ok::<_, Error>(())
-        });
-        let caller = Caller::new("request 4711");
-        match deadline {
-            Some(limit) => caller.within(limit).scope(write).await,
-            None => caller.scope(write).await,
-        }
-    })
-}
-
-async fn blocked_pool(context: &Context, options: PoolOptions) -> (Pool, Locked) {
-    let pool = pool(context, options).await;
-    run(&pool, "CREATE TABLE users (version INTEGER)").await;
-    let url = context.last_database();
-    (pool, Locked::users(context, &url).await)
-}
-
-async fn what_would_come_too_late_is_refused_on_arrival(context: Context) {
-    let options = PoolOptions { max: 1, min: 1, acquire: Duration::from_secs(60), ..PoolOptions::default() };
-    let pool = pool(&context, options).await;
-    run(&pool, "CREATE TABLE users (version INTEGER)").await;
-    // Holds of half a second each are what is known.
-    for _ in 0..3 {
-        pool.read("test.slow", |_| async {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            Ok::<_, Error>(())
-        })
-        .await
-        .unwrap();
-    }
-    let lock = Locked::users(&context, &context.last_database()).await;
-    let first = blocked(&pool, None);
-    eventually("it holds the connection", || async { (pool.status().in_use == 1).then_some(()) }).await;
-    let patient = blocked(&pool, Some(Duration::from_secs(60)));
-    eventually("a patient one waits", || async { (pool.status().waiting == 1).then_some(()) }).await;
-    let hurried = blocked(&pool, Some(Duration::from_millis(20))).await.unwrap().unwrap_err();
-    assert!(
-        matches!(&hurried, Error::Refused { reason: Refusal::TooLate { predicted }, .. } if *predicted > Duration::from_millis(20)),
-        "{hurried:?}"
-    );
-    lock.unlock().await;
-    first.await.unwrap().unwrap();
-    patient.await.unwrap().unwrap();
-    end(pool).await;
-}
-
-async fn a_refusal_tells_who_holds_the_connections(context: Context) {
-    let options =
-        PoolOptions { max: 1, min: 1, wait: false, acquire: Duration::from_secs(60), ..PoolOptions::default() };
-    let (pool, lock) = blocked_pool(&context, options).await;
-    let first = blocked(&pool, None);
-    eventually("it holds the connection", || async { (pool.status().in_use == 1).then_some(()) }).await;
-    let snapshot = pool.snapshot();
-    let holder = &snapshot.longest_holders[0];
-    assert_eq!((holder.operation, holder.request.as_deref()), ("test.blocked", Some("request 4711")));
-    let refused = blocked(&pool, None).await.unwrap().unwrap_err();
-    let text = refused.to_string();
-    assert!(text.contains("all connections are in use"), "{text}");
-    assert!(text.contains("1 open, 0 idle, 1 in use, 0 waiting; held longest by test.blocked for "), "{text}");
-    lock.unlock().await;
-    first.await.unwrap().unwrap();
-    end(pool).await;
-}
-
-async fn changed_limits_take_effect_at_once(context: Context) {
-    let options = PoolOptions { max: 2, min: 0, ..PoolOptions::default() };
-    let pool = pool(&context, options.clone()).await;
-    let url = DatabaseUrl::parse(&context.last_database()).unwrap();
-    let change = async |max, min| {
-        let options = PoolOptions { max, min, ..options.clone() };
-        pool.change(&url, &options).await.unwrap();
-    };
-    let together = async |count: usize| {
-        let met = Arc::new(Barrier::new(count));
-        let all = (0..count).map(|_| {
-            let (pool, met) = (pool.clone(), Arc::clone(&met));
-            tokio::spawn(async move {
-                pool.read("test.meet", move |_| {
-                    let met = Arc::clone(&met);
-                    async move {
-                        met.wait().await;
-                        Ok::<_, Error>(())
-                    }
-                })
-                .await
-            })
-        });
-        for one in futures_util::future::join_all(all).await {
-            one.unwrap().unwrap();
-        }
-    };
-    together(2).await;
-    change(8, 6).await;
-    eventually("min is opened", || async { (pool.status().total == 6).then_some(()) }).await;
-    together(8).await;
-    change(2, 1).await;
-    eventually("those beyond max are closed", || async { (pool.status().total <= 2).then_some(()) }).await;
-    together(2).await;
-    assert_eq!(pool.snapshot().limits.max, 2);
-    let other = DatabaseUrl::parse(&context.database().await).unwrap();
-    assert!(pool.change(&other, &options).await.is_err(), "another database is not a change of settings");
-    // Whoever looks from the outside sees as many.
-    if context.engine() == Engine::Postgres {
-        let outside = connect(&context.engine().admin_url()).await;
-        let name = url::Url::parse(&url.to_string()).unwrap().path().trim_start_matches('/').to_owned();
-        let sql = format!("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{name}'");
-        eventually("the server sees two at the most", || async {
-            (number(&outside, &sql).await.unwrap() <= 2).then_some(())
-        })
-        .await;
-        outside.close().await.unwrap();
-    }
     end(pool).await;
 }

@@ -37,7 +37,7 @@ async fn ready_asks_the_database(context: Context) {
     })
     .await;
     eventually("min is restored, though nobody asks for anything", || async {
-        let pool = app.get("/pool").await.json();
+        let pool = app.pool().await;
         (pool["total"] == 2 && pool["state"] == "up").then_some(())
     })
     .await;

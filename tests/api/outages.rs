@@ -5,13 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
-use serde_json::Value;
+use sea_orm::{ConnectionTrait, Statement};
 
 use crate::{
     cases,
     harness::{
-        App, Context, End, Engine, Load, Proxy, Sample, Server, by_status, connect, eventually, new_database, quantile,
+        Context, End, Engine, Load, Proxy, Sample, Server, by_status, connect, kill_all, new_database, quantile,
     },
 };
 
@@ -29,14 +28,6 @@ const PAUSE: Duration = Duration::from_millis(5);
 fn silence() -> Duration {
     let seconds = std::env::var("USERS_API_TEST_SILENCE").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(12))
-}
-
-async fn pool(app: &App) -> Value {
-    app.get("/pool").await.json()
-}
-
-async fn pool_until(app: &App, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-    eventually(what, || async { Some(pool(app).await).filter(&condition) }).await
 }
 
 /// Every user that was answered with 201 is there, and no read saw anything but users.
@@ -72,7 +63,7 @@ async fn a_database_that_stops_is_told_at_once_and_comes_back_by_itself(context:
 
     server.stop();
     // While it falls, connections may be reset; then nobody listens any more.
-    pool_until(&app, "down", |pool| pool["state"] == "down" && pool["cause"]["kind"] == "refused").await;
+    app.pool_until("down", |pool| pool["state"] == "down" && pool["cause"]["kind"] == "refused").await;
     app.get("/health/ready").await.problem(503, "database-unavailable");
     assert_eq!(app.get("/health/live").await.status, 200);
     // Clients that came in the first moments wait for a blip to pass; after that nobody waits.
@@ -87,7 +78,7 @@ async fn a_database_that_stops_is_told_at_once_and_comes_back_by_itself(context:
     let back = Instant::now();
     load.answered(200, 1).await;
     let first = back.elapsed();
-    pool_until(&app, "min is restored", |pool| pool["state"] == "up" && pool["total"].as_u64() >= Some(4)).await;
+    app.pool_until("min is restored", |pool| pool["state"] == "up" && pool["total"].as_u64() >= Some(4)).await;
     let restored = back.elapsed();
     load.answered(201, 20).await;
     let samples = load.stop().await;
@@ -113,35 +104,17 @@ async fn a_database_that_stops_is_told_at_once_and_comes_back_by_itself(context:
     server.stop();
 }
 
-/// Ends every connection of the application, as an administrator would.
-async fn kill_all(context: &Context, admin: &DatabaseConnection, database: &str) {
-    let backend = admin.get_database_backend();
-    if context.engine() == Engine::Postgres {
-        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
-        admin.query_all_raw(Statement::from_sql_and_values(backend, sql, [database.into()])).await.unwrap();
-        return;
-    }
-    let sql = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = ?";
-    let rows = admin.query_all_raw(Statement::from_sql_and_values(backend, sql, [database.into()])).await.unwrap();
-    for row in rows {
-        let id: i64 = row.try_get_by_index(0).unwrap();
-        // It may have gone by itself.
-        let _ = admin.execute_unprepared(&format!("KILL {id}")).await;
-    }
-}
-
 async fn connections_that_are_killed_cost_no_read(context: Context) {
     let app = context.app_with(&[("pool.max", "8"), ("pool.min", "4")]).await;
     let admin = connect(&context.engine().admin_url()).await;
-    let name = url::Url::parse(&app.url).unwrap().path().trim_start_matches('/').to_owned();
     let load = Load::start(&app, 32, PAUSE);
     load.answered(200, 100).await;
     for _ in 0..50 {
-        kill_all(&context, &admin, &name).await;
+        kill_all(&context, &admin, &app.url).await;
         load.answered(200, 30).await;
     }
     load.answered(201, 10).await;
-    let counters = pool(&app).await["counters"].clone();
+    let counters = app.pool().await["counters"].clone();
     let samples = load.stop().await;
     admin.close().await.unwrap();
     let counts = by_status(&samples);
@@ -158,29 +131,28 @@ async fn a_silent_peer_is_found_and_its_places_come_back(context: Context) {
     let app = context.app_on(&url, &[("pool.max", "4"), ("pool.min", "2")]).await;
     let load = Load::start(&app, CLIENTS, PAUSE);
     load.answered(200, 100).await;
-    pool_until(&app, "all are out", |pool| pool["inUse"] == 4).await;
+    app.pool_until("all are out", |pool| pool["inUse"] == 4).await;
 
     let silent = Instant::now();
     proxy.stall();
-    let down = pool_until(&app, "down", |pool| pool["state"] == "down").await;
+    let down = app.pool_until("down", |pool| pool["state"] == "down").await;
     let found = silent.elapsed();
     assert_eq!(down["cause"]["kind"], "silent", "{down}");
-    pool_until(&app, "the stranded are counted", |pool| pool["stranded"].as_u64() > Some(0) || pool["inUse"] == 0)
-        .await;
-    pool_until(&app, "they are given up", |pool| pool["inUse"] == 0 && pool["total"] == 0).await;
+    app.pool_until("the stranded are counted", |pool| pool["stranded"].as_u64() > Some(0) || pool["inUse"] == 0).await;
+    app.pool_until("they are given up", |pool| pool["inUse"] == 0 && pool["total"] == 0).await;
     let given_up = silent.elapsed();
     tokio::time::sleep_until((silent + silence()).into()).await;
-    assert_eq!(pool(&app).await["state"], "down");
+    assert_eq!(app.pool().await["state"], "down");
 
     proxy.mend();
     let mended = Instant::now();
     load.answered(200, 100).await;
     let served = mended.elapsed();
-    pool_until(&app, "capacity is restored", |pool| pool["total"] == 4 && pool["state"] == "up").await;
+    app.pool_until("capacity is restored", |pool| pool["total"] == 4 && pool["state"] == "up").await;
     load.answered(201, 10).await;
     let samples = load.stop().await;
-    pool_until(&app, "in use returns to 0", |pool| pool["inUse"] == 0).await;
-    let counters = pool(&app).await["counters"].clone();
+    app.pool_until("in use returns to 0", |pool| pool["inUse"] == 0).await;
+    let counters = app.pool().await["counters"].clone();
     println!(
         "{}: down after {found:?}, given up after {given_up:?}, served {served:?} after; {:?}; {counters}",
         context.engine().name(),
@@ -203,7 +175,7 @@ async fn a_blip_is_waited_for(context: Context) {
             tokio::spawn(async move { app.get("/users").await.status.as_u16() })
         })
         .collect();
-    pool_until(&app, "they wait while it is down", |pool| pool["state"] == "down" && pool["waiting"] == 8).await;
+    app.pool_until("they wait while it is down", |pool| pool["state"] == "down" && pool["waiting"] == 8).await;
     proxy.mend();
     for status in waiting {
         assert_eq!(status.await.unwrap(), 200, "the blip has passed, and nobody has noticed");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, Statement};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
@@ -17,10 +17,6 @@ cases![
     probes_do_not_queue_behind_users,
     a_long_hold_is_seen,
 ];
-
-async fn pool_until(app: &App, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-    eventually(what, || async { Some(app.get("/pool").await.json()).filter(&condition) }).await
-}
 
 /// Transactions that are open on the server, but for the one that asks.
 async fn open_transactions(context: &Context, url: &str) -> i64 {
@@ -59,12 +55,12 @@ async fn clients_that_vanish_inside_a_transaction_leave_nothing_behind(context: 
         clients.push(client);
     }
     let writers = if context.engine() == Engine::Sqlite { 1 } else { 10 };
-    pool_until(&app, "the pool is full of them", |pool| pool["inUse"] == writers && pool["waiting"] == 500 - writers)
+    app.pool_until("the pool is full of them", |pool| pool["inUse"] == writers && pool["waiting"] == 500 - writers)
         .await;
     drop(clients);
-    pool_until(&app, "those that waited have left the queue", |pool| pool["waiting"] == 0).await;
+    app.pool_until("those that waited have left the queue", |pool| pool["waiting"] == 0).await;
     lock.unlock().await;
-    pool_until(&app, "those that had begun are done", |pool| pool["inUse"] == 0).await;
+    app.pool_until("those that had begun are done", |pool| pool["inUse"] == 0).await;
     eventually("no transaction is left open", || async {
         (open_transactions(&context, &app.url).await == 0).then_some(())
     })
@@ -151,11 +147,11 @@ async fn probes_do_not_queue_behind_users(context: Context) {
         let app = app.clone();
         tokio::spawn(async move { app.post("/users", &json!({"name": "Ann", "email": "ann@example.com"})).await })
     };
-    pool_until(&app, "the only connection is out", |pool| pool["inUse"] == 1).await;
+    app.pool_until("the only connection is out", |pool| pool["inUse"] == 1).await;
     // For long enough that the last answer of the database is old news.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(app.get("/health/ready").await.status, 200, "the database answers, though nobody can be served");
-    assert_eq!(app.get("/pool").await.json()["state"], "up");
+    assert_eq!(app.pool().await["state"], "up");
     lock.unlock().await;
     assert_eq!(posting.await.unwrap().status, 201);
 }
@@ -172,11 +168,11 @@ async fn a_long_hold_is_seen(context: Context) {
             request.send().await.unwrap().status().as_u16()
         })
     };
-    let pool = pool_until(&app, "it is warned of", |pool| pool["counters"]["slowHolds"] == 1).await;
+    let pool = app.pool_until("it is warned of", |pool| pool["counters"]["slowHolds"] == 1).await;
     assert_eq!(pool["longestHolders"][0]["operation"], "users.create", "{pool}");
     assert_eq!(pool["longestHolders"][0]["request"], "slow-1", "{pool}");
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(app.get("/pool").await.json()["counters"]["slowHolds"], 1, "once");
+    assert_eq!(app.pool().await["counters"]["slowHolds"], 1, "once");
     lock.unlock().await;
     assert_eq!(posting.await.unwrap(), 201);
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sea_orm::{ConnectionTrait, Statement};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     cases,
@@ -35,10 +35,6 @@ fn post(app: &App, email: &str) -> tokio::task::JoinHandle<Reply> {
     tokio::spawn(async move { app.post("/users", &body).await })
 }
 
-async fn pool_until(app: &App, what: &str, condition: impl Fn(&Value) -> bool) {
-    eventually(what, || async { Some(app.get("/pool").await.json()).filter(&condition) }).await;
-}
-
 /// The server's own ids of the connections to the application's database, but for the one that asks.
 async fn server_side(context: &Context, app: &App) -> BTreeSet<i64> {
     let database = connect(&app.url).await;
@@ -62,12 +58,12 @@ async fn max_bounds_the_connections(context: Context) {
     let burst: Vec<_> = burst.collect();
     let mut most = 0;
     for reply in burst {
-        most = most.max(app.get("/pool").await.json()["total"].as_u64().unwrap());
+        most = most.max(app.pool().await["total"].as_u64().unwrap());
         assert_eq!(reply.await.unwrap().status, 201);
     }
     // SQLite writes through one lane, so its pool need not grow to its bound.
     assert!(if context.engine() == Engine::Sqlite { (1..=3).contains(&most) } else { most == 3 }, "{most}");
-    assert_eq!(app.get("/pool").await.json()["limits"]["max"], 3);
+    assert_eq!(app.pool().await["limits"]["max"], 3);
     if context.engine() != Engine::Sqlite {
         assert_eq!(server_side(&context, &app).await.len(), 3);
     }
@@ -75,9 +71,9 @@ async fn max_bounds_the_connections(context: Context) {
 
 async fn min_is_warm_at_start(context: Context) {
     let app = context.app_with(&[("pool.min", "4")]).await;
-    assert_eq!(app.get("/pool").await.json()["total"], 4);
+    assert_eq!(app.pool().await["total"], 4);
     // The connection that migrated is pinged before it counts as idle again.
-    pool_until(&app, "all are idle", |pool| pool["idle"] == 4 && pool["inUse"] == 0).await;
+    app.pool_until("all are idle", |pool| pool["idle"] == 4 && pool["inUse"] == 0).await;
     if context.engine() != Engine::Sqlite {
         assert_eq!(server_side(&context, &app).await.len(), 4);
     }
@@ -93,11 +89,11 @@ async fn idle_connections_are_closed_down_to_min(context: Context) {
             })
         })
         .collect();
-    pool_until(&app, "the burst opens connections", |pool| pool["total"].as_u64() > Some(1)).await;
+    app.pool_until("the burst opens connections", |pool| pool["total"].as_u64() > Some(1)).await;
     for reply in burst {
         assert_eq!(reply.await.unwrap().status, 200);
     }
-    pool_until(&app, "the pool shrinks to min", |pool| pool["total"] == 1).await;
+    app.pool_until("the pool shrinks to min", |pool| pool["total"] == 1).await;
 }
 
 async fn lifetime_replaces_connections(context: Context) {
@@ -128,7 +124,7 @@ async fn acquire_bounds_the_wait(context: Context) {
     }
     let lock = Locked::users(&context, &app.url).await;
     let first = post(&app, "a@example.com");
-    pool_until(&app, "the first holds the connection", |pool| pool["inUse"] == 1).await;
+    app.pool_until("the first holds the connection", |pool| pool["inUse"] == 1).await;
     let began = Instant::now();
     let second = post(&app, "b@example.com").await.unwrap();
     second.problem(503, "pool-exhausted");
@@ -148,7 +144,7 @@ async fn without_wait_a_busy_pool_refuses_at_once(context: Context) {
         .await;
     let lock = Locked::users(&context, &app.url).await;
     let first = post(&app, "a@example.com");
-    pool_until(&app, "the first holds the connection", |pool| pool["inUse"] == 1).await;
+    app.pool_until("the first holds the connection", |pool| pool["inUse"] == 1).await;
     // An answer at all proves it: a wait would last 60 seconds, and the lock is held throughout.
     post(&app, "b@example.com").await.unwrap().problem(503, "pool-exhausted");
     lock.unlock().await;
@@ -161,15 +157,15 @@ async fn queue_limit_bounds_who_waits(context: Context) {
         .await;
     let lock = Locked::users(&context, &app.url).await;
     let first = post(&app, "a@example.com");
-    pool_until(&app, "the first holds the connection", |pool| pool["inUse"] == 1).await;
+    app.pool_until("the first holds the connection", |pool| pool["inUse"] == 1).await;
     let waiting = [post(&app, "b@example.com"), post(&app, "c@example.com")];
-    pool_until(&app, "two wait", |pool| pool["waiting"] == 2).await;
+    app.pool_until("two wait", |pool| pool["waiting"] == 2).await;
     post(&app, "d@example.com").await.unwrap().problem(503, "pool-exhausted");
     lock.unlock().await;
     for reply in [first].into_iter().chain(waiting) {
         assert_eq!(reply.await.unwrap().status, 201);
     }
-    pool_until(&app, "nothing is left behind", |pool| pool["waiting"] == 0 && pool["inUse"] == 0).await;
+    app.pool_until("nothing is left behind", |pool| pool["waiting"] == 0 && pool["inUse"] == 0).await;
 }
 
 async fn statement_timeout_ends_what_hangs(context: Context) {
@@ -242,9 +238,9 @@ async fn a_request_that_takes_too_long_gives_its_place_back(context: Context) {
     let app = context.app_with(&settings).await;
     let lock = Locked::users(&context, &app.url).await;
     post(&app, "a@example.com").await.unwrap().problem(503, "request-timeout");
-    assert_eq!(app.get("/pool").await.json()["inUse"], 1, "the operation goes on: it is not cut half-way");
+    assert_eq!(app.pool().await["inUse"], 1, "the operation goes on: it is not cut half-way");
     lock.unlock().await;
-    pool_until(&app, "its place is free", |pool| pool["inUse"] == 0).await;
+    app.pool_until("its place is free", |pool| pool["inUse"] == 0).await;
     let users = app.get("/users").await.json();
     assert_eq!(users.as_array().unwrap().len(), 1, "what was asked for was done, as the problem said it might be");
 }

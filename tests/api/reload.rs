@@ -23,10 +23,6 @@ fn write(folder: &Path, settings: &[(&str, &str)]) {
     std::fs::write(folder.join(".env"), settings.iter().map(line).collect::<String>()).unwrap();
 }
 
-async fn pool_until(app: &App, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-    eventually(what, || async { Some(app.get("/pool").await.json()).filter(&condition) }).await
-}
-
 /// Sends SIGHUP and waits for the next line that tells what came of it.
 async fn hang_up(service: &Service) -> Value {
     let told = |service: &Service| {
@@ -54,14 +50,14 @@ async fn limits_change_under_load(context: Context) {
         let told = hang_up(&service).await;
         assert_eq!(told["message"], "reload: changed", "{told}");
         assert_eq!(told["settings"], "pool.max, pool.min", "{told}");
-        pool_until(&app, "the pool follows", |pool| {
+        app.pool_until("the pool follows", |pool| {
             let open = pool["total"].as_u64().unwrap();
             pool["limits"]["max"].as_u64() == max.parse().ok() && if total == 8 { open == 8 } else { open <= 2 }
         })
         .await;
         for _ in 0..20 {
             load.answered(200, 5).await;
-            let open = app.get("/pool").await.json()["total"].as_u64().unwrap();
+            let open = app.pool().await["total"].as_u64().unwrap();
             assert!(open <= total, "{open} are open, and there may be {total}");
         }
     }
@@ -97,10 +93,10 @@ async fn a_rotated_password_takes_effect_under_load(context: Context) {
 
     account.set_password("two").await;
     set("two");
-    let before = app.get("/pool").await.json()["counters"]["opened"].as_u64().unwrap();
+    let before = app.pool().await["counters"]["opened"].as_u64().unwrap();
     let told = hang_up(&service).await;
     assert_eq!((&told["message"], &told["settings"]), (&"reload: changed".into(), &"database.url".into()), "{told}");
-    pool_until(&app, "connections are replaced", |pool| {
+    app.pool_until("connections are replaced", |pool| {
         pool["counters"]["closedReplaced"].as_u64() >= Some(3)
             && pool["counters"]["opened"].as_u64() >= Some(before + 3)
     })
@@ -137,5 +133,5 @@ async fn settings_that_are_not_valid_change_nothing(context: Context) {
     assert_eq!(told["message"], "reload: the settings are not valid; the old ones stay", "{told}");
     assert!(told["error"].as_str().unwrap().contains("USERS_API__POOL__MAX=0: must be"), "{told}");
     let app = App::at(service.address, &url);
-    assert_eq!(app.get("/pool").await.json()["limits"]["max"], 4);
+    assert_eq!(app.pool().await["limits"]["max"], 4);
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use sea_orm::ConnectionTrait;
 use serde_json::json;
 use tokio::{
     io::AsyncWriteExt,
@@ -12,7 +11,7 @@ use tokio::{
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, Load, Proxy, Service, by_status, connect, eventually},
+    harness::{App, Context, Load, Proxy, Service, by_status, connect, eventually, kill_all},
 };
 
 cases![trouble_leaves_nothing_behind];
@@ -92,7 +91,7 @@ async fn trouble_leaves_nothing_behind(context: Context) {
             *samples.entry(key).or_insert(0) += count;
         }
         eventually("it comes to rest", || async {
-            let pool = app.get("/pool").await.json();
+            let pool = app.pool().await;
             (pool["inUse"] == 0 && pool["waiting"] == 0 && pool["state"] == "up").then_some(())
         })
         .await;
@@ -102,7 +101,7 @@ async fn trouble_leaves_nothing_behind(context: Context) {
             readings.push(reading);
         }
     }
-    println!("{}: {samples:?}; {}", context.engine().name(), app.get("/pool").await.json()["counters"]);
+    println!("{}: {samples:?}; {}", context.engine().name(), app.pool().await["counters"]);
     admin.close().await.unwrap();
     // The first rounds warm it up: caches of statements, buckets of metrics, the allocator's own.
     let settled = &readings[readings.len() / 4..];
@@ -118,23 +117,6 @@ async fn trouble_leaves_nothing_behind(context: Context) {
         #[expect(clippy::cast_precision_loss)]
         let grown = after as f64 / before as f64;
         assert!(grown <= slack, "{what} grew from {before} to {after}");
-    }
-}
-
-async fn kill_all(context: &Context, admin: &sea_orm::DatabaseConnection, url: &str) {
-    let name = url::Url::parse(url).unwrap().path().trim_start_matches('/').to_owned();
-    let backend = admin.get_database_backend();
-    let sql = match context.engine() {
-        Engine::Postgres => format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"),
-        _ => format!("SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = '{name}'"),
-    };
-    let rows = admin.query_all_raw(sea_orm::Statement::from_string(backend, sql)).await.unwrap();
-    if context.engine() == Engine::MariaDb {
-        for row in rows {
-            let id: i64 = row.try_get_by_index(0).unwrap();
-            // It may have gone by itself.
-            let _ = admin.execute_unprepared(&format!("KILL {id}")).await;
-        }
     }
 }
 

@@ -77,6 +77,16 @@ impl App {
         Reply::of(request.body(body.to_string())).await
     }
 
+    /// What the pool tells of itself.
+    pub async fn pool(&self) -> Value {
+        self.get("/pool").await.json()
+    }
+
+    /// Waits until the pool is so, and gives what it tells then.
+    pub async fn pool_until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        super::eventually(what, || async { Some(self.pool().await).filter(&condition) }).await
+    }
+
     /// Creates a user and gives it as it was answered.
     pub async fn create(&self, name: &str, email: &str) -> Value {
         let reply = self.post("/users", &serde_json::json!({ "name": name, "email": email })).await;

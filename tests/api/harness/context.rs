@@ -7,7 +7,7 @@ use std::{
     },
 };
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
 use tempfile::TempDir;
 use users_api::{
     app::Application,
@@ -132,6 +132,23 @@ pub async fn connect(url: &str) -> DatabaseConnection {
 
 pub fn sqlite_url(path: &Path) -> String {
     format!("sqlite://{}?mode=rwc", path.display())
+}
+
+/// Ends every connection to this database, as an administrator would.
+pub async fn kill_all(context: &Context, admin: &DatabaseConnection, url: &str) {
+    let name = url::Url::parse(url).unwrap().path().trim_start_matches('/').to_owned();
+    let sql = match context.engine() {
+        Engine::Postgres => format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"),
+        _ => format!("SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = '{name}'"),
+    };
+    let rows = admin.query_all_raw(Statement::from_string(admin.get_database_backend(), sql)).await.unwrap();
+    if context.engine() == Engine::MariaDb {
+        for row in rows {
+            let id: i64 = row.try_get_by_index(0).unwrap();
+            // It may have gone by itself.
+            let _ = admin.execute_unprepared(&format!("KILL {id}")).await;
+        }
+    }
 }
 
 /// A new database on the server of this URL, which nobody drops: the server is the case's own.

@@ -2,6 +2,7 @@
 
 mod account;
 mod app;
+pub mod bare;
 mod context;
 mod engine;
 mod load;
@@ -25,7 +26,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 pub use self::{
     account::Account,
     app::{App, Reply, client},
-    context::{Context, connect, new_database},
+    context::{Context, connect, kill_all, new_database},
     engine::Engine,
     load::{Load, Sample, by_status, quantile},
     lock::Locked,

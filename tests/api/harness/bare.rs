@@ -1,0 +1,43 @@
+//! The pool without the service around it, on a table of two rows.
+
+use std::time::Duration;
+
+use orm_pool::{DatabaseUrl, Error, Pool, PoolOptions};
+use sea_orm::{ConnectionTrait, DbErr, Statement};
+
+use super::Context;
+
+pub async fn pool_on(url: &str, options: PoolOptions) -> Pool {
+    Pool::connect(&DatabaseUrl::parse(url).unwrap(), &options).await.unwrap()
+}
+
+pub async fn pool(context: &Context, options: PoolOptions) -> Pool {
+    let pool = pool_on(&context.database().await, options).await;
+    run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").await;
+    run(&pool, "INSERT INTO t VALUES (1, 0), (2, 0)").await;
+    pool
+}
+
+pub async fn run(pool: &Pool, sql: &'static str) {
+    pool.write("test.run", move |db| async move { Ok::<_, Error>(db.execute_unprepared(sql).await.map(drop)?) })
+        .await
+        .unwrap();
+}
+
+pub async fn number(db: &impl ConnectionTrait, sql: &str) -> Result<i64, DbErr> {
+    let sql = format!("SELECT CAST(({sql}) AS {})", if is_mysql(db) { "SIGNED" } else { "BIGINT" });
+    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?.unwrap();
+    row.try_get_by_index(0)
+}
+
+fn is_mysql(db: &impl ConnectionTrait) -> bool {
+    db.get_database_backend() == sea_orm::DbBackend::MySql
+}
+
+pub async fn read(pool: &Pool, sql: &'static str) -> i64 {
+    pool.read("test.read", move |db| async move { Ok::<_, Error>(number(&db, sql).await?) }).await.unwrap()
+}
+
+pub async fn end(pool: Pool) {
+    pool.close(Duration::from_secs(10)).await.unwrap();
+}
