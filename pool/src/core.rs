@@ -22,7 +22,7 @@ use crate::{
     raw::Raw,
     record::{Closing, Record},
     store::Slot,
-    target::{DialError, Target},
+    target::{DialError, Target, silence},
 };
 
 /// How long a goodbye may take; after that the socket is closed without.
@@ -98,6 +98,10 @@ impl Core {
         (Arc::clone(&target.0), target.1)
     }
 
+    fn generation(&self) -> u32 {
+        self.target.read().unwrap_or_else(PoisonError::into_inner).1
+    }
+
     /// From now on connections are opened for this target; those of older ones retire as they come back.
     ///
     /// Gives the new target's generation.
@@ -126,7 +130,7 @@ impl Core {
 
     /// Closes what rests and was opened for what is no more; the rest is closed as it comes back.
     fn retire_outdated(self: &Arc<Self>) {
-        let current = self.target().1;
+        let current = self.generation();
         while let Some(slot) = self.admission.pick(|slot| slot.generation != current) {
             self.close(slot, Closing::Replaced);
         }
@@ -175,20 +179,18 @@ impl Core {
         let (target, generation) = self.target();
         let began = Instant::now();
         let mut dialing = Dialing { core: self, settled: false };
-        match target.dial(limit).await {
+        match self.dial_to(&target, limit).await {
             Ok(raw) => {
                 dialing.settled = true;
                 drop(dialing);
-                self.welcome(raw, generation, began.elapsed()).await;
+                self.welcome(raw, generation, began.elapsed());
                 Ok(())
             }
             Err(error) => {
                 drop(dialing);
                 self.record.dial_failed();
                 self.ramp.store(1, Ordering::Relaxed);
-                let others_work = self.health.silence() < began.elapsed();
-                let others_live = self.admission.store().live() > 0;
-                if others_work || (others_live && error.fault == Fault::TooManyConnections) {
+                if self.others_work(&error, began) {
                     let pause = Instant::now() + SHORTAGE_PAUSE;
                     *self.not_before.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
                     self.health.is_short(&error);
@@ -200,10 +202,39 @@ impl Core {
         }
     }
 
+    /// Whether the connections that are open can be thought to work, though a further one could not be opened.
+    fn others_work(&self, error: &DialError, began: Instant) -> bool {
+        let (live, idle) = {
+            let store = self.admission.store();
+            (store.live(), store.idle())
+        };
+        if self.health.silence() < began.elapsed() || (live > 0 && error.fault.is_an_answer()) {
+            return true;
+        }
+        // Those that rest can be asked, and are before anything is decided.
+        if idle > 0 {
+            self.suspects();
+        }
+        idle > 0
+    }
+
+    /// Opens one connection, uncounted, and learns from the first what only the server knows.
+    pub(crate) async fn dial_to(&self, target: &Target, limit: Duration) -> Result<Raw, DialError> {
+        let mut raw = target.dial(limit).await?;
+        if self.server_limit.load(Ordering::Relaxed) == 0 {
+            match timeout(SIGN_OF_LIFE, raw.server_limit()).await {
+                Ok(Ok(Some(limit))) => self.server_limit.store(limit, Ordering::Relaxed),
+                // It is for advice only: a server that does not tell is no fault.
+                Ok(_) => {}
+                Err(_) => return Err(DialError { fault: Fault::Silent, source: silence() }),
+            }
+        }
+        Ok(raw)
+    }
+
     /// A connection that was counted as being dialed is open.
-    pub(crate) async fn welcome(self: &Arc<Self>, mut raw: Raw, generation: u32, took: Duration) {
+    pub(crate) fn welcome(self: &Arc<Self>, raw: Raw, generation: u32, took: Duration) {
         self.record.opened(took);
-        self.learn_server_limit(&mut raw).await;
         let slot = self.admission.store().dialed(raw, self.draw_retirement(), generation);
         self.health.hears();
         self.health.is_short_no_more();
@@ -234,16 +265,6 @@ impl Core {
         self.attention.notify_one();
     }
 
-    async fn learn_server_limit(&self, raw: &mut Raw) {
-        if self.server_limit.load(Ordering::Relaxed) != 0 {
-            return;
-        }
-        // Advice only: a server that does not tell is no fault.
-        if let Ok(Ok(Some(limit))) = timeout(SIGN_OF_LIFE, raw.server_limit()).await {
-            self.server_limit.store(limit, Ordering::Relaxed);
-        }
-    }
-
     fn draw_retirement(&self) -> Option<Instant> {
         let lifetime = self.options().lifetime;
         if lifetime.is_zero() {
@@ -261,7 +282,7 @@ impl Core {
         };
         let why = if self.admission.is_closed() {
             Some(Closing::Ending)
-        } else if too_many || slot.generation != self.target().1 {
+        } else if too_many || slot.generation != self.generation() {
             Some(Closing::Replaced)
         } else if slot.retires.is_some_and(|retires| retires <= Instant::now()) {
             Some(Closing::Lifetime)

@@ -184,6 +184,18 @@ impl Fault {
         !matches!(self, Self::UniqueViolation | Self::Other)
     }
 
+    /// Whether somebody has answered, so that the server is there, whatever it says.
+    pub(crate) fn is_an_answer(self) -> bool {
+        matches!(
+            self,
+            Self::Authentication
+                | Self::NoSuchDatabase
+                | Self::TooManyConnections
+                | Self::NotAccepting
+                | Self::Exhausted
+        )
+    }
+
     /// Whether trying again to connect cannot help: what the server refused does not change by itself.
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::Authentication | Self::NoSuchDatabase)

@@ -14,7 +14,6 @@ use crate::{
     health::words,
     keeper::keep,
     operation::Kind,
-    raw::Raw,
     record::{Closing, Record},
     runtime::PoolRuntime,
     target::{DialError, Target},
@@ -239,21 +238,16 @@ impl Pool {
         if url == target.url() {
             return Ok(());
         }
-        let (began, dialed) = (Instant::now(), new.clone());
-        let raw: Result<Raw, DialError> = self
-            .inner
-            .runtime
-            .spawn(async move { dialed.dial(SIGN_OF_LIFE).await })
-            .await
-            .map_err(|_| ChangeError::Closed)?;
-        let raw = raw.map_err(refused)?;
-        let generation = core.set_target(new);
-        let core = Arc::clone(core);
-        let welcome = async move {
-            core.admission.store().dials(1);
-            core.welcome(raw, generation, began.elapsed()).await;
+        let began = Instant::now();
+        let dialing = {
+            let (core, new) = (Arc::clone(core), new.clone());
+            self.inner.runtime.spawn(async move { core.dial_to(&new, SIGN_OF_LIFE).await })
         };
-        self.inner.runtime.spawn(welcome).await.map_err(|_| ChangeError::Closed)
+        let raw = dialing.await.map_err(|_| ChangeError::Closed)?.map_err(refused)?;
+        let generation = core.set_target(new);
+        core.admission.store().dials(1);
+        core.welcome(raw, generation, began.elapsed());
+        Ok(())
     }
 
     /// Refuses what waits and what comes from now on; what runs goes on.
@@ -326,7 +320,7 @@ async fn open(core: &Arc<Core>) -> Result<(), ConnectError> {
     let mut pause = FIRST_PAUSE;
     let raw = loop {
         let left = options.acquire.saturating_sub(began.elapsed());
-        let error = match target.dial(left).await {
+        let error = match core.dial_to(&target, left).await {
             Ok(raw) => break raw,
             Err(error) if error.fault.is_final() || error.fault == Fault::Other => return Err(unreachable(error)),
             Err(error) => error,
@@ -345,7 +339,7 @@ async fn open(core: &Arc<Core>) -> Result<(), ConnectError> {
         pause = (pause * 2).min(LONGEST_PAUSE);
     };
     core.admission.store().dials(1);
-    core.welcome(raw, generation, began.elapsed()).await;
+    core.welcome(raw, generation, began.elapsed());
     // As many as were wanted and could be had; the keeper goes on trying.
     loop {
         let changed = core.changed.notified();

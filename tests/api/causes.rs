@@ -7,11 +7,14 @@ use serde_json::{Value, json};
 
 use crate::{
     cases,
-    harness::{Account, Context, End, Engine, Server, Service, binary, client, connect, eventually, new_database},
+    harness::{
+        Account, Context, End, Engine, Locked, Server, Service, binary, client, connect, eventually, new_database,
+    },
 };
 
 cases![
     a_changed_password_is_told_and_mended,
+    a_changed_password_does_not_take_down_those_who_are_in,
     a_server_without_connections_to_spare_is_told,
     a_host_that_cannot_be_resolved_is_told,
     a_server_without_tls_is_told,
@@ -36,6 +39,29 @@ async fn a_changed_password_is_told_and_mended(context: Context) {
     account.set_password("one").await;
     app.pool_until("up again", |pool| pool["state"] == "up").await;
     assert_eq!(app.get("/users").await.status, 200);
+    app.stop().await.unwrap().unwrap();
+    account.end(&context).await;
+}
+
+async fn a_changed_password_does_not_take_down_those_who_are_in(context: Context) {
+    let account = Account::new(&context).await;
+    let settings = [("pool.min", "1"), ("pool.max", "2"), ("pool.acquire", "60s")];
+    let app = context.app_on(&account.url, &settings).await;
+    let lock = Locked::users(&context, &app.url).await;
+    account.set_password("two").await;
+    let posting = {
+        let app = app.clone();
+        tokio::spawn(async move { app.post("/users", &json!({"name": "Ann", "email": "ann@example.com"})).await })
+    };
+    app.pool_until("the only connection is out", |pool| pool["inUse"] == 1).await;
+    let second = {
+        let app = app.clone();
+        tokio::spawn(async move { app.get("/users/0197b5f0-3c4a-7def-8123-456789abcdef").await })
+    };
+    let pool = app.pool_until("no second one can be opened", |pool| pool["shortage"].is_object()).await;
+    assert_eq!((&pool["state"], &pool["shortage"]["kind"]), (&json!("up"), &json!("authentication")), "{pool}");
+    lock.unlock().await;
+    assert_eq!((posting.await.unwrap().status.as_u16(), second.await.unwrap().status.as_u16()), (201, 404));
     app.stop().await.unwrap().unwrap();
     account.end(&context).await;
 }
