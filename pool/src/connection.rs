@@ -44,6 +44,7 @@ pub(crate) struct Held {
     depth: AtomicU32,
     /// Whether the transaction was asked to take no writes.
     read_only: AtomicBool,
+    commit_sent: AtomicBool,
     /// Statements that succeeded.
     done: AtomicU32,
     /// The outermost level that was left without commit or rollback; 0 if there is none.
@@ -63,6 +64,7 @@ impl Connection {
             slot: Mutex::new(Some(slot)),
             depth: AtomicU32::new(0),
             read_only: AtomicBool::new(false),
+            commit_sent: AtomicBool::new(false),
             done: AtomicU32::new(0),
             left: AtomicU32::new(0),
             torn: AtomicBool::new(false),
@@ -77,12 +79,17 @@ impl Connection {
     }
 
     /// Whether the transaction can only be rolled back: after an error PostgreSQL answers COMMIT with a polite ROLLBACK.
-    pub(crate) fn is_failed(&self) -> bool {
+    fn is_failed(&self) -> bool {
         self.held.backend == DbBackend::Postgres && self.fault().is_some()
     }
 
     fn set_fault(&self, fault: Option<Fault>) {
         *self.held.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = fault;
+    }
+
+    /// Whether the server was asked to commit: from then on nobody knows what took effect until it has answered.
+    pub(crate) fn is_commit_sent(&self) -> bool {
+        self.held.commit_sent.load(Ordering::Relaxed)
     }
 
     pub(crate) fn done(&self) -> u32 {
@@ -156,10 +163,14 @@ impl Connection {
     }
 
     pub(crate) async fn commit_at(&self, depth: u32) -> Result<(), DbErr> {
+        let mut turn = self.turn().await?;
         if self.is_failed() {
+            turn.passes();
             return Err(DbErr::Custom("a statement of the transaction failed, so it cannot be committed".to_owned()));
         }
-        let mut turn = self.turn().await?;
+        if depth == 1 {
+            self.held.commit_sent.store(true, Ordering::Relaxed);
+        }
         let committed = turn.raw()?.commit(depth).await;
         turn.ends(committed).map_err(exec_error)?;
         self.held.depth.store(depth - 1, Ordering::Relaxed);
@@ -187,6 +198,12 @@ impl Turn<'_> {
             Some(slot) => Ok(&mut slot.raw),
             None => Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
         }
+    }
+
+    /// Nothing was asked after all.
+    fn passes(self) {
+        self.connection.held.torn.store(false, Ordering::Relaxed);
+        self.connection.held.ticket.is_answered();
     }
 
     /// The statement has its answer. A turn that is dropped without leaves the connection torn.

@@ -209,26 +209,21 @@ where
     Fut: Future<Output = Result<T, E>> + Send,
     E: From<Error> + Send,
 {
-    let mut attempted = Attempted { fault: None, done: 0, commit_sent: false };
-    let Some(slot) = lease.take() else { return (Err(Error::Closed.into()), attempted) };
+    let Some(slot) = lease.take() else {
+        return (Err(Error::Closed.into()), Attempted { fault: None, done: 0, commit_sent: false });
+    };
     let connection = Connection::new(core, ticket, slot);
     let work = async {
         let Kind::Transaction(options) = kind else { return body(connection.clone()).await };
         let depth = connection.begin_at(options).await.map_err(Error::from)?;
-        match body(connection.clone()).await {
-            Ok(value) => {
-                // A commit that was sent may have taken effect, whatever comes back.
-                attempted.commit_sent = !connection.is_failed();
-                connection.commit_at(depth).await.map_err(Error::from)?;
-                Ok(value)
-            }
-            // Rolled back when the connection is taken back.
-            Err(error) => Err(error),
-        }
+        // What is not committed is rolled back when the connection is taken back.
+        let value = body(connection.clone()).await?;
+        connection.commit_at(depth).await.map_err(Error::from)?;
+        Ok(value)
     };
     let outcome = AssertUnwindSafe(work).catch_unwind().await;
-    attempted.fault = connection.fault();
-    attempted.done = connection.done();
+    let attempted =
+        Attempted { fault: connection.fault(), done: connection.done(), commit_sent: connection.is_commit_sent() };
     match connection.reclaim().await {
         Some(slot) => lease.end(slot),
         // Closes it.

@@ -278,6 +278,17 @@ async fn a_dropped_savepoint_is_undone(context: Context) {
     .unwrap();
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 2);
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 0);
+    // What failed inside the one that was dropped is undone with it, even when the commit is all that follows.
+    pool.transaction("test.failed", TransactionOptions::default(), |tx| async move {
+        tx.execute_unprepared("UPDATE t SET n = 3 WHERE id = 1").await?;
+        let inner = tx.begin().await?;
+        assert!(inner.execute_unprepared("INSERT INTO t VALUES (1, 1)").await.is_err());
+        drop(inner);
+        Ok::<_, Error>(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 3);
     // The same without a transaction of the pool's own around it.
     pool.write("test.dropped", |db| async move {
         let dropped = db.begin().await?;
