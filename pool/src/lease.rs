@@ -86,17 +86,17 @@ impl Lease {
     /// Gives a connection back that works.
     pub(crate) fn end(mut self, mut slot: Slot<Raw>) {
         self.ended = true;
-        self.released();
+        self.released(false);
         slot.used = Instant::now();
         slot.proven = slot.used;
         self.core.keep_or_close(slot);
         self.core.changed.notify_waiters();
     }
 
-    fn released(&self) {
+    fn released(&self, is_lost: bool) {
         let since = self.core.admission.store().release(self.id);
         if let Some(since) = since {
-            self.core.record.held(since.elapsed());
+            self.core.record.held(since.elapsed(), is_lost);
         }
     }
 }
@@ -106,7 +106,7 @@ impl Drop for Lease {
         if self.ended {
             return;
         }
-        self.released();
+        self.released(true);
         // Its socket is closed with it: the peer learns it, if it still listens.
         drop(self.slot.take());
         let is_stranded = self.ticket.is_stranded.load(Ordering::Relaxed);

@@ -157,9 +157,13 @@ impl Record {
         self.windows(|windows| windows.now.wait.saturating_record(micros(wait)));
     }
 
-    pub(crate) fn held(&self, hold: Duration) {
+    /// A connection was held for so long. One that was lost says nothing of how long others will be.
+    pub(crate) fn held(&self, hold: Duration, is_lost: bool) {
         self.metrics.hold.record(hold.as_secs_f64());
         self.windows(|windows| windows.now.hold.saturating_record(micros(hold)));
+        if is_lost {
+            return;
+        }
         let nanos = u64::try_from(hold.as_nanos()).unwrap_or(u64::MAX);
         let mean = self.mean_hold.load(Ordering::Relaxed);
         // Two ends at the same time may lose one of them: it is a mean.

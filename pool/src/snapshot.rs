@@ -301,7 +301,9 @@ fn sentence(
     let mut text = if hold.count == 0 {
         "Nothing has been asked lately, so there is nothing to size by.".to_owned()
     } else {
-        let verdict = if suggested > max {
+        let verdict = if waiting > 0 && hold.count < u64::from(waiting) {
+            format!("too little to judge max = {max} by, and {waiting} wait")
+        } else if suggested > max {
             format!("max = {max} is tight; {suggested} would leave room for bursts")
         } else if waiting > 0 {
             format!("max = {max} suits the mean, and yet {waiting} wait: look at the longest holders first")
@@ -322,4 +324,36 @@ fn sentence(
             write!(text, " The server takes {server} connections, which is enough for {fit} instances of this size.");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advice(per_second: u32, hold_ms: f64, max: u32, waiting: u32) -> Advice {
+        let hold = Quantiles { count: u64::from(per_second) * 60, mean: hold_ms, ..Quantiles::default() };
+        Advice::new(&hold, Duration::from_mins(1), max, waiting, Some(97))
+    }
+
+    #[test]
+    fn the_size_follows_from_rate_and_hold_time() {
+        let suits = advice(500, 4.0, 10, 0);
+        assert_eq!((suits.operations_per_second, suits.busy, suits.suggested_max), (500.0, 2.0, 7));
+        assert_eq!((suits.server_max_connections, suits.instances_that_fit), (Some(97), Some(9)));
+        assert_eq!(
+            suits.sentence,
+            "500.0 operations a second hold a connection for 4.0 ms on average, so 2.00 are busy at once: max = 10 suits. \
+             The server takes 97 connections, which is enough for 9 instances of this size."
+        );
+        for (per_second, hold_ms, max, waiting, verdict) in [
+            (2450, 4.0, 10, 80, "max = 10 is tight; 20 would leave room for bursts."),
+            (100, 4.0, 10, 5, "max = 10 suits the mean, and yet 5 wait: look at the longest holders first."),
+            (100, 4.0, 50, 0, "max = 50 is ample; 3 would do."),
+        ] {
+            let sentence = advice(per_second, hold_ms, max, waiting).sentence;
+            assert!(sentence.contains(verdict), "{sentence}");
+        }
+        let nothing = Advice::new(&Quantiles::default(), Duration::ZERO, 10, 0, None);
+        assert_eq!(nothing.sentence, "Nothing has been asked lately, so there is nothing to size by.");
+    }
 }
