@@ -27,15 +27,15 @@ pub(crate) struct DialError {
     pub(crate) source: sqlx::Error,
 }
 
-/// Where connections go, and how they are set up.
-#[derive(Clone, Debug)]
+/// Where connections go, and how they are set up. It cannot be shown: the driver's options hold the password in the open.
+#[derive(Clone)]
 pub(crate) struct Target {
     url: DatabaseUrl,
     driver: Driver,
     statement_timeout: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Driver {
     // Parsed once: an in-memory database is told from another by its parsed options.
     Sqlite(SqliteConnectOptions),
