@@ -235,7 +235,7 @@ impl Core {
     /// A connection that was counted as being dialed is open.
     pub(crate) fn welcome(self: &Arc<Self>, raw: Raw, generation: u32, took: Duration) {
         self.record.opened(took);
-        let slot = self.admission.store().dialed(raw, self.draw_retirement(), generation);
+        let slot = self.admission.store().dialed(raw, generation);
         self.health.hears();
         self.health.is_short_no_more();
         self.health.recovers();
@@ -265,15 +265,6 @@ impl Core {
         self.attention.notify_one();
     }
 
-    fn draw_retirement(&self) -> Option<Instant> {
-        let lifetime = self.options().lifetime;
-        if lifetime.is_zero() {
-            return None;
-        }
-        // Up to a tenth earlier, so that connections that were opened together are not replaced together.
-        Instant::now().checked_add(lifetime.mul_f64(1.0 - 0.1 * fastrand::f64()))
-    }
-
     /// Puts a connection that works where it belongs: back, or away.
     pub(crate) fn keep_or_close(self: &Arc<Self>, slot: Slot<Raw>) {
         let too_many = {
@@ -284,7 +275,7 @@ impl Core {
             Some(Closing::Ending)
         } else if too_many || slot.generation != self.generation() {
             Some(Closing::Replaced)
-        } else if slot.retires.is_some_and(|retires| retires <= Instant::now()) {
+        } else if slot.is_too_old(self.options().lifetime) {
             Some(Closing::Lifetime)
         } else {
             None

@@ -96,8 +96,7 @@ fn drop_resting(core: &Arc<Core>) {
 /// Closes what has rested for too long, is too old, or is one too many.
 fn retire(core: &Arc<Core>) {
     let options = core.options();
-    let now = Instant::now();
-    while let Some(slot) = core.admission.pick(|slot| slot.retires.is_some_and(|retires| retires <= now)) {
+    while let Some(slot) = core.admission.pick(|slot| slot.is_too_old(options.lifetime)) {
         core.close(slot, Closing::Lifetime);
     }
     let staying = || core.admission.store().staying();

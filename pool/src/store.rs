@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -18,10 +19,19 @@ pub(crate) struct Slot<T> {
     pub(crate) used: Instant,
     /// When the server last answered on it.
     pub(crate) proven: Instant,
-    /// When it is to be replaced; drawn once, with a jitter, so that connections opened together do not go together.
-    pub(crate) retires: Option<Instant>,
+    pub(crate) opened: Instant,
+    /// Which share of the lifetime it gets, 0.9 to 1: drawn once, so that connections which were opened together are not
+    /// replaced together.
+    share: f64,
     /// Which target it was opened for: one with older credentials is not used again.
     pub(crate) generation: u32,
+}
+
+impl<T> Slot<T> {
+    /// Whether its time is over; a lifetime of zero is none.
+    pub(crate) fn is_too_old(&self, lifetime: Duration) -> bool {
+        !lifetime.is_zero() && self.opened.elapsed() >= lifetime.mul_f64(self.share)
+    }
 }
 
 /// Who uses a connection, and since when.
@@ -100,12 +110,12 @@ impl<T> Store<T> {
     }
 
     /// A new connection is open. It is nobody's yet.
-    pub(crate) fn dialed(&mut self, raw: T, retires: Option<Instant>, generation: u32) -> Slot<T> {
+    pub(crate) fn dialed(&mut self, raw: T, generation: u32) -> Slot<T> {
         self.dialing = self.dialing.saturating_sub(1);
         self.live += 1;
         self.next += 1;
         let now = Instant::now();
-        Slot { id: self.next, raw, used: now, proven: now, retires, generation }
+        Slot { id: self.next, raw, used: now, proven: now, opened: now, share: 1.0 - 0.1 * fastrand::f64(), generation }
     }
 
     pub(crate) fn hold(&mut self, ticket: Arc<Ticket>, since: Instant) -> Option<Slot<T>> {

@@ -142,6 +142,14 @@ async fn changed_limits_take_effect_at_once(context: Context) {
     eventually("those beyond max are closed", || async { (pool.status().total <= 2).then_some(()) }).await;
     together(2).await;
     assert_eq!(pool.snapshot().limits.max, 2);
+    // A lifetime that becomes shorter is that of the connections which are there, too.
+    let before = pool.snapshot().counters.closed_lifetime;
+    let shorter = PoolOptions { max: 2, min: 1, lifetime: Duration::from_millis(100), ..options.clone() };
+    pool.change(&url, &shorter).await.unwrap();
+    eventually("those that are too old now are closed", || async {
+        (pool.snapshot().counters.closed_lifetime > before).then_some(())
+    })
+    .await;
     let other = DatabaseUrl::parse(&context.database().await).unwrap();
     assert!(pool.change(&other, &options).await.is_err(), "another database is not a change of settings");
     // Whoever looks from the outside sees as many.

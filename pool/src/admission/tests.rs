@@ -43,7 +43,7 @@ impl Rig {
                 return false;
             }
             store.dials(1);
-            store.dialed(0, None, 0)
+            store.dialed(0, 0)
         };
         self.admission.offer(slot);
         true
