@@ -1,6 +1,9 @@
 //! A connection in use: from being let in to giving it back.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
@@ -21,6 +24,7 @@ pub(crate) struct Lease {
     ticket: Arc<Ticket>,
     id: u64,
     slot: Option<Slot<Raw>>,
+    waited: Duration,
     ended: bool,
     _turn: Option<OwnedSemaphorePermit>,
 }
@@ -38,13 +42,13 @@ impl Core {
         };
         match self.admission.enter(ticket, lane, &terms).await {
             Ok(taken) => {
-                self.record.waited(arrived.elapsed());
                 let id = taken.slot.id;
                 Ok(Lease {
                     core: Arc::clone(self),
                     ticket: Arc::clone(ticket),
                     id,
                     slot: Some(taken.slot),
+                    waited: arrived.elapsed(),
                     ended: false,
                     _turn: taken.turn,
                 })
@@ -96,7 +100,7 @@ impl Lease {
     fn released(&self, is_lost: bool) {
         let since = self.core.admission.store().release(self.id);
         if let Some(since) = since {
-            self.core.record.held(since.elapsed(), is_lost);
+            self.core.record.used(self.waited, since.elapsed(), is_lost);
         }
     }
 }

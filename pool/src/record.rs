@@ -152,15 +152,14 @@ impl Record {
         })
     }
 
-    pub(crate) fn waited(&self, wait: Duration) {
+    /// A connection was waited for and held for so long. One that was lost says nothing of how long others will be.
+    pub(crate) fn used(&self, wait: Duration, hold: Duration, is_lost: bool) {
         self.metrics.wait.record(wait.as_secs_f64());
-        self.windows(|windows| windows.now.wait.saturating_record(micros(wait)));
-    }
-
-    /// A connection was held for so long. One that was lost says nothing of how long others will be.
-    pub(crate) fn held(&self, hold: Duration, is_lost: bool) {
         self.metrics.hold.record(hold.as_secs_f64());
-        self.windows(|windows| windows.now.hold.saturating_record(micros(hold)));
+        self.windows(|windows| {
+            windows.now.wait.saturating_record(micros(wait));
+            windows.now.hold.saturating_record(micros(hold));
+        });
         if is_lost {
             return;
         }
