@@ -135,3 +135,29 @@ async fn a_close_that_takes_too_long_tells_what_still_runs() {
     assert_eq!(left.operations, ["endless"]);
     assert!(running.await.unwrap().is_err());
 }
+
+#[tokio::test]
+async fn a_host_whose_name_is_lost_while_it_runs_is_told() {
+    let pool = pool().await;
+    let core = Arc::clone(&pool.inner.core);
+    let elsewhere = DatabaseUrl::parse("postgres://app:secret@db.invalid/app").unwrap();
+    let gone = crate::target::Target::new(&elsewhere, &core.options()).unwrap();
+    let looked = pool.inner.runtime.spawn(async move {
+        core.set_target(gone);
+        while core.admission.store().live() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        core.look().await.is_err()
+    });
+    assert!(looked.await.unwrap());
+    let snapshot = pool.snapshot();
+    assert_eq!(snapshot.state, Condition::Down);
+    let cause = snapshot.cause.unwrap();
+    assert_eq!(cause.kind, Fault::NameResolution, "{cause:?}");
+    assert!(!format!("{cause:?}").contains("secret"));
+    let not_ready = pool.check().await.unwrap_err();
+    assert!(
+        matches!(&not_ready, Error::Refused { reason: Refusal::Down { fault: Fault::NameResolution, .. }, .. }),
+        "{not_ready:?}"
+    );
+}
