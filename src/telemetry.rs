@@ -130,10 +130,14 @@ fn tracer_provider(url: String, service: String) -> Result<SdkTracerProvider, Te
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
+/// The same of how many operations shared a connection's use.
+const BATCH_BUCKETS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1000.0];
+
 fn with_buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
     builder
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)?
-        .set_buckets_for_metric(Matcher::Suffix("_time_seconds".to_owned()), &HOLD_BUCKETS)
+        .set_buckets_for_metric(Matcher::Suffix("_time_seconds".to_owned()), &HOLD_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &BATCH_BUCKETS)
 }
 
 /// The process's one recorder of metrics. Whoever asks first installs it.

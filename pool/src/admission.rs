@@ -39,8 +39,7 @@ pub(crate) struct Admission<T> {
     // inside SQLite is a poll with a connection in hand.
     writer: Option<Arc<Semaphore>>,
     store: Mutex<Store<T>>,
-    // By the order in which they came.
-    waiters: Mutex<BTreeMap<u64, Arc<Ticket>>>,
+    waiters: Mutex<Waiters>,
     arrivals: AtomicU64,
     thirsty: AtomicU32,
 }
@@ -50,6 +49,22 @@ pub(crate) struct Admission<T> {
 pub(crate) struct Taken<T> {
     pub(crate) slot: Slot<T>,
     pub(crate) turn: Option<OwnedSemaphorePermit>,
+}
+
+/// Whether an operation needs a connection for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Company {
+    Alone,
+    /// It shares one with others of its kind.
+    Shared,
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    // By the order in which they came.
+    tickets: BTreeMap<u64, (Arc<Ticket>, Company)>,
+    /// Those among them that will share.
+    shared: usize,
 }
 
 /// What an arriving operation has to know of the pool.
@@ -90,7 +105,30 @@ impl<T> Admission<T> {
         let began = Instant::now();
         let patience = began + terms.options.acquire;
         let limit = ticket.deadline().map_or(patience, |deadline| deadline.min(patience));
-        let _waiter = self.join(ticket, lane, terms, limit)?;
+        let number = self.join(ticket, lane, Company::Alone, terms, limit)?;
+        let _waiter = Waiter { admission: self, number };
+        self.wait(ticket, lane, terms, began, limit).await
+    }
+
+    /// Gives a connection to somebody who does not count as waiting: those for whom it is are in the queue one by one.
+    pub(crate) async fn enter_for_others(
+        &self,
+        ticket: &Arc<Ticket>,
+        lane: Lane,
+        terms: &Terms<'_>,
+    ) -> Result<Taken<T>, Refusal> {
+        let began = Instant::now();
+        self.wait(ticket, lane, terms, began, began + terms.options.acquire).await
+    }
+
+    async fn wait(
+        &self,
+        ticket: &Arc<Ticket>,
+        lane: Lane,
+        terms: &Terms<'_>,
+        began: Instant,
+        limit: Instant,
+    ) -> Result<Taken<T>, Refusal> {
         // The writer's turn first: who waits for it must not hold a connection that a reader could use.
         let turn = match self.writer_for(lane) {
             None => None,
@@ -147,7 +185,8 @@ impl<T> Admission<T> {
         }
     }
 
-    fn try_enter(&self, ticket: &Arc<Ticket>, lane: Lane) -> Result<Taken<T>, TryAcquireError> {
+    /// Gives a connection if one is free.
+    pub(crate) fn try_enter(&self, ticket: &Arc<Ticket>, lane: Lane) -> Result<Taken<T>, TryAcquireError> {
         let turn = self.writer_for(lane).map(Semaphore::try_acquire_owned).transpose()?;
         self.ready.try_acquire()?.forget();
         let slot = self.store().hold(Arc::clone(ticket), Instant::now()).ok_or(TryAcquireError::NoPermits)?;
@@ -158,14 +197,15 @@ impl<T> Admission<T> {
         self.writer.as_ref().filter(|_| lane == Lane::Write).map(Arc::clone)
     }
 
-    /// Joins the queue, unless that is full or hopeless.
-    fn join(
+    /// Joins the queue, unless that is full or hopeless. Gives a number to [`leave`](Self::leave) with.
+    pub(crate) fn join(
         &self,
         ticket: &Arc<Ticket>,
         lane: Lane,
+        company: Company,
         terms: &Terms<'_>,
         limit: Instant,
-    ) -> Result<Waiter<'_, T>, Refusal> {
+    ) -> Result<u64, Refusal> {
         let options = terms.options;
         let (servers, room) = match self.writer_for(lane) {
             Some(writer) if writer.available_permits() == 0 => (1, 0),
@@ -176,7 +216,7 @@ impl<T> Admission<T> {
             }
         };
         let mut waiters = self.waiters();
-        let before = waiters.len();
+        let before = waiters.tickets.len();
         let beyond = before.saturating_sub(room as usize);
         let is_one_too_many = before >= room as usize;
         if is_one_too_many && !options.wait {
@@ -185,17 +225,31 @@ impl<T> Admission<T> {
         if is_one_too_many && options.queue_limit != 0 && beyond >= options.queue_limit {
             return Err(Refusal::QueueFull { limit: options.queue_limit });
         }
-        let places = u32::try_from(beyond + 1).unwrap_or(u32::MAX);
+        // Those that share a connection are served together, so many at a time.
+        let sharing = waiters.shared.min(beyond);
+        let turns = beyond - sharing + sharing.div_ceil(options.batch_max.max(1));
+        let places = u32::try_from(turns + 1).unwrap_or(u32::MAX);
         let predicted = terms.mean_hold.saturating_mul(places) / servers.max(1);
         if is_one_too_many && predicted > limit.saturating_duration_since(Instant::now()) {
             return Err(Refusal::TooLate { predicted });
         }
         let number = self.arrivals.fetch_add(1, Ordering::Relaxed);
-        waiters.insert(number, Arc::clone(ticket));
-        Ok(Waiter { admission: self, number })
+        waiters.tickets.insert(number, (Arc::clone(ticket), company));
+        waiters.shared += usize::from(company == Company::Shared);
+        Ok(number)
     }
 
-    fn waiters(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Ticket>>> {
+    /// Leaves the queue, whether with a connection or not.
+    pub(crate) fn leave(&self, numbers: impl IntoIterator<Item = u64>) {
+        let mut waiters = self.waiters();
+        for number in numbers {
+            if let Some((_, Company::Shared)) = waiters.tickets.remove(&number) {
+                waiters.shared -= 1;
+            }
+        }
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -232,7 +286,7 @@ impl<T> Admission<T> {
     }
 
     pub(crate) fn waiting(&self) -> u32 {
-        u32::try_from(self.waiters().len()).unwrap_or(u32::MAX)
+        u32::try_from(self.waiters().tickets.len()).unwrap_or(u32::MAX)
     }
 
     /// Those that wait for a connection, and not for the writer's turn.
@@ -242,7 +296,7 @@ impl<T> Admission<T> {
 
     /// Those that have waited longest.
     pub(crate) fn longest_waiters(&self, count: usize) -> Vec<Arc<Ticket>> {
-        self.waiters().values().take(count).map(Arc::clone).collect()
+        self.waiters().tickets.values().take(count).map(|(ticket, _)| Arc::clone(ticket)).collect()
     }
 }
 
@@ -254,7 +308,7 @@ struct Waiter<'a, T> {
 
 impl<T> Drop for Waiter<'_, T> {
     fn drop(&mut self) {
-        self.admission.waiters().remove(&self.number);
+        self.admission.leave([self.number]);
     }
 }
 

@@ -7,7 +7,7 @@ use sea_orm::DbErr;
 use crate::{Doing, Fault, InvalidOption, Status};
 
 /// Why an operation gave no result.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The operation never began.
     #[error("{operation} was refused: {reason} ({scene})")]

@@ -8,8 +8,8 @@ use std::{
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
-    Error, Fault, Refusal, Scene,
-    admission::{Lane, Terms},
+    Error, Fault, PoolOptions, Refusal, Scene,
+    admission::{Lane, Taken, Terms},
     core::Core,
     raw::Raw,
     record::Closing,
@@ -34,26 +34,26 @@ impl Core {
     pub(crate) async fn enter(self: &Arc<Self>, ticket: &Arc<Ticket>, lane: Lane) -> Result<Lease, Error> {
         let arrived = Instant::now();
         let options = self.options();
-        let terms = Terms {
-            options: &options,
-            health: &self.health,
-            mean_hold: self.record.mean_hold(),
-            demand: &|| self.grow(),
-        };
-        match self.admission.enter(ticket, lane, &terms).await {
-            Ok(taken) => {
-                let id = taken.slot.id;
-                Ok(Lease {
-                    core: Arc::clone(self),
-                    ticket: Arc::clone(ticket),
-                    id,
-                    slot: Some(taken.slot),
-                    waited: arrived.elapsed(),
-                    ended: false,
-                    _turn: taken.turn,
-                })
-            }
-            Err(reason) => Err(self.refusal(ticket.operation, self.without_a_connection(reason))),
+        match self.admission.enter(ticket, lane, &self.terms(&options, &|| self.grow())).await {
+            Ok(taken) => Ok(self.lease(ticket, taken, arrived.elapsed())),
+            Err(reason) => Err(self.refusal(ticket.operation, reason)),
+        }
+    }
+
+    /// What an arriving operation has to know.
+    pub(crate) fn terms<'a>(&'a self, options: &'a PoolOptions, demand: &'a (dyn Fn() + Sync)) -> Terms<'a> {
+        Terms { options, health: &self.health, mean_hold: self.record.mean_hold(), demand }
+    }
+
+    pub(crate) fn lease(self: &Arc<Self>, ticket: &Arc<Ticket>, taken: Taken<Raw>, waited: Duration) -> Lease {
+        Lease {
+            core: Arc::clone(self),
+            ticket: Arc::clone(ticket),
+            id: taken.slot.id,
+            slot: Some(taken.slot),
+            waited,
+            ended: false,
+            _turn: taken.turn,
         }
     }
 
@@ -72,6 +72,7 @@ impl Core {
     }
 
     pub(crate) fn refusal(&self, operation: &'static str, reason: Refusal) -> Error {
+        let reason = self.without_a_connection(reason);
         self.record.refused(&reason);
         let scene = Scene { counts: self.status(), holders: self.longest_holders(3) };
         Error::Refused { operation, reason, scene: Box::new(scene) }
@@ -81,6 +82,11 @@ impl Core {
 impl Lease {
     pub(crate) fn take(&mut self) -> Option<Slot<Raw>> {
         self.slot.take()
+    }
+
+    /// What was taken for somebody turned out to be for others, who have waited for so long.
+    pub(crate) fn waited(&mut self, waited: Duration) {
+        self.waited = waited;
     }
 
     pub(crate) fn slot(&mut self) -> Option<&mut Slot<Raw>> {

@@ -53,6 +53,7 @@
 //! that can be mended from outside, so this crate uses sqlx's connections and not its pool.
 
 mod admission;
+mod batch;
 mod clock;
 mod connection;
 mod core;
@@ -77,6 +78,7 @@ mod url;
 mod view;
 
 pub use crate::{
+    batch::Batch,
     connection::{Connection, Transaction},
     error::{ChangeError, CloseError, ConnectError, Error, Refusal, Scene},
     fault::Fault,

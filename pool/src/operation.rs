@@ -34,7 +34,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn lane(self) -> Lane {
+    pub(crate) fn lane(self) -> Lane {
         match self {
             Self::Read => Lane::Read,
             Self::Transaction(options) if options.access_mode == Some(AccessMode::ReadOnly) => Lane::Read,
@@ -80,7 +80,11 @@ impl Pool {
         let (ticket, lease) = self.arrive(operation, kind.lane(), &span).await?;
         let core = Arc::clone(&self.inner.core);
         let of_task = Arc::clone(&ticket);
-        let work = async move { run(&core, &of_task, kind, lease, body).await };
+        let work = async move {
+            let outcome = run(&core, &of_task, kind, lease, body).await;
+            core.record.ended(1, outcome.is_ok());
+            outcome
+        };
         self.await_task(ticket, work.instrument(span)).await
     }
 
@@ -91,6 +95,7 @@ impl Pool {
             otel.kind = "client",
             db.system.name = self.engine().system_name(),
             db.operation.name = operation,
+            db.operation.batch.size = tracing::field::Empty,
         )
     }
 
@@ -136,7 +141,13 @@ impl Pool {
 }
 
 /// Runs the body until it has an answer worth giving.
-async fn run<T, E, F, Fut>(core: &Arc<Core>, ticket: &Arc<Ticket>, kind: Kind, lease: Lease, body: F) -> Result<T, E>
+pub(crate) async fn run<T, E, F, Fut>(
+    core: &Arc<Core>,
+    ticket: &Arc<Ticket>,
+    kind: Kind,
+    lease: Lease,
+    body: F,
+) -> Result<T, E>
 where
     F: Fn(Connection) -> Fut + Send + Sync,
     Fut: Future<Output = Result<T, E>> + Send,
@@ -162,13 +173,9 @@ where
         let pause = match reason {
             Some(Reason::Died) if attempts < LIVES => Duration::ZERO,
             Some(Reason::Conflict) if attempts < CONFLICTS => backoff(attempts),
-            _ => {
-                core.record.ended(outcome.is_ok());
-                return outcome;
-            }
+            _ => return outcome,
         };
         if Instant::now() + pause >= last_start {
-            core.record.ended(false);
             return outcome;
         }
         match (reason, kind) {

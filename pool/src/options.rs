@@ -27,6 +27,12 @@ pub struct PoolOptions {
     pub wait: bool,
     /// How many operations may wait at once; 0 = no limit. One more is refused.
     pub queue_limit: usize,
+    /// Whether operations that ask alike share a statement while they would have to wait for each other
+    /// ([`Batch`](crate::Batch)). `false`, and `wait = false`, gives each a connection of its own.
+    pub batch: bool,
+    /// Most operations that share one, 1 to 1,000. Too low: a statement for few; too high: the first of many waits for
+    /// the answer to the last.
+    pub batch_max: usize,
     /// While the database is down, an operation that arrives within this time of the beginning waits for the rest of it,
     /// in case it is only a blip; later ones are refused at once. 0 = none waits; 1 min at the most.
     #[serde(with = "humantime_serde")]
@@ -57,6 +63,8 @@ impl Default for PoolOptions {
             lifetime: Duration::from_mins(30),
             wait: true,
             queue_limit: 1000,
+            batch: true,
+            batch_max: 128,
             outage_wait: Duration::from_millis(250),
             slow_hold: Duration::from_secs(5),
             validate_after: Duration::from_secs(30),
@@ -94,6 +102,9 @@ impl PoolOptions {
         if !(Duration::from_millis(1)..=Duration::from_hours(1)).contains(&self.acquire) {
             return refuse("acquire", "a duration from 1ms to 1h".to_owned());
         }
+        if !(1..=1000).contains(&self.batch_max) {
+            return refuse("batch_max", "a whole number from 1 to 1000".to_owned());
+        }
         if self.outage_wait > Duration::from_mins(1) {
             return refuse("outage_wait", "a duration from 0s to 1m".to_owned());
         }
@@ -121,6 +132,8 @@ mod tests {
             ("min", PoolOptions { min: 11, ..PoolOptions::default() }),
             ("acquire", PoolOptions { acquire: Duration::ZERO, ..PoolOptions::default() }),
             ("acquire", PoolOptions { acquire: Duration::from_secs(3601), ..PoolOptions::default() }),
+            ("batch_max", PoolOptions { batch_max: 0, ..PoolOptions::default() }),
+            ("batch_max", PoolOptions { batch_max: 1001, ..PoolOptions::default() }),
             ("outage_wait", PoolOptions { outage_wait: Duration::from_secs(61), ..PoolOptions::default() }),
             ("threads", PoolOptions { threads: 65, ..PoolOptions::default() }),
         ];

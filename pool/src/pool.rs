@@ -159,7 +159,7 @@ impl Pool {
             if let Some(slot) = lease.take() {
                 lease.end(slot);
             }
-            core.record.ended(outcome.is_ok());
+            core.record.ended(1, outcome.is_ok());
             outcome
         };
         self.await_task(ticket, work).await

@@ -68,6 +68,8 @@ macro_rules! counts {
 counts!(
     operations,
     failed,
+    batches,
+    batched,
     refused_busy,
     refused_down,
     refused_closing,
@@ -86,7 +88,11 @@ counts!(
 );
 
 fn one(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+    add(counter, 1);
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
 /// Times of the current window and the one before it.
@@ -211,11 +217,37 @@ impl Record {
             .increment(1);
     }
 
-    pub(crate) fn ended(&self, well: bool) {
-        one(&self.counts.operations);
+    /// So many operations have their outcome.
+    pub(crate) fn ended(&self, count: usize, well: bool) {
+        add(&self.counts.operations, count);
         if !well {
-            one(&self.counts.failed);
+            add(&self.counts.failed, count);
         }
+    }
+
+    /// So many operations shared a statement.
+    pub(crate) fn batched(&self, count: usize) {
+        one(&self.counts.batches);
+        add(&self.counts.batched, count);
+    }
+
+    /// So long was waited for a connection that somebody else is counted as using.
+    pub(crate) fn waited(&self, waits: impl Iterator<Item = Duration>) {
+        self.windows(|windows| {
+            for wait in waits {
+                self.metrics.wait.record(wait.as_secs_f64());
+                windows.now.wait.saturating_record(micros(wait));
+            }
+        });
+    }
+
+    /// Where the sizes of this operation's batches go.
+    pub(crate) fn batch_sizes(&self, operation: &'static str) -> metrics::Histogram {
+        metrics::histogram!(
+            "db_client_operation_batch_size",
+            "pool_name" => self.metrics.pool.clone(),
+            "operation" => operation
+        )
     }
 
     pub(crate) fn retried_conflict(&self) {
@@ -295,6 +327,7 @@ impl Metrics {
             metrics::describe_histogram!(name, Unit::Seconds, about);
             metrics::histogram!(name, "pool_name" => pool.to_owned())
         };
+        metrics::describe_histogram!("db_client_operation_batch_size", "Operations that shared a connection's use");
         metrics::describe_gauge!("db_client_connection_count", "Open connections by state");
         metrics::describe_gauge!("db_client_connection_max", "Most connections that there may be");
         metrics::describe_gauge!("db_client_connection_idle_min", "Connections kept open when nothing happens");

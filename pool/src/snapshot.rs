@@ -121,6 +121,12 @@ pub struct Limits {
     /// Whether operations wait at all.
     #[cfg_attr(feature = "utoipa", schema(example = true))]
     pub wait: bool,
+    /// Whether operations that ask alike share statements.
+    #[cfg_attr(feature = "utoipa", schema(example = true))]
+    pub batch: bool,
+    /// Most operations that share one.
+    #[cfg_attr(feature = "utoipa", schema(example = 128))]
+    pub batch_max: usize,
     /// Longest wait for a connection.
     #[cfg_attr(feature = "utoipa", schema(example = 5000))]
     pub acquire_ms: u64,
@@ -158,6 +164,10 @@ pub struct Counters {
     pub operations: u64,
     /// Those among them that gave an error.
     pub failed: u64,
+    /// Statements, or transactions, that served several operations at once.
+    pub batches: u64,
+    /// Operations that were served so.
+    pub batched: u64,
     /// Operations refused on arrival, as there was no connection for them in time.
     pub refused_busy: u64,
     /// Operations refused because the database is down.

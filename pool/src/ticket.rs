@@ -76,9 +76,18 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     pub(crate) fn new(operation: &'static str) -> Arc<Self> {
+        Self::of(operation, Caller::current())
+    }
+
+    /// A ticket for several, in the name of this one, whose deadline is not theirs.
+    pub(crate) fn for_others(&self) -> Arc<Self> {
+        Self::of(self.operation, self.caller.clone().map(|caller| Caller { deadline: None, ..caller }))
+    }
+
+    fn of(operation: &'static str, caller: Option<Caller>) -> Arc<Self> {
         Arc::new(Self {
             operation,
-            caller: Caller::current(),
+            caller,
             arrived: Instant::now(),
             abort: OnceLock::new(),
             warned: AtomicBool::new(false),

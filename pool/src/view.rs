@@ -69,6 +69,8 @@ impl Core {
                 min: options.min,
                 queue_limit: options.queue_limit,
                 wait: options.wait,
+                batch: options.batch,
+                batch_max: options.batch_max,
                 acquire_ms: millis(options.acquire),
                 idle_ms: millis(options.idle),
                 lifetime_ms: millis(options.lifetime),

@@ -1,4 +1,4 @@
-//! Pages: `limit` and `cursor` in, `Link` out.
+//! Lists: `limit` and `cursor`, or `email`, in; `Link` out.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::problem::{FieldError, Kind, Problem};
 use crate::{
-    domain::{Fault, UserId},
+    domain::{Email, Fault, UserId},
     service::{Position, Slice},
 };
 
@@ -75,13 +75,21 @@ enum Direction {
     Before = 2,
 }
 
+/// Which users are asked for.
+pub(super) enum ListQuery {
+    /// Those of a page.
+    Page(PageQuery),
+    /// The one with this email.
+    Email(Email),
+}
+
 /// Which page is asked for.
 pub(super) struct PageQuery {
     pub(super) limit: u64,
     pub(super) position: Position,
 }
 
-impl FromRequest for PageQuery {
+impl FromRequest for ListQuery {
     type Error = Problem;
     type Future = std::future::Ready<Result<Self, Problem>>;
 
@@ -94,18 +102,22 @@ impl FromRequest for PageQuery {
     }
 }
 
-impl PageQuery {
+impl ListQuery {
     fn parse(query: &str, signer: &CursorSigner) -> Result<Self, Problem> {
-        let (mut limit, mut cursor) = (None, None);
+        let (mut limit, mut cursor, mut email) = (None, None, None);
         let mut errors = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let place = match name.as_ref() {
                 "limit" => &mut limit,
                 "cursor" => &mut cursor,
+                "email" => &mut email,
                 _ => {
                     errors.push(FieldError::at_parameter(
                         &name,
-                        Fault::new("unknown-parameter", "there is no such parameter; there are limit and cursor"),
+                        Fault::new(
+                            "unknown-parameter",
+                            "there is no such parameter; there are limit, cursor and email",
+                        ),
                     ));
                     continue;
                 }
@@ -124,9 +136,24 @@ impl PageQuery {
                 DEFAULT_LIMIT
             }
         };
+        let email = match email.as_deref().map(Email::parse) {
+            None => None,
+            Some(Ok(email)) => Some(email),
+            Some(Err(fault)) => {
+                errors.push(FieldError::at_parameter("email", fault));
+                None
+            }
+        };
+        if email.is_some() && cursor.is_some() {
+            let fault = Fault::new("conflicting-parameter", "a cursor leads through a list; an email has one user");
+            errors.push(FieldError::at_parameter("cursor", fault));
+        }
         if let Some(first) = errors.first() {
             let detail = format!("Parameter {}: {}.", first.parameter.as_deref().unwrap_or_default(), first.message);
             return Err(Problem::with_errors(Kind::InvalidQuery, detail, errors));
+        }
+        if let Some(email) = email {
+            return Ok(Self::Email(email));
         }
         let position = match cursor {
             None => Position::First,
@@ -135,9 +162,11 @@ impl PageQuery {
                 Problem::new(Kind::InvalidCursor, detail)
             })?,
         };
-        Ok(Self { limit, position })
+        Ok(Self::Page(PageQuery { limit, position }))
     }
+}
 
+impl PageQuery {
     /// The `Link` header (RFC 8288) of this page.
     pub(super) fn links(&self, slice: &Slice, signer: &CursorSigner) -> String {
         let limit = self.limit;
@@ -199,7 +228,7 @@ mod tests {
 
         #[test]
         fn no_query_panics(query in any::<String>()) {
-            let _ = PageQuery::parse(&query, &CursorSigner::new(""));
+            let _ = ListQuery::parse(&query, &CursorSigner::new(""));
         }
     }
 }

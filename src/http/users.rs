@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     body::{FromMembers, Members, Valid},
-    page::{CursorSigner, PageQuery},
+    page::{CursorSigner, ListQuery},
     problem::{Kind, Problem},
     responses::{ChangeProblems, CreateProblems, IdProblems, QueryProblems, ServerProblems},
 };
@@ -30,16 +30,16 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = User)]
-pub(super) struct UserBody {
+pub(super) struct UserBody<'a> {
     /// UUIDv7: ids sort by time of creation.
     #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40")]
     id: Uuid,
     /// 1 to 200 characters, trimmed, in NFC.
     #[schema(example = "Ann Example", min_length = 1, max_length = 200)]
-    name: String,
+    name: &'a str,
     /// As it was typed.
     #[schema(example = "Ann@example.com", max_length = 254)]
-    email: String,
+    email: &'a str,
     /// 1 at creation, one more with each change.
     #[schema(example = 1, minimum = 1)]
     version: i64,
@@ -57,12 +57,12 @@ fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S:
     serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
-impl From<User> for UserBody {
-    fn from(user: User) -> Self {
+impl<'a> From<&'a User> for UserBody<'a> {
+    fn from(user: &'a User) -> Self {
         Self {
             id: user.id.as_uuid(),
-            name: user.name,
-            email: user.email,
+            name: &user.name,
+            email: &user.email,
             version: user.version,
             created_at: user.created_at,
             updated_at: user.updated_at,
@@ -133,10 +133,10 @@ impl FromRequest for PathId {
     }
 }
 
-/// Query of a list; documents what [`PageQuery`] reads.
+/// Query of a list; documents what [`ListQuery`] reads.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "documents what `PageQuery` reads")]
+#[expect(dead_code, reason = "documents what `ListQuery` reads")]
 struct ListParameters {
     /// How many users at most.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20)]
@@ -144,6 +144,9 @@ struct ListParameters {
     /// From the `Link` header of an earlier answer.
     #[param(pattern = "^[A-Za-z0-9_-]{44}$", min_length = 44, max_length = 44)]
     cursor: Option<String>,
+    /// The user with this email, however it is written: one or none. Goes with no cursor.
+    #[param(format = "email", max_length = 254)]
+    email: Option<String>,
 }
 
 /// Path of one user.
@@ -174,13 +177,20 @@ struct IdParameter {
 )]
 #[get("/users")]
 pub(super) async fn list(
-    page: PageQuery,
+    query: ListQuery,
     signer: web::Data<CursorSigner>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
+    let page = match query {
+        ListQuery::Page(page) => page,
+        ListQuery::Email(email) => {
+            let found = service.find_by_email(email).await?;
+            return Ok(HttpResponse::Ok().json(found.as_slice().iter().map(UserBody::from).collect::<Vec<_>>()));
+        }
+    };
     let slice = service.list(page.position, page.limit).await?;
     let links = page.links(&slice, &signer);
-    let body: Vec<UserBody> = slice.users.into_iter().map(UserBody::from).collect();
+    let body: Vec<UserBody> = slice.users.iter().map(UserBody::from).collect();
     Ok(HttpResponse::Ok().insert_header((header::LINK, links)).json(body))
 }
 
@@ -201,7 +211,7 @@ pub(super) async fn list(
 pub(super) async fn create(body: Valid<Draft>, service: web::Data<UserService>) -> Result<HttpResponse, Problem> {
     let user = service.create(body.0).await?;
     let location = format!("/users/{}", user.id);
-    Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(UserBody::from(user)))
+    Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(UserBody::from(&user)))
 }
 
 /// Get a user
@@ -213,7 +223,7 @@ pub(super) async fn create(body: Valid<Draft>, service: web::Data<UserService>) 
 )]
 #[get("/users/{id}")]
 pub(super) async fn find(id: PathId, service: web::Data<UserService>) -> Result<HttpResponse, Problem> {
-    Ok(ok(service.find(id.0).await?))
+    Ok(ok(&service.find(id.0).await?))
 }
 
 /// Replace a user
@@ -234,7 +244,7 @@ pub(super) async fn replace(
     body: Valid<Draft>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(ok(service.replace(id.0, None, body.0).await?))
+    Ok(ok(&service.replace(id.0, None, body.0).await?))
 }
 
 /// Change a part of a user
@@ -257,7 +267,7 @@ pub(super) async fn patch(
     body: Valid<Change>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(ok(service.patch(id.0, None, body.0).await?))
+    Ok(ok(&service.patch(id.0, None, body.0).await?))
 }
 
 /// Delete a user
@@ -273,7 +283,7 @@ pub(super) async fn remove(id: PathId, service: web::Data<UserService>) -> Resul
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn ok(user: User) -> HttpResponse {
+fn ok(user: &User) -> HttpResponse {
     HttpResponse::Ok()
         // Another client may change the user at any time.
         .insert_header(header::CacheControl(vec![CacheDirective::NoCache]))

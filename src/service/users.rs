@@ -1,12 +1,20 @@
 //! Users: create, find, list, replace, patch, delete.
 
-use entity::users::{COLUMN, Entity, Model};
-use orm_pool::Pool;
-use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    TransactionOptions,
-};
+mod create;
+mod find;
+mod list;
 
+use std::sync::Arc;
+
+use entity::users::{COLUMN, Entity, Model};
+use orm_pool::{Batch, Pool};
+use sea_orm::{
+    ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, TransactionOptions,
+};
+use uuid::Uuid;
+
+use self::create::Created;
+pub use self::list::{Position, Slice};
 use super::{Error, clock};
 use crate::domain::{Email, Name, User, UserId, Version};
 
@@ -28,39 +36,27 @@ pub struct Change {
     pub email: Option<Email>,
 }
 
-/// Where in the list a page lies. Ids are positions: they stay where they are while rows come and go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
-    /// At the beginning.
-    First,
-    /// Right after this id.
-    After(UserId),
-    /// Right before this id.
-    Before(UserId),
-}
-
-/// One page of the list, oldest first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
-    /// The users.
-    pub users: Vec<User>,
-    /// Whether there may be more before these.
-    pub has_previous: bool,
-    /// Whether there are more after these.
-    pub has_next: bool,
-}
-
 /// The use cases of users, on the one pool.
 #[derive(Clone, Debug)]
 pub struct UserService {
     pool: Pool,
+    creates: Batch<Arc<Model>, Created>,
+    finds: Batch<Uuid, Option<User>>,
+    finds_by_email: Batch<String, Option<User>>,
+    lists: Batch<list::Page, Arc<Slice>>,
 }
 
 impl UserService {
     /// A service on this pool.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self { pool }
+        Self {
+            creates: pool.batch_writes("users.create", create::all),
+            finds: pool.batch_reads("users.find", find::by_ids),
+            finds_by_email: pool.batch_reads("users.find_by_email", find::by_email_keys),
+            lists: pool.batch_reads("users.list", list::pages),
+            pool,
+        }
     }
 
     /// Creates a user.
@@ -71,7 +67,8 @@ impl UserService {
     pub async fn create(&self, draft: Draft) -> Result<User, Error> {
         let now = clock::now();
         let (email, email_key) = draft.email.into_parts();
-        let model = Model {
+        // Every value is ours, so there is nothing to read back.
+        let model = Arc::new(Model {
             id: UserId::generate().as_uuid(),
             name: draft.name.into_string(),
             email,
@@ -79,17 +76,11 @@ impl UserService {
             version: 1,
             created_at: now,
             updated_at: now,
-        };
-        self.pool
-            .write("users.create", move |db| {
-                let model = model.clone();
-                async move {
-                    // Every value is ours, so there is nothing to read back, on engines without RETURNING least of all.
-                    Entity::insert(model.clone().into_active_model()).exec_without_returning(&db).await?;
-                    Ok(model.into())
-                }
-            })
-            .await
+        });
+        match self.creates.ask(Arc::clone(&model)).await? {
+            Created::Yes => Ok(Arc::unwrap_or_clone(model).into()),
+            Created::EmailTaken => Err(Error::EmailTaken),
+        }
     }
 
     /// Finds a user.
@@ -98,13 +89,17 @@ impl UserService {
     ///
     /// [`Error::NotFound`].
     pub async fn find(&self, id: UserId) -> Result<User, Error> {
-        let found =
-            self.pool
-                .read("users.find", move |db| async move {
-                    Ok::<_, Error>(Entity::find_by_id(id.as_uuid()).one(&db).await?)
-                })
-                .await?;
-        found.map(User::from).ok_or(Error::NotFound)
+        self.finds.ask(id.as_uuid()).await?.ok_or(Error::NotFound)
+    }
+
+    /// Finds the user with this email, however it is written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn find_by_email(&self, email: Email) -> Result<Option<User>, Error> {
+        let (_, key) = email.into_parts();
+        Ok(self.finds_by_email.ask(key).await?)
     }
 
     /// Gives at most `limit` users from a position on.
@@ -112,32 +107,8 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn list(&self, position: Position, limit: u64) -> Result<Slice, Error> {
-        // One more than asked for tells whether there is a further page, without counting.
-        let query = match position {
-            Position::First => Entity::find().order_by_asc(COLUMN.id),
-            Position::After(id) => Entity::find().filter(COLUMN.id.gt(id.as_uuid())).order_by_asc(COLUMN.id),
-            Position::Before(id) => Entity::find().filter(COLUMN.id.lt(id.as_uuid())).order_by_desc(COLUMN.id),
-        }
-        .limit(limit + 1);
-        let rows = move |db| {
-            let query = query.clone();
-            async move { Ok::<_, Error>(query.all(&db).await?) }
-        };
-        let mut rows = self.pool.read("users.list", rows).await?;
-        let more = rows.len() as u64 > limit;
-        if more {
-            rows.pop();
-        }
-        let (has_previous, has_next) = match position {
-            Position::First => (false, more),
-            Position::After(_) => (true, more),
-            Position::Before(_) => {
-                rows.reverse();
-                (more, true)
-            }
-        };
-        Ok(Slice { users: rows.into_iter().map(User::from).collect(), has_previous, has_next })
+    pub async fn list(&self, position: Position, limit: u64) -> Result<Arc<Slice>, Error> {
+        Ok(self.lists.ask((position, limit)).await?)
     }
 
     /// Replaces a user's name and email.

@@ -14,7 +14,7 @@ const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("RUST_LOG
 /// Values that are never shown.
 const SECRETS: [&str; 1] = ["users.cursor_key"];
 /// What each kind of value looks like, for values that are not of their kind.
-const KINDS: [(&str, &str); 24] = [
+const KINDS: [(&str, &str); 26] = [
     ("server.host", "an IP address such as 127.0.0.1 or ::"),
     ("server.port", "a whole number from 0 to 65535"),
     ("server.workers", "a whole number from 0 to 512"),
@@ -29,6 +29,8 @@ const KINDS: [(&str, &str); 24] = [
     ("pool.lifetime", DURATION),
     ("pool.wait", "true or false"),
     ("pool.queue_limit", "a whole number, 0 = no limit"),
+    ("pool.batch", "true or false"),
+    ("pool.batch_max", "a whole number from 1 to 1000"),
     ("pool.outage_wait", DURATION),
     ("pool.slow_hold", DURATION),
     ("pool.validate_after", DURATION),

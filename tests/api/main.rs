@@ -19,6 +19,7 @@
     reason = "a test ends by panicking, and nobody depends on it"
 )]
 
+mod batch;
 mod causes;
 mod cli;
 mod docs;
@@ -36,6 +37,7 @@ mod races;
 mod reload;
 mod shutdown;
 mod soak;
+mod together;
 mod traces;
 mod users;
 mod walls;
@@ -61,6 +63,8 @@ fn main() -> ExitCode {
         suite("overload", overload::cases()),
         suite("operations", operations::cases()),
         suite("queue", queue::cases()),
+        suite("batch", batch::cases()),
+        suite("together", together::cases()),
         suite("reload", reload::cases()),
         suite("shutdown", shutdown::cases()),
         suite("cli", cli::cases()).without_engine(),

@@ -53,7 +53,7 @@ async fn server_side(context: &Context, app: &App) -> BTreeSet<i64> {
 }
 
 async fn max_bounds_the_connections(context: Context) {
-    let app = context.app_with(&[("pool.max", "3"), ("pool.min", "0")]).await;
+    let app = context.app_with(&[("pool.max", "3"), ("pool.min", "0"), ("pool.batch", "false")]).await;
     let burst = (0..60).map(|number| post(&app, &format!("ann{number}@example.com")));
     let burst: Vec<_> = burst.collect();
     let mut most = 0;

@@ -1,0 +1,130 @@
+//! Many users created with one transaction.
+
+use std::{collections::HashSet, sync::Arc};
+
+use entity::users::{Column, Entity, Model};
+use orm_pool::{Connection, Fault};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QuerySelect,
+    QueryTrait, Value,
+    sea_query::{Expr, Func, OnConflict, Query, ValueType},
+};
+use uuid::Uuid;
+
+/// What became of one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Created {
+    Yes,
+    EmailTaken,
+}
+
+/// Inserts the rows whose emails are not taken, and tells which those are, in their order.
+pub(super) async fn all(db: Connection, models: Arc<[Arc<Model>]>) -> Result<Vec<Created>, DbErr> {
+    if let [model] = &*models {
+        // Its error is its own.
+        Entity::insert(model.as_ref().clone().into_active_model()).exec_without_returning(&db).await?;
+        return Ok(vec![Created::Yes]);
+    }
+    // All transactions take the locks of the unique index in the same order, so that none waits for another in a circle.
+    let mut sorted: Vec<&Model> = models.iter().map(AsRef::as_ref).collect();
+    sorted.sort_unstable_by(|a, b| a.email_key.cmp(&b.email_key));
+    let inserted = match db.get_database_backend() {
+        DbBackend::Postgres => by_columns(&db, &sorted).await?,
+        DbBackend::MySql => where_it_cannot_return(&db, &sorted).await?,
+        _ => by_rows(&db, &sorted).await?,
+    };
+    let outcome = |id| if inserted.contains(id) { Created::Yes } else { Created::EmailTaken };
+    Ok(models.iter().map(|model| outcome(&model.id)).collect())
+}
+
+/// PostgreSQL takes each column as one array: a single shape, however many rows.
+async fn by_columns(db: &Connection, models: &[&Model]) -> Result<HashSet<Uuid>, DbErr> {
+    fn column<V: Into<Value> + ValueType>(models: &[&Model], value: impl Fn(&Model) -> V) -> Expr {
+        let values = models.iter().map(|model| value(model).into()).collect();
+        Func::cust("unnest").arg(Expr::val(Value::Array(V::array_type(), Some(Box::new(values))))).into()
+    }
+    let mut rows = Query::select();
+    for each in Column::iter() {
+        rows.expr(match each {
+            Column::Id => column(models, |model| model.id),
+            Column::Name => column(models, |model| model.name.clone()),
+            Column::Email => column(models, |model| model.email.clone()),
+            Column::EmailKey => column(models, |model| model.email_key.clone()),
+            Column::Version => column(models, |model| model.version),
+            Column::CreatedAt => column(models, |model| model.created_at),
+            Column::UpdatedAt => column(models, |model| model.updated_at),
+        });
+    }
+    let mut insert = Query::insert();
+    insert
+        .into_table(Entity)
+        .columns(Column::iter())
+        .select_from(rows)
+        .map_err(|error| DbErr::Custom(error.to_string()))?
+        .on_conflict(OnConflict::column(Column::EmailKey).do_nothing().to_owned())
+        .returning_col(Column::Id);
+    let rows = db.query_all(&insert).await?;
+    rows.iter().map(|row| row.try_get_by_index(0)).collect()
+}
+
+/// SQLite: as many rows a statement as powers of two go into their number.
+async fn by_rows(db: &Connection, models: &[&Model]) -> Result<HashSet<Uuid>, DbErr> {
+    let mut inserted = HashSet::with_capacity(models.len());
+    for chunk in powers_of_two(models) {
+        let mut insert =
+            Entity::insert_many(chunk.iter().map(|model| (*model).clone().into_active_model())).into_query();
+        insert.on_conflict(OnConflict::column(Column::EmailKey).do_nothing().to_owned()).returning_col(Column::Id);
+        for row in db.query_all(&insert).await? {
+            inserted.insert(row.try_get_by_index(0)?);
+        }
+    }
+    Ok(inserted)
+}
+
+/// MySQL says nothing of single rows. As a rule all emails are free; if not, it keeps those that are, and is asked which.
+async fn where_it_cannot_return(db: &Connection, models: &[&Model]) -> Result<HashSet<Uuid>, DbErr> {
+    let mut inserted = HashSet::with_capacity(models.len());
+    for chunk in powers_of_two(models) {
+        let rows = || Entity::insert_many(chunk.iter().map(|model| (*model).clone().into_active_model()));
+        match rows().exec_without_returning(db).await {
+            Ok(_) => inserted.extend(chunk.iter().map(|model| model.id)),
+            // The statement is undone as a whole, the transaction is not.
+            Err(error) if Fault::of(&error) == Fault::UniqueViolation => {
+                rows().on_conflict_do_nothing_on([Column::EmailKey]).exec_without_returning(db).await?;
+                let ids = Entity::find()
+                    .select_only()
+                    .column(Column::Id)
+                    .filter(Column::Id.is_in(chunk.iter().map(|model| model.id)));
+                inserted.extend(ids.into_tuple::<Uuid>().all(db).await?);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(inserted)
+}
+
+/// Cuts a slice into pieces whose lengths are powers of two, so that there are few shapes of statements.
+fn powers_of_two<T>(mut rest: &[T]) -> Vec<&[T]> {
+    let mut pieces = Vec::new();
+    while !rest.is_empty() {
+        let (piece, left) = rest.split_at(1 << rest.len().ilog2());
+        pieces.push(piece);
+        rest = left;
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_in_one_piece() {
+        for length in 0..70usize {
+            let rows: Vec<usize> = (0..length).collect();
+            let pieces = powers_of_two(&rows);
+            assert!(pieces.iter().all(|piece| piece.len().is_power_of_two()), "{pieces:?}");
+            assert_eq!(pieces.concat(), rows);
+        }
+    }
+}
