@@ -72,6 +72,7 @@ async fn creates_share_a_transaction(context: Context) {
     assert_eq!(app.get("/users?limit=100").await.json().as_array().unwrap().len(), 1 + 14);
     let pool = app.pool().await;
     assert!(pool["counters"]["batched"].as_u64() >= Some(45), "{pool}");
+    assert_eq!(pool["counters"]["failed"], 1, "the one that held the connection: an email that is taken is no failure");
 }
 
 async fn lookups_share_a_statement(context: Context) {
