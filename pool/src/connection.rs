@@ -12,7 +12,10 @@ use sea_orm::{
     AccessMode, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult, Statement,
     TransactionError, TransactionOptions, TransactionSession, TransactionTrait, sqlx,
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::Instant,
+};
 
 use crate::{
     Fault,
@@ -51,8 +54,12 @@ pub(crate) struct Held {
     left: AtomicU32,
     /// Whether a statement was begun and never ended: its future was dropped.
     torn: AtomicBool,
-    /// The last error of the database that has not been undone by going back to a savepoint.
+    /// The error of the database that weighs most and has not been undone by going back to a savepoint.
     fault: std::sync::Mutex<Option<Fault>>,
+    /// Whether somebody else was in the way at any time, undone or not.
+    conflict: AtomicBool,
+    /// Whether the operation is over, though a clone may have been kept.
+    ended: AtomicBool,
 }
 
 impl Connection {
@@ -69,18 +76,32 @@ impl Connection {
             left: AtomicU32::new(0),
             torn: AtomicBool::new(false),
             fault: std::sync::Mutex::default(),
+            conflict: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         };
         Self { held: Arc::new(held) }
     }
 
-    /// The last error that the database gave and nobody undid.
+    /// The error that weighs most of those that the database gave and nobody undid.
     pub(crate) fn fault(&self) -> Option<Fault> {
         *self.held.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Whether the transaction can only be rolled back: after an error PostgreSQL answers COMMIT with a polite ROLLBACK.
+    /// What an attempt failed by: a conflict even if it was undone, since a transaction lost its savepoints to it or
+    /// would not have met what followed.
+    pub(crate) fn failure(&self) -> Option<Fault> {
+        let met = self.held.conflict.load(Ordering::Relaxed).then_some(Fault::Conflict);
+        self.fault().filter(|fault| fault.ends_connection()).or(met).or_else(|| self.fault())
+    }
+
+    /// Whether the transaction can only be rolled back. After an error PostgreSQL answers COMMIT with a polite ROLLBACK;
+    /// MySQL has undone all of it after a deadlock, and what came later was not part of it.
     fn is_failed(&self) -> bool {
-        self.held.backend == DbBackend::Postgres && self.fault().is_some()
+        match self.held.backend {
+            DbBackend::Postgres => self.fault().is_some(),
+            DbBackend::MySql => self.held.conflict.load(Ordering::Relaxed),
+            _ => false,
+        }
     }
 
     fn set_fault(&self, fault: Option<Fault>) {
@@ -98,6 +119,8 @@ impl Connection {
 
     /// Takes the connection out from under all clones, if it can be used again. An open transaction is rolled back.
     pub(crate) async fn reclaim(&self) -> Option<Slot<Raw>> {
+        self.held.ended.store(true, Ordering::Release);
+        // A clone that was kept may be in the middle of a statement; it drops the connection when that ends.
         let mut place = self.held.slot.try_lock().ok()?;
         let slot = place.as_mut()?;
         // SQLite's statements end by themselves on a thread of their own.
@@ -121,7 +144,10 @@ impl Connection {
 
     /// Waits for the connection's turn: statements of one operation run one after the other.
     async fn turn(&self) -> Result<Turn<'_>, DbErr> {
-        let slot = self.held.slot.lock().await;
+        let mut slot = self.held.slot.lock().await;
+        if self.held.ended.load(Ordering::Acquire) {
+            drop(slot.take());
+        }
         if slot.is_none() {
             return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
         }
@@ -153,26 +179,34 @@ impl Connection {
     pub(crate) async fn begin_at(&self, options: TransactionOptions) -> Result<u32, DbErr> {
         let mut turn = self.turn().await?;
         let depth = self.held.depth.load(Ordering::Relaxed);
+        // Before it is asked for: if nobody waits for the answer, it is begun all the same.
+        self.held.depth.store(depth + 1, Ordering::Relaxed);
         let began = turn.raw()?.begin(depth, &options).await;
-        turn.ends(began).map_err(exec_error)?;
+        if let Err(error) = turn.note(began) {
+            self.held.depth.store(depth, Ordering::Relaxed);
+            return Err(exec_error(error));
+        }
         if depth == 0 {
             self.held.read_only.store(options.access_mode == Some(AccessMode::ReadOnly), Ordering::Relaxed);
+            // What failed before it is no part of it.
+            self.set_fault(None);
+            self.held.conflict.store(false, Ordering::Relaxed);
         }
-        self.held.depth.store(depth + 1, Ordering::Relaxed);
         Ok(depth + 1)
     }
 
     pub(crate) async fn commit_at(&self, depth: u32) -> Result<(), DbErr> {
         let mut turn = self.turn().await?;
         if self.is_failed() {
-            turn.passes();
+            // Nothing was asked after all.
+            self.held.torn.store(false, Ordering::Relaxed);
             return Err(DbErr::Custom("a statement of the transaction failed, so it cannot be committed".to_owned()));
         }
         if depth == 1 {
             self.held.commit_sent.store(true, Ordering::Relaxed);
         }
         let committed = turn.raw()?.commit(depth).await;
-        turn.ends(committed).map_err(exec_error)?;
+        turn.note(committed).map_err(exec_error)?;
         self.held.depth.store(depth - 1, Ordering::Relaxed);
         Ok(())
     }
@@ -180,7 +214,7 @@ impl Connection {
     pub(crate) async fn rollback_at(&self, depth: u32) -> Result<(), DbErr> {
         let mut turn = self.turn().await?;
         let undone = turn.raw()?.rollback(depth).await;
-        turn.ends(undone).map_err(exec_error)?;
+        turn.note(undone).map_err(exec_error)?;
         self.is_undone(depth);
         Ok(())
     }
@@ -200,25 +234,21 @@ impl Turn<'_> {
         }
     }
 
-    /// Nothing was asked after all.
-    fn passes(self) {
-        self.connection.held.torn.store(false, Ordering::Relaxed);
-        self.connection.held.ticket.is_answered();
-    }
-
     /// The statement has its answer. A turn that is dropped without leaves the connection torn.
-    fn ends<T>(self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+    fn ends<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.note(outcome)
     }
 
-    fn note<T>(&self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+    fn note<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         let held = &self.connection.held;
         held.torn.store(false, Ordering::Relaxed);
-        held.ticket.is_answered();
         match &outcome {
             Ok(_) => {
                 held.done.fetch_add(1, Ordering::Relaxed);
                 held.core.health.hears();
+                if let Some(slot) = self.slot.as_mut() {
+                    slot.proven = Instant::now();
+                }
             }
             Err(error) => {
                 let fault = match Fault::of_driver(error) {
@@ -230,12 +260,31 @@ impl Turn<'_> {
                     // It refused, so it is alive.
                     held.core.health.hears();
                 }
-                self.connection.set_fault(Some(fault));
+                if fault == Fault::Conflict {
+                    held.conflict.store(true, Ordering::Relaxed);
+                }
+                // What only follows from an earlier error does not hide it.
+                let before = self.connection.fault();
+                let weighs = |fault: Fault| (fault.ends_connection(), fault == Fault::Conflict);
+                if before.is_none_or(|before| weighs(fault) >= weighs(before)) {
+                    self.connection.set_fault(Some(fault));
+                }
                 let generation = self.slot.as_ref().map_or(0, |slot| slot.generation);
                 held.core.learns(fault, held.ticket.operation, generation, error);
             }
         }
         outcome
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let held = &self.connection.held;
+        // Answered, or nobody waits for the answer any more.
+        held.ticket.is_answered();
+        if held.ended.load(Ordering::Acquire) {
+            drop(self.slot.take());
+        }
     }
 }
 

@@ -31,6 +31,11 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_millis(1500);
 /// Connections that are opened at the same time at the most.
 const STEEPEST: u32 = 16;
+/// How long it may take to open a connection, however long anybody would wait: while a dial hangs, no other one takes
+/// its place.
+const LONGEST_DIAL: Duration = Duration::from_secs(5);
+/// The database is taken to work, whatever a dial says, for so long after it last answered on a connection that is open.
+pub(crate) const UNEASY: Duration = Duration::from_secs(1);
 /// After a failure to open one more, while others work, the next attempt waits for this.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -159,7 +164,7 @@ impl Core {
         };
         for _ in 0..count {
             let core = Arc::clone(self);
-            self.handle.spawn(async move { core.dial(core.dial_limit()).await.is_ok() });
+            self.handle.spawn(async move { core.dial(dial_limit(core.options().acquire)).await.is_ok() });
         }
     }
 
@@ -168,10 +173,6 @@ impl Core {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .is_some_and(|not_before| Instant::now() < not_before)
-    }
-
-    pub(crate) fn dial_limit(&self) -> Duration {
-        self.options().acquire.max(SIGN_OF_LIFE)
     }
 
     /// Opens one connection, which was counted as being dialed, and offers it.
@@ -208,7 +209,8 @@ impl Core {
             let store = self.admission.store();
             (store.live(), store.idle())
         };
-        if self.health.silence() < began.elapsed() || (live > 0 && error.fault.is_an_answer()) {
+        let is_heard = self.health.silence() < began.elapsed().max(UNEASY);
+        if live > 0 && (is_heard || error.fault.is_an_answer()) {
             return true;
         }
         // Those that rest can be asked, and are before anything is decided.
@@ -357,4 +359,9 @@ impl Drop for Dialing<'_> {
             self.core.changed.notify_waiters();
         }
     }
+}
+
+/// How long it may take to open one connection.
+pub(crate) fn dial_limit(acquire: Duration) -> Duration {
+    acquire.clamp(SIGN_OF_LIFE, LONGEST_DIAL)
 }

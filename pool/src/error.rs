@@ -27,7 +27,7 @@ pub enum Error {
         /// The one that it was asked for in.
         within: &'static str,
     },
-    /// The operation's body panicked; its connection is not used again.
+    /// The operation's body panicked; what it did inside a transaction is rolled back.
     #[error("{operation} panicked")]
     Panicked {
         /// The operation's name.

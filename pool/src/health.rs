@@ -126,30 +126,33 @@ impl Health {
 
     pub(crate) fn goes_down(&self, error: &DialError) {
         let trouble = Trouble::new(error.fault, &words(&error.source));
-        self.state.send_if_modified(|state| match state {
-            State::Down { trouble: before } if before.fault == trouble.fault => {
-                before.last = trouble.last;
-                false
-            }
-            State::Down { trouble: before } => {
-                tracing::error!(cause = %trouble.fault, detail = %trouble.detail, "the database is still down");
-                let since = before.since;
-                *before = Trouble { since, ..trouble };
-                true
-            }
-            state => {
-                tracing::error!(cause = %trouble.fault, detail = %trouble.detail, "the database is down");
-                *state = State::Down { trouble };
-                true
+        self.state.send_if_modified(|state| {
+            // Inside, so that flag and state cannot come to differ.
+            self.down.store(true, Ordering::Release);
+            match state {
+                State::Down { trouble: before } if before.fault == trouble.fault => {
+                    before.last = trouble.last;
+                    false
+                }
+                State::Down { trouble: before } => {
+                    tracing::error!(cause = %trouble.fault, detail = %trouble.detail, "the database is still down");
+                    let since = before.since;
+                    *before = Trouble { since, ..trouble };
+                    true
+                }
+                state => {
+                    tracing::error!(cause = %trouble.fault, detail = %trouble.detail, "the database is down");
+                    *state = State::Down { trouble };
+                    true
+                }
             }
         });
-        self.down.store(true, Ordering::Release);
     }
 
     /// The database takes connections again.
     pub(crate) fn recovers(&self) {
-        self.down.store(false, Ordering::Release);
         self.state.send_if_modified(|state| {
+            self.down.store(false, Ordering::Release);
             let State::Down { trouble } = state else { return false };
             tracing::info!(after = ?trouble.since.elapsed(), "the database is back; connections are being restored");
             *state = State::Recovering;

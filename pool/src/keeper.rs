@@ -9,14 +9,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{
     Engine,
-    core::{Core, SIGN_OF_LIFE},
+    core::{Core, SIGN_OF_LIFE, UNEASY},
     health::State,
     record::Closing,
     target::DialError,
 };
 
-/// While operations run and none gets an answer, the database is looked at after this.
-const UNEASY: Duration = Duration::from_secs(1);
 /// While nothing runs, the database is looked at after this.
 const BORED: Duration = Duration::from_secs(5);
 /// While it is down, it is looked at again after this, and after twice as long, up to the longest.
@@ -71,7 +69,8 @@ fn tick(core: &Core) -> Duration {
 }
 
 fn is_uneasy(core: &Core) -> bool {
-    if core.engine == Engine::Sqlite || core.looking.try_lock().is_err() {
+    // Who opens nothing any more need not know.
+    if core.engine == Engine::Sqlite || core.admission.is_closed() || core.looking.try_lock().is_err() {
         return false;
     }
     let (live, in_use, doubtful) = {
@@ -79,15 +78,16 @@ fn is_uneasy(core: &Core) -> bool {
         (store.live(), store.in_use(), store.resting().any(|slot| core.health.is_suspect(slot.proven.elapsed())))
     };
     let silence = core.health.silence();
+    // While operations run and none gets an answer; while nothing runs.
     doubtful || (in_use > 0 && silence >= UNEASY) || (live > 0 && silence >= BORED)
 }
 
-/// While the database is down nothing that rests can be trusted; what is opened afterwards can.
+/// While the database is down nothing that has rested since before can be trusted. What has answered since can.
 fn drop_resting(core: &Arc<Core>) {
     if core.engine == Engine::Sqlite {
         return;
     }
-    while let Some(slot) = core.admission.pick(|_| true) {
+    while let Some(slot) = core.admission.pick(|slot| core.health.is_suspect(slot.proven.elapsed())) {
         drop(slot);
         core.loses(Closing::Broken);
     }

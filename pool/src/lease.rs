@@ -94,19 +94,27 @@ impl Lease {
     }
 
     /// Gives a connection back that works.
-    pub(crate) fn end(mut self, mut slot: Slot<Raw>) {
+    pub(crate) fn end(self, slot: Slot<Raw>) {
+        self.give_back(slot, true);
+    }
+
+    /// The same after something that says nothing of how long others will take.
+    pub(crate) fn end_unlike_others(self, slot: Slot<Raw>) {
+        self.give_back(slot, false);
+    }
+
+    fn give_back(mut self, mut slot: Slot<Raw>, is_usual: bool) {
         self.ended = true;
-        self.released(false);
+        self.released(is_usual);
         slot.used = Instant::now();
-        slot.proven = slot.used;
         self.core.keep_or_close(slot);
         self.core.changed.notify_waiters();
     }
 
-    fn released(&self, is_lost: bool) {
+    fn released(&self, is_usual: bool) {
         let since = self.core.admission.store().release(self.id);
         if let Some(since) = since {
-            self.core.record.used(self.waited, since.elapsed(), is_lost);
+            self.core.record.used(self.waited, since.elapsed(), is_usual);
         }
     }
 }
@@ -116,7 +124,7 @@ impl Drop for Lease {
         if self.ended {
             return;
         }
-        self.released(true);
+        self.released(false);
         // Its socket is closed with it: the peer learns it, if it still listens.
         drop(self.slot.take());
         let is_stranded = self.ticket.is_stranded.load(Ordering::Relaxed);

@@ -230,7 +230,7 @@ where
     };
     let outcome = AssertUnwindSafe(work).catch_unwind().await;
     let attempted =
-        Attempted { fault: connection.fault(), done: connection.done(), commit_sent: connection.is_commit_sent() };
+        Attempted { fault: connection.failure(), done: connection.done(), commit_sent: connection.is_commit_sent() };
     match connection.reclaim().await {
         Some(slot) => lease.end(slot),
         // Closes it.

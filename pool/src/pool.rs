@@ -157,7 +157,7 @@ impl Pool {
                 tracing::warn!(operation, %error, "a connection was not closed cleanly");
             }
             if let Some(slot) = lease.take() {
-                lease.end(slot);
+                lease.end_unlike_others(slot);
             }
             core.record.ended(1, outcome.is_ok());
             outcome

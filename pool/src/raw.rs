@@ -1,5 +1,6 @@
 //! One connection of a driver, and SeaORM's statements on it.
 
+use futures_util::TryStreamExt;
 use sea_orm::{
     AccessMode, DbBackend, ExecResult, QueryResult, Statement, TransactionOptions, Value,
     sea_query::Values,
@@ -52,7 +53,13 @@ impl Raw {
 
     pub(crate) async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
         let (sql, values) = parts(statement);
-        on!(self, raw => Ok(sqlx::query_with(sql, values).fetch_optional(raw).await?.map(QueryResult::from)))
+        on!(self, raw => {
+            let mut rows = sqlx::query_with(sql, values).fetch(raw);
+            let first = rows.try_next().await?;
+            // To the end: an error may come after the first row. SQLite commits a single statement there.
+            while rows.try_next().await?.is_some() {}
+            Ok(first.map(QueryResult::from))
+        })
     }
 
     pub(crate) async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {

@@ -158,15 +158,15 @@ impl Record {
         })
     }
 
-    /// A connection was waited for and held for so long. One that was lost says nothing of how long others will be.
-    pub(crate) fn used(&self, wait: Duration, hold: Duration, is_lost: bool) {
+    /// A connection was waited for and held for so long. Some holds say nothing of how long others will be.
+    pub(crate) fn used(&self, wait: Duration, hold: Duration, is_usual: bool) {
         self.metrics.wait.record(wait.as_secs_f64());
         self.metrics.hold.record(hold.as_secs_f64());
         self.windows(|windows| {
             windows.now.wait.saturating_record(micros(wait));
             windows.now.hold.saturating_record(micros(hold));
         });
-        if is_lost {
+        if !is_usual {
             return;
         }
         let nanos = u64::try_from(hold.as_nanos()).unwrap_or(u64::MAX);

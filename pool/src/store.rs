@@ -44,7 +44,7 @@ pub(crate) struct Holder {
 #[derive(Debug)]
 pub(crate) struct Store<T> {
     max: u32,
-    // The one that was used last is at the back and is used next, so that those which are not needed get old in front.
+    // By last use: the one that was used last is at the back and is used next, so that those which are not needed get old in front.
     idle: VecDeque<Slot<T>>,
     holders: HashMap<u64, Holder>,
     live: u32,
@@ -130,7 +130,9 @@ impl<T> Store<T> {
     }
 
     pub(crate) fn rest(&mut self, slot: Slot<T>) {
-        self.idle.push_back(slot);
+        // At the back as a rule. One that was only looked after goes back to where it was.
+        let at = self.idle.partition_point(|other| other.used <= slot.used);
+        self.idle.insert(at, slot);
     }
 
     /// Takes the idle one that has rested longest among those that are `wanted`.
@@ -152,5 +154,24 @@ impl<T> Store<T> {
     /// One is lost, without a goodbye.
     pub(crate) fn lost(&mut self) {
         self.live = self.live.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_looked_after_grows_no_younger() {
+        let mut store = Store::new(3);
+        for _ in 0..3 {
+            let mut slot = store.dialed((), 0);
+            slot.used += Duration::from_secs(slot.id);
+            store.rest(slot);
+        }
+        let oldest = store.pick(|_| true).unwrap();
+        assert_eq!(oldest.id, 1);
+        store.rest(oldest);
+        assert_eq!(store.resting().map(|slot| slot.id).collect::<Vec<_>>(), [1, 2, 3]);
     }
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use sea_orm::{ConnectionTrait, TransactionOptions};
 use tokio::sync::oneshot;
 
@@ -160,4 +161,43 @@ async fn a_host_whose_name_is_lost_while_it_runs_is_told() {
         matches!(&not_ready, Error::Refused { reason: Refusal::Down { fault: Fault::NameResolution, .. }, .. }),
         "{not_ready:?}"
     );
+}
+
+#[tokio::test]
+async fn a_statement_that_was_dropped_is_owed_no_more() {
+    let pool = pool().await;
+    let core = Arc::clone(&pool.inner.core);
+    pool.read("impatient", move |db| {
+        let core = Arc::clone(&core);
+        async move {
+            let slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500000) SELECT MAX(i) FROM n";
+            assert!(db.execute_unprepared(slow).now_or_never().is_none());
+            let owed: Vec<_> =
+                core.admission.store().holders().map(|holder| holder.ticket.unanswered(core.clock)).collect();
+            assert_eq!(owed, [None]);
+            Ok::<_, Error>(())
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_migration_says_nothing_of_how_long_others_will_take() {
+    let pool = pool().await;
+    let before = pool.inner.core.record.mean_hold();
+    pool.direct("migrate", |_| async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok::<_, Error>(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(pool.inner.core.record.mean_hold(), before);
+}
+
+#[test]
+fn a_dial_does_not_take_as_long_as_somebody_may_wait() {
+    assert_eq!(crate::core::dial_limit(Duration::from_mins(1)), Duration::from_secs(5));
+    assert_eq!(crate::core::dial_limit(Duration::from_secs(3)), Duration::from_secs(3));
+    assert_eq!(crate::core::dial_limit(Duration::from_millis(1)), crate::core::SIGN_OF_LIFE);
 }

@@ -23,6 +23,7 @@ mod batch;
 mod causes;
 mod cli;
 mod docs;
+mod doors;
 mod harness;
 mod hostile;
 mod migrations;
@@ -35,6 +36,7 @@ mod pool;
 mod queue;
 mod races;
 mod reload;
+mod remains;
 mod shutdown;
 mod soak;
 mod together;
@@ -60,8 +62,10 @@ fn main() -> ExitCode {
         suite("ops", ops::cases()),
         suite("outages", outages::cases()).on_servers(),
         suite("causes", causes::cases()).on_servers(),
+        suite("doors", doors::cases()).on_servers(),
         suite("overload", overload::cases()),
         suite("operations", operations::cases()),
+        suite("remains", remains::cases()),
         suite("queue", queue::cases()),
         suite("batch", batch::cases()),
         suite("together", together::cases()),

@@ -30,9 +30,7 @@ cases![
     isolation_and_access_mode_reach_the_server,
     a_panic_costs_nobody_else_anything,
     plans_for_an_old_schema_cost_no_read,
-    a_failed_transaction_is_not_taken_for_committed,
-    a_dropped_savepoint_is_undone,
-    a_dropped_statement_does_not_answer_the_next_one,
+    a_conflict_inside_a_savepoint_is_run_again,
 ];
 
 fn serializable() -> TransactionOptions {
@@ -247,77 +245,43 @@ async fn plans_for_an_old_schema_cost_no_read(context: Context) {
     end(pool).await;
 }
 
-async fn a_failed_transaction_is_not_taken_for_committed(context: Context) {
-    let pool = pool(&context, PoolOptions::default()).await;
-    // The body overlooks an error. PostgreSQL answers the COMMIT of such a transaction politely, and rolls back.
-    let careless = |tx: Connection| async move {
-        tx.execute_unprepared("UPDATE t SET n = 7").await?;
-        let _ = tx.execute_unprepared("INSERT INTO t VALUES (1, 1)").await;
-        Ok::<_, Error>(())
-    };
-    let outcome = pool.transaction("test.careless", TransactionOptions::default(), careless).await;
-    let expected = if context.engine() == Engine::Postgres { 0 } else { 7 };
-    assert_eq!(outcome.is_ok(), context.engine() != Engine::Postgres, "{outcome:?}");
-    assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, expected);
-    end(pool).await;
-}
-
-async fn a_dropped_savepoint_is_undone(context: Context) {
-    let pool = pool(&context, PoolOptions::default()).await;
-    pool.transaction("test.nested", TransactionOptions::default(), |tx| async move {
-        tx.execute_unprepared("UPDATE t SET n = 1 WHERE id = 1").await?;
-        let inner = tx.begin().await?;
-        inner.execute_unprepared("UPDATE t SET n = 9 WHERE id = 2").await?;
-        drop(inner);
-        let inner = tx.begin().await?;
-        inner.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await?;
-        inner.commit().await?;
-        Ok::<_, Error>(())
-    })
-    .await
-    .unwrap();
-    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 2);
-    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 0);
-    // What failed inside the one that was dropped is undone with it, even when the commit is all that follows.
-    pool.transaction("test.failed", TransactionOptions::default(), |tx| async move {
-        tx.execute_unprepared("UPDATE t SET n = 3 WHERE id = 1").await?;
-        let inner = tx.begin().await?;
-        assert!(inner.execute_unprepared("INSERT INTO t VALUES (1, 1)").await.is_err());
-        drop(inner);
-        Ok::<_, Error>(())
-    })
-    .await
-    .unwrap();
-    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 3);
-    // The same without a transaction of the pool's own around it.
-    pool.write("test.dropped", |db| async move {
-        let dropped = db.begin().await?;
-        dropped.execute_unprepared("UPDATE t SET n = 9 WHERE id = 2").await?;
-        drop(dropped);
-        Ok::<_, Error>(())
-    })
-    .await
-    .unwrap();
-    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 0);
-    end(pool).await;
-}
-
-async fn a_dropped_statement_does_not_answer_the_next_one(context: Context) {
+async fn a_conflict_inside_a_savepoint_is_run_again(context: Context) {
     if context.engine() == Engine::Sqlite {
+        // One writer at a time: nothing stands in anybody's way.
         return;
     }
-    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
-    let sleep = if context.engine() == Engine::Postgres { "SELECT pg_sleep(2)" } else { "SELECT SLEEP(2)" };
-    let dropped = pool
-        .read("test.dropped", move |db| async move {
-            let asked = db.execute_unprepared(sleep);
-            assert!(tokio::time::timeout(Duration::from_millis(50), asked).await.is_err());
-            Ok::<_, Error>(number(&db, "SELECT 1").await.is_err())
+    let pool = pool(&context, PoolOptions { max: 4, ..PoolOptions::default() }).await;
+    let met = Arc::new(Barrier::new(2));
+    let both = [(); 2].map(|()| {
+        let (pool, met, attempts) = (pool.clone(), Arc::clone(&met), AtomicU32::new(0));
+        tokio::spawn(async move {
+            let caller = Caller::new("test").within(Duration::from_secs(30));
+            let body = move |tx: Connection| {
+                let met = (attempts.fetch_add(1, Ordering::Relaxed) == 0).then(|| Arc::clone(&met));
+                async move {
+                    let inner = tx.begin().await?;
+                    let sum = number(&inner, "SELECT SUM(n) FROM t").await?;
+                    if let Some(met) = met {
+                        met.wait().await;
+                    }
+                    // The same row: the second one finds it changed by the first, in PostgreSQL as well.
+                    let update = format!("UPDATE t SET n = {} WHERE id = 1", sum + 1);
+                    if let Err(error) = inner.execute_unprepared(&update).await {
+                        // As SeaORM's own `transaction` does it.
+                        inner.rollback().await?;
+                        return Err(error.into());
+                    }
+                    inner.commit().await?;
+                    Ok::<_, Error>(())
+                }
+            };
+            caller.scope(pool.transaction("test.count", serializable(), body)).await
         })
-        .await
-        .unwrap();
-    assert!(dropped, "what is on its way is the answer to another question");
-    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
-    assert_eq!(pool.snapshot().counters.closed_broken, 1);
+    });
+    for one in both {
+        one.await.unwrap().unwrap();
+    }
+    assert!(pool.snapshot().counters.retried_conflicts >= 1, "{:?}", pool.snapshot().counters);
+    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 2, "once each");
     end(pool).await;
 }

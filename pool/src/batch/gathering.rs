@@ -285,7 +285,7 @@ async fn serve<K: Key, V: Answer>(
     let Some(first) = members.first() else {
         // They have all gone.
         if let Some(slot) = lease.take() {
-            lease.end(slot);
+            lease.end_unlike_others(slot);
         }
         return;
     };

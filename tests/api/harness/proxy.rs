@@ -51,6 +51,11 @@ impl Proxy {
         });
     }
 
+    /// Refuses new connections; those that are there go on.
+    pub fn shut(&self) {
+        self.weather.send_modify(|weather| weather.cut = true);
+    }
+
     /// Swallows what is sent, in both directions, and tells no one; new connections hear nothing either.
     pub fn stall(&self) {
         self.weather.send_modify(|weather| weather.stalled = true);
