@@ -3,6 +3,7 @@
 mod create;
 mod find;
 mod list;
+mod row;
 
 use std::sync::Arc;
 

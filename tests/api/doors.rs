@@ -68,8 +68,7 @@ async fn those_who_are_in_bring_it_back(context: Context) {
     let pool = pool_on(&url, options).await;
     proxy.shut();
     // Statements that take longer than the pool sits still: it looks, and finds the door shut.
-    let sleep =
-        if context.engine() == crate::harness::Engine::Postgres { "SELECT pg_sleep(3)" } else { "SELECT SLEEP(3)" };
+    let sleep = if context.engine() == Engine::Postgres { "SELECT pg_sleep(3)" } else { "SELECT SLEEP(3)" };
     let slow = [(); 2].map(|()| {
         let pool = pool.clone();
         tokio::spawn(async move {

@@ -7,9 +7,11 @@ use orm_pool::{Connection, Fault};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QuerySelect,
     QueryTrait, Value,
-    sea_query::{Expr, Func, OnConflict, Query, ValueType},
+    sea_query::{Expr, OnConflict, Query, ValueType},
 };
 use uuid::Uuid;
+
+use super::row::unnest;
 
 /// What became of one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +42,7 @@ pub(super) async fn all(db: Connection, models: Arc<[Arc<Model>]>) -> Result<Vec
 /// PostgreSQL takes each column as one array: a single shape, however many rows.
 async fn by_columns(db: &Connection, models: &[&Model]) -> Result<HashSet<Uuid>, DbErr> {
     fn column<V: Into<Value> + ValueType>(models: &[&Model], value: impl Fn(&Model) -> V) -> Expr {
-        let values = models.iter().map(|model| value(model).into()).collect();
-        Func::cust("unnest").arg(Expr::val(Value::Array(V::array_type(), Some(Box::new(values))))).into()
+        unnest(models.iter().map(|model| value(model))).into()
     }
     let mut rows = Query::select();
     for each in Column::iter() {
