@@ -41,6 +41,7 @@
 //!    statements on it.
 //! 6. `operation`: an operation runs as a task of the pool's own `runtime`. A caller that goes away neither ends it
 //!    half-way nor loses its connection; what may safely be repeated is repeated. `connection` is what its body sees.
+//!    [`Batch`] (`batch`) lets operations that ask alike share one statement while they would have to wait for each other.
 //! 7. `fault`: what an error means, by the driver's code ([`Fault`]). `health`: Up, Down, Recovering, and why.
 //! 8. `keeper`: the pool's own care. It looks after the database, closes what has rested too long or is too old, keeps
 //!    `min`, warns of long holds, and gives up connections that a silent peer has swallowed.
