@@ -52,29 +52,34 @@ fn main() -> ExitCode {
     if soak::duration().is_some() {
         return harness::run(vec![suite("soak", soak::cases()).on_servers()]);
     }
-    let suites: Vec<Suite> = vec![
+    // What requests meet, whether they share statements or not.
+    let mut suites: Vec<Suite> = vec![
         suite("users", users::cases()),
         suite("pages", pages::cases()),
         suite("hostile", hostile::cases()),
         suite("races", races::cases()),
-        suite("migrations", migrations::cases()),
         suite("pool", pool::cases()),
         suite("ops", ops::cases()),
         suite("outages", outages::cases()).on_servers(),
         suite("causes", causes::cases()).on_servers(),
-        suite("doors", doors::cases()).on_servers(),
         suite("overload", overload::cases()),
-        suite("operations", operations::cases()),
-        suite("remains", remains::cases()),
-        suite("queue", queue::cases()),
-        suite("batch", batch::cases()),
-        suite("together", together::cases()),
         suite("reload", reload::cases()),
         suite("shutdown", shutdown::cases()),
-        suite("cli", cli::cases()).without_engine(),
-        suite("docs", docs::cases()).without_engine(),
-        suite("traces", traces::cases()).without_engine(),
-        suite("walls", walls::cases()).without_engine(),
     ];
+    if harness::is_batching() {
+        suites.extend([
+            suite("together", together::cases()),
+            suite("migrations", migrations::cases()),
+            suite("doors", doors::cases()).on_servers(),
+            suite("operations", operations::cases()),
+            suite("remains", remains::cases()),
+            suite("queue", queue::cases()),
+            suite("batch", batch::cases()),
+            suite("cli", cli::cases()).without_engine(),
+            suite("docs", docs::cases()).without_engine(),
+            suite("traces", traces::cases()).without_engine(),
+            suite("walls", walls::cases()).without_engine(),
+        ]);
+    }
     harness::run(suites)
 }

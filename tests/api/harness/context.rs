@@ -94,7 +94,9 @@ impl Context {
 
     /// Settings read the way production reads them.
     pub fn settings(&self, url: &str, settings: &[(&str, &str)]) -> Settings {
-        let defaults = [("server.port", "0"), ("server.workers", "2"), ("database.url", url)];
+        let batch = super::is_batching().to_string();
+        let defaults =
+            [("server.port", "0"), ("server.workers", "2"), ("database.url", url), ("pool.batch", batch.as_str())];
         let process: BTreeMap<String, String> = defaults
             .iter()
             .chain(settings)

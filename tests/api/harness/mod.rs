@@ -35,6 +35,11 @@ pub use self::{
     server::{End, Server},
 };
 
+/// Whether the applications let requests that ask alike share a statement: `USERS_API_TEST_BATCH=false` says no.
+pub fn is_batching() -> bool {
+    std::env::var("USERS_API_TEST_BATCH").map_or(true, |text| text != "false")
+}
+
 /// No case takes longer; one that hangs is a failure with a name.
 const CASE_LIMIT: Duration = Duration::from_secs(300);
 

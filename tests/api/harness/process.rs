@@ -57,6 +57,7 @@ impl Service {
     fn launch_on(folder: &Path, variables: &[(&str, &str)], port: u16) -> Self {
         let mut command = binary(folder, variables);
         command.env("USERS_API__SERVER__PORT", port.to_string()).env("USERS_API__SERVER__WORKERS", "2");
+        command.env("USERS_API__POOL__BATCH", super::is_batching().to_string());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let output = child.stdout.take().unwrap();
         let lines: Arc<Mutex<Vec<Value>>> = Arc::default();
