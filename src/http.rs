@@ -13,6 +13,7 @@ mod ops;
 mod page;
 mod problem;
 mod responses;
+mod series;
 mod tag;
 mod users;
 

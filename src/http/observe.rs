@@ -18,6 +18,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::{
     Draining, Phase,
     problem::Problem,
+    series,
     tag::{REQUEST_ID, Tag, tag},
 };
 
@@ -53,7 +54,7 @@ impl RootSpanBuilder for RequestSpan {
             span.set_status(opentelemetry::trace::Status::error(""));
         }
         if let Some(tag) = tag {
-            record(&tag, status);
+            series::record(&tag.method, &tag.route, status, tag.started.elapsed());
             log(&tag, status, problem);
         }
     }
@@ -124,23 +125,6 @@ fn join_trace(span: &Span, request: &ServiceRequest, method: &Method, route: &st
     let context = span.context();
     let id = context.span().span_context().trace_id();
     (id != opentelemetry::trace::TraceId::INVALID).then(|| id.to_string())
-}
-
-fn record(tag: &Tag, status: StatusCode) {
-    // Methods are the client's to make up; a label is not.
-    let method = match tag.method {
-        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::OPTIONS => {
-            tag.method.to_string()
-        }
-        _ => "_OTHER".to_owned(),
-    };
-    let labels = [
-        ("http_request_method", method),
-        ("http_route", tag.route.clone()),
-        ("http_response_status_code", status.as_u16().to_string()),
-    ];
-    metrics::histogram!("http_server_request_duration_seconds", &labels).record(tag.started.elapsed().as_secs_f64());
-    metrics::counter!("http_server_requests_total", &labels).increment(1);
 }
 
 fn log(tag: &Tag, status: StatusCode, problem: Option<&Problem>) {

@@ -1,0 +1,306 @@
+//! Private databases: in a temporary folder, on a free port, gone at the end.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    process::Command,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    owner::Owner,
+    seed,
+    tools::{self, free_port, postgres_program, program},
+};
+
+const PASSWORD: &str = "secret";
+/// The database that is measured.
+const NAME: &str = "bench";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    Postgres,
+    MariaDb,
+    Sqlite,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Postgres => "PostgreSQL",
+            Self::MariaDb => "MariaDB",
+            Self::Sqlite => "SQLite",
+        })
+    }
+}
+
+/// A database of the run's own.
+pub struct Database {
+    pub engine: Engine,
+    pub rows: u64,
+    name: String,
+    port: u16,
+    folder: PathBuf,
+    server: Option<Server>,
+}
+
+impl Database {
+    /// An empty one, in a folder of its own inside `inside`.
+    pub async fn start(engine: Engine, inside: &Path) -> Result<Self> {
+        let (server, port, folder) = match engine {
+            Engine::Postgres => postgres(inside).await?,
+            Engine::MariaDb => mariadb(inside).await?,
+            Engine::Sqlite => {
+                let folder = inside.join("sqlite");
+                fs::create_dir(&folder)?;
+                return Ok(Self { engine, rows: 0, name: NAME.to_owned(), port: 0, folder, server: None });
+            }
+        };
+        let server = Some(server);
+        let mut database = Self { engine, rows: 0, name: String::new(), port, folder, server };
+        database.await_ready().await?;
+        database.sql(&format!("CREATE DATABASE {NAME}")).await?;
+        NAME.clone_into(&mut database.name);
+        Ok(database)
+    }
+
+    /// The same server's database of another name, newly made.
+    pub async fn another(&self, name: &str) -> Result<Self> {
+        self.sql(&format!("CREATE DATABASE {name}")).await?;
+        let folder = self.folder.clone();
+        Ok(Self { engine: self.engine, rows: 0, name: name.to_owned(), port: self.port, folder, server: None })
+    }
+
+    /// What the peers get as `DATABASE_URL`.
+    pub fn url(&self) -> String {
+        let Self { name, port, .. } = self;
+        match self.engine {
+            Engine::Postgres => format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/{name}"),
+            Engine::MariaDb => format!("mysql://admin:{PASSWORD}@127.0.0.1:{port}/{name}"),
+            Engine::Sqlite => format!("sqlite://{}?mode=rwc", self.file().display()),
+        }
+    }
+
+    /// Brings it to the service's schema, by the service itself.
+    pub async fn migrate(&self, service: &Path) -> Result<()> {
+        let mut migrate = tools::command(service);
+        migrate.args(["migrate", "up"]).current_dir(&self.folder).env_clear().env("DATABASE_URL", self.url());
+        tools::output(&mut migrate).await.map(drop)
+    }
+
+    /// Fills it with rows that the service had no hand in.
+    pub async fn seed(&mut self, rows: u64, work: &Path) -> Result<()> {
+        let csv = work.join("users.csv");
+        seed::write(&csv, rows)?;
+        let csv_text = csv.display();
+        match self.engine {
+            Engine::Postgres => {
+                let copy = format!(
+                    "\\copy users (id, name, email, email_key, version, created_at, updated_at) \
+                     from '{csv_text}' with (format csv)"
+                );
+                self.sql(&copy).await?;
+            }
+            Engine::MariaDb => {
+                let load = format!(
+                    "LOAD DATA LOCAL INFILE '{csv_text}' INTO TABLE users FIELDS TERMINATED BY ',' \
+                     (@id, name, email, email_key, version, created_at, updated_at) \
+                     SET id = UNHEX(REPLACE(@id, '-', ''))"
+                );
+                self.sql(&load).await?;
+            }
+            Engine::Sqlite => {
+                let mut load = python(SQLITE_SEED);
+                tools::output(load.arg(self.file()).arg(&csv)).await?;
+            }
+        }
+        fs::remove_file(&csv)?;
+        self.rows = rows;
+        self.tidy().await
+    }
+
+    /// Deletes what a measurement has created, so that the next one meets the same table.
+    pub async fn clean(&self) -> Result<()> {
+        self.sql("DELETE FROM users WHERE email LIKE 'bench-%'").await?;
+        self.tidy().await
+    }
+
+    async fn tidy(&self) -> Result<()> {
+        match self.engine {
+            Engine::Postgres => self.sql("VACUUM (ANALYZE) users").await.map(drop),
+            Engine::MariaDb => self.sql("ANALYZE TABLE users").await.map(drop),
+            Engine::Sqlite => Ok(()),
+        }
+    }
+
+    /// What the engine's own client says to a statement.
+    pub async fn sql(&self, statement: &str) -> Result<String> {
+        match self.engine {
+            Engine::Postgres => {
+                let mut client = self.postgres_client("psql")?;
+                tools::output(client.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement])).await
+            }
+            Engine::MariaDb => {
+                let mut client = tools::command(program("mariadb")?);
+                client.args(["--no-defaults", "--batch", "--skip-column-names", "--local-infile=1"]);
+                client.args(["--default-character-set=utf8mb4", "--host=127.0.0.1", "--user=admin"]);
+                client.arg(format!("--port={}", self.port)).env("MYSQL_PWD", PASSWORD);
+                if !self.name.is_empty() {
+                    client.arg(format!("--database={}", self.name));
+                }
+                tools::output(client.args(["--execute", statement])).await
+            }
+            Engine::Sqlite => tools::output(python(SQLITE_EXECUTE).arg(self.file()).arg(statement)).await,
+        }
+    }
+
+    /// A program that speaks to PostgreSQL, as this database's administrator.
+    pub fn postgres_client(&self, name: &str) -> Result<Command> {
+        let mut client = tools::command(postgres_program(name)?);
+        let database = if self.name.is_empty() { "postgres" } else { &self.name };
+        client.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string()).env("PGDATABASE", database);
+        client.env("PGUSER", "postgres").env("PGPASSWORD", PASSWORD).env("PGTZ", "UTC");
+        Ok(client)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.join("users.db")
+    }
+
+    async fn await_ready(&mut self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let Err(error) = self.sql("SELECT 1").await else { return Ok(()) };
+            let ended = match &mut self.server {
+                Some(server) => server.keeper.try_wait()?.is_some(),
+                None => false,
+            };
+            if ended || began.elapsed() > PATIENCE {
+                let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+                bail!("{} does not start: {error}\n{}", self.engine, tools::tail(&log));
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn python(script: &str) -> Command {
+    let mut python = tools::command("python3");
+    python.args(["-c", script]);
+    python
+}
+
+/// Times as the service writes them: RFC 3339 with an offset.
+const SQLITE_SEED: &str = r#"
+import csv, sqlite3, sys
+def moment(text): return text.replace(" ", "T") + "+00:00"
+database = sqlite3.connect(sys.argv[1])
+with open(sys.argv[2], newline="") as file, database:
+    database.executemany(
+        "INSERT INTO users (id, name, email, email_key, version, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        ((bytes.fromhex(id.replace("-", "")), name, email, key, int(version), moment(created), moment(updated))
+         for id, name, email, key, version, created, updated in csv.reader(file)))
+database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+"#;
+
+const SQLITE_EXECUTE: &str = r#"
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], timeout=60)
+with database:
+    for row in database.execute(sys.argv[2]): print(*row, sep="|")
+"#;
+
+/// A server that ends when this is dropped, or when this process ends, however it does.
+struct Server {
+    keeper: Child,
+    leash: Option<ChildStdin>,
+}
+
+impl Server {
+    fn start(owner: &Owner, program: &Path, signal: &str, arguments: &[OsString], folder: &Path) -> Result<Self> {
+        let log = File::create(folder.join("log"))?;
+        let mut keeper = owner.kept(program, folder, signal);
+        keeper.args(arguments).stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+        let mut keeper = keeper.spawn().with_context(|| format!("{} does not start", program.display()))?;
+        let leash = keeper.stdin.take();
+        Ok(Self { keeper, leash })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.leash.take());
+        // Its folder is about to be removed, so its end is waited for. There is nobody to tell of an error.
+        drop(self.keeper.wait());
+    }
+}
+
+async fn postgres(inside: &Path) -> Result<(Server, u16, PathBuf)> {
+    let owner = Owner::named("postgres")?;
+    let folder = owner.folder(inside, "postgres")?;
+    let (data, secret) = (folder.join("data"), folder.join("password"));
+    owner.write(&secret, PASSWORD)?;
+    let mut initdb = owner.command(&postgres_program("initdb")?, &folder);
+    initdb.arg("-D").arg(&data).args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8"]);
+    tools::output(initdb.arg("--pwfile").arg(&secret)).await?;
+    let port = free_port()?;
+    let arguments = [
+        "-D".into(),
+        data.into_os_string(),
+        "-p".into(),
+        port.to_string().into(),
+        "-clisten_addresses=127.0.0.1".into(),
+        "-cmax_connections=300".into(),
+        "-cshared_buffers=256MB".into(),
+        // The defaults, in so many words: a write that was answered is on the disk.
+        "-cfsync=on".into(),
+        "-csynchronous_commit=on".into(),
+        format!("-cunix_socket_directories={}", folder.display()).into(),
+    ];
+    Ok((Server::start(&owner, &postgres_program("postgres")?, "INT", &arguments, &folder)?, port, folder))
+}
+
+async fn mariadb(inside: &Path) -> Result<(Server, u16, PathBuf)> {
+    let owner = Owner::named("mysql")?;
+    let folder = owner.folder(inside, "mariadb")?;
+    let data = folder.join("data");
+    let mut install = owner.command(&program("mariadb-install-db")?, &folder);
+    install.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+    tools::output(install.args(["--auth-root-authentication-method=normal", "--skip-test-db"])).await?;
+    let start = folder.join("start.sql");
+    owner.write(
+        &start,
+        &format!(
+            "CREATE USER IF NOT EXISTS 'admin'@'%' IDENTIFIED BY '{PASSWORD}';\n\
+             GRANT ALL ON *.* TO 'admin'@'%' WITH GRANT OPTION;\n"
+        ),
+    )?;
+    let port = free_port()?;
+    let arguments = [
+        "--no-defaults".into(),
+        "--bind-address=127.0.0.1".into(),
+        "--skip-name-resolve".into(),
+        "--max-connections=300".into(),
+        "--innodb-buffer-pool-size=512M".into(),
+        // The default, in so many words: a write that was answered is on the disk.
+        "--innodb-flush-log-at-trx-commit=1".into(),
+        format!("--port={port}").into(),
+        format!("--datadir={}", data.display()).into(),
+        format!("--socket={}", folder.join("socket").display()).into(),
+        format!("--pid-file={}", folder.join("pid").display()).into(),
+        format!("--init-file={}", start.display()).into(),
+    ];
+    Ok((Server::start(&owner, &program("mariadbd")?, "TERM", &arguments, &folder)?, port, folder))
+}

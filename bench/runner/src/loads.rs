@@ -1,0 +1,198 @@
+//! The workloads: what is asked for, and wrk, which asks.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    compare::{FIRST_PAGE, email_path},
+    http::Client,
+    peers::{Peer, Running},
+    seed,
+    tools::{self, program},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Load {
+    Get,
+    Email,
+    First,
+    Cursors,
+    Post,
+    Mix,
+}
+
+impl Load {
+    pub const ALL: [Self; 6] = [Self::Get, Self::Email, Self::First, Self::Cursors, Self::Post, Self::Mix];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET by id",
+            Self::Email => "GET by email",
+            Self::First => "list 20, first page",
+            Self::Cursors => "list 20, random cursors",
+            Self::Post => "POST",
+            Self::Mix => "mix 80/10/10",
+        }
+    }
+
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Post | Self::Mix)
+    }
+}
+
+/// A page of the list, as the service and as the others name it: by the cursor, and by the id before it.
+#[derive(Clone, Debug)]
+pub struct Page {
+    cursor: String,
+    after: String,
+}
+
+impl Page {
+    pub fn path(&self, peer: Peer) -> String {
+        if peer.has_cursors() { self.path_by_cursor(20) } else { format!("/users?limit=20&after={}", self.after) }
+    }
+
+    pub fn path_by_cursor(&self, limit: u64) -> String {
+        format!("/users?limit={limit}&cursor={}", self.cursor)
+    }
+}
+
+/// The page that follows the one at this path, by the `Link` header; `None` if it is the last.
+pub async fn next_page(client: &mut Client, path: &str) -> Result<Option<Page>> {
+    let answer = client.get(path).await?;
+    ensure!(answer.status == 200, "GET {path} was answered by {}", answer.status);
+    let links = answer.header("link").with_context(|| format!("GET {path} was answered without Link"))?;
+    let Some(next) = links.split(", ").find(|link| link.ends_with("rel=\"next\"")) else { return Ok(None) };
+    let cursor = next.split_once("cursor=").and_then(|(_, rest)| rest.split_once('>')).map(|(cursor, _)| cursor);
+    let cursor = cursor.with_context(|| format!("a link without a cursor: {next}"))?.to_owned();
+    let last = answer.json()?;
+    let last = last.as_array().and_then(|users| users.last()).and_then(|user| user["id"].as_str());
+    Ok(Some(Page { cursor, after: last.context("a page without users that has a next one")?.to_owned() }))
+}
+
+/// The service's pages in their order, at most so many.
+pub async fn walk(service: &Running, most: usize) -> Result<Vec<Page>> {
+    let mut client = service.client().await?;
+    let mut pages = Vec::new();
+    let mut path = FIRST_PAGE.to_owned();
+    while pages.len() < most {
+        let Some(page) = next_page(&mut client, &path).await? else { break };
+        path = page.path_by_cursor(20);
+        pages.push(page);
+    }
+    Ok(pages)
+}
+
+/// The files that the loads read.
+pub struct Loads {
+    work: PathBuf,
+    /// Told apart by runs, so that no email is sent twice.
+    runs: u32,
+}
+
+/// What wrk saw.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Answers with a status below 400, a second.
+    pub per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    /// Answers with another status, broken connections, and answers that did not come in time.
+    pub errors: u64,
+}
+
+impl Loads {
+    pub fn write(work: &Path, rows: u64, pages: &[Page]) -> Result<Self> {
+        let lines = |name: &str, paths: &mut dyn Iterator<Item = String>| -> Result<()> {
+            let mut text = String::new();
+            for path in paths {
+                writeln!(text, "{path}")?;
+            }
+            fs::write(work.join(name), text).context("cannot write a load's paths")
+        };
+        lines("ids", &mut (1..=rows).map(|n| format!("/users/{}", seed::id(n))))?;
+        lines("emails", &mut (1..=rows).map(email_path))?;
+        lines("first", &mut std::iter::once(FIRST_PAGE.to_owned()))?;
+        lines("cursors", &mut pages.iter().map(|page| page.path(Peer::UsersApi)))?;
+        lines("after", &mut pages.iter().map(|page| page.path(Peer::ActixSeaorm)))?;
+        Ok(Self { work: work.to_owned(), runs: 0 })
+    }
+
+    /// Lets clients ask a peer for some seconds. Each seed has another order of questions.
+    pub async fn run(
+        &mut self,
+        load: Load,
+        peer: Peer,
+        port: u16,
+        clients: usize,
+        seconds: u64,
+        seed: usize,
+    ) -> Result<Seen> {
+        self.runs += 1;
+        let file = |name: &str| self.work.join(name).display().to_string();
+        let (seed, tag) = (seed.to_string(), format!("{:06}", self.runs));
+        let (script, arguments) = match load {
+            Load::Get => ("read.lua", vec![file("ids"), seed]),
+            Load::Email => ("read.lua", vec![file("emails"), seed]),
+            Load::First => ("read.lua", vec![file("first"), seed]),
+            Load::Cursors if peer.has_cursors() => ("read.lua", vec![file("cursors"), seed]),
+            Load::Cursors => ("read.lua", vec![file("after"), seed]),
+            Load::Post => ("post.lua", vec![tag]),
+            Load::Mix => ("mix.lua", vec![file("ids"), file("first"), seed, tag]),
+        };
+        let mut wrk = tools::command(program("wrk")?);
+        wrk.args(["-t1", "--latency", "--timeout", "10s", "-c", &clients.to_string(), "-d", &format!("{seconds}s")]);
+        wrk.arg("-s").arg(Path::new("bench/loads").join(script));
+        wrk.arg(format!("http://127.0.0.1:{port}")).arg("--").args(arguments);
+        parse(&tools::output(&mut wrk).await?)
+    }
+}
+
+/// What the loads' `done` prints.
+#[derive(Deserialize)]
+struct Line {
+    requests: u64,
+    duration: f64,
+    p50: f64,
+    p99: f64,
+    status: u64,
+    connect: u64,
+    read: u64,
+    write: u64,
+    timeout: u64,
+}
+
+fn parse(output: &str) -> Result<Seen> {
+    let line = output.lines().find_map(|line| line.strip_prefix("result: "));
+    let line = line.with_context(|| format!("wrk tells no result: {}", tools::tail(output)))?;
+    let line: Line = serde_json::from_str(line).with_context(|| format!("wrk tells {line}"))?;
+    Ok(Seen {
+        per_second: line.requests.saturating_sub(line.status) as f64 / (line.duration / 1e6),
+        p50_ms: line.p50 / 1e3,
+        p99_ms: line.p99 / 1e3,
+        errors: line.status + line.connect + line.read + line.write + line.timeout,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_a_load_is_read() -> Result<()> {
+        let seen = parse(
+            "Running 1s test\nresult: {\"requests\": 300, \"duration\": 2000000, \"p50\": 1500, \"p99\": 9000, \
+             \"status\": 100, \"connect\": 0, \"read\": 1, \"write\": 0, \"timeout\": 2}\n",
+        )?;
+        assert_eq!((seen.per_second, seen.p50_ms, seen.p99_ms, seen.errors), (100.0, 1.5, 9.0, 103));
+        Ok(())
+    }
+}
