@@ -16,6 +16,14 @@ soak:
 ci:
     .ci/run
 
+# The service beside its peers
+bench:
+    bench/run
+
+# Instructions a request, against those that are kept
+instructions:
+    scripts/instructions
+
 # Write docs/openapi.json anew
 openapi:
     cargo run -- openapi > docs/openapi.json

@@ -221,3 +221,22 @@ async fn on_threads_there_are_never_more_than_max() {
     assert_eq!((store.idle(), store.live(), store.in_use()), (MAX, MAX, 0));
     assert_eq!(rig.admission.ready.available_permits(), MAX as usize);
 }
+
+#[tokio::test(start_paused = true)]
+async fn those_who_share_take_their_turns_together() {
+    let options = PoolOptions { queue_limit: 0, batch_max: 8, ..small() };
+    let rig = Rig::with_hold(Engine::Postgres, options.clone(), Duration::from_secs(1));
+    rig.open();
+    let _held = rig.enter(Lane::Read).await.unwrap();
+    let limit = Instant::now() + options.acquire;
+    let terms = Terms { options: &rig.options, health: &rig.health, mean_hold: rig.mean_hold, demand: &|| {} };
+    let join = |company| rig.admission.join(&Ticket::new("test"), Lane::Read, company, &terms, limit);
+    // Five seconds are four turns of eight, and one more.
+    let shared: Vec<_> = (0..33).map(|_| join(Company::Shared).unwrap()).collect();
+    assert_eq!(join(Company::Alone), Err(Refusal::TooLate { predicted: Duration::from_secs(6) }));
+    rig.admission.leave(shared);
+    let alone: Vec<_> = (0..5).map(|_| join(Company::Alone).unwrap()).collect();
+    assert!(matches!(join(Company::Shared), Err(Refusal::TooLate { .. })), "whoever is alone has a turn to himself");
+    rig.admission.leave(alone);
+    assert_eq!(rig.admission.waiting(), 0);
+}
