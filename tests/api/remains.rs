@@ -192,8 +192,8 @@ async fn a_write_that_fails_at_its_end_is_not_taken_for_done(context: Context) {
 async fn a_dropped_begin_leaves_no_transaction_open(context: Context) {
     let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
     pool.write("test.impatient", |db| async move {
-        // On its way, and nobody waits for it.
-        assert!(db.begin().now_or_never().is_none());
+        // On its way as a rule, and nobody waits for it. If it is there already, it is dropped.
+        drop(db.begin().now_or_never());
         Ok::<_, Error>(())
     })
     .await
