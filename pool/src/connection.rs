@@ -1,16 +1,13 @@
 //! The connection that an operation works with: SeaORM's own traits, on one connection of the pool.
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use sea_orm::{
-    AccessMode, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult, Statement,
-    TransactionError, TransactionOptions, TransactionSession, TransactionTrait, sqlx,
+    AccessMode, ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement,
+    TransactionOptions, sqlx,
 };
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -28,7 +25,7 @@ use crate::{
 
 /// A connection for the time of one operation.
 ///
-/// It implements SeaORM's [`ConnectionTrait`] and [`TransactionTrait`], so every query takes it as it takes a
+/// It implements SeaORM's [`ConnectionTrait`] and [`TransactionTrait`](sea_orm::TransactionTrait), so every query takes it as it takes a
 /// `DatabaseConnection`. All statements of an operation run on the same connection, one after the other; clones share
 /// it. Once the operation has ended, statements on a clone that was kept fail.
 #[derive(Clone, Debug)]
@@ -211,6 +208,13 @@ impl Connection {
         Ok(())
     }
 
+    /// A transaction of this depth was dropped with neither commit nor rollback: it is undone before the next statement.
+    pub(crate) fn leaves_at(&self, depth: u32) {
+        let outermost = |left| if left == 0 { depth } else { depth.min(left) };
+        // Never refused: there is always a new value.
+        let _ = self.held.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(outermost(left)));
+    }
+
     pub(crate) async fn rollback_at(&self, depth: u32) -> Result<(), DbErr> {
         let mut turn = self.turn().await?;
         let undone = turn.raw()?.rollback(depth).await;
@@ -318,130 +322,3 @@ impl ConnectionTrait for Connection {
         turn.ends(outcome).map_err(query_error)
     }
 }
-
-/// A transaction, or a savepoint inside one. Dropped without [`commit`](TransactionSession::commit), it is rolled back
-/// before the connection is used again.
-#[derive(Debug)]
-pub struct Transaction {
-    connection: Connection,
-    depth: u32,
-    open: bool,
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        if self.open {
-            let left = &self.connection.held.left;
-            let outermost = |left| if left == 0 { self.depth } else { self.depth.min(left) };
-            // Never refused: there is always a new value.
-            let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(outermost(left)));
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl ConnectionTrait for Transaction {
-    fn get_database_backend(&self) -> DbBackend {
-        self.connection.get_database_backend()
-    }
-
-    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.connection.execute_raw(statement).await
-    }
-
-    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        self.connection.execute_unprepared(sql).await
-    }
-
-    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.connection.query_one_raw(statement).await
-    }
-
-    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.connection.query_all_raw(statement).await
-    }
-}
-
-#[async_trait::async_trait]
-impl TransactionSession for Transaction {
-    async fn commit(mut self) -> Result<(), DbErr> {
-        self.connection.commit_at(self.depth).await?;
-        self.open = false;
-        Ok(())
-    }
-
-    async fn rollback(mut self) -> Result<(), DbErr> {
-        self.connection.rollback_at(self.depth).await?;
-        self.open = false;
-        Ok(())
-    }
-}
-
-type Callback<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'c>>;
-
-/// Both kinds of connection begin a transaction the same way.
-macro_rules! begins_transactions {
-    ($kind:ty, $connection:ident => $held:expr) => {
-        #[async_trait::async_trait]
-        impl TransactionTrait for $kind {
-            type Transaction = Transaction;
-
-            async fn begin(&self) -> Result<Transaction, DbErr> {
-                self.begin_with_options(TransactionOptions::default()).await
-            }
-
-            async fn begin_with_config(
-                &self,
-                isolation_level: Option<IsolationLevel>,
-                access_mode: Option<AccessMode>,
-            ) -> Result<Transaction, DbErr> {
-                let options = TransactionOptions { isolation_level, access_mode, sqlite_transaction_mode: None };
-                self.begin_with_options(options).await
-            }
-
-            async fn begin_with_options(&self, options: TransactionOptions) -> Result<Transaction, DbErr> {
-                let $connection = self;
-                let connection: Connection = $held;
-                let depth = connection.begin_at(options).await?;
-                Ok(Transaction { connection, depth, open: true })
-            }
-
-            async fn transaction<F, T, E>(&self, callback: F) -> Result<T, TransactionError<E>>
-            where
-                F: for<'c> FnOnce(&'c Transaction) -> Callback<'c, T, E> + Send,
-                T: Send,
-                E: std::fmt::Display + std::fmt::Debug + Send,
-            {
-                self.transaction_with_config(callback, None, None).await
-            }
-
-            async fn transaction_with_config<F, T, E>(
-                &self,
-                callback: F,
-                isolation_level: Option<IsolationLevel>,
-                access_mode: Option<AccessMode>,
-            ) -> Result<T, TransactionError<E>>
-            where
-                F: for<'c> FnOnce(&'c Transaction) -> Callback<'c, T, E> + Send,
-                T: Send,
-                E: std::fmt::Display + std::fmt::Debug + Send,
-            {
-                let transaction =
-                    self.begin_with_config(isolation_level, access_mode).await.map_err(TransactionError::Connection)?;
-                match callback(&transaction).await {
-                    Ok(value) => {
-                        transaction.commit().await.map_err(TransactionError::Connection)?;
-                        Ok(value)
-                    }
-                    Err(error) => {
-                        transaction.rollback().await.map_err(TransactionError::Connection)?;
-                        Err(TransactionError::Transaction(error))
-                    }
-                }
-            }
-        }
-    };
-}
-
-begins_transactions!(Connection, own => own.clone());
-begins_transactions!(Transaction, own => own.connection.clone());

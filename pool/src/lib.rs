@@ -40,7 +40,8 @@
 //!    share, and the life of a connection from its opening to its end. `target` opens it, `raw` speaks SeaORM's
 //!    statements on it.
 //! 6. `operation`: an operation runs as a task of the pool's own `runtime`. A caller that goes away neither ends it
-//!    half-way nor loses its connection; what may safely be repeated is repeated. `connection` is what its body sees.
+//!    half-way nor loses its connection; what may safely be repeated is repeated. `connection` is what its body sees, and
+//!    `transaction` what it may begin there.
 //!    [`Batch`] (`batch`) lets operations that ask alike share one statement while they would have to wait for each other.
 //! 7. `fault`: what an error means, by the driver's code ([`Fault`]). `health`: Up, Down, Recovering, and why.
 //! 8. `keeper`: the pool's own care. It looks after the database, closes what has rested too long or is too old, keeps
@@ -75,17 +76,19 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod transaction;
 mod url;
 mod view;
 
 pub use crate::{
     batch::Batch,
-    connection::{Connection, Transaction},
+    connection::Connection,
     error::{ChangeError, CloseError, ConnectError, Error, Refusal, Scene},
     fault::Fault,
     options::{InvalidOption, PoolOptions},
     pool::Pool,
     snapshot::{Advice, Cause, Condition, Counters, Doing, Limits, Quantiles, Snapshot, Status},
     ticket::Caller,
+    transaction::Transaction,
     url::{DatabaseUrl, Engine, InvalidUrl},
 };
