@@ -41,11 +41,16 @@ fn runs() -> usize {
 #[derive(Default)]
 struct Outcome {
     answered: AtomicUsize,
+    /// Clients that had an answer: their connection has been accepted.
+    served: AtomicUsize,
+    /// Requests told that the service is going. They had waited when the farewell was over.
+    refused: AtomicUsize,
     cut: AtomicUsize,
 }
 
 /// A client that keeps its connection and always has a request on its way. It ends when nobody listens any more.
 async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) {
+    let mut first = true;
     while let Ok(mut stream) = TcpStream::connect(address).await {
         loop {
             let request = if number.is_multiple_of(4) {
@@ -65,13 +70,20 @@ async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) 
                 Ok(()) => read_answer(&mut stream).await,
                 Err(_) => None,
             };
-            let Some(head) = answer else {
+            let Some((head, body)) = answer else {
                 outcome.cut.fetch_add(1, Ordering::Relaxed);
                 break;
             };
             let status: u16 = head[9..12].parse().unwrap();
-            assert!([200, 201, 409].contains(&status), "{head}");
+            if status == 503 && body.contains(r#""code":"shutting-down""#) {
+                outcome.refused.fetch_add(1, Ordering::Relaxed);
+            } else {
+                assert!([200, 201, 409].contains(&status), "{head}{body}");
+            }
             outcome.answered.fetch_add(1, Ordering::Relaxed);
+            if std::mem::take(&mut first) {
+                outcome.served.fetch_add(1, Ordering::Relaxed);
+            }
             if head.contains("connection: close") {
                 break;
             }
@@ -79,8 +91,8 @@ async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) 
     }
 }
 
-/// The head of an answer whose body has been read as well; `None` if it did not come whole.
-async fn read_answer(stream: &mut TcpStream) -> Option<String> {
+/// The head and the body of an answer; `None` if it did not come whole.
+async fn read_answer(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut bytes = Vec::new();
     let end = loop {
         if stream.read_buf(&mut bytes).await.ok()? == 0 {
@@ -97,7 +109,18 @@ async fn read_answer(stream: &mut TcpStream) -> Option<String> {
             return None;
         }
     }
-    Some(head)
+    let body = String::from_utf8(bytes.split_off(end)).ok()?;
+    Some((head, body))
+}
+
+/// How long after the last new connection the queue was refused.
+fn farewell(service: &Service) -> chrono::TimeDelta {
+    let at = |message: &str| {
+        let lines = service.log();
+        let line = lines.iter().find(|line| line["message"] == message);
+        chrono::DateTime::parse_from_rfc3339(line.unwrap()["timestamp"].as_str().unwrap()).unwrap()
+    };
+    at("shutdown: the queue is refused, what runs is finished") - at("shutdown: listening stopped")
 }
 
 /// Connections that the server still knows of, but for the one that asks.
@@ -127,8 +150,9 @@ async fn nothing_is_cut_under_load(context: Context) {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| tokio::spawn(busy_client(service.address, number, Arc::clone(&outcome))))
             .collect();
+        // A connection that the kernel has accepted and the service has not yet is no busy one.
         eventually("the clients are busy", || async {
-            (outcome.answered.load(Ordering::Relaxed) > 2 * CLIENTS).then_some(())
+            (outcome.served.load(Ordering::Relaxed) == CLIENTS).then_some(())
         })
         .await;
         service.signal(if run % 2 == 0 { "TERM" } else { "INT" }).await;
@@ -138,6 +162,9 @@ async fn nothing_is_cut_under_load(context: Context) {
         }
         assert_eq!(status.code(), Some(0), "run {run}: {:#?}", service.log().iter().rev().take(10).collect::<Vec<_>>());
         assert_eq!(outcome.cut.load(Ordering::Relaxed), 0, "run {run}: requests were cut");
+        let refused = outcome.refused.load(Ordering::Relaxed);
+        let patient = refused == 0 || farewell(&service) >= chrono::TimeDelta::milliseconds(490);
+        assert!(patient, "run {run}: {refused} requests were refused after {}", farewell(&service));
         let alarms: Vec<_> = service.log().into_iter().filter(|line| line["level"] == "ERROR").collect();
         assert!(alarms.is_empty(), "run {run}: an ordinary end is no reason for alarm: {alarms:#?}");
         // A server notices that a client has said goodbye a moment after it was said.
