@@ -72,7 +72,12 @@ impl Telemetry {
                 .with_threads(false)
                 .with_filter(ours)
         });
-        tracing_subscriber::registry().with(log_layer(&settings.log)).with(spans).try_init()?;
+        let logged = tracing_subscriber::registry().with(log_layer(&settings.log));
+        match spans {
+            Some(spans) => logged.with(spans).try_init()?,
+            // Not `with(None)`, which wants every span, and has all of them made for nobody.
+            None => logged.try_init()?,
+        }
         Ok(Self { traces })
     }
 
