@@ -17,6 +17,8 @@ mod series;
 mod tag;
 mod users;
 
+use std::rc::Rc;
+
 use actix_web::{
     App, Error,
     body::MessageBody,
@@ -45,10 +47,10 @@ pub struct State {
     pool: web::Data<Pool>,
     signer: web::Data<CursorSigner>,
     draining: web::Data<Draining>,
-    timeout: web::Data<RequestTimeout>,
+    timeout: RequestTimeout,
     metrics: web::Data<PrometheusHandle>,
     document: web::Data<docs::DocumentJson>,
-    methods: web::Data<fallback::Methods>,
+    paths: web::Data<fallback::Paths>,
     swagger: web::Data<docs::SwaggerConfig>,
 }
 
@@ -62,10 +64,10 @@ impl State {
             pool: web::Data::new(pool),
             signer: web::Data::new(signer),
             draining: web::Data::new(Draining::default()),
-            timeout: web::Data::new(timeout),
+            timeout,
             metrics: web::Data::new(metrics),
             document: web::Data::new(docs::DocumentJson::new(&document)),
-            methods: web::Data::new(fallback::Methods::of(&document)),
+            paths: web::Data::new(fallback::Paths::of(&document)),
             swagger: web::Data::new(docs::swagger_config()),
         }
     }
@@ -113,15 +115,16 @@ pub fn app(
         InitError = (),
     >,
 > {
+    let bounds = Rc::new(limits::Bounds { timeout: state.timeout, paths: state.paths.clone() });
     App::new()
+        .app_data(bounds)
         .app_data(state.service)
         .app_data(state.pool)
         .app_data(state.signer)
         .app_data(state.draining)
-        .app_data(state.timeout)
         .app_data(state.metrics)
         .app_data(state.document)
-        .app_data(state.methods)
+        .app_data(state.paths)
         .app_data(state.swagger)
         .configure(|config| routes(&mut ServiceConfig::new(config)))
         .route("/swagger", web::get().to(docs::to_swagger))

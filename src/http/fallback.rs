@@ -6,12 +6,21 @@ use utoipa::openapi::{OpenApi, PathItem};
 use super::problem::{Kind, Problem};
 
 /// Which methods each path knows, read from the OpenAPI document: there is no second list to forget.
-pub(super) struct Methods(Vec<(ResourceDef, String)>);
+pub(super) struct Paths(Vec<(ResourceDef, String)>);
 
-impl Methods {
+impl Paths {
     pub(super) fn of(document: &OpenApi) -> Self {
         let paths = &document.paths.paths;
         Self(paths.iter().map(|(path, item)| (ResourceDef::new(path.as_str()), allow(item))).collect())
+    }
+
+    fn find(&self, path: &str) -> Option<&(ResourceDef, String)> {
+        self.0.iter().find(|(known, _)| known.is_match(path))
+    }
+
+    /// The template that a path was made of, for a request that did not come back from its route.
+    pub(super) fn template(&self, path: &str) -> Option<String> {
+        self.find(path).and_then(|(known, _)| known.pattern()).map(ToOwned::to_owned)
     }
 }
 
@@ -28,8 +37,8 @@ fn allow(item: &PathItem) -> String {
     known.join(", ")
 }
 
-pub(super) async fn fallback(request: HttpRequest, methods: web::Data<Methods>) -> Result<HttpResponse, Problem> {
-    Err(match methods.0.iter().find(|(path, _)| path.is_match(request.path())) {
+pub(super) async fn fallback(request: HttpRequest, paths: web::Data<Paths>) -> Result<HttpResponse, Problem> {
+    Err(match paths.find(request.path()) {
         Some((_, allow)) => Problem::method_not_allowed(allow.clone()),
         None => Problem::new(Kind::NotFound, "There is nothing at this path. See /swagger for what there is."),
     })

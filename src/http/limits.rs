@@ -1,6 +1,6 @@
 //! What no handler may do: take for ever, or take others down with it.
 
-use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, rc::Rc, time::Duration};
 
 use actix_web::{
     Error,
@@ -15,6 +15,7 @@ use orm_pool::Caller;
 use tokio::time::timeout;
 
 use super::{
+    fallback::Paths,
     problem::{Kind, Problem},
     tag,
 };
@@ -22,6 +23,12 @@ use super::{
 /// Longest time to an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestTimeout(pub Duration);
+
+/// What a worker needs to keep the limits.
+pub(super) struct Bounds {
+    pub(super) timeout: RequestTimeout,
+    pub(super) paths: web::Data<Paths>,
+}
 
 /// Bounds the handler in time, turns its panic into an answer, and answers HEAD as GET.
 pub(super) async fn limits(
@@ -32,22 +39,30 @@ pub(super) async fn limits(
         // The connection remembers that the answer goes without its body.
         request.head_mut().method = Method::GET;
     }
-    let limit = request.app_data::<web::Data<RequestTimeout>>().map_or(Duration::MAX, |limit| limit.0);
+    let bounds = request.app_data::<Rc<Bounds>>().cloned();
+    let limit = bounds.as_ref().map_or(Duration::MAX, |bounds| bounds.timeout.0);
     let tag = tag::tag(&request);
     let caller = tag.as_ref().map_or("", |tag| tag.request_id.to_str().unwrap_or_default());
     // Whatever the pool does for this request, it does in its name, and not for longer than it waits.
     let handling = Caller::new(caller).within(limit).scope(next.call(request));
-    match timeout(limit, AssertUnwindSafe(handling).catch_unwind()).await {
-        Ok(Ok(answered)) => answered,
-        Ok(Err(panic)) => Err(Problem::internal(format!("the handler panicked: {}", message(panic.as_ref()))).into()),
-        Err(_) if tag.is_some_and(|tag| tag.arriving.get()) => {
-            Err(Problem::new(Kind::BodyTimeout, format!("The body was not here after {limit:?}.")).into())
+    let problem = match timeout(limit, AssertUnwindSafe(handling).catch_unwind()).await {
+        Ok(Ok(answered)) => return answered,
+        Ok(Err(panic)) => Problem::internal(format!("the handler panicked: {}", message(panic.as_ref()))),
+        Err(_) if tag.as_ref().is_some_and(|tag| tag.arriving.get()) => {
+            Problem::new(Kind::BodyTimeout, format!("The body was not here after {limit:?}."))
         }
         Err(_) => {
             let detail = format!("There was no answer after {limit:?}. What you asked for may still be done.");
-            Err(Problem::new(Kind::RequestTimeout, detail).into())
+            Problem::new(Kind::RequestTimeout, detail)
         }
+    };
+    if let (Some(tag), Some(bounds)) = (tag, bounds)
+        && let Some(template) = bounds.paths.template(&tag.path)
+    {
+        // The request itself is gone with its handler.
+        tag.route.get_or_init(|| template);
     }
+    Err(problem.into())
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

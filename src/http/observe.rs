@@ -28,11 +28,11 @@ pub struct RequestSpan;
 impl RootSpanBuilder for RequestSpan {
     fn on_request_start(request: &ServiceRequest) -> Span {
         let method = request.method().clone();
-        let route = request.match_pattern().unwrap_or_else(|| "(none)".to_owned());
-        // Fields that only traces need are attributes, so that nothing is formatted when there are no traces.
-        let span = tracing::info_span!("request", otel.name = format!("{method} {route}"), otel.kind = "server");
-        let trace_id = if span.is_disabled() { None } else { join_trace(&span, request, &method, &route) };
-        let tag = Tag::new(request, method, route, trace_id);
+        // Its name is known when the request has been routed. Fields that only traces need are attributes, so that
+        // nothing is formatted when there are no traces.
+        let span = tracing::info_span!("request", otel.kind = "server");
+        let trace_id = if span.is_disabled() { None } else { join_trace(&span, request, &method) };
+        let tag = Tag::new(request, method, trace_id);
         span.set_attribute("request_id", tag.request_id.to_str().unwrap_or_default().to_owned());
         request.extensions_mut().insert(Rc::new(tag));
         span
@@ -42,7 +42,11 @@ impl RootSpanBuilder for RequestSpan {
         let (status, problem, tag) = match outcome {
             Ok(response) => {
                 let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
-                (response.status(), problem, tag(response.request()))
+                let tag = tag(response.request());
+                if let (Some(tag), Some(route)) = (&tag, response.request().match_pattern()) {
+                    tag.route.get_or_init(|| route);
+                }
+                (response.status(), problem, tag)
             }
             Err(error) => {
                 let problem = error.as_error::<Problem>();
@@ -54,7 +58,11 @@ impl RootSpanBuilder for RequestSpan {
             span.set_status(opentelemetry::trace::Status::error(""));
         }
         if let Some(tag) = tag {
-            series::record(&tag.method, &tag.route, status, tag.started.elapsed());
+            if !span.is_disabled() {
+                span.context().span().update_name(format!("{} {}", tag.method, tag.route()));
+                span.set_attribute("http.route", tag.route().to_owned());
+            }
+            series::record(&tag.method, tag.route(), status, tag.started.elapsed());
             log(&tag, status, problem);
         }
     }
@@ -65,7 +73,6 @@ pub(super) async fn finish(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let draining = request.app_data::<web::Data<Draining>>().cloned();
     let tag = tag(&request);
     let mut response = match (next.call(request).await, &tag) {
         (Ok(response), Some(tag)) => named(response, tag),
@@ -73,6 +80,7 @@ pub(super) async fn finish(
         (Err(error), Some(tag)) => return Err(about(error, tag)),
         (Err(error), None) => return Err(error),
     };
+    let draining = response.request().app_data::<web::Data<Draining>>();
     if draining.is_some_and(|draining| draining.phase() >= Phase::Farewell) {
         // A client that keeps its connection learns this way that it has to look for another instance.
         response.response_mut().head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
@@ -100,7 +108,7 @@ fn about(error: Error, tag: &Rc<Tag>) -> Error {
 }
 
 /// Makes the span a part of the caller's trace, or the first of a new one. Gives the trace's id.
-fn join_trace(span: &Span, request: &ServiceRequest, method: &Method, route: &str) -> Option<String> {
+fn join_trace(span: &Span, request: &ServiceRequest, method: &Method) -> Option<String> {
     struct Headers<'a>(&'a actix_web::http::header::HeaderMap);
 
     impl Extractor for Headers<'_> {
@@ -120,7 +128,6 @@ fn join_trace(span: &Span, request: &ServiceRequest, method: &Method, route: &st
         let _ = span.set_parent(parent);
     }
     span.set_attribute("http.request.method", method.to_string());
-    span.set_attribute("http.route", route.to_owned());
     span.set_attribute("url.path", request.path().to_owned());
     let context = span.context();
     let id = context.span().span_context().trace_id();
@@ -138,7 +145,7 @@ fn log(tag: &Tag, status: StatusCode, problem: Option<&Problem>) {
         ($level:ident) => {
             tracing::$level!(
                 method = %tag.method,
-                route = tag.route,
+                route = tag.route(),
                 status = status.as_u16(),
                 duration_ms,
                 request_id,

@@ -1,6 +1,10 @@
 //! What is known of a request from its first moment on, wherever its way ends.
 
-use std::{cell::Cell, rc::Rc, time::Instant};
+use std::{
+    cell::{Cell, OnceCell},
+    rc::Rc,
+    time::Instant,
+};
 
 use actix_web::{
     HttpMessage,
@@ -21,7 +25,8 @@ pub(super) struct Tag {
     pub(super) request_id: HeaderValue,
     pub(super) path: String,
     pub(super) method: Method,
-    pub(super) route: String,
+    /// Where it went, as a template; known once it has come back.
+    pub(super) route: OnceCell<String>,
     pub(super) started: Instant,
     pub(super) trace_id: Option<String>,
     /// Whether the body is still being read.
@@ -30,16 +35,21 @@ pub(super) struct Tag {
 
 impl Tag {
     /// Read before the request is routed.
-    pub(super) fn new(request: &ServiceRequest, method: Method, route: String, trace_id: Option<String>) -> Self {
+    pub(super) fn new(request: &ServiceRequest, method: Method, trace_id: Option<String>) -> Self {
         Self {
             request_id: request_id(request),
             path: request.path().to_owned(),
             method,
-            route,
+            route: OnceCell::new(),
             started: Instant::now(),
             trace_id,
             arriving: Cell::new(false),
         }
+    }
+
+    /// Where the request went.
+    pub(super) fn route(&self) -> &str {
+        self.route.get().map_or("(none)", String::as_str)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What operators see: health, metrics, the log, request ids.
 
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     cases,
@@ -12,6 +13,7 @@ cases![
     requests_carry_an_id,
     metrics_count_by_route,
     the_log_has_one_line_a_request,
+    a_request_that_is_cut_off_has_its_route,
     an_error_is_logged_once_and_not_told,
 ];
 
@@ -127,6 +129,18 @@ async fn the_log_has_one_line_a_request(context: Context) {
     let log = service.log().iter().map(ToString::to_string).collect::<String>();
     assert!(!log.contains("SELECT"), "statements are not for this level");
     assert!(!log.contains("secret@"), "the password is not for the log");
+}
+
+async fn a_request_that_is_cut_off_has_its_route(context: Context) {
+    let url = context.database().await;
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__SERVER__REQUEST_TIMEOUT", "300ms")];
+    let service = Service::start(context.folder(), &variables).await;
+    let mut stream = TcpStream::connect(service.address).await.unwrap();
+    let head = "PUT /users/0197b5f0-3c4a-7def-8123-456789abcdef HTTP/1.1\r\nhost: x\r\n\
+                content-type: application/json\r\ncontent-length: 10\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let line = service.logged("request").await;
+    assert_eq!((&line["status"], &line["method"], &line["route"]), (&json!(408), &json!("PUT"), &json!("/users/{id}")));
 }
 
 async fn an_error_is_logged_once_and_not_told(context: Context) {
