@@ -107,7 +107,7 @@ pub async fn overload(run: &mut Run, stage: &mut Stage) -> Result<()> {
                     p50_ms: outcome.p50_ms,
                     p99_ms: outcome.p99_ms,
                     failed: outcome.failed,
-                    unanswered: outcome.unanswered,
+                    given_up: outcome.given_up,
                     connections: outcome.connections,
                 });
             }

@@ -1,5 +1,7 @@
 //! A load that does not wait for its answers: requests fall due at a fixed rate, whatever becomes of those before.
-//! A time is counted from when the request was due, so it holds the wait for a free connection as well.
+//! A time is counted from when the request was due, so it holds the wait for a free connection as well. Clients have
+//! limits, as real ones do: a request that finds no free connection for a while is given up, and so is one without an
+//! answer, with its connection.
 
 use std::{
     sync::{
@@ -11,15 +13,21 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use crate::{http::Client, results::quantile};
 
 const FIRST_CONNECTIONS: usize = 64;
-const MOST_CONNECTIONS: usize = 512;
+pub const MOST_CONNECTIONS: usize = 512;
 /// How many are opened at a time while requests wait.
 const MORE_CONNECTIONS: usize = 16;
-/// An answer that takes longer is of no use to anybody.
+/// A client waits no longer for a free connection.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// An answer that takes longer is of no use to anybody, and nobody waits for it.
 const USEFUL: Duration = Duration::from_secs(1);
 /// How often the clock looks for requests that fell due.
 const TICK: Duration = Duration::from_micros(200);
@@ -31,16 +39,22 @@ pub struct Outcome {
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub failed: usize,
-    pub unanswered: usize,
+    pub given_up: usize,
     pub connections: usize,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Useful,
+    Failed,
+    GivenUp,
+}
+
 struct Sample {
-    number: usize,
     took: Duration,
-    /// When it was answered, since the beginning.
+    /// When it ended, since the beginning.
     at: Duration,
-    is_ok: bool,
+    end: End,
 }
 
 struct Shared {
@@ -61,6 +75,10 @@ impl Shared {
             return Instant::now();
         }
         self.began + Duration::from_secs_f64(number as f64 * self.apart)
+    }
+
+    fn ended(&self, due: Instant, end: End) {
+        self.samples().push(Sample { took: due.elapsed(), at: self.began.elapsed(), end });
     }
 
     fn samples(&self) -> std::sync::MutexGuard<'_, Vec<Sample>> {
@@ -118,13 +136,10 @@ pub async fn offer(port: u16, requests: Arc<[Vec<u8>]>, per_second: Option<f64>,
             ended?.context("a connection could not be had")?;
         }
     }
-    let ended = Instant::now();
     let count = connections.len();
     connections.shutdown().await;
     let samples = std::mem::take(&mut *shared.samples());
-    let unanswered =
-        waits(&samples, total.unwrap_or(0), |number| ended.saturating_duration_since(shared.due_at(number)));
-    Ok(outcome(&samples, &unanswered, window, count))
+    Ok(outcome(&samples, total, window, count))
 }
 
 fn release(shared: &Shared, rate: f64, total: usize) {
@@ -143,40 +158,41 @@ async fn connection(shared: Arc<Shared>, mut client: Client, port: u16) -> Resul
         shared.due.acquire().await?.forget();
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         let due = shared.due_at(number);
+        if due.elapsed() > PATIENCE {
+            shared.ended(due, End::GivenUp);
+            continue;
+        }
         // A stride that is prime visits the requests in an order that no cache likes.
         let request = &shared.requests[number.wrapping_mul(7919) % shared.requests.len()];
-        let status = client.ask_status(request).await;
-        let is_ok = matches!(status, Ok(200));
-        shared.samples().push(Sample { number, took: due.elapsed(), at: shared.began.elapsed(), is_ok });
-        if status.is_err() {
+        let asked = timeout(USEFUL, client.ask_status(request)).await;
+        let end = match asked {
+            Ok(Ok(200)) if due.elapsed() <= USEFUL => End::Useful,
+            Ok(_) => End::Failed,
+            Err(_) => End::GivenUp,
+        };
+        shared.ended(due, end);
+        if !matches!(asked, Ok(Ok(_))) {
             client = Client::connect(port).await?;
         }
     }
 }
 
-/// How long those requests have waited that have no answer.
-fn waits(samples: &[Sample], total: usize, waited: impl Fn(usize) -> Duration) -> Vec<Duration> {
-    let mut is_answered = vec![false; total];
-    for sample in samples {
-        if let Some(answered) = is_answered.get_mut(sample.number) {
-            *answered = true;
-        }
-    }
-    (0..total).filter(|number| !is_answered[*number]).map(waited).collect()
-}
-
-fn outcome(samples: &[Sample], unanswered: &[Duration], window: Duration, connections: usize) -> Outcome {
+/// `total` is how many fell due, if they did at a rate.
+fn outcome(samples: &[Sample], total: Option<usize>, window: Duration, connections: usize) -> Outcome {
+    let count = |end| samples.iter().filter(|sample| sample.end == end).count();
+    let useful = samples.iter().filter(|sample| sample.end == End::Useful);
     // What is answered after the window is answered by a peer that nothing more is asked of, so it does not count here.
-    let good = samples.iter().filter(|sample| sample.is_ok && sample.took <= USEFUL && sample.at <= window).count();
-    let times = samples.iter().map(|sample| sample.took).chain(unanswered.iter().copied());
-    let mut times: Vec<f64> = times.map(|took| took.as_secs_f64() * 1e3).collect();
+    let good = useful.clone().filter(|sample| sample.at <= window).count();
+    let mut times: Vec<f64> = useful.map(|sample| sample.took.as_secs_f64() * 1e3).collect();
     times.sort_by(f64::total_cmp);
+    let (answered, failed) = (times.len(), count(End::Failed));
     Outcome {
         good_per_second: good as f64 / window.as_secs_f64(),
         p50_ms: quantile(&times, 0.5),
         p99_ms: quantile(&times, 0.99),
-        failed: samples.iter().filter(|sample| !sample.is_ok).count(),
-        unanswered: unanswered.len(),
+        failed,
+        // Those that are still due or under way at the end are given up as well.
+        given_up: total.map_or(count(End::GivenUp), |total| total.saturating_sub(answered + failed)),
         connections,
     }
 }
@@ -186,14 +202,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_answer_counts_as_slow() {
+    fn what_has_no_answer_is_given_up() {
         let second = Duration::from_secs(1);
-        let sample = |number, took, is_ok| Sample { number, took, at: second, is_ok };
-        let samples = [sample(0, second / 2, true), sample(2, second / 4, false), sample(3, second * 2, true)];
-        let unanswered = waits(&samples, 5, |number| second * u32::try_from(number).unwrap_or(0));
-        assert_eq!(unanswered, [second, second * 4]);
-        let outcome = outcome(&samples, &unanswered, second, 1);
-        assert_eq!((outcome.good_per_second, outcome.failed, outcome.unanswered), (1.0, 1, 2));
-        assert_eq!((outcome.p50_ms, outcome.p99_ms), (1000.0, 4000.0));
+        let sample = |took, at, end| Sample { took, at, end };
+        let samples = [
+            sample(second / 2, second, End::Useful),
+            sample(second / 4, second, End::Useful),
+            sample(second / 4, second / 2, End::Failed),
+            sample(second, second * 2, End::Useful),
+            sample(second, second, End::GivenUp),
+        ];
+        let outcome = outcome(&samples, Some(7), second, 1);
+        assert_eq!((outcome.good_per_second, outcome.failed, outcome.given_up), (2.0, 1, 3));
+        assert_eq!((outcome.p50_ms, outcome.p99_ms), (500.0, 1000.0));
     }
 }

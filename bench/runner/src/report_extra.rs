@@ -86,15 +86,16 @@ fn overload(results: &Results) -> String {
         return String::new();
     }
     let mut text = "### More requests than can be answered\n\nGET by id on PostgreSQL. Requests fall due at a fixed \
-                    rate, whatever becomes of those before; a time is counted from when the request was due, so the \
-                    wait for one of at most 512 connections is part of it. Useful are answers with 200 within a \
-                    second. What had no answer a second after the end counts as having taken until then.\n\n"
+                    rate, whatever becomes of those before; the generator has at most \
+                    512 connections. A request that finds none of them free for 100 ms is given up, and so is one that \
+                    has no answer after a second. Useful are answers with 200 within a second; times are theirs, \
+                    counted from when the request was due, so the wait for a connection is part of them.\n\n"
         .to_owned();
     for peer in overload_peers(results) {
         let peak = peak(results, peer).unwrap_or(f64::NAN);
         let _ = write!(
             text,
-            "{}, peak {}/s:\n\n| offered / peak | offered/s | useful/s | p50, ms | p99, ms | failed | unanswered |\n\
+            "{}, peak {}/s:\n\n| offered / peak | offered/s | useful/s | p50, ms | p99, ms | refused | given up |\n\
              |---:|---:|---:|---:|---:|---:|---:|\n",
             peer.name(),
             grouped(peak)
@@ -108,7 +109,7 @@ fn overload(results: &Results) -> String {
                 short(middle(&points, |point| point.p50_ms)),
                 short(middle(&points, |point| point.p99_ms)),
                 grouped(middle(&points, |point| point.failed as f64)),
-                grouped(middle(&points, |point| point.unanswered as f64)),
+                grouped(middle(&points, |point| point.given_up as f64)),
             );
         }
         text += "\n";

@@ -141,8 +141,8 @@ pub struct OverloadFigure {
     pub p99_ms: f64,
     /// Answers with another status, and broken connections.
     pub failed: usize,
-    /// What had no answer a second after the end; it counts as having taken until then.
-    pub unanswered: usize,
+    /// What found no free connection, or had no answer in time.
+    pub given_up: usize,
     pub connections: usize,
 }
 
