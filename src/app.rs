@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    http::{self, CursorSigner, RequestTimeout, State},
+    http::{self, CursorSigner, RequestTimeout, RequireIfMatch, State},
     service,
     settings::{Migrate, ServerSettings, Settings},
     shutdown::{Connections, Drain, ShutdownError},
@@ -111,6 +111,7 @@ impl Application {
             pool.clone(),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
             RequestTimeout(settings.server.request_timeout),
+            RequireIfMatch(settings.users.require_if_match),
             metrics,
         );
         let server = HttpServer::new({

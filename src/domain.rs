@@ -6,10 +6,16 @@
 mod email;
 mod id;
 mod name;
+mod precondition;
 
 use chrono::{DateTime, Utc};
 
-pub use self::{email::Email, id::UserId, name::Name};
+pub use self::{
+    email::Email,
+    id::UserId,
+    name::Name,
+    precondition::{Precondition, Versions},
+};
 
 /// How often a user has been written: 1 at creation, one more with each change.
 pub type Version = i64;

@@ -5,6 +5,7 @@
 //! (time-out, panics, HEAD).
 
 mod body;
+mod conditions;
 mod docs;
 mod fallback;
 mod limits;
@@ -33,6 +34,7 @@ use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 pub use self::{
+    conditions::RequireIfMatch,
     limits::RequestTimeout,
     observe::RequestSpan,
     ops::{Draining, Phase},
@@ -48,6 +50,7 @@ pub struct State {
     signer: web::Data<CursorSigner>,
     draining: web::Data<Draining>,
     timeout: RequestTimeout,
+    require_if_match: RequireIfMatch,
     metrics: web::Data<PrometheusHandle>,
     document: web::Data<docs::DocumentJson>,
     paths: web::Data<fallback::Paths>,
@@ -57,7 +60,13 @@ pub struct State {
 impl State {
     /// Gathers what the handlers need.
     #[must_use]
-    pub fn new(pool: Pool, signer: CursorSigner, timeout: RequestTimeout, metrics: PrometheusHandle) -> Self {
+    pub fn new(
+        pool: Pool,
+        signer: CursorSigner,
+        timeout: RequestTimeout,
+        require_if_match: RequireIfMatch,
+        metrics: PrometheusHandle,
+    ) -> Self {
         let document = document();
         Self {
             service: web::Data::new(UserService::new(pool.clone())),
@@ -65,6 +74,7 @@ impl State {
             signer: web::Data::new(signer),
             draining: web::Data::new(Draining::default()),
             timeout,
+            require_if_match,
             metrics: web::Data::new(metrics),
             document: web::Data::new(docs::DocumentJson::new(&document)),
             paths: web::Data::new(fallback::Paths::of(&document)),
@@ -118,6 +128,7 @@ pub fn app(
     let bounds = Rc::new(limits::Bounds { timeout: state.timeout, paths: state.paths.clone() });
     App::new()
         .app_data(bounds)
+        .app_data(state.require_if_match)
         .app_data(state.service)
         .app_data(state.pool)
         .app_data(state.signer)

@@ -5,12 +5,18 @@ use std::{cell::OnceCell, error::Error as StdError, fmt, rc::Rc};
 use actix_web::{
     HttpResponse, ResponseError,
     body::BoxBody,
-    http::{StatusCode, header},
+    http::{
+        StatusCode,
+        header::{self, HeaderName},
+    },
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::tag::{REQUEST_ID, Tag};
+use super::{
+    conditions::etag,
+    tag::{REQUEST_ID, Tag},
+};
 use crate::{
     domain::Fault,
     service::{self, Unavailable},
@@ -45,6 +51,10 @@ pub(super) enum Kind {
     EmailTaken,
     /// The user was changed meanwhile.
     VersionConflict,
+    /// The user is at another version than the request asks for.
+    PreconditionFailed,
+    /// The request does not say which version it changes.
+    PreconditionRequired,
     /// The body is too large.
     PayloadTooLarge,
     /// The body is of a type that is not understood here.
@@ -79,6 +89,14 @@ impl Kind {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body did not arrive in time"),
             Self::EmailTaken => (StatusCode::CONFLICT, "email-taken", "The email is taken"),
             Self::VersionConflict => (StatusCode::CONFLICT, "version-conflict", "The user was changed meanwhile"),
+            Self::PreconditionFailed => {
+                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "The user is at another version")
+            }
+            Self::PreconditionRequired => (
+                StatusCode::PRECONDITION_REQUIRED,
+                "precondition-required",
+                "The request does not say which version it changes",
+            ),
             Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large"),
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The media type is not supported")
@@ -105,7 +123,8 @@ pub(super) struct Problem {
     kind: Kind,
     detail: String,
     errors: Vec<FieldError>,
-    allow: Option<String>,
+    /// What this kind of problem tells in a header of its own.
+    header: Option<(HeaderName, String)>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
     tag: OnceCell<Rc<Tag>>,
 }
@@ -170,7 +189,7 @@ impl FieldError {
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), allow: None, cause: None, tag: OnceCell::new() }
+        Self { kind, detail: detail.into(), errors: Vec::new(), header: None, cause: None, tag: OnceCell::new() }
     }
 
     pub(super) fn with_errors(kind: Kind, detail: impl Into<String>, mut errors: Vec<FieldError>) -> Self {
@@ -185,7 +204,7 @@ impl Problem {
 
     pub(super) fn method_not_allowed(allow: String) -> Self {
         let detail = format!("This path knows {allow}.");
-        Self { allow: Some(allow), ..Self::new(Kind::MethodNotAllowed, detail) }
+        Self { header: Some((header::ALLOW, allow)), ..Self::new(Kind::MethodNotAllowed, detail) }
     }
 
     pub(super) fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -249,8 +268,8 @@ impl ResponseError for Problem {
         if let Some(tag) = tag {
             response.insert_header((REQUEST_ID, tag.request_id.clone()));
         }
-        if let Some(allow) = &self.allow {
-            response.insert_header((header::ALLOW, allow.as_str()));
+        if let Some((name, value)) = &self.header {
+            response.insert_header((name.clone(), value.as_str()));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
@@ -264,8 +283,11 @@ impl From<service::Error> for Problem {
         let (kind, detail) = match &error {
             service::Error::NotFound => (Kind::UserNotFound, "There is no user with this id."),
             service::Error::EmailTaken => (Kind::EmailTaken, "Another user has this email."),
+            service::Error::PreconditionFailed { .. } => {
+                (Kind::PreconditionFailed, "The user is at the version in ETag. Read it again and decide anew.")
+            }
             service::Error::VersionConflict => {
-                (Kind::VersionConflict, "The user was changed since you read it. Read it again and decide anew.")
+                (Kind::VersionConflict, "The user was changed at the same moment. Read it again and decide anew.")
             }
             service::Error::Unavailable { kind, .. } => match kind {
                 Unavailable::PoolExhausted => (Kind::PoolExhausted, "All connections are busy. Try again."),
@@ -275,6 +297,9 @@ impl From<service::Error> for Problem {
             service::Error::Internal(_) => return Self::internal(error),
         };
         let mut problem = Self::new(kind, detail);
+        if let service::Error::PreconditionFailed { current } = error {
+            problem.header = Some(etag(current));
+        }
         if problem.status_code().is_server_error() {
             problem.cause = Some(error.into());
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use actix_web::http::StatusCode;
 use serde_json::json;
 use utoipa::{
     IntoResponses,
@@ -17,10 +18,16 @@ use super::problem::Kind;
 pub(super) struct QueryProblems;
 /// Of routes whose path holds an id.
 pub(super) struct IdProblems;
+/// Of routes that delete what an id names.
+pub(super) struct RemoveProblems;
 /// Of routes that create something from a body.
 pub(super) struct CreateProblems;
 /// Of routes that change what an id names by a body.
 pub(super) struct ChangeProblems;
+/// Of routes that read what an id names, if it is so.
+pub(super) struct ReadConditionProblems;
+/// Of routes that change what an id names, if it is so.
+pub(super) struct ChangeConditionProblems;
 /// Of all routes that reach the database.
 pub(super) struct ServerProblems;
 
@@ -41,6 +48,12 @@ impl IntoResponses for IdProblems {
     }
 }
 
+impl IntoResponses for RemoveProblems {
+    fn responses() -> Responses {
+        responses(&[&[Kind::InvalidId], &[Kind::UserNotFound], &[Kind::VersionConflict]])
+    }
+}
+
 impl IntoResponses for CreateProblems {
     fn responses() -> Responses {
         responses(&[&BODY[..], &[&[Kind::MalformedJson], &[Kind::EmailTaken]]].concat())
@@ -55,6 +68,18 @@ impl IntoResponses for ChangeProblems {
             &[Kind::EmailTaken, Kind::VersionConflict],
         ];
         responses(&[&BODY[..], &own].concat())
+    }
+}
+
+impl IntoResponses for ReadConditionProblems {
+    fn responses() -> Responses {
+        responses(&[&[Kind::PreconditionFailed]])
+    }
+}
+
+impl IntoResponses for ChangeConditionProblems {
+    fn responses() -> Responses {
+        responses(&[&[Kind::PreconditionFailed], &[Kind::PreconditionRequired]])
     }
 }
 
@@ -90,12 +115,17 @@ fn responses(groups: &[&[Kind]]) -> Responses {
                 .examples_from_iter(examples)
                 .build();
             let mut response = ResponseBuilder::new().description(title).content("application/problem+json", content);
-            if status == actix_web::http::StatusCode::SERVICE_UNAVAILABLE {
-                let seconds = HeaderBuilder::new()
-                    .schema(Some(ObjectBuilder::new().schema_type(Type::Integer)))
-                    .description(Some("Seconds to wait before the next try"))
-                    .build();
-                response = response.header("Retry-After", seconds);
+            let own = match status {
+                StatusCode::SERVICE_UNAVAILABLE => {
+                    Some(("Retry-After", Type::Integer, "Seconds to wait before the next try"))
+                }
+                StatusCode::PRECONDITION_FAILED => Some(("ETag", Type::String, "The version that the user is at")),
+                _ => None,
+            };
+            if let Some((name, kind, description)) = own {
+                let schema = ObjectBuilder::new().schema_type(kind);
+                let header = HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build();
+                response = response.header(name, header);
             }
             Some((status.as_u16().to_string(), response.build().into()))
         })

@@ -1,7 +1,7 @@
 //! `/users`.
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse, delete,
+    FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, delete,
     dev::Payload,
     get,
     http::header::{self, CacheDirective},
@@ -14,13 +14,17 @@ use uuid::Uuid;
 
 use super::{
     body::{FromMembers, Members, Valid},
+    conditions::{ChangeCondition, ReadCondition, etag},
     page::{CursorSigner, ListQuery},
     problem::{Kind, Problem},
-    responses::{ChangeProblems, CreateProblems, IdProblems, QueryProblems, ServerProblems},
+    responses::{
+        ChangeConditionProblems, ChangeProblems, CreateProblems, IdProblems, QueryProblems, ReadConditionProblems,
+        RemoveProblems, ServerProblems,
+    },
 };
 use crate::{
-    domain::{Email, Name, User, UserId},
-    service::{Change, Draft, UserService},
+    domain::{Email, Name, Precondition, User, UserId},
+    service::{self, Change, Draft, UserService},
 };
 
 const JSON: &str = "application/json";
@@ -159,6 +163,19 @@ struct IdParameter {
     id: Uuid,
 }
 
+/// Conditions of a request (RFC 9110, section 13).
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents what `conditions` reads")]
+struct ConditionParameters {
+    /// Entity tags, or `*`: only if the user is at one of these versions.
+    #[param(rename = "If-Match", example = "\"1\"")]
+    if_match: Option<String>,
+    /// Entity tags, or `*`: only if the user is at none of these versions.
+    #[param(rename = "If-None-Match", example = "\"1\"")]
+    if_none_match: Option<String>,
+}
+
 /// List users
 ///
 /// Oldest first. Follow `Link` with `rel="next"` until there is none. Users that come or go meanwhile make no page
@@ -202,6 +219,7 @@ pub(super) async fn list(
     responses(
         (status = 201, description = "The user was created", body = UserBody, headers(
             ("Location" = String, description = "Path of the user"),
+            ("ETag" = String, description = "The user's version, as an entity tag"),
         )),
         CreateProblems,
         ServerProblems,
@@ -211,40 +229,68 @@ pub(super) async fn list(
 pub(super) async fn create(body: Valid<Draft>, service: web::Data<UserService>) -> Result<HttpResponse, Problem> {
     let user = service.create(body.0).await?;
     let location = format!("/users/{}", user.id);
-    Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(UserBody::from(&user)))
+    let mut created = HttpResponse::Created();
+    created.insert_header((header::LOCATION, location)).insert_header(etag(user.version));
+    Ok(created.json(UserBody::from(&user)))
 }
 
 /// Get a user
 #[utoipa::path(
     tag = "users",
     operation_id = "getUser",
-    params(IdParameter),
-    responses((status = 200, description = "The user", body = UserBody), IdProblems, ServerProblems),
+    params(IdParameter, ConditionParameters),
+    responses(
+        (status = 200, description = "The user", body = UserBody, headers(
+            ("ETag" = String, description = "The user's version, as an entity tag"),
+        )),
+        (status = 304, description = "The user is at a version that `If-None-Match` names", headers(
+            ("ETag" = String, description = "The user's version, as an entity tag"),
+        )),
+        IdProblems,
+        ReadConditionProblems,
+        ServerProblems,
+    ),
 )]
 #[get("/users/{id}")]
-pub(super) async fn find(id: PathId, service: web::Data<UserService>) -> Result<HttpResponse, Problem> {
-    Ok(ok(&service.find(id.0).await?))
+pub(super) async fn find(
+    id: PathId,
+    condition: ReadCondition,
+    service: web::Data<UserService>,
+) -> Result<HttpResponse, Problem> {
+    let user = service.find(id.0).await?;
+    let Precondition { is, is_not } = condition.0;
+    if is.is_some_and(|versions| !versions.contain(user.version)) {
+        return Err(service::Error::PreconditionFailed { current: user.version }.into());
+    }
+    if is_not.is_some_and(|versions| versions.contain(user.version)) {
+        return Ok(about(HttpResponse::NotModified(), &user).finish());
+    }
+    Ok(ok(&user))
 }
 
 /// Replace a user
 #[utoipa::path(
     tag = "users",
     operation_id = "replaceUser",
-    params(IdParameter),
+    params(IdParameter, ConditionParameters),
     request_body = DraftBody,
     responses(
-        (status = 200, description = "The user as it is now", body = UserBody),
+        (status = 200, description = "The user as it is now", body = UserBody, headers(
+            ("ETag" = String, description = "The user's version, as an entity tag"),
+        )),
         ChangeProblems,
+        ChangeConditionProblems,
         ServerProblems,
     ),
 )]
 #[put("/users/{id}")]
 pub(super) async fn replace(
     id: PathId,
+    condition: ChangeCondition,
     body: Valid<Draft>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(ok(&service.replace(id.0, None, body.0).await?))
+    Ok(ok(&service.replace(id.0, condition.0, body.0).await?))
 }
 
 /// Change a part of a user
@@ -253,39 +299,58 @@ pub(super) async fn replace(
 #[utoipa::path(
     tag = "users",
     operation_id = "patchUser",
-    params(IdParameter),
+    params(IdParameter, ConditionParameters),
     request_body(content((PatchBody = "application/merge-patch+json"), (PatchBody = "application/json"))),
     responses(
-        (status = 200, description = "The user as it is now", body = UserBody),
+        (status = 200, description = "The user as it is now", body = UserBody, headers(
+            ("ETag" = String, description = "The user's version, as an entity tag"),
+        )),
         ChangeProblems,
+        ChangeConditionProblems,
         ServerProblems,
     ),
 )]
 #[patch("/users/{id}")]
 pub(super) async fn patch(
     id: PathId,
+    condition: ChangeCondition,
     body: Valid<Change>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(ok(&service.patch(id.0, None, body.0).await?))
+    Ok(ok(&service.patch(id.0, condition.0, body.0).await?))
 }
 
 /// Delete a user
 #[utoipa::path(
     tag = "users",
     operation_id = "deleteUser",
-    params(IdParameter),
-    responses((status = 204, description = "The user is gone"), IdProblems, ServerProblems),
+    params(IdParameter, ConditionParameters),
+    responses(
+        (status = 204, description = "The user is gone"),
+        RemoveProblems,
+        ChangeConditionProblems,
+        ServerProblems,
+    ),
 )]
 #[delete("/users/{id}")]
-pub(super) async fn remove(id: PathId, service: web::Data<UserService>) -> Result<HttpResponse, Problem> {
-    service.delete(id.0, None).await?;
+pub(super) async fn remove(
+    id: PathId,
+    condition: ChangeCondition,
+    service: web::Data<UserService>,
+) -> Result<HttpResponse, Problem> {
+    service.delete(id.0, condition.0).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 fn ok(user: &User) -> HttpResponse {
-    HttpResponse::Ok()
+    about(HttpResponse::Ok(), user).json(UserBody::from(user))
+}
+
+/// What is told of a user in headers.
+fn about(mut response: HttpResponseBuilder, user: &User) -> HttpResponseBuilder {
+    response
+        .insert_header(etag(user.version))
         // Another client may change the user at any time.
-        .insert_header(header::CacheControl(vec![CacheDirective::NoCache]))
-        .json(UserBody::from(user))
+        .insert_header(header::CacheControl(vec![CacheDirective::NoCache]));
+    response
 }

@@ -8,6 +8,8 @@ use sea_orm::{
     sqlx::error::{DatabaseError, ErrorKind},
 };
 
+use crate::domain::Version;
+
 /// Why a use case gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,7 +19,13 @@ pub enum Error {
     /// Another user has the email.
     #[error("another user has this email")]
     EmailTaken,
-    /// The user was changed since the caller read it.
+    /// The user is not at a version that the caller asks for.
+    #[error("the user is at another version")]
+    PreconditionFailed {
+        /// The version that it is at.
+        current: Version,
+    },
+    /// The user was changed by another writer between reading and writing.
     #[error("the user was changed meanwhile")]
     VersionConflict,
     /// Nothing is wrong with the request; it cannot be served now.

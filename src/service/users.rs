@@ -17,7 +17,7 @@ use uuid::Uuid;
 use self::create::Created;
 pub use self::list::{Position, Slice};
 use super::{Error, clock};
-use crate::domain::{Email, Name, User, UserId, Version};
+use crate::domain::{Email, Name, Precondition, User, UserId, Version};
 
 /// What a new or replaced user consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,41 +117,37 @@ impl UserService {
     /// # Errors
     ///
     /// As [`patch`](Self::patch).
-    pub async fn replace(&self, id: UserId, expected: Option<Version>, draft: Draft) -> Result<User, Error> {
+    pub async fn replace(&self, id: UserId, precondition: Precondition, draft: Draft) -> Result<User, Error> {
         let change = Change { name: Some(draft.name), email: Some(draft.email) };
-        self.update("users.replace", id, expected, change).await
+        self.update("users.replace", id, precondition, change).await
     }
 
     /// Changes a part of a user. A change that changes nothing is not written, and the version stays.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::EmailTaken`]; [`Error::VersionConflict`] when the user is not at the `expected`
-    /// version, or was changed by another writer between reading and writing.
-    pub async fn patch(&self, id: UserId, expected: Option<Version>, change: Change) -> Result<User, Error> {
-        self.update("users.patch", id, expected, change).await
+    /// [`Error::NotFound`]; [`Error::PreconditionFailed`]; [`Error::EmailTaken`]; [`Error::VersionConflict`] when the
+    /// user was changed by another writer between reading and writing.
+    pub async fn patch(&self, id: UserId, precondition: Precondition, change: Change) -> Result<User, Error> {
+        self.update("users.patch", id, precondition, change).await
     }
 
     /// Deletes a user.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::VersionConflict`] when the user is not at the `expected` version.
-    pub async fn delete(&self, id: UserId, expected: Option<Version>) -> Result<(), Error> {
+    /// [`Error::NotFound`]; [`Error::PreconditionFailed`]; [`Error::VersionConflict`] when the user was changed by
+    /// another writer between reading and deleting.
+    pub async fn delete(&self, id: UserId, precondition: Precondition) -> Result<(), Error> {
+        if precondition == Precondition::NONE {
+            return self.pool.write("users.delete", move |db| delete(db, id, None)).await;
+        }
         self.pool
-            .write("users.delete", move |db| async move {
-                let mut delete = Entity::delete_many().filter(COLUMN.id.eq(id.as_uuid()));
-                if let Some(version) = expected {
-                    delete = delete.filter(COLUMN.version.eq(version));
-                }
-                if delete.exec(&db).await?.rows_affected == 1 {
-                    return Ok(());
-                }
-                match expected {
-                    Some(_) if Entity::find_by_id(id.as_uuid()).one(&db).await?.is_some() => {
-                        Err(Error::VersionConflict)
-                    }
-                    _ => Err(Error::NotFound),
+            .transaction("users.delete", TransactionOptions::default(), move |transaction| {
+                let precondition = precondition.clone();
+                async move {
+                    let current = locked(&transaction, id, &precondition).await?;
+                    delete(transaction, id, Some(current.version)).await
                 }
             })
             .await
@@ -161,17 +157,14 @@ impl UserService {
         &self,
         operation: &'static str,
         id: UserId,
-        expected: Option<Version>,
+        precondition: Precondition,
         change: Change,
     ) -> Result<User, Error> {
         self.pool
             .transaction(operation, TransactionOptions::default(), move |transaction| {
-                let change = change.clone();
+                let (precondition, change) = (precondition.clone(), change.clone());
                 async move {
-                    let current = locked(&transaction, id).await?.ok_or(Error::NotFound)?;
-                    if expected.is_some_and(|version| version != current.version) {
-                        return Err(Error::VersionConflict);
-                    }
+                    let current = locked(&transaction, id, &precondition).await?;
                     let Some(next) = changed(&current, change) else { return Ok(current.into()) };
                     write(&transaction, &next, current.version).await?;
                     Ok(next.into())
@@ -181,10 +174,24 @@ impl UserService {
     }
 }
 
-/// The row, kept from other writers until the transaction ends. SQLite has no row locks and needs none: the
-/// transaction is the only writer.
-async fn locked(transaction: &impl ConnectionTrait, id: UserId) -> Result<Option<Model>, Error> {
-    Ok(Entity::find_by_id(id.as_uuid()).lock_exclusive().one(transaction).await?)
+/// The row that the precondition holds for, kept from other writers until the transaction ends. SQLite has no row locks
+/// and needs none: the transaction is the only writer.
+async fn locked(transaction: &impl ConnectionTrait, id: UserId, precondition: &Precondition) -> Result<Model, Error> {
+    let row = Entity::find_by_id(id.as_uuid()).lock_exclusive().one(transaction).await?.ok_or(Error::NotFound)?;
+    if precondition.holds(row.version) { Ok(row) } else { Err(Error::PreconditionFailed { current: row.version }) }
+}
+
+/// Deletes a row, at this version if one is given: as in [`write`], a lock says nothing about another node.
+async fn delete(db: impl ConnectionTrait, id: UserId, version: Option<Version>) -> Result<(), Error> {
+    let mut delete = Entity::delete_many().filter(COLUMN.id.eq(id.as_uuid()));
+    if let Some(version) = version {
+        delete = delete.filter(COLUMN.version.eq(version));
+    }
+    match (delete.exec(&db).await?.rows_affected, version) {
+        (1, _) => Ok(()),
+        (_, None) => Err(Error::NotFound),
+        (_, Some(_)) => Err(Error::VersionConflict),
+    }
 }
 
 /// Writes a row over its predecessor. The version is checked by the UPDATE itself: on a multi-master engine a lock held

@@ -99,6 +99,8 @@ async fn every_code_is_documented(context: Context) {
         "body-timeout",
         "email-taken",
         "version-conflict",
+        "precondition-failed",
+        "precondition-required",
         "payload-too-large",
         "unsupported-media-type",
         "validation-failed",

@@ -22,6 +22,7 @@
 mod batch;
 mod causes;
 mod cli;
+mod conditions;
 mod docs;
 mod doors;
 mod harness;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     // What requests meet, whether they share statements or not.
     let mut suites: Vec<Suite> = vec![
         suite("users", users::cases()),
+        suite("conditions", conditions::cases()),
         suite("pages", pages::cases()),
         suite("hostile", hostile::cases()),
         suite("races", races::cases()),

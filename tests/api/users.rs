@@ -217,13 +217,13 @@ async fn an_expected_version_must_be_the_current_one(context: Context) {
     let rename = |name: &str| Change { name: Some(Name::parse(name).unwrap()), email: None };
     let id = service.create(draft("Ann")).await.unwrap().id;
 
-    assert_eq!(service.patch(id, Some(1), rename("Bob")).await.unwrap().version, 2);
+    assert_eq!(service.patch(id, 1.into(), rename("Bob")).await.unwrap().version, 2);
     for late in [
-        service.patch(id, Some(1), rename("Carl")).await.err(),
-        service.replace(id, Some(3), draft("Carl")).await.err(),
-        service.delete(id, Some(1)).await.err(),
+        service.patch(id, 1.into(), rename("Carl")).await.err(),
+        service.replace(id, 3.into(), draft("Carl")).await.err(),
+        service.delete(id, 1.into()).await.err(),
     ] {
-        assert!(matches!(late, Some(Error::VersionConflict)), "{late:?}");
+        assert!(matches!(late, Some(Error::PreconditionFailed { current: 2 })), "{late:?}");
     }
     let user = service.find(id).await.unwrap();
     assert_eq!((user.name.as_str(), user.version), ("Bob", 2));
@@ -231,12 +231,12 @@ async fn an_expected_version_must_be_the_current_one(context: Context) {
     // Of writers that all expect the same version, one is right.
     let racing = (0..20).map(|number| {
         let (service, change) = (service.clone(), rename(&format!("Ann {number}")));
-        tokio::spawn(async move { service.patch(id, Some(2), change).await.is_ok() })
+        tokio::spawn(async move { service.patch(id, 2.into(), change).await.is_ok() })
     });
     let won = futures_util::future::join_all(racing).await.into_iter().filter(|won| *won.as_ref().unwrap()).count();
     assert_eq!((won, service.find(id).await.unwrap().version), (1, 3));
 
-    service.delete(id, Some(3)).await.unwrap();
-    assert!(matches!(service.delete(id, Some(3)).await, Err(Error::NotFound)));
+    service.delete(id, 3.into()).await.unwrap();
+    assert!(matches!(service.delete(id, 3.into()).await, Err(Error::NotFound)));
     pool.close(std::time::Duration::from_secs(5)).await.unwrap();
 }

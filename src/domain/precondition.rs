@@ -1,0 +1,72 @@
+use super::Version;
+
+/// Versions that a client names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// Whatever there is.
+    Any,
+    /// One of these.
+    OneOf(Vec<Version>),
+}
+
+impl Versions {
+    /// Whether this version is among them.
+    #[must_use]
+    pub fn contain(&self, version: Version) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(versions) => versions.contains(&version),
+        }
+    }
+}
+
+/// What must hold of a user's version before a request is done; by default, nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Precondition {
+    /// It must be one of these.
+    pub is: Option<Versions>,
+    /// It must be none of these.
+    pub is_not: Option<Versions>,
+}
+
+impl Precondition {
+    /// Holds for every version.
+    pub const NONE: Self = Self { is: None, is_not: None };
+
+    /// Whether it holds for a user at this version.
+    #[must_use]
+    pub fn holds(&self, version: Version) -> bool {
+        self.is.as_ref().is_none_or(|versions| versions.contain(version))
+            && !self.is_not.as_ref().is_some_and(|versions| versions.contain(version))
+    }
+}
+
+impl From<Version> for Precondition {
+    /// The user must be at this version.
+    fn from(version: Version) -> Self {
+        Self { is: Some(Versions::OneOf(vec![version])), is_not: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_must_hold() {
+        let is = |versions: &[Version]| Some(Versions::OneOf(versions.to_vec()));
+        for (precondition, holds) in [
+            (Precondition::NONE, true),
+            (2.into(), true),
+            (1.into(), false),
+            (Precondition { is: is(&[1, 2]), is_not: None }, true),
+            (Precondition { is: is(&[]), is_not: None }, false),
+            (Precondition { is: Some(Versions::Any), is_not: None }, true),
+            (Precondition { is: Some(Versions::Any), is_not: is(&[2]) }, false),
+            (Precondition { is: None, is_not: is(&[1, 3]) }, true),
+            (Precondition { is: None, is_not: Some(Versions::Any) }, false),
+        ] {
+            assert_eq!(precondition.holds(2), holds, "{precondition:?}");
+        }
+    }
+}

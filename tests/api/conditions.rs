@@ -1,0 +1,167 @@
+//! Conditional requests: nothing is sent twice that is known, and no update is lost.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    cases,
+    harness::{App, Context, Reply},
+};
+
+cases![
+    every_answer_with_one_user_has_its_tag,
+    what_is_known_is_not_sent_again,
+    a_change_asks_for_the_version,
+    a_change_that_says_no_version_can_be_refused,
+    no_update_is_lost,
+];
+
+const CLIENTS: usize = 64;
+
+/// How long the clients count; `USERS_API_TEST_COUNTING` changes it, in seconds.
+fn counting() -> Duration {
+    let seconds = std::env::var("USERS_API_TEST_COUNTING").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(3))
+}
+
+async fn created(app: &App) -> String {
+    format!("/users/{}", app.create("Ann", "ann@example.com").await["id"].as_str().unwrap())
+}
+
+async fn asked(app: &App, method: Method, path: &str, header: (&str, &str), body: Option<&Value>) -> Reply {
+    let mut request = app.request(method, path).header(header.0, header.1);
+    if let Some(body) = body {
+        request = request.json(body);
+    }
+    Reply::of(request).await
+}
+
+async fn every_answer_with_one_user_has_its_tag(context: Context) {
+    let app = context.app().await;
+    let draft = json!({"name": "Ann", "email": "ann@example.com"});
+    let reply = app.post("/users", &draft).await;
+    assert_eq!((reply.status.as_u16(), reply.header("etag")), (201, "\"1\""));
+    let path = reply.header("location").to_owned();
+    assert_eq!(app.get(&path).await.header("etag"), "\"1\"");
+    assert_eq!(Reply::of(app.request(Method::HEAD, &path)).await.header("etag"), "\"1\"");
+    assert_eq!(app.patch(&path, &json!({"name": "Bob"})).await.header("etag"), "\"2\"");
+    assert_eq!(app.patch(&path, &json!({"name": "Bob"})).await.header("etag"), "\"2\"", "nothing was changed");
+    assert_eq!(app.put(&path, &draft).await.header("etag"), "\"3\"");
+    assert!(app.get("/users").await.headers.get("etag").is_none(), "a list has no version");
+}
+
+async fn what_is_known_is_not_sent_again(context: Context) {
+    let app = context.app().await;
+    let path = created(&app).await;
+    for known in ["\"1\"", "W/\"1\"", "\"7\", \"1\"", "*"] {
+        for method in [Method::GET, Method::HEAD] {
+            let reply = asked(&app, method, &path, ("if-none-match", known), None).await;
+            assert_eq!((reply.status.as_u16(), reply.text.as_str()), (304, ""), "{known}");
+            assert_eq!((reply.header("etag"), reply.header("cache-control")), ("\"1\"", "no-cache"));
+            assert!(!reply.header("x-request-id").is_empty());
+            assert!(reply.headers.get("content-length").is_none_or(|length| length != "0"), "{:?}", reply.headers);
+        }
+    }
+    for other in ["\"2\"", "\"01\"", "1", "no tag", ""] {
+        let reply = asked(&app, Method::GET, &path, ("if-none-match", other), None).await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["name"]), (200, &json!("Ann")), "{other}");
+    }
+    app.patch(&path, &json!({"name": "Bob"})).await;
+    let reply = asked(&app, Method::GET, &path, ("if-none-match", "\"1\""), None).await;
+    assert_eq!((reply.status.as_u16(), reply.header("etag")), (200, "\"2\""));
+
+    let nobody = "/users/0197b5f0-3c4a-7def-8123-456789abcdef";
+    asked(&app, Method::GET, nobody, ("if-none-match", "*"), None).await.problem(404, "user-not-found");
+    asked(&app, Method::GET, &path, ("if-match", "\"1\""), None).await.problem(412, "precondition-failed");
+    assert_eq!(asked(&app, Method::GET, &path, ("if-match", "\"2\""), None).await.status, 200);
+}
+
+async fn a_change_asks_for_the_version(context: Context) {
+    let app = context.app().await;
+    let path = created(&app).await;
+    let (draft, patch) = (json!({"name": "Bob", "email": "bob@example.com"}), json!({"name": "Bob"}));
+    let changes = [(Method::PUT, Some(&draft)), (Method::PATCH, Some(&patch)), (Method::DELETE, None)];
+    for (method, body) in changes.clone() {
+        for header in [
+            ("if-match", "\"2\""),
+            ("if-match", "W/\"1\""),
+            ("if-match", "\"0\", \"2\""),
+            ("if-match", "1"),
+            ("if-match", ""),
+            ("if-none-match", "*"),
+            ("if-none-match", "\"2\", W/\"1\""),
+        ] {
+            let reply = asked(&app, method.clone(), &path, header, body).await;
+            reply.problem(412, "precondition-failed");
+            assert_eq!(reply.header("etag"), "\"1\"", "what it would have had to be");
+        }
+        let nobody = "/users/0197b5f0-3c4a-7def-8123-456789abcdef";
+        asked(&app, method, nobody, ("if-match", "*"), body).await.problem(404, "user-not-found");
+    }
+    let ann = app.get(&path).await.json();
+    assert_eq!((&ann["name"], &ann["version"]), (&json!("Ann"), &json!(1)), "nothing has happened yet");
+
+    let matching = [("if-match", "*"), ("if-match", "\"7\",\"2\""), ("if-match", "\"3\"")];
+    for ((method, body), header) in changes.into_iter().zip(matching) {
+        let reply = asked(&app, method, &path, header, body).await;
+        assert!(reply.status.is_success(), "{header:?}: {}", reply.text);
+        // The patch changes nothing, so give the next one something to hold on to.
+        app.patch(&path, &json!({"name": "Carl"})).await;
+    }
+    app.get(&path).await.problem(404, "user-not-found");
+
+    let path = created(&app).await;
+    assert_eq!(asked(&app, Method::PATCH, &path, ("if-none-match", "\"2\""), Some(&patch)).await.status, 200);
+}
+
+async fn a_change_that_says_no_version_can_be_refused(context: Context) {
+    let app = context.app_with(&[("users.require_if_match", "true")]).await;
+    let path = created(&app).await;
+    let draft = json!({"name": "Bob", "email": "bob@example.com"});
+    app.put(&path, &draft).await.problem(428, "precondition-required");
+    app.patch(&path, &json!({"name": "Bob"})).await.problem(428, "precondition-required");
+    app.delete(&path).await.problem(428, "precondition-required");
+    let reply = asked(&app, Method::PUT, &path, ("if-none-match", "\"9\""), Some(&draft)).await;
+    reply.problem(428, "precondition-required");
+    let ann = app.get(&path).await;
+    assert_eq!((ann.status.as_u16(), ann.header("etag")), (200, "\"1\""));
+    assert_eq!(asked(&app, Method::PUT, &path, ("if-match", "\"1\""), Some(&draft)).await.status, 200);
+    assert_eq!(asked(&app, Method::DELETE, &path, ("if-match", "*"), None).await.status, 204);
+}
+
+/// Adds one to the number in a user's name, until the time is over and all together have done so often enough.
+async fn count(app: App, path: String, until: Instant, counted: Arc<AtomicUsize>) {
+    while Instant::now() < until || counted.load(Ordering::Relaxed) < CLIENTS {
+        let read = app.get(&path).await;
+        let number: usize = read.json()["name"].as_str().unwrap().parse().unwrap();
+        let next = json!({"name": (number + 1).to_string()});
+        let written = asked(&app, Method::PATCH, &path, ("if-match", read.header("etag")), Some(&next)).await;
+        match written.status.as_u16() {
+            200 => drop(counted.fetch_add(1, Ordering::Relaxed)),
+            status => assert_eq!(status, 412, "{}", written.text),
+        }
+    }
+}
+
+async fn no_update_is_lost(context: Context) {
+    let app = context.app_with(&[("pool.acquire", "60s")]).await;
+    let zero = app.create("0", "counter@example.com").await;
+    let path = format!("/users/{}", zero["id"].as_str().unwrap());
+    let until = Instant::now() + counting();
+    let counted = Arc::new(AtomicUsize::new(0));
+    let counting = (0..CLIENTS).map(|_| tokio::spawn(count(app.clone(), path.clone(), until, Arc::clone(&counted))));
+    for client in futures_util::future::join_all(counting).await {
+        client.unwrap();
+    }
+    let total = counted.load(Ordering::Relaxed);
+    let last = app.get(&path).await.json();
+    assert_eq!((&last["name"], &last["version"]), (&json!(total.to_string()), &json!(total + 1)));
+}
