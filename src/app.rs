@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    http::{self, CursorSigner, RequestTimeout, RequireIfMatch, State},
+    http::{self, CursorSigner, Rules, State},
     service,
     settings::{Migrate, ServerSettings, Settings},
     shutdown::{Connections, Drain, ShutdownError},
@@ -29,6 +29,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How often the metrics' recorder puts its raw values into buckets when nobody asks for them.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// How often expired idempotency keys are looked for.
+const FORGETTING: Duration = Duration::from_secs(30);
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -110,8 +113,11 @@ impl Application {
         let state = State::new(
             pool.clone(),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
-            RequestTimeout(settings.server.request_timeout),
-            RequireIfMatch(settings.users.require_if_match),
+            Rules {
+                request_timeout: settings.server.request_timeout,
+                require_if_match: settings.users.require_if_match,
+                keep_answers: settings.idempotency.keep,
+            },
             metrics,
         );
         let server = HttpServer::new({
@@ -175,6 +181,7 @@ impl Application {
                 metrics.run_upkeep();
             }
         });
+        let forgetting = tokio::spawn(forget_expired_keys(self.pool.clone()));
         tracing::info!(address = %self.address, "listening");
         let failed = tokio::select! {
             () = stop => None,
@@ -189,6 +196,7 @@ impl Application {
             delay: self.drain_delay,
             limit: self.shutdown_timeout,
         };
+        forgetting.abort();
         let drained = drain.run().await;
         upkeep.abort();
         match failed {
@@ -217,6 +225,25 @@ async fn prepare_schema(pool: &Pool, migrate: Migrate) -> Result<(), SchemaError
         Migrate::Off => {}
     }
     Ok(())
+}
+
+/// Works in small pieces, and only when nobody waits for a connection.
+async fn forget_expired_keys(pool: Pool) {
+    let keys = service::IdempotencyKeys::new(pool.clone());
+    loop {
+        tokio::time::sleep(FORGETTING).await;
+        while pool.status().waiting == 0 {
+            match keys.forget_expired().await {
+                Ok(true) => {}
+                Ok(false) => break,
+                // The database's own troubles are told by the pool; this can wait.
+                Err(error) => {
+                    tracing::debug!(%error, "expired idempotency keys are kept for now");
+                    break;
+                }
+            }
+        }
+    }
 }
 
 fn listen(settings: &ServerSettings) -> Result<TcpListener, StartError> {

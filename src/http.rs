@@ -8,6 +8,7 @@ mod body;
 mod conditions;
 mod docs;
 mod fallback;
+mod idempotency;
 mod limits;
 mod observe;
 mod ops;
@@ -18,7 +19,7 @@ mod series;
 mod tag;
 mod users;
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use actix_web::{
     App, Error,
@@ -34,13 +35,22 @@ use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 pub use self::{
-    conditions::RequireIfMatch,
-    limits::RequestTimeout,
     observe::RequestSpan,
     ops::{Draining, Phase},
     page::CursorSigner,
 };
 use crate::service::UserService;
+
+/// How requests are treated.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Longest time to an answer.
+    pub request_timeout: Duration,
+    /// Whether a change has to say by `If-Match` what it changes.
+    pub require_if_match: bool,
+    /// How long the answer to a request with an `Idempotency-Key` is kept.
+    pub keep_answers: Duration,
+}
 
 /// What the handlers work with, shared by all workers.
 #[derive(Clone)]
@@ -49,8 +59,7 @@ pub struct State {
     pool: web::Data<Pool>,
     signer: web::Data<CursorSigner>,
     draining: web::Data<Draining>,
-    timeout: RequestTimeout,
-    require_if_match: RequireIfMatch,
+    rules: Rules,
     metrics: web::Data<PrometheusHandle>,
     document: web::Data<docs::DocumentJson>,
     paths: web::Data<fallback::Paths>,
@@ -60,21 +69,14 @@ pub struct State {
 impl State {
     /// Gathers what the handlers need.
     #[must_use]
-    pub fn new(
-        pool: Pool,
-        signer: CursorSigner,
-        timeout: RequestTimeout,
-        require_if_match: RequireIfMatch,
-        metrics: PrometheusHandle,
-    ) -> Self {
+    pub fn new(pool: Pool, signer: CursorSigner, rules: Rules, metrics: PrometheusHandle) -> Self {
         let document = document();
         Self {
             service: web::Data::new(UserService::new(pool.clone())),
             pool: web::Data::new(pool),
             signer: web::Data::new(signer),
             draining: web::Data::new(Draining::default()),
-            timeout,
-            require_if_match,
+            rules,
             metrics: web::Data::new(metrics),
             document: web::Data::new(docs::DocumentJson::new(&document)),
             paths: web::Data::new(fallback::Paths::of(&document)),
@@ -125,10 +127,10 @@ pub fn app(
         InitError = (),
     >,
 > {
-    let bounds = Rc::new(limits::Bounds { timeout: state.timeout, paths: state.paths.clone() });
+    let bounds = Rc::new(limits::Bounds { timeout: state.rules.request_timeout, paths: state.paths.clone() });
     App::new()
         .app_data(bounds)
-        .app_data(state.require_if_match)
+        .app_data(state.rules)
         .app_data(state.service)
         .app_data(state.pool)
         .app_data(state.signer)

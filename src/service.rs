@@ -2,11 +2,13 @@
 
 pub mod clock;
 mod error;
+mod idempotency;
 mod schema;
 mod users;
 
 pub use self::{
     error::{Error, Unavailable},
+    idempotency::{Answer, IdempotencyKeys, Once},
     schema::{Migration, SchemaFailure, SchemaService},
     users::{Change, Draft, Position, Slice, UserService},
 };

@@ -6,6 +6,7 @@
 
 mod database;
 mod error;
+mod idempotency;
 mod layers;
 mod log;
 mod server;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 pub use self::{
     database::{DatabaseSettings, Migrate},
     error::SettingsError,
+    idempotency::IdempotencySettings,
     layers::{Environment, Layers, Origin},
     log::{LogFormat, LogSettings},
     server::ServerSettings,
@@ -39,6 +41,8 @@ pub struct Settings {
     pub pool: PoolOptions,
     /// The users resource.
     pub users: UsersSettings,
+    /// Keys of requests that are done once.
+    pub idempotency: IdempotencySettings,
     /// The log.
     pub log: LogSettings,
     /// Traces.
@@ -60,6 +64,7 @@ impl Settings {
         self.server.validate()?;
         self.database.validate()?;
         self.pool.validate().map_err(|invalid| Invalid::new(format!("pool.{}", invalid.option), invalid.allowed))?;
+        self.idempotency.validate()?;
         self.log.validate()?;
         self.telemetry.validate()
     }

@@ -4,6 +4,7 @@
 //! at once on an empty database: one migrates, the others wait and find nothing left to do.
 
 mod m20261121_000001_create_users;
+mod m20261121_000002_create_idempotency_keys;
 
 use sea_orm_migration::{
     prelude::*,
@@ -21,8 +22,22 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261121_000001_create_users::Migration)]
+        vec![
+            Box::new(m20261121_000001_create_users::Migration),
+            Box::new(m20261121_000002_create_idempotency_keys::Migration),
+        ]
     }
+}
+
+/// A column for a moment, to the microsecond.
+fn moment(name: impl IntoIden, backend: DbBackend) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    match backend {
+        // MySQL's TIMESTAMP ends in 2038, and DATETIME drops fractions unless told otherwise.
+        DbBackend::MySql => column.custom("datetime(6)"),
+        _ => column.timestamp_with_time_zone(),
+    };
+    column.not_null().take()
 }
 
 /// Any number that nothing else in the database locks.

@@ -2,6 +2,8 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
+use crate::moment;
+
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
@@ -64,14 +66,4 @@ fn id(backend: DbBackend) -> ColumnDef {
         _ => column.binary_len(16),
     };
     column.not_null().primary_key().take()
-}
-
-fn moment(name: Users, backend: DbBackend) -> ColumnDef {
-    let mut column = ColumnDef::new(name);
-    match backend {
-        // MySQL's TIMESTAMP ends in 2038, and DATETIME drops fractions unless told otherwise.
-        DbBackend::MySql => column.custom("datetime(6)"),
-        _ => column.timestamp_with_time_zone(),
-    };
-    column.not_null().take()
 }

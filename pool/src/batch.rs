@@ -80,9 +80,29 @@ impl Pool {
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
+        self.batch_changes(operation, Kind::Write, body)
+    }
+
+    /// Writes that ask alike and take several statements: even a lone one is a transaction. Otherwise as
+    /// [`batch_writes`](Self::batch_writes).
+    pub fn batch_transactions<K, V, F, Fut>(&self, operation: &'static str, body: F) -> Batch<K, V>
+    where
+        K: Clone + Send + Sync + 'static,
+        V: Send + 'static,
+        F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
+    {
+        self.batch_changes(operation, Kind::Transaction(TransactionOptions::default()), body)
+    }
+
+    fn batch_changes<K, V, F, Fut>(&self, operation: &'static str, one: Kind, body: F) -> Batch<K, V>
+    where
+        F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
+    {
         let terms = Terms {
             operation,
-            one: Kind::Write,
+            one,
             several: Kind::Transaction(TransactionOptions::default()),
             lanes: WRITE_LANES,
             join: |members| members.into_iter().map(Party::of_one).collect(),

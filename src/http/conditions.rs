@@ -8,12 +8,11 @@ use actix_web::{
     http::header::{self, EntityTag, Header as _, IfMatch, IfNoneMatch},
 };
 
-use super::problem::{Kind, Problem};
+use super::{
+    Rules,
+    problem::{Kind, Problem},
+};
 use crate::domain::{Precondition, Version, Versions};
-
-/// Whether a change has to say what it changes.
-#[derive(Clone, Copy, Debug)]
-pub struct RequireIfMatch(pub bool);
 
 /// What must hold of a user before it is read.
 pub(super) struct ReadCondition(pub(super) Precondition);
@@ -36,7 +35,7 @@ impl FromRequest for ChangeCondition {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let precondition = precondition(request);
-        let is_required = request.app_data::<RequireIfMatch>().is_some_and(|required| required.0);
+        let is_required = request.app_data::<Rules>().is_some_and(|rules| rules.require_if_match);
         ready(if is_required && precondition.is.is_none() {
             Err(Problem::new(Kind::PreconditionRequired, "Say in If-Match which version you change: send its ETag."))
         } else {

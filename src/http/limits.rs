@@ -20,13 +20,10 @@ use super::{
     tag,
 };
 
-/// Longest time to an answer.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestTimeout(pub Duration);
-
 /// What a worker needs to keep the limits.
 pub(super) struct Bounds {
-    pub(super) timeout: RequestTimeout,
+    /// Longest time to an answer.
+    pub(super) timeout: Duration,
     pub(super) paths: web::Data<Paths>,
 }
 
@@ -40,7 +37,7 @@ pub(super) async fn limits(
         request.head_mut().method = Method::GET;
     }
     let bounds = request.app_data::<Rc<Bounds>>().cloned();
-    let limit = bounds.as_ref().map_or(Duration::MAX, |bounds| bounds.timeout.0);
+    let limit = bounds.as_ref().map_or(Duration::MAX, |bounds| bounds.timeout);
     let tag = tag::tag(&request);
     let caller = tag.as_ref().map_or("", |tag| tag.request_id.to_str().unwrap_or_default());
     // Whatever the pool does for this request, it does in its name, and not for longer than it waits.

@@ -3,7 +3,7 @@
 use std::{cell::OnceCell, error::Error as StdError, fmt, rc::Rc};
 
 use actix_web::{
-    HttpResponse, ResponseError,
+    HttpRequest, HttpResponse, ResponseError,
     body::BoxBody,
     http::{
         StatusCode,
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::{
     conditions::etag,
-    tag::{REQUEST_ID, Tag},
+    tag::{REQUEST_ID, Tag, tag},
 };
 use crate::{
     domain::Fault,
@@ -45,12 +45,16 @@ pub(super) enum Kind {
     UserNotFound,
     /// The path does not know the method.
     MethodNotAllowed,
+    /// The key of the request cannot be one.
+    InvalidIdempotencyKey,
     /// The body took too long to arrive.
     BodyTimeout,
     /// Another user has the email.
     EmailTaken,
     /// The user was changed meanwhile.
     VersionConflict,
+    /// The first request with this key is still under way.
+    IdempotencyKeyInUse,
     /// The user is at another version than the request asks for.
     PreconditionFailed,
     /// The request does not say which version it changes.
@@ -61,6 +65,8 @@ pub(super) enum Kind {
     UnsupportedMediaType,
     /// The body is JSON, but not what is asked for.
     ValidationFailed,
+    /// The key was used for another request.
+    IdempotencyKeyReused,
     /// A fault of ours.
     Internal,
     /// The pool has no connection to give.
@@ -81,6 +87,9 @@ impl Kind {
             Self::InvalidQuery => (StatusCode::BAD_REQUEST, "invalid-query", "The query is not valid"),
             Self::InvalidCursor => (StatusCode::BAD_REQUEST, "invalid-cursor", "The cursor is not valid"),
             Self::InvalidId => (StatusCode::BAD_REQUEST, "invalid-id", "The id is not valid"),
+            Self::InvalidIdempotencyKey => {
+                (StatusCode::BAD_REQUEST, "invalid-idempotency-key", "The idempotency key is not valid")
+            }
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Nothing is here"),
             Self::UserNotFound => (StatusCode::NOT_FOUND, "user-not-found", "There is no such user"),
             Self::MethodNotAllowed => {
@@ -89,6 +98,9 @@ impl Kind {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body did not arrive in time"),
             Self::EmailTaken => (StatusCode::CONFLICT, "email-taken", "The email is taken"),
             Self::VersionConflict => (StatusCode::CONFLICT, "version-conflict", "The user was changed meanwhile"),
+            Self::IdempotencyKeyInUse => {
+                (StatusCode::CONFLICT, "idempotency-key-in-use", "The request with this key is still under way")
+            }
             Self::PreconditionFailed => {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed", "The user is at another version")
             }
@@ -103,6 +115,9 @@ impl Kind {
             }
             Self::ValidationFailed => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "validation-failed", "The body is not what is asked for")
+            }
+            Self::IdempotencyKeyReused => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The key was used for another request")
             }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
             Self::PoolExhausted => (StatusCode::SERVICE_UNAVAILABLE, "pool-exhausted", "Too much is going on"),
@@ -124,7 +139,7 @@ pub(super) struct Problem {
     detail: String,
     errors: Vec<FieldError>,
     /// What this kind of problem tells in a header of its own.
-    header: Option<(HeaderName, String)>,
+    header: Option<Box<(HeaderName, String)>>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
     tag: OnceCell<Rc<Tag>>,
 }
@@ -204,7 +219,7 @@ impl Problem {
 
     pub(super) fn method_not_allowed(allow: String) -> Self {
         let detail = format!("This path knows {allow}.");
-        Self { header: Some((header::ALLOW, allow)), ..Self::new(Kind::MethodNotAllowed, detail) }
+        Self { header: Some(Box::new((header::ALLOW, allow))), ..Self::new(Kind::MethodNotAllowed, detail) }
     }
 
     pub(super) fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -220,6 +235,14 @@ impl Problem {
     /// The request that the problem happened to, if it was noted.
     pub(super) fn tag(&self) -> Option<Rc<Tag>> {
         self.tag.get().cloned()
+    }
+
+    /// The answer to a request, for whoever has to have it before its time.
+    pub(super) fn answer_to(&self, request: &HttpRequest) -> HttpResponse {
+        if let Some(tag) = tag(request) {
+            self.happened_to(tag);
+        }
+        self.error_response()
     }
 
     /// The body of the answer.
@@ -268,7 +291,7 @@ impl ResponseError for Problem {
         if let Some(tag) = tag {
             response.insert_header((REQUEST_ID, tag.request_id.clone()));
         }
-        if let Some((name, value)) = &self.header {
+        if let Some((name, value)) = self.header.as_deref() {
             response.insert_header((name.clone(), value.as_str()));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -289,6 +312,12 @@ impl From<service::Error> for Problem {
             service::Error::VersionConflict => {
                 (Kind::VersionConflict, "The user was changed at the same moment. Read it again and decide anew.")
             }
+            service::Error::KeyReused => {
+                (Kind::IdempotencyKeyReused, "With this key something else was asked for. Take a new one.")
+            }
+            service::Error::KeyInUse => {
+                (Kind::IdempotencyKeyInUse, "The first request with this key has no answer yet. Try again.")
+            }
             service::Error::Unavailable { kind, .. } => match kind {
                 Unavailable::PoolExhausted => (Kind::PoolExhausted, "All connections are busy. Try again."),
                 Unavailable::Database => (Kind::DatabaseUnavailable, "The database cannot serve now. Try again."),
@@ -297,9 +326,11 @@ impl From<service::Error> for Problem {
             service::Error::Internal(_) => return Self::internal(error),
         };
         let mut problem = Self::new(kind, detail);
-        if let service::Error::PreconditionFailed { current } = error {
-            problem.header = Some(etag(current));
-        }
+        problem.header = match error {
+            service::Error::PreconditionFailed { current } => Some(Box::new(etag(current))),
+            service::Error::KeyInUse => Some(Box::new((header::RETRY_AFTER, RETRY_AFTER_SECONDS.to_string()))),
+            _ => None,
+        };
         if problem.status_code().is_server_error() {
             problem.cause = Some(error.into());
         }

@@ -33,71 +33,76 @@ pub(super) struct ServerProblems;
 
 type Responses = BTreeMap<String, RefOr<Response>>;
 
-const BODY: [&[Kind]; 4] =
-    [&[Kind::BodyTimeout], &[Kind::PayloadTooLarge], &[Kind::UnsupportedMediaType], &[Kind::ValidationFailed]];
+const BODY: [Kind; 5] =
+    [Kind::MalformedJson, Kind::BodyTimeout, Kind::PayloadTooLarge, Kind::UnsupportedMediaType, Kind::ValidationFailed];
 
 impl IntoResponses for QueryProblems {
     fn responses() -> Responses {
-        responses(&[&[Kind::InvalidQuery, Kind::InvalidCursor]])
+        responses(&[Kind::InvalidQuery, Kind::InvalidCursor])
     }
 }
 
 impl IntoResponses for IdProblems {
     fn responses() -> Responses {
-        responses(&[&[Kind::InvalidId], &[Kind::UserNotFound]])
+        responses(&[Kind::InvalidId, Kind::UserNotFound])
     }
 }
 
 impl IntoResponses for RemoveProblems {
     fn responses() -> Responses {
-        responses(&[&[Kind::InvalidId], &[Kind::UserNotFound], &[Kind::VersionConflict]])
+        responses(&[Kind::InvalidId, Kind::UserNotFound, Kind::VersionConflict])
     }
 }
 
 impl IntoResponses for CreateProblems {
     fn responses() -> Responses {
-        responses(&[&BODY[..], &[&[Kind::MalformedJson], &[Kind::EmailTaken]]].concat())
+        let own =
+            [Kind::InvalidIdempotencyKey, Kind::EmailTaken, Kind::IdempotencyKeyInUse, Kind::IdempotencyKeyReused];
+        responses(&[&BODY[..], &own].concat())
     }
 }
 
 impl IntoResponses for ChangeProblems {
     fn responses() -> Responses {
-        let own: [&[Kind]; 3] = [
-            &[Kind::MalformedJson, Kind::InvalidId],
-            &[Kind::UserNotFound],
-            &[Kind::EmailTaken, Kind::VersionConflict],
-        ];
+        let own = [Kind::InvalidId, Kind::UserNotFound, Kind::EmailTaken, Kind::VersionConflict];
         responses(&[&BODY[..], &own].concat())
     }
 }
 
 impl IntoResponses for ReadConditionProblems {
     fn responses() -> Responses {
-        responses(&[&[Kind::PreconditionFailed]])
+        responses(&[Kind::PreconditionFailed])
     }
 }
 
 impl IntoResponses for ChangeConditionProblems {
     fn responses() -> Responses {
-        responses(&[&[Kind::PreconditionFailed], &[Kind::PreconditionRequired]])
+        responses(&[Kind::PreconditionFailed, Kind::PreconditionRequired])
     }
 }
 
 impl IntoResponses for ServerProblems {
     fn responses() -> Responses {
         responses(&[
-            &[Kind::Internal],
-            &[Kind::PoolExhausted, Kind::DatabaseUnavailable, Kind::ShuttingDown, Kind::RequestTimeout],
+            Kind::Internal,
+            Kind::PoolExhausted,
+            Kind::DatabaseUnavailable,
+            Kind::ShuttingDown,
+            Kind::RequestTimeout,
         ])
     }
 }
 
-/// One answer for each group; the kinds of a group share a status.
-fn responses(groups: &[&[Kind]]) -> Responses {
+/// One answer for each status.
+fn responses(kinds: &[Kind]) -> Responses {
+    let mut groups: BTreeMap<StatusCode, Vec<Kind>> = BTreeMap::new();
+    for kind in kinds {
+        groups.entry(kind.parts().0).or_default().push(*kind);
+    }
     groups
-        .iter()
-        .filter_map(|kinds| {
-            let (status, _, title) = kinds.first()?.parts();
+        .into_iter()
+        .filter_map(|(status, kinds)| {
+            let (_, _, title) = kinds.first()?.parts();
             let examples = kinds.iter().map(|kind| {
                 let (status, code, title) = kind.parts();
                 let example = utoipa::openapi::example::ExampleBuilder::new().summary(title).value(Some(json!({
@@ -115,12 +120,12 @@ fn responses(groups: &[&[Kind]]) -> Responses {
                 .examples_from_iter(examples)
                 .build();
             let mut response = ResponseBuilder::new().description(title).content("application/problem+json", content);
-            let own = match status {
-                StatusCode::SERVICE_UNAVAILABLE => {
-                    Some(("Retry-After", Type::Integer, "Seconds to wait before the next try"))
-                }
-                StatusCode::PRECONDITION_FAILED => Some(("ETag", Type::String, "The version that the user is at")),
-                _ => None,
+            let own = if status == StatusCode::SERVICE_UNAVAILABLE || kinds.contains(&Kind::IdempotencyKeyInUse) {
+                Some(("Retry-After", Type::Integer, "Seconds to wait before the next try"))
+            } else if kinds.contains(&Kind::PreconditionFailed) {
+                Some(("ETag", Type::String, "The version that the user is at"))
+            } else {
+                None
             };
             if let Some((name, kind, description)) = own {
                 let schema = ObjectBuilder::new().schema_type(kind);

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{
     body::{FromMembers, Members, Valid},
     conditions::{ChangeCondition, ReadCondition, etag},
+    idempotency::{self, IdempotencyKey},
     page::{CursorSigner, ListQuery},
     problem::{Kind, Problem},
     responses::{
@@ -176,6 +177,17 @@ struct ConditionParameters {
     if_none_match: Option<String>,
 }
 
+/// Header of a request that may be sent again.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents what [`IdempotencyKey`] reads")]
+struct KeyParameter {
+    /// A key of the client's own making, best a UUID in double quotes. The answer is kept under it, for a day unless the
+    /// operator says otherwise.
+    #[param(rename = "Idempotency-Key", example = "\"8e03978e-40d5-43e8-bc93-6894a57f9324\"", min_length = 1)]
+    idempotency_key: Option<String>,
+}
+
 /// List users
 ///
 /// Oldest first. Follow `Link` with `rel="next"` until there is none. Users that come or go meanwhile make no page
@@ -212,26 +224,41 @@ pub(super) async fn list(
 }
 
 /// Create a user
+///
+/// With an `Idempotency-Key` a request may be sent again until it is answered, and is done once.
 #[utoipa::path(
     tag = "users",
     operation_id = "createUser",
+    params(KeyParameter),
     request_body = DraftBody,
     responses(
         (status = 201, description = "The user was created", body = UserBody, headers(
             ("Location" = String, description = "Path of the user"),
             ("ETag" = String, description = "The user's version, as an entity tag"),
+            ("Idempotency-Replayed" = String, description = "`true` if this answer was given before"),
         )),
         CreateProblems,
         ServerProblems,
     ),
 )]
 #[post("/users")]
-pub(super) async fn create(body: Valid<Draft>, service: web::Data<UserService>) -> Result<HttpResponse, Problem> {
-    let user = service.create(body.0).await?;
-    let location = format!("/users/{}", user.id);
-    let mut created = HttpResponse::Created();
-    created.insert_header((header::LOCATION, location)).insert_header(etag(user.version));
-    Ok(created.json(UserBody::from(&user)))
+pub(super) async fn create(
+    key: IdempotencyKey,
+    body: Valid<Draft>,
+    request: HttpRequest,
+    service: web::Data<UserService>,
+) -> Result<HttpResponse, Problem> {
+    let draft = body.0;
+    let Some(once) = key.once(&draft) else {
+        return Ok(created(&service.create(draft).await?));
+    };
+    let seal = |outcome: Result<&User, service::Error>| {
+        idempotency::seal(match outcome {
+            Ok(user) => created(user),
+            Err(error) => Problem::from(error).answer_to(&request),
+        })
+    };
+    idempotency::open(&service.create_once(draft, once, seal).await?)
 }
 
 /// Get a user
@@ -340,6 +367,14 @@ pub(super) async fn remove(
 ) -> Result<HttpResponse, Problem> {
     service.delete(id.0, condition.0).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+fn created(user: &User) -> HttpResponse {
+    let location = format!("/users/{}", user.id);
+    HttpResponse::Created()
+        .insert_header((header::LOCATION, location))
+        .insert_header(etag(user.version))
+        .json(UserBody::from(user))
 }
 
 fn ok(user: &User) -> HttpResponse {

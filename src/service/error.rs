@@ -28,6 +28,12 @@ pub enum Error {
     /// The user was changed by another writer between reading and writing.
     #[error("the user was changed meanwhile")]
     VersionConflict,
+    /// The key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The request with this key is still under way.
+    #[error("the request with this idempotency key is still under way")]
+    KeyInUse,
     /// Nothing is wrong with the request; it cannot be served now.
     #[error("cannot be served now ({kind:?})")]
     Unavailable {

@@ -3,6 +3,7 @@
 mod create;
 mod find;
 mod list;
+mod once;
 mod row;
 
 use std::sync::Arc;
@@ -14,9 +15,16 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use self::create::Created;
 pub use self::list::{Position, Slice};
-use super::{Error, clock};
+use self::{
+    create::Created,
+    once::{Creation, Done},
+};
+pub(super) use self::{create::powers_of_two, find::is_one_of};
+use super::{
+    Error, clock,
+    idempotency::{Answer, Claim, Once, UnderWay},
+};
 use crate::domain::{Email, Name, Precondition, User, UserId, Version};
 
 /// What a new or replaced user consists of.
@@ -42,6 +50,8 @@ pub struct Change {
 pub struct UserService {
     pool: Pool,
     creates: Batch<Arc<Model>, Created>,
+    creates_once: Batch<Arc<Creation>, Done>,
+    under_way: UnderWay,
     finds: Batch<Uuid, Option<User>>,
     finds_by_email: Batch<String, Option<User>>,
     lists: Batch<list::Page, Arc<Slice>>,
@@ -53,6 +63,8 @@ impl UserService {
     pub fn new(pool: Pool) -> Self {
         Self {
             creates: pool.batch_writes("users.create", create::all),
+            creates_once: pool.batch_transactions("users.create_once", once::all),
+            under_way: UnderWay::default(),
             finds: pool.batch_reads("users.find", find::by_ids),
             finds_by_email: pool.batch_reads("users.find_by_email", find::by_email_keys),
             lists: pool.batch_reads("users.list", list::pages),
@@ -66,21 +78,43 @@ impl UserService {
     ///
     /// [`Error::EmailTaken`]; found by the unique index at the insert itself, never by looking first.
     pub async fn create(&self, draft: Draft) -> Result<User, Error> {
-        let now = clock::now();
-        let (email, email_key) = draft.email.into_parts();
-        // Every value is ours, so there is nothing to read back.
-        let model = Arc::new(Model {
-            id: UserId::generate().as_uuid(),
-            name: draft.name.into_string(),
-            email,
-            email_key,
-            version: 1,
-            created_at: now,
-            updated_at: now,
-        });
+        let model = Arc::new(row(draft));
         match self.creates.ask(Arc::clone(&model)).await? {
             Created::Yes => Ok(Arc::unwrap_or_clone(model).into()),
             Created::EmailTaken => Err(Error::EmailTaken),
+        }
+    }
+
+    /// Creates a user, once for each key: whoever asks again with the same key gets the first answer. What is an answer,
+    /// and how it looks, `seal` says; it is kept in the transaction of the creation, and a taken email is an answer, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyReused`] if the key was used with another fingerprint; [`Error::KeyInUse`] while the first request
+    /// with it is under way.
+    pub async fn create_once(
+        &self,
+        draft: Draft,
+        once: Once,
+        seal: impl Fn(Result<&User, Error>) -> Vec<u8>,
+    ) -> Result<Answer, Error> {
+        let _under_way = self.under_way.begin(once.key).ok_or(Error::KeyInUse)?;
+        let model = row(draft);
+        let creation = Arc::new(Creation {
+            claim: Claim {
+                key: once.key,
+                fingerprint: once.fingerprint,
+                answer: seal(Ok(&model.clone().into())),
+                expires_at: model.created_at + once.keep,
+            },
+            if_taken: seal(Err(Error::EmailTaken)),
+            model,
+        });
+        match self.creates_once.ask(Arc::clone(&creation)).await? {
+            Done::Now(once::Outcome::Created) => Ok(Answer::First(creation.claim.answer.clone())),
+            Done::Now(once::Outcome::EmailTaken) => Ok(Answer::First(creation.if_taken.clone())),
+            Done::Before(answer) => Ok(Answer::Again(answer)),
+            Done::Otherwise => Err(Error::KeyReused),
         }
     }
 
@@ -171,6 +205,21 @@ impl UserService {
                 }
             })
             .await
+    }
+}
+
+/// A new row. Every value is ours, so there is nothing to read back.
+fn row(draft: Draft) -> Model {
+    let now = clock::now();
+    let (email, email_key) = draft.email.into_parts();
+    Model {
+        id: UserId::generate().as_uuid(),
+        name: draft.name.into_string(),
+        email,
+        email_key,
+        version: 1,
+        created_at: now,
+        updated_at: now,
     }
 }
 

@@ -14,7 +14,7 @@ const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("RUST_LOG
 /// Values that are never shown.
 const SECRETS: [&str; 1] = ["users.cursor_key"];
 /// What each kind of value looks like, for values that are not of their kind.
-const KINDS: [(&str, &str); 27] = [
+const KINDS: [(&str, &str); 28] = [
     ("server.host", "an IP address such as 127.0.0.1 or ::"),
     ("server.port", "a whole number from 0 to 65535"),
     ("server.workers", "a whole number from 0 to 512"),
@@ -37,6 +37,7 @@ const KINDS: [(&str, &str); 27] = [
     ("pool.statement_timeout", DURATION),
     ("pool.threads", "a whole number from 0 to 64"),
     ("users.require_if_match", "true or false"),
+    ("idempotency.keep", DURATION),
     ("log.format", "auto, human or json"),
     ("log.filter", "a text"),
     ("telemetry.otlp_endpoint", "a text"),

@@ -27,6 +27,7 @@ mod docs;
 mod doors;
 mod harness;
 mod hostile;
+mod idempotency;
 mod migrations;
 mod operations;
 mod ops;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     let mut suites: Vec<Suite> = vec![
         suite("users", users::cases()),
         suite("conditions", conditions::cases()),
+        suite("idempotency", idempotency::cases()),
         suite("pages", pages::cases()),
         suite("hostile", hostile::cases()),
         suite("races", races::cases()),

@@ -10,14 +10,11 @@ use std::{
 };
 
 use sea_orm::{ConnectionTrait, Statement};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     cases,
-    harness::{Context, Engine, Locked, Proxy, Service, client, connect, eventually},
+    harness::{Context, Engine, Locked, Proxy, Service, client, connect, eventually, read_answer},
 };
 
 cases![
@@ -89,28 +86,6 @@ async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) 
             }
         }
     }
-}
-
-/// The head and the body of an answer; `None` if it did not come whole.
-async fn read_answer(stream: &mut TcpStream) -> Option<(String, String)> {
-    let mut bytes = Vec::new();
-    let end = loop {
-        if stream.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
-        }
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end + 4;
-        }
-    };
-    let head = String::from_utf8(bytes[..end].to_vec()).ok()?;
-    let length: usize = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
-    while bytes.len() < end + length {
-        if stream.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
-        }
-    }
-    let body = String::from_utf8(bytes.split_off(end)).ok()?;
-    Some((head, body))
 }
 
 /// How long after the last new connection the queue was refused.

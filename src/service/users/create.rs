@@ -27,16 +27,23 @@ pub(super) async fn all(db: Connection, models: Arc<[Arc<Model>]>) -> Result<Vec
         Entity::insert(model.as_ref().clone().into_active_model()).exec_without_returning(&db).await?;
         return Ok(vec![Created::Yes]);
     }
-    // All transactions take the locks of the unique index in the same order, so that none waits for another in a circle.
-    let mut sorted: Vec<&Model> = models.iter().map(AsRef::as_ref).collect();
-    sorted.sort_unstable_by(|a, b| a.email_key.cmp(&b.email_key));
-    let inserted = match db.get_database_backend() {
-        DbBackend::Postgres => by_columns(&db, &sorted).await?,
-        DbBackend::MySql => where_it_cannot_return(&db, &sorted).await?,
-        _ => by_rows(&db, &sorted).await?,
-    };
+    let inserted = free_ones(&db, models.iter().map(AsRef::as_ref).collect()).await?;
     let outcome = |id| if inserted.contains(id) { Created::Yes } else { Created::EmailTaken };
     Ok(models.iter().map(|model| outcome(&model.id)).collect())
+}
+
+/// Inserts the rows whose emails are not taken, inside a transaction, and gives their ids.
+pub(super) async fn free_ones(db: &Connection, mut models: Vec<&Model>) -> Result<HashSet<Uuid>, DbErr> {
+    if models.is_empty() {
+        return Ok(HashSet::new());
+    }
+    // All transactions take the locks of the unique index in the same order, so that none waits for another in a circle.
+    models.sort_unstable_by(|a, b| a.email_key.cmp(&b.email_key));
+    match db.get_database_backend() {
+        DbBackend::Postgres => by_columns(db, &models).await,
+        DbBackend::MySql => where_it_cannot_return(db, &models).await,
+        _ => by_rows(db, &models).await,
+    }
 }
 
 /// PostgreSQL takes each column as one array: a single shape, however many rows.
@@ -105,7 +112,7 @@ async fn where_it_cannot_return(db: &Connection, models: &[&Model]) -> Result<Ha
 }
 
 /// Cuts a slice into pieces whose lengths are powers of two, so that there are few shapes of statements.
-fn powers_of_two<T>(mut rest: &[T]) -> Vec<&[T]> {
+pub(in crate::service) fn powers_of_two<T>(mut rest: &[T]) -> Vec<&[T]> {
     let mut pieces = Vec::new();
     while !rest.is_empty() {
         let (piece, left) = rest.split_at(1 << rest.len().ilog2());

@@ -38,7 +38,7 @@ fn in_order<K: Eq + Hash>(
 }
 
 /// Whether a column has one of these values, in few shapes: each is a prepared statement on each connection.
-fn is_one_of<V>(db: &impl ConnectionTrait, column: Column, values: &[V]) -> Expr
+pub(in crate::service) fn is_one_of<V>(db: &impl ConnectionTrait, column: impl ColumnTrait, values: &[V]) -> Expr
 where
     V: Into<Value> + Clone + NotU8,
 {

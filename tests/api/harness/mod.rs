@@ -9,6 +9,7 @@ mod load;
 mod lock;
 mod process;
 mod proxy;
+mod raw;
 mod server;
 
 use std::{
@@ -32,6 +33,7 @@ pub use self::{
     lock::Locked,
     process::{Service, binary},
     proxy::Proxy,
+    raw::read_answer,
     server::{End, Server},
 };
 

@@ -1,0 +1,47 @@
+//! The `idempotency_keys` table.
+
+use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+
+use crate::moment;
+
+#[derive(DeriveMigrationName)]
+pub(crate) struct Migration;
+
+#[derive(DeriveIden)]
+enum IdempotencyKeys {
+    Table,
+    KeyHash,
+    Fingerprint,
+    Answer,
+    ExpiresAt,
+}
+
+const EXPIRES_AT_INDEX: &str = "idempotency_keys_expires_at_ix";
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let backend = manager.get_database_backend();
+        let mut table = Table::create();
+        table
+            .table(IdempotencyKeys::Table)
+            .if_not_exists()
+            .col(ColumnDef::new(IdempotencyKeys::KeyHash).binary_len(32).not_null().primary_key())
+            .col(ColumnDef::new(IdempotencyKeys::Fingerprint).binary_len(32).not_null())
+            .col(ColumnDef::new(IdempotencyKeys::Answer).blob().not_null())
+            .col(moment(IdempotencyKeys::ExpiresAt, backend));
+        // What has expired is found by it, a few at a time.
+        let mut index = Index::create();
+        index.name(EXPIRES_AT_INDEX).col(IdempotencyKeys::ExpiresAt);
+        if backend == DbBackend::MySql {
+            // Inside the table's own statement: on MySQL nothing can come between the two.
+            return manager.create_table(table.index(&mut index).engine("InnoDB").take()).await;
+        }
+        manager.create_table(table).await?;
+        manager.create_index(index.table(IdempotencyKeys::Table).if_not_exists().take()).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.drop_table(Table::drop().table(IdempotencyKeys::Table).to_owned()).await
+    }
+}

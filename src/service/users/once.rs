@@ -1,0 +1,55 @@
+//! Users created once, however often that is asked for.
+
+use std::sync::Arc;
+
+use entity::users::Model;
+use orm_pool::Connection;
+use sea_orm::DbErr;
+
+use super::create::free_ones;
+use crate::service::idempotency::{Claim, claim, keep};
+
+/// A user to create, under a key.
+pub(super) struct Creation {
+    pub(super) model: Model,
+    pub(super) claim: Claim,
+    /// The answer if the email is taken; the other one is in the claim.
+    pub(super) if_taken: Vec<u8>,
+}
+
+/// What became of one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Created,
+    EmailTaken,
+}
+
+/// What became of one of them, now or before.
+pub(super) enum Done {
+    Now(Outcome),
+    Before(Vec<u8>),
+    /// With this key something else was asked for.
+    Otherwise,
+}
+
+/// Creates the users whose keys are new and whose emails are free, in one transaction with their keys.
+pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Result<Vec<Done>, DbErr> {
+    let claims: Vec<&Claim> = creations.iter().map(|creation| &creation.claim).collect();
+    let mut kept = claim(&db, &claims).await?;
+    let is_new = |creation: &&Arc<Creation>| !kept.contains_key(&creation.claim.key);
+    let models: Vec<&Model> = creations.iter().filter(is_new).map(|creation| &creation.model).collect();
+    let inserted = free_ones(&db, models).await?;
+    let mut done = Vec::with_capacity(creations.len());
+    for creation in creations.iter() {
+        done.push(match kept.remove(&creation.claim.key) {
+            Some(kept) if kept.fingerprint == creation.claim.fingerprint => Done::Before(kept.answer),
+            Some(_) => Done::Otherwise,
+            None if inserted.contains(&creation.model.id) => Done::Now(Outcome::Created),
+            None => {
+                keep(&db, &creation.claim.key, &creation.if_taken).await?;
+                Done::Now(Outcome::EmailTaken)
+            }
+        });
+    }
+    Ok(done)
+}
