@@ -20,7 +20,6 @@ use sha2::{Digest, Sha256};
 use super::{
     Rules,
     problem::{Kind, Problem},
-    tag::REQUEST_ID,
 };
 use crate::service::{Answer, Draft, Once};
 
@@ -119,9 +118,7 @@ struct Sealed {
 /// Seals an answer, so that it can be given again byte for byte.
 pub(super) fn seal(response: HttpResponse) -> Vec<u8> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    // Each answer has an id of its own.
-    let headers = response.headers().iter().filter(|(name, _)| *name != REQUEST_ID);
-    let headers = headers.map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
+    let headers = response.headers().iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
     let status = response.status().as_u16();
     // Ours are never streamed.
     let body = response.into_body().try_into_bytes().unwrap_or_default();
