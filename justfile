@@ -8,6 +8,10 @@ run:
 test:
     scripts/test
 
+# The service against its own document
+contract:
+    scripts/contract
+
 # An hour of trouble; memory, file descriptors and tasks must not grow
 soak:
     scripts/soak

@@ -30,8 +30,11 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How often the metrics' recorder puts its raw values into buckets when nobody asks for them.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// How often expired idempotency keys are looked for.
+/// How often expired idempotency keys are looked for, unless they are not even kept for as long.
 const FORGETTING: Duration = Duration::from_secs(30);
+
+/// The pause after some have been forgotten: some thousands a second at the most, in a fraction of one connection.
+const BETWEEN_PIECES: Duration = Duration::from_millis(100);
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +81,7 @@ pub struct Application {
     connections: Connections,
     state: State,
     pool: Pool,
+    keep_answers: Duration,
     drain_delay: Duration,
     shutdown_timeout: Duration,
 }
@@ -149,6 +153,7 @@ impl Application {
             connections,
             state,
             pool,
+            keep_answers: settings.idempotency.keep,
             drain_delay: settings.server.drain_delay,
             shutdown_timeout: settings.server.shutdown_timeout,
         })
@@ -181,7 +186,7 @@ impl Application {
                 metrics.run_upkeep();
             }
         });
-        let forgetting = tokio::spawn(forget_expired_keys(self.pool.clone()));
+        let forgetting = tokio::spawn(forget_expired_keys(self.pool.clone(), FORGETTING.min(self.keep_answers)));
         tracing::info!(address = %self.address, "listening");
         let failed = tokio::select! {
             () = stop => None,
@@ -227,14 +232,14 @@ async fn prepare_schema(pool: &Pool, migrate: Migrate) -> Result<(), SchemaError
     Ok(())
 }
 
-/// Works in small pieces, and only when nobody waits for a connection.
-async fn forget_expired_keys(pool: Pool) {
-    let keys = service::IdempotencyKeys::new(pool.clone());
+/// Works in small pieces, with a pause after each for those who wait for a connection.
+async fn forget_expired_keys(pool: Pool, every: Duration) {
+    let keys = service::IdempotencyKeys::new(pool);
     loop {
-        tokio::time::sleep(FORGETTING).await;
-        while pool.status().waiting == 0 {
+        tokio::time::sleep(every).await;
+        loop {
             match keys.forget_expired().await {
-                Ok(true) => {}
+                Ok(true) => tokio::time::sleep(BETWEEN_PIECES).await,
                 Ok(false) => break,
                 // The database's own troubles are told by the pool; this can wait.
                 Err(error) => {

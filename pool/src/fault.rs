@@ -139,7 +139,8 @@ impl Fault {
             1927 | 3169 | 4031 => Self::Terminated,
             1042 | 1043 | 1129 | 1130 | 1152..=1161 => Self::Lost,
             1290 | 1836 | 1792 => Self::ReadOnly,
-            1205 | 1213 => Self::Conflict,
+            // A lock that was not had in time; a deadlock; a row that is newer than the snapshot (MariaDB 11.6).
+            1205 | 1213 | 1020 => Self::Conflict,
             1317 | 1969 | 3024 => Self::StatementTimeout,
             1021 | 1114 => Self::DiskFull,
             // Out of memory or of files; Galera: the node is not ready for queries.

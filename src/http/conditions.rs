@@ -25,7 +25,7 @@ impl FromRequest for ReadCondition {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(Ok(Self(precondition(request))))
+        ready(Ok(Self(precondition(request, Versions::OneOf(Vec::new())))))
     }
 }
 
@@ -34,7 +34,8 @@ impl FromRequest for ChangeCondition {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let precondition = precondition(request);
+        // What cannot be read may forbid the change.
+        let precondition = precondition(request, Versions::Any);
         let is_required = request.app_data::<Rules>().is_some_and(|rules| rules.require_if_match);
         ready(if is_required && precondition.is.is_none() {
             Err(Problem::new(Kind::PreconditionRequired, "Say in If-Match which version you change: send its ETag."))
@@ -49,8 +50,9 @@ pub(super) fn etag(version: Version) -> (header::HeaderName, String) {
     (header::ETAG, format!("\"{version}\""))
 }
 
-fn precondition(request: &HttpRequest) -> Precondition {
-    // What cannot be read is no tag of ours, and matches nothing.
+/// `unreadable` is what an `If-None-Match` stands for that cannot be read.
+fn precondition(request: &HttpRequest, unreadable: Versions) -> Precondition {
+    // A tag that cannot be read is none of ours, and matches nothing.
     let is = || match IfMatch::parse(request) {
         Ok(IfMatch::Any) => Versions::Any,
         // A weak tag says "much the same", which is not enough to write over it.
@@ -60,7 +62,7 @@ fn precondition(request: &HttpRequest) -> Precondition {
     let is_not = || match IfNoneMatch::parse(request) {
         Ok(IfNoneMatch::Any) => Versions::Any,
         Ok(IfNoneMatch::Items(tags)) => named(&tags),
-        Err(_) => named([]),
+        Err(_) => unreadable,
     };
     let headers = request.headers();
     Precondition {
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     fn of(name: &'static str, value: &str) -> Precondition {
-        precondition(&TestRequest::default().insert_header((name, value)).to_http_request())
+        precondition(&TestRequest::default().insert_header((name, value)).to_http_request(), Versions::Any)
     }
 
     #[test]
@@ -102,7 +104,8 @@ mod tests {
             assert_eq!(of("if-match", text), Precondition { is: strong, is_not: None }, "{text}");
             assert_eq!(of("if-none-match", text), Precondition { is: None, is_not: weak }, "{text}");
         }
-        assert_eq!(precondition(&TestRequest::default().to_http_request()), Precondition::NONE);
+        assert_eq!(precondition(&TestRequest::default().to_http_request(), Versions::Any), Precondition::NONE);
+        assert!(!of("if-none-match", "\"\u{e4}\"").holds(7), "what cannot be read forbids");
     }
 
     proptest! {

@@ -184,7 +184,11 @@ struct ConditionParameters {
 struct KeyParameter {
     /// A key of the client's own making, best a UUID in double quotes. The answer is kept under it, for a day unless the
     /// operator says otherwise.
-    #[param(rename = "Idempotency-Key", example = "\"8e03978e-40d5-43e8-bc93-6894a57f9324\"", min_length = 1)]
+    #[param(
+        rename = "Idempotency-Key",
+        example = "\"8e03978e-40d5-43e8-bc93-6894a57f9324\"",
+        pattern = r#"^"[ !#-\[\]-~]{1,255}"$"#
+    )]
     idempotency_key: Option<String>,
 }
 
@@ -236,6 +240,11 @@ pub(super) async fn list(
             ("Location" = String, description = "Path of the user"),
             ("ETag" = String, description = "The user's version, as an entity tag"),
             ("Idempotency-Replayed" = String, description = "`true` if this answer was given before"),
+        ), links(
+            ("user" = (operation_id = "getUser", parameters(("id" = "$response.body#/id")))),
+            ("replace" = (operation_id = "replaceUser", parameters(("id" = "$response.body#/id")))),
+            ("patch" = (operation_id = "patchUser", parameters(("id" = "$response.body#/id")))),
+            ("delete" = (operation_id = "deleteUser", parameters(("id" = "$response.body#/id")))),
         )),
         CreateProblems,
         ServerProblems,

@@ -94,7 +94,7 @@ pub(super) async fn claim(db: &Connection, claims: &[&Claim]) -> Result<HashMap<
 async fn find(db: &Connection, hashes: &[Vec<u8>], is_latest: bool) -> Result<HashMap<Hash, Kept>, DbErr> {
     let mut select = Entity::find().filter(is_one_of(db, Column::KeyHash, hashes));
     if is_latest {
-        select = select.lock_exclusive();
+        select = select.lock_shared();
     }
     let kept = |row: Model| {
         let hash = |bytes: Vec<u8>| Hash::try_from(bytes).map_err(|_| DbErr::Type("not a hash".to_owned()));
@@ -191,7 +191,7 @@ impl IdempotencyKeys {
 #[derive(Clone, Default)]
 pub(super) struct UnderWay(Arc<Mutex<HashSet<Hash>>>);
 
-/// A request under way, until it is dropped.
+/// A request under way, until it is dropped: by who asked, once there is an answer, or else by the last who works on it.
 pub(super) struct Begun {
     under_way: UnderWay,
     key: Hash,

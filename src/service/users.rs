@@ -6,7 +6,7 @@ mod list;
 mod once;
 mod row;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use entity::users::{COLUMN, Entity, Model};
 use orm_pool::{Batch, Pool};
@@ -98,7 +98,7 @@ impl UserService {
         once: Once,
         seal: impl Fn(Result<&User, Error>) -> Vec<u8>,
     ) -> Result<Answer, Error> {
-        let _under_way = self.under_way.begin(once.key).ok_or(Error::KeyInUse)?;
+        let begun = self.under_way.begin(once.key).ok_or(Error::KeyInUse)?;
         let model = row(draft);
         let creation = Arc::new(Creation {
             claim: Claim {
@@ -109,8 +109,11 @@ impl UserService {
             },
             if_taken: seal(Err(Error::EmailTaken)),
             model,
+            begun: Mutex::new(Some(begun)),
         });
-        match self.creates_once.ask(Arc::clone(&creation)).await? {
+        let done = self.creates_once.ask(Arc::clone(&creation)).await;
+        creation.end();
+        match done? {
             Done::Now(once::Outcome::Created) => Ok(Answer::First(creation.claim.answer.clone())),
             Done::Now(once::Outcome::EmailTaken) => Ok(Answer::First(creation.if_taken.clone())),
             Done::Before(answer) => Ok(Answer::Again(answer)),

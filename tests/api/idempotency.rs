@@ -26,6 +26,7 @@ cases![
     what_was_not_done_has_no_answer,
     many_at_once_have_one_effect,
     a_request_under_way_is_told,
+    a_request_outlives_its_caller,
     another_process_waits_for_the_answer,
     answers_are_kept_as_long_as_is_set,
     an_expired_key_is_free_again,
@@ -168,6 +169,19 @@ async fn a_request_under_way_is_told(context: Context) {
     assert_eq!(again.text, first.text);
 }
 
+async fn a_request_outlives_its_caller(context: Context) {
+    let app = context.app_with(&[("pool.acquire", "60s"), ("server.request_timeout", "400ms")]).await;
+    let lock = Locked::users(&context, &app.url).await;
+    posted(&app, KEY, &draft("ann")).await.problem(503, "request-timeout");
+    posted(&app, KEY, &draft("ann")).await.problem(409, "idempotency-key-in-use");
+    lock.unlock().await;
+    let done = eventually("it is done", || async {
+        Some(posted(&app, KEY, &draft("ann")).await).filter(|reply| reply.status != 409)
+    })
+    .await;
+    assert_eq!((done.status.as_u16(), is_replayed(&done)), (201, true), "{}", done.text);
+}
+
 async fn another_process_waits_for_the_answer(context: Context) {
     let one = context.app_with(&[("pool.acquire", "60s")]).await;
     let other = context.app_on(&one.url, &[("pool.acquire", "60s")]).await;
@@ -217,6 +231,8 @@ async fn answers_are_kept_as_long_as_is_set(context: Context) {
         Some(posted(&app, KEY, &draft("ann")).await).filter(|reply| !is_replayed(reply))
     })
     .await;
+    // A job of the service's own.
+    eventually("all keys are forgotten", || async { (count(&app, "idempotency_keys").await == 0).then_some(()) }).await;
 }
 
 async fn an_expired_key_is_free_again(context: Context) {

@@ -23,6 +23,7 @@ mod batch;
 mod causes;
 mod cli;
 mod conditions;
+mod contract;
 mod docs;
 mod doors;
 mod harness;
@@ -53,6 +54,9 @@ use harness::{Suite, suite};
 fn main() -> ExitCode {
     if soak::duration().is_some() {
         return harness::run(vec![suite("soak", soak::cases()).on_servers()]);
+    }
+    if contract::command().is_some() {
+        return harness::run(vec![suite("contract", contract::cases())]);
     }
     // What requests meet, whether they share statements or not.
     let mut suites: Vec<Suite> = vec![

@@ -1,13 +1,13 @@
 //! Users created once, however often that is asked for.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use entity::users::Model;
 use orm_pool::Connection;
 use sea_orm::DbErr;
 
 use super::create::free_ones;
-use crate::service::idempotency::{Claim, claim, keep};
+use crate::service::idempotency::{Begun, Claim, claim, keep};
 
 /// A user to create, under a key.
 pub(super) struct Creation {
@@ -15,6 +15,15 @@ pub(super) struct Creation {
     pub(super) claim: Claim,
     /// The answer if the email is taken; the other one is in the claim.
     pub(super) if_taken: Vec<u8>,
+    /// Outlives a caller who goes away while this is being done.
+    pub(super) begun: Mutex<Option<Begun>>,
+}
+
+impl Creation {
+    /// There is an answer: whoever comes with the same key is to hear it.
+    pub(super) fn end(&self) {
+        drop(self.begun.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// What became of one of them.
@@ -35,14 +44,14 @@ pub(super) enum Done {
 /// Creates the users whose keys are new and whose emails are free, in one transaction with their keys.
 pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Result<Vec<Done>, DbErr> {
     let claims: Vec<&Claim> = creations.iter().map(|creation| &creation.claim).collect();
-    let mut kept = claim(&db, &claims).await?;
+    let kept = claim(&db, &claims).await?;
     let is_new = |creation: &&Arc<Creation>| !kept.contains_key(&creation.claim.key);
     let models: Vec<&Model> = creations.iter().filter(is_new).map(|creation| &creation.model).collect();
     let inserted = free_ones(&db, models).await?;
     let mut done = Vec::with_capacity(creations.len());
     for creation in creations.iter() {
-        done.push(match kept.remove(&creation.claim.key) {
-            Some(kept) if kept.fingerprint == creation.claim.fingerprint => Done::Before(kept.answer),
+        done.push(match kept.get(&creation.claim.key) {
+            Some(kept) if kept.fingerprint == creation.claim.fingerprint => Done::Before(kept.answer.clone()),
             Some(_) => Done::Otherwise,
             None if inserted.contains(&creation.model.id) => Done::Now(Outcome::Created),
             None => {

@@ -153,7 +153,8 @@ fn print_table() -> bool {
 
 fn execute(engine: Engine, case: fn(Context) -> Body) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let limit = CASE_LIMIT + crate::soak::duration().unwrap_or_default();
+    let long = crate::contract::command().map(|_| crate::contract::LIMIT).or_else(crate::soak::duration);
+    let limit = CASE_LIMIT + long.unwrap_or_default();
     let outcome = runtime.block_on(async {
         let context = Context::new(engine);
         let outcome = AssertUnwindSafe(tokio::time::timeout(limit, case(context.clone()))).catch_unwind().await;

@@ -188,6 +188,8 @@ fn mariadb() -> Server {
         "--skip-log-bin".into(),
         "--max-connections=400".into(),
         "--innodb-flush-log-at-trx-commit=0".into(),
+        // As from MariaDB 11.6 on: what another transaction has written since the snapshot is a conflict (1020).
+        "--loose-innodb-snapshot-isolation=ON".into(),
         "--innodb-buffer-pool-size=64M".into(),
         format!("--port={port}").into(),
         format!("--datadir={}", data.display()).into(),
