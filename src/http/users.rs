@@ -187,7 +187,7 @@ struct KeyParameter {
     #[param(
         rename = "Idempotency-Key",
         example = "\"8e03978e-40d5-43e8-bc93-6894a57f9324\"",
-        pattern = r#"^"[ !#-\[\]-~]{1,255}"$"#
+        pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$"#
     )]
     idempotency_key: Option<String>,
 }
