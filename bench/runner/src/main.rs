@@ -20,7 +20,7 @@ mod results;
 mod seed;
 mod tools;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
@@ -152,7 +152,7 @@ async fn run(options: Options) -> Result<ExitCode> {
     results.machine = machine;
     results.versions = machine::versions().await;
     for part in options.parts() {
-        results.forget(part);
+        results.forget(part, &options.clients);
     }
     let folder = place.path().to_owned();
     let mut run = Run { options, folder, work, results, progress: Progress::new() };
@@ -208,8 +208,12 @@ async fn on_engine(run: &mut Run, engine: Engine, extras: &[Part]) -> Result<()>
     let mut stage = run.stage(engine, others).await?;
     if !run.cells(engine).is_empty() {
         run.measure(&mut stage).await?;
-        for (load, _) in run.cells(engine) {
-            stamp(run, Part::of(engine, load)).await;
+        let mut measured: BTreeMap<Part, Vec<usize>> = BTreeMap::new();
+        for (load, clients) in run.cells(engine) {
+            measured.entry(Part::of(engine, load)).or_default().push(clients);
+        }
+        for (part, clients) in measured {
+            stamp(run, part, clients).await;
         }
     }
     let mut failed = Vec::new();
@@ -224,7 +228,7 @@ async fn on_engine(run: &mut Run, engine: Engine, extras: &[Part]) -> Result<()>
             _ => Ok(()),
         };
         match measured {
-            Ok(()) => stamp(run, *part).await,
+            Ok(()) => stamp(run, *part, Vec::new()).await,
             Err(error) => failed.push(format!("{part:?}: {error:#}").to_lowercase()),
         }
     }
@@ -232,8 +236,8 @@ async fn on_engine(run: &mut Run, engine: Engine, extras: &[Part]) -> Result<()>
     Ok(())
 }
 
-async fn stamp(run: &mut Run, part: Part) {
+async fn stamp(run: &mut Run, part: Part, clients: Vec<usize>) {
     let (rounds, seconds) = (run.rounds(), run.seconds());
-    let stamp = Stamp { at: machine::now().await, commit: machine::commit().await, rounds, seconds };
-    run.results.stamps.insert(part, stamp);
+    let stamp = Stamp { clients, at: machine::now().await, commit: machine::commit().await, rounds, seconds };
+    run.results.stamps.entry(part).or_default().push(stamp);
 }

@@ -87,11 +87,18 @@ fn conditions(results: &Results) -> String {
         .stamps
         .iter()
         .filter(|(part, _)| !matches!(part, Part::Pages | Part::Memory | Part::Start))
-        .map(|(_, stamp)| format!("{} rounds of {} s each", stamp.rounds, stamp.seconds))
+        .flat_map(|(_, stamps)| stamps)
+        .map(|stamp| {
+            let clients: Vec<String> = stamp.clients.iter().map(usize::to_string).collect();
+            let of =
+                if clients.is_empty() { "else".to_owned() } else { format!("with {} clients", clients.join(", ")) };
+            format!("{} rounds of {} s each {of}", stamp.rounds, stamp.seconds)
+        })
         .collect();
     let commits: BTreeSet<String> = results
         .stamps
         .values()
+        .flatten()
         .map(|stamp| format!("{} at {}", stamp.commit, stamp.at.split('T').next().unwrap_or_default()))
         .collect();
     let join = |set: BTreeSet<String>| set.into_iter().collect::<Vec<_>>().join("; ");

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::{engines::Engine, loads::Load, machine::Machine, peers::Peer};
+use crate::{engines::Engine, loads::Load, machine::Machine, measure::CLIENTS, peers::Peer};
 
 /// What can be measured by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -62,7 +62,7 @@ pub struct Results {
     pub machine: Machine,
     pub versions: BTreeMap<String, String>,
     /// When, and of which commit, each part was measured.
-    pub stamps: BTreeMap<Part, Stamp>,
+    pub stamps: BTreeMap<Part, Vec<Stamp>>,
     pub left_out: Vec<LeftOut>,
     pub figures: Vec<Figure>,
     pub sweep: Vec<SweepFigure>,
@@ -74,6 +74,8 @@ pub struct Results {
 
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Stamp {
+    /// Of so many clients, where that makes a difference.
+    pub clients: Vec<usize>,
     pub at: String,
     pub commit: String,
     pub rounds: usize,
@@ -194,10 +196,20 @@ impl Results {
         self.left_out.retain(|left| (left.place.as_str(), left.name.as_str()) != (&place, name));
     }
 
-    /// Forgets what is about to be measured anew.
-    pub fn forget(&mut self, part: Part) {
-        self.stamps.remove(&part);
-        self.figures.retain(|figure| Part::of(figure.engine, figure.load) != part);
+    /// Forgets what is about to be measured anew: with so many clients, or with any if none are named.
+    pub fn forget(&mut self, part: Part, clients: &[usize]) {
+        let is_again = |count: usize| clients.is_empty() || clients.contains(&count);
+        self.figures.retain(|figure| {
+            // Its own number is that of its connections.
+            let count = if figure.peer == Peer::Pgbench { CLIENTS } else { figure.clients };
+            Part::of(figure.engine, figure.load) != part || !is_again(count)
+        });
+        if let Some(stamps) = self.stamps.get_mut(&part) {
+            for stamp in stamps.iter_mut() {
+                stamp.clients.retain(|count| !is_again(*count));
+            }
+            stamps.retain(|stamp| !stamp.clients.is_empty());
+        }
         match part {
             Part::Sweep => self.sweep.clear(),
             Part::Overload => self.overload = Overload::default(),
