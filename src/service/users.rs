@@ -233,7 +233,7 @@ async fn locked(transaction: &impl ConnectionTrait, id: UserId, precondition: &P
     if precondition.holds(row.version) { Ok(row) } else { Err(Error::PreconditionFailed { current: row.version }) }
 }
 
-/// Deletes a row, at this version if one is given: as in [`write`], a lock says nothing about another node.
+/// Deletes a row, at this version if one is given: as in [`write()`], a lock says nothing about another node.
 async fn delete(db: impl ConnectionTrait, id: UserId, version: Option<Version>) -> Result<(), Error> {
     let mut delete = Entity::delete_many().filter(COLUMN.id.eq(id.as_uuid()));
     if let Some(version) = version {
