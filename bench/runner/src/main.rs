@@ -155,7 +155,9 @@ async fn run(options: Options) -> Result<ExitCode> {
         results.forget(part, &options.clients);
     }
     let folder = place.path().to_owned();
-    let mut run = Run { options, folder, work, results, progress: Progress::new() };
+    // Now, and not when a part is done: it is of what was built that the figures are.
+    let commit = machine::commit().await;
+    let mut run = Run { options, folder, work, commit, results, progress: Progress::new() };
     for engine in Engine::value_variants() {
         let count = run.count(*engine);
         run.progress.plan(count as f64 * run.weight());
@@ -238,6 +240,6 @@ async fn on_engine(run: &mut Run, engine: Engine, extras: &[Part]) -> Result<()>
 
 async fn stamp(run: &mut Run, part: Part, clients: Vec<usize>) {
     let (rounds, seconds) = (run.rounds(), run.seconds());
-    let stamp = Stamp { clients, at: machine::now().await, commit: machine::commit().await, rounds, seconds };
+    let stamp = Stamp { clients, at: machine::now().await, commit: run.commit.clone(), rounds, seconds };
     run.results.stamps.entry(part).or_default().push(stamp);
 }

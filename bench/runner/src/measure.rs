@@ -31,6 +31,8 @@ pub struct Run {
     pub folder: PathBuf,
     /// Where everything else may be put.
     pub work: PathBuf,
+    /// What was built.
+    pub commit: String,
     pub results: Results,
     pub progress: Progress,
 }
