@@ -15,8 +15,9 @@ use crate::{
     ticket::{self, Ticket},
 };
 
-/// How often an operation is begun at the most, when connections die underneath it.
-const LIVES: u32 = 3;
+/// How often an operation is begun at the most, when connections die underneath it: often enough to outlast a server that
+/// ends its connections one after another, and no more, since it may be the operation itself that ends them.
+const LIVES: u32 = 5;
 /// How often it is begun at the most, when others stand in its way.
 const CONFLICTS: u32 = 10;
 const FIRST_BACKOFF: Duration = Duration::from_millis(4);
@@ -171,7 +172,8 @@ where
             Err(_) => attempted.fault.and_then(|fault| kind.may_repeat(fault, &attempted)),
         };
         let pause = match reason {
-            Some(Reason::Died) if attempts < LIVES => Duration::ZERO,
+            Some(Reason::Died) if attempts == 1 => Duration::ZERO,
+            Some(Reason::Died) if attempts < LIVES => backoff(attempts),
             Some(Reason::Conflict) if attempts < CONFLICTS => backoff(attempts),
             _ => return outcome,
         };
@@ -240,7 +242,8 @@ where
     (outcome, attempted)
 }
 
-/// A random time up to a limit that doubles with each attempt: those who collided should not meet again.
+/// A random time up to a limit that doubles with each attempt: those who collided should not meet again, and what ended
+/// one connection should be done with the others.
 fn backoff(attempts: u32) -> Duration {
     let most = FIRST_BACKOFF.saturating_mul(1 << attempts.min(10)).min(LONGEST_BACKOFF);
     most.mul_f64(fastrand::f64())

@@ -25,6 +25,7 @@ use crate::{
 
 cases![
     conflicts_are_run_again,
+    a_read_outlives_four_connections,
     a_transaction_whose_connection_dies_before_the_commit_is_run_again,
     a_transaction_whose_commit_was_sent_is_not_run_again,
     isolation_and_access_mode_reach_the_server,
@@ -74,6 +75,32 @@ async fn conflicts_are_run_again(context: Context) {
     assert!(pool.snapshot().counters.retried_conflicts >= 1, "{:?}", pool.snapshot().counters);
     // One after the other they see 0 and then 1: one row has 1, the other 2.
     assert_eq!((read(&pool, "SELECT MIN(n) FROM t").await, read(&pool, "SELECT MAX(n) FROM t").await), (1, 2));
+    end(pool).await;
+}
+
+async fn a_read_outlives_four_connections(context: Context) {
+    let suicide = match context.engine() {
+        Engine::Sqlite => return,
+        Engine::Postgres => "SELECT pg_terminate_backend(pg_backend_pid())",
+        Engine::MariaDb => "KILL CONNECTION_ID()",
+    };
+    let pool = pool(&context, PoolOptions { max: 2, ..PoolOptions::default() }).await;
+    for (deaths, survives) in [(4, true), (5, false)] {
+        let attempts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&attempts);
+        let body = move |db: Connection| {
+            let attempt = counted.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if attempt < deaths {
+                    db.execute_unprepared(suicide).await?;
+                }
+                Ok::<_, Error>(number(&db, "SELECT 1").await?)
+            }
+        };
+        let answer = pool.read("test.read", body).await;
+        assert_eq!(answer.is_ok(), survives, "after {deaths} deaths: {answer:?}");
+        assert_eq!(attempts.load(Ordering::Relaxed), 5);
+    }
     end(pool).await;
 }
 
