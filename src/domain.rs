@@ -7,14 +7,17 @@ mod email;
 mod id;
 mod name;
 mod precondition;
+mod prefix;
 
 use chrono::{DateTime, Utc};
+use unicode_normalization::UnicodeNormalization;
 
 pub use self::{
     email::Email,
     id::UserId,
     name::Name,
     precondition::{Precondition, Versions},
+    prefix::Prefix,
 };
 
 /// How often a user has been written: 1 at creation, one more with each change.
@@ -50,4 +53,9 @@ impl Fault {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
+}
+
+/// Text without regard to case. Lower case may decompose, so NFC comes last.
+fn fold(text: &str) -> String {
+    text.to_lowercase().nfc().collect()
 }

@@ -6,17 +6,19 @@
 
 mod body;
 mod conditions;
+mod cursor;
 mod docs;
 mod fallback;
 mod idempotency;
 mod limits;
+mod list;
 mod observe;
 mod ops;
-mod page;
 mod problem;
 mod responses;
 mod series;
 mod tag;
+mod user;
 mod users;
 
 use std::{rc::Rc, time::Duration};
@@ -35,9 +37,9 @@ use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 pub use self::{
+    cursor::CursorSigner,
     observe::RequestSpan,
     ops::{Draining, Phase},
-    page::CursorSigner,
 };
 use crate::service::UserService;
 

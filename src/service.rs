@@ -10,5 +10,5 @@ pub use self::{
     error::{Error, Unavailable},
     idempotency::{Answer, IdempotencyKeys, Once},
     schema::{Migration, SchemaFailure, SchemaService},
-    users::{Change, Draft, Position, Slice, UserService},
+    users::{Change, Count, Draft, Edge, Filter, Position, Selection, Slice, Sort, SortKey, UserService},
 };

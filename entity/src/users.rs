@@ -10,11 +10,15 @@ pub const EMAIL_KEY_INDEX: &str = "users_email_key_uq";
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "users")]
 pub struct Model {
-    /// UUIDv7, made by the application: ordered by time of creation.
+    /// UUIDv7, made by the application: says to the microsecond when the row was made.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Uuid,
     /// The name, trimmed and in NFC.
     pub name: String,
+    /// The name without regard to case: by this it is found and sorted.
+    pub name_key: String,
+    /// The same with the last word first.
+    pub last_word_key: String,
     /// The email as it was typed.
     pub email: String,
     /// The email's normalised form, unique.

@@ -5,6 +5,7 @@
 
 mod m20261121_000001_create_users;
 mod m20261121_000002_create_idempotency_keys;
+mod m20261121_000003_index_names_and_emails;
 
 use sea_orm_migration::{
     prelude::*,
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261121_000001_create_users::Migration),
             Box::new(m20261121_000002_create_idempotency_keys::Migration),
+            Box::new(m20261121_000003_index_names_and_emails::Migration),
         ]
     }
 }

@@ -2,7 +2,7 @@ use email_address::{EmailAddress, Options};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use unicode_normalization::UnicodeNormalization;
 
-use super::Fault;
+use super::{Fault, fold};
 
 /// An email address: as it was typed, and the key by which it is unique.
 ///
@@ -40,8 +40,7 @@ impl Email {
         let domain = Uts46::new()
             .to_ascii(address.domain().as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify)
             .map_err(|_| malformed())?;
-        // Lower case may decompose, so NFC comes last as well as first.
-        let local: String = address.local_part().to_lowercase().nfc().collect();
+        let local = fold(address.local_part());
         Ok(Self { typed: text.to_owned(), key: format!("{local}@{domain}") })
     }
 

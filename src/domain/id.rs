@@ -1,19 +1,37 @@
 use std::{fmt, str::FromStr};
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Fault;
 
-/// A user's id: a UUID, version 7 when made here, so that ids sort by time of creation.
+/// A user's id: a UUID of version 7 that says to the microsecond when the user was created. So ids sort by time of
+/// creation, whichever process made them, and a span of time is a range of ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Uuid);
 
 impl UserId {
-    /// A new id, greater than every id this process made before.
+    /// A new id for a user created at this time.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place where ids are made")]
-    pub fn generate() -> Self {
-        Self(Uuid::now_v7())
+    pub fn generate(created_at: DateTime<Utc>) -> Self {
+        let mut bytes = Self::first_at(created_at).0.into_bytes();
+        bytes[8..].copy_from_slice(&Uuid::new_v4().as_bytes()[8..]);
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The least id of all users created at this time (to the microsecond) or later.
+    #[must_use]
+    pub fn first_at(created_at: DateTime<Utc>) -> Self {
+        let microseconds = u64::try_from(created_at.timestamp_micros()).unwrap_or(0);
+        let (milliseconds, rest) = (microseconds / 1000, microseconds % 1000);
+        // The fraction of the millisecond takes the twelve bits behind it (RFC 9562, section 6.2, method 3): they tell
+        // each of the thousand microseconds from the next.
+        let fraction = rest * 4096 / 1000;
+        // Forty-eight bits last for ten thousand years.
+        let milliseconds = milliseconds.min((1 << 48) - 1);
+        let high = milliseconds << 16 | 0x7000 | fraction;
+        Self(Uuid::from_u64_pair(high, 0x8000_0000_0000_0000))
     }
 
     /// The UUID itself.
@@ -52,20 +70,34 @@ impl fmt::Display for UserId {
 mod tests {
     use super::*;
 
-    #[test]
-    fn ids_grow() {
-        let ids: Vec<UserId> = (0..10_000).map(|_| UserId::generate()).collect();
-        assert!(ids.is_sorted());
+    fn at(microseconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(microseconds).unwrap()
     }
 
     #[test]
     fn takes_one_form_only() {
-        let id = UserId::generate();
+        let id = UserId::generate(at(0));
         assert_eq!(id.to_string().parse(), Ok(id));
         for other in
             [id.0.simple().to_string(), format!("{{{id}}}"), format!("urn:uuid:{id}"), "1".to_owned(), String::new()]
         {
             assert_eq!(other.parse::<UserId>().unwrap_err().code, "malformed", "{other}");
+        }
+    }
+
+    #[test]
+    fn every_id_has_its_microsecond() {
+        for microseconds in 1_763_720_130_123_000..1_763_720_130_125_000 {
+            let (id, next) = (UserId::generate(at(microseconds)), UserId::first_at(at(microseconds + 1)));
+            assert!(UserId::first_at(at(microseconds)) <= id && id < next, "{id} {next}");
+            assert_eq!((id.0.get_version_num(), id.0.get_variant()), (7, uuid::Variant::RFC4122));
+        }
+    }
+
+    #[test]
+    fn no_time_is_out_of_range() {
+        for time in [DateTime::<Utc>::MIN_UTC, at(-1), DateTime::<Utc>::MAX_UTC] {
+            assert!(UserId::first_at(time) <= UserId::generate(time));
         }
     }
 }

@@ -1,6 +1,6 @@
 use unicode_normalization::UnicodeNormalization;
 
-use super::Fault;
+use super::{Fault, fold};
 
 /// A person's name: NFC, 1 to 200 characters without the white space around them, no control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,22 @@ impl Name {
             0 => Err(Fault::new("empty", "a name has at least 1 character that is no white space")),
             1..=Self::MAX => Ok(Self(name)),
             _ => Err(Fault::new("too-long", format!("a name has at most {} characters", Self::MAX))),
+        }
+    }
+
+    /// The form by which names are found and sorted: without regard to case.
+    #[must_use]
+    pub fn key(&self) -> String {
+        fold(&self.0)
+    }
+
+    /// The key with its last word first (`lovelace ada`).
+    #[must_use]
+    pub fn last_word_key(&self) -> String {
+        let key = self.key();
+        match key.rsplit_once(char::is_whitespace) {
+            Some((others, last)) => format!("{last} {}", others.trim_end()),
+            None => key,
         }
     }
 
@@ -56,6 +72,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_have_no_case() {
+        let name = Name::parse("Ada  LOVELACE").unwrap();
+        assert_eq!((name.key(), name.last_word_key()), ("ada  lovelace".to_owned(), "lovelace ada".to_owned()));
+        assert_eq!(Name::parse("İnce").unwrap().last_word_key(), "i\u{307}nce");
+    }
+
+    #[test]
     fn tells_what_is_wrong() {
         for (text, code) in [
             ("", "empty"),
@@ -81,6 +104,10 @@ mod tests {
                 prop_assert_eq!(name.trim(), name);
                 prop_assert!((1..=Name::MAX).contains(&name.chars().count()));
                 prop_assert!(!name.chars().any(char::is_control));
+                let name = Name::parse(name).unwrap();
+                // What the columns hold.
+                prop_assert!(name.key().chars().count() <= 2 * Name::MAX);
+                prop_assert!(name.last_word_key().chars().count() <= name.key().chars().count());
             }
         }
 

@@ -7,73 +7,32 @@ use actix_web::{
     http::header::{self, CacheDirective},
     patch, post, put, web,
 };
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Deserialize, Serialize, Serializer};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
     body::{FromMembers, Members, Valid},
     conditions::{ChangeCondition, ReadCondition, etag},
+    cursor::CursorSigner,
     idempotency::{self, IdempotencyKey},
-    page::{CursorSigner, ListQuery},
+    list::ListQuery,
     problem::{Kind, Problem},
     responses::{
         ChangeConditionProblems, ChangeProblems, CreateProblems, IdProblems, QueryProblems, ReadConditionProblems,
         RemoveProblems, ServerProblems,
     },
+    user::{Field, Fields, FieldsBody, Selected, UserBody},
 };
 use crate::{
     domain::{Email, Name, Precondition, User, UserId},
     service::{self, Change, Draft, UserService},
 };
 
+const TOTAL_COUNT: &str = "x-total-count";
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
-
-/// A user.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = User)]
-pub(super) struct UserBody<'a> {
-    /// UUIDv7: ids sort by time of creation.
-    #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40")]
-    id: Uuid,
-    /// 1 to 200 characters, trimmed, in NFC.
-    #[schema(example = "Ann Example", min_length = 1, max_length = 200)]
-    name: &'a str,
-    /// As it was typed.
-    #[schema(example = "Ann@example.com", max_length = 254)]
-    email: &'a str,
-    /// 1 at creation, one more with each change.
-    #[schema(example = 1, minimum = 1)]
-    version: i64,
-    /// When the user was created: RFC 3339, UTC, microseconds.
-    #[schema(example = "2026-11-21T10:15:30.123456Z")]
-    #[serde(serialize_with = "microseconds")]
-    created_at: DateTime<Utc>,
-    /// When the user was last changed: RFC 3339, UTC, microseconds.
-    #[schema(example = "2026-11-21T10:15:30.123456Z")]
-    #[serde(serialize_with = "microseconds")]
-    updated_at: DateTime<Utc>,
-}
-
-fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
-}
-
-impl<'a> From<&'a User> for UserBody<'a> {
-    fn from(user: &'a User) -> Self {
-        Self {
-            id: user.id.as_uuid(),
-            name: &user.name,
-            email: &user.email,
-            version: user.version,
-            created_at: user.created_at,
-            updated_at: user.updated_at,
-        }
-    }
-}
 
 /// A user to create, or what replaces one.
 #[derive(Deserialize, ToSchema)]
@@ -140,18 +99,68 @@ impl FromRequest for PathId {
 
 /// Query of a list; documents what [`ListQuery`] reads.
 #[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
 #[expect(dead_code, reason = "documents what `ListQuery` reads")]
 struct ListParameters {
     /// How many users at most.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20)]
     limit: Option<u64>,
-    /// From the `Link` header of an earlier answer.
-    #[param(pattern = "^[A-Za-z0-9_-]{44}$", min_length = 44, max_length = 44)]
+    /// From the `Link` header of an earlier answer to the same query.
+    #[param(pattern = "^[A-Za-z0-9_-]{44,2200}$", min_length = 44, max_length = 2200)]
     cursor: Option<String>,
-    /// The user with this email, however it is written: one or none. Goes with no cursor.
+    /// The user with this email, however it is written: one or none.
     #[param(format = "email", max_length = 254)]
     email: Option<String>,
+    /// Users whose name begins so, without regard to case.
+    #[param(example = "ann", min_length = 1, max_length = 200)]
+    name: Option<String>,
+    /// Users whose name, last name or email begins so, without regard to case.
+    #[param(example = "exam", min_length = 1, max_length = 200)]
+    q: Option<String>,
+    /// Users created after this moment.
+    #[param(example = "2026-11-21T10:15:30Z")]
+    created_after: Option<DateTime<Utc>>,
+    /// Users created before this moment.
+    #[param(example = "2026-11-22T10:15:30Z")]
+    created_before: Option<DateTime<Utc>>,
+    /// Users with one of these ids.
+    #[param(style = Form, explode = false, min_items = 1, max_items = 100)]
+    ids: Option<Vec<Uuid>>,
+    /// What to sort by; a minus puts the last one first.
+    #[param(inline, default = "createdAt")]
+    sort: Option<SortParameter>,
+    /// Members to give; all unless there are some.
+    #[param(style = Form, explode = false, inline, min_items = 1)]
+    fields: Option<Vec<Field>>,
+    /// Whether to tell in `X-Total-Count` how many users there are in all pages together: each counted, or, beyond
+    /// 10,000, what the database takes for their number without looking.
+    #[param(inline)]
+    count: Option<CountParameter>,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents what `ListQuery` reads")]
+enum SortParameter {
+    #[schema(rename = "createdAt")]
+    CreatedAt,
+    #[schema(rename = "-createdAt")]
+    CreatedAtDescending,
+    #[schema(rename = "name")]
+    Name,
+    #[schema(rename = "-name")]
+    NameDescending,
+    #[schema(rename = "email")]
+    Email,
+    #[schema(rename = "-email")]
+    EmailDescending,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "documents what `ListQuery` reads")]
+enum CountParameter {
+    Exact,
+    Estimated,
 }
 
 /// Path of one user.
@@ -194,15 +203,17 @@ struct KeyParameter {
 
 /// List users
 ///
-/// Oldest first. Follow `Link` with `rel="next"` until there is none. Users that come or go meanwhile make no page
-/// repeat or skip any other.
+/// Oldest first, unless `sort` says otherwise. What is asked for by several parameters is true of each user that is given.
+/// Follow `Link` with `rel="next"` until there is none. Users that come or go meanwhile make no page repeat or skip any
+/// other.
 #[utoipa::path(
     tag = "users",
     operation_id = "listUsers",
     params(ListParameters),
     responses(
-        (status = 200, description = "A page of users", body = [UserBody], headers(
+        (status = 200, description = "A page of users", body = [FieldsBody], headers(
             ("Link" = String, description = "`first`, and `prev` and `next` where there are such pages (RFC 8288)"),
+            ("X-Total-Count" = u64, description = "How many users there are in all pages together, if `count` asks for it"),
         )),
         QueryProblems,
         ServerProblems,
@@ -214,17 +225,17 @@ pub(super) async fn list(
     signer: web::Data<CursorSigner>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    let page = match query {
-        ListQuery::Page(page) => page,
-        ListQuery::Email(email) => {
-            let found = service.find_by_email(email).await?;
-            return Ok(HttpResponse::Ok().json(found.as_slice().iter().map(UserBody::from).collect::<Vec<_>>()));
-        }
-    };
-    let slice = service.list(page.position, page.limit).await?;
-    let links = page.links(&slice, &signer);
-    let body: Vec<UserBody> = slice.users.iter().map(UserBody::from).collect();
-    Ok(HttpResponse::Ok().insert_header((header::LINK, links)).json(body))
+    let slice = service.list(&query.selection, query.position.clone(), query.limit).await?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::LINK, query.links(&slice, &signer)));
+    if let Some(how) = query.count {
+        let count = service.count(&query.selection.filter, how).await?;
+        response.insert_header((TOTAL_COUNT, count));
+    }
+    if query.fields == Fields::default() {
+        return Ok(response.json(slice.users.iter().map(UserBody::from).collect::<Vec<_>>()));
+    }
+    Ok(response.json(slice.users.iter().map(|user| Selected(user, query.fields)).collect::<Vec<_>>()))
 }
 
 /// Create a user

@@ -70,7 +70,7 @@ pub(super) async fn claim(db: &Connection, claims: &[&Claim]) -> Result<HashMap<
     let expired: Vec<Vec<u8>> =
         kept.extract_if(|_, kept| kept.expires_at <= now).map(|(hash, _)| hash.to_vec()).collect();
     if !expired.is_empty() {
-        let delete = Entity::delete_many().filter(is_one_of(db, Column::KeyHash, &expired));
+        let delete = Entity::delete_many().filter(is_one_of(db.get_database_backend(), Column::KeyHash, &expired));
         delete.filter(Column::ExpiresAt.lte(now)).exec(db).await?;
     }
     // All transactions take their keys in the same order, so that none waits for another in a circle.
@@ -92,7 +92,7 @@ pub(super) async fn claim(db: &Connection, claims: &[&Claim]) -> Result<HashMap<
 
 /// `is_latest` looks past the snapshot that a transaction has on MySQL.
 async fn find(db: &Connection, hashes: &[Vec<u8>], is_latest: bool) -> Result<HashMap<Hash, Kept>, DbErr> {
-    let mut select = Entity::find().filter(is_one_of(db, Column::KeyHash, hashes));
+    let mut select = Entity::find().filter(is_one_of(db.get_database_backend(), Column::KeyHash, hashes));
     if is_latest {
         select = select.lock_shared();
     }
@@ -178,7 +178,8 @@ impl IdempotencyKeys {
                     .await?;
                 if !expired.is_empty() {
                     // One that was used again meanwhile has another time.
-                    let delete = Entity::delete_many().filter(is_one_of(&db, Column::KeyHash, &expired));
+                    let delete =
+                        Entity::delete_many().filter(is_one_of(db.get_database_backend(), Column::KeyHash, &expired));
                     delete.filter(Column::ExpiresAt.lte(now)).exec(&db).await?;
                 }
                 Ok(expired.len() as u64 == FORGOTTEN_AT_ONCE)

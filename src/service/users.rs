@@ -4,7 +4,9 @@ mod create;
 mod find;
 mod list;
 mod once;
+mod page;
 mod row;
+mod search;
 
 use std::sync::{Arc, Mutex};
 
@@ -15,12 +17,15 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-pub use self::list::{Position, Slice};
 use self::{
     create::Created,
     once::{Creation, Done},
 };
 pub(super) use self::{create::powers_of_two, find::is_one_of};
+pub use self::{
+    page::{Edge, Position, Slice},
+    search::{Count, Filter, Selection, Sort, SortKey},
+};
 use super::{
     Error, clock,
     idempotency::{Answer, Claim, Once, UnderWay},
@@ -130,23 +135,39 @@ impl UserService {
         self.finds.ask(id.as_uuid()).await?.ok_or(Error::NotFound)
     }
 
-    /// Finds the user with this email, however it is written.
+    /// Gives at most `limit` users of a selection, from a position on.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn find_by_email(&self, email: Email) -> Result<Option<User>, Error> {
-        let (_, key) = email.into_parts();
-        Ok(self.finds_by_email.ask(key).await?)
+    pub async fn list(&self, selection: &Selection, position: Position, limit: u64) -> Result<Arc<Slice>, Error> {
+        if *selection == Selection::default() {
+            return Ok(self.lists.ask((position, limit)).await?);
+        }
+        if let (Some(key), Position::First) = (selection.filter.email_alone(), &position) {
+            let users = self.finds_by_email.ask(key.to_owned()).await?.into_iter().collect();
+            return Ok(Arc::new(Slice { users, previous: None, next: None }));
+        }
+        let selection = Arc::new(selection.clone());
+        let page = move |db| {
+            let (selection, position) = (Arc::clone(&selection), position.clone());
+            async move { Ok(Arc::new(search::page(db, &selection, &position, limit).await?)) }
+        };
+        self.pool.read("users.search", page).await
     }
 
-    /// Gives at most `limit` users from a position on.
+    /// Counts those for whom a filter is true.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn list(&self, position: Position, limit: u64) -> Result<Arc<Slice>, Error> {
-        Ok(self.lists.ask((position, limit)).await?)
+    pub async fn count(&self, filter: &Filter, how: Count) -> Result<u64, Error> {
+        let filter = Arc::new(filter.clone());
+        let count = move |db| {
+            let filter = Arc::clone(&filter);
+            async move { Ok(search::count(db, &filter, how).await?) }
+        };
+        self.pool.read("users.count", count).await
     }
 
     /// Replaces a user's name and email.
@@ -216,7 +237,9 @@ fn row(draft: Draft) -> Model {
     let now = clock::now();
     let (email, email_key) = draft.email.into_parts();
     Model {
-        id: UserId::generate().as_uuid(),
+        id: UserId::generate(now).as_uuid(),
+        name_key: draft.name.key(),
+        last_word_key: draft.name.last_word_key(),
         name: draft.name.into_string(),
         email,
         email_key,
@@ -265,6 +288,7 @@ async fn write(transaction: &impl ConnectionTrait, next: &Model, from: Version) 
 fn changed(current: &Model, change: Change) -> Option<Model> {
     let mut next = current.clone();
     if let Some(name) = change.name {
+        (next.name_key, next.last_word_key) = (name.key(), name.last_word_key());
         next.name = name.into_string();
     }
     if let Some(email) = change.email {

@@ -29,6 +29,7 @@ mod doors;
 mod harness;
 mod hostile;
 mod idempotency;
+mod lists;
 mod migrations;
 mod operations;
 mod ops;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         suite("conditions", conditions::cases()),
         suite("idempotency", idempotency::cases()),
         suite("pages", pages::cases()),
+        suite("lists", lists::cases()),
         suite("hostile", hostile::cases()),
         suite("races", races::cases()),
         suite("pool", pool::cases()),

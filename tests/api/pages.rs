@@ -19,20 +19,6 @@ cases![
     pages_under_writes_lose_and_repeat_nothing,
 ];
 
-/// The target of a relation in a `Link` header.
-fn link(reply: &Reply, relation: &str) -> Option<String> {
-    let wanted = format!("rel=\"{relation}\"");
-    let links = reply.header("link").split(", ").map(|link| link.split_once("; ").unwrap());
-    let target = links.filter(|(_, relation)| *relation == wanted).map(|(target, _)| target).next()?;
-    Some(target.trim_matches(['<', '>']).to_owned())
-}
-
-fn ids(reply: &Reply) -> Vec<String> {
-    assert_eq!(reply.status, 200, "{}", reply.text);
-    let users = reply.json();
-    users.as_array().unwrap().iter().map(|user| user["id"].as_str().unwrap().to_owned()).collect()
-}
-
 async fn fill(app: &App, count: usize) -> Vec<String> {
     let mut made = Vec::new();
     for number in 0..count {
@@ -54,32 +40,32 @@ async fn walks_there_and_back(context: Context) {
     let made = fill(&app, 23).await;
 
     let mut pages = vec![app.get("/users?limit=5").await];
-    assert_eq!(link(&pages[0], "prev"), None);
-    while let Some(next) = link(pages.last().unwrap(), "next") {
+    assert_eq!(pages[0].link("prev"), None);
+    while let Some(next) = pages.last().unwrap().link("next") {
         pages.push(app.get(&next).await);
     }
-    assert_eq!(pages.iter().map(|page| ids(page).len()).collect::<Vec<_>>(), [5, 5, 5, 5, 3]);
-    assert_eq!(pages.iter().flat_map(ids).collect::<Vec<_>>(), made);
+    assert_eq!(pages.iter().map(|page| page.ids().len()).collect::<Vec<_>>(), [5, 5, 5, 5, 3]);
+    assert_eq!(pages.iter().flat_map(Reply::ids).collect::<Vec<_>>(), made);
 
     let mut back = Vec::new();
     let mut page = pages.pop().unwrap();
     loop {
-        back.splice(0..0, ids(&page));
-        match link(&page, "prev") {
+        back.splice(0..0, page.ids());
+        match page.link("prev") {
             Some(previous) => page = app.get(&previous).await,
             None => break,
         }
     }
     assert_eq!(back, made);
-    assert_eq!(link(&page, "first").unwrap(), "/users?limit=5");
-    assert_eq!(ids(&app.get("/users").await).len(), 20);
-    assert_eq!(ids(&app.get("/users?limit=100").await).len(), 23);
+    assert_eq!(page.link("first").unwrap(), "/users?limit=5");
+    assert_eq!(app.get("/users").await.ids().len(), 20);
+    assert_eq!(app.get("/users?limit=100").await.ids().len(), 23);
 }
 
 async fn newest_comes_last(context: Context) {
     let app = context.app().await;
     let made = fill(&app, 3).await;
-    assert_eq!(ids(&app.get("/users").await), made);
+    assert_eq!(app.get("/users").await.ids(), made);
 }
 
 async fn refuses_what_it_does_not_know(context: Context) {
@@ -109,7 +95,7 @@ async fn refuses_what_it_does_not_know(context: Context) {
 async fn refuses_forged_cursors(context: Context) {
     let app = context.app().await;
     fill(&app, 2).await;
-    let next = link(&app.get("/users?limit=1").await, "next").unwrap();
+    let next = app.get("/users?limit=1").await.link("next").unwrap();
     let cursor = next.split_once("cursor=").unwrap().1.to_owned();
     let mut forged: Vec<String> = (0..cursor.len())
         .map(|place| {
@@ -131,9 +117,9 @@ async fn refuses_forged_cursors(context: Context) {
 async fn another_instance_understands_the_cursor(context: Context) {
     let one = context.app().await;
     fill(&one, 2).await;
-    let next = link(&one.get("/users?limit=1").await, "next").unwrap();
+    let next = one.get("/users?limit=1").await.link("next").unwrap();
     let two = context.app_on(&one.url, &[]).await;
-    assert_eq!(ids(&two.get(&next).await), ids(&one.get(&next).await));
+    assert_eq!(two.get(&next).await.ids(), one.get(&next).await.ids());
     let three = context.app_on(&one.url, &[("users.cursor_key", "of our own")]).await;
     three.get(&next).await.problem(400, "invalid-cursor");
 }
@@ -166,10 +152,10 @@ async fn pages_under_writes_lose_and_repeat_nothing(context: Context) {
         let mut page = app.get("/users?limit=3").await;
         // The list grows while it is walked; it is walked until all that stood is passed.
         while !steady.is_subset(&seen) {
-            for id in ids(&page) {
+            for id in page.ids() {
                 assert!(seen.insert(id), "an id came twice");
             }
-            match link(&page, "next") {
+            match page.link("next") {
                 Some(next) => page = app.get(&next).await,
                 None => break,
             }

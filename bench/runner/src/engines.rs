@@ -108,7 +108,7 @@ impl Database {
         match self.engine {
             Engine::Postgres => {
                 let copy = format!(
-                    "\\copy users (id, name, email, email_key, version, created_at, updated_at) \
+                    "\\copy users (id, name, name_key, last_word_key, email, email_key, version, created_at, updated_at) \
                      from '{csv_text}' with (format csv)"
                 );
                 self.sql(&copy).await?;
@@ -116,7 +116,7 @@ impl Database {
             Engine::MariaDb => {
                 let load = format!(
                     "LOAD DATA LOCAL INFILE '{csv_text}' INTO TABLE users FIELDS TERMINATED BY ',' \
-                     (@id, name, email, email_key, version, created_at, updated_at) \
+                     (@id, name, name_key, last_word_key, email, email_key, version, created_at, updated_at) \
                      SET id = UNHEX(REPLACE(@id, '-', ''))"
                 );
                 self.sql(&load).await?;
@@ -209,9 +209,9 @@ def moment(text): return text.replace(" ", "T") + "+00:00"
 database = sqlite3.connect(sys.argv[1])
 with open(sys.argv[2], newline="") as file, database:
     database.executemany(
-        "INSERT INTO users (id, name, email, email_key, version, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        ((bytes.fromhex(id.replace("-", "")), name, email, key, int(version), moment(created), moment(updated))
-         for id, name, email, key, version, created, updated in csv.reader(file)))
+        "INSERT INTO users (id, name, name_key, last_word_key, email, email_key, version, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ((bytes.fromhex(id.replace("-", "")), *texts, int(version), moment(created), moment(updated))
+         for id, *texts, version, created, updated in csv.reader(file)))
 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 "#;
 

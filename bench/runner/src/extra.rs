@@ -167,13 +167,16 @@ async fn fill(database: &Database, from: u64, to: u64) -> Result<()> {
         .sql(&format!(
             "SET maintenance_work_mem = '256MB';
              ALTER TABLE users DROP CONSTRAINT users_pkey, DROP CONSTRAINT users_email_key_uq;
-             INSERT INTO users (id, name, email, email_key, version, created_at, updated_at)
-             SELECT gen_random_uuid(), 'User ' || n, 'user' || n || '@example.com', 'user' || n || '@example.com', 1,
+             DROP INDEX users_name_key_ix, users_last_word_key_ix;
+             INSERT INTO users (id, name, name_key, last_word_key, email, email_key, version, created_at, updated_at)
+             SELECT gen_random_uuid(), 'User ' || n, 'user ' || n, n || ' user', 'user' || n || '@example.com', 'user' || n || '@example.com', 1,
                     moment, moment
              FROM generate_series({from}, {to}) AS n,
                   LATERAL (SELECT timestamptz '2026-01-01 00:00:00.000123Z' + n * interval '1 ms') AS m (moment);
              ALTER TABLE users ADD CONSTRAINT users_pkey PRIMARY KEY (id),
-                               ADD CONSTRAINT users_email_key_uq UNIQUE (email_key)"
+                               ADD CONSTRAINT users_email_key_uq UNIQUE (email_key);
+             CREATE INDEX users_name_key_ix ON users (name_key, id);
+             CREATE INDEX users_last_word_key_ix ON users (last_word_key)"
         ))
         .await?;
     database.sql("VACUUM (ANALYZE) users").await?;

@@ -55,12 +55,12 @@ fn moment(n: u64) -> String {
     format!("2026-01-01 {hours:02}:{minutes:02}:{seconds:02}.{millis:03}123")
 }
 
-/// Writes the rows as CSV: id, name, email, its key, version, and the two times in UTC.
+/// Writes the rows as CSV: id, name and its two keys, email and its key, version, and the two times in UTC.
 pub fn write(path: &Path, rows: u64) -> Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for n in 1..=rows {
         let (id, email, moment) = (id(n), email(n), moment(n));
-        writeln!(file, "{id},User {n},{email},{email},1,{moment},{moment}")?;
+        writeln!(file, "{id},User {n},user {n},{n} user,{email},{email},1,{moment},{moment}")?;
     }
     file.flush()?;
     Ok(())

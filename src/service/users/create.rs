@@ -56,6 +56,8 @@ async fn by_columns(db: &Connection, models: &[&Model]) -> Result<HashSet<Uuid>,
         rows.expr(match each {
             Column::Id => column(models, |model| model.id),
             Column::Name => column(models, |model| model.name.clone()),
+            Column::NameKey => column(models, |model| model.name_key.clone()),
+            Column::LastWordKey => column(models, |model| model.last_word_key.clone()),
             Column::Email => column(models, |model| model.email.clone()),
             Column::EmailKey => column(models, |model| model.email_key.clone()),
             Column::Version => column(models, |model| model.version),

@@ -15,7 +15,7 @@ use crate::domain::User;
 
 /// The users with these ids, in their order.
 pub(super) async fn by_ids(db: Connection, ids: Arc<[Uuid]>) -> Result<Vec<Option<User>>, DbErr> {
-    let select = row::select().filter(is_one_of(&db, Column::Id, &ids));
+    let select = row::select().filter(is_one_of(db.get_database_backend(), Column::Id, &ids));
     let rows = db.query_all(&select.into_query()).await?;
     let users = rows.iter().map(|row| row::user(row, 0).map(|user| (user.id.as_uuid(), user)));
     in_order(&ids, users)
@@ -23,7 +23,8 @@ pub(super) async fn by_ids(db: Connection, ids: Arc<[Uuid]>) -> Result<Vec<Optio
 
 /// The users with these normalised emails, in their order.
 pub(super) async fn by_email_keys(db: Connection, keys: Arc<[String]>) -> Result<Vec<Option<User>>, DbErr> {
-    let select = row::select().column(Column::EmailKey).filter(is_one_of(&db, Column::EmailKey, &keys));
+    let select =
+        row::select().column(Column::EmailKey).filter(is_one_of(db.get_database_backend(), Column::EmailKey, &keys));
     let rows = db.query_all(&select.into_query()).await?;
     let users = rows.iter().map(|row| Ok((row.try_get_by_index(COLUMNS.len())?, row::user(row, 0)?)));
     in_order(&keys, users)
@@ -38,11 +39,11 @@ fn in_order<K: Eq + Hash>(
 }
 
 /// Whether a column has one of these values, in few shapes: each is a prepared statement on each connection.
-pub(in crate::service) fn is_one_of<V>(db: &impl ConnectionTrait, column: impl ColumnTrait, values: &[V]) -> Expr
+pub(in crate::service) fn is_one_of<V>(backend: DbBackend, column: impl ColumnTrait, values: &[V]) -> Expr
 where
     V: Into<Value> + Clone + NotU8,
 {
-    match (db.get_database_backend(), values) {
+    match (backend, values) {
         (_, [value]) => column.eq(value.clone()),
         (DbBackend::Postgres, values) => column.eq_any(values.iter().cloned()),
         (_, values) => {

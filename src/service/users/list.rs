@@ -1,4 +1,4 @@
-//! Pages of the list.
+//! Pages of the list as a whole, in the order of creation: what most clients ask for, and many at the same time.
 
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
@@ -10,30 +10,11 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::row::{self, COLUMNS, unnest};
-use crate::domain::{User, UserId};
-
-/// Where in the list a page lies. Ids are positions: they stay where they are while rows come and go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Position {
-    /// At the beginning.
-    First,
-    /// Right after this id.
-    After(UserId),
-    /// Right before this id.
-    Before(UserId),
-}
-
-/// One page of the list, oldest first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
-    /// The users.
-    pub users: Vec<User>,
-    /// Whether there may be more before these.
-    pub has_previous: bool,
-    /// Whether there are more after these.
-    pub has_next: bool,
-}
+use super::{
+    page::{Edge, Position, Slice, slice},
+    row::{self, COLUMNS, unnest},
+};
+use crate::domain::User;
 
 /// A page that is asked for: from where, and how many at the most.
 pub(super) type Page = (Position, u64);
@@ -45,7 +26,8 @@ pub(super) async fn pages(db: Connection, pages: Arc<[Page]>) -> Result<Vec<Arc<
         for (kind, edges) in alike(&pages) {
             for (edge, rows) in beside(&db, kind, &edges).await? {
                 let page = (kind.0.at(edge), kind.1);
-                slices.insert(page, Arc::new(slice(page, rows)));
+                let slice = of(&page, rows);
+                slices.insert(page, Arc::new(slice));
             }
         }
     }
@@ -53,7 +35,7 @@ pub(super) async fn pages(db: Connection, pages: Arc<[Page]>) -> Result<Vec<Arc<
     for page in pages.iter() {
         answers.push(match slices.remove(page) {
             Some(slice) => slice,
-            None => Arc::new(slice(*page, one(&db, *page).await?)),
+            None => Arc::new(of(page, one(&db, page).await?)),
         });
     }
     Ok(answers)
@@ -68,9 +50,10 @@ enum Side {
 
 impl Side {
     fn at(self, id: Uuid) -> Position {
+        let edge = Edge::of_id(id.into());
         match self {
-            Self::After => Position::After(id.into()),
-            Self::Before => Position::Before(id.into()),
+            Self::After => Position::After(edge),
+            Self::Before => Position::Before(edge),
         }
     }
 
@@ -89,12 +72,12 @@ impl Side {
 fn alike(pages: &[Page]) -> HashMap<(Side, u64), Vec<Uuid>> {
     let mut kinds: HashMap<_, Vec<Uuid>> = HashMap::new();
     for (position, limit) in pages {
-        let (side, id) = match position {
+        let (side, edge) = match position {
             Position::First => continue,
-            Position::After(id) => (Side::After, id),
-            Position::Before(id) => (Side::Before, id),
+            Position::After(edge) => (Side::After, edge),
+            Position::Before(edge) => (Side::Before, edge),
         };
-        kinds.entry((side, *limit)).or_default().push(id.as_uuid());
+        kinds.entry((side, *limit)).or_default().push(edge.id.as_uuid());
     }
     kinds.retain(|_, ids| ids.len() > 1);
     kinds
@@ -102,11 +85,11 @@ fn alike(pages: &[Page]) -> HashMap<(Side, u64), Vec<Uuid>> {
 
 /// The rows of one page, the nearest to its edge first, and one more: it tells whether there is a further page, without
 /// counting.
-async fn one(db: &Connection, (position, limit): Page) -> Result<Vec<User>, DbErr> {
+async fn one(db: &Connection, (position, limit): &Page) -> Result<Vec<User>, DbErr> {
     let select = match position {
         Position::First => row::select().order_by_asc(Column::Id),
-        Position::After(id) => Side::After.of(id.as_uuid()),
-        Position::Before(id) => Side::Before.of(id.as_uuid()),
+        Position::After(edge) => Side::After.of(edge.id.as_uuid()),
+        Position::Before(edge) => Side::Before.of(edge.id.as_uuid()),
     };
     let rows = db.query_all(&select.limit(limit + 1).into_query()).await?;
     rows.iter().map(|row| row::user(row, 0)).collect()
@@ -141,18 +124,6 @@ async fn beside(
 }
 
 /// A page of the rows that were found for it.
-fn slice((position, limit): Page, mut users: Vec<User>) -> Slice {
-    let more = users.len() as u64 > limit;
-    if more {
-        users.pop();
-    }
-    let (has_previous, has_next) = match position {
-        Position::First => (false, more),
-        Position::After(_) => (true, more),
-        Position::Before(_) => {
-            users.reverse();
-            (more, true)
-        }
-    };
-    Slice { users, has_previous, has_next }
+fn of((position, limit): &Page, users: Vec<User>) -> Slice {
+    slice(position, *limit, users, |user| Edge::of_id(user.id), |user| user)
 }

@@ -114,6 +114,21 @@ impl Reply {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers)).to_str().unwrap()
     }
 
+    /// The target of a relation in the `Link` header.
+    pub fn link(&self, relation: &str) -> Option<String> {
+        let wanted = format!("rel=\"{relation}\"");
+        let links = self.header("link").split(", ").map(|link| link.split_once("; ").unwrap());
+        let target = links.filter(|(_, relation)| *relation == wanted).map(|(target, _)| target).next()?;
+        Some(target.trim_matches(['<', '>']).to_owned())
+    }
+
+    /// The ids of the users of a list.
+    pub fn ids(&self) -> Vec<String> {
+        assert_eq!(self.status, 200, "{}", self.text);
+        let users = self.json();
+        users.as_array().unwrap().iter().map(|user| user["id"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// Asserts that this is a problem, complete and of this status and code. Gives its body.
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> Value {

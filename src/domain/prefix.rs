@@ -1,0 +1,82 @@
+use std::ops::Bound;
+
+use super::{Fault, Name, fold};
+
+/// The beginning of a name or an email, without regard to case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Prefix(String);
+
+impl Prefix {
+    /// Reads a beginning: 1 to 200 characters without the white space around them.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] with code `control-character`, `empty` or `too-long`.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
+        let name = Name::parse(text).map_err(|fault| match fault.code {
+            "empty" => Fault::new("empty", "at least 1 character that is no white space is needed"),
+            "too-long" => Fault::new("too-long", format!("at most {} characters are taken", Name::MAX)),
+            _ => Fault::new(fault.code, "control characters are not taken"),
+        })?;
+        Ok(Self(fold(name.as_str())))
+    }
+
+    /// The range of all texts that begin so, in the order of their code points.
+    #[must_use]
+    pub fn range(&self) -> (&str, Bound<String>) {
+        (&self.0, successor(&self.0).map_or(Bound::Unbounded, Bound::Excluded))
+    }
+
+    /// The beginning as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The least text that is greater than all that begin with this one.
+fn successor(text: &str) -> Option<String> {
+    let mut text = text.to_owned();
+    while let Some(last) = text.pop() {
+        // Surrogates are passed over.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            text.push(next);
+            return Some(text);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn has_no_case_and_no_space_around() {
+        assert_eq!(Prefix::parse(" ADA l ").unwrap().as_str(), "ada l");
+        assert_eq!(Prefix::parse("  ").unwrap_err().code, "empty");
+        assert_eq!(Prefix::parse("a\0").unwrap_err().code, "control-character");
+        assert_eq!(Prefix::parse(&"a".repeat(201)).unwrap_err().code, "too-long");
+    }
+
+    #[test]
+    fn the_last_texts_of_all_have_no_end() {
+        assert_eq!(successor("a\u{10ffff}").as_deref(), Some("b"));
+        assert_eq!(successor("\u{d7ff}").as_deref(), Some("\u{e000}"));
+        assert_eq!(successor("\u{10ffff}\u{10ffff}"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_range_holds_what_begins_so_and_nothing_else(prefix in "\\PC{1,5}", text in "\\PC{0,8}") {
+            let within = |text: &str| {
+                prefix.as_str() <= text && successor(&prefix).is_none_or(|end| text < end.as_str())
+            };
+            prop_assert_eq!(within(&text), text.starts_with(&prefix));
+            let longer = format!("{prefix}{text}");
+            prop_assert!(within(&longer));
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Lists: filters, orders, members and counts, each with each other, and the plans behind them.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use entity::users::{Entity, Model};
+use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, IntoActiveModel, Statement};
+use serde_json::{Value, json};
+use url::form_urlencoded::byte_serialize;
+use users_api::{
+    domain::{Email, Name, Prefix, UserId},
+    service::{Edge, Filter, Position, Selection, Sort, SortKey},
+};
+
+use crate::{
+    cases,
+    harness::{App, Context, Engine, connect},
+};
+
+cases![
+    filters_and_orders_combine,
+    a_name_has_no_case,
+    times_are_exact_to_the_microsecond,
+    a_cursor_belongs_to_its_query,
+    members_are_chosen,
+    users_are_counted,
+    many_users_are_estimated,
+    what_is_not_valid_is_named,
+    other_orders_are_stable_under_writes,
+    nothing_is_found_by_scanning,
+];
+
+const NAMES: [&str; 12] = [
+    "Ada Lovelace",
+    "ADA YONATH",
+    "Alan Turing",
+    "alan turing",
+    "Grace Hopper",
+    "Élodie Dupont",
+    "élodie Ádám",
+    "Zoë de la Cruz",
+    "Ann",
+    "Ann Ado",
+    "李 小龙",
+    "Łukasz Ångström",
+];
+
+async fn fill(app: &App) -> Vec<Value> {
+    let mut users = Vec::new();
+    for number in 0..30 {
+        let name = NAMES[number * 7 % NAMES.len()];
+        // Nothing about the order of emails is that of names or of creation.
+        let email = format!("{}{number}@{}.example", ["Ada", "bob", "ann", "cruz"][number % 4], number * 11 % 30);
+        users.push(app.create(name, &email).await);
+    }
+    users
+}
+
+fn text<'a>(user: &'a Value, member: &str) -> &'a str {
+    user[member].as_str().unwrap()
+}
+
+fn encode(value: &str) -> String {
+    byte_serialize(value.as_bytes()).collect()
+}
+
+/// Every user of a list, page by page, and back again.
+async fn walk(app: &App, query: &str) -> Vec<String> {
+    let mut page = app.get(&format!("/users?limit=4&{query}")).await;
+    let mut there = page.ids();
+    while let Some(next) = page.link("next") {
+        page = app.get(&next).await;
+        there.extend(page.ids());
+    }
+    let mut back = page.ids();
+    while let Some(previous) = page.link("prev") {
+        page = app.get(&previous).await;
+        back.splice(0..0, page.ids());
+    }
+    assert_eq!(back, there, "{query}");
+    there
+}
+
+/// A filter as a client writes it, and what is true of those it lets through.
+type Modelled<'a> = (String, Box<dyn Fn(&Value) -> bool + Send + Sync + 'a>);
+
+async fn filters_and_orders_combine(context: Context) {
+    let app = context.app().await;
+    let users = fill(&app).await;
+    let key = |user: &Value| text(user, "name").to_lowercase();
+    let email = |user: &Value| text(user, "email").to_lowercase();
+    let (early, late) = (text(&users[4], "createdAt"), text(&users[27], "createdAt"));
+    let some: Vec<&str> = users.iter().step_by(3).map(|user| text(user, "id")).collect();
+
+    let filters: Vec<Modelled> = vec![
+        ("name=aDa".to_owned(), Box::new(|user| key(user).starts_with("ada"))),
+        (
+            "q=ad".to_owned(),
+            Box::new(|user| {
+                let (key, email) = (key(user), email(user));
+                [key.as_str(), key.rsplit(' ').next().unwrap(), &email].iter().any(|text| text.starts_with("ad"))
+            }),
+        ),
+        (format!("createdAfter={early}"), Box::new(|user| text(user, "createdAt") > early)),
+        (format!("createdBefore={late}"), Box::new(|user| text(user, "createdAt") < late)),
+        (format!("ids={}", some.join(",")), Box::new(|user| some.contains(&text(user, "id")))),
+        (format!("email={}", encode(&text(&users[9], "email").to_uppercase())), {
+            let wanted = text(&users[9], "email");
+            Box::new(move |user| text(user, "email") == wanted)
+        }),
+    ];
+    let compare = |sort: &str, a: &Value, b: &Value| {
+        let by_id = text(a, "id").cmp(text(b, "id"));
+        match sort.trim_start_matches('-') {
+            "name" => key(a).cmp(&key(b)).then(by_id),
+            "email" => email(a).cmp(&email(b)),
+            _ => text(a, "createdAt").cmp(text(b, "createdAt")).then(by_id),
+        }
+    };
+    // Each alone and each with each other, in every order.
+    let all = 1u32 << filters.len();
+    for sort in ["", "createdAt", "-createdAt", "name", "-name", "email", "-email"] {
+        for chosen in (0..all).filter(|chosen| chosen.count_ones() <= 2).chain([all / 2 - 1]) {
+            let chosen: Vec<&Modelled> =
+                filters.iter().enumerate().filter(|(place, _)| chosen >> place & 1 == 1).map(|(_, f)| f).collect();
+            let mut query: Vec<&str> = chosen.iter().map(|(query, _)| query.as_str()).collect();
+            let order = format!("sort={sort}");
+            if !sort.is_empty() {
+                query.push(&order);
+            }
+            let mut expected: Vec<&Value> =
+                users.iter().filter(|user| chosen.iter().all(|(_, holds)| holds(user))).collect();
+            expected.sort_by(|a, b| compare(sort, a, b));
+            if sort.starts_with('-') {
+                expected.reverse();
+            }
+            let expected: Vec<&str> = expected.into_iter().map(|user| text(user, "id")).collect();
+            assert_eq!(walk(&app, &query.join("&")).await, expected, "{query:?}");
+        }
+    }
+}
+
+async fn a_name_has_no_case(context: Context) {
+    let app = context.app().await;
+    let user = app.create("Ada Lovelace", "ada@example.com").await;
+    let path = format!("/users/{}", text(&user, "id"));
+    assert_eq!(app.get("/users?name=ADA%20LOVE").await.ids().len(), 1);
+    assert_eq!(app.get("/users?q=LoveLace%20a").await.ids().len(), 1);
+    app.create("Élodie Dupont", "elodie@example.com").await;
+    for (name, found) in [("ÉLODIE D", 1), ("E\u{301}lo", 1), ("elodie", 0)] {
+        assert_eq!(app.get(&format!("/users?name={}", encode(name))).await.ids().len(), found, "{name}");
+    }
+    // It follows the name.
+    app.patch(&path, &json!({"name": "Augusta King"})).await;
+    for (query, found) in [("name=ada", 0), ("q=lovelace", 0), ("name=augusta", 1), ("q=king", 1), ("q=ada@", 1)] {
+        assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), found, "{query}");
+    }
+    app.put(&path, &json!({"name": "Ada Byron", "email": "byron@example.com"})).await;
+    for (query, found) in [("name=ada", 1), ("q=byr", 1), ("q=ada@", 0), ("q=king", 0)] {
+        assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), found, "{query}");
+    }
+    // What SQL takes for something else is a character like any other.
+    app.create("100% _Sure_ 'O''Hara\\", "odd@example.com").await;
+    for (name, found) in [("100%", 1), ("1%", 0), ("100% _s", 1), ("100%__s", 0), ("100% _sure_ 'o''hara\\", 1)] {
+        assert_eq!(app.get(&format!("/users?name={}", encode(name))).await.ids().len(), found, "{name}");
+    }
+}
+
+async fn times_are_exact_to_the_microsecond(context: Context) {
+    let app = context.app().await;
+    let user = app.create("Ada", "ada@example.com").await;
+    let created: DateTime<Utc> = text(&user, "createdAt").parse().unwrap();
+    let found = async |parameter: &str, nanoseconds: i64| {
+        let time = (created + TimeDelta::nanoseconds(nanoseconds)).to_rfc3339();
+        app.get(&format!("/users?{parameter}={}", encode(&time))).await.ids().len()
+    };
+    for (nanoseconds, after, before) in
+        [(-1000, 1, 0), (-999, 1, 0), (-1, 1, 0), (0, 0, 0), (1, 0, 1), (999, 0, 1), (1000, 0, 1)]
+    {
+        assert_eq!(found("createdAfter", nanoseconds).await, after, "{nanoseconds}");
+        assert_eq!(found("createdBefore", nanoseconds).await, before, "{nanoseconds}");
+    }
+    for (query, found) in [
+        ("createdAfter=0000-01-01T00:00:00Z", 1),
+        ("createdBefore=9999-12-31T23:59:59.999999999Z", 1),
+        ("createdAfter=9999-12-31T23:59:59.999999999Z", 0),
+    ] {
+        assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), found, "{query}");
+    }
+}
+
+async fn a_cursor_belongs_to_its_query(context: Context) {
+    let app = context.app().await;
+    fill(&app).await;
+    let queries =
+        ["", "sort=name", "sort=-name", "sort=email", "sort=-createdAt", "name=a", "q=a", "name=a&sort=name", "q=an"];
+    for query in queries {
+        let next = app.get(&format!("/users?limit=1&{query}")).await.link("next").unwrap();
+        let cursor = next.rsplit_once("cursor=").unwrap().1;
+        for other in queries {
+            let reply = app.get(&format!("/users?{other}&limit=3&fields=id&count=exact&cursor={cursor}")).await;
+            if other == query {
+                assert_eq!(reply.ids().len(), 3, "what is given of it may change");
+            } else {
+                reply.problem(400, "invalid-cursor");
+            }
+        }
+    }
+}
+
+async fn members_are_chosen(context: Context) {
+    let app = context.app().await;
+    let user = app.create("Ada", "ada@example.com").await;
+    for query in ["", "q=ada&", "email=ada@example.com&"] {
+        let reply = app.get(&format!("/users?{query}fields=email,id,email")).await;
+        assert_eq!(reply.text, format!(r#"[{{"id":{},"email":"ada@example.com"}}]"#, user["id"]));
+        let all = app.get(&format!("/users?{query}fields=updatedAt,createdAt,version,email,name,id")).await;
+        assert_eq!(all.text, app.get(&format!("/users?{query}")).await.text, "in one order, whoever asks");
+    }
+}
+
+async fn users_are_counted(context: Context) {
+    let app = context.app().await;
+    let users = fill(&app).await;
+    for count in ["exact", "estimated"] {
+        for query in ["", "&name=ada", "&q=a&sort=name", "&email=nobody@example.com"] {
+            let reply = app.get(&format!("/users?count={count}&limit=100{query}")).await;
+            assert_eq!(reply.header("x-total-count"), reply.ids().len().to_string(), "{query}");
+        }
+        let page = app.get(&format!("/users?count={count}&limit=4")).await;
+        let next = app.get(&page.link("next").unwrap()).await;
+        assert_eq!(next.header("x-total-count"), users.len().to_string(), "of all pages together");
+    }
+    assert!(app.get("/users").await.headers.get("x-total-count").is_none(), "only if asked for");
+}
+
+/// Rows as the service writes them, past it.
+async fn seed(database: &DatabaseConnection, count: usize) {
+    let created = DateTime::from_timestamp(1_750_000_000, 0).unwrap();
+    let rows: Vec<Model> = (0..count)
+        .map(|number| {
+            let name = Name::parse(&format!("{} N{:05}", NAMES[number % NAMES.len()], number * 7919 % count)).unwrap();
+            let email = Email::parse(&format!("u{:05}@example.com", number * 104_729 % count)).unwrap();
+            let (email, email_key) = email.into_parts();
+            let created_at = created + TimeDelta::seconds(i64::try_from(number).unwrap());
+            Model {
+                id: UserId::generate(created_at).as_uuid(),
+                name_key: name.key(),
+                last_word_key: name.last_word_key(),
+                name: name.into_string(),
+                email,
+                email_key,
+                version: 1,
+                created_at,
+                updated_at: created_at,
+            }
+        })
+        .collect();
+    for chunk in rows.chunks(1000) {
+        let rows = chunk.iter().map(|row| row.clone().into_active_model());
+        Entity::insert_many(rows).exec_without_returning(database).await.unwrap();
+    }
+    let analyze = match database.get_database_backend() {
+        sea_orm::DbBackend::MySql => "ANALYZE TABLE users",
+        _ => "ANALYZE",
+    };
+    database.execute_unprepared(analyze).await.unwrap();
+}
+
+async fn many_users_are_estimated(context: Context) {
+    let app = context.app().await;
+    let database = connect(&app.url).await;
+    seed(&database, 15_000).await;
+    database.close().await.unwrap();
+    let count = async |query: &str| -> u64 {
+        let reply = app.get(&format!("/users?limit=1{query}")).await;
+        reply.header("x-total-count").parse().unwrap()
+    };
+    assert_eq!(count("&count=exact").await, 15_000);
+    for query in ["", "&createdAfter=2020-01-01T00:00:00Z"] {
+        let estimated = count(&format!("&count=estimated{query}")).await;
+        assert!((10_001..40_000).contains(&estimated), "{estimated} of 15000, {query}");
+    }
+    assert_eq!(count("&count=estimated&name=grace").await, 1250, "as long as they are few, each is counted");
+}
+
+async fn what_is_not_valid_is_named(context: Context) {
+    let app = context.app().await;
+    let ids = vec!["0197b5f0-3c4a-7def-8123-456789abcdef"; 101].join(",");
+    for (query, parameter, code) in [
+        ("sort=id", "sort", "unknown-value"),
+        ("sort=name,email", "sort", "unknown-value"),
+        ("sort=", "sort", "unknown-value"),
+        ("sort=--name", "sort", "unknown-value"),
+        ("fields=", "fields", "unknown-value"),
+        ("fields=id,secret", "fields", "unknown-value"),
+        ("fields=emailKey", "fields", "unknown-value"),
+        ("count=yes", "count", "unknown-value"),
+        ("name=", "name", "empty"),
+        ("name=%20", "name", "empty"),
+        ("q=a%00", "q", "control-character"),
+        ("ids=", "ids", "malformed"),
+        ("ids=1", "ids", "malformed"),
+        (&format!("ids={ids}"), "ids", "too-many"),
+        ("createdAfter=yesterday", "createdAfter", "malformed"),
+        ("createdAfter=2026-11-21", "createdAfter", "malformed"),
+        ("createdBefore=2026-11-21T10:00:00+01:00", "createdBefore", "malformed"),
+        ("q=a&q=b", "q", "duplicate-parameter"),
+        ("created_after=2026-11-21T10:00:00Z", "created_after", "unknown-parameter"),
+    ] {
+        let problem = app.get(&format!("/users?{query}")).await.problem(400, "invalid-query");
+        let error = &problem["errors"][0];
+        assert_eq!((error["parameter"].as_str(), error["code"].as_str()), (Some(parameter), Some(code)), "{query}");
+    }
+    let problem = app.get("/users?sort=x&count=y&fields=z&page=1").await.problem(400, "invalid-query");
+    assert_eq!(problem["errors"].as_array().unwrap().len(), 4, "all faults at once");
+}
+
+async fn other_orders_are_stable_under_writes(context: Context) {
+    let app = context.app().await;
+    let steady: BTreeSet<String> = fill(&app).await.iter().map(|user| text(user, "id").to_owned()).collect();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let writer = {
+        let app = app.clone();
+        tokio::spawn(async move {
+            let mut count = 0;
+            while !*stopped.borrow() {
+                // At every place of the list, before and behind whoever walks it.
+                let name = NAMES[count % NAMES.len()];
+                let user = app.create(name, &format!("{}guest{count}@example.com", ["a", "m", "z"][count % 3])).await;
+                if count % 4 != 0 {
+                    app.delete(&format!("/users/{}", text(&user, "id"))).await;
+                }
+                count += 1;
+            }
+            count
+        })
+    };
+    for sort in ["name", "-name", "email", "-email", "-createdAt"] {
+        let mut seen = BTreeSet::new();
+        let mut page = app.get(&format!("/users?limit=3&sort={sort}")).await;
+        loop {
+            for id in page.ids() {
+                assert!(seen.insert(id), "an id came twice, {sort}");
+            }
+            match page.link("next") {
+                Some(next) => page = app.get(&next).await,
+                None => break,
+            }
+        }
+        assert!(steady.is_subset(&seen), "an id was passed over, {sort}");
+    }
+    stop.send(true).unwrap();
+    assert!(writer.await.unwrap() > 0, "nothing was written meanwhile");
+}
+
+/// The plan of a statement, a line each step.
+async fn plan(database: &DatabaseConnection, mut statement: Statement) -> Vec<String> {
+    let backend = database.get_database_backend();
+    let explain = if backend == sea_orm::DbBackend::Sqlite { "EXPLAIN QUERY PLAN " } else { "EXPLAIN " };
+    statement.sql.insert_str(0, explain);
+    let rows = database.query_all_raw(statement).await.unwrap();
+    let line = |row: &sea_orm::QueryResult| match backend {
+        sea_orm::DbBackend::Postgres => row.try_get_by_index(0).unwrap(),
+        sea_orm::DbBackend::Sqlite => row.try_get("", "detail").unwrap(),
+        _ => ["type", "key", "Extra"]
+            .map(|column| row.try_get::<Option<String>>("", column).unwrap().unwrap_or_default())
+            .join(" | "),
+    };
+    rows.iter().map(line).collect()
+}
+
+async fn nothing_is_found_by_scanning(context: Context) {
+    let app = context.app().await;
+    let database = connect(&app.url).await;
+    seed(&database, 20_000).await;
+    let backend = database.get_database_backend();
+    let prefix = |text| Some(Prefix::parse(text).unwrap());
+    let time = |seconds: i64| DateTime::from_timestamp(1_750_000_000 + seconds, 0);
+    let filters = [
+        Filter { email: Some(Email::parse("u00077@example.com").unwrap()), ..Filter::default() },
+        Filter { name: prefix("ann n0001"), ..Filter::default() },
+        Filter { text: prefix("u0001"), ..Filter::default() },
+        Filter { created_after: time(19_950), ..Filter::default() },
+        Filter { created_before: time(50), ..Filter::default() },
+        Filter { created_after: time(1000), created_before: time(1050), ..Filter::default() },
+        Filter { ids: Some(vec![UserId::generate(time(5).unwrap()); 3]), ..Filter::default() },
+    ];
+    let edge = |key: &str| Edge { key: key.to_owned(), id: UserId::generate(time(10_000).unwrap()) };
+    let orders = [
+        (SortKey::Created, edge("")),
+        (SortKey::Name, edge("grace hopper n01000")),
+        (SortKey::Email, edge("u10000@example.com")),
+    ];
+    let mut plans = Vec::new();
+    for (key, edge) in orders {
+        for descending in [false, true] {
+            for position in [Position::First, Position::After(edge.clone()), Position::Before(edge.clone())] {
+                let sort = Sort { key, descending };
+                // An order without a filter is that of an index, from the edge on.
+                let selection = Selection { filter: Filter::default(), sort };
+                let plan = plan(&database, selection.statement(backend, &position, 20)).await;
+                let text = plan.join("\n");
+                assert!(!["Sort", "filesort", "TEMP B-TREE"].iter().any(|sort| text.contains(sort)), "{text}");
+                plans.push((selection, position.clone(), plan));
+                for filter in &filters {
+                    let selection = Selection { filter: filter.clone(), sort };
+                    let plan = self::plan(&database, selection.statement(backend, &position, 20)).await;
+                    plans.push((selection, position.clone(), plan));
+                }
+            }
+        }
+    }
+    database.close().await.unwrap();
+    for (selection, position, plan) in plans {
+        for step in plan {
+            let scans = match context.engine() {
+                Engine::Postgres => step.contains("Seq Scan"),
+                Engine::MariaDb => step.starts_with("ALL"),
+                // A walk along an index to its first twenty rows is no scan; without a filter it is what is asked for.
+                Engine::Sqlite => {
+                    step.starts_with("SCAN") && (selection.filter != Filter::default() || position != Position::First)
+                }
+            };
+            assert!(!scans, "{step} for {position:?} of {selection:?}");
+        }
+    }
+}
