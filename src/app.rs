@@ -212,7 +212,8 @@ impl Application {
     }
 }
 
-async fn prepare_schema(pool: &Pool, migrate: Migrate) -> Result<(), SchemaError> {
+/// Does to the schema what `database.migrate` says.
+pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate) -> Result<(), SchemaError> {
     let schema = service::SchemaService::new(pool.clone());
     match migrate {
         Migrate::Auto => {
@@ -257,6 +258,11 @@ fn listen(settings: &ServerSettings) -> Result<TcpListener, StartError> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         // A port that was ours a moment ago is not kept from us by connections that are still closing.
         socket.set_reuse_address(true)?;
+        // Connections inherit it. The server itself would wait for ever for a client that does not read.
+        #[cfg(target_os = "linux")]
+        if !settings.write_timeout.is_zero() {
+            socket.set_tcp_user_timeout(Some(settings.write_timeout))?;
+        }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())

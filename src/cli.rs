@@ -41,9 +41,11 @@ Exit codes:
   0  all is well
   1  it could not start, or did not end cleanly
   2  the command line or a setting is not valid
+  3  import: rows were refused; the others were written
+  4  import, export: stopped by a signal where it can be gone on with
   128 + N  ended at once by a second signal N";
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Serve requests until SIGTERM or SIGINT (the default)
     ///
@@ -60,6 +62,16 @@ enum Command {
         #[command(subcommand)]
         action: Option<commands::MigrateAction>,
     },
+    /// Write the users of an NDJSON or CSV file
+    ///
+    /// A row each user, with name and email; what else an export has is passed over. Each row is written or refused by
+    /// itself, unless --atomic; refused rows are told of on standard error. A second run with the same file writes no row
+    /// twice. Ctrl-C stops after the rows that are being written, and tells how to go on.
+    Import(commands::ImportOptions),
+    /// Write all users, or some, as NDJSON or CSV
+    ///
+    /// Ctrl-C stops behind a user, and tells how to go on.
+    Export(commands::ExportOptions),
     /// Print the OpenAPI document
     Openapi,
     /// Print the effective settings, and where each value came from
@@ -76,19 +88,21 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli) {
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
             match error {
-                CommandError::Settings(_) => ExitCode::from(2),
+                CommandError::Settings(_) | CommandError::Usage(_) => ExitCode::from(2),
+                CommandError::Refused => ExitCode::from(3),
+                CommandError::Interrupted(_) => ExitCode::from(4),
                 CommandError::Failed(_) => ExitCode::FAILURE,
             }
         }
     }
 }
 
-fn run(cli: &Cli) -> Result<(), CommandError> {
+fn run(cli: Cli) -> Result<(), CommandError> {
     let command = cli.command.unwrap_or(Command::Serve);
     if let Command::Openapi = command {
         return commands::openapi();
@@ -99,8 +113,10 @@ fn run(cli: &Cli) -> Result<(), CommandError> {
     }
     let settings: Settings = layers.settings()?;
     match command {
-        Command::Serve => commands::serve(settings, Reload::new(cli.config.clone(), layers)),
+        Command::Serve => commands::serve(settings, Reload::new(cli.config, layers)),
         Command::Migrate { action } => commands::migrate(&settings, action.unwrap_or(commands::MigrateAction::Up)),
+        Command::Import(options) => commands::import(&settings, &options),
+        Command::Export(options) => commands::export(&settings, &options),
         Command::Healthcheck => commands::healthcheck(&settings),
         Command::Openapi | Command::Config => Ok(()),
     }

@@ -1,7 +1,10 @@
 //! The commands, one file each.
 
+mod bulk;
 mod config;
+mod export;
 mod healthcheck;
+mod import;
 mod migrate;
 mod openapi;
 mod serve;
@@ -15,7 +18,9 @@ use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use self::{
     config::config,
+    export::{ExportOptions, export},
     healthcheck::healthcheck,
+    import::{ImportOptions, import},
     migrate::{MigrateAction, migrate},
     openapi::openapi,
     serve::serve,
@@ -27,6 +32,12 @@ use crate::settings::SettingsError;
 pub(crate) enum CommandError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("some rows were refused")]
+    Refused,
+    #[error("{0}")]
+    Interrupted(String),
     #[error(transparent)]
     Failed(Box<dyn Error + Send + Sync>),
 }

@@ -5,20 +5,22 @@
 //! (time-out, panics, HEAD).
 
 mod body;
+mod bulk;
 mod conditions;
 mod cursor;
 mod docs;
+mod export;
 mod fallback;
 mod idempotency;
 mod limits;
 mod list;
 mod observe;
 mod ops;
+mod parameters;
 mod problem;
 mod responses;
 mod series;
 mod tag;
-mod user;
 mod users;
 
 use std::{rc::Rc, time::Duration};
@@ -38,6 +40,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 pub use self::{
     cursor::CursorSigner,
+    export::ExportQuery,
     observe::RequestSpan,
     ops::{Draining, Phase},
 };
@@ -98,6 +101,9 @@ fn routes(config: &mut ServiceConfig) {
     config
         .service(users::list)
         .service(users::create)
+        // Before the routes of a single user, whose id could be anything.
+        .service(bulk::write)
+        .service(export::export)
         .service(users::find)
         .service(users::replace)
         .service(users::patch)

@@ -22,6 +22,7 @@ pub mod app;
 pub mod cli;
 mod commands;
 pub mod domain;
+pub mod exchange;
 pub mod http;
 pub mod reload;
 pub mod service;

@@ -10,9 +10,12 @@ use crate::{
 };
 
 /// What takes effect alive. Of the URL it is the credentials; the pool refuses another database.
-const ALIVE: [&str; 11] = [
+const ALIVE: [&str; 14] = [
     "database.url",
     "pool.acquire",
+    "pool.batch",
+    "pool.batch_max",
+    "pool.bulk_share",
     "pool.idle",
     "pool.lifetime",
     "pool.max",

@@ -10,5 +10,8 @@ pub use self::{
     error::{Error, Unavailable},
     idempotency::{Answer, IdempotencyKeys, Once},
     schema::{Migration, SchemaFailure, SchemaService},
-    users::{Change, Count, Draft, Edge, Filter, Position, Selection, Slice, Sort, SortKey, UserService},
+    users::{
+        Change, Count, Draft, Edge, Filter, Mode, Outcome, Position, Selection, Slice, Sort, SortKey, Terms,
+        UserService, Written,
+    },
 };

@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     Engine, Fault, PoolOptions,
     admission::Admission,
+    bulk::Share,
     clock::Clock,
     health::{Health, words},
     raw::Raw,
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) attention: Notify,
     /// Told when a connection was opened, given back or closed.
     pub(crate) changed: Notify,
+    pub(crate) bulk: Share,
     /// One look at the database at a time.
     pub(crate) looking: tokio::sync::Mutex<()>,
     options: RwLock<Arc<PoolOptions>>,
@@ -79,6 +81,7 @@ impl Core {
             handle,
             attention: Notify::new(),
             changed: Notify::new(),
+            bulk: Share::default(),
             looking: tokio::sync::Mutex::default(),
             options: RwLock::new(Arc::new(options)),
             target: RwLock::new((Arc::new(target), 0)),

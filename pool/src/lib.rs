@@ -56,6 +56,7 @@
 
 mod admission;
 mod batch;
+mod bulk;
 mod clock;
 mod connection;
 mod core;

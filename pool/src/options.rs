@@ -33,6 +33,10 @@ pub struct PoolOptions {
     /// Most operations that share one, 1 to 1,000. Too low: a statement for few; too high: the first of many waits for
     /// the answer to the last.
     pub batch_max: usize,
+    /// How many connections operations in bulk ([`Pool::bulk_read`](crate::Pool::bulk_read)) use at once, 1 to 100 per cent
+    /// of `max`: one at the least, and never all unless there is but one. Too low: imports crawl; too high: everybody else
+    /// waits for them.
+    pub bulk_share: u32,
     /// While the database is down, an operation that arrives within this time of the beginning waits for the rest of it,
     /// in case it is only a blip; later ones are refused at once. 0 = none waits; 1 min at the most.
     #[serde(with = "humantime_serde")]
@@ -65,6 +69,7 @@ impl Default for PoolOptions {
             queue_limit: 1000,
             batch: true,
             batch_max: 128,
+            bulk_share: 25,
             outage_wait: Duration::from_millis(250),
             slow_hold: Duration::from_secs(5),
             validate_after: Duration::from_secs(30),
@@ -105,6 +110,9 @@ impl PoolOptions {
         if !(1..=1000).contains(&self.batch_max) {
             return refuse("batch_max", "a whole number from 1 to 1000".to_owned());
         }
+        if !(1..=100).contains(&self.bulk_share) {
+            return refuse("bulk_share", "a whole number from 1 to 100, per cent of pool.max".to_owned());
+        }
         if self.outage_wait > Duration::from_mins(1) {
             return refuse("outage_wait", "a duration from 0s to 1m".to_owned());
         }
@@ -134,6 +142,8 @@ mod tests {
             ("acquire", PoolOptions { acquire: Duration::from_secs(3601), ..PoolOptions::default() }),
             ("batch_max", PoolOptions { batch_max: 0, ..PoolOptions::default() }),
             ("batch_max", PoolOptions { batch_max: 1001, ..PoolOptions::default() }),
+            ("bulk_share", PoolOptions { bulk_share: 0, ..PoolOptions::default() }),
+            ("bulk_share", PoolOptions { bulk_share: 101, ..PoolOptions::default() }),
             ("outage_wait", PoolOptions { outage_wait: Duration::from_secs(61), ..PoolOptions::default() }),
             ("threads", PoolOptions { threads: 65, ..PoolOptions::default() }),
         ];

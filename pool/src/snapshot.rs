@@ -127,6 +127,9 @@ pub struct Limits {
     /// Most operations that share one.
     #[cfg_attr(feature = "utoipa", schema(example = 128))]
     pub batch_max: usize,
+    /// How many connections work in bulk uses at once, in per cent of `max`.
+    #[cfg_attr(feature = "utoipa", schema(example = 25))]
+    pub bulk_share: u32,
     /// Longest wait for a connection.
     #[cfg_attr(feature = "utoipa", schema(example = 5000))]
     pub acquire_ms: u64,

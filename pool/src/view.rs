@@ -71,6 +71,7 @@ impl Core {
                 wait: options.wait,
                 batch: options.batch,
                 batch_max: options.batch_max,
+                bulk_share: options.bulk_share,
                 acquire_ms: millis(options.acquire),
                 idle_ms: millis(options.idle),
                 lifetime_ms: millis(options.lifetime),

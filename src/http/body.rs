@@ -185,7 +185,7 @@ impl Members {
 }
 
 /// JSON Pointer to a member of the document (RFC 6901).
-fn pointer(name: &str) -> String {
+pub(super) fn pointer(name: &str) -> String {
     format!("/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 

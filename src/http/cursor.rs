@@ -35,8 +35,9 @@ impl CursorSigner {
         Self { mac }
     }
 
-    /// The cursor of a page of this selection.
-    pub(super) fn encode(&self, selection: &Selection, position: &Position) -> Option<String> {
+    /// The cursor of a page of this selection; the first page has none.
+    #[must_use]
+    pub fn cursor(&self, selection: &Selection, position: &Position) -> Option<String> {
         let (direction, edge) = match position {
             Position::First => return None,
             Position::After(edge) => (Direction::After, edge),
@@ -148,20 +149,20 @@ mod tests {
         let signer = CursorSigner::new("");
         for (place, selection) in selections().iter().enumerate() {
             for position in [Position::After(edge("ann é")), Position::Before(edge(""))] {
-                let cursor = signer.encode(selection, &position).unwrap();
+                let cursor = signer.cursor(selection, &position).unwrap();
                 for (other, selection) in selections().iter().enumerate() {
                     let decoded = signer.decode(selection, &cursor);
                     assert_eq!(decoded.as_ref(), (place == other).then_some(&position), "{selection:?}");
                 }
             }
         }
-        assert_eq!(signer.encode(&Selection::default(), &Position::First), None);
+        assert_eq!(signer.cursor(&Selection::default(), &Position::First), None);
     }
 
     #[test]
     fn another_key_makes_another_cursor() {
         let all = Selection::default();
-        let cursor = CursorSigner::new("one").encode(&all, &Position::After(edge(""))).unwrap();
+        let cursor = CursorSigner::new("one").cursor(&all, &Position::After(edge(""))).unwrap();
         assert_eq!(CursorSigner::new("two").decode(&all, &cursor), None);
     }
 
@@ -169,7 +170,7 @@ mod tests {
         #[test]
         fn a_changed_cursor_is_refused(place in 0usize..48, letter in "[A-Za-z0-9_-]") {
             let (signer, all) = (CursorSigner::new(""), Selection::default());
-            let cursor = signer.encode(&all, &Position::After(edge("ann"))).unwrap();
+            let cursor = signer.cursor(&all, &Position::After(edge("ann"))).unwrap();
             let mut forged = cursor.clone();
             forged.replace_range(place..=place, &letter);
             prop_assert_eq!(signer.decode(&all, &forged).is_some(), forged == cursor);
@@ -183,7 +184,7 @@ mod tests {
         #[test]
         fn a_shortened_cursor_is_refused(length in 0usize..48) {
             let (signer, all) = (CursorSigner::new(""), Selection::default());
-            let cursor = signer.encode(&all, &Position::After(edge("ann"))).unwrap();
+            let cursor = signer.cursor(&all, &Position::After(edge("ann"))).unwrap();
             prop_assert_eq!(signer.decode(&all, &cursor[..length]), None);
         }
     }

@@ -24,7 +24,7 @@ use super::{
 use crate::service::{Answer, Draft, Once};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const LONGEST_KEY: usize = 255;
 
 /// The key of a request, if it has one.
@@ -55,6 +55,14 @@ impl IdempotencyKey {
         let (key, keep) = self.0?;
         let fingerprint = hash(&[draft.name.as_str().as_bytes(), draft.email.as_str().as_bytes()]);
         Some(Once { key, fingerprint, keep })
+    }
+}
+
+impl IdempotencyKey {
+    /// By what work in bulk is known, if it is to be done once. What is asked for is not known before it is read.
+    pub(super) fn of_bulk(&self) -> Option<Once> {
+        let (key, keep) = self.0?;
+        Some(Once { key, fingerprint: [0; 32], keep })
     }
 }
 

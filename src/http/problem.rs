@@ -63,6 +63,8 @@ pub(super) enum Kind {
     PayloadTooLarge,
     /// The body is of a type that is not understood here.
     UnsupportedMediaType,
+    /// No media type that the client takes can be given.
+    NotAcceptable,
     /// The body is JSON, but not what is asked for.
     ValidationFailed,
     /// The key was used for another request.
@@ -112,6 +114,9 @@ impl Kind {
             Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large"),
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The media type is not supported")
+            }
+            Self::NotAcceptable => {
+                (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "No media type that is asked for can be given")
             }
             Self::ValidationFailed => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "validation-failed", "The body is not what is asked for")
@@ -247,8 +252,14 @@ impl Problem {
 
     /// The body of the answer.
     pub(super) fn body(&self, tag: Option<&Tag>) -> Vec<u8> {
+        // Texts and numbers always serialize.
+        serde_json::to_vec(&self.to_body(tag)).unwrap_or_default()
+    }
+
+    /// What is told of it.
+    pub(super) fn to_body<'a>(&'a self, tag: Option<&'a Tag>) -> ProblemBody<'a> {
         let (status, code, title) = self.kind.parts();
-        let body = ProblemBody {
+        ProblemBody {
             type_: format!("urn:problem-type:users-api:{code}"),
             title,
             status: status.as_u16(),
@@ -256,9 +267,7 @@ impl Problem {
             instance: tag.map(|tag| tag.path.as_str()),
             code,
             errors: &self.errors,
-        };
-        // Texts and numbers always serialize.
-        serde_json::to_vec(&body).unwrap_or_default()
+        }
     }
 
     /// The stable word for programs.

@@ -22,6 +22,10 @@ pub(super) struct IdProblems;
 pub(super) struct RemoveProblems;
 /// Of routes that create something from a body.
 pub(super) struct CreateProblems;
+/// Of the route that writes many.
+pub(super) struct BulkProblems;
+/// Of the route that gives many.
+pub(super) struct ExportProblems;
 /// Of routes that change what an id names by a body.
 pub(super) struct ChangeProblems;
 /// Of routes that read what an id names, if it is so.
@@ -59,6 +63,28 @@ impl IntoResponses for CreateProblems {
         let own =
             [Kind::InvalidIdempotencyKey, Kind::EmailTaken, Kind::IdempotencyKeyInUse, Kind::IdempotencyKeyReused];
         responses(&[&BODY[..], &own].concat())
+    }
+}
+
+impl IntoResponses for BulkProblems {
+    fn responses() -> Responses {
+        responses(&[
+            Kind::InvalidQuery,
+            Kind::InvalidIdempotencyKey,
+            Kind::MalformedJson,
+            Kind::BodyTimeout,
+            Kind::IdempotencyKeyInUse,
+            Kind::PayloadTooLarge,
+            Kind::UnsupportedMediaType,
+            Kind::ValidationFailed,
+            Kind::IdempotencyKeyReused,
+        ])
+    }
+}
+
+impl IntoResponses for ExportProblems {
+    fn responses() -> Responses {
+        responses(&[Kind::InvalidQuery, Kind::InvalidCursor, Kind::NotAcceptable])
     }
 }
 

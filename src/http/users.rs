@@ -16,6 +16,7 @@ use super::{
     body::{FromMembers, Members, Valid},
     conditions::{ChangeCondition, ReadCondition, etag},
     cursor::CursorSigner,
+    fallback::Paths,
     idempotency::{self, IdempotencyKey},
     list::ListQuery,
     problem::{Kind, Problem},
@@ -23,10 +24,10 @@ use super::{
         ChangeConditionProblems, ChangeProblems, CreateProblems, IdProblems, QueryProblems, ReadConditionProblems,
         RemoveProblems, ServerProblems,
     },
-    user::{Field, Fields, FieldsBody, Selected, UserBody},
 };
 use crate::{
     domain::{Email, Name, Precondition, User, UserId},
+    exchange::{Field, Fields, FieldsBody, Selected, UserBody},
     service::{self, Change, Draft, UserService},
 };
 
@@ -90,7 +91,12 @@ impl FromRequest for PathId {
     type Future = std::future::Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let id = request.match_info().get("id").unwrap_or_default().parse();
+        let id = request.match_info().get("id").unwrap_or_default();
+        // The names of other routes, which do not know this method.
+        if let Some(allow) = request.app_data::<web::Data<Paths>>().and_then(|paths| paths.allow(request.path())) {
+            return std::future::ready(Err(Problem::method_not_allowed(allow)));
+        }
+        let id = id.parse();
         std::future::ready(id.map(Self).map_err(|_| {
             Problem::new(Kind::InvalidId, "A user id is a UUID such as 019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40.")
         }))
@@ -108,6 +114,17 @@ struct ListParameters {
     /// From the `Link` header of an earlier answer to the same query.
     #[param(pattern = "^[A-Za-z0-9_-]{44,2200}$", min_length = 44, max_length = 2200)]
     cursor: Option<String>,
+    /// Whether to tell in `X-Total-Count` how many users there are in all pages together: each counted, or, beyond
+    /// 10,000, what the database takes for their number without looking.
+    #[param(inline)]
+    count: Option<CountParameter>,
+}
+
+/// Which users, and what of them; documents what `Parameters` reads.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+#[expect(dead_code, reason = "documents what `Parameters` reads")]
+pub(super) struct SelectionParameters {
     /// The user with this email, however it is written: one or none.
     #[param(format = "email", max_length = 254)]
     email: Option<String>,
@@ -132,10 +149,6 @@ struct ListParameters {
     /// Members to give; all unless there are some.
     #[param(style = Form, explode = false, inline, min_items = 1)]
     fields: Option<Vec<Field>>,
-    /// Whether to tell in `X-Total-Count` how many users there are in all pages together: each counted, or, beyond
-    /// 10,000, what the database takes for their number without looking.
-    #[param(inline)]
-    count: Option<CountParameter>,
 }
 
 #[derive(ToSchema)]
@@ -209,7 +222,7 @@ struct KeyParameter {
 #[utoipa::path(
     tag = "users",
     operation_id = "listUsers",
-    params(ListParameters),
+    params(SelectionParameters, ListParameters),
     responses(
         (status = 200, description = "A page of users", body = [FieldsBody], headers(
             ("Link" = String, description = "`first`, and `prev` and `next` where there are such pages (RFC 8288)"),
@@ -235,7 +248,8 @@ pub(super) async fn list(
     if query.fields == Fields::default() {
         return Ok(response.json(slice.users.iter().map(UserBody::from).collect::<Vec<_>>()));
     }
-    Ok(response.json(slice.users.iter().map(|user| Selected(user, query.fields)).collect::<Vec<_>>()))
+    Ok(response
+        .json(slice.users.iter().map(|user| Selected { user, fields: query.fields, cursor: None }).collect::<Vec<_>>()))
 }
 
 /// Create a user

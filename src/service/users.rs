@@ -1,5 +1,6 @@
 //! Users: create, find, list, replace, patch, delete.
 
+mod bulk;
 mod create;
 mod find;
 mod list;
@@ -18,14 +19,16 @@ use sea_orm::{
 use uuid::Uuid;
 
 use self::{
+    bulk::Undone,
     create::Created,
     once::{Creation, Done},
 };
-pub(super) use self::{create::powers_of_two, find::is_one_of};
 pub use self::{
+    bulk::{Mode, Outcome, Terms, Written},
     page::{Edge, Position, Slice},
     search::{Count, Filter, Selection, Sort, SortKey},
 };
+pub(super) use self::{create::powers_of_two, find::is_one_of};
 use super::{
     Error, clock,
     idempotency::{Answer, Claim, Once, UnderWay},
@@ -126,6 +129,91 @@ impl UserService {
         }
     }
 
+    /// Writes many users in one transaction, on the share of the pool for work in bulk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`]; then nothing was written, or it is not known.
+    pub async fn write_many(&self, drafts: Vec<Draft>, terms: Terms) -> Result<Outcome, Error> {
+        let models: Arc<[Model]> = drafts.into_iter().map(row).collect();
+        let body = move |db| {
+            let models = Arc::clone(&models);
+            async move { bulk::all(&db, &models, terms).await }
+        };
+        match self.pool.bulk_transaction("users.write_many", TransactionOptions::default(), body).await {
+            Ok(written) => Ok(Outcome { written, is_kept: true }),
+            Err(Undone::Outcome(written)) => Ok(Outcome { written, is_kept: false }),
+            Err(Undone::Failed(error)) => Err(error),
+        }
+    }
+
+    /// The same once for each key: whoever asks again with the same key gets the first answer, which is kept in the same
+    /// transaction. What is undone is not kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_many`](Self::write_many), or [`Error::KeyReused`].
+    pub async fn write_many_once(
+        &self,
+        drafts: Vec<Draft>,
+        terms: Terms,
+        once: Once,
+        seal: impl Fn(&[Written]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Result<(Answer, Outcome), Error> {
+        let models: Arc<[Model]> = drafts.into_iter().map(row).collect();
+        let seal = Arc::new(seal);
+        let body = {
+            let seal = Arc::clone(&seal);
+            move |db| {
+                let (models, seal) = (Arc::clone(&models), Arc::clone(&seal));
+                let claim = Claim {
+                    key: once.key,
+                    fingerprint: once.fingerprint,
+                    answer: Vec::new(),
+                    expires_at: clock::now() + once.keep,
+                };
+                async move { bulk::once(&db, &models, terms, &claim, seal.as_ref()).await }
+            }
+        };
+        match self.pool.bulk_transaction("users.write_many_once", TransactionOptions::default(), body).await {
+            Ok(bulk::Done::Now(written, answer)) => Ok((Answer::First(answer), Outcome { written, is_kept: true })),
+            Ok(bulk::Done::Before(answer)) => {
+                Ok((Answer::Again(answer), Outcome { written: Vec::new(), is_kept: true }))
+            }
+            Ok(bulk::Done::Otherwise) => Err(Error::KeyReused),
+            Err(Undone::Outcome(written)) => Ok((Answer::First(seal(&written)), Outcome { written, is_kept: false })),
+            Err(Undone::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Marks a key as used by what is under way, until the mark is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyInUse`] if it is already.
+    pub fn begin(&self, key: [u8; 32]) -> Result<impl Sized + Send + use<>, Error> {
+        self.under_way.begin(key).ok_or(Error::KeyInUse)
+    }
+
+    /// Gives at most `limit` users of a selection, as [`list`](Self::list) does, each with the edge behind it, on the share
+    /// of the pool for work in bulk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn export(
+        &self,
+        selection: Arc<Selection>,
+        position: Position,
+        limit: u64,
+    ) -> Result<Slice<(User, Edge)>, Error> {
+        let page = move |db| {
+            let (selection, position) = (Arc::clone(&selection), position.clone());
+            async move { Ok(search::page(db, &selection, &position, limit).await?) }
+        };
+        self.pool.bulk_read("users.export", page).await
+    }
+
     /// Finds a user.
     ///
     /// # Errors
@@ -151,7 +239,11 @@ impl UserService {
         let selection = Arc::new(selection.clone());
         let page = move |db| {
             let (selection, position) = (Arc::clone(&selection), position.clone());
-            async move { Ok(Arc::new(search::page(db, &selection, &position, limit).await?)) }
+            async move {
+                let Slice { users, previous, next } = search::page(db, &selection, &position, limit).await?;
+                let users = users.into_iter().map(|(user, _)| user).collect();
+                Ok(Arc::new(Slice { users, previous, next }))
+            }
         };
         self.pool.read("users.search", page).await
     }

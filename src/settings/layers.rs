@@ -14,11 +14,12 @@ const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("RUST_LOG
 /// Values that are never shown.
 const SECRETS: [&str; 1] = ["users.cursor_key"];
 /// What each kind of value looks like, for values that are not of their kind.
-const KINDS: [(&str, &str); 28] = [
+const KINDS: [(&str, &str); 30] = [
     ("server.host", "an IP address such as 127.0.0.1 or ::"),
     ("server.port", "a whole number from 0 to 65535"),
     ("server.workers", "a whole number from 0 to 512"),
     ("server.request_timeout", DURATION),
+    ("server.write_timeout", DURATION),
     ("server.drain_delay", DURATION),
     ("server.shutdown_timeout", DURATION),
     ("database.migrate", "auto, check or off"),
@@ -31,6 +32,7 @@ const KINDS: [(&str, &str); 28] = [
     ("pool.queue_limit", "a whole number, 0 = no limit"),
     ("pool.batch", "true or false"),
     ("pool.batch_max", "a whole number from 1 to 1000"),
+    ("pool.bulk_share", "a whole number from 1 to 100"),
     ("pool.outage_wait", DURATION),
     ("pool.slow_hold", DURATION),
     ("pool.validate_after", DURATION),

@@ -17,6 +17,9 @@ pub struct ServerSettings {
     /// Longest time to an answer.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    /// How long a client may take nothing of its answer before it is let go; 0 = for ever.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
     /// How long requests are still taken after readiness has turned false.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
@@ -32,6 +35,9 @@ impl ServerSettings {
         }
         if self.drain_delay > Duration::from_hours(1) {
             return Err(Invalid::new("server.drain_delay", "a duration from 0s to 1h"));
+        }
+        if self.write_timeout > Duration::from_hours(1) {
+            return Err(Invalid::new("server.write_timeout", "a duration from 0s to 1h"));
         }
         for (key, value) in
             [("server.request_timeout", self.request_timeout), ("server.shutdown_timeout", self.shutdown_timeout)]

@@ -38,7 +38,8 @@ pub(super) async fn free_ones(db: &Connection, mut models: Vec<&Model>) -> Resul
         return Ok(HashSet::new());
     }
     // All transactions take the locks of the unique index in the same order, so that none waits for another in a circle.
-    models.sort_unstable_by(|a, b| a.email_key.cmp(&b.email_key));
+    // Of two with the same email the first stays the first.
+    models.sort_by(|a, b| a.email_key.cmp(&b.email_key));
     match db.get_database_backend() {
         DbBackend::Postgres => by_columns(db, &models).await,
         DbBackend::MySql => where_it_cannot_return(db, &models).await,

@@ -30,9 +30,9 @@ pub enum Position {
 
 /// One page of a list, in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
+pub struct Slice<U = User> {
     /// The users.
-    pub users: Vec<User>,
+    pub users: Vec<U>,
     /// The row before which there may be more.
     pub previous: Option<Edge>,
     /// The row after which there are more.
@@ -40,13 +40,13 @@ pub struct Slice {
 }
 
 /// A page of the rows that were found for it, the nearest to its edge first; `limit` and one more were asked for.
-pub(super) fn slice<R>(
+pub(super) fn slice<R, U>(
     position: &Position,
     limit: u64,
     mut rows: Vec<R>,
     edge: impl Fn(&R) -> Edge,
-    user: impl FnMut(R) -> User,
-) -> Slice {
+    user: impl FnMut(R) -> U,
+) -> Slice<U> {
     let more = rows.len() as u64 > limit;
     if more {
         rows.pop();

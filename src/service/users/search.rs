@@ -194,22 +194,23 @@ fn first_from(time: DateTime<Utc>) -> UserId {
     }
 }
 
-/// One page.
+/// One page, each user with the edge behind it.
 pub(super) async fn page(
     db: Connection,
     selection: &Selection,
     position: &Position,
     limit: u64,
-) -> Result<Slice, DbErr> {
+) -> Result<Slice<(User, Edge)>, DbErr> {
     let rows = db.query_all(&selection.select(db.get_database_backend(), position, limit)).await?;
     let has_key = selection.sort.key.column().is_some();
-    let read = |row: &QueryResult| -> Result<(User, String), DbErr> {
+    let read = |row: &QueryResult| -> Result<(User, Edge), DbErr> {
+        let user = row::user(row, 0)?;
         let key = if has_key { row.try_get_by_index(COLUMNS.len())? } else { String::new() };
-        Ok((row::user(row, 0)?, key))
+        let edge = Edge { key, id: user.id };
+        Ok((user, edge))
     };
     let rows = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let edge = |(user, key): &(User, String)| Edge { key: key.clone(), id: user.id };
-    Ok(slice(position, limit, rows, edge, |(user, _)| user))
+    Ok(slice(position, limit, rows, |(_, edge)| edge.clone(), |row| row))
 }
 
 /// How many there are.

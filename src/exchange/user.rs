@@ -11,7 +11,7 @@ use crate::domain::{Fault, User};
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = User)]
-pub(super) struct UserBody<'a> {
+pub struct UserBody<'a> {
     /// UUIDv7: ids sort by time of creation.
     #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40")]
     id: Uuid,
@@ -38,7 +38,8 @@ fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S:
     serializer.serialize_str(&written(*time))
 }
 
-fn written(time: DateTime<Utc>) -> String {
+/// A time as it is written everywhere.
+pub(super) fn written(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
@@ -59,7 +60,7 @@ impl<'a> From<&'a User> for UserBody<'a> {
 #[derive(ToSchema)]
 #[schema(as = UserFields, rename_all = "camelCase")]
 #[expect(dead_code, reason = "documents what `Selected` writes")]
-pub(super) struct FieldsBody {
+pub struct FieldsBody {
     /// UUIDv7: ids sort by time of creation.
     #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40", value_type = Uuid, required = false)]
     id: Uuid,
@@ -83,20 +84,28 @@ pub(super) struct FieldsBody {
 /// A member of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 #[schema(as = UserField, rename_all = "camelCase")]
-pub(super) enum Field {
+pub enum Field {
+    /// `id`
     Id,
+    /// `name`
     Name,
+    /// `email`
     Email,
+    /// `version`
     Version,
+    /// `createdAt`
     CreatedAt,
+    /// `updatedAt`
     UpdatedAt,
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Id, Self::Name, Self::Email, Self::Version, Self::CreatedAt, Self::UpdatedAt];
+    /// All of them, in their order.
+    pub const ALL: [Self; 6] = [Self::Id, Self::Name, Self::Email, Self::Version, Self::CreatedAt, Self::UpdatedAt];
 
-    pub(super) const fn name(self) -> &'static str {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Id => "id",
             Self::Name => "name",
@@ -110,13 +119,17 @@ impl Field {
 
 /// Some members of a user; all unless told otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fields {
+pub struct Fields {
     left_out: [bool; Field::ALL.len()],
 }
 
 impl Fields {
     /// Reads a list such as `id,email`. Their order is ours.
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] with code `unknown-value`.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
         let mut fields = Self { left_out: [true; Field::ALL.len()] };
         for name in text.split(',') {
             let Some(field) = Field::ALL.into_iter().find(|field| field.name() == name) else {
@@ -129,17 +142,25 @@ impl Fields {
     }
 
     /// Those that are asked for.
-    pub(super) fn iter(self) -> impl Iterator<Item = Field> {
+    pub fn iter(self) -> impl Iterator<Item = Field> {
         Field::ALL.into_iter().filter(move |field| !self.left_out[*field as usize])
     }
 }
 
 /// Some members of a user.
-pub(super) struct Selected<'a>(pub(super) &'a User, pub(super) Fields);
+#[derive(Clone, Copy, Debug)]
+pub struct Selected<'a> {
+    /// The user.
+    pub user: &'a User,
+    /// Which members.
+    pub fields: Fields,
+    /// A member more: where a list goes on behind this user.
+    pub cursor: Option<&'a str>,
+}
 
 impl Serialize for Selected<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(user, fields) = self;
+        let Self { user, fields, cursor } = self;
         let mut map = serializer.serialize_map(None)?;
         for field in fields.iter() {
             match field {
@@ -150,6 +171,9 @@ impl Serialize for Selected<'_> {
                 Field::CreatedAt => map.serialize_entry(field.name(), &written(user.created_at))?,
                 Field::UpdatedAt => map.serialize_entry(field.name(), &written(user.updated_at))?,
             }
+        }
+        if let Some(cursor) = cursor {
+            map.serialize_entry("cursor", cursor)?;
         }
         map.end()
     }

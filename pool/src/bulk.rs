@@ -1,0 +1,112 @@
+//! Work in bulk: operations that come one after the other without end, and would take every connection if they could.
+//!
+//! They wait for each other before they stand in the queue, so that never more than their share of the pool is theirs.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use sea_orm::TransactionOptions;
+use tokio::sync::Notify;
+
+use crate::{Connection, Error, Pool, PoolOptions, core::Core, operation::Kind};
+
+/// The places that work in bulk has at the moment.
+#[derive(Default)]
+pub(crate) struct Share {
+    taken: AtomicU32,
+    freed: Notify,
+}
+
+impl PoolOptions {
+    /// How many connections work in bulk may use at once: its share, but one at the least, and never all unless there is
+    /// but one.
+    #[must_use]
+    pub fn bulk_places(&self) -> u32 {
+        let share = u64::from(self.max) * u64::from(self.bulk_share) / 100;
+        u32::try_from(share).unwrap_or(self.max).min(self.max.saturating_sub(1)).max(1)
+    }
+}
+
+impl Pool {
+    /// As [`read`](Self::read), on the share of those who work in bulk (`bulk_share`): it waits for the others among them
+    /// as long as it takes, and only then for a connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub async fn bulk_read<T, E, F, Fut>(&self, operation: &'static str, body: F) -> Result<T, E>
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let _place = Place::take(&self.inner.core).await;
+        self.operate(operation, Kind::Read, body).await
+    }
+
+    /// As [`transaction`](Self::transaction), on the share of those who work in bulk.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub async fn bulk_transaction<T, E, F, Fut>(
+        &self,
+        operation: &'static str,
+        options: TransactionOptions,
+        body: F,
+    ) -> Result<T, E>
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let _place = Place::take(&self.inner.core).await;
+        self.operate(operation, Kind::Transaction(options), body).await
+    }
+}
+
+/// One of the places, until it is dropped.
+struct Place(Arc<Core>);
+
+impl Place {
+    async fn take(core: &Arc<Core>) -> Self {
+        let share = &core.bulk;
+        loop {
+            let mut freed = std::pin::pin!(share.freed.notified());
+            // From here on nothing that is freed is missed.
+            freed.as_mut().enable();
+            // Read each time: the options may change.
+            let most = core.options().bulk_places();
+            let taken = share
+                .taken
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < most).then_some(taken + 1));
+            if taken.is_ok() {
+                return Self(Arc::clone(core));
+            }
+            freed.await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.bulk.taken.fetch_sub(1, Ordering::AcqRel);
+        self.0.bulk.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_never_none_and_never_all() {
+        let places = |max, bulk_share| PoolOptions { max, bulk_share, ..PoolOptions::default() }.bulk_places();
+        assert_eq!([places(10, 25), places(10, 100), places(10, 1), places(2, 100), places(1, 1)], [2, 9, 1, 1, 1]);
+        assert_eq!(places(10_000, 50), 5000);
+    }
+}

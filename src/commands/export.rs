@@ -1,0 +1,102 @@
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+use clap::Args;
+use secrecy::ExposeSecret;
+
+use super::{CommandError, bulk, import::FormatName};
+use crate::{
+    exchange::Writer,
+    http::{CursorSigner, ExportQuery},
+    service::{Count, Position},
+    settings::Settings,
+};
+
+/// Users that are read at a time.
+const AT_ONCE: u64 = 1000;
+
+/// What to export, and how.
+#[derive(Debug, Args)]
+pub(crate) struct ExportOptions {
+    /// Which users, in which order, and what of them, as in `GET /users/export`: 'name=ann&sort=-name&fields=id,email'
+    #[arg(default_value = "")]
+    query: String,
+    /// Where to; standard output unless given. What is there is written over
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How to write them; by default as the file's name ends (.csv), or else NDJSON
+    #[arg(long, value_enum)]
+    format: Option<FormatName>,
+}
+
+/// Writes users into a file.
+pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(), CommandError> {
+    let signer = CursorSigner::new(settings.users.cursor_key.expose_secret());
+    let query = ExportQuery::read(&options.query, &signer).map_err(CommandError::Usage)?;
+    let format = FormatName::or_by_name(options.format, options.output.as_deref());
+    let writer = Writer::new(format, query.fields, query.has_cursors);
+    let mut out: BufWriter<Box<dyn Write>> = BufWriter::new(match &options.output {
+        None => Box::new(io::stdout()),
+        Some(path) => Box::new(
+            File::create(path)
+                .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display())))?,
+        ),
+    });
+    bulk::run(settings, async |service, stop| {
+        let began = std::time::Instant::now();
+        let selection = Arc::new(query.selection);
+        let length = service.count(&selection.filter, Count::Estimated).await.map_err(CommandError::failed)?;
+        let progress = bulk::progress(Some(length), "{human_pos}/~{human_len} users");
+        let mut position = query.position;
+        let mut text = Vec::new();
+        writer.begin(&mut text);
+        let (mut count, mut is_stopped) = (0, false);
+        loop {
+            let page = service.export(Arc::clone(&selection), position.clone(), AT_ONCE);
+            let page = page.await.map_err(|error| {
+                let go_on = signer
+                    .cursor(&selection, &position)
+                    .map_or_else(String::new, |it| format!("; go on with cursor={it}"));
+                CommandError::failed(format!("stopped: {}{go_on}", crate::telemetry::chain(&error)))
+            })?;
+            for (user, edge) in &page.users {
+                let cursor = query.has_cursors.then(|| signer.cursor(&selection, &Position::After(edge.clone())));
+                writer.user(&mut text, user, cursor.flatten().as_deref());
+            }
+            if !write(&mut out, &mut text)? {
+                break;
+            }
+            count += page.users.len();
+            progress.set_position(count as u64);
+            let Some(next) = page.next else { break };
+            position = Position::After(next);
+            if stop.load(Ordering::Relaxed) {
+                is_stopped = true;
+                break;
+            }
+        }
+        progress.finish_and_clear();
+        let (count, seconds) = (indicatif::HumanCount(count as u64), began.elapsed().as_secs_f64());
+        bulk::complain(&format!("{count} users in {seconds:.1} s\n"));
+        if is_stopped {
+            let cursor = signer.cursor(&selection, &position).unwrap_or_default();
+            return Err(CommandError::Interrupted(format!("stopped; go on with cursor={cursor}")));
+        }
+        Ok(())
+    })
+}
+
+/// Whether anybody takes it. A reader that has had enough (`| head`) is no error.
+fn write(out: &mut impl Write, text: &mut Vec<u8>) -> Result<bool, CommandError> {
+    let written = out.write_all(text).and_then(|()| out.flush());
+    text.clear();
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CommandError::failed(format!("cannot write: {error}"))),
+    }
+}

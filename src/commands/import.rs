@@ -1,0 +1,221 @@
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use clap::{Args, ValueEnum};
+use futures_util::{Stream, stream};
+use indicatif::{HumanCount, ProgressBar};
+use tokio::sync::mpsc;
+
+use super::{CommandError, bulk};
+use crate::{
+    exchange::{self, Format, Import, MemberFault, Refused, Reported, Row, Stop, Tally},
+    service::{Mode, Terms, Written},
+    settings::Settings,
+};
+
+/// How much of a file is read at a time.
+const PIECE: usize = 64 * 1024;
+
+/// What to import, and how.
+#[derive(Debug, Args)]
+pub(crate) struct ImportOptions {
+    /// The file; - is standard input
+    file: PathBuf,
+    /// How it is written; by default as its name ends (.csv), or else NDJSON
+    #[arg(long, value_enum)]
+    format: Option<FormatName>,
+    /// What to do with a row whose email is there already
+    #[arg(long, value_enum, default_value_t = ModeName::Insert)]
+    mode: ModeName,
+    /// Tell what would happen, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// All rows in one transaction, or none; up to 10,000
+    #[arg(long, conflicts_with = "from_line")]
+    atomic: bool,
+    /// Pass over the rows before this line
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    from_line: u64,
+}
+
+/// A format, on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatName {
+    Ndjson,
+    Csv,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ModeName {
+    /// Refuse it
+    Insert,
+    /// Give the user who has it the row's name and spelling
+    Upsert,
+}
+
+impl FormatName {
+    /// The format that is asked for, or that a file's name says.
+    pub(super) fn or_by_name(asked: Option<Self>, file: Option<&Path>) -> Format {
+        let is_csv = || file.and_then(Path::extension).is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
+        match asked {
+            Some(Self::Csv) => Format::Csv,
+            None if is_csv() => Format::Csv,
+            Some(Self::Ndjson) | None => Format::Ndjson,
+        }
+    }
+}
+
+/// Writes the rows of a file, and tells of each that was refused.
+pub(crate) fn import(settings: &Settings, options: &ImportOptions) -> Result<(), CommandError> {
+    let file = (options.file != Path::new("-")).then_some(options.file.as_path());
+    let format = FormatName::or_by_name(options.format, file);
+    let (source, length): (Box<dyn Read + Send>, Option<u64>) = match file {
+        None => (Box::new(io::stdin()), None),
+        Some(path) => {
+            let open = || -> io::Result<_> {
+                let file = File::open(path)?;
+                let length = file.metadata()?.len();
+                Ok((file, length))
+            };
+            let (file, length) =
+                open().map_err(|error| CommandError::failed(format!("cannot read {}: {error}", path.display())))?;
+            (Box::new(file), Some(length))
+        }
+    };
+    let terms = Terms {
+        mode: if options.mode == ModeName::Upsert { Mode::Upsert } else { Mode::Insert },
+        dry_run: options.dry_run,
+        all_or_none: options.atomic,
+    };
+    bulk::run(settings, async |service, stop| {
+        let read = Arc::new(AtomicU64::new(0));
+        let progress = bulk::progress(length, if length.is_some() { "{bytes}/{total_bytes}" } else { "{bytes}" });
+        let import = Import { service, terms, once: None, from_line: options.from_line, report: Arc::new(complaints) };
+        run(&import, format, pieces(source, Arc::clone(&read)), &stop, &progress, &read).await
+    })
+}
+
+async fn run(
+    import: &Import,
+    format: Format,
+    source: impl Stream<Item = io::Result<Vec<u8>>>,
+    stop: &AtomicBool,
+    progress: &ProgressBar,
+    read: &AtomicU64,
+) -> Result<(), CommandError> {
+    let began = std::time::Instant::now();
+    let mut tally = Tally::default();
+    let mut last_line = import.from_line.saturating_sub(1);
+    let mut is_kept = true;
+    let tell = |reported: Reported, tally: &mut Tally| {
+        *tally += reported.tally;
+        progress.set_position(read.load(Ordering::Relaxed));
+        progress.set_message(in_words(tally));
+        if !reported.report.is_empty() {
+            progress.suspend(|| bulk::complain(&String::from_utf8_lossy(&reported.report)));
+        }
+    };
+    let ended = if import.terms.all_or_none {
+        exchange::import_all_or_none(import, format, source).await.map(|reported| {
+            is_kept = reported.is_kept;
+            tell(reported, &mut tally);
+        })
+    } else {
+        let hear = async |reported: Reported| {
+            last_line = reported.last_line;
+            tell(reported, &mut tally);
+            !stop.load(Ordering::Relaxed)
+        };
+        exchange::import(import, format, source, hear).await
+    };
+    progress.finish_and_clear();
+    let words = in_words(&tally);
+    let seconds = began.elapsed().as_secs_f64();
+    let undone = match (import.terms.dry_run, is_kept) {
+        (true, _) => " (nothing was written)",
+        (false, false) => " (all were undone)",
+        _ => "",
+    };
+    super::print(&format!("{words} in {seconds:.1} s{undone}\n"))?;
+    let go_on = format!("go on with --from-line {}", last_line + 1);
+    match ended {
+        Ok(()) if tally.refused > 0 => Err(CommandError::Refused),
+        Ok(()) => Ok(()),
+        Err(Stop::Unheard) => Err(CommandError::Interrupted(format!("stopped; {go_on}"))),
+        Err(Stop::Table(fault)) => Err(CommandError::failed(format!("the rows cannot be read: {fault}"))),
+        Err(Stop::TooMany(most)) => Err(CommandError::failed(format!("all or none: at most {most} rows"))),
+        Err(Stop::Source(error)) => Err(CommandError::failed(format!("no more rows can be read: {error}; {go_on}"))),
+        Err(Stop::Service(_, error)) => {
+            let error = crate::telemetry::chain(&error);
+            Err(CommandError::failed(format!("stopped: {error}; {go_on}")))
+        }
+    }
+}
+
+fn in_words(tally: &Tally) -> String {
+    let all = tally.created + tally.updated + tally.unchanged + tally.refused;
+    let mut words = format!("{} rows: {} created", HumanCount(all), HumanCount(tally.created));
+    for (count, word) in [(tally.updated, "updated"), (tally.unchanged, "unchanged"), (tally.refused, "refused")] {
+        if count > 0 {
+            // Writing into a String does not fail.
+            let _ = write!(words, ", {} {word}", HumanCount(count));
+        }
+    }
+    words
+}
+
+/// A line for each row that was refused.
+fn complaints(rows: &[Row]) -> Vec<u8> {
+    let mut text = String::new();
+    for Row { line, outcome } in rows {
+        let why = match outcome {
+            Err(Refused::Undone) | Ok(Written::Created(_) | Written::Updated(_) | Written::Unchanged(_)) => continue,
+            Ok(Written::EmailTaken) | Err(Refused::EmailTaken) => "another user has this email".to_owned(),
+            Err(Refused::Invalid(faults)) => {
+                let why = |MemberFault { member, fault }: &MemberFault| match member.as_str() {
+                    "" => fault.message.clone(),
+                    // What a file says is not repeated at any length.
+                    member => {
+                        format!("{}: {}", member.chars().take(40).collect::<String>().escape_debug(), fault.message)
+                    }
+                };
+                faults.iter().map(why).collect::<Vec<_>>().join("; ")
+            }
+        };
+        let _ = writeln!(text, "line {line}: {why}");
+    }
+    text.into_bytes()
+}
+
+/// A file piece by piece, read by a thread that may be kept waiting.
+fn pieces(mut source: Box<dyn Read + Send>, read: Arc<AtomicU64>) -> impl Stream<Item = io::Result<Vec<u8>>> {
+    let (send, receive) = mpsc::channel(2);
+    thread::spawn(move || {
+        loop {
+            let mut piece = vec![0; PIECE];
+            let piece = match source.read(&mut piece) {
+                Ok(0) => return,
+                Ok(length) => {
+                    read.fetch_add(length as u64, Ordering::Relaxed);
+                    piece.truncate(length);
+                    Ok(piece)
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            if send.blocking_send(piece).is_err() {
+                return;
+            }
+        }
+    });
+    stream::unfold(receive, |mut receive| async { receive.recv().await.map(|piece| (piece, receive)) })
+}

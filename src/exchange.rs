@@ -1,0 +1,19 @@
+//! Users as text: what HTTP and the command line have in common.
+//!
+//! A user is written as JSON, whole or in part ([`Selected`]), and many of them as NDJSON or CSV ([`Writer`]). Rows come
+//! in as NDJSON or CSV ([`Reader`]), each right or wrong by itself, and [`import()`] hands them to the service as fast as it
+//! takes them.
+
+mod csv;
+mod import;
+mod ndjson;
+mod rows;
+mod user;
+mod write;
+
+pub use self::{
+    import::{Import, Refused, Report, Reported, Row, Stop, Tally, import, import_all_or_none},
+    rows::{Format, MemberFault, RawRow, Reader, TableFault},
+    user::{Field, Fields, FieldsBody, Selected, UserBody},
+    write::Writer,
+};

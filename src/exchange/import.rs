@@ -1,0 +1,294 @@
+//! Rows on their way into the service: read while others are being written, and told of as soon as they are.
+
+use std::{collections::VecDeque, io, pin::pin, sync::Arc};
+
+use futures_util::{
+    Stream, StreamExt,
+    future::{BoxFuture, Either, select},
+};
+use sha2::{Digest, Sha256};
+
+use super::rows::{Format, MemberFault, RawRow, Reader, TableFault};
+use crate::service::{Answer, Draft, Error, Once, Outcome, Terms, UserService, Written};
+
+/// Rows that are written in one transaction. Under a key each such piece is kept by itself, so it is a promise to those who
+/// ask again after an update of this program that this number stays.
+const AT_ONCE: usize = 1000;
+/// Rows that are written in one transaction if it is to be all of them or none.
+const MOST_ALL_OR_NONE: usize = 10_000;
+
+/// Why a row was not written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It is no user.
+    Invalid(Vec<MemberFault>),
+    /// Another user has the email.
+    EmailTaken,
+    /// Nothing is wrong with it, but with another one, and it was to be all of them or none.
+    Undone,
+}
+
+/// What became of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The line that it begins in, from 1.
+    pub line: u64,
+    /// What was written, or why nothing was.
+    pub outcome: Result<Written, Refused>,
+}
+
+/// Makes the report of some rows: what is told of them, and what is kept under a key.
+pub type Report = Arc<dyn Fn(&[Row]) -> Vec<u8> + Send + Sync>;
+
+/// How rows are imported.
+#[derive(Clone)]
+pub struct Import {
+    /// Where to.
+    pub service: UserService,
+    /// On what terms.
+    pub terms: Terms,
+    /// By what it is known, if it is to be done once.
+    pub once: Option<Once>,
+    /// Rows that begin before this line are passed over.
+    pub from_line: u64,
+    /// How rows are told of.
+    pub report: Report,
+}
+
+/// Some rows that are done.
+#[derive(Clone, Debug)]
+pub struct Reported {
+    /// Their report.
+    pub report: Vec<u8>,
+    /// What became of them; nothing is known of those that were done before.
+    pub tally: Tally,
+    /// The line of the last one.
+    pub last_line: u64,
+    /// Whether they were done before, under the same key.
+    pub is_replay: bool,
+    /// Whether what was written was kept.
+    pub is_kept: bool,
+}
+
+/// How many rows had which outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Users that were created.
+    pub created: u64,
+    /// Users that were changed.
+    pub updated: u64,
+    /// Users that were there, just so.
+    pub unchanged: u64,
+    /// Rows that were refused.
+    pub refused: u64,
+}
+
+/// Why an import ended before its end.
+#[derive(Debug)]
+pub enum Stop {
+    /// The rows are none of users.
+    Table(TableFault),
+    /// No more rows could be read.
+    Source(io::Error),
+    /// The service could not write the rows from this line on.
+    Service(u64, Error),
+    /// There are more rows than can be written all or none.
+    TooMany(usize),
+    /// Nobody wants to be told of more.
+    Unheard,
+}
+
+impl Tally {
+    fn of(rows: &[Row]) -> Self {
+        let mut tally = Self::default();
+        for row in rows {
+            *match &row.outcome {
+                Ok(Written::Created(_)) => &mut tally.created,
+                Ok(Written::Updated(_)) => &mut tally.updated,
+                Ok(Written::Unchanged(_)) => &mut tally.unchanged,
+                Ok(Written::EmailTaken) | Err(_) => &mut tally.refused,
+            } += 1;
+        }
+        tally
+    }
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.created += other.created;
+        self.updated += other.updated;
+        self.unchanged += other.unchanged;
+        self.refused += other.refused;
+    }
+}
+
+/// Imports all rows of a source. `tell` hears of each piece as soon as it is written, and says whether to go on.
+///
+/// While one piece is written the next one is read, and no more: whoever sends faster than the database writes is made to
+/// wait. Without a key a piece is what has come meanwhile; with one it is always the same rows.
+///
+/// # Errors
+///
+/// [`Stop`]. What was told of before is done.
+pub async fn import<B: AsRef<[u8]>>(
+    import: &Import,
+    format: Format,
+    source: impl Stream<Item = io::Result<B>>,
+    mut tell: impl AsyncFnMut(Reported) -> bool,
+) -> Result<(), Stop> {
+    let mut source = pin!(source);
+    let mut reader = Reader::new(format);
+    let mut waiting: VecDeque<RawRow> = VecDeque::new();
+    let mut working: Option<(u64, BoxFuture<'static, Result<Reported, Error>>)> = None;
+    let mut ended: Option<Result<(), Stop>> = None;
+    let mut pieces = 0;
+    loop {
+        if working.is_none() {
+            let is_piece = waiting.len() >= AT_ONCE || import.once.is_none() || matches!(ended, Some(Ok(())));
+            if let (true, Some(first)) = (is_piece, waiting.front()) {
+                let line = first.line;
+                let rows = waiting.drain(..waiting.len().min(AT_ONCE)).collect();
+                working = Some((line, Box::pin(import.clone().write(rows, pieces))));
+                pieces += 1;
+            }
+        }
+        let reads = ended.is_none() && waiting.len() < AT_ONCE;
+        let read = match (working.take(), reads) {
+            (None, true) => source.next().await,
+            (None, false) => return ended.unwrap_or(Ok(())),
+            (Some((line, work)), reads) => {
+                let next = async { if reads { source.next().await } else { std::future::pending().await } };
+                match select(work, pin!(next)).await {
+                    Either::Left((done, _)) => {
+                        if !tell(done.map_err(|error| Stop::Service(line, error))?).await {
+                            return Err(Stop::Unheard);
+                        }
+                        continue;
+                    }
+                    Either::Right((read, work)) => {
+                        working = Some((line, work));
+                        read
+                    }
+                }
+            }
+        };
+        ended = match read {
+            Some(Ok(piece)) if piece.as_ref().is_empty() => None,
+            Some(Ok(piece)) => reader.read(piece.as_ref(), &mut waiting).err().map(|fault| Err(Stop::Table(fault))),
+            // What was not read to its end is no row.
+            Some(Err(error)) => {
+                waiting.clear();
+                Some(Err(Stop::Source(error)))
+            }
+            None => Some(reader.read(&[], &mut waiting).map_err(Stop::Table)),
+        };
+        while waiting.front().is_some_and(|row| row.line < import.from_line) {
+            waiting.pop_front();
+        }
+    }
+}
+
+/// Imports all rows of a source in one transaction.
+///
+/// # Errors
+///
+/// [`Stop`]; then nothing was written.
+pub async fn import_all_or_none<B: AsRef<[u8]>>(
+    import: &Import,
+    format: Format,
+    source: impl Stream<Item = io::Result<B>>,
+) -> Result<Reported, Stop> {
+    let mut source = pin!(source);
+    let mut reader = Reader::new(format);
+    let mut rows: Vec<RawRow> = Vec::new();
+    while let Some(piece) = source.next().await {
+        let piece = piece.map_err(Stop::Source)?;
+        if !piece.as_ref().is_empty() {
+            reader.read(piece.as_ref(), &mut rows).map_err(Stop::Table)?;
+        }
+        if rows.len() > MOST_ALL_OR_NONE {
+            return Err(Stop::TooMany(MOST_ALL_OR_NONE));
+        }
+    }
+    reader.read(&[], &mut rows).map_err(Stop::Table)?;
+    import.clone().write(rows, 0).await.map_err(|error| Stop::Service(1, error))
+}
+
+impl Import {
+    /// Writes some rows in one transaction.
+    async fn write(mut self, rows: Vec<RawRow>, piece: u64) -> Result<Reported, Error> {
+        let last_line = rows.last().map_or(0, |row| row.line);
+        let once = self.once.map(|once| of_piece(once, self.terms, piece, &rows));
+        let mut drafts = Vec::with_capacity(rows.len());
+        let rows: Vec<(u64, Option<Vec<MemberFault>>)> = rows
+            .into_iter()
+            .map(|row| match row.draft {
+                Ok(draft) => {
+                    drafts.push(draft);
+                    (row.line, None)
+                }
+                Err(faults) => (row.line, Some(faults)),
+            })
+            .collect();
+        let all_or_none = self.terms.all_or_none;
+        // Those who are all right are not written if another is not.
+        self.terms.dry_run |= all_or_none && rows.iter().any(|(_, faults)| faults.is_some());
+        let told = move |written: &[Written]| rows_of(&rows, written, all_or_none);
+        let once = once.filter(|_| !self.terms.dry_run);
+        let (report, rows, is_replay, is_kept) = match once {
+            None => {
+                let Outcome { written, is_kept } = self.service.write_many(drafts, self.terms).await?;
+                let rows = told(&written);
+                ((self.report)(&rows), rows, false, is_kept)
+            }
+            Some(once) => {
+                let told = Arc::new(told);
+                let (seal, report) = (Arc::clone(&told), Arc::clone(&self.report));
+                let seal = move |written: &[Written]| report(&seal(written));
+                match self.service.write_many_once(drafts, self.terms, once, seal).await? {
+                    (Answer::First(report), Outcome { written, is_kept }) => (report, told(&written), false, is_kept),
+                    (Answer::Again(report), _) => (report, Vec::new(), true, true),
+                }
+            }
+        };
+        Ok(Reported { report, tally: Tally::of(&rows), last_line, is_replay, is_kept })
+    }
+}
+
+/// What became of rows: some are wrong, the others were written.
+fn rows_of(rows: &[(u64, Option<Vec<MemberFault>>)], written: &[Written], all_or_none: bool) -> Vec<Row> {
+    let is_refused = written.contains(&Written::EmailTaken) || rows.iter().any(|(_, faults)| faults.is_some());
+    let is_undone = all_or_none && is_refused;
+    let mut written = written.iter();
+    rows.iter()
+        .map(|(line, faults)| {
+            let outcome = match faults {
+                Some(faults) => Err(Refused::Invalid(faults.clone())),
+                None => match written.next() {
+                    Some(Written::EmailTaken) | None => Err(Refused::EmailTaken),
+                    Some(_) if is_undone => Err(Refused::Undone),
+                    Some(written) => Ok(*written),
+                },
+            };
+            Row { line: *line, outcome }
+        })
+        .collect()
+}
+
+/// By what a piece of an import is known.
+fn of_piece(once: Once, terms: Terms, piece: u64, rows: &[RawRow]) -> Once {
+    let mut key = Sha256::new();
+    key.update(once.key);
+    key.update(piece.to_be_bytes());
+    let mut fingerprint = Sha256::new();
+    fingerprint.update([u8::from(terms.mode == crate::service::Mode::Upsert), u8::from(terms.all_or_none)]);
+    for row in rows {
+        fingerprint.update(row.line.to_be_bytes());
+        let Ok(Draft { name, email }) = &row.draft else { continue };
+        for text in [name.as_str(), email.as_str()] {
+            fingerprint.update((text.len() as u64).to_be_bytes());
+            fingerprint.update(text);
+        }
+    }
+    Once { key: key.finalize().into(), fingerprint: fingerprint.finalize().into(), keep: once.keep }
+}

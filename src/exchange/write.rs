@@ -1,0 +1,65 @@
+//! Users out, one after the other.
+
+use super::{
+    csv::write_cell,
+    rows::Format,
+    user::{Field, Fields, Selected, written},
+};
+use crate::domain::User;
+
+/// Writes users in one format.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer {
+    format: Format,
+    fields: Fields,
+    has_cursors: bool,
+}
+
+impl Writer {
+    /// A writer of these members, and of a cursor behind them if there is to be one.
+    #[must_use]
+    pub fn new(format: Format, fields: Fields, has_cursors: bool) -> Self {
+        Self { format, fields, has_cursors }
+    }
+
+    /// Writes what comes before the first user.
+    pub fn begin(&self, out: &mut Vec<u8>) {
+        if self.format == Format::Ndjson {
+            return;
+        }
+        let names = self.fields.iter().map(Field::name).chain(self.has_cursors.then_some("cursor"));
+        out.extend_from_slice(names.collect::<Vec<_>>().join(",").as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes a user.
+    pub fn user(&self, out: &mut Vec<u8>, user: &User, cursor: Option<&str>) {
+        match self.format {
+            Format::Ndjson => {
+                // Texts and numbers always serialize, and a Vec takes them all.
+                let _ = serde_json::to_writer(&mut *out, &Selected { user, fields: self.fields, cursor });
+                out.push(b'\n');
+            }
+            Format::Csv => {
+                for (place, field) in self.fields.iter().enumerate() {
+                    if place > 0 {
+                        out.push(b',');
+                    }
+                    match field {
+                        Field::Id => write_cell(out, &user.id.to_string()),
+                        Field::Name => write_cell(out, &user.name),
+                        Field::Email => write_cell(out, &user.email),
+                        Field::Version => write_cell(out, &user.version.to_string()),
+                        Field::CreatedAt => write_cell(out, &written(user.created_at)),
+                        Field::UpdatedAt => write_cell(out, &written(user.updated_at)),
+                    }
+                }
+                if let Some(cursor) = cursor {
+                    out.push(b',');
+                    out.extend_from_slice(cursor.as_bytes());
+                }
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+}

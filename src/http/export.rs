@@ -1,0 +1,207 @@
+//! `GET /users/export`: all users of a selection, in one answer of any length.
+
+use std::{io, sync::Arc};
+
+use actix_web::{
+    FromRequest, HttpRequest, HttpResponse,
+    dev::Payload,
+    get,
+    http::header::{self, Accept, Header},
+    web::{self, Bytes},
+};
+use futures_util::{FutureExt, future::LocalBoxFuture, stream};
+use tokio::task::JoinHandle;
+use utoipa::IntoParams;
+
+use super::{
+    bulk::{CSV, NDJSON},
+    cursor::CursorSigner,
+    list::position,
+    parameters::Parameters,
+    problem::{Kind, Problem},
+    responses::{ExportProblems, ServerProblems},
+};
+use crate::{
+    domain::User,
+    exchange::{Fields, FieldsBody, Format, Writer},
+    service::{self, Edge, Position, Selection, Slice, UserService},
+};
+
+/// Users that are read at a time. What a client that stops reading costs is some of these.
+const AT_ONCE: u64 = 500;
+
+/// What is asked of an export.
+pub struct ExportQuery {
+    /// Which users, in which order.
+    pub selection: Selection,
+    /// Behind whom.
+    pub position: Position,
+    /// What of them.
+    pub fields: Fields,
+    /// Whether each has a cursor.
+    pub has_cursors: bool,
+}
+
+/// The same, of a request.
+pub(super) struct Asked(ExportQuery);
+
+impl FromRequest for Asked {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let parsed = match request.app_data::<web::Data<CursorSigner>>() {
+            Some(signer) => ExportQuery::parse(request.query_string(), signer).map(Self),
+            None => Err(Problem::internal("no cursor signer is wired")),
+        };
+        std::future::ready(parsed)
+    }
+}
+
+impl ExportQuery {
+    /// Reads a query (`name=ann&sort=-name`).
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in words.
+    pub fn read(query: &str, signer: &CursorSigner) -> Result<Self, String> {
+        Self::parse(query, signer).map_err(|problem| problem.to_string())
+    }
+
+    fn parse(query: &str, signer: &CursorSigner) -> Result<Self, Problem> {
+        let mut parameters = Parameters::read(query);
+        let fields = parameters.take("fields", Fields::parse).unwrap_or_default();
+        let has_cursors = parameters.choice("cursors", &[("true", true), ("false", false)]).unwrap_or_default();
+        let selection = parameters.selection();
+        let cursor = parameters.take("cursor", |text| Ok(text.to_owned()));
+        parameters.finish()?;
+        let position = position(cursor.as_deref(), &selection, signer)?;
+        if matches!(position, Position::Before(_)) {
+            return Err(Problem::new(Kind::InvalidCursor, "An export goes on behind a user, and not before one."));
+        }
+        Ok(Self { selection, position, fields, has_cursors })
+    }
+}
+
+/// What the client likes best of what there is.
+fn format(request: &HttpRequest) -> Result<Format, Problem> {
+    let not_acceptable = || Problem::new(Kind::NotAcceptable, format!("There are {NDJSON} and {CSV}."));
+    if !request.headers().contains_key(header::ACCEPT) {
+        return Ok(Format::Ndjson);
+    }
+    let accept = Accept::parse(request).map_err(|_| not_acceptable())?;
+    let format = |range: &mime::Mime| match range.essence_str() {
+        NDJSON | "application/*" | "*/*" => Some(Format::Ndjson),
+        CSV | "text/*" => Some(Format::Csv),
+        _ => None,
+    };
+    accept.ranked().iter().find_map(format).ok_or_else(not_acceptable)
+}
+
+/// Query of an export; documents what [`ExportQuery`] reads.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+#[expect(dead_code, reason = "documents what `ExportQuery` reads")]
+struct ExportParameters {
+    /// Go on behind the user that had this cursor.
+    #[param(pattern = "^[A-Za-z0-9_-]{44,2200}$", min_length = 44, max_length = 2200)]
+    cursor: Option<String>,
+    /// Give each user a member more, `cursor`, behind which an export that was cut off can go on.
+    #[param(default = false)]
+    cursors: Option<bool>,
+}
+
+/// Export users
+///
+/// All users that the filters of `GET /users` let through, in the order that `sort` asks for, as NDJSON or CSV by `Accept`.
+/// Users that come or go meanwhile make none repeat or be skipped. An answer that was cut off is one without its end:
+/// with `cursors=true` it can be gone on with.
+#[utoipa::path(
+    tag = "users",
+    operation_id = "exportUsers",
+    params(super::users::SelectionParameters, ExportParameters),
+    responses(
+        (status = 200, description = "A line each user", content(
+            (FieldsBody = "application/x-ndjson"),
+            (String = "text/csv"),
+        )),
+        ExportProblems,
+        ServerProblems,
+    ),
+)]
+#[get("/users/export")]
+pub(super) async fn export(
+    query: Asked,
+    request: HttpRequest,
+    signer: web::Data<CursorSigner>,
+    service: web::Data<UserService>,
+) -> Result<HttpResponse, Problem> {
+    let format = format(&request)?;
+    let ExportQuery { selection, position, fields, has_cursors } = query.0;
+    let writer = Writer::new(format, fields, has_cursors);
+    let pages = Pages { service: service.as_ref().clone(), selection: Arc::new(selection), next: None };
+    // The first users decide about the status.
+    let first = pages.service.export(Arc::clone(&pages.selection), position, AT_ONCE).await?;
+    let mut begun = Vec::new();
+    writer.begin(&mut begun);
+    let write = move |mut text: Vec<u8>, selection: &Selection, users: &[(User, Edge)]| {
+        for (user, edge) in users {
+            let cursor = if has_cursors { signer.cursor(selection, &Position::After(edge.clone())) } else { None };
+            writer.user(&mut text, user, cursor.as_deref());
+        }
+        Bytes::from(text)
+    };
+    let body = stream::unfold((pages, Some((first, begun)), write), |(mut pages, first, write)| async move {
+        let (slice, text) = match first {
+            Some(first) => first,
+            None => match pages.next.take()?.await {
+                Ok(slice) => (slice, Vec::new()),
+                Err(problem) => return Some((Err(io::Error::other(problem.to_string())), (pages, None, write))),
+            },
+        };
+        // While these are written and sent, the next ones are read.
+        pages.read_on(slice.next.clone());
+        let text = write(text, &pages.selection, &slice.users);
+        Some((Ok(text), (pages, None, write)))
+    });
+    let mut response = HttpResponse::Ok();
+    match format {
+        Format::Ndjson => response.content_type(NDJSON),
+        Format::Csv => response
+            .content_type("text/csv; charset=utf-8; header=present")
+            .insert_header((header::CONTENT_DISPOSITION, "attachment; filename=\"users.csv\"")),
+    };
+    Ok(response.streaming(body))
+}
+
+type Page = Slice<(User, Edge)>;
+
+/// Pages as they are read.
+struct Pages {
+    service: UserService,
+    selection: Arc<Selection>,
+    next: Option<LocalBoxFuture<'static, Result<Page, Problem>>>,
+}
+
+impl Pages {
+    fn read_on(&mut self, behind: Option<Edge>) {
+        let Some(edge) = behind else { return };
+        let (service, selection) = (self.service.clone(), Arc::clone(&self.selection));
+        let reading: JoinHandle<Result<_, service::Error>> =
+            actix_web::rt::spawn(async move { service.export(selection, Position::After(edge), AT_ONCE).await });
+        let read = reading.map(|read| match read {
+            Ok(read) => read.map_err(cut_off),
+            Err(error) => Err(Problem::internal(error)),
+        });
+        self.next = Some(read.boxed_local());
+    }
+}
+
+/// An answer that has begun can only be cut off.
+fn cut_off(error: service::Error) -> Problem {
+    let problem = Problem::from(error);
+    if let Some(cause) = problem.chain() {
+        tracing::error!(error = cause, "an export was cut off");
+    }
+    problem
+}

@@ -1,0 +1,112 @@
+//! The parameters of a query: each is taken once, by name, and what is left over is unknown.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+use url::form_urlencoded;
+
+use super::problem::{FieldError, Kind, Problem};
+use crate::{
+    domain::{Email, Fault, Prefix, UserId},
+    service::{Filter, Selection, Sort, SortKey},
+};
+
+const MAX_IDS: usize = 100;
+
+/// The parameters of a query that have not been taken yet, and the faults found so far.
+pub(super) struct Parameters<'a> {
+    given: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    taken: Vec<&'static str>,
+    errors: Vec<FieldError>,
+}
+
+impl<'a> Parameters<'a> {
+    pub(super) fn read(query: &'a str) -> Self {
+        let given = form_urlencoded::parse(query.as_bytes()).collect();
+        Self { given, taken: Vec::new(), errors: Vec::new() }
+    }
+
+    pub(super) fn take<T>(&mut self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Option<T> {
+        self.taken.push(name);
+        let mut values = self.given.iter().filter(|(given, _)| given == name).map(|(_, value)| value);
+        let value = values.next()?;
+        let fault = if values.next().is_some() {
+            Fault::new("duplicate-parameter", "the parameter is given more than once")
+        } else {
+            match parse(value) {
+                Ok(value) => return Some(value),
+                Err(fault) => fault,
+            }
+        };
+        self.errors.push(FieldError::at_parameter(name, fault));
+        None
+    }
+
+    /// A parameter that is one of a few words.
+    pub(super) fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        self.take(name, |text| {
+            let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+            chosen.ok_or_else(|| {
+                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+                Fault::new("unknown-value", format!("{name} is {}", words.join(" or ")))
+            })
+        })
+    }
+
+    /// The parameters that say which users are meant, and in which order.
+    pub(super) fn selection(&mut self) -> Selection {
+        let filter = Filter {
+            email: self.take("email", Email::parse),
+            name: self.take("name", Prefix::parse),
+            text: self.take("q", Prefix::parse),
+            created_after: self.take("createdAfter", moment),
+            created_before: self.take("createdBefore", moment),
+            ids: self.take("ids", ids),
+        };
+        Selection { filter, sort: self.take("sort", sort).unwrap_or_default() }
+    }
+
+    /// The same query, for other pages: the cursor is theirs.
+    pub(super) fn same(&self, limit: u64) -> String {
+        let same = format!("limit={limit}");
+        let others = self.given.iter().filter(|(name, _)| !["limit", "cursor"].contains(&name.as_ref()));
+        form_urlencoded::Serializer::new(same).extend_pairs(others).finish()
+    }
+
+    pub(super) fn finish(mut self) -> Result<(), Problem> {
+        for (name, _) in &self.given {
+            if !self.taken.contains(&name.as_ref()) {
+                let known = self.taken.join(", ");
+                let fault = Fault::new("unknown-parameter", format!("there is no such parameter; there are {known}"));
+                self.errors.push(FieldError::at_parameter(name, fault));
+            }
+        }
+        let Some(first) = self.errors.first() else { return Ok(()) };
+        let detail = format!("Parameter {}: {}.", first.parameter.as_deref().unwrap_or_default(), first.message);
+        Err(Problem::with_errors(Kind::InvalidQuery, detail, self.errors))
+    }
+}
+
+fn sort(text: &str) -> Result<Sort, Fault> {
+    let (descending, key) = text.strip_prefix('-').map_or((false, text), |key| (true, key));
+    let key = match key {
+        "createdAt" => SortKey::Created,
+        "name" => SortKey::Name,
+        "email" => SortKey::Email,
+        _ => return Err(Fault::new("unknown-value", "sort is createdAt, name or email, or one of them after a minus")),
+    };
+    Ok(Sort { key, descending })
+}
+
+fn moment(text: &str) -> Result<DateTime<Utc>, Fault> {
+    let fault = || Fault::new("malformed", "a time is RFC 3339 such as 2026-11-21T10:15:30Z; a plus is sent as %2B");
+    DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).map_err(|_| fault())
+}
+
+fn ids(text: &str) -> Result<Vec<UserId>, Fault> {
+    let ids = text.split(',').map(str::parse).collect::<Result<Vec<UserId>, Fault>>()?;
+    if ids.len() > MAX_IDS {
+        return Err(Fault::new("too-many", format!("ids are at most {MAX_IDS}")));
+    }
+    Ok(ids)
+}

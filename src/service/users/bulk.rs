@@ -1,0 +1,175 @@
+//! Many users written at once, in one transaction.
+
+use std::collections::{HashMap, HashSet};
+
+use entity::users::{Column, Entity, Model};
+use orm_pool::Connection;
+use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use super::{create::free_ones, find::is_one_of, write};
+use crate::{
+    domain::UserId,
+    service::{
+        Error,
+        idempotency::{Claim, claim, keep},
+    },
+};
+
+/// What to do with a user whose email is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuse it.
+    #[default]
+    Insert,
+    /// Give the one who is there the new name, and the email as it is written now.
+    Upsert,
+}
+
+/// How many users are written at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// What to do with those who are there already.
+    pub mode: Mode,
+    /// Find out what would happen, and undo it.
+    pub dry_run: bool,
+    /// Undo everything if one is refused.
+    pub all_or_none: bool,
+}
+
+/// What became of one of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It was created.
+    Created(UserId),
+    /// Another name or spelling was written.
+    Updated(UserId),
+    /// It was there, just so.
+    Unchanged(UserId),
+    /// Another user has the email.
+    EmailTaken,
+}
+
+/// What became of many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Of each, in their order.
+    pub written: Vec<Written>,
+    /// Whether it was kept, and not undone.
+    pub is_kept: bool,
+}
+
+/// Why a transaction ends without a commit.
+pub(super) enum Undone {
+    /// As it should: this is what would have happened.
+    Outcome(Vec<Written>),
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Undone {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Writes them in their order, as the terms say.
+pub(super) async fn all(db: &Connection, models: &[Model], terms: Terms) -> Result<Vec<Written>, Undone> {
+    let written = write_in_order(db, models, terms.mode).await?;
+    let is_refused = || written.contains(&Written::EmailTaken);
+    if terms.dry_run || terms.all_or_none && is_refused() { Err(Undone::Outcome(written)) } else { Ok(written) }
+}
+
+/// What a transaction under a key has come to.
+pub(super) enum Done {
+    Now(Vec<Written>, Vec<u8>),
+    Before(Vec<u8>),
+    /// With this key something else was asked for.
+    Otherwise,
+}
+
+/// The same once, with the answer kept under a key.
+pub(super) async fn once(
+    db: &Connection,
+    models: &[Model],
+    terms: Terms,
+    under: &Claim,
+    seal: &(impl Fn(&[Written]) -> Vec<u8> + ?Sized),
+) -> Result<Done, Undone> {
+    let mut kept = claim(db, &[under]).await?;
+    if let Some(kept) = kept.remove(&under.key) {
+        return Ok(if kept.fingerprint == under.fingerprint { Done::Before(kept.answer) } else { Done::Otherwise });
+    }
+    let written = all(db, models, terms).await?;
+    let answer = seal(&written);
+    keep(db, &under.key, &answer).await?;
+    Ok(Done::Now(written, answer))
+}
+
+async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result<Vec<Written>, Error> {
+    let mut written: Vec<Option<Written>> = vec![None; models.len()];
+    let mut left: Vec<usize> = (0..models.len()).collect();
+    while !left.is_empty() {
+        // Of those with the same email the first comes first; the others meet what it has left.
+        let mut emails = HashSet::with_capacity(left.len());
+        let (first, later): (Vec<usize>, Vec<usize>) =
+            left.into_iter().partition(|place| emails.insert(models[*place].email_key.as_str()));
+        let created = free_ones(db, first.iter().map(|place| &models[*place]).collect()).await?;
+        let mut taken = Vec::new();
+        for place in first {
+            let id = models[place].id;
+            if created.contains(&id) {
+                written[place] = Some(Written::Created(id.into()));
+            } else {
+                taken.push(place);
+            }
+        }
+        if mode == Mode::Insert {
+            break;
+        }
+        for (place, outcome) in update(db, models, &taken).await? {
+            written[place] = Some(outcome);
+        }
+        left = later;
+    }
+    Ok(written.into_iter().map(|outcome| outcome.unwrap_or(Written::EmailTaken)).collect())
+}
+
+/// Writes over the users who have the emails of these. One who has gone meanwhile keeps its email for this once.
+async fn update(db: &Connection, models: &[Model], places: &[usize]) -> Result<Vec<(usize, Written)>, Error> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<String> = places.iter().map(|place| models[*place].email_key.clone()).collect();
+    let rows = Entity::find()
+        .filter(is_one_of(db.get_database_backend(), Column::EmailKey, &keys))
+        // All transactions lock in the same order, so that none waits for another in a circle.
+        .order_by_asc(Column::EmailKey)
+        .lock_exclusive()
+        .all(db)
+        .await?;
+    let mut current: HashMap<String, Model> = rows.into_iter().map(|row| (row.email_key.clone(), row)).collect();
+    let mut written = Vec::with_capacity(places.len());
+    for place in places {
+        let model = &models[*place];
+        let Some(row) = current.remove(&model.email_key) else { continue };
+        let id = row.id.into();
+        let outcome = match over(&row, model) {
+            None => Written::Unchanged(id),
+            Some(next) => {
+                write(db, &next, row.version).await?;
+                Written::Updated(id)
+            }
+        };
+        written.push((*place, outcome));
+    }
+    Ok(written)
+}
+
+/// The row with the name and the spelling of another, or `None` if it would be the same.
+fn over(row: &Model, other: &Model) -> Option<Model> {
+    if (&row.name, &row.email) == (&other.name, &other.email) {
+        return None;
+    }
+    let mut next = other.clone();
+    (next.id, next.created_at, next.version) = (row.id, row.created_at, row.version + 1);
+    Some(next)
+}
