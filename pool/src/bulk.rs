@@ -2,13 +2,19 @@
 //!
 //! They wait for each other before they stand in the queue, so that never more than their share of the pool is theirs.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use sea_orm::TransactionOptions;
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 
 use crate::{Connection, Error, Pool, PoolOptions, core::Core, operation::Kind};
 
@@ -17,7 +23,14 @@ use crate::{Connection, Error, Pool, PoolOptions, core::Core, operation::Kind};
 pub(crate) struct Share {
     taken: AtomicU32,
     freed: Notify,
+    /// Operations in bulk that have been done.
+    done: AtomicU64,
+    /// Whether others were served during the last one.
+    gives_way: AtomicBool,
 }
+
+/// The longest time that a place is left empty.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 impl PoolOptions {
     /// How many connections work in bulk may use at once: its share, but one at the least, and never all unless there is
@@ -43,8 +56,17 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let _place = Place::take(&self.inner.core).await;
-        self.operate(operation, Kind::Read, body).await
+        let place = Place::take(&self.inner.core).await;
+        let outcome = self.operate(operation, Kind::Read, body).await;
+        place.leave();
+        outcome
+    }
+
+    /// Whether work in bulk gives way at the moment, since others were served during its last operation: better many small
+    /// operations then than a few large ones.
+    #[must_use]
+    pub fn bulk_gives_way(&self) -> bool {
+        self.inner.core.bulk.gives_way.load(Ordering::Relaxed)
     }
 
     /// As [`transaction`](Self::transaction), on the share of those who work in bulk.
@@ -64,13 +86,19 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let _place = Place::take(&self.inner.core).await;
-        self.operate(operation, Kind::Transaction(options), body).await
+        let place = Place::take(&self.inner.core).await;
+        let outcome = self.operate(operation, Kind::Transaction(options), body).await;
+        place.leave();
+        outcome
     }
 }
 
 /// One of the places, until it is dropped.
-struct Place(Arc<Core>);
+struct Place {
+    core: Arc<Core>,
+    taken: Instant,
+    others: u64,
+}
 
 impl Place {
     async fn take(core: &Arc<Core>) -> Self {
@@ -85,17 +113,39 @@ impl Place {
                 .taken
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < most).then_some(taken + 1));
             if taken.is_ok() {
-                return Self(Arc::clone(core));
+                return Self { core: Arc::clone(core), taken: Instant::now(), others: others(core) };
             }
             freed.await;
         }
     }
+
+    /// The work is done. If others were served meanwhile, nobody has this place for a time: a database that is busy with
+    /// bulk makes everybody wait, on whatever connection.
+    fn leave(self) {
+        self.core.bulk.done.fetch_add(1, Ordering::Relaxed);
+        let gives_way = others(&self.core) != self.others;
+        self.core.bulk.gives_way.store(gives_way, Ordering::Relaxed);
+        if !gives_way {
+            return;
+        }
+        let share = self.core.options().bulk_share.clamp(1, 100);
+        let rest = (self.taken.elapsed() * (100 - share) / share).min(LONGEST_REST);
+        self.core.handle.clone().spawn(async move {
+            sleep(rest).await;
+            drop(self);
+        });
+    }
+}
+
+/// How many operations of others have been done.
+fn others(core: &Core) -> u64 {
+    core.record.operations().saturating_sub(core.bulk.done.load(Ordering::Relaxed))
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.bulk.taken.fetch_sub(1, Ordering::AcqRel);
-        self.0.bulk.freed.notify_one();
+        self.core.bulk.taken.fetch_sub(1, Ordering::AcqRel);
+        self.core.bulk.freed.notify_one();
     }
 }
 

@@ -69,7 +69,7 @@ impl Default for PoolOptions {
             queue_limit: 1000,
             batch: true,
             batch_max: 128,
-            bulk_share: 25,
+            bulk_share: 10,
             outage_wait: Duration::from_millis(250),
             slow_hold: Duration::from_secs(5),
             validate_after: Duration::from_secs(30),

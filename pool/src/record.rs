@@ -225,6 +225,11 @@ impl Record {
         }
     }
 
+    /// How many operations have their outcome.
+    pub(crate) fn operations(&self) -> u64 {
+        self.counts.operations.load(Ordering::Relaxed)
+    }
+
     /// So many operations shared a statement.
     pub(crate) fn batched(&self, count: usize) {
         one(&self.counts.batches);

@@ -128,7 +128,7 @@ pub struct Limits {
     #[cfg_attr(feature = "utoipa", schema(example = 128))]
     pub batch_max: usize,
     /// How many connections work in bulk uses at once, in per cent of `max`.
-    #[cfg_attr(feature = "utoipa", schema(example = 25))]
+    #[cfg_attr(feature = "utoipa", schema(example = 10))]
     pub bulk_share: u32,
     /// Longest wait for a connection.
     #[cfg_attr(feature = "utoipa", schema(example = 5000))]

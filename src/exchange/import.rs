@@ -14,6 +14,10 @@ use crate::service::{Answer, Draft, Error, Once, Outcome, Terms, UserService, Wr
 /// Rows that are written in one transaction. Under a key each such piece is kept by itself, so it is a promise to those who
 /// ask again after an update of this program that this number stays.
 const AT_ONCE: usize = 1000;
+/// The same while others are being served, and no key says otherwise: the database is done with them in a moment.
+const AT_ONCE_GIVING_WAY: usize = 100;
+/// Bytes that are read in one turn: some dozens of rows, a fraction of a millisecond.
+const BYTES_A_TURN: usize = 4 * 1024;
 /// Rows that are written in one transaction if it is to be all of them or none.
 const MOST_ALL_OR_NONE: usize = 10_000;
 
@@ -147,7 +151,9 @@ pub async fn import<B: AsRef<[u8]>>(
             let is_piece = waiting.len() >= AT_ONCE || import.once.is_none() || matches!(ended, Some(Ok(())));
             if let (true, Some(first)) = (is_piece, waiting.front()) {
                 let line = first.line;
-                let rows = waiting.drain(..waiting.len().min(AT_ONCE)).collect();
+                let gives_way = import.once.is_none() && import.service.gives_way();
+                let most = if gives_way { AT_ONCE_GIVING_WAY } else { AT_ONCE };
+                let rows = waiting.drain(..waiting.len().min(most)).collect();
                 working = Some((line, Box::pin(import.clone().write(rows, pieces))));
                 pieces += 1;
             }
@@ -173,8 +179,7 @@ pub async fn import<B: AsRef<[u8]>>(
             }
         };
         ended = match read {
-            Some(Ok(piece)) if piece.as_ref().is_empty() => None,
-            Some(Ok(piece)) => reader.read(piece.as_ref(), &mut waiting).err().map(|fault| Err(Stop::Table(fault))),
+            Some(Ok(piece)) => read_on(&mut reader, piece.as_ref(), &mut waiting).await.err().map(Err),
             // What was not read to its end is no row.
             Some(Err(error)) => {
                 waiting.clear();
@@ -203,15 +208,22 @@ pub async fn import_all_or_none<B: AsRef<[u8]>>(
     let mut rows: Vec<RawRow> = Vec::new();
     while let Some(piece) = source.next().await {
         let piece = piece.map_err(Stop::Source)?;
-        if !piece.as_ref().is_empty() {
-            reader.read(piece.as_ref(), &mut rows).map_err(Stop::Table)?;
-        }
+        read_on(&mut reader, piece.as_ref(), &mut rows).await?;
         if rows.len() > MOST_ALL_OR_NONE {
             return Err(Stop::TooMany(MOST_ALL_OR_NONE));
         }
     }
     reader.read(&[], &mut rows).map_err(Stop::Table)?;
     import.clone().write(rows, 0).await.map_err(|error| Stop::Service(1, error))
+}
+
+/// Reads a piece, and lets others have their turn meanwhile: they share the thread.
+async fn read_on(reader: &mut Reader, piece: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), Stop> {
+    for slice in piece.chunks(BYTES_A_TURN) {
+        reader.read(slice, rows).map_err(Stop::Table)?;
+        tokio::task::yield_now().await;
+    }
+    Ok(())
 }
 
 impl Import {

@@ -135,7 +135,7 @@ impl UserService {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`]; then nothing was written, or it is not known.
     pub async fn write_many(&self, drafts: Vec<Draft>, terms: Terms) -> Result<Outcome, Error> {
-        let models: Arc<[Model]> = drafts.into_iter().map(row).collect();
+        let models = rows(drafts).await;
         let body = move |db| {
             let models = Arc::clone(&models);
             async move { bulk::all(&db, &models, terms).await }
@@ -160,7 +160,7 @@ impl UserService {
         once: Once,
         seal: impl Fn(&[Written]) -> Vec<u8> + Send + Sync + 'static,
     ) -> Result<(Answer, Outcome), Error> {
-        let models: Arc<[Model]> = drafts.into_iter().map(row).collect();
+        let models = rows(drafts).await;
         let seal = Arc::new(seal);
         let body = {
             let seal = Arc::clone(&seal);
@@ -184,6 +184,12 @@ impl UserService {
             Err(Undone::Outcome(written)) => Ok((Answer::First(seal(&written)), Outcome { written, is_kept: false })),
             Err(Undone::Failed(error)) => Err(error),
         }
+    }
+
+    /// Whether many are better written a few at a time, since others are being served.
+    #[must_use]
+    pub fn gives_way(&self) -> bool {
+        self.pool.bulk_gives_way()
     }
 
     /// Marks a key as used by what is under way, until the mark is dropped.
@@ -339,6 +345,19 @@ fn row(draft: Draft) -> Model {
         created_at: now,
         updated_at: now,
     }
+}
+
+/// Many new rows. Others have their turn meanwhile: they share the thread.
+async fn rows(drafts: Vec<Draft>) -> Arc<[Model]> {
+    const A_TURN: usize = 64;
+    let mut rows = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        rows.push(row(draft));
+        if rows.len().is_multiple_of(A_TURN) {
+            tokio::task::yield_now().await;
+        }
+    }
+    rows.into()
 }
 
 /// The row that the precondition holds for, kept from other writers until the transaction ends. SQLite has no row locks
