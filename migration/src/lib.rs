@@ -6,6 +6,7 @@
 mod m20261121_000001_create_users;
 mod m20261121_000002_create_idempotency_keys;
 mod m20261121_000003_index_names_and_emails;
+mod m20261121_000004_widen_answers;
 
 use sea_orm_migration::{
     prelude::*,
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000001_create_users::Migration),
             Box::new(m20261121_000002_create_idempotency_keys::Migration),
             Box::new(m20261121_000003_index_names_and_emails::Migration),
+            Box::new(m20261121_000004_widen_answers::Migration),
         ]
     }
 }

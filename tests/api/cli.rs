@@ -46,6 +46,8 @@ async fn help_is_worth_reading(context: Context) {
         "openapi",
         "config",
         "healthcheck",
+        "import",
+        "export",
         "USERS_API__POOL__MAX",
         "DATABASE_URL",
         "--config",
@@ -53,7 +55,7 @@ async fn help_is_worth_reading(context: Context) {
     ] {
         assert!(help.contains(word), "{word}: {help}");
     }
-    for command in ["serve", "migrate", "openapi", "config", "healthcheck"] {
+    for command in ["serve", "migrate", "import", "export", "openapi", "config", "healthcheck"] {
         let output = run(&context, &[], &[command, "--help"]).await;
         assert!(output.status.success() && stdout(&output).lines().count() > 5, "{command}");
     }

@@ -59,9 +59,11 @@ async fn every_route_is_whole(context: Context) {
             "get /openapi.json",
             "get /pool",
             "get /users",
+            "get /users/export",
             "get /users/{id}",
             "patch /users/{id}",
             "post /users",
+            "post /users/bulk",
             "put /users/{id}",
         ]
     );
@@ -107,6 +109,7 @@ async fn every_code_is_documented(context: Context) {
         "payload-too-large",
         "unsupported-media-type",
         "validation-failed",
+        "not-acceptable",
         "internal",
         "pool-exhausted",
         "database-unavailable",

@@ -20,12 +20,14 @@
 )]
 
 mod batch;
+mod bulk;
 mod causes;
 mod cli;
 mod conditions;
 mod contract;
 mod docs;
 mod doors;
+mod exports;
 mod harness;
 mod hostile;
 mod idempotency;
@@ -45,6 +47,7 @@ mod shutdown;
 mod soak;
 mod together;
 mod traces;
+mod transfer;
 mod users;
 mod walls;
 
@@ -66,6 +69,8 @@ fn main() -> ExitCode {
         suite("idempotency", idempotency::cases()),
         suite("pages", pages::cases()),
         suite("lists", lists::cases()),
+        suite("bulk", bulk::cases()),
+        suite("exports", exports::cases()),
         suite("hostile", hostile::cases()),
         suite("races", races::cases()),
         suite("pool", pool::cases()),
@@ -85,6 +90,7 @@ fn main() -> ExitCode {
             suite("remains", remains::cases()),
             suite("queue", queue::cases()),
             suite("batch", batch::cases()),
+            suite("transfer", transfer::cases()),
             suite("cli", cli::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),

@@ -28,16 +28,17 @@ async fn goes_up_and_down_and_up_again(context: Context) {
         "m20261121_000001_create_users",
         "m20261121_000002_create_idempotency_keys",
         "m20261121_000003_index_names_and_emails",
+        "m20261121_000004_widen_answers",
     ];
     let all = |status: &str| names.map(|name| format!("{status:9}{name}\n")).concat();
     assert_eq!(migrate(&context, &url, &["status"]).await, all("pending"));
     for _ in 0..2 {
-        assert_eq!(migrate(&context, &url, &["up"]).await, "3 applied\n");
+        assert_eq!(migrate(&context, &url, &["up"]).await, "4 applied\n");
         assert_eq!(migrate(&context, &url, &["up"]).await, "0 applied\n");
         assert_eq!(migrate(&context, &url, &["status"]).await, all("applied"));
         let database = connect(&url).await;
         database.execute_unprepared("SELECT name_key FROM users").await.unwrap();
-        assert_eq!(migrate(&context, &url, &["down"]).await, "1 taken back\n");
+        assert_eq!(migrate(&context, &url, &["down", "--steps", "2"]).await, "2 taken back\n");
         assert!(database.execute_unprepared("SELECT name_key FROM users").await.is_err(), "the column is gone");
         assert_eq!(migrate(&context, &url, &["down"]).await, "1 taken back\n");
         assert!(database.execute_unprepared("SELECT 1 FROM idempotency_keys").await.is_err(), "the table is gone");
@@ -54,7 +55,7 @@ async fn rows_from_before_are_found_by_name(context: Context) {
         app.create(name, &format!("user{number}@example.com")).await;
     }
     app.stop().await.unwrap().unwrap();
-    assert_eq!(migrate(&context, &app.url, &["down"]).await, "1 taken back\n");
+    assert_eq!(migrate(&context, &app.url, &["down", "--steps", "2"]).await, "2 taken back\n");
     let app = context.app_on(&app.url, &[]).await;
     for query in ["name=ada%20l", "q=lovel", "q=dup", "name=%C3%A9lo", "q=ann", "name=ann"] {
         assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), 1, "{query}");
@@ -73,7 +74,7 @@ async fn processes_that_start_at_once_all_come_up(context: Context) {
             said.push(output.unwrap());
         }
         said.sort();
-        assert_eq!(said, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "3 applied\n"]);
+        assert_eq!(said, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "4 applied\n"]);
     }
     let url = context.database().await;
     let apps = futures_util::future::join_all((0..4).map(|_| context.app_on(&url, &[]))).await;
@@ -86,7 +87,7 @@ async fn check_refuses_what_is_pending(context: Context) {
     let url = context.database().await;
     let settings = || context.settings(&url, &[("database.migrate", "check")]);
     let refused = users_api::app::Application::build(settings()).await.err().unwrap().to_string();
-    assert_eq!(refused, "3 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
+    assert_eq!(refused, "4 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
     migrate(&context, &url, &["up"]).await;
     let app = context.app_on(&url, &[("database.migrate", "check")]).await;
     app.create("Ann", "ann@example.com").await;

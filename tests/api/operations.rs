@@ -32,6 +32,8 @@ cases![
     a_panic_costs_nobody_else_anything,
     plans_for_an_old_schema_cost_no_read,
     a_conflict_inside_a_savepoint_is_run_again,
+    work_in_bulk_never_takes_all,
+    work_in_bulk_gives_way_to_others_and_to_nobody_else,
 ];
 
 fn serializable() -> TransactionOptions {
@@ -310,5 +312,73 @@ async fn a_conflict_inside_a_savepoint_is_run_again(context: Context) {
     }
     assert!(pool.snapshot().counters.retried_conflicts >= 1, "{:?}", pool.snapshot().counters);
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 2, "once each");
+    end(pool).await;
+}
+
+async fn work_in_bulk_never_takes_all(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        // Its transactions take turns anyway.
+        return;
+    }
+    let pool = pool(&context, PoolOptions { max: 4, bulk_share: 50, ..PoolOptions::default() }).await;
+    let (release, released) = tokio::sync::watch::channel(false);
+    let running = Arc::new(AtomicU32::new(0));
+    let all: Vec<_> = (0..6)
+        .map(|_| {
+            let (pool, running, released) = (pool.clone(), Arc::clone(&running), released.clone());
+            tokio::spawn(async move {
+                let body = move |db: Connection| {
+                    let (running, mut released) = (Arc::clone(&running), released.clone());
+                    async move {
+                        running.fetch_add(1, Ordering::Relaxed);
+                        released.wait_for(|it| *it).await.unwrap();
+                        Ok::<_, Error>(number(&db, "SELECT 1").await?)
+                    }
+                };
+                pool.bulk_transaction("test.bulk", TransactionOptions::default(), body).await
+            })
+        })
+        .collect();
+    eventually("two are at work", || async { (running.load(Ordering::Relaxed) == 2).then_some(()) }).await;
+    // The others wait for these, and nobody waits for them.
+    for _ in 0..10 {
+        assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
+        assert_eq!(running.load(Ordering::Relaxed), 2);
+    }
+    assert_eq!(pool.status().in_use, 2);
+    release.send(true).unwrap();
+    for one in all {
+        assert_eq!(one.await.unwrap().unwrap(), 1);
+    }
+    end(pool).await;
+}
+
+async fn work_in_bulk_gives_way_to_others_and_to_nobody_else(context: Context) {
+    let pool = pool(&context, PoolOptions { bulk_share: 1, ..PoolOptions::default() }).await;
+    let bulk = |others: bool| {
+        let pool = pool.clone();
+        async move {
+            let inner = pool.clone();
+            let body = move |db: Connection| {
+                let inner = inner.clone();
+                async move {
+                    if others {
+                        // As a request of somebody else: a task of its own.
+                        tokio::spawn(async move { read(&inner, "SELECT 1").await }).await.unwrap();
+                    }
+                    Ok::<_, Error>(number(&db, "SELECT 1").await?)
+                }
+            };
+            pool.bulk_read("test.bulk", body).await.unwrap();
+        }
+    };
+    for _ in 0..5 {
+        bulk(false).await;
+        assert!(!pool.bulk_gives_way(), "who is alone need not give way");
+    }
+    bulk(true).await;
+    assert!(pool.bulk_gives_way());
+    bulk(false).await;
+    assert!(!pool.bulk_gives_way(), "it goes on once others have gone");
     end(pool).await;
 }

@@ -48,6 +48,7 @@ async fn walls_hold(_: Context) {
         ("src/http", &["sea_orm", "sqlx", "entity::", "migration::"][..]),
         ("src/domain", &["sea_orm", "sqlx", "actix_web", "crate::http", "crate::service", "orm_pool", "entity::"]),
         ("src/service", &["actix_web", "actix_http", "crate::http", "crate::app", "crate::settings"]),
+        ("src/exchange", &["actix_web", "crate::http", "crate::app", "sea_orm", "orm_pool", "entity::"]),
         ("src/settings", &["actix_web", "sea_orm", "crate::http", "crate::service"]),
         ("pool/src", &["actix_web", "users_api", "entity::"]),
         ("entity/src", &["actix_web", "orm_pool", "users_api"]),

@@ -33,7 +33,7 @@ pub use self::{
     lock::Locked,
     process::{Service, binary},
     proxy::Proxy,
-    raw::read_answer,
+    raw::{Upload, read_answer},
     server::{End, Server},
 };
 

@@ -1,6 +1,9 @@
 //! HTTP over a bare socket, for clients that do what no HTTP library does.
 
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// The head and the body of an answer; `None` if it did not come whole.
 pub async fn read_answer(stream: &mut TcpStream) -> Option<(String, String)> {
@@ -22,4 +25,61 @@ pub async fn read_answer(stream: &mut TcpStream) -> Option<(String, String)> {
     }
     let body = String::from_utf8(bytes.split_off(end)).ok()?;
     Some((head, body))
+}
+
+/// A request whose body is sent bit by bit, while its answer is read line by line.
+pub struct Upload {
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl Upload {
+    /// Sends the head; `headers` end with a line end each.
+    pub async fn begin(address: std::net::SocketAddr, path: &str, headers: &str) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        Self { stream, answer: Vec::new() }
+    }
+
+    pub async fn send(&mut self, text: &str) {
+        let chunk = format!("{:x}\r\n{text}\r\n", text.len());
+        self.stream.write_all(chunk.as_bytes()).await.unwrap();
+    }
+
+    /// Ends the body.
+    pub async fn finish(&mut self) {
+        self.stream.write_all(b"0\r\n\r\n").await.unwrap();
+    }
+
+    /// Waits until the answer has so many lines, or its end, and gives those there are.
+    pub async fn lines(&mut self, count: usize) -> Vec<String> {
+        loop {
+            let lines = self.body();
+            if lines.len() >= count || self.answer.ends_with(b"\r\n0\r\n\r\n") {
+                return lines;
+            }
+            assert!(self.stream.read_buf(&mut self.answer).await.unwrap() > 0, "cut off after {lines:?}");
+        }
+    }
+
+    /// Waits for the end of the answer.
+    pub async fn end(&mut self) -> Vec<String> {
+        self.lines(usize::MAX).await
+    }
+
+    /// The whole lines of the body so far, without the marks of its chunks.
+    fn body(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.answer);
+        let Some((_, mut rest)) = text.split_once("\r\n\r\n") else { return Vec::new() };
+        let mut body = String::new();
+        while let Some((length, after)) = rest.split_once("\r\n") {
+            let length = usize::from_str_radix(length, 16).unwrap();
+            let Some(chunk) = after.get(..length) else { break };
+            body.push_str(chunk);
+            rest = after.get(length + 2..).unwrap_or("");
+        }
+        let whole = body.rfind('\n').map_or("", |end| &body[..end]);
+        whole.lines().map(str::to_owned).collect()
+    }
 }

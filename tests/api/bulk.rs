@@ -1,0 +1,345 @@
+//! Many users at a time: rows in, lines out.
+
+use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::{
+    cases,
+    harness::{App, Context, Engine, Proxy, Reply, Upload, eventually},
+};
+
+cases![
+    every_row_has_its_line,
+    an_upsert_writes_what_is_new,
+    a_dry_run_changes_nothing,
+    all_or_none,
+    lines_come_as_rows_are_done,
+    what_cannot_be_rows_is_refused,
+    a_body_that_breaks_off_leaves_no_half_row,
+    with_a_key_what_broke_off_is_gone_on_with,
+    one_key_at_a_time,
+    an_outage_is_told_by_the_last_line,
+    a_stop_is_told_by_the_last_line,
+];
+
+pub const NDJSON: &str = "application/x-ndjson";
+
+pub async fn bulk(app: &App, query: &str, media_type: &str, key: Option<&str>, body: impl Into<String>) -> Reply {
+    let mut request = app.request(Method::POST, &format!("/users/bulk{query}")).header("content-type", media_type);
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    Reply::of(request.body(body.into())).await
+}
+
+pub fn rows(numbers: std::ops::Range<usize>) -> String {
+    let mut text = String::new();
+    for number in numbers {
+        writeln!(text, r#"{{"name":"User {number}","email":"user{number}@example.com"}}"#).unwrap();
+    }
+    text
+}
+
+fn lines(reply: &Reply) -> Vec<Value> {
+    assert_eq!(reply.header("content-type"), NDJSON, "{}", reply.text);
+    reply.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// `line outcome` of each line, and the code of its problem.
+pub fn told(reply: &Reply) -> Vec<String> {
+    lines(reply).iter().map(in_words).collect()
+}
+
+fn in_words(line: &Value) -> String {
+    let code = line["problem"]["code"].as_str().map_or(String::new(), |code| format!(" {code}"));
+    format!("{} {}{code}", line["line"], line["outcome"].as_str().unwrap())
+}
+
+async fn count(app: &App) -> u64 {
+    app.get("/users?limit=1&count=exact").await.header("x-total-count").parse().unwrap()
+}
+
+async fn every_row_has_its_line(context: Context) {
+    let app = context.app().await;
+    app.create("Ann", "ann@example.com").await;
+    let body = concat!(
+        "{\"name\":\"Bob\",\"email\":\"bob@example.com\"}\n",
+        "\n",
+        "{\"name\":\"Bobby\",\"email\":\"BOB@example.com\"}\n",
+        "{\"name\":\"\",\"email\":\"x\",\"age\":7}\n",
+        "{\"name\":\"Anna\",\"email\":\"Ann@example.com\"}\n",
+        "no JSON\n",
+        "{\"name\":\"Carl\",\"email\":\"carl@example.com\"}",
+    );
+    let reply = bulk(&app, "", NDJSON, None, body).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        told(&reply),
+        [
+            "1 created",
+            "3 refused email-taken",
+            "4 refused validation-failed",
+            "5 refused email-taken",
+            "6 refused validation-failed",
+            "7 created",
+        ]
+    );
+    let lines = lines(&reply);
+    let bob = app.get(&format!("/users/{}", lines[0]["id"].as_str().unwrap())).await.json();
+    assert_eq!((&bob["name"], &bob["version"]), (&json!("Bob"), &json!(1)), "the first of two comes first");
+    let faults: Vec<_> = lines[2]["problem"]["errors"].as_array().unwrap().iter().map(|it| &it["pointer"]).collect();
+    assert_eq!(faults, ["/name", "/email", "/age"], "all faults of a row at once");
+
+    let csv = "email,name\r\nd@example.com,\"D, the 4th\"\r\ne@example.com\r\nf@example.com,'=F\r\n";
+    let reply = bulk(&app, "", "text/csv; charset=utf-8", None, csv).await;
+    assert_eq!(told(&reply), ["2 created", "3 refused validation-failed", "4 created"]);
+    assert_eq!(app.get("/users?email=f@example.com").await.json()[0]["name"], "=F");
+
+    let reply = bulk(&app, "", NDJSON, None, rows(0..2500)).await;
+    let expected: Vec<String> = (1..=2500).map(|line| format!("{line} created")).collect();
+    assert_eq!(told(&reply), expected);
+    assert_eq!(count(&app).await, 2505);
+    assert_eq!(bulk(&app, "", NDJSON, None, "").await.text, "");
+}
+
+async fn an_upsert_writes_what_is_new(context: Context) {
+    let app = context.app().await;
+    let ann = app.create("Ann", "ann@example.com").await;
+    let body = concat!(
+        "{\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n",
+        "{\"name\":\"Anna\",\"email\":\"Ann@example.com\"}\n",
+        "{\"name\":\"Bob\",\"email\":\"bob@example.com\"}\n",
+        "{\"name\":\"Bob\",\"email\":\"bob@example.com\"}\n",
+        "{\"name\":\"Bobby\",\"email\":\"bob@example.com\"}\n",
+    );
+    let reply = bulk(&app, "?mode=upsert", NDJSON, None, body).await;
+    assert_eq!(told(&reply), ["1 unchanged", "2 updated", "3 created", "4 unchanged", "5 updated"]);
+    let lines = lines(&reply);
+    assert_eq!((&lines[0]["id"], &lines[1]["id"], &lines[2]["id"]), (&ann["id"], &ann["id"], &lines[4]["id"]));
+    let now = app.get(&format!("/users/{}", ann["id"].as_str().unwrap())).await.json();
+    assert_eq!((&now["name"], &now["email"], &now["version"]), (&json!("Anna"), &json!("Ann@example.com"), &json!(2)));
+    assert_eq!(now["createdAt"], ann["createdAt"]);
+    assert_eq!(app.get("/users?name=bobby").await.ids().len(), 1, "it is found by its new name");
+    let again = bulk(&app, "?mode=upsert", NDJSON, None, rows(0..1500)).await;
+    assert!(told(&again).iter().all(|line| line.ends_with("created")));
+    let again = bulk(&app, "?mode=upsert", NDJSON, None, rows(0..1500)).await;
+    assert!(told(&again).iter().all(|line| line.ends_with("unchanged")));
+}
+
+async fn a_dry_run_changes_nothing(context: Context) {
+    let app = context.app().await;
+    app.create("Ann", "ann@example.com").await;
+    let before = app.get("/users").await.text;
+    let body = concat!(
+        "{\"name\":\"Anna\",\"email\":\"ann@example.com\"}\n",
+        "{\"name\":\"Bob\",\"email\":\"bob@example.com\"}\n",
+    );
+    for (mode, outcome) in [("insert", "refused email-taken"), ("upsert", "updated")] {
+        for atomic in ["false", "true"] {
+            let query = format!("?dryRun=true&mode={mode}&atomic={atomic}");
+            let reply = bulk(&app, &query, NDJSON, Some("a-key"), body).await;
+            let second = if mode == "insert" && atomic == "true" { "2 undone" } else { "2 created" };
+            assert_eq!(told(&reply), [format!("1 {outcome}"), second.to_owned()], "{query}");
+            assert!(lines(&reply)[1]["id"].is_null(), "what is not there has no id");
+            assert_eq!(app.get("/users").await.text, before);
+        }
+    }
+}
+
+async fn all_or_none(context: Context) {
+    let app = context.app().await;
+    app.create("Ann", "ann@example.com").await;
+    for (wrong, code) in
+        [("{\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n", "email-taken"), ("{}\n", "validation-failed")]
+    {
+        let reply = bulk(&app, "?atomic=true", NDJSON, None, rows(0..2) + wrong + &rows(2..3)).await;
+        assert_eq!(reply.status, 422);
+        assert_eq!(
+            told(&reply),
+            ["1 undone".to_owned(), "2 undone".to_owned(), format!("3 refused {code}"), "4 undone".to_owned()]
+        );
+        assert_eq!(count(&app).await, 1);
+    }
+    let first = bulk(&app, "?atomic=true", NDJSON, Some("whole"), rows(0..1200)).await;
+    assert_eq!((first.status.as_u16(), told(&first).len(), count(&app).await), (200, 1200, 1201));
+    let again = bulk(&app, "?atomic=true", NDJSON, Some("whole"), rows(0..1200)).await;
+    assert_eq!((again.header("idempotency-replayed"), &again.text), ("true", &first.text));
+    let many = bulk(&app, "?atomic=true", NDJSON, None, rows(0..10_001)).await;
+    many.problem(413, "payload-too-large");
+    assert_eq!(count(&app).await, 1201);
+}
+
+async fn lines_come_as_rows_are_done(context: Context) {
+    let app = context.app().await;
+    let mut upload = Upload::begin(app.address, "/users/bulk", "content-type: application/x-ndjson\r\n").await;
+    for round in 0..3 {
+        upload.send(&rows(round * 5..round * 5 + 5)).await;
+        // The body goes on; the lines are here.
+        assert_eq!(upload.lines(round * 5 + 5).await.len(), round * 5 + 5);
+        assert_eq!(count(&app).await, round as u64 * 5 + 5);
+    }
+    upload.send("{\"name\":\"Ann\",\"email\":").await;
+    upload.send("\"ann@example.com\"}").await;
+    upload.finish().await;
+    let lines = upload.end().await;
+    assert_eq!(lines.len(), 16);
+    assert_eq!(in_words(&serde_json::from_str(&lines[15]).unwrap()), "16 created");
+}
+
+async fn what_cannot_be_rows_is_refused(context: Context) {
+    let app = context.app().await;
+    let row = rows(0..1);
+    for media_type in ["application/json", "text/plain", "text/csv; charset=latin1", ""] {
+        bulk(&app, "", media_type, None, row.as_str()).await.problem(415, "unsupported-media-type");
+    }
+    for (query, parameter) in
+        [("?mode=replace", "mode"), ("?dryRun=1", "dryRun"), ("?atomic=", "atomic"), ("?limit=1", "limit")]
+    {
+        let problem = bulk(&app, query, NDJSON, None, row.as_str()).await.problem(400, "invalid-query");
+        assert_eq!(problem["errors"][0]["parameter"], parameter);
+    }
+    bulk(&app, "", NDJSON, Some("\"open"), row.as_str()).await.problem(400, "invalid-idempotency-key");
+    for (csv, part) in [("", "no header"), ("name\nAnn\n", "email"), ("name,email,phone\n", "phone")] {
+        let problem = bulk(&app, "", "text/csv", None, csv).await.problem(422, "validation-failed");
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{problem}");
+    }
+    app.get("/users/bulk").await.problem(405, "method-not-allowed");
+    let post = app.post("/users/export", &json!({})).await;
+    post.problem(405, "method-not-allowed");
+    assert_eq!(post.header("allow"), "GET, HEAD");
+    let export = Reply::of(app.request(Method::GET, "/users/export").header("accept", "image/png")).await;
+    export.problem(406, "not-acceptable");
+    app.get("/users/export?limit=5").await.problem(400, "invalid-query");
+    app.get("/users/export?cursor=x").await.problem(400, "invalid-cursor");
+    assert_eq!(count(&app).await, 0);
+}
+
+async fn a_body_that_breaks_off_leaves_no_half_row(context: Context) {
+    let app = context.app().await;
+    let mut upload = Upload::begin(app.address, "/users/bulk", "content-type: application/x-ndjson\r\n").await;
+    // What has come of the last row would be one.
+    upload.send(&(rows(0..3) + "{\"name\":\"Ann\",\"email\":\"ann@example.com\"}")).await;
+    assert_eq!(upload.lines(3).await.len(), 3);
+    drop(upload);
+    let mut upload = Upload::begin(app.address, "/users/bulk", "content-type: application/x-ndjson\r\n").await;
+    upload.send(&rows(3..4)).await;
+    upload.finish().await;
+    assert_eq!(upload.end().await.len(), 1);
+    assert_eq!(count(&app).await, 4);
+}
+
+async fn with_a_key_what_broke_off_is_gone_on_with(context: Context) {
+    let app = context.app().await;
+    let all = rows(0..3500);
+    let headers = "content-type: application/x-ndjson\r\nidempotency-key: import-1\r\n";
+    let mut upload = Upload::begin(app.address, "/users/bulk", headers).await;
+    let cut = all.lines().take(2600).map(str::len).sum::<usize>() + 2600 + 10;
+    upload.send(&all[..cut]).await;
+    let before = upload.lines(2000).await;
+    assert_eq!(before.len(), 2000, "rows go in thousands");
+    drop(upload);
+    // Who has gone may still be counted as being there.
+    let again = eventually("the key is free again", || async {
+        let reply = bulk(&app, "", NDJSON, Some("import-1"), all.as_str()).await;
+        (reply.status != 409).then_some(reply)
+    })
+    .await;
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    assert_eq!(again.text.lines().take(2000).collect::<Vec<_>>(), before, "byte for byte");
+    assert!(told(&again).iter().all(|line| line.ends_with("created")));
+    assert_eq!((told(&again).len(), count(&app).await), (3500, 3500), "each row once");
+    let third = bulk(&app, "", NDJSON, Some("import-1"), all.as_str()).await;
+    assert_eq!(third.text, again.text);
+    // Another body under the same key, from its first piece on or from a later one.
+    bulk(&app, "", NDJSON, Some("import-1"), rows(1..3500)).await.problem(422, "idempotency-key-reused");
+    bulk(&app, "?mode=upsert", NDJSON, Some("import-1"), all.as_str()).await.problem(422, "idempotency-key-reused");
+    let longer = bulk(&app, "", NDJSON, Some("import-1"), rows(0..3600)).await;
+    let told = told(&longer);
+    assert_eq!((told.len(), told[3000].as_str()), (3001, "3001 stopped idempotency-key-reused"));
+    assert_eq!(count(&app).await, 3500);
+}
+
+async fn one_key_at_a_time(context: Context) {
+    let app = context.app().await;
+    let all: Vec<_> = (0..20)
+        .map(|_| {
+            let app = app.clone();
+            tokio::spawn(async move { bulk(&app, "", NDJSON, Some("k"), rows(0..1500)).await })
+        })
+        .collect();
+    let mut texts = BTreeSet::new();
+    for reply in all {
+        let reply = reply.await.unwrap();
+        if reply.status == 409 {
+            reply.problem(409, "idempotency-key-in-use");
+            assert!(!reply.header("retry-after").is_empty());
+        } else {
+            texts.insert(reply.text);
+        }
+    }
+    assert_eq!((texts.len(), count(&app).await), (1, 1500), "one effect, one answer");
+}
+
+async fn an_outage_is_told_by_the_last_line(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    let app = context.app_on(&url, &[("pool.outage_wait", "0s")]).await;
+    let headers = "content-type: application/x-ndjson\r\n";
+    let mut upload = Upload::begin(app.address, "/users/bulk", headers).await;
+    upload.send(&rows(0..3)).await;
+    assert_eq!(upload.lines(3).await.len(), 3);
+    proxy.cut();
+    app.pool_until("down", |pool| pool["state"] == "down").await;
+    upload.send(&rows(3..6)).await;
+    upload.finish().await;
+    let lines = upload.end().await;
+    let last: Value = serde_json::from_str(&lines[3]).unwrap();
+    assert_eq!((lines.len(), in_words(&last).as_str()), (4, "4 stopped database-unavailable"));
+    // One that has not begun is told by its status.
+    bulk(&app, "", NDJSON, None, rows(3..6)).await.problem(503, "database-unavailable");
+    app.get("/users/export").await.problem(503, "database-unavailable");
+    proxy.mend();
+    app.pool_until("up", |pool| pool["state"] == "up").await;
+    assert_eq!(told(&bulk(&app, "", NDJSON, None, rows(3..6)).await).len(), 3);
+    assert_eq!(count(&app).await, 6);
+}
+
+async fn a_stop_is_told_by_the_last_line(context: Context) {
+    let app = context.app().await;
+    let headers = "content-type: application/x-ndjson\r\n";
+    let mut upload = Upload::begin(app.address, "/users/bulk", headers).await;
+    upload.send(&rows(0..3)).await;
+    assert_eq!(upload.lines(3).await.len(), 3);
+    let stopping = {
+        let app = app.clone();
+        tokio::spawn(async move { app.stop().await })
+    };
+    // New connections are refused once it is on its way out.
+    eventually("it does not listen", || async { TcpStream::connect(app.address).await.err() }).await;
+    tokio::time::timeout(Duration::from_secs(20), async {
+        let mut number = 3;
+        while upload.lines(0).await.len() <= number {
+            upload.send(&rows(number..number + 1)).await;
+            number += 1;
+            upload.lines(number).await;
+            let lines = upload.lines(0).await;
+            if lines.last().unwrap().contains("stopped") {
+                break;
+            }
+        }
+    })
+    .await
+    .unwrap();
+    upload.finish().await;
+    let lines = upload.end().await;
+    let last: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    assert_eq!(in_words(&last), format!("{} stopped shutting-down", lines.len()));
+    stopping.await.unwrap().unwrap().unwrap();
+    let app = context.app_on(&app.url, &[]).await;
+    assert_eq!(count(&app).await, lines.len() as u64 - 1, "what was told of is there, and nothing else");
+}
