@@ -42,7 +42,7 @@ const MOST_BYTES_ALL_OR_NONE: usize = 16 * 1024 * 1024;
 struct BulkParameters {
     /// What to do with a row whose email is there already: refuse it, or give the user who has it the row's name and
     /// spelling.
-    #[param(inline, default = "insert")]
+    #[param(inline)]
     mode: Option<ModeParameter>,
     /// Tell what would happen, and change nothing.
     #[param(default = false)]
@@ -53,7 +53,7 @@ struct BulkParameters {
 }
 
 #[derive(ToSchema)]
-#[schema(rename_all = "camelCase")]
+#[schema(rename_all = "camelCase", default = "insert")]
 #[expect(dead_code, reason = "documents what `BulkQuery` reads")]
 enum ModeParameter {
     Insert,

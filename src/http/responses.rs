@@ -79,6 +79,17 @@ impl IntoResponses for BulkProblems {
             Kind::ValidationFailed,
             Kind::IdempotencyKeyReused,
         ])
+        .into_iter()
+        .map(|(status, response)| match response {
+            // All or none: the lines tell because of which rows it is none.
+            RefOr::T(mut response) if status == "422" => {
+                let lines = ContentBuilder::new().schema(Some(Ref::from_schema_name("BulkLine"))).build();
+                response.content.insert("application/x-ndjson".to_owned(), RefOr::T(lines));
+                (status, RefOr::T(response))
+            }
+            response => (status, response),
+        })
+        .collect()
     }
 }
 

@@ -144,7 +144,7 @@ pub(super) struct SelectionParameters {
     #[param(style = Form, explode = false, min_items = 1, max_items = 100)]
     ids: Option<Vec<Uuid>>,
     /// What to sort by; a minus puts the last one first.
-    #[param(inline, default = "createdAt")]
+    #[param(inline)]
     sort: Option<SortParameter>,
     /// Members to give; all unless there are some.
     #[param(style = Form, explode = false, inline, min_items = 1)]
@@ -152,6 +152,7 @@ pub(super) struct SelectionParameters {
 }
 
 #[derive(ToSchema)]
+#[schema(default = "createdAt")]
 #[expect(dead_code, reason = "documents what `ListQuery` reads")]
 enum SortParameter {
     #[schema(rename = "createdAt")]

@@ -25,7 +25,23 @@ export async function rename(id: string, name: string): Promise<User> {
 export async function namesOfFirst(limit: number): Promise<string[]> {
   const { data, error } = await client.GET("/users", { params: { query: { limit } } });
   if (error) throw new Error(`${error.code}: ${error.errors?.map((fault) => fault.message).join(", ")}`);
-  return data.map((user) => user.name);
+  // What `fields` leaves out is not there.
+  return data.flatMap((user) => user.name ?? []);
+}
+
+export async function idsByName(prefix: string): Promise<string[]> {
+  const query = { name: prefix, sort: "-name", fields: ["id"], count: "estimated" } as const;
+  const { data } = await client.GET("/users", { params: { query: { ...query, fields: [...query.fields] } } });
+  return data?.flatMap((user) => user.id ?? []) ?? [];
+}
+
+export async function importRows(rows: string): Promise<Response> {
+  const query = { mode: "upsert", dryRun: false } as const;
+  const headers = { "Content-Type": "application/x-ndjson" };
+  const written = await client.POST("/users/bulk", {
+    params: { query }, body: rows, headers, bodySerializer: (text) => text, parseAs: "stream",
+  });
+  return written.response;
 }
 
 export async function remove(id: string): Promise<boolean> {
