@@ -11,6 +11,7 @@
 //!
 //! Around that way stand:
 //!
+//! * [`exchange`]: users as text, one or many; what HTTP and the command line have in common.
 //! * [`settings`]: defaults, file, `.env`, environment; checked before anything starts.
 //! * [`telemetry`]: log, metrics, traces.
 //! * [`app`]: the only place where the parts are wired together.

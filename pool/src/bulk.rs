@@ -1,6 +1,8 @@
 //! Work in bulk: operations that come one after the other without end, and would take every connection if they could.
 //!
-//! They wait for each other before they stand in the queue, so that never more than their share of the pool is theirs.
+//! They wait for each other before they stand in the queue, so that never more than their share of the pool is theirs; and
+//! while others are being served, a place that one has left stays empty for a time, so that no more than their share of the
+//! database's time is theirs either.
 
 use std::{
     sync::{

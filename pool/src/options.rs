@@ -33,9 +33,9 @@ pub struct PoolOptions {
     /// Most operations that share one, 1 to 1,000. Too low: a statement for few; too high: the first of many waits for
     /// the answer to the last.
     pub batch_max: usize,
-    /// How many connections operations in bulk ([`Pool::bulk_read`](crate::Pool::bulk_read)) use at once, 1 to 100 per cent
-    /// of `max`: one at the least, and never all unless there is but one. Too low: imports crawl; too high: everybody else
-    /// waits for them.
+    /// The share of operations in bulk ([`Pool::bulk_read`](crate::Pool::bulk_read)), 1 to 100 per cent: of `max` (one
+    /// connection at the least, and never all unless there is but one), and of the time while others are being served. Too
+    /// low: imports crawl; too high: everybody else waits for them.
     pub bulk_share: u32,
     /// While the database is down, an operation that arrives within this time of the beginning waits for the rest of it,
     /// in case it is only a blip; later ones are refused at once. 0 = none waits; 1 min at the most.

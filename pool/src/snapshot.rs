@@ -127,7 +127,7 @@ pub struct Limits {
     /// Most operations that share one.
     #[cfg_attr(feature = "utoipa", schema(example = 128))]
     pub batch_max: usize,
-    /// How many connections work in bulk uses at once, in per cent of `max`.
+    /// The share of work in bulk, in per cent: of `max`, and of the time while others are being served.
     #[cfg_attr(feature = "utoipa", schema(example = 10))]
     pub bulk_share: u32,
     /// Longest wait for a connection.
