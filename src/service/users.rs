@@ -334,10 +334,11 @@ impl UserService {
 fn row(draft: Draft) -> Model {
     let now = clock::now();
     let (email, email_key) = draft.email.into_parts();
+    let (name_key, last_word_key) = draft.name.keys();
     Model {
         id: UserId::generate(now).as_uuid(),
-        name_key: draft.name.key(),
-        last_word_key: draft.name.last_word_key(),
+        name_key,
+        last_word_key,
         name: draft.name.into_string(),
         email,
         email_key,
@@ -399,7 +400,7 @@ async fn write(transaction: &impl ConnectionTrait, next: &Model, from: Version) 
 fn changed(current: &Model, change: Change) -> Option<Model> {
     let mut next = current.clone();
     if let Some(name) = change.name {
-        (next.name_key, next.last_word_key) = (name.key(), name.last_word_key());
+        (next.name_key, next.last_word_key) = name.keys();
         next.name = name.into_string();
     }
     if let Some(email) = change.email {

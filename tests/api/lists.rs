@@ -241,12 +241,12 @@ async fn seed(database: &DatabaseConnection, count: usize) {
         .map(|number| {
             let name = Name::parse(&format!("{} N{:05}", NAMES[number % NAMES.len()], number * 7919 % count)).unwrap();
             let email = Email::parse(&format!("u{:05}@example.com", number * 104_729 % count)).unwrap();
-            let (email, email_key) = email.into_parts();
+            let ((name_key, last_word_key), (email, email_key)) = (name.keys(), email.into_parts());
             let created_at = created + TimeDelta::seconds(i64::try_from(number).unwrap());
             Model {
                 id: UserId::generate(created_at).as_uuid(),
-                name_key: name.key(),
-                last_word_key: name.last_word_key(),
+                name_key,
+                last_word_key,
                 name: name.into_string(),
                 email,
                 email_key,
