@@ -93,6 +93,8 @@ async fn create(draft: web::Json<Draft>, source: web::Data<Source>) -> Result<Ht
     };
     let model = Model {
         id: user.id,
+        name_key: user.name.to_lowercase(),
+        last_word_key: user.name.to_lowercase(),
         name: user.name,
         email_key: shape::email_key(&user.email),
         email: user.email,
