@@ -22,7 +22,13 @@ cases![
     refuses_odd_emails,
     a_slow_body_is_told,
     raw_noise_takes_nobody_down,
+    forged_cursors_and_keys_are_refused,
 ];
+
+/// How many cursors and keys are forged; `USERS_API_TEST_FORGED` makes it more.
+fn forged() -> usize {
+    std::env::var("USERS_API_TEST_FORGED").ok().and_then(|text| text.parse().ok()).unwrap_or(3000)
+}
 
 async fn send(app: &App, content_type: &str, body: impl Into<reqwest::Body>) -> Reply {
     Reply::of(app.request(Method::POST, "/users").header("content-type", content_type).body(body)).await
@@ -240,4 +246,77 @@ async fn raw_noise_takes_nobody_down(context: Context) {
         assert!(!String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 5"), "{}", String::from_utf8_lossy(&answer));
     }
     assert_eq!(app.get("/users").await.status, 200);
+}
+
+/// Numbers at random, the same each time.
+fn dice(seed: usize) -> impl FnMut(usize) -> usize {
+    let mut state = seed as u64 + 1;
+    move |sides| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % sides
+    }
+}
+
+async fn forged_cursors_and_keys_are_refused(context: Context) {
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const QUERIES: [&str; 4] = ["", "sort=name&", "sort=-email&", "name=a&"];
+    let app = context.app().await;
+    for number in 0..3 {
+        app.create("Ann", &format!("ann{number}@example.com")).await;
+    }
+    let mut cursors = Vec::new();
+    for query in QUERIES {
+        let next = app.get(&format!("/users?{query}limit=1")).await.link("next").unwrap();
+        cursors.push(next.rsplit_once("cursor=").unwrap().1.to_owned());
+    }
+    let clients = (0..16).map(|client| {
+        let (app, cursors) = (app.clone(), cursors.clone());
+        tokio::spawn(async move {
+            let mut roll = dice(client);
+            for number in 0..forged() / 16 {
+                if number % 3 == 0 {
+                    // A key with something in it that no key has.
+                    let mut key: Vec<u8> = (0..roll(40)).map(|_| u8::try_from(33 + roll(94)).unwrap()).collect();
+                    match roll(4) {
+                        0 => key.insert(roll(key.len() + 1), 128 + u8::try_from(roll(128)).unwrap()),
+                        1 => key.insert(0, b'"'),
+                        2 => key = vec![b'k'; 256 + roll(1000)],
+                        _ => key.insert(roll(key.len() + 1), b','),
+                    }
+                    if key.len() > 1 && key.starts_with(b"\"") && key.ends_with(b"\"") {
+                        key.pop();
+                    }
+                    let request = app.request(Method::POST, "/users").header("idempotency-key", key.as_slice());
+                    let reply = Reply::of(request.json(&json!({"name": "Ann", "email": "new@example.com"}))).await;
+                    assert_eq!(reply.status, 400, "{key:?}");
+                    reply.problem(400, "invalid-idempotency-key");
+                    continue;
+                }
+                // One of ours with a letter or two changed, cut or added; that of another query; or one made up.
+                let kind = roll(QUERIES.len());
+                let mut cursor = cursors[kind].clone().into_bytes();
+                let mut query = QUERIES[kind];
+                match roll(5) {
+                    0 => cursor.truncate(roll(cursor.len())),
+                    1 => cursor.extend((0..=roll(60)).map(|_| LETTERS[roll(64)])),
+                    2 => cursor = (0..roll(300)).map(|_| LETTERS[roll(64)]).collect(),
+                    3 => query = QUERIES[(kind + 1 + roll(QUERIES.len() - 1)) % QUERIES.len()],
+                    _ => {
+                        let place = roll(cursor.len());
+                        cursor[place] =
+                            LETTERS[(LETTERS.iter().position(|it| *it == cursor[place]).unwrap() + 1 + roll(63)) % 64];
+                    }
+                }
+                let cursor = String::from_utf8(cursor).unwrap();
+                let path = if roll(4) == 0 { "/users/export" } else { "/users" };
+                let reply = app.get(&format!("{path}?{query}cursor={cursor}")).await;
+                assert_eq!(reply.status, 400, "{path}?{query}cursor={cursor}");
+                reply.problem(400, "invalid-cursor");
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    assert_eq!(app.get("/users?email=new@example.com").await.text, "[]");
 }
