@@ -59,9 +59,7 @@ impl Pool {
         E: From<Error> + Send + 'static,
     {
         let place = Place::take(&self.inner.core).await;
-        let outcome = self.operate(operation, Kind::Read, body).await;
-        place.leave();
-        outcome
+        self.operate_in(operation, Kind::Read, Some(place), body).await
     }
 
     /// Whether work in bulk gives way at the moment, since others were served during its last operation: better many small
@@ -89,14 +87,12 @@ impl Pool {
         E: From<Error> + Send + 'static,
     {
         let place = Place::take(&self.inner.core).await;
-        let outcome = self.operate(operation, Kind::Transaction(options), body).await;
-        place.leave();
-        outcome
+        self.operate_in(operation, Kind::Transaction(options), Some(place), body).await
     }
 }
 
 /// One of the places, until it is dropped.
-struct Place {
+pub(crate) struct Place {
     core: Arc<Core>,
     taken: Instant,
     others: u64,
@@ -123,7 +119,7 @@ impl Place {
 
     /// The work is done. If others were served meanwhile, nobody has this place for a time: a database that is busy with
     /// bulk makes everybody wait, on whatever connection.
-    fn leave(self) {
+    pub(crate) fn leave(self) {
         self.core.bulk.done.fetch_add(1, Ordering::Relaxed);
         let gives_way = others(&self.core) != self.others;
         self.core.bulk.gives_way.store(gives_way, Ordering::Relaxed);

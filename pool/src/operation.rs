@@ -10,6 +10,7 @@ use tracing::Instrument;
 use crate::{
     Connection, Error, Fault, Pool,
     admission::Lane,
+    bulk::Place,
     core::{Core, SIGN_OF_LIFE},
     lease::Lease,
     ticket::{self, Ticket},
@@ -77,6 +78,23 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
+        self.operate_in(operation, kind, None, body).await
+    }
+
+    /// The same, in a place of those who work in bulk, which the operation keeps until its end, whoever waits for it.
+    pub(crate) async fn operate_in<T, E, F, Fut>(
+        &self,
+        operation: &'static str,
+        kind: Kind,
+        place: Option<Place>,
+        body: F,
+    ) -> Result<T, E>
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
         let span = self.span(operation);
         let (ticket, lease) = self.arrive(operation, kind.lane(), &span).await?;
         let core = Arc::clone(&self.inner.core);
@@ -84,6 +102,9 @@ impl Pool {
         let work = async move {
             let outcome = run(&core, &of_task, kind, lease, body).await;
             core.record.ended(1, outcome.is_ok());
+            if let Some(place) = place {
+                place.leave();
+            }
             outcome
         };
         self.await_task(ticket, work.instrument(span)).await

@@ -296,8 +296,14 @@ fn of_piece(once: Once, terms: Terms, piece: u64, rows: &[RawRow]) -> Once {
     fingerprint.update([u8::from(terms.mode == crate::service::Mode::Upsert), u8::from(terms.all_or_none)]);
     for row in rows {
         fingerprint.update(row.line.to_be_bytes());
-        let Ok(Draft { name, email }) = &row.draft else { continue };
-        for text in [name.as_str(), email.as_str()] {
+        let texts: Vec<&str> = match &row.draft {
+            Ok(Draft { name, email }) => vec![name.as_str(), email.as_str()],
+            // What is told of it.
+            Err(faults) => faults.iter().flat_map(|it| [&*it.member, it.fault.code, &*it.fault.message]).collect(),
+        };
+        fingerprint.update([u8::from(row.draft.is_ok())]);
+        fingerprint.update((texts.len() as u64).to_be_bytes());
+        for text in texts {
             fingerprint.update((text.len() as u64).to_be_bytes());
             fingerprint.update(text);
         }

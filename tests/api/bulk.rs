@@ -256,6 +256,10 @@ async fn with_a_key_what_broke_off_is_gone_on_with(context: Context) {
     // Another body under the same key, from its first piece on or from a later one.
     bulk(&app, "", NDJSON, Some("import-1"), rows(1..3500)).await.problem(422, "idempotency-key-reused");
     bulk(&app, "?mode=upsert", NDJSON, Some("import-1"), all.as_str()).await.problem(422, "idempotency-key-reused");
+    let faulty = |row: &str| bulk(&app, "", NDJSON, Some("import-2"), format!("{}{row}\n", rows(0..1)));
+    assert_eq!(told(&faulty("{}").await)[1], "2 refused validation-failed");
+    assert_eq!(told(&faulty("{}").await)[1], "2 refused validation-failed");
+    faulty("no JSON").await.problem(422, "idempotency-key-reused");
     let longer = bulk(&app, "", NDJSON, Some("import-1"), rows(0..3600)).await;
     let told = told(&longer);
     assert_eq!((told.len(), told[3000].as_str()), (3001, "3001 stopped idempotency-key-reused"));
