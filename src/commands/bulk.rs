@@ -1,12 +1,8 @@
 //! What imports and exports have in common on the command line.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
 use indicatif::{ProgressBar, ProgressStyle};
 use orm_pool::{Pool, PoolOptions};
+use tokio::sync::watch;
 
 use super::CommandError;
 use crate::{app, service::UserService, settings::Settings, shutdown::Signals, telemetry::Telemetry};
@@ -14,7 +10,7 @@ use crate::{app, service::UserService, settings::Settings, shutdown::Signals, te
 /// Works on a pool of its own. The first signal asks to stop where it can be gone on with; the second ends the process.
 pub(super) fn run(
     settings: &Settings,
-    work: impl AsyncFnOnce(UserService, Arc<AtomicBool>) -> Result<(), CommandError>,
+    work: impl AsyncFnOnce(UserService, watch::Receiver<bool>) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let telemetry = Telemetry::start(settings).map_err(CommandError::failed)?;
     let done = super::runtime()?.block_on(async {
@@ -23,11 +19,10 @@ pub(super) fn run(
         // One statement after the other: more than two connections would have nothing to do.
         let options = PoolOptions { max: settings.pool.max.min(2), min: 1, ..settings.pool.clone() };
         let pool = Pool::connect(&url, &options).await.map_err(CommandError::failed)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&stop);
+        let (ask, stop) = watch::channel(false);
         let listening = tokio::spawn(async move {
             signals.stop().await;
-            asked.store(true, Ordering::Relaxed);
+            ask.send_replace(true);
             let (_, number) = signals.stop().await;
             std::process::exit(128 + i32::from(number));
         });

@@ -2,7 +2,7 @@ use std::{
     fs::File,
     io::{self, BufWriter, Write},
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use clap::Args;
@@ -74,7 +74,7 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
             progress.set_position(count as u64);
             let Some(next) = page.next else { break };
             position = Position::After(next);
-            if stop.load(Ordering::Relaxed) {
+            if *stop.borrow() {
                 is_stopped = true;
                 break;
             }

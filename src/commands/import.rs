@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread,
 };
@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use futures_util::{Stream, stream};
 use indicatif::{HumanCount, ProgressBar};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{CommandError, bulk};
 use crate::{
@@ -100,7 +100,8 @@ pub(crate) fn import(settings: &Settings, options: &ImportOptions) -> Result<(),
         let read = Arc::new(AtomicU64::new(0));
         let progress = bulk::progress(length, if length.is_some() { "{bytes}/{total_bytes}" } else { "{bytes}" });
         let import = Import { service, terms, once: None, from_line: options.from_line, report: Arc::new(complaints) };
-        run(&import, format, pieces(source, Arc::clone(&read)), &stop, &progress, &read).await
+        let source = pieces(source, Arc::clone(&read), stop.clone());
+        run(&import, format, source, &stop, &progress, &read).await
     })
 }
 
@@ -108,7 +109,7 @@ async fn run(
     import: &Import,
     format: Format,
     source: impl Stream<Item = io::Result<Vec<u8>>>,
-    stop: &AtomicBool,
+    stop: &watch::Receiver<bool>,
     progress: &ProgressBar,
     read: &AtomicU64,
 ) -> Result<(), CommandError> {
@@ -133,7 +134,7 @@ async fn run(
         let hear = async |reported: Reported| {
             last_line = reported.last_line;
             tell(reported, &mut tally);
-            !stop.load(Ordering::Relaxed)
+            !*stop.borrow()
         };
         exchange::import(import, format, source, hear).await
     };
@@ -150,10 +151,13 @@ async fn run(
     match ended {
         Ok(()) if tally.refused > 0 => Err(CommandError::Refused),
         Ok(()) => Ok(()),
-        Err(Stop::Unheard) => Err(CommandError::Interrupted(format!("stopped; {go_on}"))),
+        Err(Stop::Unheard | Stop::Source(_)) if *stop.borrow() => {
+            Err(CommandError::Interrupted(format!("stopped; {go_on}")))
+        }
         Err(Stop::Table(fault)) => Err(CommandError::failed(format!("the rows cannot be read: {fault}"))),
         Err(Stop::TooMany(most)) => Err(CommandError::failed(format!("all or none: at most {most} rows"))),
         Err(Stop::Source(error)) => Err(CommandError::failed(format!("no more rows can be read: {error}; {go_on}"))),
+        Err(Stop::Unheard) => Err(CommandError::failed("stopped")),
         Err(Stop::Service(_, error)) => {
             let error = crate::telemetry::chain(&error);
             Err(CommandError::failed(format!("stopped: {error}; {go_on}")))
@@ -196,8 +200,12 @@ fn complaints(rows: &[Row]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A file piece by piece, read by a thread that may be kept waiting.
-fn pieces(mut source: Box<dyn Read + Send>, read: Arc<AtomicU64>) -> impl Stream<Item = io::Result<Vec<u8>>> {
+/// A file piece by piece, read by a thread that may be kept waiting; by a terminal for ever, so it ends when it is to stop.
+fn pieces(
+    mut source: Box<dyn Read + Send>,
+    read: Arc<AtomicU64>,
+    stop: watch::Receiver<bool>,
+) -> impl Stream<Item = io::Result<Vec<u8>>> {
     let (send, receive) = mpsc::channel(2);
     thread::spawn(move || {
         loop {
@@ -217,5 +225,11 @@ fn pieces(mut source: Box<dyn Read + Send>, read: Arc<AtomicU64>) -> impl Stream
             }
         }
     });
-    stream::unfold(receive, |mut receive| async { receive.recv().await.map(|piece| (piece, receive)) })
+    stream::unfold((receive, stop), |(mut receive, mut stop)| async {
+        let piece = tokio::select! {
+            piece = receive.recv() => piece?,
+            Ok(_) = stop.wait_for(|is_asked| *is_asked) => Err(io::ErrorKind::Interrupted.into()),
+        };
+        Some((piece, (receive, stop)))
+    })
 }

@@ -17,6 +17,7 @@ cases![
     what_is_wrong_is_told_by_line,
     what_cannot_be_done_is_told,
     a_signal_stops_where_it_can_be_gone_on_with,
+    who_waits_for_rows_can_be_stopped,
     a_killed_import_is_begun_again_and_writes_each_row_once,
     an_export_stops_where_it_can_be_gone_on_with,
 ];
@@ -155,6 +156,18 @@ async fn a_signal_stops_where_it_can_be_gone_on_with(context: Context) {
     let said = run(&context, &url, &["import", "users.ndjson", "--from-line", &line]).await;
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "no row is there twice");
     assert_eq!(count(&context, &url).await, 60_000);
+}
+
+async fn who_waits_for_rows_can_be_stopped(context: Context) {
+    let url = context.database().await;
+    let mut child = command(&context, &url, &["import", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(rows(3).as_bytes()).await.unwrap();
+    eventually("they are written", || async { (written(&url).await == 3).then_some(()) }).await;
+    signal(&child, "INT").await;
+    let said = say(child).await;
+    assert_eq!((said.code, said.err.as_str()), (Some(4), "users-api: stopped; go on with --from-line 4\n"));
+    drop(input);
 }
 
 async fn a_killed_import_is_begun_again_and_writes_each_row_once(context: Context) {
