@@ -14,7 +14,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     cases,
-    harness::{Context, Engine, Locked, Proxy, Service, client, connect, eventually, read_answer},
+    harness::{Context, Engine, Locked, Proxy, Service, client, connect, eventually, read_message},
 };
 
 cases![
@@ -64,7 +64,7 @@ async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) 
             };
             let sent = stream.write_all(request.as_bytes()).await;
             let answer = match sent {
-                Ok(()) => read_answer(&mut stream).await,
+                Ok(()) => read_message(&mut stream).await,
                 Err(_) => None,
             };
             let Some((head, body)) = answer else {

@@ -4,6 +4,7 @@ mod account;
 mod app;
 pub mod bare;
 mod context;
+mod cutter;
 mod engine;
 mod load;
 mod lock;
@@ -28,12 +29,13 @@ pub use self::{
     account::Account,
     app::{App, Reply, client},
     context::{Context, connect, kill_all, new_database},
+    cutter::Cutter,
     engine::Engine,
     load::{Load, Sample, by_status, quantile},
     lock::Locked,
     process::{Service, binary},
     proxy::Proxy,
-    raw::{Upload, read_answer},
+    raw::{Upload, read_message},
     server::{End, Server},
 };
 

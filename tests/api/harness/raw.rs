@@ -5,8 +5,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// The head and the body of an answer; `None` if it did not come whole.
-pub async fn read_answer(stream: &mut TcpStream) -> Option<(String, String)> {
+/// The head and the body of a request or an answer; `None` if it did not come whole.
+pub async fn read_message(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut bytes = Vec::new();
     let end = loop {
         if stream.read_buf(&mut bytes).await.ok()? == 0 {
