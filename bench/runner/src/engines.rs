@@ -78,9 +78,24 @@ impl Database {
 
     /// The same server's database of another name, newly made.
     pub async fn another(&self, name: &str) -> Result<Self> {
-        self.sql(&format!("CREATE DATABASE {name}")).await?;
+        if self.engine != Engine::Sqlite {
+            self.sql(&format!("CREATE DATABASE {name}")).await?;
+        }
         let folder = self.folder.clone();
         Ok(Self { engine: self.engine, rows: 0, name: name.to_owned(), port: self.port, folder, server: None })
+    }
+
+    /// Undoes [`Self::another`].
+    pub async fn remove(self) -> Result<()> {
+        let name = &self.name;
+        match self.engine {
+            Engine::Postgres => {
+                let other = Self { name: "postgres".to_owned(), folder: self.folder.clone(), server: None, ..self };
+                other.sql(&format!("DROP DATABASE {name} WITH (FORCE)")).await.map(drop)
+            }
+            Engine::MariaDb => self.sql(&format!("DROP DATABASE {name}")).await.map(drop),
+            Engine::Sqlite => Ok(fs::remove_file(self.file())?),
+        }
     }
 
     /// What the peers get as `DATABASE_URL`.
@@ -104,6 +119,14 @@ impl Database {
     pub async fn seed(&mut self, rows: u64, work: &Path) -> Result<()> {
         let csv = work.join("users.csv");
         seed::write(&csv, rows)?;
+        self.load(&csv).await?;
+        fs::remove_file(&csv)?;
+        self.rows = rows;
+        self.tidy().await
+    }
+
+    /// What the engine's own client does with rows as [`seed::write`] writes them.
+    pub async fn load(&self, csv: &Path) -> Result<()> {
         let csv_text = csv.display();
         match self.engine {
             Engine::Postgres => {
@@ -111,7 +134,7 @@ impl Database {
                     "\\copy users (id, name, name_key, last_word_key, email, email_key, version, created_at, updated_at) \
                      from '{csv_text}' with (format csv)"
                 );
-                self.sql(&copy).await?;
+                self.sql(&copy).await.map(drop)
             }
             Engine::MariaDb => {
                 let load = format!(
@@ -119,16 +142,40 @@ impl Database {
                      (@id, name, name_key, last_word_key, email, email_key, version, created_at, updated_at) \
                      SET id = UNHEX(REPLACE(@id, '-', ''))"
                 );
-                self.sql(&load).await?;
+                self.sql(&load).await.map(drop)
+            }
+            Engine::Sqlite => tools::output(python(SQLITE_SEED).arg(self.file()).arg(csv)).await.map(drop),
+        }
+    }
+
+    /// The engine's own client that writes all users to its standard output.
+    pub fn dump(&self) -> Result<Command> {
+        let select = "SELECT id, name, email, version, created_at, updated_at FROM users";
+        Ok(match self.engine {
+            Engine::Postgres => {
+                let mut client = self.postgres_client("psql")?;
+                client.args(["-X", "-q", "-c", &format!("COPY ({select}) TO STDOUT (FORMAT csv)")]);
+                client
+            }
+            Engine::MariaDb => {
+                let mut client = self.mariadb_client()?;
+                client.args(["--quick", "--execute", select]);
+                client
             }
             Engine::Sqlite => {
-                let mut load = python(SQLITE_SEED);
-                tools::output(load.arg(self.file()).arg(&csv)).await?;
+                let mut client = python(SQLITE_DUMP);
+                client.arg(self.file()).arg(select);
+                client
             }
+        })
+    }
+
+    /// Takes all users away, as if there had been none.
+    pub async fn empty(&self) -> Result<()> {
+        match self.engine {
+            Engine::Postgres | Engine::MariaDb => self.sql("TRUNCATE TABLE users").await.map(drop),
+            Engine::Sqlite => self.sql("DELETE FROM users").await.map(drop),
         }
-        fs::remove_file(&csv)?;
-        self.rows = rows;
-        self.tidy().await
     }
 
     /// Deletes what a measurement has created, so that the next one meets the same table.
@@ -152,16 +199,7 @@ impl Database {
                 let mut client = self.postgres_client("psql")?;
                 tools::output(client.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement])).await
             }
-            Engine::MariaDb => {
-                let mut client = tools::command(program("mariadb")?);
-                client.args(["--no-defaults", "--batch", "--skip-column-names", "--local-infile=1"]);
-                client.args(["--default-character-set=utf8mb4", "--host=127.0.0.1", "--user=admin"]);
-                client.arg(format!("--port={}", self.port)).env("MYSQL_PWD", PASSWORD);
-                if !self.name.is_empty() {
-                    client.arg(format!("--database={}", self.name));
-                }
-                tools::output(client.args(["--execute", statement])).await
-            }
+            Engine::MariaDb => tools::output(self.mariadb_client()?.args(["--execute", statement])).await,
             Engine::Sqlite => tools::output(python(SQLITE_EXECUTE).arg(self.file()).arg(statement)).await,
         }
     }
@@ -175,8 +213,19 @@ impl Database {
         Ok(client)
     }
 
+    fn mariadb_client(&self) -> Result<Command> {
+        let mut client = tools::command(program("mariadb")?);
+        client.args(["--no-defaults", "--batch", "--skip-column-names", "--local-infile=1"]);
+        client.args(["--default-character-set=utf8mb4", "--host=127.0.0.1", "--user=admin"]);
+        client.arg(format!("--port={}", self.port)).env("MYSQL_PWD", PASSWORD);
+        if !self.name.is_empty() {
+            client.arg(format!("--database={}", self.name));
+        }
+        Ok(client)
+    }
+
     fn file(&self) -> PathBuf {
-        self.folder.join("users.db")
+        self.folder.join(format!("{}.db", self.name))
     }
 
     async fn await_ready(&mut self) -> Result<()> {
@@ -213,6 +262,11 @@ with open(sys.argv[2], newline="") as file, database:
         ((bytes.fromhex(id.replace("-", "")), *texts, int(version), moment(created), moment(updated))
          for id, *texts, version, created, updated in csv.reader(file)))
 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+"#;
+
+const SQLITE_DUMP: &str = r#"
+import csv, sqlite3, sys
+csv.writer(sys.stdout).writerows(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]))
 "#;
 
 const SQLITE_EXECUTE: &str = r#"

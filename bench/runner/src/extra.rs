@@ -158,7 +158,7 @@ pub async fn pages(run: &mut Run, database: &Database) -> Result<()> {
         run.progress.did(PAGES_WEIGHT / 2.0, &text);
         run.results.pages.push(figure);
     }
-    database.sql("DROP DATABASE pages WITH (FORCE)").await.map(drop)
+    large.remove().await
 }
 
 /// Adds rows. The keys' indexes are made after them: row by row it would take many times as long.

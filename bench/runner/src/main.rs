@@ -1,6 +1,7 @@
 //! Measures users-api and its peers side by side: the same machine, the same databases, the same rows, the same
 //! requests, in turns. Started by `bench/run`, which builds and installs what this needs.
 
+mod bulk;
 mod compare;
 mod engines;
 mod extra;
@@ -168,6 +169,7 @@ async fn run(options: Options) -> Result<ExitCode> {
         (Part::Pages, extra::PAGES_WEIGHT),
         (Part::Memory, extra::MEMORY_WEIGHT),
         (Part::Start, extra::START_WEIGHT),
+        (Part::Bulk, 3.0 * bulk::weight(&run)),
     ];
     for (part, weight) in extras {
         run.progress.plan(if run.wants(part) { weight } else { 0.0 });
@@ -184,9 +186,9 @@ async fn all(run: &mut Run) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for engine in [Engine::Postgres, Engine::MariaDb, Engine::Sqlite] {
         let extras: &[Part] = match engine {
-            Engine::Postgres => &[Part::Sweep, Part::Overload, Part::Pages],
-            Engine::MariaDb => &[],
-            Engine::Sqlite => &[Part::Memory, Part::Start],
+            Engine::Postgres => &[Part::Sweep, Part::Overload, Part::Pages, Part::Bulk],
+            Engine::MariaDb => &[Part::Bulk],
+            Engine::Sqlite => &[Part::Memory, Part::Start, Part::Bulk],
         };
         let extras: Vec<Part> = extras.iter().copied().filter(|part| run.wants(*part)).collect();
         if run.cells(engine).is_empty() && extras.is_empty() {
@@ -227,6 +229,7 @@ async fn on_engine(run: &mut Run, engine: Engine, extras: &[Part]) -> Result<()>
             Part::Pages => extra::pages(run, &stage.database).await,
             Part::Memory => extra::memory(run, &stage.database).await,
             Part::Start => extra::start(run, &stage.database).await,
+            Part::Bulk => bulk::bulk(run, &stage.database).await,
             _ => Ok(()),
         };
         match measured {

@@ -86,7 +86,7 @@ fn conditions(results: &Results) -> String {
     let runs: BTreeSet<String> = results
         .stamps
         .iter()
-        .filter(|(part, _)| !matches!(part, Part::Pages | Part::Memory | Part::Start))
+        .filter(|(part, _)| !matches!(part, Part::Pages | Part::Memory | Part::Start | Part::Bulk))
         .flat_map(|(_, stamps)| stamps)
         .map(|stamp| {
             let clients: Vec<String> = stamp.clients.iter().map(usize::to_string).collect();

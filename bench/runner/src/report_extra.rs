@@ -3,14 +3,16 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use crate::{
+    bulk::BESIDE_PER_SECOND,
+    engines::Engine,
     measure::CLIENTS,
     peers::Peer,
     report::{grouped, short},
-    results::{OverloadFigure, Results, SweepFigure, median},
+    results::{BulkFigure, OverloadFigure, Results, SweepFigure, median},
 };
 
 pub fn markdown(results: &Results) -> String {
-    [sweep(results), overload(results), pages(results), memory(results), start(results)].concat()
+    [sweep(results), overload(results), pages(results), memory(results), start(results), bulk(results)].concat()
 }
 
 /// The median over the rounds at a size of the pool.
@@ -162,4 +164,41 @@ fn start(results: &Results) -> String {
         median(start.times_ms.clone()).unwrap_or(f64::NAN),
         start.times_ms.len()
     )
+}
+
+fn bulk(results: &Results) -> String {
+    let Some(first) = results.bulk.first() else { return String::new() };
+    let mut text = format!(
+        "### Imports and exports\n\n{} users, by `users-api import` into an empty table and by `users-api export` out of it, \
+         beside what the engine's own client does with the same rows (`COPY`; `LOAD DATA LOCAL INFILE` and `SELECT` by \
+         `mariadb --quick`; Python's sqlite3): how many times as fast (below 1: slower), and the most memory that the \
+         service's process held. Then GET by id at {BESIDE_PER_SECOND} requests a second: p99 while nothing else is done, \
+         and beside `POST /users/bulk` and `GET /users/export` without end. Medians of rounds.\n\n\
+         | | import, rows/s | engine's own | memory, MiB | export, rows/s | engine's own | memory, MiB | p99 idle, ms | p99 beside, ms | ratio |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+        grouped(first.rows as f64)
+    );
+    for engine in [Engine::Postgres, Engine::MariaDb, Engine::Sqlite] {
+        let figures: Vec<&BulkFigure> = results.bulk.iter().filter(|figure| figure.engine == engine).collect();
+        let middle = |value: fn(&BulkFigure) -> f64| {
+            median(figures.iter().map(|figure| value(figure)).collect()).unwrap_or(f64::NAN)
+        };
+        if figures.is_empty() {
+            continue;
+        }
+        let _ = writeln!(
+            text,
+            "| {engine} | {} | {:.2}× | {:.0} | {} | {:.2}× | {:.0} | {:.1} | {:.1} | {:.1} |",
+            grouped(middle(|figure| figure.rows as f64 / figure.import_s)),
+            middle(|figure| figure.own_import_s / figure.import_s),
+            middle(|figure| figure.import_kib as f64 / 1024.0),
+            grouped(middle(|figure| figure.rows as f64 / figure.export_s)),
+            middle(|figure| figure.own_export_s / figure.export_s),
+            middle(|figure| figure.export_kib as f64 / 1024.0),
+            middle(|figure| figure.idle_p99_ms),
+            middle(|figure| figure.beside_p99_ms),
+            middle(|figure| figure.beside_p99_ms / figure.idle_p99_ms),
+        );
+    }
+    text + "\n"
 }

@@ -39,6 +39,8 @@ pub enum Part {
     Memory,
     /// Time from the start to the first answer
     Start,
+    /// Imports and exports, on all engines
+    Bulk,
 }
 
 impl Part {
@@ -70,6 +72,8 @@ pub struct Results {
     pub pages: Vec<PagesFigure>,
     pub memory: Option<Memory>,
     pub start: Option<Start>,
+    #[serde(default)]
+    pub bulk: Vec<BulkFigure>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -169,6 +173,22 @@ pub struct Start {
     pub times_ms: Vec<f64>,
 }
 
+#[derive(Serialize, Deserialize)]
+pub struct BulkFigure {
+    pub engine: Engine,
+    pub round: usize,
+    pub rows: u64,
+    pub import_s: f64,
+    /// By the engine's own client.
+    pub own_import_s: f64,
+    pub import_kib: u64,
+    pub export_s: f64,
+    pub own_export_s: f64,
+    pub export_kib: u64,
+    pub idle_p99_ms: f64,
+    pub beside_p99_ms: f64,
+}
+
 impl Results {
     /// An earlier run's; `None` if there is none that this version can read.
     pub fn read(path: &Path) -> Option<Self> {
@@ -216,6 +236,7 @@ impl Results {
             Part::Pages => self.pages.clear(),
             Part::Memory => self.memory = None,
             Part::Start => self.start = None,
+            Part::Bulk => self.bulk.clear(),
             _ => {}
         }
     }
