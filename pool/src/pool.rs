@@ -318,11 +318,14 @@ async fn open(core: &Arc<Core>) -> Result<(), ConnectError> {
         cause: connection_error(error.source),
     };
     let mut pause = FIRST_PAUSE;
+    let mut before: Option<DialError> = None;
     let raw = loop {
         let left = options.acquire.saturating_sub(began.elapsed());
         let error = match core.dial_to(&target, left).await {
             Ok(raw) => break raw,
             Err(error) if error.fault.is_final() || error.fault == Fault::Other => return Err(unreachable(error)),
+            // It had hardly any time, so that it was too late says less than why the one before it failed.
+            Err(error) if error.fault == Fault::Silent && left < SIGN_OF_LIFE => before.take().unwrap_or(error),
             Err(error) => error,
         };
         let left = options.acquire.saturating_sub(began.elapsed());
@@ -335,6 +338,7 @@ async fn open(core: &Arc<Core>) -> Result<(), ConnectError> {
             let cause = words(&error.source);
             tracing::warn!(url = %target.url(), error = cause, wait = ?options.acquire, "the database is not there yet; waiting for it");
         }
+        before = Some(error);
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     };

@@ -85,7 +85,7 @@ impl Target {
             Err(_) => silence(),
         };
         let fault = match Fault::of_driver(&source) {
-            Fault::Lost if self.is_unresolvable().await => Fault::NameResolution,
+            Fault::Lost if self.is_unresolvable(limit).await => Fault::NameResolution,
             fault => fault,
         };
         Err(DialError { fault, source })
@@ -106,9 +106,9 @@ impl Target {
     }
 
     /// The resolver's error has no kind of its own, so it is asked again.
-    async fn is_unresolvable(&self) -> bool {
+    async fn is_unresolvable(&self, limit: Duration) -> bool {
         match self.url.host_name() {
-            Some(host) => tokio::net::lookup_host((host, 0)).await.is_err(),
+            Some(host) => matches!(timeout(limit, tokio::net::lookup_host((host, 0))).await, Ok(Err(_))),
             None => false,
         }
     }

@@ -104,6 +104,32 @@ async fn an_in_memory_database_lives_as_long_as_its_pool() {
     }
 }
 
+/// A server that hangs up on the first who come, and lets the others wait.
+async fn moody(hangs_up: usize) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        for turn in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            if turn >= hangs_up {
+                kept.push(stream);
+            }
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_last_attempt_without_time_hides_no_cause() {
+    for (hangs_up, told) in [(1, Fault::Lost), (0, Fault::Silent)] {
+        let url = DatabaseUrl::parse(&format!("postgres://app@127.0.0.1:{}/app", moody(hangs_up).await)).unwrap();
+        let options = PoolOptions { acquire: Duration::from_secs(1), ..PoolOptions::default() };
+        let error = Pool::connect(&url, &options).await.unwrap_err();
+        assert!(matches!(&error, ConnectError::Unreachable { fault, .. } if *fault == told), "{error:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_closed_pool_says_so() {
     let pool = pool().await;

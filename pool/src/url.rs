@@ -4,6 +4,8 @@ use std::fmt;
 
 use url::Url;
 
+use crate::{PoolOptions, health::words, target::Target};
+
 /// The engines that the pool speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Engine {
@@ -35,7 +37,7 @@ pub struct DatabaseUrl {
 }
 
 /// Why a text is no database URL. The text itself is not repeated: it may hold a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUrl {
     /// It is no URL at all.
     #[error("not a URL; expected sqlite://FILE, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE")]
@@ -43,6 +45,9 @@ pub enum InvalidUrl {
     /// It is a URL of something else.
     #[error("unknown scheme; expected sqlite, postgres, postgresql, mysql or mariadb")]
     UnknownScheme,
+    /// A part of it means nothing to the engine's driver, in whose words this is.
+    #[error("{0}")]
+    NotUnderstood(String),
 }
 
 impl DatabaseUrl {
@@ -64,7 +69,11 @@ impl DatabaseUrl {
             "mysql" => Engine::MySql,
             _ => return Err(InvalidUrl::UnknownScheme),
         };
-        Ok(Self { url, engine })
+        let url = Self { url, engine };
+        match Target::new(&url, &PoolOptions::default()) {
+            Ok(_) => Ok(url),
+            Err(error) => Err(InvalidUrl::NotUnderstood(words(&error))),
+        }
     }
 
     /// The engine that the URL names.
@@ -149,6 +158,20 @@ mod tests {
         }
         assert_eq!(DatabaseUrl::parse("users.db").unwrap_err(), InvalidUrl::NotAUrl);
         assert_eq!(DatabaseUrl::parse("mongodb://h/d").unwrap_err(), InvalidUrl::UnknownScheme);
+    }
+
+    #[test]
+    fn a_parameter_that_means_nothing_is_told_without_the_password() {
+        for (text, part) in [
+            ("postgres://ann:hunter2@h/d?sslmode=bogus", "bogus"),
+            ("mysql://ann:hunter2@h/d?ssl-mode=bogus", "bogus"),
+            ("sqlite://users.db?mode=bogus", "bogus"),
+            ("sqlite://users.db?key=hunter2", "key"),
+            ("postgres://ann:%ff%fehunter2@h/d", "utf-8"),
+        ] {
+            let told = DatabaseUrl::parse(text).unwrap_err().to_string();
+            assert!(told.contains(part) && !told.contains("hunter2"), "{told}");
+        }
     }
 
     #[test]

@@ -111,7 +111,7 @@ async fn a_host_that_cannot_be_resolved_is_told(context: Context) {
         Engine::Postgres => "postgres://app:secret@db.invalid/app",
         _ => "mysql://app:secret@db.invalid/app",
     };
-    let variables = [("DATABASE_URL", url), ("USERS_API__POOL__ACQUIRE", "300ms")];
+    let variables = [("DATABASE_URL", url), ("USERS_API__POOL__ACQUIRE", "3s")];
     let output = binary(context.folder(), &variables).output().await.unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
@@ -125,7 +125,7 @@ async fn a_server_without_tls_is_told(context: Context) {
         Engine::Postgres => format!("{url}?sslmode=require"),
         _ => format!("{url}?ssl-mode=REQUIRED"),
     };
-    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "300ms")];
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "3s")];
     let output = binary(context.folder(), &variables).output().await.unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
