@@ -41,8 +41,8 @@ Exit codes:
   0  all is well
   1  it could not start, or did not end cleanly
   2  the command line or a setting is not valid
-  3  import: rows were refused; the others were written
-  4  import, export: stopped by a signal where it can be gone on with
+  3  import: rows were refused; the others were written, unless --atomic or --dry-run
+  4  import, export: stopped by a signal; it can be gone on with
   128 + N  ended at once by a second signal N";
 
 #[derive(Debug, Subcommand)]

@@ -66,7 +66,8 @@ impl Reload {
         match pool.change(&url, &settings.pool).await {
             Ok(()) => {
                 tracing::info!(settings = changed, "reload: changed");
-                self.layers = layers;
+                // The others are not in force, and stay to be told.
+                self.layers.take_over(&layers, &alive);
             }
             Err(error) => tracing::error!(error = chain(&error), settings = changed, "reload: not all was changed"),
         }

@@ -11,6 +11,12 @@ pub enum SettingsError {
         /// Why not.
         cause: String,
     },
+    /// A variable of ours holds bytes that are no text.
+    #[error("{name}: the value is no UTF-8")]
+    NotUnicode {
+        /// Which one.
+        name: String,
+    },
     /// There is no such key.
     #[error("{name}: unknown setting{}", nearest.as_ref().map_or(String::new(), |nearest| format!("; did you mean {nearest}?")))]
     UnknownKey {

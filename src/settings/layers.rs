@@ -95,10 +95,16 @@ impl Environment {
             Err(error) if error.not_found() => BTreeMap::new(),
             Err(error) => return Err(unreadable(error)),
         };
-        // Variables that are no Unicode cannot be ours.
-        let process = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
+        let mut process = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            // A name that is no Unicode cannot be one of ours.
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => drop(process.insert(name, value)),
+                Err(_) if is_ours(&name) => return Err(SettingsError::NotUnicode { name }),
+                Err(_) => {}
+            }
+        }
         Ok(Self { dot_env, process })
     }
 }
@@ -171,6 +177,15 @@ impl Layers {
         self.entries.iter().map(|(key, entry)| (key.as_str(), shown(key, &entry.value), entry.origin))
     }
 
+    /// Takes over the values of these keys.
+    pub fn take_over(&mut self, other: &Self, keys: &[&str]) {
+        for key in keys {
+            if let Some(entry) = other.entries.get(*key) {
+                self.entries.insert((*key).to_owned(), entry.clone());
+            }
+        }
+    }
+
     /// The keys whose values are others than there.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<&str> {
@@ -214,10 +229,16 @@ fn toml(path: &str, text: &str) -> Result<BTreeMap<String, Value>, SettingsError
         .add_source(File::from_str(text, FileFormat::Toml))
         .build()
         .and_then(Config::try_deserialize)
-        // The parser's message has a drawing of the place below its first line; one line is promised.
-        .map_err(|error| SettingsError::File {
-            path: path.to_owned(),
-            cause: error.to_string().lines().next().unwrap_or_default().to_owned(),
+        // Between the place and the reason the parser's message has a drawing; one line is promised.
+        .map_err(|error| {
+            let text = error.to_string();
+            let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let cause = match lines[..] {
+                [] => String::new(),
+                [only] => only.to_owned(),
+                [place, .., reason] => format!("{place}: {reason}"),
+            };
+            SettingsError::File { path: path.to_owned(), cause }
         })
 }
 
@@ -235,6 +256,10 @@ fn flatten(values: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
         }
     }
     flat
+}
+
+fn is_ours(variable: &str) -> bool {
+    variable.starts_with(PREFIX) || ALIASES.iter().any(|(name, _)| *name == variable)
 }
 
 /// The settings among a set of variables: name, key and value; short names first, so that the long ones win.

@@ -1,6 +1,6 @@
 //! The command line, as an operator types it.
 
-use std::{fs, process::Output, time::Instant};
+use std::{fs, os::unix::ffi::OsStringExt, process::Output, time::Instant};
 
 use crate::{
     cases,
@@ -97,6 +97,10 @@ async fn a_bad_setting_ends_with_2(context: Context) {
             &[("DATABASE_URL", "oracle://a:hunter2@b/c")],
             "users-api: DATABASE_URL=(hidden): must be a URL of a known engine: sqlite://FILE?mode=rwc, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE (from environment)\n",
         ),
+        (
+            &[("DATABASE_URL", "postgres://a:hunter2@b/c?sslmode=off")],
+            "users-api: DATABASE_URL=(hidden): must be a URL that the driver understands (unknown value \"off\" for `ssl_mode`): sqlite://FILE?mode=rwc, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE (from environment)\n",
+        ),
     ] {
         let output = run(&context, variables, &["serve"]).await;
         assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(2), message));
@@ -104,6 +108,15 @@ async fn a_bad_setting_ends_with_2(context: Context) {
     let output = run(&context, &[("USERS_API_CONFIG", "nowhere.toml")], &[]).await;
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("nowhere.toml"), "{}", stderr(&output));
+    fs::write(context.folder().join("own.toml"), "[pool]\nmax = 1\nmax = 2\n").unwrap();
+    let said = stderr(&run(&context, &[], &["--config", "own.toml"]).await);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("line 3") && said.contains("duplicate key"), "{said}");
+    let mut command = binary(context.folder(), &[]);
+    command.env("USERS_API__POOL__MAX", std::ffi::OsString::from_vec(vec![b'7', 0xff])).arg("config");
+    let output = command.output().await.unwrap();
+    assert_eq!(stderr(&output), "users-api: USERS_API__POOL__MAX: the value is no UTF-8\n");
+    assert_eq!(output.status.code(), Some(2));
     fs::write(context.folder().join("own.toml"), "[pool]\nmax = 0\n").unwrap();
     let output = run(&context, &[], &["--config", "own.toml"]).await;
     assert_eq!(stderr(&output), "users-api: pool.max=0: must be a whole number from 1 to 10000 (from file)\n");

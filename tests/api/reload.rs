@@ -122,6 +122,20 @@ async fn what_cannot_change_is_named(context: Context) {
     assert_eq!(told["settings"], "pool.threads, server.host", "{told}");
     let app = App::at(service.address, &url);
     assert_eq!(app.get("/users").await.status, 200);
+    // What else is changed does not make it forgotten, and what was changed is not changed again.
+    let more = [("database.url", &*url), ("server.host", "127.0.0.2"), ("pool.max", "7")];
+    for told in [
+        ["reload: these take effect at the next start", "reload: changed"],
+        ["reload: these take effect at the next start", "reload: nothing to change"],
+    ] {
+        write(context.folder(), &more);
+        let first = hang_up(&service).await;
+        assert_eq!((&first["message"], &first["settings"]), (&told[0].into(), &"server.host".into()), "{first}");
+        eventually("it is told", || async { (service.log().last()?["message"] == told[1]).then_some(()) }).await;
+    }
+    write(context.folder(), &more[..1]);
+    let told = hang_up(&service).await;
+    assert_eq!((&told["message"], &told["settings"]), (&"reload: changed".into(), &"pool.max".into()), "{told}");
 }
 
 async fn settings_that_are_not_valid_change_nothing(context: Context) {
