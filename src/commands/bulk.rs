@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::CommandError;
 use crate::{app, service::UserService, settings::Settings, shutdown::Signals, telemetry::Telemetry};
 
-/// Works on a pool of its own. The first signal asks to stop where it can be gone on with; the second ends the process.
+/// Works on a pool of its own. The first signal asks to stop where it can be resumed; the second ends the process.
 pub(super) fn run(
     settings: &Settings,
     work: impl AsyncFnOnce(UserService, watch::Receiver<bool>) -> Result<(), CommandError>,
@@ -15,17 +15,22 @@ pub(super) fn run(
     let telemetry = Telemetry::start(settings).map_err(CommandError::failed)?;
     let done = super::runtime()?.block_on(async {
         let mut signals = Signals::listen().map_err(CommandError::failed)?;
-        let url = settings.database.url().map_err(CommandError::failed)?;
-        // One statement after the other: more than two connections would have nothing to do.
-        let options = PoolOptions { max: settings.pool.max.min(2), min: 1, ..settings.pool.clone() };
-        let pool = Pool::connect(&url, &options).await.map_err(CommandError::failed)?;
-        let (ask, stop) = watch::channel(false);
+        let (ask, mut stop) = watch::channel(false);
         let listening = tokio::spawn(async move {
             signals.stop().await;
             ask.send_replace(true);
             let (_, number) = signals.stop().await;
             std::process::exit(128 + i32::from(number));
         });
+        let url = settings.database.url().map_err(CommandError::failed)?;
+        // One statement after the other: more than two connections would have nothing to do.
+        let options = PoolOptions { max: settings.pool.max.min(2), min: 1, ..settings.pool.clone() };
+        let pool = tokio::select! {
+            pool = Pool::connect(&url, &options) => pool.map_err(CommandError::failed)?,
+            Ok(_) = stop.wait_for(|is_asked| *is_asked) => {
+                return Err(CommandError::Interrupted("stopped before anything was done".to_owned()));
+            }
+        };
         let done = match app::prepare_schema(&pool, settings.database.migrate).await {
             Ok(()) => work(UserService::new(pool.clone()), stop).await,
             Err(error) => Err(CommandError::failed(error)),
@@ -54,7 +59,7 @@ pub(super) fn progress(length: Option<u64>, position: &str) -> ProgressBar {
     }
 }
 
-/// A word beside the work itself.
+/// Prints to standard error.
 #[expect(clippy::print_stderr, reason = "standard output is for what was asked for")]
 pub(super) fn complain(text: &str) {
     eprint!("{text}");

@@ -1,6 +1,6 @@
 use std::{
     fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     path::PathBuf,
     sync::Arc,
 };
@@ -39,18 +39,21 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
     let query = ExportQuery::read(&options.query, &signer).map_err(CommandError::Usage)?;
     let format = FormatName::or_by_name(options.format, options.output.as_deref());
     let writer = Writer::new(format, query.fields, query.has_cursors);
-    let mut out: BufWriter<Box<dyn Write>> = BufWriter::new(match &options.output {
+    let mut out: Out = match &options.output {
         None => Box::new(io::stdout()),
         Some(path) => Box::new(
             File::create(path)
                 .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display())))?,
         ),
-    });
+    };
     bulk::run(settings, async |service, stop| {
         let began = std::time::Instant::now();
         let selection = Arc::new(query.selection);
-        let length = service.count(&selection.filter, Count::Estimated).await.map_err(CommandError::failed)?;
-        let progress = bulk::progress(Some(length), "{human_pos}/~{human_len} users");
+        let progress = bulk::progress(Some(0), "{human_pos}/~{human_len} users");
+        if !progress.is_hidden() {
+            let length = service.count(&selection.filter, Count::Estimated).await.map_err(CommandError::failed)?;
+            progress.set_length(length);
+        }
         let mut position = query.position;
         let mut text = Vec::new();
         writer.begin(&mut text);
@@ -67,8 +70,9 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
                 let cursor = query.has_cursors.then(|| signer.cursor(&selection, &Position::After(edge.clone())));
                 writer.user(&mut text, user, cursor.flatten().as_deref());
             }
-            if !write(&mut out, &mut text)? {
-                break;
+            match write(out, text).await? {
+                Some(written) => (out, text) = written,
+                None => break,
             }
             count += page.users.len();
             progress.set_position(count as u64);
@@ -90,13 +94,19 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
     })
 }
 
-/// Whether anybody takes it. A reader that has had enough (`| head`) is no error.
-fn write(out: &mut impl Write, text: &mut Vec<u8>) -> Result<bool, CommandError> {
-    let written = out.write_all(text).and_then(|()| out.flush());
-    text.clear();
-    match written {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+type Out = Box<dyn Write + Send>;
+
+/// Writes on a thread of its own: a reader may let it wait for ever, and signals are heard meanwhile. Gives back the
+/// emptied text, or `None` if nobody takes it: a reader that has had enough (`| head`) is no error.
+async fn write(mut out: Out, mut text: Vec<u8>) -> Result<Option<(Out, Vec<u8>)>, CommandError> {
+    let writing = tokio::task::spawn_blocking(move || {
+        let written = out.write_all(&text).and_then(|()| out.flush());
+        text.clear();
+        written.map(|()| (out, text))
+    });
+    match writing.await.map_err(CommandError::failed)? {
+        Ok(written) => Ok(Some(written)),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
         Err(error) => Err(CommandError::failed(format!("cannot write: {error}"))),
     }
 }

@@ -141,34 +141,37 @@ async fn run(
     progress.finish_and_clear();
     let words = in_words(&tally);
     let seconds = began.elapsed().as_secs_f64();
-    let undone = match (import.terms.dry_run, is_kept) {
-        (true, _) => " (nothing was written)",
-        (false, false) => " (all were undone)",
-        _ => "",
-    };
+    let undone = if import.terms.dry_run || !is_kept { " (nothing was written)" } else { "" };
     super::print(&format!("{words} in {seconds:.1} s{undone}\n"))?;
-    let go_on = format!("go on with --from-line {}", last_line + 1);
+    // All or none of them is begun anew.
+    let go_on =
+        if import.terms.all_or_none { String::new() } else { format!("; go on with --from-line {}", last_line + 1) };
     match ended {
         Ok(()) if tally.refused > 0 => Err(CommandError::Refused),
         Ok(()) => Ok(()),
         Err(Stop::Unheard | Stop::Source(_)) if *stop.borrow() => {
-            Err(CommandError::Interrupted(format!("stopped; {go_on}")))
+            Err(CommandError::Interrupted(format!("stopped{go_on}")))
         }
         Err(Stop::Table(fault)) => Err(CommandError::failed(format!("the rows cannot be read: {fault}"))),
         Err(Stop::TooMany(most)) => Err(CommandError::failed(format!("all or none: at most {most} rows"))),
-        Err(Stop::Source(error)) => Err(CommandError::failed(format!("no more rows can be read: {error}; {go_on}"))),
+        Err(Stop::Source(error)) => Err(CommandError::failed(format!("no more rows can be read: {error}{go_on}"))),
         Err(Stop::Unheard) => Err(CommandError::failed("stopped")),
-        Err(Stop::Service(_, error)) => {
+        Err(Stop::Service(error)) => {
             let error = crate::telemetry::chain(&error);
-            Err(CommandError::failed(format!("stopped: {error}; {go_on}")))
+            Err(CommandError::failed(format!("stopped: {error}{go_on}")))
         }
     }
 }
 
 fn in_words(tally: &Tally) -> String {
-    let all = tally.created + tally.updated + tally.unchanged + tally.refused;
+    let all = tally.created + tally.updated + tally.unchanged + tally.refused + tally.undone;
     let mut words = format!("{} rows: {} created", HumanCount(all), HumanCount(tally.created));
-    for (count, word) in [(tally.updated, "updated"), (tally.unchanged, "unchanged"), (tally.refused, "refused")] {
+    for (count, word) in [
+        (tally.updated, "updated"),
+        (tally.unchanged, "unchanged"),
+        (tally.refused, "refused"),
+        (tally.undone, "undone"),
+    ] {
         if count > 0 {
             // Writing into a String does not fail.
             let _ = write!(words, ", {} {word}", HumanCount(count));
@@ -183,7 +186,7 @@ fn complaints(rows: &[Row]) -> Vec<u8> {
     for Row { line, outcome } in rows {
         let why = match outcome {
             Err(Refused::Undone) | Ok(Written::Created(_) | Written::Updated(_) | Written::Unchanged(_)) => continue,
-            Ok(Written::EmailTaken) | Err(Refused::EmailTaken) => "another user has this email".to_owned(),
+            Err(Refused::EmailTaken) => "another user has this email".to_owned(),
             Err(Refused::Invalid(faults)) => {
                 let why = |MemberFault { member, fault }: &MemberFault| match member.as_str() {
                     "" => fault.message.clone(),
@@ -200,7 +203,7 @@ fn complaints(rows: &[Row]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A file piece by piece, read by a thread that may be kept waiting; by a terminal for ever, so it ends when it is to stop.
+/// A file piece by piece. It is read by a thread: a terminal may block for ever, and must not hold up a stop.
 fn pieces(
     mut source: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,

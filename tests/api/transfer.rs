@@ -20,6 +20,7 @@ cases![
     who_waits_for_rows_can_be_stopped,
     a_killed_import_is_begun_again_and_writes_each_row_once,
     an_export_stops_where_it_can_be_gone_on_with,
+    who_waits_for_a_reader_or_a_database_can_be_stopped,
 ];
 
 struct Said {
@@ -107,7 +108,8 @@ async fn what_is_wrong_is_told_by_line(context: Context) {
     assert!(said.out.contains("(nothing was written)"), "{}", said.out);
     assert_eq!((said.code, count(&context, &url).await), (Some(3), 0));
     let said = run(&context, &url, &["import", "users.jsonl", "--atomic"]).await;
-    assert!(said.out.contains("(all were undone)"), "{}", said.out);
+    assert!(said.out.starts_with("5 rows: 0 created, 3 refused, 2 undone in "), "{}", said.out);
+    assert!(said.out.contains("(nothing was written)"), "{}", said.out);
     assert_eq!((said.code, count(&context, &url).await), (Some(3), 0));
     let said = run(&context, &url, &["import", "users.jsonl"]).await;
     assert_eq!(
@@ -203,6 +205,29 @@ async fn an_export_stops_where_it_can_be_gone_on_with(context: Context) {
     assert!(!text.is_empty() && !rest.out.is_empty());
     let whole = run(&context, &url, &["export", "fields=email&sort=-email"]).await;
     assert_eq!(text + &rest.out, whole.out);
+}
+
+async fn who_waits_for_a_reader_or_a_database_can_be_stopped(context: Context) {
+    let url = context.database().await;
+    fs::write(context.folder().join("users.ndjson"), rows(5000)).unwrap();
+    assert_eq!(run(&context, &url, &["import", "users.ndjson"]).await.code, Some(0));
+    let mut child = command(&context, &url, &["export"]).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 1]).await.unwrap();
+    // The first signal waits for the reader, who never comes; the second one does not.
+    signal(&child, "INT").await;
+    signal(&child, "TERM").await;
+    assert!([130, 143].contains(&say(child).await.code.unwrap()));
+    drop(out);
+    // Nobody answers there.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("mysql://ann@{}/app", listener.local_addr().unwrap());
+    let child = command(&context, &silent, &["export"]).spawn().unwrap();
+    let connection = listener.accept().await.unwrap();
+    signal(&child, "INT").await;
+    let said = say(child).await;
+    assert_eq!((said.code, said.err.as_str()), (Some(4), "users-api: stopped before anything was done\n"));
+    drop(connection);
 }
 
 async fn signal(child: &Child, name: &str) {
