@@ -31,6 +31,8 @@ pub struct CsvReader {
     now: u64,
     is_begun: bool,
     is_too_long: bool,
+    /// Whether the last byte was a carriage return.
+    is_after_return: bool,
 }
 
 /// Where the members of a draft stand.
@@ -54,6 +56,7 @@ impl Default for CsvReader {
             now: 1,
             is_begun: false,
             is_too_long: false,
+            is_after_return: false,
         }
     }
 }
@@ -65,7 +68,7 @@ impl CsvReader {
             if first != expected && self.marked > 0 {
                 return Err(table("the header begins with no column of users"));
             }
-            // The parser takes a mark for the end if nothing else comes with it.
+            // The parser takes a piece that is only a mark for the end.
             (self.marked, rest) =
                 if first == expected { (self.marked + 1, &rest[1..]) } else { (BYTE_ORDER_MARK.len(), rest) };
         }
@@ -74,7 +77,7 @@ impl CsvReader {
         }
         loop {
             if !self.is_begun {
-                // Line ends between records are theirs who ended before.
+                // These line ends belong to the last record.
                 let ends = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
                 self.pass(&rest[..ends]);
                 rest = &rest[ends..];
@@ -112,7 +115,7 @@ impl CsvReader {
                     return Ok(());
                 }
             }
-            // An empty piece is the end of the input, and not the end of what there is to be read of it.
+            // An empty piece ends the input; the parser may still hold records.
             if rest.is_empty() && !piece.is_empty() {
                 return Ok(());
             }
@@ -121,7 +124,14 @@ impl CsvReader {
 
     /// Counts the lines that end here.
     fn pass(&mut self, read: &[u8]) {
-        self.now += memchr::memchr_iter(b'\n', read).count() as u64;
+        for place in memchr::memchr2_iter(b'\r', b'\n', read) {
+            let is_after_return = if place == 0 { self.is_after_return } else { read[place - 1] == b'\r' };
+            // A line feed behind a carriage return ends no line of its own.
+            self.now += u64::from(read[place] == b'\r' || !is_after_return);
+        }
+        if let Some(last) = read.last() {
+            self.is_after_return = *last == b'\r';
+        }
     }
 
     /// The record that has been read to its end.

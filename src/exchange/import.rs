@@ -1,6 +1,12 @@
 //! Rows on their way into the service: read while others are being written, and told of as soon as they are.
 
-use std::{collections::VecDeque, io, pin::pin, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
+    io,
+    pin::pin,
+    sync::Arc,
+};
 
 use futures_util::{
     Stream, StreamExt,
@@ -9,7 +15,10 @@ use futures_util::{
 use sha2::{Digest, Sha256};
 
 use super::rows::{Format, MemberFault, RawRow, Reader, TableFault};
-use crate::service::{Answer, Draft, Error, Once, Outcome, Terms, UserService, Written};
+use crate::{
+    domain::Email,
+    service::{Answer, Draft, Error, Mode, Once, Outcome, Terms, UserService, Written},
+};
 
 /// Rows that are written in one transaction. Under a key each such piece is kept by itself, so it is a promise to those who
 /// ask again after an update of this program that this number stays.
@@ -21,6 +30,9 @@ const BYTES_A_TURN: usize = 4 * 1024;
 /// Rows that are written in one transaction if it is to be all of them or none.
 const MOST_ALL_OR_NONE: usize = 10_000;
 
+/// Rows whose emails a dry run remembers: at most some tens of megabytes.
+const MOST_SEEN: usize = 1_000_000;
+
 /// Why a row was not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -28,7 +40,7 @@ pub enum Refused {
     Invalid(Vec<MemberFault>),
     /// Another user has the email.
     EmailTaken,
-    /// Nothing is wrong with it, but with another one, and it was to be all of them or none.
+    /// It was valid, but another row was refused, and it was to be all of them or none.
     Undone,
 }
 
@@ -85,17 +97,19 @@ pub struct Tally {
     pub unchanged: u64,
     /// Rows that were refused.
     pub refused: u64,
+    /// Rows that were not written because others were refused.
+    pub undone: u64,
 }
 
 /// Why an import ended before its end.
 #[derive(Debug)]
 pub enum Stop {
-    /// The rows are none of users.
+    /// The columns are not those of users.
     Table(TableFault),
     /// No more rows could be read.
     Source(io::Error),
-    /// The service could not write the rows from this line on.
-    Service(u64, Error),
+    /// The service could not write the next rows.
+    Service(Error),
     /// There are more rows than can be written all or none.
     TooMany(usize),
     /// Nobody wants to be told of more.
@@ -110,7 +124,8 @@ impl Tally {
                 Ok(Written::Created(_)) => &mut tally.created,
                 Ok(Written::Updated(_)) => &mut tally.updated,
                 Ok(Written::Unchanged(_)) => &mut tally.unchanged,
-                Ok(Written::EmailTaken) | Err(_) => &mut tally.refused,
+                Err(Refused::Invalid(_) | Refused::EmailTaken) => &mut tally.refused,
+                Err(Refused::Undone) => &mut tally.undone,
             } += 1;
         }
         tally
@@ -123,6 +138,7 @@ impl std::ops::AddAssign for Tally {
         self.updated += other.updated;
         self.unchanged += other.unchanged;
         self.refused += other.refused;
+        self.undone += other.undone;
     }
 }
 
@@ -143,36 +159,51 @@ pub async fn import<B: AsRef<[u8]>>(
     let mut source = pin!(source);
     let mut reader = Reader::new(format);
     let mut waiting: VecDeque<RawRow> = VecDeque::new();
-    let mut working: Option<(u64, BoxFuture<'static, Result<Reported, Error>>)> = None;
+    let mut working: Option<BoxFuture<'static, Result<Reported, Error>>> = None;
     let mut ended: Option<Result<(), Stop>> = None;
     let mut pieces = 0;
+    let mut seen = (import.terms.dry_run && import.terms.mode == Mode::Insert).then(Seen::default);
+    // Under its key it may have come to its end before.
+    let all_pieces = match import.once {
+        Some(once) => import.service.pieces_of(once).await.map_err(Stop::Service)?,
+        None => None,
+    };
     loop {
         if working.is_none() {
             let is_piece = waiting.len() >= AT_ONCE || import.once.is_none() || matches!(ended, Some(Ok(())));
-            if let (true, Some(first)) = (is_piece, waiting.front()) {
-                let line = first.line;
+            if is_piece && !waiting.is_empty() {
+                if all_pieces == Some(pieces) {
+                    return Err(Stop::Service(Error::KeyReused));
+                }
                 let gives_way = import.once.is_none() && import.service.gives_way();
                 let most = if gives_way { AT_ONCE_GIVING_WAY } else { AT_ONCE };
-                let rows = waiting.drain(..waiting.len().min(most)).collect();
-                working = Some((line, Box::pin(import.clone().write(rows, pieces))));
+                let rows = waiting.drain(..waiting.len().min(most)).map(|row| Candidate::of(row, &mut seen)).collect();
+                working = Some(Box::pin(import.clone().write(rows, pieces)));
                 pieces += 1;
             }
         }
         let reads = ended.is_none() && waiting.len() < AT_ONCE;
         let read = match (working.take(), reads) {
             (None, true) => source.next().await,
-            (None, false) => return ended.unwrap_or(Ok(())),
-            (Some((line, work)), reads) => {
+            (None, false) => {
+                ended.unwrap_or(Ok(()))?;
+                return match (import.once, all_pieces) {
+                    (Some(_), Some(all)) if all != pieces => Err(Stop::Service(Error::KeyReused)),
+                    (Some(once), None) => import.service.keep_pieces(once, pieces).await.map_err(Stop::Service),
+                    _ => Ok(()),
+                };
+            }
+            (Some(work), reads) => {
                 let next = async { if reads { source.next().await } else { std::future::pending().await } };
                 match select(work, pin!(next)).await {
                     Either::Left((done, _)) => {
-                        if !tell(done.map_err(|error| Stop::Service(line, error))?).await {
+                        if !tell(done.map_err(Stop::Service)?).await {
                             return Err(Stop::Unheard);
                         }
                         continue;
                     }
                     Either::Right((read, work)) => {
-                        working = Some((line, work));
+                        working = Some(work);
                         read
                     }
                 }
@@ -180,7 +211,7 @@ pub async fn import<B: AsRef<[u8]>>(
         };
         ended = match read {
             Some(Ok(piece)) => read_on(&mut reader, piece.as_ref(), &mut waiting).await.err().map(Err),
-            // What was not read to its end is no row.
+            // What has come is not written either: it may be cut off within a row, and is sent again anyway.
             Some(Err(error)) => {
                 waiting.clear();
                 Some(Err(Stop::Source(error)))
@@ -210,11 +241,15 @@ pub async fn import_all_or_none<B: AsRef<[u8]>>(
         let piece = piece.map_err(Stop::Source)?;
         read_on(&mut reader, piece.as_ref(), &mut rows).await?;
         if rows.len() > MOST_ALL_OR_NONE {
-            return Err(Stop::TooMany(MOST_ALL_OR_NONE));
+            break;
         }
     }
     reader.read(&[], &mut rows).map_err(Stop::Table)?;
-    import.clone().write(rows, 0).await.map_err(|error| Stop::Service(1, error))
+    if rows.len() > MOST_ALL_OR_NONE {
+        return Err(Stop::TooMany(MOST_ALL_OR_NONE));
+    }
+    let rows = rows.into_iter().map(|row| Candidate::of(row, &mut None)).collect();
+    import.clone().write(rows, 0).await.map_err(Stop::Service)
 }
 
 /// Reads a piece, and lets others have their turn meanwhile: they share the thread.
@@ -226,26 +261,58 @@ async fn read_on(reader: &mut Reader, piece: &[u8], rows: &mut impl Extend<RawRo
     Ok(())
 }
 
+/// The emails that a dry run has met: of what it finds free in one piece nothing is there in the next.
+#[derive(Default)]
+struct Seen {
+    emails: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Seen {
+    fn is_new(&mut self, email: &Email) -> bool {
+        let hash = self.hasher.hash_one(email.key());
+        if self.emails.len() < MOST_SEEN { self.emails.insert(hash) } else { !self.emails.contains(&hash) }
+    }
+}
+
+/// A row that may be written, or why it will not.
+struct Candidate {
+    line: u64,
+    draft: Result<Draft, Refused>,
+}
+
+impl Candidate {
+    fn of(row: RawRow, seen: &mut Option<Seen>) -> Self {
+        let mut is_new = |draft: &Draft| seen.as_mut().is_none_or(|seen| seen.is_new(&draft.email));
+        let draft = match row.draft {
+            Ok(draft) if is_new(&draft) => Ok(draft),
+            Ok(_) => Err(Refused::EmailTaken),
+            Err(faults) => Err(Refused::Invalid(faults)),
+        };
+        Self { line: row.line, draft }
+    }
+}
+
 impl Import {
     /// Writes some rows in one transaction.
-    async fn write(mut self, rows: Vec<RawRow>, piece: u64) -> Result<Reported, Error> {
+    async fn write(mut self, rows: Vec<Candidate>, piece: u64) -> Result<Reported, Error> {
         let last_line = rows.last().map_or(0, |row| row.line);
         let once = self.once.map(|once| of_piece(once, self.terms, piece, &rows));
         let mut drafts = Vec::with_capacity(rows.len());
-        let rows: Vec<(u64, Option<Vec<MemberFault>>)> = rows
+        let rows: Vec<(u64, Option<Refused>)> = rows
             .into_iter()
             .map(|row| match row.draft {
                 Ok(draft) => {
                     drafts.push(draft);
                     (row.line, None)
                 }
-                Err(faults) => (row.line, Some(faults)),
+                Err(refused) => (row.line, Some(refused)),
             })
             .collect();
         let all_or_none = self.terms.all_or_none;
         // Those who are all right are not written if another is not.
-        self.terms.dry_run |= all_or_none && rows.iter().any(|(_, faults)| faults.is_some());
-        let told = move |written: &[Written]| rows_of(&rows, written, all_or_none);
+        self.terms.dry_run |= all_or_none && rows.iter().any(|(_, refused)| refused.is_some());
+        let told = move |written: &[Option<Written>]| rows_of(&rows, written, all_or_none);
         let once = once.filter(|_| !self.terms.dry_run);
         let (report, rows, is_replay, is_kept) = match once {
             None => {
@@ -256,7 +323,7 @@ impl Import {
             Some(once) => {
                 let told = Arc::new(told);
                 let (seal, report) = (Arc::clone(&told), Arc::clone(&self.report));
-                let seal = move |written: &[Written]| report(&seal(written));
+                let seal = move |written: &[Option<Written>]| report(&seal(written));
                 match self.service.write_many_once(drafts, self.terms, once, seal).await? {
                     (Answer::First(report), Outcome { written, is_kept }) => (report, told(&written), false, is_kept),
                     (Answer::Again(report), _) => (report, Vec::new(), true, true),
@@ -268,18 +335,18 @@ impl Import {
 }
 
 /// What became of rows: some are wrong, the others were written.
-fn rows_of(rows: &[(u64, Option<Vec<MemberFault>>)], written: &[Written], all_or_none: bool) -> Vec<Row> {
-    let is_refused = written.contains(&Written::EmailTaken) || rows.iter().any(|(_, faults)| faults.is_some());
+fn rows_of(rows: &[(u64, Option<Refused>)], written: &[Option<Written>], all_or_none: bool) -> Vec<Row> {
+    let is_refused = written.contains(&None) || rows.iter().any(|(_, refused)| refused.is_some());
     let is_undone = all_or_none && is_refused;
     let mut written = written.iter();
     rows.iter()
-        .map(|(line, faults)| {
-            let outcome = match faults {
-                Some(faults) => Err(Refused::Invalid(faults.clone())),
-                None => match written.next() {
-                    Some(Written::EmailTaken) | None => Err(Refused::EmailTaken),
+        .map(|(line, refused)| {
+            let outcome = match refused {
+                Some(refused) => Err(refused.clone()),
+                None => match written.next().copied().flatten() {
+                    None => Err(Refused::EmailTaken),
                     Some(_) if is_undone => Err(Refused::Undone),
-                    Some(written) => Ok(*written),
+                    Some(written) => Ok(written),
                 },
             };
             Row { line: *line, outcome }
@@ -288,18 +355,21 @@ fn rows_of(rows: &[(u64, Option<Vec<MemberFault>>)], written: &[Written], all_or
 }
 
 /// By what a piece of an import is known.
-fn of_piece(once: Once, terms: Terms, piece: u64, rows: &[RawRow]) -> Once {
+fn of_piece(once: Once, terms: Terms, piece: u64, rows: &[Candidate]) -> Once {
     let mut key = Sha256::new();
     key.update(once.key);
     key.update(piece.to_be_bytes());
     let mut fingerprint = Sha256::new();
-    fingerprint.update([u8::from(terms.mode == crate::service::Mode::Upsert), u8::from(terms.all_or_none)]);
+    fingerprint.update([u8::from(terms.mode == Mode::Upsert), u8::from(terms.all_or_none)]);
     for row in rows {
         fingerprint.update(row.line.to_be_bytes());
         let texts: Vec<&str> = match &row.draft {
             Ok(Draft { name, email }) => vec![name.as_str(), email.as_str()],
+            Err(Refused::EmailTaken | Refused::Undone) => Vec::new(),
             // What is told of it.
-            Err(faults) => faults.iter().flat_map(|it| [&*it.member, it.fault.code, &*it.fault.message]).collect(),
+            Err(Refused::Invalid(faults)) => {
+                faults.iter().flat_map(|it| [&*it.member, it.fault.code, &*it.fault.message]).collect()
+            }
         };
         fingerprint.update([u8::from(row.draft.is_ok())]);
         fingerprint.update((texts.len() as u64).to_be_bytes());

@@ -45,14 +45,15 @@ impl<T: FromMembers + 'static> FromRequest for Valid<T> {
         let request = request.clone();
         let payload = payload.take();
         Box::pin(async move {
-            check_media_type(&request, T::MEDIA_TYPES)?;
+            media_type(&request, T::MEDIA_TYPES)?;
             let bytes = read(&request, payload).await?;
             understand(&bytes).map(Valid)
         })
     }
 }
 
-fn check_media_type(request: &HttpRequest, allowed: &[&str]) -> Result<(), Problem> {
+/// Which of these media types the body has.
+pub(super) fn media_type<'a>(request: &HttpRequest, allowed: &[&'a str]) -> Result<&'a str, Problem> {
     let refuse = || {
         let detail = format!("Send {} in UTF-8, without a content encoding.", allowed.join(" or "));
         Err(Problem::new(Kind::UnsupportedMediaType, detail))
@@ -63,9 +64,7 @@ fn check_media_type(request: &HttpRequest, allowed: &[&str]) -> Result<(), Probl
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse().ok());
     let Some(mime) = mime else { return refuse() };
-    if !allowed.contains(&mime.essence_str()) {
-        return refuse();
-    }
+    let Some(allowed) = allowed.iter().find(|allowed| **allowed == mime.essence_str()) else { return refuse() };
     if mime.get_param(mime::CHARSET).is_some_and(|charset| charset != mime::UTF_8) {
         return refuse();
     }
@@ -73,7 +72,7 @@ fn check_media_type(request: &HttpRequest, allowed: &[&str]) -> Result<(), Probl
     if request.headers().get(header::CONTENT_ENCODING).is_some_and(encoded) {
         return refuse();
     }
-    Ok(())
+    Ok(allowed)
 }
 
 async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Problem> {

@@ -1,16 +1,20 @@
 //! `POST /users/bulk`: rows in, a line out for each as soon as it is done.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse,
     dev::Payload,
-    http::{StatusCode, header},
+    http::StatusCode,
     post,
     web::{self, Bytes},
 };
 use futures_util::{Stream, StreamExt, stream};
-use mime::Mime;
 use serde::Serialize;
 use tokio::{sync::mpsc, time::timeout};
 use utoipa::{IntoParams, ToSchema};
@@ -18,7 +22,9 @@ use uuid::Uuid;
 
 use super::{
     Rules,
+    conditions::ListCondition,
     idempotency::{IdempotencyKey, REPLAYED},
+    observe,
     parameters::Parameters,
     problem::{FieldError, Kind, Problem, ProblemBody},
     responses::{BulkProblems, ServerProblems},
@@ -148,21 +154,32 @@ impl FromRequest for BulkQuery {
 pub(super) async fn write(
     query: BulkQuery,
     key: IdempotencyKey,
+    condition: ListCondition,
     request: HttpRequest,
     payload: web::Payload,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
     let terms = query.0;
     let format = format(&request)?;
-    let idle = request.app_data::<Rules>().map_or(Duration::MAX, |rules| rules.request_timeout);
+    let rules = request.app_data::<Rules>().ok_or_else(|| Problem::internal("no rules are wired"))?;
+    if rules.require_if_match && terms.mode == Mode::Upsert && !condition.is_any {
+        let detail = "mode=upsert changes users at whatever version they are; say so by If-Match: *.";
+        return Err(Problem::new(Kind::PreconditionRequired, detail));
+    }
     let tag = tag::tag(&request);
     let once = key.of_bulk().filter(|_| !terms.dry_run);
     let begun = once.map(|once| service.begin(once.key)).transpose()?;
     let report: Report = Arc::new(move |rows| lines(rows, terms.dry_run));
     let import = Import { service: service.as_ref().clone(), terms, once, from_line: 1, report };
-    let source = bounded(payload, terms, idle, tag.clone());
+    let source = bounded(payload, terms, rules.request_timeout, tag.clone());
     if terms.all_or_none {
-        let reported = import_all_or_none(&import, format, source).await.map_err(problem)?;
+        // In a task of its own: it goes on when nobody waits for it any more, and keeps its key meanwhile.
+        let importing = async move {
+            let _begun = begun;
+            import_all_or_none(&import, format, source).await
+        };
+        let importing = actix_web::rt::spawn(tag::on_behalf(tag.as_deref(), importing));
+        let reported = importing.await.map_err(Problem::internal)?.map_err(problem)?;
         let status = if reported.is_kept || reported.tally.refused == 0 {
             StatusCode::OK
         } else {
@@ -173,30 +190,30 @@ pub(super) async fn write(
     // Rows are read and told of by a task of their own, so that the one goes on while the other does. There is no more
     // between the two than one report.
     let (told, mut hears) = mpsc::channel::<Result<Reported, Problem>>(1);
-    actix_web::rt::spawn(async move {
+    let importing = async move {
         let _begun = begun;
-        let mut last_line = 0;
-        let tell = async |reported: Reported| {
-            last_line = reported.last_line;
-            told.send(Ok(reported)).await.is_ok()
-        };
+        let tell = async |reported: Reported| told.send(Ok(reported)).await.is_ok();
         if let Err(stop) = self::import(&import, format, source, tell).await {
             // Nobody may be there to hear it.
             let _ = told.send(Err(problem(stop))).await;
         }
-    });
+    };
+    actix_web::rt::spawn(tag::on_behalf(tag.as_deref(), importing));
     // The first rows decide about the status.
     let first = hears.recv().await.transpose()?;
     let is_replay = first.as_ref().is_some_and(|reported| reported.is_replay);
     let first = first.map(Ok);
-    let rest = stream::unfold((hears, first, 0), move |(mut hears, first, last_line)| async move {
+    let rest = stream::unfold((hears, first, 0, tag), move |(mut hears, first, last_line, tag)| async move {
         let told = match first {
             Some(first) => first,
             None => hears.recv().await?,
         };
         Some(match told {
-            Ok(reported) => (Bytes::from(reported.report), (hears, None, reported.last_line)),
-            Err(problem) => (stopped(last_line + 1, &problem), (hears, None, last_line)),
+            Ok(reported) => (Bytes::from(reported.report), (hears, None, reported.last_line, tag)),
+            Err(problem) => {
+                observe::broken_off(tag.as_deref(), &problem);
+                (stopped(last_line + 1, &problem), (hears, None, last_line, tag))
+            }
         })
     });
     Ok(answer(StatusCode::OK, is_replay).streaming(rest.map(Ok::<_, io::Error>)))
@@ -212,21 +229,8 @@ fn answer(status: StatusCode, is_replay: bool) -> actix_web::HttpResponseBuilder
 }
 
 fn format(request: &HttpRequest) -> Result<Format, Problem> {
-    let mime: Option<Mime> = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse().ok());
-    let is_plain = !request.headers().contains_key(header::CONTENT_ENCODING)
-        && mime.as_ref().and_then(|mime| mime.get_param(mime::CHARSET)).is_none_or(|charset| charset == mime::UTF_8);
-    match mime.as_ref().map(Mime::essence_str) {
-        Some(NDJSON) if is_plain => Ok(Format::Ndjson),
-        Some(CSV) if is_plain => Ok(Format::Csv),
-        _ => {
-            let detail = format!("Send {NDJSON} or {CSV} in UTF-8, without a content encoding.");
-            Err(Problem::new(Kind::UnsupportedMediaType, detail))
-        }
-    }
+    let media_type = super::body::media_type(request, &[NDJSON, CSV])?;
+    Ok(if media_type == CSV { Format::Csv } else { Format::Ndjson })
 }
 
 /// The body, as long as it keeps coming.
@@ -240,11 +244,14 @@ fn bounded(
     stream::unfold((payload, most), move |(mut payload, left)| {
         let tag = tag.clone();
         async move {
-            // Whoever ends the request before its time knows by this what it waited for.
+            // A time-out tells a slow body (408) from a slow answer (503) by this.
             let arriving = |is: bool| tag.iter().for_each(|tag| tag.arriving.set(is));
             arriving(true);
             let piece = timeout(idle, payload.next()).await;
             arriving(false);
+            if let Some(tag) = &tag {
+                tag.heard.set(Some(Instant::now()));
+            }
             let piece = match piece {
                 Ok(None) => return None,
                 Ok(Some(Ok(piece))) if piece.len() <= left => Ok(piece),
@@ -267,7 +274,7 @@ fn lines(rows: &[Row], is_dry_run: bool) -> Vec<u8> {
             Ok(Written::Updated(id)) => (ToldOutcome::Updated, Some(id)),
             Ok(Written::Unchanged(id)) => (ToldOutcome::Unchanged, Some(id)),
             Err(Refused::Undone) => (ToldOutcome::Undone, None),
-            Ok(Written::EmailTaken) | Err(Refused::EmailTaken) => {
+            Err(Refused::EmailTaken) => {
                 refused = Some(Problem::new(Kind::EmailTaken, "Another user has this email."));
                 (ToldOutcome::Refused, None)
             }
@@ -300,9 +307,6 @@ fn invalid(faults: &[MemberFault]) -> Problem {
 
 /// The last line of an import that did not come to its end.
 fn stopped(line: u64, problem: &Problem) -> Bytes {
-    if let Some(cause) = problem.chain() {
-        tracing::error!(error = cause, line, "an import was stopped");
-    }
     let mut text = Vec::new();
     let problem = Some(problem.to_body(None));
     push(&mut text, &Told { line, outcome: ToldOutcome::Stopped, id: None, problem });
@@ -311,7 +315,7 @@ fn stopped(line: u64, problem: &Problem) -> Bytes {
 
 fn problem(stop: Stop) -> Problem {
     match stop {
-        Stop::Service(_, error) => error.into(),
+        Stop::Service(error) => error.into(),
         Stop::Table(fault) => Problem::new(Kind::ValidationFailed, format!("The rows cannot be read: {fault}.")),
         Stop::TooMany(most) => Problem::new(Kind::PayloadTooLarge, format!("All or none: at most {most} rows.")),
         Stop::Source(error) if error.kind() == io::ErrorKind::TimedOut => {

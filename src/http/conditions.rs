@@ -5,7 +5,7 @@ use std::future::{Ready, ready};
 use actix_web::{
     FromRequest, HttpRequest,
     dev::Payload,
-    http::header::{self, EntityTag, Header as _, IfMatch, IfNoneMatch},
+    http::header::{self, HeaderName},
 };
 
 use super::{
@@ -50,32 +50,96 @@ pub(super) fn etag(version: Version) -> (header::HeaderName, String) {
     (header::ETAG, format!("\"{version}\""))
 }
 
-/// `unreadable` is what an `If-None-Match` stands for that cannot be read.
+/// What must hold of a list before something is added to it. A list has no version.
+pub(super) struct ListCondition {
+    /// Whether it is said that any version will do.
+    pub(super) is_any: bool,
+}
+
+impl FromRequest for ListCondition {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let Precondition { is, is_not } = precondition(request, Versions::Any);
+        let is_false = is.as_ref().is_some_and(|is| *is != Versions::Any) || is_not == Some(Versions::Any);
+        ready(if is_false {
+            let detail = "A list has no version; If-Match and If-None-Match are for single users.";
+            Err(Problem::new(Kind::PreconditionFailed, detail))
+        } else {
+            Ok(Self { is_any: is == Some(Versions::Any) })
+        })
+    }
+}
+
+/// `unreadable` is what an `If-None-Match` stands for that cannot be read. An `If-Match` that cannot be read names no
+/// version.
 fn precondition(request: &HttpRequest, unreadable: Versions) -> Precondition {
-    // A tag that cannot be read is none of ours, and matches nothing.
-    let is = || match IfMatch::parse(request) {
-        Ok(IfMatch::Any) => Versions::Any,
-        // A weak tag says "much the same", which is not enough to write over it.
-        Ok(IfMatch::Items(tags)) => named(tags.iter().filter(|tag| !tag.weak)),
-        Err(_) => named([]),
+    let tags = |name: HeaderName| {
+        let mut lines = request.headers().get_all(name).map(header::HeaderValue::as_bytes).peekable();
+        lines.peek()?;
+        // Several lines are one list (RFC 9110, section 5.3).
+        Some(Tags::parse(&lines.collect::<Vec<_>>().join(&b',')))
     };
-    let is_not = || match IfNoneMatch::parse(request) {
-        Ok(IfNoneMatch::Any) => Versions::Any,
-        Ok(IfNoneMatch::Items(tags)) => named(&tags),
-        Err(_) => unreadable,
-    };
-    let headers = request.headers();
     Precondition {
-        is: headers.contains_key(header::IF_MATCH).then(is),
-        is_not: headers.contains_key(header::IF_NONE_MATCH).then(is_not),
+        is: tags(header::IF_MATCH).map(|tags| match tags {
+            Some(Tags::Any) => Versions::Any,
+            // A weak tag says "much the same", which is not enough to write over it.
+            Some(Tags::List(tags)) => named(tags.into_iter().filter(|tag| !tag.is_weak)),
+            None => Versions::OneOf(Vec::new()),
+        }),
+        is_not: tags(header::IF_NONE_MATCH).map(|tags| match tags {
+            Some(Tags::Any) => Versions::Any,
+            Some(Tags::List(tags)) => named(tags),
+            None => unreadable,
+        }),
+    }
+}
+
+/// Entity tags as a header names them. actix's own reader drops those that it cannot read, and then forbids less.
+enum Tags {
+    Any,
+    List(Vec<Tag>),
+}
+
+struct Tag {
+    is_weak: bool,
+    opaque: Vec<u8>,
+}
+
+impl Tags {
+    /// `None` if it is not what RFC 9110 allows (sections 8.8.3 and 13.1), except that a tag may have spaces in it.
+    fn parse(mut text: &[u8]) -> Option<Self> {
+        if text.trim_ascii() == b"*" {
+            return Some(Self::Any);
+        }
+        let mut tags = Vec::new();
+        loop {
+            text = text.trim_ascii_start();
+            match text {
+                [] => return Some(Self::List(tags)),
+                [b',', rest @ ..] => text = rest,
+                _ => {
+                    let weak = text.strip_prefix(b"W/");
+                    let quoted = weak.unwrap_or(text).strip_prefix(b"\"")?;
+                    let end = quoted.iter().position(|byte| *byte == b'"')?;
+                    tags.push(Tag { is_weak: weak.is_some(), opaque: quoted[..end].to_vec() });
+                    text = quoted[end + 1..].trim_ascii_start();
+                    if !matches!(text, [] | [b',', ..]) {
+                        return None;
+                    }
+                }
+            }
+        }
     }
 }
 
 /// The versions that these tags stand for. Tags are compared as text: `"01"` is not `"1"`.
-fn named<'a>(tags: impl IntoIterator<Item = &'a EntityTag>) -> Versions {
-    let version = |tag: &EntityTag| {
-        let version: Version = tag.tag().parse().ok()?;
-        (version.to_string() == tag.tag()).then_some(version)
+fn named(tags: impl IntoIterator<Item = Tag>) -> Versions {
+    let version = |tag: Tag| {
+        let text = str::from_utf8(&tag.opaque).ok()?;
+        let version: Version = text.parse().ok()?;
+        (version.to_string() == text).then_some(version)
     };
     Versions::OneOf(tags.into_iter().filter_map(version).collect())
 }
@@ -98,14 +162,33 @@ mod tests {
             ("*", Some(Versions::Any), Some(Versions::Any)),
             ("\"1\"", versions(&[1]), versions(&[1])),
             ("\"1\" , W/\"2\",\"3\"", versions(&[1, 3]), versions(&[1, 2, 3])),
-            ("1", versions(&[]), versions(&[])),
+            (" ,, \"7\" ,", versions(&[7]), versions(&[7])),
             ("\"01\", \"+1\", \" 1\", \"x\", \"1, 2\", \"\"", versions(&[]), versions(&[])),
+            // Not readable: it allows nothing and forbids all.
+            ("7", versions(&[]), Some(Versions::Any)),
+            ("*, \"9\"", versions(&[]), Some(Versions::Any)),
+            ("\"9\" \"7\"", versions(&[]), Some(Versions::Any)),
+            ("\"9\", w/\"7\"", versions(&[]), Some(Versions::Any)),
+            ("\"7", versions(&[]), Some(Versions::Any)),
         ] {
             assert_eq!(of("if-match", text), Precondition { is: strong, is_not: None }, "{text}");
             assert_eq!(of("if-none-match", text), Precondition { is: None, is_not: weak }, "{text}");
         }
         assert_eq!(precondition(&TestRequest::default().to_http_request(), Versions::Any), Precondition::NONE);
-        assert!(!of("if-none-match", "\"\u{e4}\"").holds(7), "what cannot be read forbids");
+        let lines = |name: &'static str, lines: &[&[u8]]| {
+            let mut request = TestRequest::default();
+            for line in lines {
+                let value = header::HeaderValue::from_bytes(line).unwrap();
+                request = request.append_header((HeaderName::from_static(name), value));
+            }
+            precondition(&request.to_http_request(), Versions::Any)
+        };
+        // Somebody else's tag spoils nothing, and several lines are one list.
+        for one in [&[&b"\"\xe4\", \"7\""[..]][..], &[b"\"6\"", b"\"7\""]] {
+            assert!(lines("if-match", one).holds(7) && !lines("if-match", one).holds(8));
+            assert!(lines("if-none-match", one).holds(8) && !lines("if-none-match", one).holds(7));
+        }
+        assert!(!lines("if-none-match", &[b"\"9\"", b"*"]).holds(7));
     }
 
     proptest! {
@@ -113,6 +196,8 @@ mod tests {
         fn what_is_made_up_never_lets_a_change_through(text in "[ -~]{0,40}") {
             prop_assume!(text.trim() != "*" && !text.contains("\"7\""));
             prop_assert!(!of("if-match", &text).holds(7));
+            let is_list = text.chars().all(|character| " ,".contains(character));
+            prop_assert!(is_list || text.contains('"') || !of("if-none-match", &text).holds(7));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `GET /users/export`: all users of a selection, in one answer of any length.
 
-use std::{io, sync::Arc};
+use std::{io, rc::Rc, sync::Arc};
 
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse,
@@ -10,21 +10,22 @@ use actix_web::{
     web::{self, Bytes},
 };
 use futures_util::{FutureExt, future::LocalBoxFuture, stream};
-use tokio::task::JoinHandle;
 use utoipa::IntoParams;
 
 use super::{
     bulk::{CSV, NDJSON},
     cursor::CursorSigner,
     list::position,
+    observe,
     parameters::Parameters,
     problem::{Kind, Problem},
     responses::{ExportProblems, ServerProblems},
+    tag::{self, Tag},
 };
 use crate::{
     domain::User,
     exchange::{Fields, FieldsBody, Format, Writer},
-    service::{self, Edge, Position, Selection, Slice, UserService},
+    service::{Edge, Position, Selection, Slice, UserService},
 };
 
 /// Users that are read at a time. What a client that stops reading costs is some of these.
@@ -139,7 +140,8 @@ pub(super) async fn export(
     let format = format(&request)?;
     let ExportQuery { selection, position, fields, has_cursors } = query.0;
     let writer = Writer::new(format, fields, has_cursors);
-    let pages = Pages { service: service.as_ref().clone(), selection: Arc::new(selection), next: None };
+    let tag = tag::tag(&request);
+    let pages = Pages { service: service.as_ref().clone(), selection: Arc::new(selection), next: None, tag };
     // The first users decide about the status.
     let first = pages.service.export(Arc::clone(&pages.selection), position, AT_ONCE).await?;
     let mut begun = Vec::new();
@@ -156,7 +158,11 @@ pub(super) async fn export(
             Some(first) => first,
             None => match pages.next.take()?.await {
                 Ok(slice) => (slice, Vec::new()),
-                Err(problem) => return Some((Err(io::Error::other(problem.to_string())), (pages, None, write))),
+                Err(problem) => {
+                    // It can only be cut off.
+                    observe::broken_off(pages.tag.as_deref(), &problem);
+                    return Some((Err(io::Error::other(problem.to_string())), (pages, None, write)));
+                }
             },
         };
         // While these are written and sent, the next ones are read.
@@ -181,27 +187,16 @@ struct Pages {
     service: UserService,
     selection: Arc<Selection>,
     next: Option<LocalBoxFuture<'static, Result<Page, Problem>>>,
+    tag: Option<Rc<Tag>>,
 }
 
 impl Pages {
     fn read_on(&mut self, behind: Option<Edge>) {
         let Some(edge) = behind else { return };
         let (service, selection) = (self.service.clone(), Arc::clone(&self.selection));
-        let reading: JoinHandle<Result<_, service::Error>> =
-            actix_web::rt::spawn(async move { service.export(selection, Position::After(edge), AT_ONCE).await });
-        let read = reading.map(|read| match read {
-            Ok(read) => read.map_err(cut_off),
-            Err(error) => Err(Problem::internal(error)),
-        });
+        let reading = async move { service.export(selection, Position::After(edge), AT_ONCE).await };
+        let reading = actix_web::rt::spawn(tag::on_behalf(self.tag.as_deref(), reading));
+        let read = reading.map(|read| read.map_err(Problem::internal)?.map_err(Problem::from));
         self.next = Some(read.boxed_local());
     }
-}
-
-/// An answer that has begun can only be cut off.
-fn cut_off(error: service::Error) -> Problem {
-    let problem = Problem::from(error);
-    if let Some(cause) = problem.chain() {
-        tracing::error!(error = cause, "an export was cut off");
-    }
-    problem
 }

@@ -43,7 +43,7 @@ impl FromRequest for IdempotencyKey {
             Ok(Some(key)) => Ok(Self(Some((scoped(request, &key), keep_answers)))),
             Err(()) => Err(Problem::new(
                 Kind::InvalidIdempotencyKey,
-                format!("Send one key of 1 to {LONGEST_KEY} visible ASCII characters, best a UUID in double quotes."),
+                format!("Send one key of 1 to {LONGEST_KEY} ASCII characters, best a UUID in double quotes."),
             )),
         })
     }
@@ -56,9 +56,7 @@ impl IdempotencyKey {
         let fingerprint = hash(&[draft.name.as_str().as_bytes(), draft.email.as_str().as_bytes()]);
         Some(Once { key, fingerprint, keep })
     }
-}
 
-impl IdempotencyKey {
     /// By what work in bulk is known, if it is to be done once. What is asked for is not known before it is read.
     pub(super) fn of_bulk(&self) -> Option<Once> {
         let (key, keep) = self.0?;
@@ -69,7 +67,9 @@ impl IdempotencyKey {
 /// A key is the caller's own: another one's, or that of another route, is another key.
 fn scoped(request: &HttpRequest, key: &str) -> [u8; 32] {
     let caller = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
-    hash(&[request.method().as_str().as_bytes(), request.path().as_bytes(), caller, key.as_bytes()])
+    // The route, since one path can be written in several ways.
+    let route = request.match_pattern().unwrap_or_else(|| request.path().to_owned());
+    hash(&[request.method().as_str().as_bytes(), route.as_bytes(), caller, key.as_bytes()])
 }
 
 /// The key: a structured field's string (RFC 9651), or the same without its quotes, as many clients send it.

@@ -1,6 +1,6 @@
 //! What no handler may do: take for ever, or take others down with it.
 
-use std::{any::Any, panic::AssertUnwindSafe, rc::Rc, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, rc::Rc, time::Duration};
 
 use actix_web::{
     Error,
@@ -39,10 +39,21 @@ pub(super) async fn limits(
     let bounds = request.app_data::<Rc<Bounds>>().cloned();
     let limit = bounds.as_ref().map_or(Duration::MAX, |bounds| bounds.timeout);
     let tag = tag::tag(&request);
-    let caller = tag.as_ref().map_or("", |tag| tag.request_id.to_str().unwrap_or_default());
+    let caller = tag.as_ref().map_or("", |tag| tag.caller());
     // Whatever the pool does for this request, it does in its name, and not for longer than it waits.
     let handling = Caller::new(caller).within(limit).scope(next.call(request));
-    let problem = match timeout(limit, AssertUnwindSafe(handling).catch_unwind()).await {
+    let mut handling = pin!(AssertUnwindSafe(handling).catch_unwind());
+    let mut left = limit;
+    let handled = loop {
+        let handled = timeout(left, &mut handling).await;
+        // As long as a body of any length goes on, its time begins anew with each piece.
+        let heard = tag.as_ref().and_then(|tag| tag.heard.get());
+        match (handled, heard.and_then(|heard| limit.checked_sub(heard.elapsed()))) {
+            (Err(_), Some(more)) if !more.is_zero() => left = more,
+            (handled, _) => break handled,
+        }
+    };
+    let problem = match handled {
         Ok(Ok(answered)) => return answered,
         Ok(Err(panic)) => Problem::internal(format!("the handler panicked: {}", message(panic.as_ref()))),
         Err(_) if tag.as_ref().is_some_and(|tag| tag.arriving.get()) => {

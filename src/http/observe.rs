@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use actix_web::{
-    Error, HttpMessage,
+    Error, HttpMessage, ResponseError,
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::{Method, StatusCode, header::HeaderName},
@@ -135,7 +135,7 @@ fn join_trace(span: &Span, request: &ServiceRequest, method: &Method) -> Option<
 }
 
 fn log(tag: &Tag, status: StatusCode, problem: Option<&Problem>) {
-    let request_id = tag.request_id.to_str().unwrap_or_default();
+    let request_id = tag.caller();
     let trace_id = tag.trace_id.as_deref();
     let duration_ms = (tag.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     // One event with all fields: the error, if there is one, is told here and nowhere else.
@@ -157,6 +157,22 @@ fn log(tag: &Tag, status: StatusCode, problem: Option<&Problem>) {
         };
     }
     match status {
+        StatusCode::SERVICE_UNAVAILABLE => event!(warn),
+        status if status.is_server_error() => event!(error),
+        _ => event!(info),
+    }
+}
+
+/// Tells why an answer ended before its end. By then its request has been told of as a success.
+pub(super) fn broken_off(tag: Option<&Tag>, problem: &Problem) {
+    let (request_id, trace_id) = (tag.map(Tag::caller), tag.and_then(|tag| tag.trace_id.as_deref()));
+    let (route, code, error) = (tag.map(Tag::route), problem.code(), problem.chain());
+    macro_rules! event {
+        ($level:ident) => {
+            tracing::$level!(route, request_id, trace_id, code, error, "answer broken off")
+        };
+    }
+    match ResponseError::status_code(problem) {
         StatusCode::SERVICE_UNAVAILABLE => event!(warn),
         status if status.is_server_error() => event!(error),
         _ => event!(info),

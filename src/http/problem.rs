@@ -104,7 +104,7 @@ impl Kind {
                 (StatusCode::CONFLICT, "idempotency-key-in-use", "The request with this key is still under way")
             }
             Self::PreconditionFailed => {
-                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "The user is at another version")
+                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "The precondition does not hold")
             }
             Self::PreconditionRequired => (
                 StatusCode::PRECONDITION_REQUIRED,

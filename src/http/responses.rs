@@ -60,8 +60,13 @@ impl IntoResponses for RemoveProblems {
 
 impl IntoResponses for CreateProblems {
     fn responses() -> Responses {
-        let own =
-            [Kind::InvalidIdempotencyKey, Kind::EmailTaken, Kind::IdempotencyKeyInUse, Kind::IdempotencyKeyReused];
+        let own = [
+            Kind::InvalidIdempotencyKey,
+            Kind::EmailTaken,
+            Kind::IdempotencyKeyInUse,
+            Kind::PreconditionFailed,
+            Kind::IdempotencyKeyReused,
+        ];
         responses(&[&BODY[..], &own].concat())
     }
 }
@@ -74,10 +79,12 @@ impl IntoResponses for BulkProblems {
             Kind::MalformedJson,
             Kind::BodyTimeout,
             Kind::IdempotencyKeyInUse,
+            Kind::PreconditionFailed,
             Kind::PayloadTooLarge,
             Kind::UnsupportedMediaType,
             Kind::ValidationFailed,
             Kind::IdempotencyKeyReused,
+            Kind::PreconditionRequired,
         ])
         .into_iter()
         .map(|(status, response)| match response {

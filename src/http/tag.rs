@@ -14,6 +14,8 @@ use actix_web::{
         header::{HeaderName, HeaderValue},
     },
 };
+use orm_pool::Caller;
+use tracing::Instrument;
 use tracing_actix_web::RequestId;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -25,12 +27,14 @@ pub(super) struct Tag {
     pub(super) request_id: HeaderValue,
     pub(super) path: String,
     pub(super) method: Method,
-    /// Where it went, as a template; known once it has come back.
+    /// The route's template; set when the handler returns.
     pub(super) route: OnceCell<String>,
     pub(super) started: Instant,
     pub(super) trace_id: Option<String>,
     /// Whether the body is still being read.
     pub(super) arriving: Cell<bool>,
+    /// When the last piece came of a body that may be of any length.
+    pub(super) heard: Cell<Option<Instant>>,
 }
 
 impl Tag {
@@ -44,7 +48,13 @@ impl Tag {
             started: Instant::now(),
             trace_id,
             arriving: Cell::new(false),
+            heard: Cell::new(None),
         }
+    }
+
+    /// Its id, as the pool and the log tell it.
+    pub(super) fn caller(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
     }
 
     /// Where the request went.
@@ -56,6 +66,12 @@ impl Tag {
 /// The tag of a request.
 pub(super) fn tag(message: &impl HttpMessage) -> Option<Rc<Tag>> {
     message.extensions().get::<Rc<Tag>>().cloned()
+}
+
+/// The work of a request that goes on without its handler: in its name, and in its span, but not within its time.
+pub(super) fn on_behalf<F: Future>(tag: Option<&Tag>, work: F) -> impl Future<Output = F::Output> + use<F> {
+    let caller = Caller::new(tag.map_or("", Tag::caller));
+    caller.scope(work).in_current_span()
 }
 
 /// The caller's id if it is a sane one, else one of ours.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     body::{FromMembers, Members, Valid},
-    conditions::{ChangeCondition, ReadCondition, etag},
+    conditions::{ChangeCondition, ListCondition, ReadCondition, etag},
     cursor::CursorSigner,
     fallback::Paths,
     idempotency::{self, IdempotencyKey},
@@ -279,6 +279,7 @@ pub(super) async fn list(
 #[post("/users")]
 pub(super) async fn create(
     key: IdempotencyKey,
+    _condition: ListCondition,
     body: Valid<Draft>,
     request: HttpRequest,
     service: web::Data<UserService>,

@@ -56,6 +56,7 @@ pub(super) struct Claim {
 }
 
 /// What is known of a key.
+#[derive(Debug)]
 pub(super) struct Kept {
     pub(super) fingerprint: Hash,
     pub(super) answer: Vec<u8>,
@@ -133,6 +134,14 @@ async fn insert(db: &Connection, claims: &[&Claim]) -> Result<bool, DbErr> {
         }
     }
     Ok(true)
+}
+
+/// What is kept of these keys, in their order.
+pub(super) async fn kept(db: Connection, keys: Arc<[Hash]>) -> Result<Vec<Option<Arc<Kept>>>, DbErr> {
+    let hashes: Vec<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
+    let mut kept = find(&db, &hashes, false).await?;
+    let now = clock::now();
+    Ok(keys.iter().map(|key| kept.remove(key).filter(|kept| kept.expires_at > now).map(Arc::new)).collect())
 }
 
 /// Keeps another answer for a key that this transaction has claimed.

@@ -4,6 +4,7 @@ mod bulk;
 mod create;
 mod find;
 mod list;
+mod model;
 mod once;
 mod page;
 mod row;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 use self::{
     bulk::Undone,
     create::Created,
+    model::{changed, row, rows},
     once::{Creation, Done},
 };
 pub use self::{
@@ -31,7 +33,7 @@ pub use self::{
 pub(super) use self::{create::powers_of_two, find::is_one_of};
 use super::{
     Error, clock,
-    idempotency::{Answer, Claim, Once, UnderWay},
+    idempotency::{Answer, Claim, Hash, Kept, Once, UnderWay, kept},
 };
 use crate::domain::{Email, Name, Precondition, User, UserId, Version};
 
@@ -60,6 +62,7 @@ pub struct UserService {
     creates: Batch<Arc<Model>, Created>,
     creates_once: Batch<Arc<Creation>, Done>,
     under_way: UnderWay,
+    answers: Batch<Hash, Option<Arc<Kept>>>,
     finds: Batch<Uuid, Option<User>>,
     finds_by_email: Batch<String, Option<User>>,
     lists: Batch<list::Page, Arc<Slice>>,
@@ -73,6 +76,7 @@ impl UserService {
             creates: pool.batch_writes("users.create", create::all),
             creates_once: pool.batch_transactions("users.create_once", once::all),
             under_way: UnderWay::default(),
+            answers: pool.batch_reads("idempotency.find", kept),
             finds: pool.batch_reads("users.find", find::by_ids),
             finds_by_email: pool.batch_reads("users.find_by_email", find::by_email_keys),
             lists: pool.batch_reads("users.list", list::pages),
@@ -99,14 +103,21 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::KeyReused`] if the key was used with another fingerprint; [`Error::KeyInUse`] while the first request
-    /// with it is under way.
+    /// with it is under way and has no answer.
     pub async fn create_once(
         &self,
         draft: Draft,
         once: Once,
         seal: impl Fn(Result<&User, Error>) -> Vec<u8>,
     ) -> Result<Answer, Error> {
-        let begun = self.under_way.begin(once.key).ok_or(Error::KeyInUse)?;
+        let Some(begun) = self.under_way.begin(once.key) else {
+            // It may be one that asks for the same answer as this one does.
+            return match self.answers.ask(once.key).await? {
+                Some(kept) if kept.fingerprint == once.fingerprint => Ok(Answer::Again(kept.answer.clone())),
+                Some(_) => Err(Error::KeyReused),
+                None => Err(Error::KeyInUse),
+            };
+        };
         let model = row(draft);
         let creation = Arc::new(Creation {
             claim: Claim {
@@ -158,7 +169,7 @@ impl UserService {
         drafts: Vec<Draft>,
         terms: Terms,
         once: Once,
-        seal: impl Fn(&[Written]) -> Vec<u8> + Send + Sync + 'static,
+        seal: impl Fn(&[Option<Written>]) -> Vec<u8> + Send + Sync + 'static,
     ) -> Result<(Answer, Outcome), Error> {
         let models = rows(drafts).await;
         let seal = Arc::new(seal);
@@ -330,37 +341,6 @@ impl UserService {
     }
 }
 
-/// A new row. Every value is ours, so there is nothing to read back.
-fn row(draft: Draft) -> Model {
-    let now = clock::now();
-    let (email, email_key) = draft.email.into_parts();
-    let (name_key, last_word_key) = draft.name.keys();
-    Model {
-        id: UserId::generate(now).as_uuid(),
-        name_key,
-        last_word_key,
-        name: draft.name.into_string(),
-        email,
-        email_key,
-        version: 1,
-        created_at: now,
-        updated_at: now,
-    }
-}
-
-/// Many new rows. Others have their turn meanwhile: they share the thread.
-async fn rows(drafts: Vec<Draft>) -> Arc<[Model]> {
-    const A_TURN: usize = 64;
-    let mut rows = Vec::with_capacity(drafts.len());
-    for draft in drafts {
-        rows.push(row(draft));
-        if rows.len().is_multiple_of(A_TURN) {
-            tokio::task::yield_now().await;
-        }
-    }
-    rows.into()
-}
-
 /// The row that the precondition holds for, kept from other writers until the transaction ends. SQLite has no row locks
 /// and needs none: the transaction is the only writer.
 async fn locked(transaction: &impl ConnectionTrait, id: UserId, precondition: &Precondition) -> Result<Model, Error> {
@@ -394,35 +374,4 @@ async fn write(transaction: &impl ConnectionTrait, next: &Model, from: Version) 
         .exec(transaction)
         .await?;
     if written.rows_affected == 1 { Ok(()) } else { Err(Error::VersionConflict) }
-}
-
-/// The row after the change, or `None` if it would be the same.
-fn changed(current: &Model, change: Change) -> Option<Model> {
-    let mut next = current.clone();
-    if let Some(name) = change.name {
-        (next.name_key, next.last_word_key) = name.keys();
-        next.name = name.into_string();
-    }
-    if let Some(email) = change.email {
-        (next.email, next.email_key) = email.into_parts();
-    }
-    if next == *current {
-        return None;
-    }
-    next.version += 1;
-    next.updated_at = clock::now();
-    Some(next)
-}
-
-impl From<Model> for User {
-    fn from(row: Model) -> Self {
-        Self {
-            id: row.id.into(),
-            name: row.name,
-            email: row.email,
-            version: row.version,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-        }
-    }
 }

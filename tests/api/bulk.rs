@@ -1,14 +1,15 @@
 //! Many users at a time: rows in, lines out.
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use reqwest::Method;
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, Proxy, Reply, Upload, eventually},
+    harness::{App, Context, Engine, Locked, Proxy, Reply, Service, Upload, connect, eventually},
 };
 
 cases![
@@ -19,8 +20,10 @@ cases![
     lines_come_as_rows_are_done,
     what_cannot_be_rows_is_refused,
     a_body_that_breaks_off_leaves_no_half_row,
-    with_a_key_what_broke_off_is_gone_on_with,
-    one_key_at_a_time,
+    what_is_told_of_a_row_has_bounds,
+    a_dry_run_knows_its_own_rows,
+    rows_are_listed_as_they_came,
+    what_goes_wrong_is_told_by_its_request,
     an_outage_is_told_by_the_last_line,
     a_stop_is_told_by_the_last_line,
 ];
@@ -53,12 +56,12 @@ pub fn told(reply: &Reply) -> Vec<String> {
     lines(reply).iter().map(in_words).collect()
 }
 
-fn in_words(line: &Value) -> String {
+pub fn in_words(line: &Value) -> String {
     let code = line["problem"]["code"].as_str().map_or(String::new(), |code| format!(" {code}"));
     format!("{} {}{code}", line["line"], line["outcome"].as_str().unwrap())
 }
 
-async fn count(app: &App) -> u64 {
+pub async fn count(app: &App) -> u64 {
     app.get("/users?limit=1&count=exact").await.header("x-total-count").parse().unwrap()
 }
 
@@ -92,6 +95,11 @@ async fn every_row_has_its_line(context: Context) {
     assert_eq!((&bob["name"], &bob["version"]), (&json!("Bob"), &json!(1)), "the first of two comes first");
     let faults: Vec<_> = lines[2]["problem"]["errors"].as_array().unwrap().iter().map(|it| &it["pointer"]).collect();
     assert_eq!(faults, ["/name", "/email", "/age"], "all faults of a row at once");
+
+    // Old Macs end lines so; each is counted.
+    let reply = bulk(&app, "", "text/csv", None, "name,email\rAnn,\r\nBob,\r\rCarl,\n\rDan,").await;
+    let faulty = ["2 refused", "3 refused", "5 refused", "7 refused"].map(|line| format!("{line} validation-failed"));
+    assert_eq!(told(&reply), faulty);
 
     let csv = "email,name\r\nd@example.com,\"D, the 4th\"\r\ne@example.com\r\nf@example.com,'=F\r\n";
     let reply = bulk(&app, "", "text/csv; charset=utf-8", None, csv).await;
@@ -167,9 +175,82 @@ async fn all_or_none(context: Context) {
     assert_eq!((first.status.as_u16(), told(&first).len(), count(&app).await), (200, 1200, 1201));
     let again = bulk(&app, "?atomic=true", NDJSON, Some("whole"), rows(0..1200)).await;
     assert_eq!((again.header("idempotency-replayed"), &again.text), ("true", &first.text));
-    let many = bulk(&app, "?atomic=true", NDJSON, None, rows(0..10_001)).await;
-    many.problem(413, "payload-too-large");
-    assert_eq!(count(&app).await, 1201);
+    // As many as there may be, and one more; the last line may have no end.
+    for (mode, outcome) in [("insert", "created"), ("upsert", "unchanged")] {
+        let most = bulk(&app, &format!("?atomic=true&mode={mode}"), NDJSON, None, rows(2000..12_000)).await;
+        assert_eq!((most.status.as_u16(), told(&most).len()), (200, 10_000), "{}", &most.text[..200]);
+        assert!(told(&most).iter().all(|line| line.ends_with(outcome)));
+    }
+    for many in [rows(20_000..30_001), rows(20_000..30_001).trim_end().to_owned()] {
+        bulk(&app, "?atomic=true", NDJSON, None, many).await.problem(413, "payload-too-large");
+    }
+    assert_eq!(count(&app).await, 11_201);
+}
+
+async fn what_is_told_of_a_row_has_bounds(context: Context) {
+    let app = context.app().await;
+    let mut row = r#"{"name":"Ann","email":"ann@example.com""#.to_owned();
+    for number in 0..150 {
+        write!(row, r#","{}{number}":1"#, "~".repeat(90)).unwrap();
+    }
+    row.push_str("}\n");
+    let reply = bulk(&app, "", NDJSON, Some("key"), row.repeat(1000)).await;
+    let again = bulk(&app, "", NDJSON, Some("key"), row.repeat(1000)).await;
+    assert_eq!((told(&reply).len(), &again.text), (1000, &reply.text));
+    assert_eq!(lines(&reply)[0]["problem"]["errors"].as_array().unwrap().len(), 10);
+    assert!(reply.text.len() < 4_000_000, "{}", reply.text.len());
+    // Neither is a row what merely looks like one.
+    let reply = bulk(&app, "", NDJSON, None, "[\"Ann\",\"ann@example.com\"]\n").await;
+    assert_eq!(told(&reply), ["1 refused validation-failed"]);
+    assert_eq!(count(&app).await, 0);
+}
+
+async fn a_dry_run_knows_its_own_rows(context: Context) {
+    let app = context.app().await;
+    let body = rows(0..2500) + &rows(7..8) + "{\"name\":\"\",\"email\":\"user2600@example.com\"}\n" + &rows(2600..2601);
+    let tried = told(&bulk(&app, "?dryRun=true", NDJSON, None, body.as_str()).await);
+    assert_eq!(tried[2500..], ["2501 refused email-taken", "2502 refused validation-failed", "2503 created"]);
+    assert_eq!(count(&app).await, 0);
+    assert_eq!(told(&bulk(&app, "", NDJSON, None, body).await), tried);
+}
+
+async fn rows_are_listed_as_they_came(context: Context) {
+    let app = context.app().await;
+    bulk(&app, "", NDJSON, None, rows(0..2500)).await;
+    let listed = app.get("/users/export?fields=email").await.text;
+    let expected: String = (0..2500).map(|number| format!("{{\"email\":\"user{number}@example.com\"}}\n")).collect();
+    assert_eq!(listed, expected);
+}
+
+async fn what_goes_wrong_is_told_by_its_request(context: Context) {
+    let url = context.database().await;
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "60s")];
+    let service = Service::start(context.folder(), &variables).await;
+    let app = App::at(service.address, &url);
+    let headers = "content-type: application/x-ndjson\r\nx-request-id: import-7\r\n";
+    let mut upload = Upload::begin(app.address, "/users/bulk", headers).await;
+    upload.send(&rows(0..3)).await;
+    assert_eq!(upload.lines(3).await.len(), 3);
+    let lock = Locked::users(&context, &url).await;
+    upload.send(&rows(3..6)).await;
+    let pool = app.pool_until("it is at work", |pool| pool["inUse"] == 1).await;
+    assert_eq!(pool["longestHolders"][0]["request"], "import-7", "{pool}");
+    lock.unlock().await;
+    assert_eq!(upload.lines(6).await.len(), 6);
+    let database = connect(&url).await;
+    database.execute_unprepared("ALTER TABLE users RENAME TO away").await.unwrap();
+    database.close().await.unwrap();
+    upload.send(&rows(6..9)).await;
+    upload.finish().await;
+    let lines = upload.end().await;
+    assert_eq!(in_words(&serde_json::from_str(&lines[6]).unwrap()), "7 stopped internal");
+    let told = eventually("it is told", || async {
+        service.log().into_iter().find(|line| line["message"] == "answer broken off")
+    })
+    .await;
+    assert_eq!((&told["level"], &told["request_id"]), (&json!("ERROR"), &json!("import-7")), "{told}");
+    assert_eq!((&told["code"], &told["route"]), (&json!("internal"), &json!("/users/bulk")), "{told}");
+    assert!(told["error"].as_str().unwrap().contains("users"), "{told}");
 }
 
 async fn lines_come_as_rows_are_done(context: Context) {
@@ -229,62 +310,6 @@ async fn a_body_that_breaks_off_leaves_no_half_row(context: Context) {
     upload.finish().await;
     assert_eq!(upload.end().await.len(), 1);
     assert_eq!(count(&app).await, 4);
-}
-
-async fn with_a_key_what_broke_off_is_gone_on_with(context: Context) {
-    let app = context.app().await;
-    let all = rows(0..3500);
-    let headers = "content-type: application/x-ndjson\r\nidempotency-key: import-1\r\n";
-    let mut upload = Upload::begin(app.address, "/users/bulk", headers).await;
-    let cut = all.lines().take(2600).map(str::len).sum::<usize>() + 2600 + 10;
-    upload.send(&all[..cut]).await;
-    let before = upload.lines(2000).await;
-    assert_eq!(before.len(), 2000, "rows go in thousands");
-    drop(upload);
-    // Who has gone may still be counted as being there.
-    let again = eventually("the key is free again", || async {
-        let reply = bulk(&app, "", NDJSON, Some("import-1"), all.as_str()).await;
-        (reply.status != 409).then_some(reply)
-    })
-    .await;
-    assert_eq!(again.header("idempotency-replayed"), "true");
-    assert_eq!(again.text.lines().take(2000).collect::<Vec<_>>(), before, "byte for byte");
-    assert!(told(&again).iter().all(|line| line.ends_with("created")));
-    assert_eq!((told(&again).len(), count(&app).await), (3500, 3500), "each row once");
-    let third = bulk(&app, "", NDJSON, Some("import-1"), all.as_str()).await;
-    assert_eq!(third.text, again.text);
-    // Another body under the same key, from its first piece on or from a later one.
-    bulk(&app, "", NDJSON, Some("import-1"), rows(1..3500)).await.problem(422, "idempotency-key-reused");
-    bulk(&app, "?mode=upsert", NDJSON, Some("import-1"), all.as_str()).await.problem(422, "idempotency-key-reused");
-    let faulty = |row: &str| bulk(&app, "", NDJSON, Some("import-2"), format!("{}{row}\n", rows(0..1)));
-    assert_eq!(told(&faulty("{}").await)[1], "2 refused validation-failed");
-    assert_eq!(told(&faulty("{}").await)[1], "2 refused validation-failed");
-    faulty("no JSON").await.problem(422, "idempotency-key-reused");
-    let longer = bulk(&app, "", NDJSON, Some("import-1"), rows(0..3600)).await;
-    let told = told(&longer);
-    assert_eq!((told.len(), told[3000].as_str()), (3001, "3001 stopped idempotency-key-reused"));
-    assert_eq!(count(&app).await, 3500);
-}
-
-async fn one_key_at_a_time(context: Context) {
-    let app = context.app().await;
-    let all: Vec<_> = (0..20)
-        .map(|_| {
-            let app = app.clone();
-            tokio::spawn(async move { bulk(&app, "", NDJSON, Some("k"), rows(0..1500)).await })
-        })
-        .collect();
-    let mut texts = BTreeSet::new();
-    for reply in all {
-        let reply = reply.await.unwrap();
-        if reply.status == 409 {
-            reply.problem(409, "idempotency-key-in-use");
-            assert!(!reply.header("retry-after").is_empty());
-        } else {
-            texts.insert(reply.text);
-        }
-    }
-    assert_eq!((texts.len(), count(&app).await), (1, 1500), "one effect, one answer");
 }
 
 async fn an_outage_is_told_by_the_last_line(context: Context) {

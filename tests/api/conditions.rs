@@ -18,6 +18,7 @@ use crate::{
 
 cases![
     every_answer_with_one_user_has_its_tag,
+    a_list_has_no_version,
     what_is_known_is_not_sent_again,
     a_change_asks_for_the_version,
     a_change_that_says_no_version_can_be_refused,
@@ -56,6 +57,27 @@ async fn every_answer_with_one_user_has_its_tag(context: Context) {
     assert_eq!(app.patch(&path, &json!({"name": "Bob"})).await.header("etag"), "\"2\"", "nothing was changed");
     assert_eq!(app.put(&path, &draft).await.header("etag"), "\"3\"");
     assert!(app.get("/users").await.headers.get("etag").is_none(), "a list has no version");
+}
+
+async fn a_list_has_no_version(context: Context) {
+    let app = context.app().await;
+    let draft = json!({"name": "Ann", "email": "ann@example.com"});
+    for header in [("if-match", "\"1\""), ("if-none-match", "*"), ("if-match", "1")] {
+        for path in ["/users", "/users/bulk"] {
+            let mut request = app.request(Method::POST, path).header(header.0, header.1).json(&draft);
+            if path == "/users/bulk" {
+                request = request.header("content-type", "application/x-ndjson");
+            }
+            let reply = Reply::of(request).await;
+            reply.problem(412, "precondition-failed");
+            assert!(!reply.headers.contains_key("etag"));
+        }
+    }
+    assert_eq!(app.get("/users").await.text, "[]");
+    for header in [("if-match", "*"), ("if-none-match", "\"1\"")] {
+        let reply = asked(&app, Method::POST, "/users", header, Some(&draft)).await;
+        assert_ne!(reply.status, 412, "{header:?}");
+    }
 }
 
 async fn what_is_known_is_not_sent_again(context: Context) {
@@ -131,10 +153,17 @@ async fn a_change_that_says_no_version_can_be_refused(context: Context) {
     app.delete(&path).await.problem(428, "precondition-required");
     let reply = asked(&app, Method::PUT, &path, ("if-none-match", "\"9\""), Some(&draft)).await;
     reply.problem(428, "precondition-required");
+    let upsert = async |header| {
+        let body = "{\"name\":\"Anna\",\"email\":\"ann@example.com\"}";
+        let request = app.request(Method::POST, "/users/bulk?mode=upsert").header(header, "*").body(body);
+        Reply::of(request.header("content-type", "application/x-ndjson")).await
+    };
+    upsert("accept").await.problem(428, "precondition-required");
     let ann = app.get(&path).await;
     assert_eq!((ann.status.as_u16(), ann.header("etag")), (200, "\"1\""));
     assert_eq!(asked(&app, Method::PUT, &path, ("if-match", "\"1\""), Some(&draft)).await.status, 200);
     assert_eq!(asked(&app, Method::DELETE, &path, ("if-match", "*"), None).await.status, 204);
+    assert_eq!(upsert("if-match").await.status, 200);
 }
 
 /// Adds one to the number in a user's name, until the time is over and all together have done so often enough.

@@ -91,6 +91,9 @@ async fn a_key_stands_for_one_request(context: Context) {
     posted(&app, KEY, &draft("bob")).await.problem(422, "idempotency-key-reused");
     let other = json!({"name": "ann", "email": "ANN@example.com"});
     posted(&app, KEY, &other).await.problem(422, "idempotency-key-reused");
+    // One route is one route, however it is written.
+    let request = app.request(Method::POST, "/%75sers").header("idempotency-key", KEY);
+    assert!(is_replayed(&Reply::of(request.json(&draft("ann"))).await));
     // The key of another caller is another key.
     let request = app.request(Method::POST, "/users").header("idempotency-key", KEY).bearer_auth("bob");
     let bob = Reply::of(request.json(&draft("bob"))).await;
@@ -144,6 +147,19 @@ async fn many_at_once_have_one_effect(context: Context) {
         assert_eq!(reply.header("retry-after"), "1");
     }
     assert_eq!((count(&app, "users").await, count(&app, "idempotency_keys").await), (1, 1));
+    // From now on all of them have the answer, and nobody another one.
+    let asking = (0..100).map(|number| {
+        let app = app.clone();
+        tokio::spawn(async move { posted(&app, KEY, &draft(if number % 10 == 0 { "bob" } else { "ann" })).await })
+    });
+    for (number, reply) in futures_util::future::join_all(asking).await.into_iter().enumerate() {
+        let reply = reply.unwrap();
+        if number % 10 == 0 {
+            reply.problem(422, "idempotency-key-reused");
+        } else {
+            assert_eq!((reply.status.as_u16(), is_replayed(&reply)), (201, true), "{}", reply.text);
+        }
+    }
 }
 
 async fn hanging(app: &App) -> tokio::task::JoinHandle<Reply> {

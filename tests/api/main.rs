@@ -21,6 +21,7 @@
 
 mod batch;
 mod bulk;
+mod bulk_once;
 mod causes;
 mod cli;
 mod conditions;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         suite("pages", pages::cases()),
         suite("lists", lists::cases()),
         suite("bulk", bulk::cases()),
+        suite("bulk_once", bulk_once::cases()),
         suite("exports", exports::cases()),
         suite("hostile", hostile::cases()),
         suite("races", races::cases()),

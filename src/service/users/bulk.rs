@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use entity::users::{Column, Entity, Model};
 use orm_pool::Connection;
-use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, TransactionOptions};
+use sha2::{Digest, Sha256};
 
-use super::{create::free_ones, find::is_one_of, write};
+use super::{UserService, create::free_ones, find::is_one_of, write};
 use crate::{
     domain::UserId,
     service::{
-        Error,
-        idempotency::{Claim, claim, keep},
+        Error, clock,
+        idempotency::{Claim, Once, claim, keep},
     },
 };
 
@@ -25,7 +26,7 @@ pub enum Mode {
     Upsert,
 }
 
-/// How many users are written at once.
+/// The terms on which many users are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// What to do with those who are there already.
@@ -45,15 +46,13 @@ pub enum Written {
     Updated(UserId),
     /// It was there, just so.
     Unchanged(UserId),
-    /// Another user has the email.
-    EmailTaken,
 }
 
 /// What became of many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Of each, in their order.
-    pub written: Vec<Written>,
+    /// Of each, in their order; `None` if another user has the email.
+    pub written: Vec<Option<Written>>,
     /// Whether it was kept, and not undone.
     pub is_kept: bool,
 }
@@ -61,7 +60,7 @@ pub struct Outcome {
 /// Why a transaction ends without a commit.
 pub(super) enum Undone {
     /// As it should: this is what would have happened.
-    Outcome(Vec<Written>),
+    Outcome(Vec<Option<Written>>),
     Failed(Error),
 }
 
@@ -72,15 +71,15 @@ impl<E: Into<Error>> From<E> for Undone {
 }
 
 /// Writes them in their order, as the terms say.
-pub(super) async fn all(db: &Connection, models: &[Model], terms: Terms) -> Result<Vec<Written>, Undone> {
+pub(super) async fn all(db: &Connection, models: &[Model], terms: Terms) -> Result<Vec<Option<Written>>, Undone> {
     let written = write_in_order(db, models, terms.mode).await?;
-    let is_refused = || written.contains(&Written::EmailTaken);
+    let is_refused = || written.contains(&None);
     if terms.dry_run || terms.all_or_none && is_refused() { Err(Undone::Outcome(written)) } else { Ok(written) }
 }
 
 /// What a transaction under a key has come to.
 pub(super) enum Done {
-    Now(Vec<Written>, Vec<u8>),
+    Now(Vec<Option<Written>>, Vec<u8>),
     Before(Vec<u8>),
     /// With this key something else was asked for.
     Otherwise,
@@ -92,7 +91,7 @@ pub(super) async fn once(
     models: &[Model],
     terms: Terms,
     under: &Claim,
-    seal: &(impl Fn(&[Written]) -> Vec<u8> + ?Sized),
+    seal: &(impl Fn(&[Option<Written>]) -> Vec<u8> + ?Sized),
 ) -> Result<Done, Undone> {
     let mut kept = claim(db, &[under]).await?;
     if let Some(kept) = kept.remove(&under.key) {
@@ -104,7 +103,40 @@ pub(super) async fn once(
     Ok(Done::Now(written, answer))
 }
 
-async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result<Vec<Written>, Error> {
+impl UserService {
+    /// How many pieces the work in bulk under this key had, if it came to its end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn pieces_of(&self, once: Once) -> Result<Option<u64>, Error> {
+        let Some(kept) = self.answers.ask(end_of(once).key).await? else { return Ok(None) };
+        Ok(kept.answer.as_slice().try_into().map(u64::from_be_bytes).ok())
+    }
+
+    /// Keeps how many pieces the work in bulk under this key had: with more of them, or fewer, it would be another one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn keep_pieces(&self, once: Once, pieces: u64) -> Result<(), Error> {
+        let keep = move |db| async move {
+            let Once { key, fingerprint, keep } = end_of(once);
+            let answer = pieces.to_be_bytes().to_vec();
+            claim(&db, &[&Claim { key, fingerprint, answer, expires_at: clock::now() + keep }]).await?;
+            Ok::<_, Error>(())
+        };
+        self.pool.transaction("users.keep_pieces", TransactionOptions::default(), keep).await
+    }
+}
+
+/// The end of work in bulk has a key of its own.
+fn end_of(once: Once) -> Once {
+    let key = Sha256::new().chain_update(once.key).chain_update(b"end").finalize().into();
+    Once { key, ..once }
+}
+
+async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result<Vec<Option<Written>>, Error> {
     let mut written: Vec<Option<Written>> = vec![None; models.len()];
     let mut left: Vec<usize> = (0..models.len()).collect();
     while !left.is_empty() {
@@ -130,7 +162,7 @@ async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result
         }
         left = later;
     }
-    Ok(written.into_iter().map(|outcome| outcome.unwrap_or(Written::EmailTaken)).collect())
+    Ok(written)
 }
 
 /// Writes over the users who have the emails of these. One who has gone meanwhile keeps its email for this once.
@@ -171,5 +203,7 @@ fn over(row: &Model, other: &Model) -> Option<Model> {
     }
     let mut next = other.clone();
     (next.id, next.created_at, next.version) = (row.id, row.created_at, row.version + 1);
+    // It may have waited for the row while another writer changed it.
+    next.updated_at = clock::now();
     Some(next)
 }

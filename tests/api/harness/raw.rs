@@ -63,6 +63,14 @@ impl Upload {
         }
     }
 
+    /// Waits for the status of the answer.
+    pub async fn status(&mut self) -> u16 {
+        while self.answer.len() < 12 {
+            assert!(self.stream.read_buf(&mut self.answer).await.unwrap() > 0, "there is no answer");
+        }
+        str::from_utf8(&self.answer[9..12]).unwrap().parse().unwrap()
+    }
+
     /// Waits for the end of the answer.
     pub async fn end(&mut self) -> Vec<String> {
         self.lines(usize::MAX).await
