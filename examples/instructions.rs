@@ -15,7 +15,7 @@ use std::{
 use users_api::{
     app::Application,
     settings::{Environment, Settings},
-    telemetry::Telemetry,
+    telemetry::{Log, Telemetry},
 };
 
 /// Users in the table.
@@ -47,7 +47,7 @@ fn run() -> Outcome<()> {
         variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let settings = Settings::load(None, &Environment { process, ..Environment::default() })?;
     // The log's line is a part of the way.
-    let _telemetry = Telemetry::start(&settings)?;
+    let _telemetry = Telemetry::start(&settings, Log::Stdout)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let application = Application::build(settings).await?;

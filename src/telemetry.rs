@@ -16,6 +16,7 @@ use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::Sd
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{FilterExt, LevelFilter, Targets, dynamic_filter_fn, filter_fn},
+    fmt::writer::BoxMakeWriter,
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -31,6 +32,15 @@ const DURATION_BUCKETS: [f64; 14] =
 /// millisecond.
 const HOLD_BUCKETS: [f64; 15] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// Of the service, whose output it is.
+    Stdout,
+    /// Of commands that put out something else.
+    Stderr,
+}
 
 /// Why the service could not begin to tell of itself.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +66,7 @@ impl Telemetry {
     /// # Errors
     ///
     /// [`TelemetryError`].
-    pub fn start(settings: &Settings) -> Result<Self, TelemetryError> {
+    pub fn start(settings: &Settings, log: Log) -> Result<Self, TelemetryError> {
         let traces = match settings.telemetry.traces_url() {
             Some(url) => Some(tracer_provider(url, settings.telemetry.service_name.clone())?),
             None => None,
@@ -72,7 +82,7 @@ impl Telemetry {
                 .with_threads(false)
                 .with_filter(ours)
         });
-        let logged = tracing_subscriber::registry().with(log_layer(&settings.log));
+        let logged = tracing_subscriber::registry().with(log_layer(&settings.log, log));
         match spans {
             Some(spans) => logged.with(spans).try_init()?,
             // Not `with(None)`, which wants every span, and has all of them made for nobody.
@@ -89,9 +99,13 @@ impl Telemetry {
     }
 }
 
-fn log_layer(settings: &LogSettings) -> Box<dyn Layer<Registry> + Send + Sync> {
+fn log_layer(settings: &LogSettings, to: Log) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let (is_terminal, writer) = match to {
+        Log::Stdout => (io::stdout().is_terminal(), BoxMakeWriter::new(io::stdout)),
+        Log::Stderr => (io::stderr().is_terminal(), BoxMakeWriter::new(io::stderr)),
+    };
     let human = match settings.format {
-        LogFormat::Auto => io::stdout().is_terminal(),
+        LogFormat::Auto => is_terminal,
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
@@ -99,7 +113,7 @@ fn log_layer(settings: &LogSettings) -> Box<dyn Layer<Registry> + Send + Sync> {
     let filter = EnvFilter::new(&settings.filter)
         .and(filter_fn(is_event))
         .and(dynamic_filter_fn(|metadata, _| !is_about_our_own_end(metadata)));
-    let layer = tracing_subscriber::fmt::layer();
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     if human {
         layer.compact().with_filter(filter).boxed()
     } else {

@@ -5,14 +5,20 @@ use orm_pool::{Pool, PoolOptions};
 use tokio::sync::watch;
 
 use super::CommandError;
-use crate::{app, service::UserService, settings::Settings, shutdown::Signals, telemetry::Telemetry};
+use crate::{
+    app,
+    service::UserService,
+    settings::Settings,
+    shutdown::Signals,
+    telemetry::{Log, Telemetry},
+};
 
 /// Works on a pool of its own. The first signal asks to stop where it can be resumed; the second ends the process.
 pub(super) fn run(
     settings: &Settings,
     work: impl AsyncFnOnce(UserService, watch::Receiver<bool>) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
-    let telemetry = Telemetry::start(settings).map_err(CommandError::failed)?;
+    let telemetry = Telemetry::start(settings, Log::Stderr).map_err(CommandError::failed)?;
     let done = super::runtime()?.block_on(async {
         let mut signals = Signals::listen().map_err(CommandError::failed)?;
         let (ask, mut stop) = watch::channel(false);

@@ -1,7 +1,7 @@
 use std::{
     fs::File,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -39,13 +39,6 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
     let query = ExportQuery::read(&options.query, &signer).map_err(CommandError::Usage)?;
     let format = FormatName::or_by_name(options.format, options.output.as_deref());
     let writer = Writer::new(format, query.fields, query.has_cursors);
-    let mut out: Out = match &options.output {
-        None => Box::new(io::stdout()),
-        Some(path) => Box::new(
-            File::create(path)
-                .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display())))?,
-        ),
-    };
     bulk::run(settings, async |service, stop| {
         let began = std::time::Instant::now();
         let selection = Arc::new(query.selection);
@@ -54,6 +47,11 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
             let length = service.count(&selection.filter, Count::Estimated).await.map_err(CommandError::failed)?;
             progress.set_length(length);
         }
+        let mut out: Option<Out> = None;
+        let go_on = |position: &Position| {
+            let cursor = signer.cursor(&selection, position)?;
+            Some(format!("; go on with '{}'", with_cursor(&options.query, &cursor)))
+        };
         let mut position = query.position;
         let mut text = Vec::new();
         writer.begin(&mut text);
@@ -61,17 +59,20 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
         loop {
             let page = service.export(Arc::clone(&selection), position.clone(), AT_ONCE);
             let page = page.await.map_err(|error| {
-                let go_on = signer
-                    .cursor(&selection, &position)
-                    .map_or_else(String::new, |it| format!("; go on with cursor={it}"));
+                let go_on = go_on(&position).unwrap_or_default();
                 CommandError::failed(format!("stopped: {}{go_on}", crate::telemetry::chain(&error)))
             })?;
             for (user, edge) in &page.users {
                 let cursor = query.has_cursors.then(|| signer.cursor(&selection, &Position::After(edge.clone())));
                 writer.user(&mut text, user, cursor.flatten().as_deref());
             }
-            match write(out, text).await? {
-                Some(written) => (out, text) = written,
+            let to = match out.take() {
+                Some(out) => out,
+                // Not before there is something to write: what is there may be all that there is.
+                None => open(options.output.as_deref())?,
+            };
+            match write(to, text).await? {
+                Some((to, emptied)) => (out, text) = (Some(to), emptied),
                 None => break,
             }
             count += page.users.len();
@@ -87,14 +88,30 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
         let (count, seconds) = (indicatif::HumanCount(count as u64), began.elapsed().as_secs_f64());
         bulk::complain(&format!("{count} users in {seconds:.1} s\n"));
         if is_stopped {
-            let cursor = signer.cursor(&selection, &position).unwrap_or_default();
-            return Err(CommandError::Interrupted(format!("stopped; go on with cursor={cursor}")));
+            return Err(CommandError::Interrupted(format!("stopped{}", go_on(&position).unwrap_or_default())));
         }
         Ok(())
     })
 }
 
+/// The same query from a cursor on.
+fn with_cursor(query: &str, cursor: &str) -> String {
+    let parts = query.trim_start_matches('?').split('&').filter(|part| !part.is_empty());
+    let mut query: Vec<&str> = parts.filter(|part| !part.starts_with("cursor=")).collect();
+    let cursor = format!("cursor={cursor}");
+    query.push(&cursor);
+    query.join("&")
+}
+
 type Out = Box<dyn Write + Send>;
+
+fn open(path: Option<&Path>) -> Result<Out, CommandError> {
+    let Some(path) = path else { return Ok(Box::new(io::stdout())) };
+    match File::create(path) {
+        Ok(file) => Ok(Box::new(file)),
+        Err(error) => Err(CommandError::failed(format!("cannot write {}: {error}", path.display()))),
+    }
+}
 
 /// Writes on a thread of its own: a reader may let it wait for ever, and signals are heard meanwhile. Gives back the
 /// emptied text, or `None` if nobody takes it: a reader that has had enough (`| head`) is no error.

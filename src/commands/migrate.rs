@@ -7,7 +7,7 @@ use super::CommandError;
 use crate::{
     service::{SchemaFailure, SchemaService},
     settings::Settings,
-    telemetry::Telemetry,
+    telemetry::{Log, Telemetry},
 };
 
 /// What to do with the schema.
@@ -27,7 +27,7 @@ pub(crate) enum MigrateAction {
 
 /// Brings the schema up or down, or shows where it is.
 pub(crate) fn migrate(settings: &Settings, action: MigrateAction) -> Result<(), CommandError> {
-    let telemetry = Telemetry::start(settings).map_err(CommandError::failed)?;
+    let telemetry = Telemetry::start(settings, Log::Stderr).map_err(CommandError::failed)?;
     let done = super::runtime()?.block_on(async {
         let url = settings.database.url().map_err(CommandError::failed)?;
         // A change of the schema may take as long as it takes, and needs one connection.

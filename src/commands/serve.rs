@@ -4,12 +4,12 @@ use crate::{
     reload::Reload,
     settings::Settings,
     shutdown::{Signal, Signals},
-    telemetry::Telemetry,
+    telemetry::{Log, Telemetry},
 };
 
 /// Serves until a signal, then ends in order.
 pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), CommandError> {
-    let telemetry = Telemetry::start(&settings).map_err(CommandError::failed)?;
+    let telemetry = Telemetry::start(&settings, Log::Stdout).map_err(CommandError::failed)?;
     let served = super::runtime()?.block_on(async {
         let mut signals = Signals::listen().map_err(CommandError::failed)?;
         let application = tokio::select! {

@@ -13,6 +13,7 @@ use crate::{
 };
 
 cases![
+    a_log_does_not_come_between,
     a_file_goes_in_and_out,
     what_is_wrong_is_told_by_line,
     what_cannot_be_done_is_told,
@@ -69,6 +70,14 @@ async fn count(context: &Context, url: &str) -> usize {
     let emails: std::collections::BTreeSet<&str> = said.out.lines().collect();
     assert_eq!(emails.len(), said.out.lines().count());
     emails.len()
+}
+
+async fn a_log_does_not_come_between(context: Context) {
+    let url = context.database().await;
+    let mut loud = command(&context, &url, &["export", "?sort=name"]);
+    let said = say(loud.env("RUST_LOG", "info").spawn().unwrap()).await;
+    assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
+    assert!(said.err.contains("schema migrated"), "{}", said.err);
 }
 
 async fn a_file_goes_in_and_out(context: Context) {
@@ -142,6 +151,12 @@ async fn what_cannot_be_done_is_told(context: Context) {
         assert_eq!(said.code, Some(code), "{arguments:?}: {}", said.err);
         assert!(said.err.contains(part), "{arguments:?}: {}", said.err);
     }
+    // What cannot be written anew is not written over.
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let mut nowhere = command(&context, &format!("mysql://ann@127.0.0.1:{port}/app"), &["export", "-o", "users.csv"]);
+    let said = say(nowhere.env("USERS_API__POOL__ACQUIRE", "10ms").spawn().unwrap()).await;
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert_eq!(fs::read_to_string(context.folder().join("users.csv")).unwrap(), "name,phone\nAnn,1\n");
 }
 
 async fn a_signal_stops_where_it_can_be_gone_on_with(context: Context) {
@@ -200,8 +215,9 @@ async fn an_export_stops_where_it_can_be_gone_on_with(context: Context) {
     out.read_to_string(&mut text).await.unwrap();
     let said = say(child).await;
     assert_eq!(said.code, Some(4), "{}", said.err);
-    let cursor = said.err.trim().rsplit_once("cursor=").unwrap().1;
-    let rest = run(&context, &url, &["export", &format!("fields=email&sort=-email&cursor={cursor}")]).await;
+    let go_on = said.err.split('\'').nth(1).unwrap();
+    assert!(go_on.starts_with("fields=email&sort=-email&cursor="), "{}", said.err);
+    let rest = run(&context, &url, &["export", go_on]).await;
     assert!(!text.is_empty() && !rest.out.is_empty());
     let whole = run(&context, &url, &["export", "fields=email&sort=-email"]).await;
     assert_eq!(text + &rest.out, whole.out);
