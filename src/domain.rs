@@ -55,7 +55,8 @@ impl Fault {
     }
 }
 
-/// Text without regard to case. Lower case may decompose, so NFC comes last.
+/// Text without regard to case. The sigma at a word's end is a sigma, and where an end is depends on what follows. Lower
+/// case may decompose, so NFC comes last.
 fn fold(text: &str) -> String {
-    text.to_lowercase().nfc().collect()
+    text.to_lowercase().chars().map(|c| if c == 'ς' { 'σ' } else { c }).nfc().collect()
 }

@@ -14,6 +14,6 @@ mod write;
 pub use self::{
     import::{Import, Refused, Report, Reported, Row, Stop, Tally, import, import_all_or_none},
     rows::{Format, MemberFault, RawRow, Reader, TableFault},
-    user::{Field, Fields, FieldsBody, Selected, UserBody},
+    user::{ExportedBody, Field, Fields, FieldsBody, Selected, UserBody},
     write::Writer,
 };

@@ -12,6 +12,6 @@ pub use self::{
     schema::{Migration, SchemaFailure, SchemaService},
     users::{
         Change, Count, Draft, Edge, Filter, Mode, Outcome, Position, Selection, Slice, Sort, SortKey, Terms,
-        UserService, Written,
+        UserService, Way, Written,
     },
 };

@@ -111,7 +111,8 @@ async fn fill(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         let rows: Vec<QueryResult> = db.query_all(&missing).await?;
         for row in &rows {
             let (id, name): (Uuid, String) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
-            let key: String = name.to_lowercase().nfc().collect();
+            // As the service makes its keys; a migration stays what it was.
+            let key: String = name.to_lowercase().chars().map(|c| if c == 'ς' { 'σ' } else { c }).nfc().collect();
             let last_word_key = match key.rsplit_once(char::is_whitespace) {
                 Some((others, last)) => format!("{last} {}", others.trim_end()),
                 None => key.clone(),

@@ -84,6 +84,8 @@ mod tests {
     fn one_mailbox_has_one_key() {
         assert_eq!(key("ANN@example.com"), key("ann@EXAMPLE.com"));
         assert_eq!(key("ann@bücher.example"), key("ann@XN--BCHER-KVA.example"));
+        assert_eq!(key("ΑΣ@example.com"), key("ασ@example.com"));
+        assert_eq!(key("ας@example.com"), key("ΑΣ@example.com"));
         assert_eq!(key("ame\u{301}lie@example.com"), key("AMÉLIE@example.com"));
         assert_ne!(key("a.nn@example.com"), key("ann@example.com"));
         assert_ne!(key("ann+x@example.com"), key("ann@example.com"));

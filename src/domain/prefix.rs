@@ -1,10 +1,14 @@
 use std::ops::Bound;
 
-use super::{Fault, Name, fold};
+use super::{Email, Fault, Name, fold};
 
 /// The beginning of a name or an email, without regard to case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Prefix(String);
+pub struct Prefix {
+    folded: String,
+    /// By which an email is known that is written otherwise: with a domain in letters that are not ASCII.
+    email_key: Option<String>,
+}
 
 impl Prefix {
     /// Reads a beginning: 1 to 200 characters without the white space around them.
@@ -18,19 +22,27 @@ impl Prefix {
             "too-long" => Fault::new("too-long", format!("at most {} characters are taken", Name::MAX)),
             _ => Fault::new(fault.code, "control characters are not taken"),
         })?;
-        Ok(Self(fold(name.as_str())))
+        let folded = fold(name.as_str());
+        let email = Email::parse(name.as_str()).ok().map(|email| email.into_parts().1);
+        Ok(Self { email_key: email.filter(|key| *key != folded), folded })
     }
 
     /// The range of all texts that begin so, in the order of their code points.
     #[must_use]
     pub fn range(&self) -> (&str, Bound<String>) {
-        (&self.0, successor(&self.0).map_or(Bound::Unbounded, Bound::Excluded))
+        (&self.folded, successor(&self.folded).map_or(Bound::Unbounded, Bound::Excluded))
     }
 
     /// The beginning as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.folded
+    }
+
+    /// The key of the email that this is, if it does not begin so.
+    #[must_use]
+    pub fn email_key(&self) -> Option<&str> {
+        self.email_key.as_deref()
     }
 }
 
@@ -56,6 +68,9 @@ mod tests {
     #[test]
     fn has_no_case_and_no_space_around() {
         assert_eq!(Prefix::parse(" ADA l ").unwrap().as_str(), "ada l");
+        assert_eq!(Prefix::parse("ΚΩΣ").unwrap().as_str(), "κωσ");
+        assert_eq!(Prefix::parse("Ann@Bücher.example").unwrap().email_key(), Some("ann@xn--bcher-kva.example"));
+        assert_eq!(Prefix::parse("ann@example.com").unwrap().email_key(), None);
         assert_eq!(Prefix::parse("  ").unwrap_err().code, "empty");
         assert_eq!(Prefix::parse("a\0").unwrap_err().code, "control-character");
         assert_eq!(Prefix::parse(&"a".repeat(201)).unwrap_err().code, "too-long");

@@ -57,9 +57,8 @@ impl<'a> From<&'a User> for UserBody<'a> {
 }
 
 /// A user, whole unless `fields` asks for some members only.
-#[derive(ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[schema(as = UserFields, rename_all = "camelCase")]
-#[expect(dead_code, reason = "documents what `Selected` writes")]
 pub struct FieldsBody {
     /// UUIDv7: ids sort by time of creation.
     #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40", value_type = Uuid, required = false)]
@@ -79,6 +78,17 @@ pub struct FieldsBody {
     /// When the user was last changed: RFC 3339, UTC, microseconds.
     #[schema(example = "2026-11-21T10:15:30.123456Z", required = false)]
     updated_at: DateTime<Utc>,
+}
+
+/// A user, whole unless `fields` asks for some members only.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ExportedUser)]
+pub struct ExportedBody {
+    #[serde(flatten)]
+    user: FieldsBody,
+    /// Where an export goes on behind this user; only with `cursors=true`.
+    #[schema(nullable = false)]
+    cursor: Option<String>,
 }
 
 /// A member of a user.

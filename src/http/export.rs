@@ -6,7 +6,7 @@ use actix_web::{
     FromRequest, HttpRequest, HttpResponse,
     dev::Payload,
     get,
-    http::header::{self, Accept, Header},
+    http::header::{self, Accept, Header, Quality},
     web::{self, Bytes},
 };
 use futures_util::{FutureExt, future::LocalBoxFuture, stream};
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     domain::User,
-    exchange::{Fields, FieldsBody, Format, Writer},
+    exchange::{ExportedBody, Fields, Format, Writer},
     service::{Edge, Position, Selection, Slice, UserService},
 };
 
@@ -70,8 +70,8 @@ impl ExportQuery {
     }
 
     fn parse(query: &str, signer: &CursorSigner) -> Result<Self, Problem> {
-        let mut parameters = Parameters::read(query);
-        let fields = parameters.take("fields", Fields::parse).unwrap_or_default();
+        let mut parameters = Parameters::read(query.strip_prefix('?').unwrap_or(query));
+        let fields = parameters.take_list("fields", Fields::parse).unwrap_or_default();
         let has_cursors = parameters.choice("cursors", &[("true", true), ("false", false)]).unwrap_or_default();
         let selection = parameters.selection();
         let cursor = parameters.take("cursor", |text| Ok(text.to_owned()));
@@ -84,19 +84,27 @@ impl ExportQuery {
     }
 }
 
-/// What the client likes best of what there is.
+/// What the client likes best of what there is (RFC 9110, section 12.5.1).
 fn format(request: &HttpRequest) -> Result<Format, Problem> {
-    let not_acceptable = || Problem::new(Kind::NotAcceptable, format!("There are {NDJSON} and {CSV}."));
-    if !request.headers().contains_key(header::ACCEPT) {
+    let is_any = |value: &header::HeaderValue| value.as_bytes().trim_ascii().is_empty();
+    if request.headers().get(header::ACCEPT).is_none_or(is_any) {
         return Ok(Format::Ndjson);
     }
-    let accept = Accept::parse(request).map_err(|_| not_acceptable())?;
-    let format = |range: &mime::Mime| match range.essence_str() {
-        NDJSON | "application/*" | "*/*" => Some(Format::Ndjson),
-        CSV | "text/*" => Some(Format::Csv),
-        _ => None,
+    let not_acceptable = || Problem::new(Kind::NotAcceptable, format!("There are {NDJSON} and {CSV}."));
+    let ranges = Accept::parse(request).map_err(|_| not_acceptable())?;
+    // The range that says most of a type counts: its place and its quality.
+    let liked = |of: [&str; 3]| {
+        let place = of.iter().find_map(|of| ranges.iter().position(|range| range.item.essence_str() == *of))?;
+        Some((ranges[place].quality, place)).filter(|(quality, _)| *quality > Quality::ZERO)
     };
-    accept.ranked().iter().find_map(format).ok_or_else(not_acceptable)
+    match (liked([NDJSON, "application/*", "*/*"]), liked([CSV, "text/*", "*/*"])) {
+        (None, None) => Err(not_acceptable()),
+        (Some((ndjson, first)), Some((csv, second))) if ndjson < csv || ndjson == csv && second < first => {
+            Ok(Format::Csv)
+        }
+        (None, Some(_)) => Ok(Format::Csv),
+        _ => Ok(Format::Ndjson),
+    }
 }
 
 /// Query of an export; documents what [`ExportQuery`] reads.
@@ -123,7 +131,7 @@ struct ExportParameters {
     params(super::users::SelectionParameters, ExportParameters),
     responses(
         (status = 200, description = "A line each user", content(
-            (FieldsBody = "application/x-ndjson"),
+            (ExportedBody = "application/x-ndjson"),
             (String = "text/csv"),
         )),
         ExportProblems,

@@ -46,7 +46,7 @@ impl ListQuery {
     fn parse(query: &str, signer: &CursorSigner) -> Result<Self, Problem> {
         let mut parameters = Parameters::read(query);
         let limit = parameters.take("limit", limit).unwrap_or(DEFAULT_LIMIT);
-        let fields = parameters.take("fields", Fields::parse).unwrap_or_default();
+        let fields = parameters.take_list("fields", Fields::parse).unwrap_or_default();
         let count = parameters.choice("count", &[("exact", Count::Exact), ("estimated", Count::Estimated)]);
         let selection = parameters.selection();
         let cursor = parameters.take("cursor", |text| Ok(text.to_owned()));

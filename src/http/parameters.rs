@@ -42,6 +42,26 @@ impl<'a> Parameters<'a> {
         None
     }
 
+    /// A parameter that is a list: with commas between, or given more than once, as many clients write it.
+    pub(super) fn take_list<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Option<T> {
+        self.taken.push(name);
+        let values: Vec<&str> = self.given.iter().filter(|(given, _)| given == name).map(|(_, it)| &**it).collect();
+        if values.is_empty() {
+            return None;
+        }
+        match parse(&values.join(",")) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.errors.push(FieldError::at_parameter(name, fault));
+                None
+            }
+        }
+    }
+
     /// A parameter that is one of a few words.
     pub(super) fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Option<T> {
         self.take(name, |text| {
@@ -56,17 +76,17 @@ impl<'a> Parameters<'a> {
     /// The parameters that say which users are meant, and in which order.
     pub(super) fn selection(&mut self) -> Selection {
         let filter = Filter {
-            email: self.take("email", Email::parse),
+            email: self.take("email", email),
             name: self.take("name", Prefix::parse),
             text: self.take("q", Prefix::parse),
             created_after: self.take("createdAfter", moment),
             created_before: self.take("createdBefore", moment),
-            ids: self.take("ids", ids),
+            ids: self.take_list("ids", ids),
         };
         Selection { filter, sort: self.take("sort", sort).unwrap_or_default() }
     }
 
-    /// The same query, for other pages: the cursor is theirs.
+    /// The query without its cursor, for links.
     pub(super) fn same(&self, limit: u64) -> String {
         let same = format!("limit={limit}");
         let others = self.given.iter().filter(|(name, _)| !["limit", "cursor"].contains(&name.as_ref()));
@@ -96,6 +116,13 @@ fn sort(text: &str) -> Result<Sort, Fault> {
         _ => return Err(Fault::new("unknown-value", "sort is createdAt, name or email, or one of them after a minus")),
     };
     Ok(Sort { key, descending })
+}
+
+fn email(text: &str) -> Result<Email, Fault> {
+    Email::parse(text).map_err(|fault| match fault.message {
+        message if text.contains(' ') => Fault::new(fault.code, format!("{message}; a plus is sent as %2B")),
+        message => Fault::new(fault.code, message),
+    })
 }
 
 fn moment(text: &str) -> Result<DateTime<Utc>, Fault> {

@@ -28,7 +28,7 @@ use self::{
 pub use self::{
     bulk::{Mode, Outcome, Terms, Written},
     page::{Edge, Position, Slice},
-    search::{Count, Filter, Selection, Sort, SortKey},
+    search::{Count, Filter, Selection, Sort, SortKey, Way},
 };
 pub(super) use self::{create::powers_of_two, find::is_one_of};
 use super::{

@@ -4,6 +4,7 @@ import type { components, paths } from "./openapi";
 
 export type User = components["schemas"]["User"];
 export type Problem = components["schemas"]["Problem"];
+type Query = NonNullable<paths["/users"]["get"]["parameters"]["query"]>;
 
 const client = createClient<paths>({ baseUrl: "http://localhost:8080" });
 
@@ -30,8 +31,8 @@ export async function namesOfFirst(limit: number): Promise<string[]> {
 }
 
 export async function idsByName(prefix: string): Promise<string[]> {
-  const query = { name: prefix, sort: "-name", fields: ["id"], count: "estimated" } as const;
-  const { data } = await client.GET("/users", { params: { query: { ...query, fields: [...query.fields] } } });
+  const query: Query = { name: prefix, sort: "-name", fields: ["id", "name"], count: "estimated" };
+  const { data } = await client.GET("/users", { params: { query } });
   return data?.flatMap((user) => user.id ?? []) ?? [];
 }
 
@@ -42,6 +43,11 @@ export async function importRows(rows: string): Promise<Response> {
     params: { query }, body: rows, headers, bodySerializer: (text) => text, parseAs: "stream",
   });
   return written.response;
+}
+
+export async function cursorsOf(line: string): Promise<string | undefined> {
+  const user: components["schemas"]["ExportedUser"] = JSON.parse(line);
+  return user.cursor;
 }
 
 export async function remove(id: string): Promise<boolean> {

@@ -6,8 +6,8 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use entity::users::{Column, Entity};
 use orm_pool::Connection;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, Order, QueryFilter, QueryOrder,
-    QueryResult, QuerySelect, QueryTrait, Statement, StatementBuilder,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, IdenStatic, Order, QueryFilter, QueryOrder,
+    QueryResult, QuerySelect, QueryTrait, Select, Statement, StatementBuilder,
     sea_query::{Alias, Asterisk, Expr, ExprTrait, Func, Query, SelectStatement},
 };
 
@@ -76,29 +76,60 @@ pub enum Count {
 
 /// Up to here an estimate is exact.
 const FEW: u64 = 10_000;
+/// So many rows of a span of time are sorted sooner than their order is walked along.
+const FEW_TO_SORT: u64 = 2000;
+
+/// How those of a span of time are found in another order than that of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As the database thinks best.
+    Planned,
+    /// First those of the span, then in order. SQLite keeps no statistics, and would walk along the order until it met
+    /// enough of them.
+    SpanFirst,
+}
 
 impl Selection {
     /// The statement that reads a page of this selection, and one row more.
     #[must_use]
-    pub fn statement(&self, backend: DbBackend, position: &Position, limit: u64) -> Statement {
-        StatementBuilder::build(&self.select(backend, position, limit), &backend)
+    pub fn statement(&self, backend: DbBackend, position: &Position, limit: u64, way: Way) -> Statement {
+        StatementBuilder::build(&self.select(backend, position, limit, way), &backend)
     }
 
-    fn select(&self, backend: DbBackend, position: &Position, limit: u64) -> SelectStatement {
+    /// Whether a span of time is all that is asked for, in another order.
+    #[must_use]
+    pub fn is_span_in_another_order(&self) -> bool {
+        let Filter { created_after, created_before, .. } = self.filter;
+        self.sort.key != SortKey::Created
+            && self.filter != Filter::default()
+            && self.filter == Filter { created_after, created_before, ..Filter::default() }
+    }
+
+    fn select(&self, backend: DbBackend, position: &Position, limit: u64, way: Way) -> SelectStatement {
         let backwards = self.sort.descending != matches!(position, Position::Before(_));
         let order = if backwards { Order::Desc } else { Order::Asc };
         let mut select = row::select().filter(self.filter.condition(backend));
         if let Position::After(edge) | Position::Before(edge) = position {
-            select = select.filter(self.sort.key.beyond(backend, edge, backwards));
+            select = select.filter(self.sort.key.beyond(backend, edge, backwards, way));
         }
         for column in self.sort.key.columns() {
-            select = select.order_by(*column, order.clone());
+            select = select.order_by(way.column(*column), order.clone());
         }
         // The key of each row, for the edges.
         if let Some(key) = self.sort.key.column() {
             select = select.column(key);
         }
         select.limit(limit + 1).into_query()
+    }
+}
+
+impl Way {
+    fn column(self, column: Column) -> Expr {
+        match self {
+            Self::Planned => Expr::col((Entity, column)),
+            // No index is used for what is no bare column.
+            Self::SpanFirst => Expr::cust(format!("+\"users\".\"{}\"", column.as_str())),
+        }
     }
 }
 
@@ -121,19 +152,19 @@ impl SortKey {
     }
 
     /// Which rows lie beyond this one.
-    fn beyond(self, backend: DbBackend, edge: &Edge, backwards: bool) -> Expr {
+    fn beyond(self, backend: DbBackend, edge: &Edge, backwards: bool, way: Way) -> Expr {
         fn beyond(left: impl ExprTrait, right: impl Into<Expr>, backwards: bool) -> Expr {
             if backwards { left.lt(right) } else { left.gt(right) }
         }
         let id = edge.id.as_uuid();
         match self {
             Self::Created => beyond(Expr::col((Entity, Column::Id)), id, backwards),
-            Self::Email => beyond(Expr::col((Entity, Column::EmailKey)), edge.key.as_str(), backwards),
+            Self::Email => beyond(way.column(Column::EmailKey), edge.key.as_str(), backwards),
             Self::Name => {
-                let (name, row) = (Expr::col((Entity, Column::NameKey)), Expr::col((Entity, Column::Id)));
+                let (name, row) = (way.column(Column::NameKey), way.column(Column::Id));
                 let key = edge.key.as_str();
                 if backend == DbBackend::MySql {
-                    // It finds the ranges in this form, and in no other.
+                    // It uses the index for this form only.
                     let among_equals = name.clone().eq(key).and(beyond(row, id, backwards));
                     return beyond(name, key, backwards).or(among_equals);
                 }
@@ -169,6 +200,7 @@ impl Filter {
                     .add(prefix(Column::NameKey, text))
                     .add(prefix(Column::LastWordKey, text))
                     .add(prefix(Column::EmailKey, text))
+                    .add_option(text.email_key().map(|key| Column::EmailKey.eq(key)))
             }))
             .add_option(self.created_after.map(|time| id().gte(first_after(time).as_uuid())))
             .add_option(self.created_before.map(|time| id().lt(first_from(time).as_uuid())))
@@ -201,7 +233,14 @@ pub(super) async fn page(
     position: &Position,
     limit: u64,
 ) -> Result<Slice<(User, Edge)>, DbErr> {
-    let rows = db.query_all(&selection.select(db.get_database_backend(), position, limit)).await?;
+    let backend = db.get_database_backend();
+    let is_unplanned = backend == DbBackend::Sqlite && selection.is_span_in_another_order();
+    let way = if is_unplanned && few(&db, &selection.filter, FEW_TO_SORT).await? <= FEW_TO_SORT {
+        Way::SpanFirst
+    } else {
+        Way::Planned
+    };
+    let rows = db.query_all(&selection.select(backend, position, limit, way)).await?;
     let has_key = selection.sort.key.column().is_some();
     let read = |row: &QueryResult| -> Result<(User, Edge), DbErr> {
         let user = row::user(row, 0)?;
@@ -216,11 +255,11 @@ pub(super) async fn page(
 /// How many there are.
 pub(super) async fn count(db: Connection, filter: &Filter, how: Count) -> Result<u64, DbErr> {
     let backend = db.get_database_backend();
-    let matching = Entity::find().select_only().column(Column::Id).filter(filter.condition(backend));
+    let matching = matching(filter, backend);
     if how == Count::Exact {
         return number(&db, matching.into_query()).await;
     }
-    let few = number(&db, matching.clone().limit(FEW + 1).into_query()).await?;
+    let few = few(&db, filter, FEW).await?;
     if few <= FEW {
         return Ok(few);
     }
@@ -230,6 +269,15 @@ pub(super) async fn count(db: Connection, filter: &Filter, how: Count) -> Result
         _ => planned(&db, &matching.into_query()).await?,
     };
     Ok(Ord::max(planned, few))
+}
+
+fn matching(filter: &Filter, backend: DbBackend) -> Select<Entity> {
+    Entity::find().select_only().column(Column::Id).filter(filter.condition(backend))
+}
+
+/// How many there are, and one more than `most` if there are more.
+async fn few(db: &Connection, filter: &Filter, most: u64) -> Result<u64, DbErr> {
+    number(db, matching(filter, db.get_database_backend()).limit(most + 1).into_query()).await
 }
 
 async fn number(db: &Connection, rows: SelectStatement) -> Result<u64, DbErr> {
