@@ -289,7 +289,8 @@ impl Advice {
         let busy = rate * hold.mean / 1e3;
         // Arrivals come in bunches; three deviations of a Poisson process above the mean leave hardly any waiting.
         let suggested = (busy + 3.0 * busy.sqrt()).ceil().clamp(1.0, 10_000.0) as u32;
-        let fit = server.map(|server| server / max.max(1));
+        // One more of each instance looks around while all are out, or migrates.
+        let fit = server.map(|server| server / max.saturating_add(1));
         let sentence = sentence(hold, rate, busy, suggested, max, waiting, server.zip(fit));
         Self {
             operations_per_second: (rate * 10.0).round() / 10.0,
@@ -352,11 +353,11 @@ mod tests {
     fn the_size_follows_from_rate_and_hold_time() {
         let suits = advice(500, 4.0, 10, 0);
         assert_eq!((suits.operations_per_second, suits.busy, suits.suggested_max), (500.0, 2.0, 7));
-        assert_eq!((suits.server_max_connections, suits.instances_that_fit), (Some(97), Some(9)));
+        assert_eq!((suits.server_max_connections, suits.instances_that_fit), (Some(97), Some(8)));
         assert_eq!(
             suits.sentence,
             "500.0 operations a second hold a connection for 4.0 ms on average, so 2.00 are busy at once: max = 10 suits. \
-             The server takes 97 connections, which is enough for 9 instances of this size."
+             The server takes 97 connections, which is enough for 8 instances of this size."
         );
         for (per_second, hold_ms, max, waiting, verdict) in [
             (2450, 4.0, 10, 80, "max = 10 is tight; 20 would leave room for bursts."),

@@ -190,12 +190,15 @@ pub(super) async fn write(
     // Rows are read and told of by a task of their own, so that the one goes on while the other does. There is no more
     // between the two than one report.
     let (told, mut hears) = mpsc::channel::<Result<Reported, Problem>>(1);
+    let about = tag.clone();
     let importing = async move {
         let _begun = begun;
         let tell = async |reported: Reported| told.send(Ok(reported)).await.is_ok();
-        if let Err(stop) = self::import(&import, format, source, tell).await {
+        match self::import(&import, format, source, tell).await {
+            Ok(()) => {}
+            Err(Stop::Unheard) => observe::unheard(about.as_deref()),
             // Nobody may be there to hear it.
-            let _ = told.send(Err(problem(stop))).await;
+            Err(stop) => drop(told.send(Err(problem(stop))).await),
         }
     };
     actix_web::rt::spawn(tag::on_behalf(tag.as_deref(), importing));

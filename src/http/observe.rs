@@ -178,3 +178,12 @@ pub(super) fn broken_off(tag: Option<&Tag>, problem: &Problem) {
         _ => event!(info),
     }
 }
+
+/// Tells that the client went, or read no more for `server.write_timeout`, so that the rest was not done.
+pub(super) fn unheard(tag: Option<&Tag>) {
+    tracing::info!(
+        route = tag.map(Tag::route),
+        request_id = tag.map(Tag::caller),
+        "answer broken off: nobody reads it"
+    );
+}

@@ -262,7 +262,7 @@ fn is_ours(variable: &str) -> bool {
     variable.starts_with(PREFIX) || ALIASES.iter().any(|(name, _)| *name == variable)
 }
 
-/// The settings among a set of variables: name, key and value; short names first, so that the long ones win.
+/// The settings among a set of variables: name, key and value; short names first, so that the long ones win within it.
 fn variables(variables: &BTreeMap<String, String>) -> Vec<(String, String, Value)> {
     let short = ALIASES.iter().filter_map(|(name, key)| {
         let value = variables.get(*name)?;

@@ -1,7 +1,10 @@
 //! Operations that share a statement, on the pool itself.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -229,7 +232,7 @@ async fn limits_hold_for_each_one(context: Context) {
     waits(&pool, 2).await;
     let hurried = {
         let tens = tens.clone();
-        tokio::spawn(Caller::new("hurried").within(Duration::from_millis(200)).scope(async move { tens.ask(3).await }))
+        tokio::spawn(Caller::new("hurried").within(Duration::from_secs(5)).scope(async move { tens.ask(3).await }))
     };
     waits(&pool, 3).await;
     assert!(pool.snapshot().longest_waiters.iter().any(|waiter| waiter.request.as_deref() == Some("hurried")));
@@ -281,26 +284,28 @@ async fn nobody_is_answered_before_the_commit(context: Context) {
     end(pool).await;
 }
 
-/// Reads of `n`, each of which is held back after it was read until there is a permit.
-fn held_back(pool: &Pool, gate: &Arc<Semaphore>) -> Batch<i64, i64> {
-    let gate = Arc::clone(gate);
-    pool.batch_reads("test.held", move |db: Connection, keys: Arc<[i64]>| {
-        let gate = Arc::clone(&gate);
+/// Reads of `n`, each of which is held back after it was read until there is a permit. Counts those that have read.
+fn held_back(pool: &Pool, gate: &Arc<Semaphore>) -> (Batch<i64, i64>, Arc<AtomicUsize>) {
+    let (gate, count) = (Arc::clone(gate), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&count);
+    let held = pool.batch_reads("test.held", move |db: Connection, keys: Arc<[i64]>| {
+        let (gate, counted) = (Arc::clone(&gate), Arc::clone(&counted));
         async move {
             let value = number(&db, "SELECT MAX(n) FROM t").await?;
+            counted.fetch_add(1, Ordering::Relaxed);
             gate.acquire().await.map_err(|error| DbErr::Custom(error.to_string()))?.forget();
             Ok(vec![value; keys.len()])
         }
-    })
+    });
+    (held, count)
 }
 
 async fn a_read_never_shares_what_began_before_it(context: Context) {
     let pool = pool(&context, PoolOptions::default()).await;
     let gate = Arc::new(Semaphore::new(0));
-    let held = held_back(&pool, &gate);
+    let (held, count) = held_back(&pool, &gate);
     let early = asks(&held, 1);
-    eventually("it has read", || async { (pool.status().in_use == 1).then_some(()) }).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    eventually("it has read", || async { (count.load(Ordering::Relaxed) == 1).then_some(()) }).await;
     run(&pool, "UPDATE t SET n = 7").await;
     let late = asks(&held, 1);
     gate.add_permits(2);
@@ -312,7 +317,7 @@ async fn a_read_never_shares_what_began_before_it(context: Context) {
 async fn a_slow_statement_is_not_waited_for(context: Context) {
     let pool = pool(&context, PoolOptions { max: 5, ..PoolOptions::default() }).await;
     let gate = Arc::new(Semaphore::new(0));
-    let held = held_back(&pool, &gate);
+    let (held, _) = held_back(&pool, &gate);
     let mut slow = Vec::new();
     for count in 1..=4 {
         slow.push(asks(&held, 1));

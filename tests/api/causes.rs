@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::{
     cases,
     harness::{
-        Account, Context, End, Engine, Locked, Server, Service, binary, client, connect, eventually, new_database,
+        Account, Context, End, Engine, Locked, Server, Service, bare::number, binary, client, connect, eventually,
+        new_database,
     },
 };
 
@@ -153,6 +154,16 @@ async fn a_demoted_server_is_told(context: Context) {
     app.stop().await.unwrap().unwrap();
     for statement in demote {
         admin.execute_unprepared(statement).await.unwrap();
+    }
+    if context.engine() == Engine::Postgres {
+        eventually("new connections have heard of it", || async {
+            let new = connect(server.url()).await;
+            let sql = "SELECT (current_setting('default_transaction_read_only') = 'on')::int::bigint";
+            let is_on = number(&new, sql).await.unwrap() == 1;
+            new.close().await.unwrap();
+            is_on.then_some(())
+        })
+        .await;
     }
     if context.engine() == Engine::MariaDb {
         // An administrator may write all the same.

@@ -39,6 +39,7 @@ mod ops;
 mod outages;
 mod overload;
 mod pages;
+mod plans;
 mod pool;
 mod queue;
 mod races;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         suite("conditions", conditions::cases()),
         suite("idempotency", idempotency::cases()),
         suite("pages", pages::cases()),
+        suite("plans", plans::cases()),
         suite("lists", lists::cases()),
         suite("bulk", bulk::cases()),
         suite("bulk_once", bulk_once::cases()),

@@ -70,9 +70,11 @@ async fn a_database_that_stops_is_told_at_once_and_comes_back_by_itself(context:
     // Clients that came in the first moments wait for a blip to pass; after that nobody waits.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let detected = tokio::time::Instant::now();
+    let probes = Load::of_probes(&app, PAUSE);
     load.answered(503, 500).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let told_until = tokio::time::Instant::now();
+    let live = probes.stop().await;
 
     server.start(End::Crash);
     server.await_ready();
@@ -90,14 +92,17 @@ async fn a_database_that_stops_is_told_at_once_and_comes_back_by_itself(context:
         .cloned()
         .collect();
     let (p50, p99) = (quantile(&told, 0.5), quantile(&told, 0.99));
+    let (live_p50, live_p99) = (quantile(&live, 0.5), quantile(&live, 0.99));
     println!(
-        "{}: 503 told in {p50:?} (p50), {p99:?} (p99) of {}; first 200 after {first:?}, restored after {restored:?}; {:?}",
+        "{}: live in {live_p50:?} (p50), {live_p99:?} (p99); 503 told in {p50:?} (p50), {p99:?} (p99) of {}; first 200 after {first:?}, restored after {restored:?}; {:?}",
         context.engine().name(),
         told.len(),
         by_status(&samples)
     );
-    assert!(p50 < Duration::from_millis(50), "refusals are told at once, and took {p50:?}");
-    assert!(p99 < Duration::from_millis(500), "refusals are told at once, and took {p99:?}");
+    // Beside what the machine makes every answer take.
+    let (median, most) = (Duration::from_millis(50) + live_p50 * 4, Duration::from_millis(500) + live_p99 * 4);
+    assert!(p50 < median, "refusals are told at once, and took {p50:?} beside {live_p50:?}");
+    assert!(p99 < most, "refusals are told at once, and took {p99:?} beside {live_p99:?}");
     assert!(first < Duration::from_secs(10), "it took {first:?} to notice that the database is back");
     assert!(restored < Duration::from_secs(15), "it took {restored:?} to restore min");
     assert_honest(&url, &samples).await;

@@ -113,28 +113,33 @@ async fn too_many_clients_cost_no_goodput(context: Context) {
     let measured = async |clients| {
         // A client that was refused comes back when it has been asked to, sooner than which would be an attack.
         let load = Load::start_with(&app, clients, Duration::from_millis(50), |_| false);
+        let probes = Load::of_probes(&app, Duration::from_millis(5));
         tokio::time::sleep(phase()).await;
-        load.stop().await
+        (load.stop().await, probes.stop().await)
     };
-    let just_enough = measured(8).await;
+    let (just_enough, _) = measured(8).await;
     // Once with so many, so that what they need at all is there.
     measured(80).await;
     let resident_before = service.resident_kib();
-    let too_many = measured(80).await;
+    let (too_many, probes) = measured(80).await;
     let resident_after = service.resident_kib();
     let (best, goodput) = (rate(&just_enough, 200), rate(&too_many, 200));
     let of = |status| too_many.iter().filter(|sample| sample.status == status).cloned().collect::<Vec<_>>();
     let (served, refused) = (of(200), of(503));
     let (refused_p50, refused_p99) = (quantile(&refused, 0.5), quantile(&refused, 0.99));
     let served_p99 = quantile(&served, 0.99);
+    let (live_p50, live_p99) = (quantile(&probes, 0.5), quantile(&probes, 0.99));
     println!(
-        "{}: goodput {goodput:.1}/s of {best:.1}/s; refused in {refused_p50:?} (p50), {refused_p99:?} (p99); served in {served_p99:?} (p99); {resident_before} KiB, then {resident_after} KiB; {:?}",
+        "{}: live in {live_p50:?} (p50), {live_p99:?} (p99); goodput {goodput:.1}/s of {best:.1}/s; refused in {refused_p50:?} (p50), {refused_p99:?} (p99); served in {served_p99:?} (p99); {resident_before} KiB, then {resident_after} KiB; {:?}",
         context.engine().name(),
         by_status(&too_many)
     );
     assert!(goodput > 0.8 * best, "goodput fell from {best} to {goodput}");
-    assert!(refused_p50 < Duration::from_millis(20), "a refusal waits for nobody, and took {refused_p50:?}");
-    assert!(served_p99 < Duration::from_millis(1500), "who is served waits for {served_p99:?}");
+    // Beside what the machine makes every answer take.
+    let at_once = Duration::from_millis(20) + live_p50 * 4;
+    assert!(refused_p50 < at_once, "a refusal waits for nobody, and took {refused_p50:?} beside {live_p50:?}");
+    let bound = Duration::from_millis(1500) + live_p99 * 4;
+    assert!(served_p99 < bound, "who is served waits for {served_p99:?} beside {live_p99:?}");
     assert!(resident_after < resident_before + resident_before / 5, "memory grew: {resident_before}, {resident_after}");
     assert_eq!(served.len() + refused.len(), too_many.len(), "{:?}", by_status(&too_many));
 }
@@ -159,6 +164,8 @@ async fn probes_do_not_queue_behind_users(context: Context) {
 async fn a_long_hold_is_seen(context: Context) {
     let settings = [("pool.slow_hold", "100ms"), ("pool.acquire", "60s")];
     let app = context.app_with(&settings).await;
+    // A start that took its time may have been warned of.
+    let before = app.pool().await["counters"]["slowHolds"].as_u64().unwrap();
     let lock = Locked::users(&context, &app.url).await;
     let posting = {
         let app = app.clone();
@@ -168,11 +175,11 @@ async fn a_long_hold_is_seen(context: Context) {
             request.send().await.unwrap().status().as_u16()
         })
     };
-    let pool = app.pool_until("it is warned of", |pool| pool["counters"]["slowHolds"] == 1).await;
+    let pool = app.pool_until("it is warned of", |pool| pool["counters"]["slowHolds"] == before + 1).await;
     assert_eq!(pool["longestHolders"][0]["operation"], "users.create", "{pool}");
     assert_eq!(pool["longestHolders"][0]["request"], "slow-1", "{pool}");
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(app.pool().await["counters"]["slowHolds"], 1, "once");
+    assert_eq!(app.pool().await["counters"]["slowHolds"], before + 1, "once");
     lock.unlock().await;
     assert_eq!(posting.await.unwrap(), 201);
 }

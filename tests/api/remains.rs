@@ -208,10 +208,10 @@ async fn a_dropped_begin_leaves_no_transaction_open(context: Context) {
 async fn a_clone_that_was_kept_is_of_no_use(context: Context) {
     let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
     let sleep = match context.engine() {
-        Engine::Postgres => "SELECT pg_sleep(0.3)",
-        Engine::MariaDb => "SELECT SLEEP(0.3)",
+        Engine::Postgres => "SELECT pg_sleep(2)",
+        Engine::MariaDb => "SELECT SLEEP(2)",
         Engine::Sqlite => {
-            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT MAX(i) FROM n"
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT MAX(i) FROM n"
         }
     };
     let (kept, keeps) = oneshot::channel();

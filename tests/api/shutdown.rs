@@ -273,7 +273,7 @@ async fn a_signal_ends_it_while_the_database_is_away(context: Context) {
 
 async fn a_delay_lets_load_balancers_notice(context: Context) {
     let url = context.database().await;
-    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__SERVER__DRAIN_DELAY", "2s")];
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__SERVER__DRAIN_DELAY", "5s")];
     let mut service = Service::start(context.folder(), &variables).await;
     let client = client();
     let phase = async || service.get(&client, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();

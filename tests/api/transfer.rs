@@ -161,11 +161,20 @@ async fn what_cannot_be_done_is_told(context: Context) {
 
 async fn a_signal_stops_where_it_can_be_gone_on_with(context: Context) {
     let url = context.database().await;
-    fs::write(context.folder().join("users.ndjson"), rows(60_000)).unwrap();
-    let child = command(&context, &url, &["import", "users.ndjson"]).spawn().unwrap();
+    let all = rows(60_000);
+    fs::write(context.folder().join("users.ndjson"), &all).unwrap();
+    let mut child = command(&context, &url, &["import", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    // Its input does not come to its end.
+    let mut input = child.stdin.take().unwrap();
+    let feeding = tokio::spawn(async move {
+        let _ = input.write_all(&all.as_bytes()[..all.len() - 1000]).await;
+        std::future::pending::<()>().await;
+        drop(input);
+    });
     eventually("some are written", || async { (written(&url).await > 0).then_some(()) }).await;
     signal(&child, "INT").await;
     let said = say(child).await;
+    feeding.abort();
     assert_eq!(said.code, Some(4), "{}", said.err);
     let line = said.err.trim().rsplit(' ').next().unwrap().to_owned();
     let written = count(&context, &url).await;

@@ -40,7 +40,7 @@ fn production<'a>(path: &Path, text: &'a str) -> &'a str {
     if inside.ends_with("tests.rs") || inside.components().any(|part| part.as_os_str() == "tests") {
         return "";
     }
-    text.split("#[cfg(test)]").next().unwrap_or_default()
+    text.rsplit_once("#[cfg(test)]\nmod tests {").map_or(text, |(production, _)| production)
 }
 
 async fn walls_hold(_: Context) {

@@ -47,7 +47,16 @@ impl Load {
         Self::start_with(app, clients, pause, |client| client % 4 == 0)
     }
 
+    /// One client that asks for what needs no database: what an answer takes on this machine now.
+    pub fn of_probes(app: &App, pause: Duration) -> Self {
+        Self::start_on(app, "/health/live", 1, pause, |_| false)
+    }
+
     pub fn start_with(app: &App, clients: usize, pause: Duration, writes: fn(usize) -> bool) -> Self {
+        Self::start_on(app, "/users?limit=2", clients, pause, writes)
+    }
+
+    fn start_on(app: &App, path: &'static str, clients: usize, pause: Duration, writes: fn(usize) -> bool) -> Self {
         let stop = watch::Sender::new(false);
         let samples: Arc<Mutex<Vec<Sample>>> = Arc::default();
         let clients = (0..clients).map(|client| {
@@ -60,7 +69,7 @@ impl Load {
                         Some(email) => {
                             app.request(Method::POST, "/users").json(&json!({"name": "Ann", "email": email}))
                         }
-                        None => app.request(Method::GET, "/users?limit=2"),
+                        None => app.request(Method::GET, path),
                     };
                     let began = Instant::now();
                     let status = request.send().await.map_or(0, |answer| answer.status().as_u16());
