@@ -33,6 +33,7 @@ ENV USERS_API__SERVER__HOST=0.0.0.0
 EXPOSE 8080
 VOLUME /data
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 CMD ["/usr/local/bin/users-api", "healthcheck"]
+# Alive, and not ready: some orchestrators restart what is unhealthy, and a database that is away does not mend that way.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 CMD ["/usr/local/bin/users-api", "healthcheck", "--live"]
 # The exec form: no shell is needed, and signals reach the program itself.
 ENTRYPOINT ["/usr/local/bin/users-api"]

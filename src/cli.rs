@@ -80,8 +80,8 @@ enum Command {
     Config,
     /// Ask the running service whether it is ready; exit code 0 if so
     ///
-    /// For the container's HEALTHCHECK. Asks /health/ready on server.port of this machine.
-    Healthcheck,
+    /// Asks /health/ready on server.port of this machine, or /health/live.
+    Healthcheck(commands::HealthcheckOptions),
 }
 
 /// Runs the command that the process was started with.
@@ -117,7 +117,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Migrate { action } => commands::migrate(&settings, action.unwrap_or(commands::MigrateAction::Up)),
         Command::Import(options) => commands::import(&settings, &options),
         Command::Export(options) => commands::export(&settings, &options),
-        Command::Healthcheck => commands::healthcheck(&settings),
+        Command::Healthcheck(options) => commands::healthcheck(&settings, options),
         Command::Openapi | Command::Config => Ok(()),
     }
 }

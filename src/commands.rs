@@ -19,7 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 pub(crate) use self::{
     config::config,
     export::{ExportOptions, export},
-    healthcheck::healthcheck,
+    healthcheck::{HealthcheckOptions, healthcheck},
     import::{ImportOptions, import},
     migrate::{MigrateAction, migrate},
     openapi::openapi,

@@ -18,12 +18,13 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{Connection, Error, Pool, PoolOptions, core::Core, operation::Kind};
+use crate::{Bulk, Connection, Error, Pool, PoolOptions, Refusal, core::Core, operation::Kind};
 
 /// The places that work in bulk has at the moment.
 #[derive(Default)]
 pub(crate) struct Share {
     taken: AtomicU32,
+    waiting: AtomicU32,
     freed: Notify,
     /// Operations in bulk that have been done.
     done: AtomicU64,
@@ -46,7 +47,7 @@ impl PoolOptions {
 
 impl Pool {
     /// As [`read`](Self::read), on the share of those who work in bulk (`bulk_share`): it waits for the others among them
-    /// as long as it takes, and only then for a connection.
+    /// as long as it takes, and only then for a connection. No more than `queue_limit` wait so.
     ///
     /// # Errors
     ///
@@ -58,7 +59,7 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let place = Place::take(&self.inner.core).await;
+        let place = Place::take(&self.inner.core, operation).await?;
         self.operate_in(operation, Kind::Read, Some(place), body).await
     }
 
@@ -86,7 +87,7 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let place = Place::take(&self.inner.core).await;
+        let place = Place::take(&self.inner.core, operation).await?;
         self.operate_in(operation, Kind::Transaction(options), Some(place), body).await
     }
 }
@@ -99,8 +100,9 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    async fn take(core: &Arc<Core>) -> Self {
+    async fn take(core: &Arc<Core>, operation: &'static str) -> Result<Self, Error> {
         let share = &core.bulk;
+        let mut waiting = None;
         loop {
             let mut freed = std::pin::pin!(share.freed.notified());
             // From here on nothing that is freed is missed.
@@ -111,7 +113,14 @@ impl Place {
                 .taken
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < most).then_some(taken + 1));
             if taken.is_ok() {
-                return Self { core: Arc::clone(core), taken: Instant::now(), others: others(core) };
+                return Ok(Self { core: Arc::clone(core), taken: Instant::now(), others: others(core) });
+            }
+            if waiting.is_none() {
+                let limit = core.options().queue_limit;
+                let Some(joined) = Waiting::join(&share.waiting, limit) else {
+                    return Err(core.refusal(operation, Refusal::QueueFull { limit }));
+                };
+                waiting = Some(joined);
             }
             freed.await;
         }
@@ -132,6 +141,33 @@ impl Place {
             sleep(rest).await;
             drop(self);
         });
+    }
+}
+
+/// One who waits for a place, until it is dropped.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    /// `None` if there are as many as there may be; 0 is no limit.
+    fn join(waiting: &'a AtomicU32, limit: usize) -> Option<Self> {
+        let is_free = |waiting: u32| (limit == 0 || (waiting as usize) < limit).then_some(waiting + 1);
+        waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_free).is_ok().then(|| Self(waiting))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Share {
+    pub(crate) fn counts(&self, options: &PoolOptions) -> Bulk {
+        Bulk {
+            places: options.bulk_places(),
+            taken: self.taken.load(Ordering::Relaxed),
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
     }
 }
 

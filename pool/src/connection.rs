@@ -130,7 +130,7 @@ impl Connection {
         if self.held.depth.load(Ordering::Relaxed) > 0 {
             self.held.ticket.asks(self.held.core.clock);
             let undone = slot.raw.rollback(1).await;
-            self.held.ticket.is_answered();
+            self.held.ticket.answered();
             if undone.is_err() {
                 drop(place.take());
                 return None;
@@ -159,14 +159,14 @@ impl Connection {
             // What a transaction did that was dropped must not become part of what comes next.
             let undone = turn.raw()?.rollback(left).await;
             turn.note(undone).map_err(exec_error)?;
-            self.is_undone(left);
+            self.undone(left);
             self.held.torn.store(true, Ordering::Relaxed);
             self.held.ticket.asks(self.held.core.clock);
         }
         Ok(turn)
     }
 
-    fn is_undone(&self, depth: u32) {
+    fn undone(&self, depth: u32) {
         self.held.depth.store(depth - 1, Ordering::Relaxed);
         if !self.fault().is_some_and(Fault::ends_connection) {
             self.set_fault(None);
@@ -219,7 +219,7 @@ impl Connection {
         let mut turn = self.turn().await?;
         let undone = turn.raw()?.rollback(depth).await;
         turn.note(undone).map_err(exec_error)?;
-        self.is_undone(depth);
+        self.undone(depth);
         Ok(())
     }
 }
@@ -285,7 +285,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let held = &self.connection.held;
         // Answered, or nobody waits for the answer any more.
-        held.ticket.is_answered();
+        held.ticket.answered();
         if held.ended.load(Ordering::Acquire) {
             drop(self.slot.take());
         }

@@ -197,7 +197,7 @@ impl Core {
                 if self.others_work(&error, began) {
                     let pause = Instant::now() + SHORTAGE_PAUSE;
                     *self.not_before.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
-                    self.health.is_short(&error);
+                    self.health.note_shortage(&error);
                 } else {
                     self.goes_down(&error);
                 }
@@ -242,7 +242,7 @@ impl Core {
         self.record.opened(took);
         let slot = self.admission.store().dialed(raw, generation);
         self.health.hears();
-        self.health.is_short_no_more();
+        self.health.clear_shortage();
         self.health.recovers();
         let ramp = self.ramp.load(Ordering::Relaxed);
         self.ramp.store((ramp * 2).min(STEEPEST), Ordering::Relaxed);
@@ -344,7 +344,7 @@ impl Core {
             _ => {}
         }
         if matches!(fault, Fault::ReadOnly | Fault::DiskFull) {
-            self.health.is_impaired(fault, operation, &words(error));
+            self.health.note_impairment(fault, operation, &words(error));
         }
     }
 }

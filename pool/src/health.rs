@@ -160,7 +160,7 @@ impl Health {
         });
     }
 
-    pub(crate) fn is_restored(&self) {
+    pub(crate) fn restore(&self) {
         self.state.send_if_modified(|state| {
             if !matches!(state, State::Recovering) {
                 return false;
@@ -172,7 +172,7 @@ impl Health {
     }
 
     /// No further connection is to be had, while those that are open work.
-    pub(crate) fn is_short(&self, error: &DialError) {
+    pub(crate) fn note_shortage(&self, error: &DialError) {
         let trouble = Trouble::new(error.fault, &words(&error.source));
         let mut shortage = self.shortage.lock().unwrap_or_else(PoisonError::into_inner);
         let next = trouble.again(shortage.as_ref());
@@ -182,12 +182,12 @@ impl Health {
         *shortage = Some(next);
     }
 
-    pub(crate) fn is_short_no_more(&self) {
+    pub(crate) fn clear_shortage(&self) {
         *self.shortage.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// A write was refused for a reason that is the database's.
-    pub(crate) fn is_impaired(&self, fault: Fault, operation: &'static str, detail: &str) {
+    pub(crate) fn note_impairment(&self, fault: Fault, operation: &'static str, detail: &str) {
         let mut impairment = self.impairment.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Trouble::new(fault, detail).again(impairment.as_ref());
         if next.since == next.last {

@@ -207,7 +207,7 @@ impl Core {
         }
         let staying = self.admission.store().staying();
         if staying >= self.options().min && (self.admission.thirsty() == 0 || self.is_at_full_speed()) {
-            self.health.is_restored();
+            self.health.restore();
         }
     }
 }

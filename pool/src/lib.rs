@@ -88,7 +88,7 @@ pub use crate::{
     fault::Fault,
     options::{InvalidOption, PoolOptions},
     pool::Pool,
-    snapshot::{Advice, Cause, Condition, Counters, Doing, Limits, Quantiles, Snapshot, Status},
+    snapshot::{Advice, Bulk, Cause, Condition, Counters, Doing, Limits, Quantiles, Snapshot, Status},
     ticket::Caller,
     transaction::Transaction,
     url::{DatabaseUrl, Engine, InvalidUrl},

@@ -31,6 +31,8 @@ pub struct Snapshot {
     /// What is there and who waits.
     #[serde(flatten)]
     pub counts: Status,
+    /// Work in bulk, which waits for places of its own.
+    pub bulk: Bulk,
     /// Who has waited longest.
     pub longest_waiters: Vec<Doing>,
     /// Who has held a connection longest.
@@ -44,6 +46,22 @@ pub struct Snapshot {
     pub hold: Quantiles,
     /// What size would suit.
     pub advice: Advice,
+}
+
+/// Work in bulk at one moment. Counts, no units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolBulk))]
+pub struct Bulk {
+    /// Operations in bulk that may hold a connection at once.
+    #[cfg_attr(feature = "utoipa", schema(example = 1))]
+    pub places: u32,
+    /// Places that are taken. One may be kept empty for a time, so that others are served.
+    #[cfg_attr(feature = "utoipa", schema(example = 0))]
+    pub taken: u32,
+    /// Operations that wait for a place, `queueLimit` at the most.
+    #[cfg_attr(feature = "utoipa", schema(example = 0))]
+    pub waiting: u32,
 }
 
 /// Connections and operations at one moment. Counts, no units.

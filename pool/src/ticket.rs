@@ -109,7 +109,7 @@ impl Ticket {
         self.asked.store(clock.millis() + 1, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_answered(&self) {
+    pub(crate) fn answered(&self) {
         self.asked.store(0, Ordering::Relaxed);
     }
 

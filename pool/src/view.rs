@@ -77,6 +77,7 @@ impl Core {
                 lifetime_ms: millis(options.lifetime),
             },
             counts,
+            bulk: self.bulk.counts(&options),
             longest_waiters: waiters.iter().map(|ticket| doing(ticket, ticket.arrived)).collect(),
             longest_holders: self.longest_holders(TOLD),
             counters: self.record.counters(),

@@ -168,13 +168,19 @@ async fn an_address_in_use_is_told(context: Context) {
 }
 
 async fn healthcheck_tells_ready_or_not(context: Context) {
-    let mut service = Service::start(context.folder(), &[]).await;
+    let mut service = Service::start(context.folder(), &[("USERS_API__SERVER__DRAIN_DELAY", "5s")]).await;
     let port = service.address.port().to_string();
     let output = run(&context, &[("USERS_API__SERVER__PORT", &port)], &["healthcheck"]).await;
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "ready\n"));
     let everywhere = [("USERS_API__SERVER__PORT", port.as_str()), ("USERS_API__SERVER__HOST", "0.0.0.0")];
     assert!(run(&context, &everywhere, &["healthcheck"]).await.status.success());
     service.signal("TERM").await;
+    service.logged("shutdown: not ready any more").await;
+    let output = run(&context, &everywhere, &["healthcheck"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("is not ready"), "{}", stderr(&output));
+    let output = run(&context, &everywhere, &["healthcheck", "--live"]).await;
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "live\n"));
     service.ended().await;
     let output = run(&context, &[("USERS_API__SERVER__PORT", &port)], &["healthcheck"]).await;
     assert_eq!(output.status.code(), Some(1));

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use orm_pool::{Caller, Connection, Error, Fault, PoolOptions};
+use orm_pool::{Bulk, Caller, Connection, Error, Fault, PoolOptions, Refusal};
 use sea_orm::{
     AccessMode, ConnectionTrait, IsolationLevel, Statement, TransactionOptions, TransactionSession, TransactionTrait,
 };
@@ -320,7 +320,8 @@ async fn work_in_bulk_never_takes_all(context: Context) {
         // Its transactions take turns anyway.
         return;
     }
-    let pool = pool(&context, PoolOptions { max: 4, bulk_share: 50, ..PoolOptions::default() }).await;
+    let options = PoolOptions { max: 4, bulk_share: 50, queue_limit: 4, ..PoolOptions::default() };
+    let pool = pool(&context, options).await;
     let (release, released) = tokio::sync::watch::channel(false);
     let running = Arc::new(AtomicU32::new(0));
     let all: Vec<_> = (0..6)
@@ -346,8 +347,16 @@ async fn work_in_bulk_never_takes_all(context: Context) {
         assert_eq!(running.load(Ordering::Relaxed), 2);
     }
     assert_eq!(pool.status().in_use, 2);
+    // They are told, and there are no more of them than may wait.
+    let full = || async { (pool.snapshot().bulk == Bulk { places: 2, taken: 2, waiting: 4 }).then_some(()) };
+    eventually("four wait", full).await;
+    let refused = pool.bulk_read("test.bulk", |_| async { Ok::<_, Error>(()) }).await.unwrap_err();
+    assert!(matches!(&refused, Error::Refused { reason: Refusal::QueueFull { limit: 4 }, .. }), "{refused:?}");
     // Nor is a place free because nobody waits any more for what is done in it.
-    all.iter().for_each(tokio::task::JoinHandle::abort);
+    for one in all {
+        one.abort();
+        assert!(one.await.unwrap_err().is_cancelled());
+    }
     let late = {
         let (pool, running) = (pool.clone(), Arc::clone(&running));
         tokio::spawn(async move {

@@ -121,13 +121,16 @@ async fn spans_reach_the_collector(context: Context) {
 }
 
 async fn without_an_endpoint_nothing_is_sent(context: Context) {
-    let mut service = Service::start(context.folder(), &[]).await;
+    // Where other programs are told to send theirs: this one is told by its own settings only.
+    let collector = Collector::start().await;
+    let mut service = Service::start(context.folder(), &[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)]).await;
     let request = service
         .get(&client(), "/users")
         .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     assert_eq!(Reply::of(request).await.status, 200);
     service.signal("TERM").await;
     assert!(service.ended().await.success());
+    assert!(collector.spans().is_empty());
     assert!(
         !service.log().iter().any(|line| line["level"] == "ERROR" || line["level"] == "WARN"),
         "{:#?}",
