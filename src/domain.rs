@@ -1,7 +1,8 @@
 //! What a user is: parsed newtypes that cannot hold anything invalid.
 //!
 //! Text becomes a [`Name`] or an [`Email`] once, at the edge, or a [`Fault`] that says what is wrong with it. Nothing
-//! behind the edge checks again. This module imports nothing of ours.
+//! behind the edge checks again. A [`UserId`] tells when its user was created, a [`Prefix`] is the range of the keys that
+//! begin so, and a [`Precondition`] says at which [`Version`] a user may be changed. This module imports nothing of ours.
 
 mod email;
 mod id;

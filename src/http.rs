@@ -3,6 +3,11 @@
 //! The routes are listed here, once; the OpenAPI document is collected from the same list. Around every handler stand,
 //! from the outside in: [`RequestSpan`] (span, log line, metrics), `finish` (request id, problem's path), `limits`
 //! (time-out, panics, HEAD).
+//!
+//! To read on: `users`, `bulk`, `export` and `ops` are the routes. What they ask of a request is read by `body`, `list`,
+//! `parameters`, `cursor`, `conditions` and `idempotency`, each of which refuses with a problem (`problem`; `responses`
+//! tells the document of them). `tag` is what is known of a request from its first moment on, and `observe`, `series` and
+//! `limits` work with it. `docs` and `fallback` live on the document.
 
 mod body;
 mod bulk;

@@ -14,10 +14,10 @@
 //! * [`exchange`]: users as text, one or many; what HTTP and the command line have in common.
 //! * [`settings`]: defaults, file, `.env`, environment; checked before anything starts.
 //! * [`telemetry`]: log, metrics, traces.
-//! * [`app`]: the only place where the parts are wired together.
+//! * [`app`]: where the service is wired together; a command that works without it wires its own few parts.
 //! * [`reload`]: SIGHUP; what can be changed while requests go on.
 //! * [`shutdown`]: signals, and the way out in phases.
-//! * [`cli`]: the command line; `main` does nothing but call it.
+//! * [`cli`]: the command line; `main` does nothing but call it. `commands` has a file for each command.
 
 pub mod app;
 pub mod cli;

@@ -1,4 +1,8 @@
 //! The use cases. Transactions and SeaORM live here, and only here a `DbErr` gets its meaning.
+//!
+//! [`UserService`] is the one to begin with: each of its functions is an operation on the pool, and what one statement for
+//! many looks like lies in the modules below it. [`Once`] and [`Answer`] are what is done once; [`IdempotencyKeys`] forgets
+//! them. [`SchemaService`] brings the schema up and down. [`Error`] is what all of them fail by.
 
 pub mod clock;
 mod error;

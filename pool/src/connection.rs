@@ -84,8 +84,8 @@ impl Connection {
         *self.held.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// What an attempt failed by: a conflict even if it was undone, since a transaction lost its savepoints to it or
-    /// would not have met what followed.
+    /// The fault that decides whether the operation is repeated. A conflict counts even if a savepoint undid it: the
+    /// transaction may have lost its savepoints to it, or would not have met what followed.
     pub(crate) fn failure(&self) -> Option<Fault> {
         let met = self.held.conflict.load(Ordering::Relaxed).then_some(Fault::Conflict);
         self.fault().filter(|fault| fault.ends_connection()).or(met).or_else(|| self.fault())

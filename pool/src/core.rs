@@ -123,7 +123,7 @@ impl Core {
         generation
     }
 
-    /// A connection of this generation holds plans for a schema that is no more: so may all others of it.
+    /// A connection of this generation held plans for a schema that is gone: all of its generation are replaced.
     fn renews(self: &Arc<Self>, generation: u32) {
         {
             let mut target = self.target.write().unwrap_or_else(PoisonError::into_inner);

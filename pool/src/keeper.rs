@@ -20,7 +20,7 @@ const BORED: Duration = Duration::from_secs(5);
 /// While it is down, it is looked at again after this, and after twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// An answer that is owed for longer than it can take by so much will not come.
+/// How long past its limit an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 const SHORTEST_TICK: Duration = Duration::from_millis(20);
 const LONGEST_TICK: Duration = Duration::from_millis(250);

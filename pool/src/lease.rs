@@ -57,7 +57,7 @@ impl Core {
         }
     }
 
-    /// Who waited in vain while no connection could be opened at all was not kept out by others.
+    /// A time-out while nothing is in use is an outage, and not a busy pool.
     fn without_a_connection(&self, reason: Refusal) -> Refusal {
         if !matches!(reason, Refusal::TimedOut { .. }) || self.admission.store().in_use() > 0 {
             return reason;
@@ -84,7 +84,7 @@ impl Lease {
         self.slot.take()
     }
 
-    /// What was taken for somebody turned out to be for others, who have waited for so long.
+    /// The lease turned out to be for a batch, whose members have waited for so long.
     pub(crate) fn waited(&mut self, waited: Duration) {
         self.waited = waited;
     }

@@ -42,8 +42,10 @@
 //! 6. `operation`: an operation runs as a task of the pool's own `runtime`. A caller that goes away neither ends it
 //!    half-way nor loses its connection; what may safely be repeated is repeated. `connection` is what its body sees, and
 //!    `transaction` what it may begin there.
-//!    [`Batch`] (`batch`) lets operations that ask alike share one statement while they would have to wait for each other.
-//! 7. `fault`: what an error means, by the driver's code ([`Fault`]). `health`: Up, Down, Recovering, and why.
+//!    [`Batch`] (`batch`) lets operations that ask alike share one statement while they would have to wait for each other;
+//!    `bulk` keeps those that come without end ([`Pool::bulk_read`]) to a share of the pool.
+//! 7. `fault`: what an error means, by the driver's code ([`Fault`]); `error`: what becomes of it ([`Error`], [`Refusal`]).
+//!    `health`: Up, Down, Recovering, and why.
 //! 8. `keeper`: the pool's own care. It looks after the database, closes what has rested too long or is too old, keeps
 //!    `min`, warns of long holds, and gives up connections that a silent peer has swallowed.
 //! 9. `record`, `view` and `snapshot`: what happened and what is going on ([`Pool::snapshot`]); the `metrics` crate gets it too.

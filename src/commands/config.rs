@@ -1,3 +1,5 @@
+//! `users-api config`: every setting, its value and where it came from.
+
 use std::fmt::Write as _;
 
 use super::CommandError;

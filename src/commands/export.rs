@@ -1,3 +1,5 @@
+//! `users-api export`: users into a file or a pipe.
+
 use std::{
     fs::File,
     io::{self, Write},
@@ -52,16 +54,26 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
             let cursor = signer.cursor(&selection, position)?;
             Some(format!("; go on with '{}'", with_cursor(&options.query, &cursor)))
         };
+        let read = |position: Position| {
+            let (service, selection) = (service.clone(), Arc::clone(&selection));
+            tokio::spawn(async move { service.export(selection, position, AT_ONCE).await })
+        };
         let mut position = query.position;
+        let mut reading = read(position.clone());
         let mut text = Vec::new();
         writer.begin(&mut text);
         let (mut count, mut is_stopped) = (0, false);
         loop {
-            let page = service.export(Arc::clone(&selection), position.clone(), AT_ONCE);
-            let page = page.await.map_err(|error| {
+            let page = reading.await.map_err(CommandError::failed)?.map_err(|error| {
                 let go_on = go_on(&position).unwrap_or_default();
                 CommandError::failed(format!("stopped: {}{go_on}", crate::telemetry::chain(&error)))
             })?;
+            let next = page.next.map(|edge| {
+                let next = Position::After(edge);
+                (read(next.clone()), next)
+            });
+            // The next page is asked for before this one is written.
+            tokio::task::yield_now().await;
             for (user, edge) in &page.users {
                 let cursor = query.has_cursors.then(|| signer.cursor(&selection, &Position::After(edge.clone())));
                 writer.user(&mut text, user, cursor.flatten().as_deref());
@@ -77,8 +89,8 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
             }
             count += page.users.len();
             progress.set_position(count as u64);
-            let Some(next) = page.next else { break };
-            position = Position::After(next);
+            let Some(next) = next else { break };
+            (reading, position) = next;
             if *stop.borrow() {
                 is_stopped = true;
                 break;

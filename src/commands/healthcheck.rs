@@ -1,3 +1,5 @@
+//! `users-api healthcheck`: asks the service on this machine how it is.
+
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},

@@ -1,3 +1,5 @@
+//! `users-api import`: users out of a file or a pipe.
+
 use std::{
     fmt::Write as _,
     fs::File,

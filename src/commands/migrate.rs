@@ -1,3 +1,5 @@
+//! `users-api migrate`: the schema up, down, or where it is.
+
 use std::fmt::Write as _;
 
 use clap::Subcommand;

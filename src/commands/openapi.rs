@@ -1,3 +1,5 @@
+//! `users-api openapi`: the document, as `docs/openapi.json` keeps it.
+
 use super::CommandError;
 use crate::http;
 

@@ -1,3 +1,5 @@
+//! `users-api serve`: the service, until a signal.
+
 use super::CommandError;
 use crate::{
     app::Application,

@@ -1,3 +1,5 @@
+//! Emails, and the key by which they are unique.
+
 use email_address::{EmailAddress, Options};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use unicode_normalization::UnicodeNormalization;

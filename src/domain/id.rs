@@ -1,3 +1,5 @@
+//! Ids, which tell when a user was created.
+
 use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};

@@ -1,3 +1,5 @@
+//! Names, and the keys by which they are found and sorted.
+
 use unicode_normalization::UnicodeNormalization;
 
 use super::{Fault, fold};

@@ -1,3 +1,5 @@
+//! What must hold of a version before something is done.
+
 use super::Version;
 
 /// Versions that a client names.

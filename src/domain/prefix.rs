@@ -1,3 +1,5 @@
+//! Beginnings of names and emails, as ranges of keys.
+
 use std::ops::Bound;
 
 use super::{Email, Fault, Name, fold};

@@ -18,12 +18,12 @@ impl Paths {
         self.0.iter().find(|(known, _)| known.is_match(path))
     }
 
-    /// Which methods a path knows that is not one of many.
+    /// The methods of a path without parameters.
     pub(super) fn allow(&self, path: &str) -> Option<String> {
         self.0.iter().find(|(known, _)| known.pattern() == Some(path)).map(|(_, allow)| allow.clone())
     }
 
-    /// The template that a path was made of, for a request that did not come back from its route.
+    /// The route template of a path, for a request whose handler never returned.
     pub(super) fn template(&self, path: &str) -> Option<String> {
         self.find(path).and_then(|(known, _)| known.pattern()).map(ToOwned::to_owned)
     }

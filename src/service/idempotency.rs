@@ -118,7 +118,7 @@ async fn insert(db: &Connection, claims: &[&Claim]) -> Result<bool, DbErr> {
             row.into_active_model()
         }));
         let are_free = if db.get_database_backend() == DbBackend::MySql {
-            // It counts rows that were there as written. The statement is undone as a whole, the transaction is not.
+            // It counts rows that were there, too. The statement is undone as a whole, the transaction is not.
             match rows.exec_without_returning(db).await {
                 Ok(_) => true,
                 Err(error) if Fault::of(&error) == Fault::UniqueViolation => false,

@@ -1,3 +1,5 @@
+//! The section `[database]`.
+
 use orm_pool::DatabaseUrl;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;

@@ -1,3 +1,5 @@
+//! Why there are no settings.
+
 use super::Origin;
 
 /// Why there are no settings. One line each; secrets are not repeated.

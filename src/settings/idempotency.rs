@@ -1,3 +1,5 @@
+//! The section `[idempotency]`.
+
 use std::time::Duration;
 
 use serde::Deserialize;

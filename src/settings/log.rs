@@ -1,3 +1,5 @@
+//! The section `[log]`.
+
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 

@@ -1,3 +1,5 @@
+//! The section `[server]`.
+
 use std::{net::IpAddr, time::Duration};
 
 use serde::Deserialize;

@@ -1,3 +1,5 @@
+//! The section `[telemetry]`.
+
 use serde::Deserialize;
 use url::Url;
 

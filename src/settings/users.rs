@@ -1,3 +1,5 @@
+//! The section `[users]`.
+
 use secrecy::SecretString;
 use serde::Deserialize;
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cases,
-    harness::{App, Context, Reply},
+    harness::{App, Context, Reply, wanted},
 };
 
 cases![
@@ -29,8 +29,7 @@ const CLIENTS: usize = 64;
 
 /// How long the clients count; `USERS_API_TEST_COUNTING` changes it, in seconds.
 fn counting() -> Duration {
-    let seconds = std::env::var("USERS_API_TEST_COUNTING").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(3))
+    Duration::from_secs(wanted("USERS_API_TEST_COUNTING", 3))
 }
 
 async fn created(app: &App) -> String {

@@ -1,6 +1,6 @@
 //! The OpenAPI document and its pages.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
 
@@ -90,32 +90,46 @@ async fn swagger_needs_no_network(context: Context) {
     assert!(start.contains("/openapi.json") && !start.contains("http:") && !start.contains("https:"), "{start}");
 }
 
+/// The words in quotes, such as `email-taken`.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let is_word = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    text.split('"').skip(1).step_by(2).filter(is_word)
+}
+
 async fn every_code_is_documented(context: Context) {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
     let document = context.app().await.get("/openapi.json").await.text;
-    for code in [
-        "malformed-json",
-        "invalid-query",
-        "invalid-cursor",
-        "invalid-id",
-        "user-not-found",
-        "body-timeout",
-        "email-taken",
-        "version-conflict",
-        "precondition-failed",
-        "invalid-idempotency-key",
-        "idempotency-key-in-use",
-        "idempotency-key-reused",
-        "precondition-required",
-        "payload-too-large",
-        "unsupported-media-type",
-        "validation-failed",
-        "not-acceptable",
-        "internal",
-        "pool-exhausted",
-        "database-unavailable",
-        "shutting-down",
-        "request-timeout",
-    ] {
-        assert!(document.contains(&format!("urn:problem-type:users-api:{code}")), "{code}");
+    let source = fs::read_to_string(format!("{root}src/http/problem.rs")).unwrap();
+    let parts = source.split("const fn parts").nth(1).unwrap().split("\n    }").next().unwrap();
+    let codes: BTreeSet<&str> = words(parts).collect();
+    assert!(codes.contains("email-taken") && codes.len() > 20, "{codes:?}");
+    for code in codes {
+        // Those of no route are no route's.
+        let is_known = ["not-found", "method-not-allowed"].contains(&code);
+        assert!(is_known || document.contains(&format!("urn:problem-type:users-api:{code}")), "{code}");
+    }
+    // What is wrong with a member or a parameter.
+    let text = fs::read_to_string(format!("{root}docs/API.md")).unwrap();
+    let mut faults = BTreeSet::new();
+    let mut folders = vec![format!("{root}src").into()];
+    while let Some(folder) = folders.pop() {
+        let folder: std::path::PathBuf = folder;
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let source = fs::read_to_string(&path).unwrap();
+                for begin in ["Fault::new(", "of_row("] {
+                    faults.extend(source.split(begin).skip(1).filter_map(|rest| {
+                        words(rest).next().filter(|_| rest.trim_start().starts_with('"')).map(str::to_owned)
+                    }));
+                }
+            }
+        }
+    }
+    assert!(faults.contains("too-long") && faults.len() > 10, "{faults:?}");
+    for fault in faults {
+        assert!(text.contains(&format!("`{fault}`")), "{fault} is not told in docs/API.md");
     }
 }

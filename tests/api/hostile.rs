@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::{
     cases,
-    harness::{App, Context, Reply, read_message},
+    harness::{App, Context, Reply, read_message, wanted},
 };
 
 cases![
@@ -27,7 +27,7 @@ cases![
 
 /// How many cursors and keys are forged; `USERS_API_TEST_FORGED` makes it more.
 fn forged() -> usize {
-    std::env::var("USERS_API_TEST_FORGED").ok().and_then(|text| text.parse().ok()).unwrap_or(3000)
+    wanted("USERS_API_TEST_FORGED", 3000)
 }
 
 async fn send(app: &App, content_type: &str, body: impl Into<reqwest::Body>) -> Reply {

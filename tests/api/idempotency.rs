@@ -16,7 +16,7 @@ use users_api::service::IdempotencyKeys;
 
 use crate::{
     cases,
-    harness::{App, Context, Cutter, Engine, Locked, Reply, bare, connect, eventually, read_message},
+    harness::{App, Context, Cutter, Engine, Locked, Reply, bare, connect, eventually, read_message, wanted},
 };
 
 cases![
@@ -38,7 +38,7 @@ const CLIENTS: usize = 64;
 
 /// How many users are created over connections that are cut; `USERS_API_TEST_RETRIED` changes it.
 fn retried() -> usize {
-    std::env::var("USERS_API_TEST_RETRIED").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000)
+    wanted("USERS_API_TEST_RETRIED", 10_000)
 }
 
 fn draft(name: &str) -> Value {

@@ -11,7 +11,7 @@ use crate::{
     cases,
     harness::{
         Context, End, Engine, Load, Proxy, Sample, Server, by_status, connect, is_batching, kill_all, new_database,
-        quantile,
+        quantile, wanted,
     },
 };
 
@@ -27,8 +27,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a silence lasts; `USERS_API_TEST_SILENCE` (seconds) makes it longer.
 fn silence() -> Duration {
-    let seconds = std::env::var("USERS_API_TEST_SILENCE").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(12))
+    Duration::from_secs(wanted("USERS_API_TEST_SILENCE", 12))
 }
 
 /// Every user that was answered with 201 is there, and no read saw anything but users.

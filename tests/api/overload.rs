@@ -8,7 +8,9 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, Load, Locked, Proxy, Sample, Service, by_status, connect, eventually, quantile},
+    harness::{
+        App, Context, Engine, Load, Locked, Proxy, Sample, Service, by_status, connect, eventually, quantile, wanted,
+    },
 };
 
 cases![
@@ -89,8 +91,7 @@ fn rate(samples: &[Sample], status: u16) -> f64 {
 
 /// How long each phase lasts; `USERS_API_TEST_OVERLOAD` (seconds) makes it longer.
 fn phase() -> Duration {
-    let seconds = std::env::var("USERS_API_TEST_OVERLOAD").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(5))
+    Duration::from_secs(wanted("USERS_API_TEST_OVERLOAD", 5))
 }
 
 async fn too_many_clients_cost_no_goodput(context: Context) {

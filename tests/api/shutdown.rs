@@ -14,7 +14,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     cases,
-    harness::{Context, Engine, Locked, Proxy, Service, client, connect, eventually, read_message},
+    harness::{Context, Engine, Locked, Proxy, Service, client, connect, eventually, read_message, wanted},
 };
 
 cases![
@@ -32,7 +32,7 @@ cases![
 const CLIENTS: usize = 64;
 /// How often it is stopped under load; `USERS_API_TEST_STOPS` changes it.
 fn runs() -> usize {
-    std::env::var("USERS_API_TEST_STOPS").ok().and_then(|text| text.parse().ok()).unwrap_or(50)
+    wanted("USERS_API_TEST_STOPS", 50)
 }
 
 #[derive(Default)]

@@ -51,22 +51,29 @@ pub async fn bulk(run: &mut Run, database: &Database) -> Result<()> {
     seed::write(&csv, rows)?;
     write(&ndjson, rows)?;
     for round in 0..rounds(run) {
-        let (import_s, import_kib, own_import_s);
         let empty = database.another("bulk").await?;
         empty.migrate(&std::path::absolute(SERVICE)?).await?;
         // The one that comes first finds the machine as the last one left it, so they take turns in that as well.
-        if round % 2 == 0 {
-            (import_s, import_kib) = service(run, &empty, &["import", &ndjson.display().to_string()]).await?;
-            own_import_s = replaced(&empty, &csv, rows).await?;
+        let first = if round % 2 == 0 {
+            None
         } else {
-            own_import_s = own_import(&empty, &csv, rows).await?;
+            let took = own_import(&empty, &csv, rows).await?;
             empty.empty().await?;
-            (import_s, import_kib) = service(run, &empty, &["import", &ndjson.display().to_string()]).await?;
-            ensure_rows(&empty, rows).await?;
-        }
-        let own_export = empty.dump()?;
+            Some(took)
+        };
+        let (import_s, import_kib) = service(run, &empty, &["import", &ndjson.display().to_string()]).await?;
+        ensure_rows(&empty, rows).await?;
+        // The first to read new rows would do what is left to do after their transaction.
+        empty.tidy().await?;
         let (export_s, export_kib) = service(run, &empty, &["export"]).await?;
-        let (own_export_s, _) = timed(own_export, &run.work.join("bulk.log")).await?;
+        let (own_export_s, _) = timed(empty.dump()?, &run.work.join("bulk.log")).await?;
+        let own_import_s = match first {
+            Some(took) => took,
+            None => {
+                empty.empty().await?;
+                own_import(&empty, &csv, rows).await?
+            }
+        };
         empty.remove().await?;
         let (idle_p99_ms, beside_p99_ms) = beside(run, database, &ndjson).await?;
         let figure = BulkFigure {
@@ -102,12 +109,6 @@ fn write(path: &Path, rows: u64) -> Result<()> {
         writeln!(file, r#"{{"name":"User {n}","email":"bench-{n}@example.com"}}"#)?;
     }
     Ok(file.flush()?)
-}
-
-async fn replaced(database: &Database, csv: &Path, rows: u64) -> Result<f64> {
-    ensure_rows(database, rows).await?;
-    database.empty().await?;
-    own_import(database, csv, rows).await
 }
 
 async fn own_import(database: &Database, csv: &Path, rows: u64) -> Result<f64> {

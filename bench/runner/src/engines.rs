@@ -184,7 +184,8 @@ impl Database {
         self.tidy().await
     }
 
-    async fn tidy(&self) -> Result<()> {
+    /// What the engine does in the background after many changes.
+    pub async fn tidy(&self) -> Result<()> {
         match self.engine {
             Engine::Postgres => self.sql("VACUUM (ANALYZE) users").await.map(drop),
             Engine::MariaDb => self.sql("ANALYZE TABLE users").await.map(drop),

@@ -49,7 +49,7 @@ pub(super) struct Terms<K, V> {
     pub(super) lanes: u32,
     /// Makes parties of those who ask.
     pub(super) join: Join<K, V>,
-    /// An answer for each of a party; none where parties have one member each.
+    /// Copies an answer for others who asked the same; `None` for writes, which nobody shares.
     pub(super) copy: fn(&V) -> Option<V>,
 }
 

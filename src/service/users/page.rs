@@ -51,7 +51,7 @@ pub(super) fn slice<R, U>(
     if more {
         rows.pop();
     }
-    // A page that turned out empty lies where its cursor says.
+    // An empty page keeps the edge of its cursor.
     let (from, has_previous, has_next) = match position {
         Position::First => (None, false, more),
         Position::After(from) => (Some(from), true, more),

@@ -44,6 +44,11 @@ pub fn is_batching() -> bool {
     std::env::var("USERS_API_TEST_BATCH").map_or(true, |text| text != "false")
 }
 
+/// How much of something a case makes: as much as the variable says.
+pub fn wanted<T: std::str::FromStr>(variable: &str, otherwise: T) -> T {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
 /// No case takes longer; one that hangs is a failure with a name.
 const CASE_LIMIT: Duration = Duration::from_secs(300);
 
