@@ -59,5 +59,8 @@ impl Fault {
 /// Text without regard to case. The sigma at a word's end is a sigma, and where an end is depends on what follows. Lower
 /// case may decompose, so NFC comes last.
 fn fold(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
     text.to_lowercase().chars().map(|c| if c == 'ς' { 'σ' } else { c }).nfc().collect()
 }

@@ -58,9 +58,30 @@ pub(super) struct Claim {
 /// What is known of a key.
 #[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) fingerprint: Hash,
-    pub(super) answer: Vec<u8>,
+    fingerprint: Hash,
+    answer: Vec<u8>,
     expires_at: DateTime<Utc>,
+}
+
+impl Kept {
+    /// The answer, if it is one to this request.
+    pub(super) fn answer_to(&self, fingerprint: &Hash) -> Option<Vec<u8>> {
+        (self.fingerprint == *fingerprint).then(|| self.answer.clone())
+    }
+}
+
+/// What became of something that was asked for under a key.
+pub(super) enum Done<T> {
+    Now(T),
+    Before(Vec<u8>),
+    /// With this key something else was asked for.
+    Otherwise,
+}
+
+impl<T> Done<T> {
+    pub(super) fn before(kept: &Kept, fingerprint: &Hash) -> Self {
+        kept.answer_to(fingerprint).map_or(Self::Otherwise, Self::Before)
+    }
 }
 
 /// Claims the keys that are free, inside a transaction, and gives what is kept of the others.

@@ -23,7 +23,7 @@ use self::{
     bulk::Undone,
     create::Created,
     model::{changed, row, rows},
-    once::{Creation, Done},
+    once::Creation,
 };
 pub use self::{
     bulk::{Mode, Outcome, Terms, Written},
@@ -33,7 +33,7 @@ pub use self::{
 pub(super) use self::{create::powers_of_two, find::is_one_of};
 use super::{
     Error, clock,
-    idempotency::{Answer, Claim, Hash, Kept, Once, UnderWay, kept},
+    idempotency::{Answer, Claim, Done, Hash, Kept, Once, UnderWay, kept},
 };
 use crate::domain::{Email, Name, Precondition, User, UserId, Version};
 
@@ -60,7 +60,7 @@ pub struct Change {
 pub struct UserService {
     pool: Pool,
     creates: Batch<Arc<Model>, Created>,
-    creates_once: Batch<Arc<Creation>, Done>,
+    creates_once: Batch<Arc<Creation>, Done<Created>>,
     under_way: UnderWay,
     answers: Batch<Hash, Option<Arc<Kept>>>,
     finds: Batch<Uuid, Option<User>>,
@@ -113,8 +113,7 @@ impl UserService {
         let Some(begun) = self.under_way.begin(once.key) else {
             // It may be one that asks for the same answer as this one does.
             return match self.answers.ask(once.key).await? {
-                Some(kept) if kept.fingerprint == once.fingerprint => Ok(Answer::Again(kept.answer.clone())),
-                Some(_) => Err(Error::KeyReused),
+                Some(kept) => kept.answer_to(&once.fingerprint).map(Answer::Again).ok_or(Error::KeyReused),
                 None => Err(Error::KeyInUse),
             };
         };
@@ -133,8 +132,8 @@ impl UserService {
         let done = self.creates_once.ask(Arc::clone(&creation)).await;
         creation.end();
         match done? {
-            Done::Now(once::Outcome::Created) => Ok(Answer::First(creation.claim.answer.clone())),
-            Done::Now(once::Outcome::EmailTaken) => Ok(Answer::First(creation.if_taken.clone())),
+            Done::Now(Created::Yes) => Ok(Answer::First(creation.claim.answer.clone())),
+            Done::Now(Created::EmailTaken) => Ok(Answer::First(creation.if_taken.clone())),
             Done::Before(answer) => Ok(Answer::Again(answer)),
             Done::Otherwise => Err(Error::KeyReused),
         }
@@ -187,11 +186,9 @@ impl UserService {
             }
         };
         match self.pool.bulk_transaction("users.write_many_once", TransactionOptions::default(), body).await {
-            Ok(bulk::Done::Now(written, answer)) => Ok((Answer::First(answer), Outcome { written, is_kept: true })),
-            Ok(bulk::Done::Before(answer)) => {
-                Ok((Answer::Again(answer), Outcome { written: Vec::new(), is_kept: true }))
-            }
-            Ok(bulk::Done::Otherwise) => Err(Error::KeyReused),
+            Ok(Done::Now((written, answer))) => Ok((Answer::First(answer), Outcome { written, is_kept: true })),
+            Ok(Done::Before(answer)) => Ok((Answer::Again(answer), Outcome { written: Vec::new(), is_kept: true })),
+            Ok(Done::Otherwise) => Err(Error::KeyReused),
             Err(Undone::Outcome(written)) => Ok((Answer::First(seal(&written)), Outcome { written, is_kept: false })),
             Err(Undone::Failed(error)) => Err(error),
         }

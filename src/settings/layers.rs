@@ -167,7 +167,7 @@ impl Layers {
         for key in self.entries.keys() {
             self.understand([key])?;
         }
-        let settings = self.understand(self.entries.keys())?.ok_or_else(|| self.invalid("server", "complete"))?;
+        let settings = self.understand(self.entries.keys())?;
         settings.validate().map_err(|invalid| self.invalid(&invalid.key, &invalid.allowed))?;
         Ok(settings)
     }
@@ -195,7 +195,7 @@ impl Layers {
     }
 
     /// Puts the named values over the defaults and reads the whole.
-    fn understand<'a>(&'a self, keys: impl IntoIterator<Item = &'a String>) -> Result<Option<Settings>, SettingsError> {
+    fn understand<'a>(&'a self, keys: impl IntoIterator<Item = &'a String>) -> Result<Settings, SettingsError> {
         let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         let mut last = "";
         for key in keys {
@@ -204,7 +204,7 @@ impl Layers {
             builder = builder.set_override(key, value).map_err(|_| self.invalid(key, "a plain value"))?;
         }
         if let Ok(settings) = builder.build().and_then(Config::try_deserialize::<Settings>) {
-            return Ok(Some(settings));
+            return Ok(settings);
         }
         let kind = KINDS.iter().find(|(key, _)| *key == last).map_or("a plain value", |(_, kind)| kind);
         Err(self.invalid(last, kind))

@@ -12,7 +12,7 @@ use crate::{
     domain::UserId,
     service::{
         Error, clock,
-        idempotency::{Claim, Once, claim, keep},
+        idempotency::{Claim, Done, Once, claim, keep},
     },
 };
 
@@ -77,14 +77,6 @@ pub(super) async fn all(db: &Connection, models: &[Model], terms: Terms) -> Resu
     if terms.dry_run || terms.all_or_none && is_refused() { Err(Undone::Outcome(written)) } else { Ok(written) }
 }
 
-/// What a transaction under a key has come to.
-pub(super) enum Done {
-    Now(Vec<Option<Written>>, Vec<u8>),
-    Before(Vec<u8>),
-    /// With this key something else was asked for.
-    Otherwise,
-}
-
 /// The same once, with the answer kept under a key.
 pub(super) async fn once(
     db: &Connection,
@@ -92,15 +84,14 @@ pub(super) async fn once(
     terms: Terms,
     under: &Claim,
     seal: &(impl Fn(&[Option<Written>]) -> Vec<u8> + ?Sized),
-) -> Result<Done, Undone> {
-    let mut kept = claim(db, &[under]).await?;
-    if let Some(kept) = kept.remove(&under.key) {
-        return Ok(if kept.fingerprint == under.fingerprint { Done::Before(kept.answer) } else { Done::Otherwise });
+) -> Result<Done<(Vec<Option<Written>>, Vec<u8>)>, Undone> {
+    if let Some(kept) = claim(db, &[under]).await?.get(&under.key) {
+        return Ok(Done::before(kept, &under.fingerprint));
     }
     let written = all(db, models, terms).await?;
     let answer = seal(&written);
     keep(db, &under.key, &answer).await?;
-    Ok(Done::Now(written, answer))
+    Ok(Done::Now((written, answer)))
 }
 
 impl UserService {
@@ -110,8 +101,9 @@ impl UserService {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn pieces_of(&self, once: Once) -> Result<Option<u64>, Error> {
-        let Some(kept) = self.answers.ask(end_of(once).key).await? else { return Ok(None) };
-        Ok(kept.answer.as_slice().try_into().map(u64::from_be_bytes).ok())
+        let end = end_of(once);
+        let kept = self.answers.ask(end.key).await?.and_then(|kept| kept.answer_to(&end.fingerprint));
+        Ok(kept.and_then(|answer| answer.try_into().ok()).map(u64::from_be_bytes))
     }
 
     /// Keeps how many pieces the work in bulk under this key had: with more of them, or fewer, it would be another one.

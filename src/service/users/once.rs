@@ -6,8 +6,8 @@ use entity::users::Model;
 use orm_pool::Connection;
 use sea_orm::DbErr;
 
-use super::create::free_ones;
-use crate::service::idempotency::{Begun, Claim, claim, keep};
+use super::create::{Created, free_ones};
+use crate::service::idempotency::{Begun, Claim, Done, claim, keep};
 
 /// A user to create, under a key.
 pub(super) struct Creation {
@@ -26,23 +26,8 @@ impl Creation {
     }
 }
 
-/// What became of one of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Created,
-    EmailTaken,
-}
-
-/// What became of one of them, now or before.
-pub(super) enum Done {
-    Now(Outcome),
-    Before(Vec<u8>),
-    /// With this key something else was asked for.
-    Otherwise,
-}
-
 /// Creates the users whose keys are new and whose emails are free, in one transaction with their keys.
-pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Result<Vec<Done>, DbErr> {
+pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Result<Vec<Done<Created>>, DbErr> {
     let claims: Vec<&Claim> = creations.iter().map(|creation| &creation.claim).collect();
     let kept = claim(&db, &claims).await?;
     let is_new = |creation: &&Arc<Creation>| !kept.contains_key(&creation.claim.key);
@@ -51,12 +36,11 @@ pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Resu
     let mut done = Vec::with_capacity(creations.len());
     for creation in creations.iter() {
         done.push(match kept.get(&creation.claim.key) {
-            Some(kept) if kept.fingerprint == creation.claim.fingerprint => Done::Before(kept.answer.clone()),
-            Some(_) => Done::Otherwise,
-            None if inserted.contains(&creation.model.id) => Done::Now(Outcome::Created),
+            Some(kept) => Done::before(kept, &creation.claim.fingerprint),
+            None if inserted.contains(&creation.model.id) => Done::Now(Created::Yes),
             None => {
                 keep(&db, &creation.claim.key, &creation.if_taken).await?;
-                Done::Now(Outcome::EmailTaken)
+                Done::Now(Created::EmailTaken)
             }
         });
     }
