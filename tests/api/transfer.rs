@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, fs, process::Stdio, time::Duration};
 
+use sea_orm::ConnectionTrait;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
@@ -155,6 +156,13 @@ async fn what_cannot_be_done_is_told(context: Context) {
     let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let mut nowhere = command(&context, &format!("mysql://ann@127.0.0.1:{port}/app"), &["export", "-o", "users.csv"]);
     let said = say(nowhere.env("USERS_API__POOL__ACQUIRE", "10ms").spawn().unwrap()).await;
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert_eq!(fs::read_to_string(context.folder().join("users.csv")).unwrap(), "name,phone\nAnn,1\n");
+    let database = connect(&url).await;
+    database.execute_unprepared("ALTER TABLE users RENAME TO away").await.unwrap();
+    database.close().await.unwrap();
+    let mut without = command(&context, &url, &["export", "-o", "users.csv"]);
+    let said = say(without.env("USERS_API__DATABASE__MIGRATE", "off").spawn().unwrap()).await;
     assert_eq!(said.code, Some(1), "{}", said.err);
     assert_eq!(fs::read_to_string(context.folder().join("users.csv")).unwrap(), "name,phone\nAnn,1\n");
 }
