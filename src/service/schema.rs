@@ -1,6 +1,5 @@
 //! The schema: migrations through the one pool.
 
-use migration::MigrationStatus;
 use orm_pool::Pool;
 
 /// A change of the schema.
@@ -12,10 +11,16 @@ pub struct Migration {
     pub applied: bool,
 }
 
-/// Why the schema could not be looked at or changed.
+/// Why the schema could not be read or changed.
 #[derive(Debug, thiserror::Error)]
-#[error("the schema could not be read or changed")]
-pub struct SchemaFailure(#[from] orm_pool::Error);
+pub enum SchemaFailure {
+    /// The migrations stopped, or never began.
+    #[error(transparent)]
+    Migration(#[from] migration::Error),
+    /// The pool gave no connection, or lost it.
+    #[error("the schema could not be read or changed")]
+    Pool(#[from] orm_pool::Error),
+}
 
 /// The schema of the database behind the pool.
 #[derive(Clone, Debug)]
@@ -30,24 +35,22 @@ impl SchemaService {
         Self { pool }
     }
 
-    /// Applies what is pending; any number of processes may do so at once. Gives the number of changes applied.
+    /// Applies the pending migrations and returns their number; any number of processes may do so at once.
     ///
     /// # Errors
     ///
     /// [`SchemaFailure`].
     pub async fn up(&self) -> Result<usize, SchemaFailure> {
-        let up = |db| async move { Ok::<_, orm_pool::Error>(migration::up(&db).await?) };
-        Ok(self.pool.direct("schema.up", up).await?)
+        self.pool.direct("schema.up", |db| async move { Ok(migration::up(&db).await?) }).await
     }
 
-    /// Takes back the newest `steps` changes, or all. Gives the number of changes taken back.
+    /// Reverts the newest `steps` migrations, or all, and returns their number.
     ///
     /// # Errors
     ///
     /// [`SchemaFailure`].
     pub async fn down(&self, steps: Option<u32>) -> Result<usize, SchemaFailure> {
-        let down = move |db| async move { Ok::<_, orm_pool::Error>(migration::down(&db, steps).await?) };
-        Ok(self.pool.direct("schema.down", down).await?)
+        self.pool.direct("schema.down", move |db| async move { Ok(migration::down(&db, steps).await?) }).await
     }
 
     /// All changes, oldest first. Writes nothing.
@@ -56,9 +59,10 @@ impl SchemaService {
     ///
     /// [`SchemaFailure`].
     pub async fn status(&self) -> Result<Vec<Migration>, SchemaFailure> {
-        let status = |db| async move { Ok::<_, orm_pool::Error>(migration::status(&db).await?) };
-        let migrations = self.pool.direct("schema.status", status).await?;
-        let applied = |status| status == MigrationStatus::Applied;
-        Ok(migrations.into_iter().map(|(name, status)| Migration { name, applied: applied(status) }).collect())
+        let migrations: Vec<(String, bool)> = self
+            .pool
+            .direct("schema.status", |db| async move { Ok::<_, SchemaFailure>(migration::status(&db).await?) })
+            .await?;
+        Ok(migrations.into_iter().map(|(name, applied)| Migration { name, applied }).collect())
     }
 }
