@@ -98,8 +98,11 @@ pub async fn up(db: &DatabaseConnection) -> Result<usize, Error> {
     let locked = lock(db).await?;
     ownership::check(&locked, &history::applied(&locked).await?).await?;
     history::adopt(&locked).await?;
-    let pending = Migrator::get_pending_migrations(&locked).await?.len();
-    Migrator::up(&locked, None).await?;
+    let pending = Migrator::get_pending_migrations_read_only(&locked).await?.len();
+    if pending > 0 {
+        // Not otherwise: it takes privileges that a service need not have once its schema is there.
+        Migrator::up(&locked, None).await?;
+    }
     unlock(locked).await?;
     Ok(pending)
 }

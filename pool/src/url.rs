@@ -90,6 +90,11 @@ impl DatabaseUrl {
                 || self.url.query_pairs().any(|(key, value)| key == "mode" && value == "memory"))
     }
 
+    /// Whether the file of an SQLite database may be created (`mode=rwc`).
+    pub(crate) fn creates_file(&self) -> bool {
+        self.engine == Engine::Sqlite && self.url.query_pairs().any(|(key, value)| key == "mode" && value == "rwc")
+    }
+
     /// The host, if it is told by a name and not by a number.
     pub(crate) fn host_name(&self) -> Option<&str> {
         // Schemes that the standard does not know keep a number's text as a domain.

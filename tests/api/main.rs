@@ -45,8 +45,10 @@ mod queue;
 mod races;
 mod reload;
 mod remains;
+mod requirements;
 mod shutdown;
 mod soak;
+mod storage;
 mod together;
 mod traces;
 mod transfer;
@@ -95,6 +97,8 @@ fn main() -> ExitCode {
             suite("queue", queue::cases()),
             suite("batch", batch::cases()),
             suite("transfer", transfer::cases()),
+            suite("requirements", requirements::cases()).on_servers(),
+            suite("storage", storage::cases()).without_engine(),
             suite("cli", cli::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),
