@@ -142,6 +142,9 @@ impl FromRequest for BulkQuery {
 /// NDJSON or CSV of any length, a user with `name` and `email` each row; what else an export has is passed over. Each row is
 /// written or refused by itself, and has its line in the answer as soon as it is done, in the order of the rows: read while
 /// you write. Rows are written some hundred at a time, each piece in a transaction.
+///
+/// CSV is read strictly by RFC 4180. After a quoted cell that is not closed nothing is read any more: the last line has the
+/// outcome `stopped`, and the lines that were not done.
 #[utoipa::path(
     tag = "users",
     operation_id = "writeUsers",
