@@ -4,6 +4,7 @@
 //! in as NDJSON or CSV ([`Reader`]), each right or wrong by itself, and [`import()`] hands them to the service as fast as it
 //! takes them.
 
+mod cell;
 mod csv;
 mod import;
 mod ndjson;

@@ -1,38 +1,23 @@
 //! CSV (RFC 4180) with a header.
 //!
 //! What RFC 4180 does not allow is refused, not interpreted: a row with a quote in a cell that is not enclosed in quotes, or
-//! with text after a closing quote. Such a row ends at the first line end with an even number of quotes before it. Where no
-//! line end can be trusted, because a quoted cell is not closed, the rest of the input is not read, and reported as such: a
-//! guess could skip rows, or take the text of a cell for rows.
+//! with text after a closing quote. The next row begins on the next line, unless a quoted cell is not closed: it holds line
+//! ends until the input ends or the row is too long, or it is closed by a quote of another row, after which the quotes of a
+//! line are odd in number. Then no line end can be trusted. The rest of the input is not read, and reported as such: a guess
+//! could skip rows, or take the text of a cell for rows.
 //!
 //! No member of a user has line ends. A row that spans several lines is valid CSV and never a user, so each user that is
 //! read is exactly one line of the input.
-//!
-//! # Spreadsheets
-//!
-//! A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula (OWASP "CSV Injection"). Quotes do not help:
-//! a spreadsheet that separates cells by `;`, as most of Europe's do, sees `id,"Ann;=1+1"` as the cells `id,"Ann` and
-//! `=1+1"`. So a cell is taken as a list of parts, with anything that may separate cells between them, and each part that
-//! could begin a formula is written with a `'` before it, and read without it. So are parts that begin with such a `'`
-//! already, so that what was written is read back as it was.
 
-use std::borrow::Cow;
-
-use unicode_normalization::UnicodeNormalization;
-
-use super::rows::{IGNORED, LONGEST_ROW, MemberFault, RawRow, ReadError, draft, too_long};
+use super::{
+    cell::unguarded,
+    rows::{IGNORED, LONGEST_ROW, MemberFault, RawRow, ReadError, draft, too_long},
+};
 use crate::{domain::Fault, service::Draft};
 
 /// More columns than any table of users has.
 const MOST_COLUMNS: usize = 64;
-/// Begins a formula, as itself or as what compatibility decomposition (NFKD) makes of a character: `＝`, `﹢`.
-const FORMULA: [char; 8] = ['=', '+', '-', '\u{2212}', '@', '\t', '\r', '\n'];
-/// Separates cells: the list separators of locales (the last one is Persian), and those that import dialogs offer.
-const SEPARATORS: [char; 5] = [',', ';', '\t', '|', '\u{61b}'];
-/// With letters and digits, the characters of cells that need no quotes in any dialect.
-const PLAIN: [char; 8] = [' ', '.', '-', '_', '@', '+', '\'', ':'];
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-const MARK: char = '\'';
 
 /// Reads users from CSV.
 #[derive(Debug)]
@@ -335,42 +320,4 @@ impl Columns {
 
 fn header(message: impl Into<String>) -> ReadError {
     ReadError::Header(message.into())
-}
-
-/// Whether a spreadsheet could take the part for a formula, or whether it looks as if that had been prevented. Spaces,
-/// quotes and the like before the formula do not count: some spreadsheets remove them.
-fn is_dangerous(part: &str) -> bool {
-    let begins_formula =
-        |c: char| FORMULA.contains(&c) || !c.is_ascii() && [c].into_iter().nfkd().any(|c| FORMULA.contains(&c));
-    part.chars().take_while(|c| !c.is_alphanumeric()).any(begins_formula)
-}
-
-/// A cell as it was before [`write_cell`] made it safe.
-fn unguarded(cell: &str) -> Cow<'_, str> {
-    if !cell.contains(MARK) {
-        return Cow::Borrowed(cell);
-    }
-    let parts = cell.split_inclusive(SEPARATORS);
-    Cow::Owned(parts.map(|part| part.strip_prefix(MARK).filter(|_| is_dangerous(part)).unwrap_or(part)).collect())
-}
-
-/// Writes a cell, safe and in quotes unless all of it is plain.
-pub(super) fn write_cell(out: &mut Vec<u8>, cell: &str) {
-    if !is_dangerous(cell) && cell.chars().all(|c| c.is_alphanumeric() || PLAIN.contains(&c)) {
-        out.extend_from_slice(cell.as_bytes());
-        return;
-    }
-    out.push(b'"');
-    for part in cell.split_inclusive(SEPARATORS) {
-        if is_dangerous(part) {
-            out.push(b'\'');
-        }
-        for byte in part.bytes() {
-            if byte == b'"' {
-                out.push(b'"');
-            }
-            out.push(byte);
-        }
-    }
-    out.push(b'"');
 }
