@@ -21,6 +21,7 @@
 
 mod batch;
 mod bulk;
+mod bulk_csv;
 mod bulk_once;
 mod causes;
 mod cli;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         suite("plans", plans::cases()),
         suite("lists", lists::cases()),
         suite("bulk", bulk::cases()),
+        suite("bulk_csv", bulk_csv::cases()),
         suite("bulk_once", bulk_once::cases()),
         suite("exports", exports::cases()),
         suite("hostile", hostile::cases()),
