@@ -14,7 +14,7 @@ use sea_orm::{
 };
 use tokio::time::timeout;
 
-use crate::{DatabaseUrl, Engine, Fault, PoolOptions, raw::Raw};
+use crate::{DatabaseUrl, Fault, PoolOptions, raw::Raw, url::DriverOptions};
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
@@ -44,10 +44,9 @@ enum Driver {
 }
 
 impl Target {
-    pub(crate) fn new(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, sqlx::Error> {
-        let driver = match url.engine() {
-            Engine::Sqlite => {
-                let address: SqliteConnectOptions = url.expose().parse()?;
+    pub(crate) fn new(url: &DatabaseUrl, options: &PoolOptions) -> Self {
+        let driver = match url.driver_options() {
+            DriverOptions::Sqlite(address) => {
                 // Readers and one writer at a time side by side, and nothing acknowledged that a power cut could take back.
                 let address = address
                     .journal_mode(SqliteJournalMode::Wal)
@@ -56,8 +55,7 @@ impl Target {
                     .foreign_keys(true);
                 Driver::Sqlite(logging(address))
             }
-            Engine::Postgres => {
-                let mut address: PgConnectOptions = url.expose().parse()?;
+            DriverOptions::Postgres(mut address) => {
                 if address.get_application_name().is_none() {
                     // What the URL asks for goes first.
                     address = address.application_name(&options.application_name);
@@ -68,9 +66,9 @@ impl Target {
                 }
                 Driver::Postgres(logging(address))
             }
-            Engine::MySql => Driver::MySql(logging(url.expose().parse::<MySqlConnectOptions>()?)),
+            DriverOptions::MySql(address) => Driver::MySql(logging(address)),
         };
-        Ok(Self { url: url.clone(), driver, statement_timeout: options.statement_timeout })
+        Self { url: url.clone(), driver, statement_timeout: options.statement_timeout }
     }
 
     pub(crate) fn url(&self) -> &DatabaseUrl {

@@ -41,9 +41,9 @@ impl DatabaseSettings {
     pub(super) fn validate(&self) -> Result<(), Invalid> {
         self.url().map(drop).map_err(|error| {
             let allowed = match error {
-                orm_pool::InvalidUrl::NotAUrl => "a URL".to_owned(),
-                orm_pool::InvalidUrl::UnknownScheme => "a URL of a known engine".to_owned(),
-                orm_pool::InvalidUrl::NotUnderstood(words) => format!("a URL that the driver understands ({words})"),
+                orm_pool::InvalidUrl::NotAUrl(_) => "a URL".to_owned(),
+                orm_pool::InvalidUrl::UnknownScheme(_) => "a URL of a known engine".to_owned(),
+                error => format!("a URL that can be used ({error})"),
             };
             Invalid::new(
                 "database.url",
