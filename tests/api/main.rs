@@ -45,11 +45,13 @@ mod queue;
 mod races;
 mod reload;
 mod remains;
+mod secrets;
 mod shutdown;
 mod soak;
 mod together;
 mod traces;
 mod transfer;
+mod urls;
 mod users;
 mod walls;
 
@@ -95,6 +97,8 @@ fn main() -> ExitCode {
             suite("queue", queue::cases()),
             suite("batch", batch::cases()),
             suite("transfer", transfer::cases()),
+            suite("urls", urls::cases()),
+            suite("secrets", secrets::cases()),
             suite("cli", cli::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),
