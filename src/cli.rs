@@ -18,7 +18,7 @@ use crate::{
 #[command(version, after_long_help = SETTINGS_HELP)]
 struct Cli {
     /// Settings file (TOML). Its keys and their defaults are shown by `users-api config`.
-    #[arg(long, global = true, env = "USERS_API_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "USERS_API_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
     #[command(subcommand)]
@@ -30,6 +30,11 @@ Settings, later ones win:
   defaults < --config FILE < .env < environment
   A key such as pool.max is USERS_API__POOL__MAX in the environment.
   DATABASE_URL also sets database.url; RUST_LOG also sets log.filter.
+  The .env of the working directory is read, and no other.
+  A secret can come from a file: DATABASE_URL_FILE, USERS_API__DATABASE__PASSWORD_FILE,
+  USERS_API__USERS__CURSOR_KEY_FILE.
+  What a PostgreSQL URL leaves open is taken from PGHOST, PGUSER, PGPASSWORD, PGSSLMODE
+  and the other variables of libpq.
 
 Examples:
   users-api

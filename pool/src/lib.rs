@@ -96,5 +96,5 @@ pub use crate::{
     snapshot::{Advice, Bulk, Cause, Condition, Counters, Doing, Limits, Quantiles, Snapshot, Status},
     ticket::Caller,
     transaction::Transaction,
-    url::{DatabaseUrl, Engine, InvalidUrl},
+    url::{DatabaseUrl, Engine, InvalidUrl, TlsWeakness},
 };

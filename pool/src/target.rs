@@ -17,8 +17,10 @@ use tokio::time::timeout;
 use crate::{
     DatabaseUrl, Engine, Fault, PoolOptions,
     file::DatabaseFile,
+    health::words,
     peek::SocketFinder,
     raw::{self, Raw},
+    url::DriverOptions,
 };
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
@@ -52,10 +54,9 @@ enum Driver {
 }
 
 impl Target {
-    pub(crate) fn new(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, sqlx::Error> {
-        let driver = match url.engine() {
-            Engine::Sqlite => {
-                let address: SqliteConnectOptions = url.expose().parse()?;
+    pub(crate) fn new(url: &DatabaseUrl, options: &PoolOptions) -> Self {
+        let driver = match url.driver_options() {
+            DriverOptions::Sqlite(address) => {
                 // Readers and one writer at a time side by side, and nothing acknowledged that a power cut could take back.
                 let address = address
                     .journal_mode(SqliteJournalMode::Wal)
@@ -67,8 +68,7 @@ impl Target {
                 // The file is created by `DatabaseFile`, and never by a connection that is opened later.
                 Driver::Sqlite(logging(address.create_if_missing(url.is_in_memory())), file)
             }
-            Engine::Postgres => {
-                let mut address: PgConnectOptions = url.expose().parse()?;
+            DriverOptions::Postgres(mut address) => {
                 if address.get_application_name().is_none() {
                     // What the URL asks for goes first.
                     address = address.application_name(&options.application_name);
@@ -79,7 +79,7 @@ impl Target {
                 }
                 Driver::Postgres(logging(address))
             }
-            Engine::MySql => Driver::MySql(logging(url.expose().parse::<MySqlConnectOptions>()?)),
+            DriverOptions::MySql(address) => Driver::MySql(logging(address)),
         };
         let port = match &driver {
             Driver::Sqlite(..) => 0,
@@ -87,7 +87,7 @@ impl Target {
             Driver::MySql(address) => address.get_port(),
         };
         let sockets = Arc::new(SocketFinder::new(port));
-        Ok(Self { url: url.clone(), driver, sockets, statement_timeout: options.statement_timeout })
+        Self { url: url.clone(), driver, sockets, statement_timeout: options.statement_timeout }
     }
 
     pub(crate) fn url(&self) -> &DatabaseUrl {
@@ -107,7 +107,10 @@ impl Target {
             Fault::Lost | Fault::Silent if self.is_unresolvable(limit).await => Fault::NameResolution,
             fault => fault,
         };
-        Err(DialError { fault, source })
+        match self.tls_failure(fault, &source) {
+            Some(text) => Err(DialError { fault: Fault::Tls, source: sqlx::Error::Tls(text.into()) }),
+            None => Err(DialError { fault, source }),
+        }
     }
 
     async fn open(&self) -> Result<Raw, sqlx::Error> {
@@ -134,6 +137,24 @@ impl Target {
                 Ok(Raw::new(raw::Driver::MySql(opened), socket))
             }
         }
+    }
+
+    /// What went wrong with TLS, with the name and the file that it is about.
+    fn tls_failure(&self, fault: Fault, source: &sqlx::Error) -> Option<String> {
+        if matches!(source, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Configuration(_))
+            && let Err(unreadable) = self.url.check_files()
+        {
+            // It was readable at the start.
+            return Some(unreadable.to_string());
+        }
+        if fault != Fault::Tls {
+            return None;
+        }
+        let (cause, host) = (words(source), self.url.host().unwrap_or("localhost"));
+        Some(match self.url.tls_authority() {
+            Some(file) => format!("{cause} (host {host}, authorities of {})", file.display()),
+            None => format!("{cause} (host {host})"),
+        })
     }
 
     /// Whether the database is still where it was opened; always so for a server.

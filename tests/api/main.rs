@@ -47,12 +47,14 @@ mod races;
 mod reload;
 mod remains;
 mod requirements;
+mod secrets;
 mod shutdown;
 mod soak;
 mod storage;
 mod together;
 mod traces;
 mod transfer;
+mod urls;
 mod users;
 mod walls;
 
@@ -101,6 +103,8 @@ fn main() -> ExitCode {
             suite("transfer", transfer::cases()),
             suite("requirements", requirements::cases()).on_servers(),
             suite("storage", storage::cases()).without_engine(),
+            suite("urls", urls::cases()),
+            suite("secrets", secrets::cases()),
             suite("cli", cli::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),

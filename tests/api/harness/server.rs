@@ -86,6 +86,11 @@ impl Server {
         &self.url
     }
 
+    /// Where its files are, its socket among them.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Starts it; it may take a while to be ready.
     pub fn start(&mut self, end: End) {
         let signal = match (self.engine, end) {
