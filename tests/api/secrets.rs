@@ -86,7 +86,7 @@ async fn no_position_of_a_url_is_repeated(context: Context) {
         refused(&context, &[("DATABASE_URL", &format!("{scheme}://u:hunter2@h/d?{name}=hunter2"))], name).await;
     }
     // Valid ones, which every command shows or connects to.
-    for query in ["", "?password=hunter2", "?application_name=hunter2", "?ssl-ca=/hunter2", "?socket=/hunter2"] {
+    for query in ["", "?password=hunter2", "?application_name=hunter2", "?socket=/hunter2"] {
         let password = if query.contains("password") { "" } else { ":hunter2" };
         let url = format!("{scheme}://u{password}@127.0.0.1:9/d{query}");
         run(&context, &[("DATABASE_URL", &url)], &COMMANDS[1..2]).await;
@@ -160,6 +160,7 @@ async fn no_value_in_the_wrong_place_is_repeated(context: Context) {
         "USERS_API__SERVER__HOST",
         "USERS_API__DATABASE__MIGRATE",
         "USERS_API__LOG__FORMAT",
+        "USERS_API__POOL__BATCH",
         "USERS_API__TELEMETRY__OTLP_ENDPOINT",
         "DATABASE_URL",
         "DATABASE_URL_FILE",
@@ -193,7 +194,7 @@ async fn no_contents_of_a_secret_file_are_repeated(context: Context) {
     ] {
         let missing = folder.join("missing").display().to_string();
         for (path, part) in [
-            (&several, "more than one line"),
+            (&several, "has more than one line"),
             (&binary, "is not UTF-8"),
             (&empty, "is empty"),
             (&missing, "cannot be read: No such file"),
