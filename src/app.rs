@@ -71,6 +71,9 @@ pub enum SchemaError {
     /// The database refused.
     #[error("cannot migrate the database")]
     Failed(#[from] service::SchemaFailure),
+    /// The service cannot work on this database.
+    #[error("cannot use the database")]
+    Unusable(#[source] service::SchemaFailure),
 }
 
 /// The whole service, ready to run.
@@ -111,6 +114,16 @@ impl Application {
 
     async fn on(pool: Pool, settings: &Settings, metrics: PrometheusHandle) -> Result<Self, StartError> {
         prepare_schema(&pool, settings.database.migrate).await?;
+        if settings.database.migrate != Migrate::Off {
+            let schema = service::SchemaService::new(pool.clone());
+            match schema.check_privileges().await {
+                // A replica, or a table that is locked: that may pass, and the first write says so if not.
+                Err(service::SchemaFailure::Pool(error)) => {
+                    tracing::warn!(error = telemetry::chain(&error), "database privileges could not be checked");
+                }
+                checked => checked.map_err(SchemaError::Unusable)?,
+            }
+        }
         let listener = listen(&settings.server)?;
         let address = listener.local_addr().map_err(StartError::Server)?;
         let connections = Connections::default();
@@ -212,9 +225,10 @@ impl Application {
     }
 }
 
-/// Does to the schema what `database.migrate` says.
+/// Checks the server, and does to the schema what `database.migrate` says.
 pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate) -> Result<(), SchemaError> {
     let schema = service::SchemaService::new(pool.clone());
+    schema.check_server().await.map_err(SchemaError::Unusable)?;
     match migrate {
         Migrate::Auto => {
             let applied = schema.up().await?;

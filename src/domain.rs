@@ -9,6 +9,7 @@ mod id;
 mod name;
 mod precondition;
 mod prefix;
+mod visibility;
 
 use chrono::{DateTime, Utc};
 use unicode_normalization::UnicodeNormalization;

@@ -4,6 +4,7 @@
 //! in as NDJSON or CSV ([`Reader`]), each right or wrong by itself, and [`import()`] hands them to the service as fast as it
 //! takes them.
 
+mod cell;
 mod csv;
 mod import;
 mod ndjson;
@@ -13,7 +14,7 @@ mod write;
 
 pub use self::{
     import::{Import, Refused, Report, Reported, Row, Stop, Tally, import, import_all_or_none},
-    rows::{Format, MemberFault, RawRow, Reader, TableFault},
+    rows::{Format, MemberFault, RawRow, ReadError, Reader},
     user::{ExportedBody, Field, Fields, FieldsBody, Selected, UserBody},
     write::Writer,
 };

@@ -2,11 +2,16 @@
 //!
 //! [`up`] and [`down`] hold a lock of the database for as long as they work, so that any number of processes may start
 //! at once on an empty database: one migrates, the others wait and find nothing left to do.
+//!
+//! They change only what they created: `ownership` compares every table with one of our names with what its migration
+//! makes, before anything is written, and `history` keeps the applied migrations in a table that no other application uses.
 
+mod history;
 mod m20261121_000001_create_users;
 mod m20261121_000002_create_idempotency_keys;
 mod m20261121_000003_index_names_and_emails;
 mod m20261121_000004_widen_answers;
+mod ownership;
 
 use sea_orm_migration::{
     prelude::*,
@@ -16,13 +21,48 @@ use sea_orm_migration::{
     },
 };
 
-pub use sea_orm_migration::MigrationStatus;
+/// Why the schema was not read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A table of another application has the name of one of ours.
+    #[error(
+        "the table {table} exists, but users-api did not create it (its columns: {}); nothing was changed. Use another \
+         database or schema, or rename the table and load its rows with `users-api import` (docs/OPERATIONS.md)",
+        columns.join(", ")
+    )]
+    ForeignTable {
+        /// The table's name.
+        table: &'static str,
+        /// The columns that it has.
+        columns: Vec<String>,
+    },
+    /// The history says that a table was created, but there is none.
+    #[error(
+        "the table {table} is missing, although the history in {history} says that it was created; nothing was changed. \
+         Restore it from a backup or, to start without users, drop the table {history}",
+        history = history::TABLE
+    )]
+    MissingTable {
+        /// The table's name.
+        table: &'static str,
+    },
+    /// Another process held the lock for too long.
+    #[error("another process has held the migration lock for more than {MYSQL_LOCK_SECONDS} s")]
+    Locked,
+    /// The database refused a statement.
+    #[error(transparent)]
+    Database(#[from] DbErr),
+}
 
 /// The changes, oldest first.
 pub struct Migrator;
 
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
+    fn migration_table_name() -> DynIden {
+        history::table()
+    }
+
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
             Box::new(m20261121_000001_create_users::Migration),
@@ -49,46 +89,57 @@ const POSTGRES_LOCK: i64 = 0x7573_6572_7361_7069;
 const MYSQL_LOCK: &str = "users-api.migration";
 const MYSQL_LOCK_SECONDS: i32 = 60;
 
-/// Applies what is pending. Gives the number of changes applied.
+/// Applies the pending migrations and returns how many were applied.
 ///
 /// # Errors
 ///
-/// Whatever the database refuses.
-pub async fn up(db: &DatabaseConnection) -> Result<usize, DbErr> {
+/// [`Error`]. A table that is not ours is found before anything is changed.
+pub async fn up(db: &DatabaseConnection) -> Result<usize, Error> {
     let locked = lock(db).await?;
-    let pending = Migrator::get_pending_migrations(&locked).await?.len();
-    Migrator::up(&locked, None).await?;
+    ownership::check(&locked, &history::applied(&locked).await?).await?;
+    history::adopt(&locked).await?;
+    let pending = Migrator::get_pending_migrations_read_only(&locked).await?.len();
+    if pending > 0 {
+        // Not otherwise: it takes privileges that a service need not have once its schema is there.
+        Migrator::up(&locked, None).await?;
+    }
     unlock(locked).await?;
     Ok(pending)
 }
 
-/// Takes back the newest `steps` changes, or all with `None`. Gives the number of changes taken back.
+/// Reverts the newest `steps` migrations, or all with `None`, and returns how many were reverted.
 ///
 /// # Errors
 ///
-/// Whatever the database refuses.
-pub async fn down(db: &DatabaseConnection, steps: Option<u32>) -> Result<usize, DbErr> {
+/// [`Error`]. A table that is not ours is found before anything is changed.
+pub async fn down(db: &DatabaseConnection, steps: Option<u32>) -> Result<usize, Error> {
     let locked = lock(db).await?;
-    let before = Migrator::get_applied_migrations(&locked).await?.len();
+    let mut reverted = history::applied(&locked).await?;
+    ownership::check(&locked, &reverted).await?;
+    history::adopt(&locked).await?;
     Migrator::down(&locked, steps).await?;
-    let after = Migrator::get_applied_migrations(&locked).await?.len();
+    let left = history::own(&locked).await?;
+    reverted.retain(|version| !left.contains(version));
+    history::forget_shared(&locked, &reverted).await?;
     unlock(locked).await?;
-    Ok(before - after)
+    Ok(reverted.len())
 }
 
-/// Every change by name, oldest first, and whether it is applied. Writes nothing.
+/// Every migration by name, oldest first, and whether it is applied. Writes nothing.
 ///
 /// # Errors
 ///
-/// Whatever the database refuses.
-pub async fn status(db: &DatabaseConnection) -> Result<Vec<(String, MigrationStatus)>, DbErr> {
-    let migrations = Migrator::get_migration_with_status_read_only(db).await?;
-    Ok(migrations.iter().map(|migration| (migration.name().to_owned(), migration.status())).collect())
+/// [`Error`], if a table is not ours as well.
+pub async fn status(db: &DatabaseConnection) -> Result<Vec<(String, bool)>, Error> {
+    let applied = history::applied(db).await?;
+    ownership::check(db, &applied).await?;
+    let migrations = Migrator::migrations();
+    Ok(migrations.iter().map(|it| (it.name().to_owned(), applied.iter().any(|name| name == it.name()))).collect())
 }
 
 /// A transaction that nobody else can hold at the same time. On MySQL a schema change commits by itself, so there it
 /// serves only to keep to the one connection that owns the lock.
-async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
     let transaction = db
         .begin_with_options(TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -116,9 +167,7 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
                 None => None,
             };
             if got != Some(1) {
-                return Err(DbErr::Migration(format!(
-                    "another process has been migrating for more than {MYSQL_LOCK_SECONDS} s"
-                )));
+                return Err(Error::Locked);
             }
         }
         // SQLite: `BEGIN IMMEDIATE` is the lock.

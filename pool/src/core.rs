@@ -261,6 +261,22 @@ impl Core {
         self.admission.store().dialing() > 0
     }
 
+    /// Checks that the database is still where it was opened, and marks it as down if not.
+    ///
+    /// # Errors
+    ///
+    /// What happened to its file.
+    pub(crate) fn check_file(&self) -> Result<(), DialError> {
+        let checked = self.target().0.check_file();
+        if let Err(error) = &checked
+            && !self.health.is_down()
+        {
+            self.health.goes_down(error);
+            self.attention.notify_one();
+        }
+        checked
+    }
+
     /// The database is down: what rests is not to be trusted any more.
     fn goes_down(&self, error: &DialError) {
         self.health.goes_down(error);

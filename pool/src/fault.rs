@@ -50,6 +50,12 @@ pub enum Fault {
     DiskFull,
     /// The server lacks something else that passes: memory, locks, a free turn.
     Exhausted,
+    /// The database user may not do that.
+    PrivilegeMissing,
+    /// A text cannot be stored in the database's encoding.
+    Encoding,
+    /// A statement or a value is larger than the server takes.
+    TooLarge,
     /// A unique constraint was violated.
     UniqueViolation,
     /// Anything else: a mistake in the statement, in the schema, in the data.
@@ -77,6 +83,7 @@ impl Fault {
             sqlx::Error::Io(error) => match error.kind() {
                 std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => Self::Refused,
                 std::io::ErrorKind::TimedOut => Self::Silent,
+                _ if error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) => Self::Tls,
                 _ => Self::Lost,
             },
             sqlx::Error::Tls(_) => Self::Tls,
@@ -119,6 +126,9 @@ impl Fault {
             "26000" => Self::StalePlan,
             "40001" | "40P01" => Self::Conflict,
             "55P03" => Self::Exhausted,
+            "42501" => Self::PrivilegeMissing,
+            "22021" | "22P05" => Self::Encoding,
+            "54000" => Self::TooLarge,
             _ => match &code[..2.min(code.len())] {
                 "08" => Self::Lost,
                 "28" => Self::Authentication,
@@ -137,12 +147,16 @@ impl Fault {
             1053 | 1077 | 1079 => Self::NotAccepting,
             // Killed; ended by an administrator or for idleness (MySQL 8).
             1927 | 3169 | 4031 => Self::Terminated,
-            1042 | 1043 | 1129 | 1130 | 1152..=1161 => Self::Lost,
+            1142 | 1143 | 1227 | 1370 => Self::PrivilegeMissing,
+            // The server closes the connection as well.
+            1153 => Self::TooLarge,
+            1042 | 1043 | 1129 | 1130 | 1152 | 1154..=1161 => Self::Lost,
             1290 | 1836 | 1792 => Self::ReadOnly,
             // A lock that was not had in time; a deadlock; a row that is newer than the snapshot (MariaDB 11.6).
             1205 | 1213 | 1020 => Self::Conflict,
             1317 | 1969 | 3024 => Self::StatementTimeout,
             1021 | 1114 => Self::DiskFull,
+            1300 | 1366 | 3988 => Self::Encoding,
             // Out of memory or of files; Galera: the node is not ready for queries.
             1028 | 1037..=1039 | 1041 | 1047 => Self::Exhausted,
             _ => Self::Other,
@@ -157,6 +171,7 @@ impl Fault {
             10 => Self::Lost,
             13 => Self::DiskFull,
             14 | 26 => Self::NoSuchDatabase,
+            18 => Self::TooLarge,
             _ => Self::Other,
         }
     }
@@ -176,13 +191,14 @@ impl Fault {
                 | Self::Silent
                 | Self::ReadOnly
                 | Self::StalePlan
+                | Self::TooLarge
         )
     }
 
     /// Whether the same request may succeed at another time, without anybody changing it.
     #[must_use]
     pub fn passes(self) -> bool {
-        !matches!(self, Self::UniqueViolation | Self::Other)
+        !matches!(self, Self::PrivilegeMissing | Self::Encoding | Self::TooLarge | Self::UniqueViolation | Self::Other)
     }
 
     /// Whether somebody has answered, so that the server is there, whatever it says.
@@ -222,6 +238,9 @@ impl Fault {
             Self::StatementTimeout => "a statement took too long",
             Self::DiskFull => "the database's disk is full",
             Self::Exhausted => "the database is short of resources",
+            Self::PrivilegeMissing => "the database user lacks a privilege",
+            Self::Encoding => "the database's encoding cannot store a text",
+            Self::TooLarge => "a statement is larger than the database takes",
             Self::UniqueViolation => "a unique constraint was violated",
             Self::Other => "the database refused",
         }

@@ -54,6 +54,8 @@ pub(crate) async fn keep(core: Arc<Core>) {
             let core = Arc::clone(&core);
             core.handle.clone().spawn(async move { core.look().await.is_ok() });
         }
+        // Says so in the log and in `/pool`; a write looks for itself.
+        let _ = core.check_file();
         retire(&core);
         core.grow();
         core.check_restored();
@@ -171,6 +173,8 @@ impl Core {
             // It answered while somebody else was looking.
             return Ok(());
         }
+        // A connection to a deleted file still answers.
+        self.check_file()?;
         let mut answered = false;
         while let Some(mut slot) =
             self.admission.pick(|slot| !answered || self.health.is_suspect(slot.proven.elapsed()))

@@ -38,7 +38,8 @@
 //! 4. `admission`: the queue. Fair, bounded, and honest: what cannot be served in time is refused on arrival.
 //! 5. `store`: which connections there are, and who holds them; a `lease` is one in use. `core` is what all parts
 //!    share, and the life of a connection from its opening to its end. `target` opens it, `raw` speaks SeaORM's
-//!    statements on it.
+//!    statements on it, `peek` sees that the server has closed it,
+//!    and `file` that an SQLite database is no longer where it was.
 //! 6. `operation`: an operation runs as a task of the pool's own `runtime`. A caller that goes away neither ends it
 //!    half-way nor loses its connection; what may safely be repeated is repeated. `connection` is what its body sees, and
 //!    `transaction` what it may begin there.
@@ -64,11 +65,13 @@ mod connection;
 mod core;
 mod error;
 mod fault;
+mod file;
 mod health;
 mod keeper;
 mod lease;
 mod operation;
 mod options;
+mod peek;
 mod pool;
 mod raw;
 mod record;

@@ -212,9 +212,18 @@ where
 
 /// Asks a connection for a sign of life if there is reason to doubt it, and takes another one if it gives none.
 async fn prove(core: &Arc<Core>, ticket: &Arc<Ticket>, lane: Lane, mut lease: Lease) -> Result<Lease, Error> {
+    // A write into a deleted file would be acknowledged and lost.
+    if lane == Lane::Write && core.check_file().is_err() {
+        if let Some(slot) = lease.take() {
+            lease.end_unlike_others(slot);
+        }
+        return Err(core.refusal_of_outage(ticket.operation));
+    }
     loop {
         let Some(slot) = lease.slot() else { return Ok(lease) };
-        if !core.is_doubtful(slot) {
+        // What a write has met cannot be repeated, so it is worth a look at the socket.
+        let is_closed = lane == Lane::Write && slot.raw.has_unread();
+        if !is_closed && !core.is_doubtful(slot) {
             return Ok(lease);
         }
         if matches!(timeout(SIGN_OF_LIFE, slot.raw.ping()).await, Ok(Ok(()))) {

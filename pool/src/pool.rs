@@ -281,12 +281,17 @@ impl Pool {
 
 impl Core {
     fn refuse_if_down(&self, operation: &'static str) -> Result<(), Error> {
+        if self.health.is_down() { Err(self.refusal_of_outage(operation)) } else { Ok(()) }
+    }
+
+    /// A refusal with the cause of the outage.
+    pub(crate) fn refusal_of_outage(&self, operation: &'static str) -> Error {
         match self.health.state() {
             crate::health::State::Down { trouble } => {
-                let reason = crate::Refusal::Down { fault: trouble.fault, detail: trouble.detail };
-                Err(self.refusal(operation, reason))
+                self.refusal(operation, crate::Refusal::Down { fault: trouble.fault, detail: trouble.detail })
             }
-            _ => Ok(()),
+            // It came back in between.
+            _ => self.refusal(operation, crate::Refusal::TimedOut { waited: Duration::ZERO }),
         }
     }
 }

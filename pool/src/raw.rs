@@ -11,11 +11,19 @@ use sea_orm::{
 };
 use sea_query_sqlx::SqlxValues;
 
+use crate::peek::Socket;
+
 type Result<T> = std::result::Result<T, sqlx::Error>;
 
 /// A connection of one of the engines, owned: dropping it closes its socket at once.
 #[derive(Debug)]
-pub(crate) enum Raw {
+pub(crate) struct Raw {
+    driver: Driver,
+    socket: Option<Socket>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Driver {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
     MySql(MySqlConnection),
@@ -25,35 +33,44 @@ pub(crate) enum Raw {
 macro_rules! on {
     ($raw:expr, $connection:ident => $body:expr) => {
         match $raw {
-            Raw::Sqlite($connection) => $body,
-            Raw::Postgres($connection) => $body,
-            Raw::MySql($connection) => $body,
+            Driver::Sqlite($connection) => $body,
+            Driver::Postgres($connection) => $body,
+            Driver::MySql($connection) => $body,
         }
     };
 }
 
 impl Raw {
+    pub(crate) fn new(driver: Driver, socket: Option<Socket>) -> Self {
+        Self { driver, socket }
+    }
+
     pub(crate) fn backend(&self) -> DbBackend {
-        match self {
-            Self::Sqlite(_) => DbBackend::Sqlite,
-            Self::Postgres(_) => DbBackend::Postgres,
-            Self::MySql(_) => DbBackend::MySql,
+        match self.driver {
+            Driver::Sqlite(_) => DbBackend::Sqlite,
+            Driver::Postgres(_) => DbBackend::Postgres,
+            Driver::MySql(_) => DbBackend::MySql,
         }
+    }
+
+    /// Whether the server has sent something that no statement has asked for: as a rule, that it closes the connection.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.socket.is_some_and(Socket::has_unread)
     }
 
     pub(crate) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
         let (sql, values) = parts(statement);
-        on!(self, raw => sqlx::query_with(sql, values).execute(raw).await.map(ExecResult::from))
+        on!(&mut self.driver, raw => sqlx::query_with(sql, values).execute(raw).await.map(ExecResult::from))
     }
 
     pub(crate) async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
         let sql = AssertSqlSafe(sql.to_owned());
-        on!(self, raw => raw.execute(sql).await.map(ExecResult::from))
+        on!(&mut self.driver, raw => raw.execute(sql).await.map(ExecResult::from))
     }
 
     pub(crate) async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
         let (sql, values) = parts(statement);
-        on!(self, raw => {
+        on!(&mut self.driver, raw => {
             let mut rows = sqlx::query_with(sql, values).fetch(raw);
             let first = rows.try_next().await?;
             // To the end: an error may come after the first row. SQLite commits a single statement there.
@@ -64,19 +81,19 @@ impl Raw {
 
     pub(crate) async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
         let (sql, values) = parts(statement);
-        on!(self, raw => {
+        on!(&mut self.driver, raw => {
             let rows = sqlx::query_with(sql, values).fetch_all(raw).await?;
             Ok(rows.into_iter().map(QueryResult::from).collect())
         })
     }
 
     pub(crate) async fn ping(&mut self) -> Result<()> {
-        on!(self, raw => raw.ping().await)
+        on!(&mut self.driver, raw => raw.ping().await)
     }
 
     /// Says goodbye to the server, then closes.
     pub(crate) async fn close(self) -> Result<()> {
-        on!(self, raw => raw.close().await)
+        on!(self.driver, raw => raw.close().await)
     }
 
     /// Begins a transaction, or sets a savepoint inside the one that is open.
@@ -86,16 +103,16 @@ impl Raw {
         }
         let level = options.isolation_level.map(|level| format!(" ISOLATION LEVEL {level}")).unwrap_or_default();
         let mode = options.access_mode.map(|mode| format!(" {mode}")).unwrap_or_default();
-        match self {
-            Self::Postgres(_) => self.run(format!("BEGIN{level}{mode}")).await,
-            Self::MySql(_) => {
+        match self.driver {
+            Driver::Postgres(_) => self.run(format!("BEGIN{level}{mode}")).await,
+            Driver::MySql(_) => {
                 if !level.is_empty() {
                     // Holds for the next transaction only.
                     self.run(format!("SET TRANSACTION{level}")).await?;
                 }
                 self.run(format!("START TRANSACTION{mode}")).await
             }
-            Self::Sqlite(_) => {
+            Driver::Sqlite(_) => {
                 // A deferred transaction that turns into a writer ignores the busy time-out.
                 let keyword = match (options.sqlite_transaction_mode, options.access_mode) {
                     (Some(mode), _) => mode.sqlite_keyword(),
@@ -124,18 +141,18 @@ impl Raw {
     }
 
     async fn run(&mut self, sql: String) -> Result<()> {
-        on!(self, raw => raw.execute(AssertSqlSafe(sql)).await.map(drop))
+        on!(&mut self.driver, raw => raw.execute(AssertSqlSafe(sql)).await.map(drop))
     }
 
     /// How many connections the server takes from everybody together; `None` for an embedded engine.
     pub(crate) async fn server_limit(&mut self) -> Result<Option<u32>> {
-        let sql = match self {
-            Self::Sqlite(_) => return Ok(None),
-            Self::Postgres(_) => {
+        let sql = match self.driver {
+            Driver::Sqlite(_) => return Ok(None),
+            Driver::Postgres(_) => {
                 "SELECT current_setting('max_connections')::bigint \
                  - current_setting('superuser_reserved_connections')::bigint"
             }
-            Self::MySql(_) => "SELECT CAST(@@max_connections AS SIGNED)",
+            Driver::MySql(_) => "SELECT CAST(@@max_connections AS SIGNED)",
         };
         let row = self.query_one(Statement::from_string(self.backend(), sql)).await?;
         let limit: Option<i64> = row.and_then(|row| row.try_get_by_index(0).ok());

@@ -1,6 +1,6 @@
 //! From URL and options to a connection.
 
-use std::time::Duration;
+use std::{io, sync::Arc, time::Duration};
 
 use log::LevelFilter;
 use sea_orm::{
@@ -14,9 +14,17 @@ use sea_orm::{
 };
 use tokio::time::timeout;
 
-use crate::{DatabaseUrl, Fault, PoolOptions, raw::Raw, url::DriverOptions};
+use crate::{
+    DatabaseUrl, Engine, Fault, PoolOptions,
+    file::DatabaseFile,
+    peek::SocketFinder,
+    raw::{self, Raw},
+    url::DriverOptions,
+};
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
+/// How long the resolver may take to say whether it was the name that could not be resolved.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +40,14 @@ pub(crate) struct DialError {
 pub(crate) struct Target {
     url: DatabaseUrl,
     driver: Driver,
+    sockets: Arc<SocketFinder>,
     statement_timeout: Duration,
 }
 
 #[derive(Clone)]
 enum Driver {
-    // Parsed once: an in-memory database is told from another by its parsed options.
-    Sqlite(SqliteConnectOptions),
+    // Parsed once: an in-memory database is told from another by its parsed options. It has no file.
+    Sqlite(SqliteConnectOptions, Option<Arc<DatabaseFile>>),
     Postgres(PgConnectOptions),
     MySql(MySqlConnectOptions),
 }
@@ -53,7 +62,10 @@ impl Target {
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(options.acquire)
                     .foreign_keys(true);
-                Driver::Sqlite(logging(address))
+                let file = (!url.is_in_memory())
+                    .then(|| Arc::new(DatabaseFile::new(address.get_filename(), url.creates_file())));
+                // The file is created by `DatabaseFile`, and never by a connection that is opened later.
+                Driver::Sqlite(logging(address.create_if_missing(url.is_in_memory())), file)
             }
             DriverOptions::Postgres(mut address) => {
                 if address.get_application_name().is_none() {
@@ -68,7 +80,13 @@ impl Target {
             }
             DriverOptions::MySql(address) => Driver::MySql(logging(address)),
         };
-        Self { url: url.clone(), driver, statement_timeout: options.statement_timeout }
+        let port = match &driver {
+            Driver::Sqlite(..) => 0,
+            Driver::Postgres(address) => address.get_port(),
+            Driver::MySql(address) => address.get_port(),
+        };
+        let sockets = Arc::new(SocketFinder::new(port));
+        Self { url: url.clone(), driver, sockets, statement_timeout: options.statement_timeout }
     }
 
     pub(crate) fn url(&self) -> &DatabaseUrl {
@@ -83,7 +101,9 @@ impl Target {
             Err(_) => silence(),
         };
         let fault = match Fault::of_driver(&source) {
-            Fault::Lost if self.is_unresolvable(limit).await => Fault::NameResolution,
+            _ if self.url.engine() == Engine::Sqlite && matches!(source, sqlx::Error::Io(_)) => Fault::NoSuchDatabase,
+            // A resolver that does not answer looks like a server that does not.
+            Fault::Lost | Fault::Silent if self.is_unresolvable(limit).await => Fault::NameResolution,
             fault => fault,
         };
         Err(DialError { fault, source })
@@ -91,30 +111,50 @@ impl Target {
 
     async fn open(&self) -> Result<Raw, sqlx::Error> {
         match &self.driver {
-            Driver::Sqlite(address) => Ok(Raw::Sqlite(address.connect().await?)),
-            Driver::Postgres(address) => Ok(Raw::Postgres(address.connect().await?)),
+            Driver::Sqlite(address, file) => {
+                let Some(file) = file else { return Ok(Raw::new(raw::Driver::Sqlite(address.connect().await?), None)) };
+                file.prepare()?;
+                let opened = address.connect().await.map_err(|error| match Fault::of_driver(&error) {
+                    Fault::NoSuchDatabase | Fault::ReadOnly => file.explain(io::Error::other(error)).into(),
+                    _ => error,
+                });
+                Ok(Raw::new(raw::Driver::Sqlite(opened?), None))
+            }
+            Driver::Postgres(address) => {
+                let (opened, socket) = self.sockets.find(address.connect()).await;
+                Ok(Raw::new(raw::Driver::Postgres(opened?), socket))
+            }
             Driver::MySql(address) => {
-                let mut raw = address.connect().await?;
+                let (opened, socket) = self.sockets.find(address.connect()).await;
+                let mut opened = opened?;
                 if !self.statement_timeout.is_zero() {
-                    raw.execute(statement_limit(self.statement_timeout)).await?;
+                    opened.execute(statement_limit(self.statement_timeout)).await?;
                 }
-                Ok(Raw::MySql(raw))
+                Ok(Raw::new(raw::Driver::MySql(opened), socket))
             }
         }
     }
 
+    /// Whether the database is still where it was opened; always so for a server.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::NoSuchDatabase`], and what happened to its file.
+    pub(crate) fn check_file(&self) -> Result<(), DialError> {
+        let Driver::Sqlite(_, Some(file)) = &self.driver else { return Ok(()) };
+        file.check().map_err(|error| DialError { fault: Fault::NoSuchDatabase, source: error.into() })
+    }
+
     /// The resolver's error has no kind of its own, so it is asked again.
     async fn is_unresolvable(&self, limit: Duration) -> bool {
-        match self.url.host_name() {
-            Some(host) => matches!(timeout(limit, tokio::net::lookup_host((host, 0))).await, Ok(Err(_))),
-            None => false,
-        }
+        let Some(host) = self.url.host_name() else { return false };
+        !matches!(timeout(limit.min(RESOLVE_TIMEOUT), tokio::net::lookup_host((host, 0))).await, Ok(Ok(_)))
     }
 
     /// A SeaORM connection of its own, for what takes no other: `sea-orm-migration`.
     pub(crate) fn direct(&self, acquire: Duration) -> DatabaseConnection {
         match &self.driver {
-            Driver::Sqlite(address) => {
+            Driver::Sqlite(address, _) => {
                 let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(acquire);
                 SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(address.clone()))
             }

@@ -155,6 +155,11 @@ impl DatabaseUrl {
         matches!(&self.0, Address::File(file) if file.is_in_memory())
     }
 
+    /// Whether the file of an SQLite database may be created (`mode=rwc`).
+    pub(crate) fn creates_file(&self) -> bool {
+        matches!(&self.0, Address::File(file) if file.creates())
+    }
+
     /// What a network attacker could do to the connection, if it leaves the machine and TLS does not rule it out.
     #[must_use]
     pub fn tls_weakness(&self) -> Option<TlsWeakness> {

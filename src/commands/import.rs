@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{CommandError, bulk};
 use crate::{
-    exchange::{self, Format, Import, MemberFault, Refused, Reported, Row, Stop, Tally},
+    exchange::{self, Format, Import, MemberFault, ReadError, Refused, Reported, Row, Stop, Tally},
     service::{Mode, Terms, Written},
     settings::Settings,
 };
@@ -143,7 +143,8 @@ async fn run(
     progress.finish_and_clear();
     let words = in_words(&tally);
     let seconds = began.elapsed().as_secs_f64();
-    let undone = if import.terms.dry_run || !is_kept { " (nothing was written)" } else { "" };
+    let is_undone = !is_kept || import.terms.all_or_none && ended.is_err();
+    let undone = if import.terms.dry_run || is_undone { " (nothing was written)" } else { "" };
     super::print(&format!("{words} in {seconds:.1} s{undone}\n"))?;
     // All or none of them is begun anew.
     let go_on =
@@ -154,7 +155,17 @@ async fn run(
         Err(Stop::Unheard | Stop::Source(_)) if *stop.borrow() => {
             Err(CommandError::Interrupted(format!("stopped{go_on}")))
         }
-        Err(Stop::Table(fault)) => Err(CommandError::failed(format!("the rows cannot be read: {fault}"))),
+        Err(Stop::Read(ReadError::Header(fault))) => {
+            Err(CommandError::failed(format!("the rows cannot be read: {fault}")))
+        }
+        Err(Stop::Read(error @ ReadError::UnclosedQuote { first, .. })) => {
+            let go_on = if import.terms.all_or_none {
+                String::new()
+            } else {
+                format!("; close it and go on with --from-line {first}")
+            };
+            Err(CommandError::failed(format!("{error}{go_on}")))
+        }
         Err(Stop::TooMany(most)) => Err(CommandError::failed(format!("all or none: at most {most} rows"))),
         Err(Stop::Source(error)) => Err(CommandError::failed(format!("no more rows can be read: {error}{go_on}"))),
         Err(Stop::Unheard) => Err(CommandError::failed("stopped")),
@@ -185,7 +196,7 @@ fn in_words(tally: &Tally) -> String {
 /// A line for each row that was refused.
 fn complaints(rows: &[Row]) -> Vec<u8> {
     let mut text = String::new();
-    for Row { line, outcome } in rows {
+    for Row { line, last_line, outcome } in rows {
         let why = match outcome {
             Err(Refused::Undone) | Ok(Written::Created(_) | Written::Updated(_) | Written::Unchanged(_)) => continue,
             Err(Refused::EmailTaken) => "another user has this email".to_owned(),
@@ -200,7 +211,8 @@ fn complaints(rows: &[Row]) -> Vec<u8> {
                 faults.iter().map(why).collect::<Vec<_>>().join("; ")
             }
         };
-        let _ = writeln!(text, "line {line}: {why}");
+        let lines = if last_line == line { format!("line {line}") } else { format!("lines {line} to {last_line}") };
+        let _ = writeln!(text, "{lines}: {why}");
     }
     text.into_bytes()
 }

@@ -46,7 +46,10 @@ pub(crate) fn migrate(settings: &Settings, action: MigrateAction) -> Result<(), 
 
 async fn act(schema: &SchemaService, action: MigrateAction) -> Result<String, SchemaFailure> {
     match action {
-        MigrateAction::Up => Ok(format!("{} applied\n", schema.up().await?)),
+        MigrateAction::Up => {
+            schema.check_server().await?;
+            Ok(format!("{} applied\n", schema.up().await?))
+        }
         MigrateAction::Down { steps } => Ok(format!("{} taken back\n", schema.down(Some(steps)).await?)),
         MigrateAction::Status => {
             let mut text = String::new();

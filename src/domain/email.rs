@@ -4,12 +4,13 @@ use email_address::{EmailAddress, Options};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use unicode_normalization::UnicodeNormalization;
 
-use super::{Fault, fold};
+use super::{Fault, fold, visibility::is_visible_in_text};
 
 /// An email address: as it was typed, and the key by which it is unique.
 ///
 /// The key is NFC, lower case, with the domain in its ASCII (IDNA) form. Dots and `+tags` stay: whether they mean
-/// something is for the mail server to say.
+/// something is for the mail server to say. All of its characters are visible: an address is a person's identity, and two of
+/// them must not look the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Email {
     typed: String,
@@ -24,7 +25,7 @@ impl Email {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] with code `empty`, `too-long` or `malformed`.
+    /// A [`Fault`] with code `empty`, `too-long`, `malformed` or `invisible`.
     pub fn parse(text: &str) -> Result<Self, Fault> {
         if text.is_empty() {
             return Err(Fault::new("empty", "an email address is needed"));
@@ -35,6 +36,9 @@ impl Email {
         let malformed = || Fault::new("malformed", "an email address looks like ann@example.com");
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(malformed());
+        }
+        if !text.chars().all(is_visible_in_text) {
+            return Err(Fault::new("invisible", "an email address has no invisible characters"));
         }
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
         let composed: String = text.nfc().collect();
@@ -112,6 +116,17 @@ mod tests {
             ("ann@exa mple.com", "malformed"),
             ("ann@-example.com", "malformed"),
             ("ann@exam_ple.com", "malformed"),
+            ("ann\u{200b}@example.com", "invisible"),
+            ("a\u{3164}nn@example.com", "invisible"),
+            ("a\u{115f}nn@example.com", "invisible"),
+            ("a\u{ffa0}nn@example.com", "invisible"),
+            ("a\u{13441}nn@example.com", "invisible"),
+            ("\"a\u{2800}\"@example.com", "invisible"),
+            ("\u{202a}ann@example.com\u{202c}", "invisible"),
+            ("\u{feff}ann@example.com", "invisible"),
+            ("ann@exam\u{ad}ple.com", "invisible"),
+            ("ann@exam\u{3164}ple.com", "invisible"),
+            ("ann@exam\u{200c}ple.com", "invisible"),
         ] {
             assert_eq!(Email::parse(text).map(|_| "taken").map_err(|fault| fault.code), Err(code), "{text:?}");
         }
@@ -121,7 +136,8 @@ mod tests {
         #[test]
         fn no_text_panics_and_what_is_taken_fits(text in any::<String>()) {
             if let Ok(email) = Email::parse(&text) {
-                prop_assert_eq!(email.as_str(), text);
+                prop_assert_eq!(email.as_str(), &text);
+                prop_assert!(text.chars().all(is_visible_in_text));
                 prop_assert!(email.key().chars().count() <= 512);
             }
         }

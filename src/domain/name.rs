@@ -2,9 +2,19 @@
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::{Fault, fold};
+use super::{
+    Fault, fold,
+    visibility::{is_bidi_formatting, is_control, is_visible},
+};
 
-/// A person's name: NFC, 1 to 200 characters without the white space around them, no control characters.
+/// A person's name: NFC, 1 to 200 characters without the white space around them, at least one of them visible; no control
+/// characters, and none that format directions.
+///
+/// Embeddings, overrides and isolates of directions are refused anywhere in a name: they reorder the text around it on
+/// any page that shows it, and make one name look like another (Unicode Technical Report #36, "Bidirectional Text
+/// Spoofing"). Scripts that are written from right to left need none of them: their letters have a direction, and a page
+/// isolates a name by its own markup. Other invisible characters may stand between visible ones: joiners are part of the
+/// spelling of Persian and Indic names and of emoji, and names are not unique, so there is no one to take the place of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(String);
 
@@ -16,17 +26,31 @@ impl Name {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] with code `control-character`, `empty` or `too-long`.
+    /// A [`Fault`] with code `control-character`, `bidi-control`, `empty`, `invisible` or `too-long`.
     pub fn parse(text: &str) -> Result<Self, Fault> {
+        let name = Self::normalized(text)?;
+        if name.contains(is_bidi_formatting) {
+            let message = "a name has no characters that embed, override or isolate a direction of writing";
+            return Err(Fault::new("bidi-control", message));
+        }
+        if !name.contains(is_visible) {
+            return Err(Fault::new("invisible", "a name has at least 1 visible character"));
+        }
+        Ok(Self(name))
+    }
+
+    /// The text as names are written, whether or not it can be seen: users may have such names from earlier versions of
+    /// this service.
+    pub(super) fn normalized(text: &str) -> Result<String, Fault> {
         // Line ends and tabs around a name are control characters like any other: whoever sends them should know.
-        if text.chars().any(char::is_control) {
+        if text.contains(is_control) {
             return Err(Fault::new("control-character", "a name has no control characters"));
         }
         // What is too long need not be normalised to its end.
         let name: String = text.trim().nfc().take(Self::MAX + 1).collect();
         match name.chars().count() {
             0 => Err(Fault::new("empty", "a name has at least 1 character that is no white space")),
-            1..=Self::MAX => Ok(Self(name)),
+            1..=Self::MAX => Ok(name),
             _ => Err(Fault::new("too-long", format!("a name has at most {} characters", Self::MAX))),
         }
     }
@@ -70,6 +94,21 @@ mod tests {
     }
 
     #[test]
+    fn invisible_characters_may_join_visible_ones() {
+        for name in [
+            "می\u{200c}خواهم",
+            "क\u{94d}\u{200d}ष",
+            "❤\u{fe0f}",
+            "עברית\u{200f}!",
+            "🏴\u{e0067}\u{e007f}",
+            "An\u{ad}na",
+            ".",
+        ] {
+            assert_eq!(Name::parse(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
     fn keys_have_no_case() {
         let name = Name::parse("Ada  LOVELACE").unwrap();
         assert_eq!(name.keys(), ("ada  lovelace".to_owned(), "lovelace ada".to_owned()));
@@ -85,6 +124,19 @@ mod tests {
             ("a\nb", "control-character"),
             ("Ann\n", "control-character"),
             ("a\u{85}b", "control-character"),
+            ("a\u{2028}b", "control-character"),
+            ("a\u{2029}", "control-character"),
+            ("\u{200b}", "invisible"),
+            ("\u{200d}\u{feff}\u{e0041}", "invisible"),
+            ("\u{ad} \u{2060}", "invisible"),
+            ("\u{115f}\u{1160}", "invisible"),
+            ("\u{3164}", "invisible"),
+            ("\u{2800} \u{2800}", "invisible"),
+            ("\u{301}\u{fe0f}", "invisible"),
+            ("\u{e000}", "invisible"),
+            ("\u{200f}", "invisible"),
+            ("Ann \u{202e}nnA", "bidi-control"),
+            ("\u{2067}علي\u{2069}", "bidi-control"),
         ] {
             assert_eq!(Name::parse(text).unwrap_err().code, code, "{text:?}");
         }
@@ -101,7 +153,8 @@ mod tests {
                 prop_assert!(is_nfc(name));
                 prop_assert_eq!(name.trim(), name);
                 prop_assert!((1..=Name::MAX).contains(&name.chars().count()));
-                prop_assert!(!name.chars().any(char::is_control));
+                prop_assert!(!name.contains(is_control) && !name.contains(is_bidi_formatting));
+                prop_assert!(name.contains(is_visible));
                 // What the columns hold.
                 let (key, last_word_key) = Name::parse(name).unwrap().keys();
                 prop_assert!(key.chars().count() <= 2 * Name::MAX);

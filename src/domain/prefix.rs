@@ -19,13 +19,13 @@ impl Prefix {
     ///
     /// A [`Fault`] with code `control-character`, `empty` or `too-long`.
     pub fn parse(text: &str) -> Result<Self, Fault> {
-        let name = Name::parse(text).map_err(|fault| match fault.code {
+        let name = Name::normalized(text).map_err(|fault| match fault.code {
             "empty" => Fault::new("empty", "at least 1 character that is no white space is needed"),
             "too-long" => Fault::new("too-long", format!("at most {} characters are taken", Name::MAX)),
             _ => Fault::new(fault.code, "control characters are not taken"),
         })?;
-        let folded = fold(name.as_str());
-        let email = Email::parse(name.as_str()).ok().map(|email| email.into_parts().1);
+        let folded = fold(&name);
+        let email = Email::parse(&name).ok().map(|email| email.into_parts().1);
         Ok(Self { email_key: email.filter(|key| *key != folded), folded })
     }
 
@@ -73,6 +73,8 @@ mod tests {
         assert_eq!(Prefix::parse("ΚΩΣ").unwrap().as_str(), "κωσ");
         assert_eq!(Prefix::parse("Ann@Bücher.example").unwrap().email_key(), Some("ann@xn--bcher-kva.example"));
         assert_eq!(Prefix::parse("ann@example.com").unwrap().email_key(), None);
+        // A name of an earlier version may begin so, and an emoji may end so.
+        assert_eq!(Prefix::parse("\u{200b}").unwrap().as_str(), "\u{200b}");
         assert_eq!(Prefix::parse("  ").unwrap_err().code, "empty");
         assert_eq!(Prefix::parse("a\0").unwrap_err().code, "control-character");
         assert_eq!(Prefix::parse(&"a".repeat(201)).unwrap_err().code, "too-long");

@@ -14,7 +14,7 @@ use futures_util::{
 };
 use sha2::{Digest, Sha256};
 
-use super::rows::{Format, MemberFault, RawRow, Reader, TableFault};
+use super::rows::{Format, MemberFault, RawRow, ReadError, Reader};
 use crate::{
     domain::Email,
     service::{Answer, Draft, Error, Mode, Once, Outcome, Terms, UserService, Written},
@@ -49,6 +49,8 @@ pub enum Refused {
 pub struct Row {
     /// The line that it begins in, from 1.
     pub line: u64,
+    /// The line that it ends in; another one only if it was refused.
+    pub last_line: u64,
     /// What was written, or why nothing was.
     pub outcome: Result<Written, Refused>,
 }
@@ -104,9 +106,9 @@ pub struct Tally {
 /// Why an import ended before its end.
 #[derive(Debug)]
 pub enum Stop {
-    /// The columns are not those of users.
-    Table(TableFault),
-    /// No more rows could be read.
+    /// The input is not a table of users, or no longer.
+    Read(ReadError),
+    /// No more of the input came.
     Source(io::Error),
     /// The service could not write the next rows.
     Service(Error),
@@ -114,6 +116,16 @@ pub enum Stop {
     TooMany(usize),
     /// Nobody wants to be told of more.
     Unheard,
+}
+
+impl Stop {
+    /// The same, where rows from this one on were read but not written.
+    fn with_unwritten(mut self, row: Option<&RawRow>) -> Self {
+        if let (Self::Read(ReadError::UnclosedQuote { first, .. }), Some(row)) = (&mut self, row) {
+            *first = row.line;
+        }
+        self
+    }
 }
 
 impl Tally {
@@ -186,7 +198,9 @@ pub async fn import<B: AsRef<[u8]>>(
         let read = match (working.take(), reads) {
             (None, true) => source.next().await,
             (None, false) => {
-                ended.unwrap_or(Ok(()))?;
+                if let Some(Err(stop)) = ended {
+                    return Err(stop.with_unwritten(waiting.front()));
+                }
                 return match (import.once, all_pieces) {
                     (Some(_), Some(all)) if all != pieces => Err(Stop::Service(Error::KeyReused)),
                     (Some(once), None) => import.service.keep_pieces(once, pieces).await.map_err(Stop::Service),
@@ -216,7 +230,7 @@ pub async fn import<B: AsRef<[u8]>>(
                 waiting.clear();
                 Some(Err(Stop::Source(error)))
             }
-            None => Some(reader.read(&[], &mut waiting).map_err(Stop::Table)),
+            None => Some(reader.read(&[], &mut waiting).map_err(Stop::Read)),
         };
         while waiting.front().is_some_and(|row| row.line < import.from_line) {
             waiting.pop_front();
@@ -244,7 +258,7 @@ pub async fn import_all_or_none<B: AsRef<[u8]>>(
             break;
         }
     }
-    reader.read(&[], &mut rows).map_err(Stop::Table)?;
+    reader.read(&[], &mut rows).map_err(Stop::Read)?;
     if rows.len() > MOST_ALL_OR_NONE {
         return Err(Stop::TooMany(MOST_ALL_OR_NONE));
     }
@@ -255,7 +269,7 @@ pub async fn import_all_or_none<B: AsRef<[u8]>>(
 /// Reads a piece, and lets others have their turn meanwhile: they share the thread.
 async fn read_on(reader: &mut Reader, piece: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), Stop> {
     for slice in piece.chunks(BYTES_A_TURN) {
-        reader.read(slice, rows).map_err(Stop::Table)?;
+        reader.read(slice, rows).map_err(Stop::Read)?;
         tokio::task::yield_now().await;
     }
     Ok(())
@@ -278,6 +292,7 @@ impl Seen {
 /// A row that may be written, or why it will not.
 struct Candidate {
     line: u64,
+    last_line: u64,
     draft: Result<Draft, Refused>,
 }
 
@@ -289,29 +304,29 @@ impl Candidate {
             Ok(_) => Err(Refused::EmailTaken),
             Err(faults) => Err(Refused::Invalid(faults)),
         };
-        Self { line: row.line, draft }
+        Self { line: row.line, last_line: row.last_line, draft }
     }
 }
 
 impl Import {
     /// Writes some rows in one transaction.
     async fn write(mut self, rows: Vec<Candidate>, piece: u64) -> Result<Reported, Error> {
-        let last_line = rows.last().map_or(0, |row| row.line);
+        let last_line = rows.last().map_or(0, |row| row.last_line);
         let once = self.once.map(|once| of_piece(once, self.terms, piece, &rows));
         let mut drafts = Vec::with_capacity(rows.len());
-        let rows: Vec<(u64, Option<Refused>)> = rows
+        let rows: Vec<(u64, u64, Option<Refused>)> = rows
             .into_iter()
             .map(|row| match row.draft {
                 Ok(draft) => {
                     drafts.push(draft);
-                    (row.line, None)
+                    (row.line, row.last_line, None)
                 }
-                Err(refused) => (row.line, Some(refused)),
+                Err(refused) => (row.line, row.last_line, Some(refused)),
             })
             .collect();
         let all_or_none = self.terms.all_or_none;
         // Those who are all right are not written if another is not.
-        self.terms.dry_run |= all_or_none && rows.iter().any(|(_, refused)| refused.is_some());
+        self.terms.dry_run |= all_or_none && rows.iter().any(|(_, _, refused)| refused.is_some());
         let told = move |written: &[Option<Written>]| rows_of(&rows, written, all_or_none);
         let once = once.filter(|_| !self.terms.dry_run);
         let (report, rows, is_replay, is_kept) = match once {
@@ -335,12 +350,12 @@ impl Import {
 }
 
 /// What became of rows: some are wrong, the others were written.
-fn rows_of(rows: &[(u64, Option<Refused>)], written: &[Option<Written>], all_or_none: bool) -> Vec<Row> {
-    let is_refused = written.contains(&None) || rows.iter().any(|(_, refused)| refused.is_some());
+fn rows_of(rows: &[(u64, u64, Option<Refused>)], written: &[Option<Written>], all_or_none: bool) -> Vec<Row> {
+    let is_refused = written.contains(&None) || rows.iter().any(|(_, _, refused)| refused.is_some());
     let is_undone = all_or_none && is_refused;
     let mut written = written.iter();
     rows.iter()
-        .map(|(line, refused)| {
+        .map(|(line, last_line, refused)| {
             let outcome = match refused {
                 Some(refused) => Err(refused.clone()),
                 None => match written.next().copied().flatten() {
@@ -349,7 +364,7 @@ fn rows_of(rows: &[(u64, Option<Refused>)], written: &[Option<Written>], all_or_
                     Some(written) => Ok(written),
                 },
             };
-            Row { line: *line, outcome }
+            Row { line: *line, last_line: *last_line, outcome }
         })
         .collect()
 }
@@ -363,6 +378,10 @@ fn of_piece(once: Once, terms: Terms, piece: u64, rows: &[Candidate]) -> Once {
     fingerprint.update([u8::from(terms.mode == Mode::Upsert), u8::from(terms.all_or_none)]);
     for row in rows {
         fingerprint.update(row.line.to_be_bytes());
+        // Nearly all rows end where they begin: their fingerprints stay what they were before there was a last line.
+        if row.last_line != row.line {
+            fingerprint.update(row.last_line.to_be_bytes());
+        }
         let texts: Vec<&str> = match &row.draft {
             Ok(Draft { name, email }) => vec![name.as_str(), email.as_str()],
             Err(Refused::EmailTaken | Refused::Undone) => Vec::new(),

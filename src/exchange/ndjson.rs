@@ -50,11 +50,13 @@ impl NdjsonReader {
         if self.lines == 1 {
             line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         }
-        if line.iter().all(u8::is_ascii_whitespace) {
+        // Of a line that is too long the rest may not be known, so it is not blank.
+        let is_too_long = line.len() > LONGEST_ROW;
+        if !is_too_long && line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        let draft = if line.len() > LONGEST_ROW { Err(too_long()) } else { understand(line) };
-        rows.extend([RawRow { line: self.lines, draft }]);
+        let draft = if is_too_long { Err(too_long()) } else { understand(line) };
+        rows.extend([RawRow { line: self.lines, last_line: self.lines, draft }]);
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Format {
 pub struct RawRow {
     /// The line that it begins in, from 1.
     pub line: u64,
+    /// The line that it ends in.
+    pub last_line: u64,
     /// A user to write, or what is wrong with it.
     pub draft: Result<Draft, Vec<MemberFault>>,
 }
@@ -41,12 +43,22 @@ pub struct MemberFault {
     pub fault: Fault,
 }
 
-/// What is wrong with all rows at once.
+/// Why no more rows can be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct TableFault {
-    /// A sentence for people.
-    pub message: String,
+pub enum ReadError {
+    /// The header does not name the columns of users.
+    #[error("{0}")]
+    Header(String),
+    /// A quoted cell is not closed: behind its quote, rows cannot be distinguished from the text of the cell.
+    #[error("line {line}: a quoted cell is not closed; lines {first} to {last} were not read")]
+    UnclosedQuote {
+        /// The line of the opening quote.
+        line: u64,
+        /// The first line that was not read.
+        first: u64,
+        /// The last line of the input.
+        last: u64,
+    },
 }
 
 /// Reads rows of one format.
@@ -72,8 +84,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`TableFault`] if the columns are not those of users.
-    pub fn read(&mut self, piece: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), TableFault> {
+    /// [`ReadError`]. The rows before it are read.
+    pub fn read(&mut self, piece: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), ReadError> {
         match self {
             Self::Ndjson(reader) => {
                 reader.read(piece, rows);
@@ -123,7 +135,7 @@ mod tests {
     use super::*;
 
     /// What is read of a text that comes in pieces of this length.
-    fn read(format: Format, text: &str, length: usize) -> Result<Vec<RawRow>, TableFault> {
+    fn read(format: Format, text: &str, length: usize) -> Result<Vec<RawRow>, ReadError> {
         let (mut reader, mut rows) = (Reader::new(format), Vec::new());
         for piece in text.as_bytes().chunks(length) {
             reader.read(piece, &mut rows)?;
@@ -132,15 +144,42 @@ mod tests {
         Ok(rows)
     }
 
-    /// `line name` of each row, or `line member:code …`.
+    /// `lines name` of each row, or `lines member:code …`.
     fn told(rows: &[RawRow]) -> Vec<String> {
         let fault = |fault: &MemberFault| format!("{}:{}", fault.member, fault.fault.code);
         rows.iter()
-            .map(|row| match &row.draft {
-                Ok(draft) => format!("{} {}", row.line, draft.name.as_str()),
-                Err(faults) => format!("{} {}", row.line, faults.iter().map(fault).collect::<Vec<_>>().join(" ")),
+            .map(|row| {
+                let lines = if row.line == row.last_line {
+                    row.line.to_string()
+                } else {
+                    format!("{}-{}", row.line, row.last_line)
+                };
+                match &row.draft {
+                    Ok(draft) => format!("{lines} {}", draft.name.as_str()),
+                    Err(faults) => format!("{lines} {}", faults.iter().map(fault).collect::<Vec<_>>().join(" ")),
+                }
             })
             .collect()
+    }
+
+    /// The cells of each row, as a lenient reader with this separator sees them.
+    fn cells_of(text: &str, separator: u8) -> Vec<Vec<String>> {
+        let mut reader = csv_core::ReaderBuilder::new().delimiter(separator).build();
+        let (mut cells, mut ends) = (vec![0; text.len() + 1], vec![0; text.len() + 1]);
+        let (mut rest, mut rows) = (text.as_bytes(), Vec::new());
+        loop {
+            let (result, read, _, count) = reader.read_record(rest, &mut cells, &mut ends);
+            rest = &rest[read..];
+            if result == csv_core::ReadRecordResult::End {
+                return rows;
+            }
+            if result == csv_core::ReadRecordResult::InputEmpty {
+                continue;
+            }
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let spans = starts.zip(&ends[..count]);
+            rows.push(spans.map(|(start, end)| String::from_utf8_lossy(&cells[start..*end]).into_owned()).collect());
+        }
     }
 
     #[test]
@@ -187,7 +226,7 @@ mod tests {
         );
         let expected = [
             "2 Ann \"the\" Example",
-            "4 name:control-character",
+            "4-5 name:control-character",
             "6 :wrong-length",
             "7 =Dan",
             "8 '-Eve",
@@ -207,8 +246,79 @@ mod tests {
         for length in [1000, LONGEST_ROW, 1 << 20] {
             let told_of = |format, text| told(&read(format, text, length).unwrap());
             assert_eq!(told_of(Format::Ndjson, &ndjson), ["1 :too-long", "2 Ann", "3 :too-long"]);
-            assert_eq!(told_of(Format::Csv, &csv), ["2 :too-long", "3 Ann", "4 :too-long", "5 :too-long"]);
+            assert_eq!(told_of(Format::Csv, &csv), ["2 :too-long", "3 Ann", "4 :too-long", "5 :wrong-length"]);
         }
+    }
+
+    #[test]
+    fn a_row_may_have_its_longest_length() {
+        for (length, expected) in [(LONGEST_ROW, "2 name:too-long"), (LONGEST_ROW + 1, "2 :too-long")] {
+            let email = "ann@example.com";
+            let bare = format!("{},{email}", "x".repeat(length - email.len() - 1));
+            let quoted = format!("\"{}\"\"\",{email}", "x".repeat(length - email.len() - 5));
+            for row in [bare, quoted] {
+                assert_eq!(row.len(), length);
+                for text in [format!("name,email\n{row}"), format!("name,email\r\n{row}\r\n")] {
+                    assert_eq!(told(&read(Format::Csv, &text, 1000).unwrap()), [expected], "{length}");
+                }
+            }
+        }
+        // Neither is a long line blank, of which the end is not kept.
+        let blank = format!("{}{{}}", " ".repeat(LONGEST_ROW + 1));
+        for length in [1000, 1 << 20] {
+            assert_eq!(told(&read(Format::Ndjson, &blank, length).unwrap()), ["1 :too-long"]);
+        }
+    }
+
+    #[test]
+    fn what_rfc_4180_does_not_allow_is_refused() {
+        let text = concat!(
+            "name,email\n",
+            "\"Ann\" x,a@example.com\n",
+            "A\"nn,a@example.com\n",
+            " \"Ann\",a@example.com\n",
+            "\"Ann\" ,a@example.com\r\n",
+            "Ann,\"a@example.com\"\"x\"y\"\"\n",
+            "\"Ann\nBob,b@example.com\nCarl\"x\"\",c@example.com\n",
+            "Ann,a@example.com\"\"\n",
+            "\"Ann\",\"a@example.com\"",
+        );
+        let expected = [
+            "2 :malformed",
+            "3 :malformed",
+            "4 :malformed",
+            "5 :malformed",
+            "6 :malformed",
+            "7-9 :malformed",
+            "10 :malformed",
+            "11 Ann",
+        ];
+        for length in [1, 2, 3, 7, 4096] {
+            assert_eq!(told(&read(Format::Csv, text, length).unwrap()), expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_quoted_cell_that_is_not_closed_ends_what_is_read() {
+        let long = "Bob,b@example.com\r\n".repeat(2000);
+        for (text, unread) in [
+            ("a\n\"Ann,a@example.com\n", (3, 3, 3)),
+            ("\"Ann,a@example.com\r\n\r\nBob,b@example.com", (2, 2, 4)),
+            // Closed by the quote of another row.
+            ("\n\"Ann,a@example.com\nBob,b@example.com\n\"Carl\",c@example.com\n\n\"Dora\",d@example.com\n", (3, 3, 7)),
+            ("Ann,\"a\"b\"\nBob,b@example.com\r", (2, 2, 3)),
+            ("\"two\nlines\",\"Ann\r\rBob", (3, 2, 5)),
+            (&format!("\"Ann,a@example.com\r\n{long}\"Carl\",c@example.com\n"), (2, 2, 2003)),
+        ] {
+            let (line, first, last) = unread;
+            for length in [1, 3, 4096, 1 << 20] {
+                let text = format!("name,email\n{text}");
+                let expected = ReadError::UnclosedQuote { line, first, last };
+                assert_eq!(read(Format::Csv, &text, length), Err(expected), "{text:.60}");
+            }
+        }
+        let header = ReadError::UnclosedQuote { line: 1, first: 1, last: 2 };
+        assert_eq!(read(Format::Csv, "name,\"email\nAnn,a@example.com\n", 4096), Err(header));
     }
 
     #[test]
@@ -218,10 +328,13 @@ mod tests {
             ("name\n", "email is missing"),
             ("name,email,phone\n", "\"phone\""),
             ("name,email,name\n", "twice"),
+            (&format!("name{}\n", ",x".repeat(69)), "70 columns; at most 64"),
+            ("name,e\"mail\n", "the header: a cell with a quote in it"),
+            ("name,\"email\" \n", "the header: text follows"),
             (&format!("name,{}\n", "x".repeat(2 * LONGEST_ROW)), "at most 16384 bytes"),
         ] {
             let fault = read(Format::Csv, text, 4096).unwrap_err();
-            assert!(fault.message.contains(part), "{text:.40}: {fault}");
+            assert!(fault.to_string().contains(part), "{text:.40}: {fault}");
         }
         assert_eq!(read(Format::Csv, "email,name", 4096), Ok(Vec::new()));
     }
@@ -241,7 +354,54 @@ mod tests {
         }
 
         #[test]
-        fn what_was_written_is_read(name in "[-=+@'A-Za-zé ]{1,20}", format in prop_oneof![Just(Format::Csv), Just(Format::Ndjson)]) {
+        fn each_line_is_in_a_row_or_known_to_be_unread(
+            text in "(name,email\n)?([ab,\"\r\n{}]|\"\"|a,b@example\\.com){0,40}",
+            has_long in any::<bool>(),
+        ) {
+            let text = if has_long { text.replace('b', &"b".repeat(LONGEST_ROW / 2)) } else { text };
+            for format in [Format::Ndjson, Format::Csv] {
+                let (mut reader, mut rows) = (Reader::new(format), Vec::new());
+                let outcome = reader.read(text.as_bytes(), &mut rows).and_then(|()| reader.read(&[], &mut rows));
+                let mut known: Vec<(u64, u64)> = rows.iter().map(|row| (row.line, row.last_line)).collect();
+                prop_assert!(rows.iter().all(|row| row.draft.is_err() || row.line == row.last_line));
+                match outcome {
+                    Ok(()) => {}
+                    Err(ReadError::Header(_)) => continue,
+                    Err(ReadError::UnclosedQuote { line, first, last }) => {
+                        prop_assert!(first <= line && line <= last);
+                        known.push((first, last));
+                    }
+                }
+                prop_assert!(known.is_sorted_by(|one, two| one.1 < two.0), "{:?}", known);
+                let text = if format == Format::Csv { text.replace("\r\n", "\n").replace('\r', "\n") } else { text.clone() };
+                let is_blank = |line: &str| line.is_empty() || format == Format::Ndjson && line.trim().is_empty();
+                let mut is_header = format == Format::Csv;
+                for (line, text) in (1..).zip(text.split('\n')).filter(|(_, text)| !is_blank(text)) {
+                    let is_known = known.iter().any(|(first, last)| (first..=last).contains(&&line));
+                    prop_assert!(is_known || std::mem::take(&mut is_header), "line {}, {:?}, in {:?}", line, text, known);
+                    is_header = false;
+                }
+                if let Some((_, last)) = known.last() {
+                    prop_assert!(*last <= text.split('\n').count() as u64);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_read_is_what_others_read(cells in "[ab\",; ]{0,12}") {
+            let text = format!("name,email\n{cells},a@example.com\n");
+            if let Ok(rows) = read(Format::Csv, &text, 4096)
+                && let Ok(draft) = &rows[0].draft
+            {
+                let cells = cells_of(&text, b',');
+                prop_assert_eq!(cells.len(), 2);
+                prop_assert_eq!(cells[1].len(), 2);
+                prop_assert_eq!(cells[1][0].trim(), draft.name.as_str());
+            }
+        }
+
+        #[test]
+        fn what_was_written_is_read(name in "[-=+@＝＋－＠﹢;,|\"'()A-Zaé \u{61b}]{1,20}", format in prop_oneof![Just(Format::Csv), Just(Format::Ndjson)]) {
             let Ok(parsed) = Name::parse(&name) else { return Ok(()) };
             let user = crate::domain::User {
                 id: crate::domain::UserId::generate(chrono::DateTime::UNIX_EPOCH),
@@ -259,10 +419,17 @@ mod tests {
             let rows = read(format, &text, 4096).unwrap();
             let draft = Draft { name: parsed, email: Email::parse(&user.email).unwrap() };
             prop_assert_eq!(&rows[0].draft, &Ok(draft));
-            // No cell is left that a spreadsheet would run.
+            // No cell is left that a spreadsheet would run, whatever separates its cells, and even if it knows no quotes.
             if format == Format::Csv {
-                let is_formula = |cell: &str| cell.trim_start_matches('"').starts_with(['=', '+', '-', '@']);
-                prop_assert!(!text.split(',').any(is_formula), "{}", text);
+                let is_formula = |cell: &str| {
+                    let cell = cell.trim_start_matches(|c: char| c.is_whitespace() || "\"()".contains(c));
+                    cell.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠', '﹢'])
+                };
+                for separator in [b',', b';', b'\t', b'|'] {
+                    let cells = cells_of(&text, separator);
+                    prop_assert!(!cells.iter().flatten().any(|cell| is_formula(cell)), "{}", text);
+                }
+                prop_assert!(!text.split([',', ';', '\t', '|', '\u{61b}', '\n']).any(is_formula), "{}", text);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Users out, one after the other.
 
 use super::{
-    csv::write_cell,
+    cell::write_cell,
     rows::Format,
     user::{Field, Fields, Selected, written},
 };

@@ -32,7 +32,9 @@ use super::{
 };
 use crate::{
     domain::UserId,
-    exchange::{Format, Import, MemberFault, Refused, Report, Reported, Row, Stop, import, import_all_or_none},
+    exchange::{
+        Format, Import, MemberFault, ReadError, Refused, Report, Reported, Row, Stop, import, import_all_or_none,
+    },
     service::{Mode, Terms, UserService, Written},
 };
 
@@ -83,11 +85,17 @@ struct BulkKeyParameter {
 
 /// What became of a row: a line of the answer.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = BulkLine)]
 pub(super) struct Told<'a> {
     /// The line of the body that the row begins in, from 1.
     #[schema(example = 1, minimum = 1)]
     line: u64,
+    /// The line that the row ends in, if that is another one. Of `stopped`: the last line of a body in which a quoted cell
+    /// is not closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 3, minimum = 1)]
+    last_line: Option<u64>,
     /// `stopped`: neither this row nor any behind it was done.
     outcome: ToldOutcome,
     /// The user, where there is one.
@@ -134,6 +142,9 @@ impl FromRequest for BulkQuery {
 /// NDJSON or CSV of any length, a user with `name` and `email` each row; what else an export has is passed over. Each row is
 /// written or refused by itself, and has its line in the answer as soon as it is done, in the order of the rows: read while
 /// you write. Rows are written some hundred at a time, each piece in a transaction.
+///
+/// CSV is read strictly by RFC 4180. After a quoted cell that is not closed nothing is read any more: the last line has the
+/// outcome `stopped`, and the lines that were not done.
 #[utoipa::path(
     tag = "users",
     operation_id = "writeUsers",
@@ -189,7 +200,7 @@ pub(super) async fn write(
     }
     // Rows are read and told of by a task of their own, so that the one goes on while the other does. There is no more
     // between the two than one report.
-    let (told, mut hears) = mpsc::channel::<Result<Reported, Problem>>(1);
+    let (told, mut hears) = mpsc::channel::<Result<Reported, Stop>>(1);
     let about = tag.clone();
     let importing = async move {
         let _begun = begun;
@@ -198,12 +209,12 @@ pub(super) async fn write(
             Ok(()) => {}
             Err(Stop::Unheard) => observe::unheard(about.as_deref()),
             // Nobody may be there to hear it.
-            Err(stop) => drop(told.send(Err(problem(stop))).await),
+            Err(stop) => drop(told.send(Err(stop)).await),
         }
     };
     actix_web::rt::spawn(tag::on_behalf(tag.as_deref(), importing));
     // The first rows decide about the status.
-    let first = hears.recv().await.transpose()?;
+    let first = hears.recv().await.transpose().map_err(problem)?;
     let is_replay = first.as_ref().is_some_and(|reported| reported.is_replay);
     let first = first.map(Ok);
     let rest = stream::unfold((hears, first, 0, tag), move |(mut hears, first, last_line, tag)| async move {
@@ -213,9 +224,14 @@ pub(super) async fn write(
         };
         Some(match told {
             Ok(reported) => (Bytes::from(reported.report), (hears, None, reported.last_line, tag)),
-            Err(problem) => {
+            Err(stop) => {
+                let end = match stop {
+                    Stop::Read(ReadError::UnclosedQuote { last, .. }) => Some(last),
+                    _ => None,
+                };
+                let problem = problem(stop);
                 observe::broken_off(tag.as_deref(), &problem);
-                (stopped(last_line + 1, &problem), (hears, None, last_line, tag))
+                (stopped(last_line + 1, end, &problem), (hears, None, last_line, tag))
             }
         })
     });
@@ -289,7 +305,9 @@ fn lines(rows: &[Row], is_dry_run: bool) -> Vec<u8> {
         // What is only tried has no id that would mean anything.
         let id =
             id.filter(|_| !(is_dry_run && matches!(outcome, ToldOutcome::Created))).map(|id: &UserId| id.as_uuid());
-        push(&mut lines, &Told { line: row.line, outcome, id, problem: refused.as_ref().map(|it| it.to_body(None)) });
+        let last_line = Some(row.last_line).filter(|last| *last != row.line);
+        let problem = refused.as_ref().map(|it| it.to_body(None));
+        push(&mut lines, &Told { line: row.line, last_line, outcome, id, problem });
     }
     lines
 }
@@ -309,17 +327,23 @@ fn invalid(faults: &[MemberFault]) -> Problem {
 }
 
 /// The last line of an import that did not come to its end.
-fn stopped(line: u64, problem: &Problem) -> Bytes {
+fn stopped(line: u64, last_line: Option<u64>, problem: &Problem) -> Bytes {
     let mut text = Vec::new();
     let problem = Some(problem.to_body(None));
-    push(&mut text, &Told { line, outcome: ToldOutcome::Stopped, id: None, problem });
+    push(&mut text, &Told { line, last_line, outcome: ToldOutcome::Stopped, id: None, problem });
     text.into()
 }
 
 fn problem(stop: Stop) -> Problem {
     match stop {
         Stop::Service(error) => error.into(),
-        Stop::Table(fault) => Problem::new(Kind::ValidationFailed, format!("The rows cannot be read: {fault}.")),
+        Stop::Read(error) => {
+            let kind = match error {
+                ReadError::Header(_) => Kind::ValidationFailed,
+                ReadError::UnclosedQuote { .. } => Kind::MalformedCsv,
+            };
+            Problem::new(kind, format!("The rows cannot be read: {error}."))
+        }
         Stop::TooMany(most) => Problem::new(Kind::PayloadTooLarge, format!("All or none: at most {most} rows.")),
         Stop::Source(error) if error.kind() == io::ErrorKind::TimedOut => {
             Problem::new(Kind::BodyTimeout, "No more of the body came.")

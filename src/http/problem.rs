@@ -33,6 +33,8 @@ const MOST_ERRORS: usize = 100;
 pub(super) enum Kind {
     /// The body is no JSON.
     MalformedJson,
+    /// The rows of the body are not CSV.
+    MalformedCsv,
     /// A query parameter is unknown, doubled or out of range.
     InvalidQuery,
     /// A cursor is not one of ours, or was changed.
@@ -86,6 +88,7 @@ impl Kind {
     pub(super) const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not valid JSON"),
+            Self::MalformedCsv => (StatusCode::BAD_REQUEST, "malformed-csv", "The body is not valid CSV"),
             Self::InvalidQuery => (StatusCode::BAD_REQUEST, "invalid-query", "The query is not valid"),
             Self::InvalidCursor => (StatusCode::BAD_REQUEST, "invalid-cursor", "The cursor is not valid"),
             Self::InvalidId => (StatusCode::BAD_REQUEST, "invalid-id", "The id is not valid"),

@@ -77,6 +77,7 @@ impl IntoResponses for BulkProblems {
             Kind::InvalidQuery,
             Kind::InvalidIdempotencyKey,
             Kind::MalformedJson,
+            Kind::MalformedCsv,
             Kind::BodyTimeout,
             Kind::IdempotencyKeyInUse,
             Kind::PreconditionFailed,

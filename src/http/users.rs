@@ -41,10 +41,17 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 #[schema(as = UserDraft)]
 #[expect(dead_code, reason = "documents what `FromMembers` reads")]
 pub(super) struct DraftBody {
-    /// 1 to 200 characters after trimming; no control characters.
-    #[schema(example = "Ann Example", min_length = 1, max_length = 200, pattern = r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f]+$")]
+    /// 1 to 200 characters after trimming, at least one of them visible; no control characters, and none that embed, override
+    /// or isolate a direction of writing.
+    #[schema(
+        example = "Ann Example",
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
+    )]
     name: String,
-    /// Unique regardless of case and of how its domain is written; at most 254 octets.
+    /// Unique regardless of case and of how its domain is written; at most 254 octets, and no
+    /// invisible characters.
     #[schema(example = "Ann@example.com", format = "email", max_length = 254)]
     email: String,
 }
@@ -55,10 +62,12 @@ pub(super) struct DraftBody {
 #[schema(as = UserPatch)]
 #[expect(dead_code, reason = "documents what `FromMembers` reads")]
 pub(super) struct PatchBody {
-    /// 1 to 200 characters after trimming; no control characters.
-    #[schema(example = "Ann Other", min_length = 1, max_length = 200, value_type = String, required = false, pattern = r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f]+$")]
+    /// 1 to 200 characters after trimming, at least one of them visible; no control characters, and none that embed, override
+    /// or isolate a direction of writing.
+    #[schema(example = "Ann Other", min_length = 1, max_length = 200, value_type = String, required = false, pattern = r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$")]
     name: Option<String>,
-    /// Unique regardless of case and of how its domain is written; at most 254 octets.
+    /// Unique regardless of case and of how its domain is written; at most 254 octets, and no
+    /// invisible characters.
     #[schema(example = "ann.other@example.com", format = "email", max_length = 254, value_type = String, required = false)]
     email: Option<String>,
 }

@@ -1,7 +1,7 @@
-//! The schema: migrations through the one pool.
+//! The schema: migrations through the one pool, and what the service needs of the database it runs on.
 
-use migration::MigrationStatus;
-use orm_pool::Pool;
+use orm_pool::{Engine, Fault, Pool};
+use sea_orm::{ConnectionTrait, DbErr, Statement, TransactionOptions};
 
 /// A change of the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,10 +12,67 @@ pub struct Migration {
     pub applied: bool,
 }
 
-/// Why the schema could not be looked at or changed.
+/// Why the schema could not be read or changed.
 #[derive(Debug, thiserror::Error)]
-#[error("the schema could not be read or changed")]
-pub struct SchemaFailure(#[from] orm_pool::Error);
+pub enum SchemaFailure {
+    /// The migrations stopped, or never began.
+    #[error(transparent)]
+    Migration(#[from] migration::Error),
+    /// The server is too old.
+    #[error("the database server is {found}; users-api needs {needed} or newer")]
+    Version {
+        /// What the server calls itself.
+        found: String,
+        /// The oldest version that will do.
+        needed: &'static str,
+    },
+    /// The database cannot store every name.
+    #[error(
+        "the database's encoding is {0}, which cannot store every name; create it anew with \
+         CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8'"
+    )]
+    Encoding(String),
+    /// The database user may not do what the service does.
+    #[error("the database user needs SELECT, INSERT, UPDATE and DELETE on {table}")]
+    Privilege {
+        /// The table.
+        table: &'static str,
+        /// What the server refused.
+        #[source]
+        cause: DbErr,
+    },
+    /// The pool gave no connection, or lost it.
+    #[error("the schema could not be read or changed")]
+    Pool(#[from] orm_pool::Error),
+}
+
+impl From<DbErr> for SchemaFailure {
+    fn from(error: DbErr) -> Self {
+        Self::Pool(error.into())
+    }
+}
+
+/// Statements that change nothing and need each of the privileges that the service needs.
+const PROBES: [(&str, [&str; 4]); 2] = [
+    (
+        "users",
+        [
+            "SELECT id FROM users WHERE 1 = 0",
+            "INSERT INTO users SELECT * FROM users WHERE 1 = 0",
+            "UPDATE users SET version = version WHERE 1 = 0",
+            "DELETE FROM users WHERE 1 = 0",
+        ],
+    ),
+    (
+        "idempotency_keys",
+        [
+            "SELECT key_hash FROM idempotency_keys WHERE 1 = 0",
+            "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys WHERE 1 = 0",
+            "UPDATE idempotency_keys SET answer = answer WHERE 1 = 0",
+            "DELETE FROM idempotency_keys WHERE 1 = 0",
+        ],
+    ),
+];
 
 /// The schema of the database behind the pool.
 #[derive(Clone, Debug)]
@@ -30,24 +87,22 @@ impl SchemaService {
         Self { pool }
     }
 
-    /// Applies what is pending; any number of processes may do so at once. Gives the number of changes applied.
+    /// Applies the pending migrations and returns their number; any number of processes may do so at once.
     ///
     /// # Errors
     ///
     /// [`SchemaFailure`].
     pub async fn up(&self) -> Result<usize, SchemaFailure> {
-        let up = |db| async move { Ok::<_, orm_pool::Error>(migration::up(&db).await?) };
-        Ok(self.pool.direct("schema.up", up).await?)
+        self.pool.direct("schema.up", |db| async move { Ok(migration::up(&db).await?) }).await
     }
 
-    /// Takes back the newest `steps` changes, or all. Gives the number of changes taken back.
+    /// Reverts the newest `steps` migrations, or all, and returns their number.
     ///
     /// # Errors
     ///
     /// [`SchemaFailure`].
     pub async fn down(&self, steps: Option<u32>) -> Result<usize, SchemaFailure> {
-        let down = move |db| async move { Ok::<_, orm_pool::Error>(migration::down(&db, steps).await?) };
-        Ok(self.pool.direct("schema.down", down).await?)
+        self.pool.direct("schema.down", move |db| async move { Ok(migration::down(&db, steps).await?) }).await
     }
 
     /// All changes, oldest first. Writes nothing.
@@ -56,9 +111,95 @@ impl SchemaService {
     ///
     /// [`SchemaFailure`].
     pub async fn status(&self) -> Result<Vec<Migration>, SchemaFailure> {
-        let status = |db| async move { Ok::<_, orm_pool::Error>(migration::status(&db).await?) };
-        let migrations = self.pool.direct("schema.status", status).await?;
-        let applied = |status| status == MigrationStatus::Applied;
-        Ok(migrations.into_iter().map(|(name, status)| Migration { name, applied: applied(status) }).collect())
+        let migrations: Vec<(String, bool)> = self
+            .pool
+            .direct("schema.status", |db| async move { Ok::<_, SchemaFailure>(migration::status(&db).await?) })
+            .await?;
+        Ok(migrations.into_iter().map(|(name, applied)| Migration { name, applied }).collect())
+    }
+
+    /// Checks that the server is new enough and that the database can store every text. Writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SchemaFailure::Version`] or [`SchemaFailure::Encoding`].
+    pub async fn check_server(&self) -> Result<(), SchemaFailure> {
+        let query = match self.pool.engine() {
+            // Part of the binary.
+            Engine::Sqlite => return Ok(()),
+            Engine::Postgres => "SELECT current_setting('server_version'), current_setting('server_encoding')",
+            // Our tables have an encoding of their own.
+            Engine::MySql => "SELECT CAST(VERSION() AS CHAR), 'UTF8'",
+        };
+        let (version, encoding): (String, String) = self
+            .pool
+            .read("schema.check_server", move |db| async move {
+                let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), query)).await?;
+                let row = row.ok_or_else(|| DbErr::RecordNotFound("the server's version".to_owned()))?;
+                Ok::<_, SchemaFailure>((row.try_get_by_index(0)?, row.try_get_by_index(1)?))
+            })
+            .await?;
+        if let Some(needed) = is_too_old(self.pool.engine(), &version) {
+            return Err(SchemaFailure::Version { found: version, needed });
+        }
+        if encoding == "UTF8" { Ok(()) } else { Err(SchemaFailure::Encoding(encoding)) }
+    }
+
+    /// Checks that the database user may do what the service does. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SchemaFailure::Privilege`]. Anything else that stands in the way may pass.
+    pub async fn check_privileges(&self) -> Result<(), SchemaFailure> {
+        let probe = |db| async move {
+            for (table, statements) in PROBES {
+                for statement in statements {
+                    if let Err(cause) = ConnectionTrait::execute_unprepared(&db, statement).await {
+                        return match Fault::of(&cause) {
+                            Fault::PrivilegeMissing => Err(SchemaFailure::Privilege { table, cause }),
+                            _ => Err(cause.into()),
+                        };
+                    }
+                }
+            }
+            Ok(())
+        };
+        self.pool.transaction("schema.check_privileges", TransactionOptions::default(), probe).await
+    }
+}
+
+/// The oldest version that will do, if this one is older.
+fn is_too_old(engine: Engine, version: &str) -> Option<&'static str> {
+    let (needed, oldest) = match engine {
+        Engine::Sqlite => return None,
+        Engine::Postgres => ("PostgreSQL 10", (10, 0)),
+        Engine::MySql if version.contains("MariaDB") => ("MariaDB 10.5", (10, 5)),
+        Engine::MySql => ("MySQL 8.0", (8, 0)),
+    };
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let found = (numbers.next()?, numbers.next().unwrap_or(0));
+    (found < oldest).then_some(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_servers_are_recognised() {
+        for (engine, version, needed) in [
+            (Engine::Postgres, "9.6.24", Some("PostgreSQL 10")),
+            (Engine::Postgres, "10.23", None),
+            (Engine::Postgres, "15.18 (Debian 15.18-0+deb12u1)", None),
+            (Engine::Postgres, "18beta1", None),
+            (Engine::MySql, "10.4.34-MariaDB", Some("MariaDB 10.5")),
+            (Engine::MySql, "10.11.6-MariaDB-0+deb12u1", None),
+            (Engine::MySql, "11.4.2-MariaDB-log", None),
+            (Engine::MySql, "5.7.44-log", Some("MySQL 8.0")),
+            (Engine::MySql, "8.0.11-TiDB-v7.5.1", None),
+            (Engine::MySql, "9.7.4", None),
+        ] {
+            assert_eq!(is_too_old(engine, version), needed, "{version}");
+        }
     }
 }

@@ -46,7 +46,7 @@ pub fn rows(numbers: std::ops::Range<usize>) -> String {
     text
 }
 
-fn lines(reply: &Reply) -> Vec<Value> {
+pub fn lines(reply: &Reply) -> Vec<Value> {
     assert_eq!(reply.header("content-type"), NDJSON, "{}", reply.text);
     reply.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

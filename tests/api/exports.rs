@@ -31,7 +31,23 @@ async fn export(app: &App, query: &str, accept: &str) -> Reply {
 
 async fn what_is_exported_can_be_imported(context: Context) {
     let one = context.app().await;
-    let names = ["=1+1", "'=1+1", "''x", "-Ann", "@Ann", "+49", "Ann, \"A.\"", "O'Hara", "Zoë", "'Ann"];
+    let names = [
+        "=1+1",
+        "'=1+1",
+        "''x",
+        "-Ann",
+        "@Ann",
+        "+49",
+        "Ann, \"A.\"",
+        "O'Hara",
+        "Zoë",
+        "'Ann",
+        "Ann;=1+1;",
+        "A;'-1",
+        "＝1",
+        "(＋1",
+        "a|\"@b\"",
+    ];
     for (number, name) in names.iter().enumerate() {
         one.create(name, &format!("user-{number}@example.com")).await;
     }
@@ -42,12 +58,16 @@ async fn what_is_exported_can_be_imported(context: Context) {
     };
     let original = export(&one, "", NDJSON).await;
     assert_eq!(original.header("content-type"), NDJSON);
-    assert_eq!(original.text.lines().count(), 1310);
+    assert_eq!(original.text.lines().count(), 1315);
     for (accept, media_type) in [(NDJSON, NDJSON), ("text/csv", "text/csv"), ("text/*;q=0.9, image/png", "text/csv")] {
         let text = export(&one, "?cursors=true", accept).await.text;
         if media_type == "text/csv" {
             assert!(text.starts_with("id,name,email,version,createdAt,updatedAt,cursor\r\n"), "{text:.99}");
             assert!(text.contains(",\"'=1+1\",") && text.contains(",\"''=1+1\","), "formulas are no formulas");
+            assert!(
+                text.contains("\"Ann;'=1+1;\"") && text.contains(",\"'＝1\","),
+                "nor are they where ; separates cells"
+            );
         }
         let two = context.app().await;
         let reply = bulk(&two, "", media_type, None, text).await;

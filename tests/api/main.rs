@@ -21,6 +21,7 @@
 
 mod batch;
 mod bulk;
+mod bulk_csv;
 mod bulk_once;
 mod causes;
 mod cli;
@@ -45,9 +46,11 @@ mod queue;
 mod races;
 mod reload;
 mod remains;
+mod requirements;
 mod secrets;
 mod shutdown;
 mod soak;
+mod storage;
 mod together;
 mod traces;
 mod transfer;
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         suite("plans", plans::cases()),
         suite("lists", lists::cases()),
         suite("bulk", bulk::cases()),
+        suite("bulk_csv", bulk_csv::cases()),
         suite("bulk_once", bulk_once::cases()),
         suite("exports", exports::cases()),
         suite("hostile", hostile::cases()),
@@ -99,6 +103,8 @@ fn main() -> ExitCode {
             suite("transfer", transfer::cases()),
             suite("urls", urls::cases()),
             suite("secrets", secrets::cases()),
+            suite("requirements", requirements::cases()).on_servers(),
+            suite("storage", storage::cases()).without_engine(),
             suite("cli", cli::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),

@@ -6,18 +6,20 @@ use std::{
 };
 
 use sea_orm::{ConnectionTrait, Statement};
+use serde_json::json;
 
 use crate::{
     cases,
     harness::{
-        Context, End, Engine, Load, Proxy, Sample, Server, by_status, connect, is_batching, kill_all, new_database,
-        quantile, wanted,
+        App, Context, End, Engine, Load, Proxy, Sample, Server, Service, bare::number, by_status, connect, eventually,
+        is_batching, kill_all, new_database, quantile, wanted,
     },
 };
 
 cases![
     a_database_that_stops_is_told_at_once_and_comes_back_by_itself,
     connections_that_are_killed_cost_no_read,
+    a_connection_closed_while_idle_costs_no_write,
     a_silent_peer_is_found_and_its_places_come_back,
     a_blip_is_waited_for,
 ];
@@ -129,6 +131,42 @@ async fn connections_that_are_killed_cost_no_read(context: Context) {
         counts.iter().filter(|((method, status), _)| method == "GET" && *status != 200).map(|(_, count)| count).sum();
     assert_eq!(failed, 0, "no read fails: {counts:?}");
     assert_honest(&app.url, &samples).await;
+}
+
+async fn a_connection_closed_while_idle_costs_no_write(context: Context) {
+    let url = context.database().await;
+    let settings = [("USERS_API__POOL__MAX", "3"), ("USERS_API__POOL__MIN", "3"), ("DATABASE_URL", url.as_str())];
+    let service = Service::start(context.folder(), &settings).await;
+    let app = App::at(service.address, &url);
+    let admin = connect(&context.engine().admin_url()).await;
+    let name = url::Url::parse(&app.url).unwrap().path().trim_start_matches('/').to_owned();
+    let open = match context.engine() {
+        Engine::Postgres => format!("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{name}'"),
+        _ => format!("SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{name}'"),
+    };
+    let close_all = async || {
+        app.pool_until("all are idle", |pool| pool["idle"] == 3).await;
+        kill_all(&context, &admin, &app.url).await;
+        let closed = async || (number(&admin, &open).await.unwrap() == 0).then_some(());
+        eventually("the server has closed them", closed).await;
+    };
+    let (mut ids, mut refused) = (Vec::new(), Vec::new());
+    for round in 0..20 {
+        close_all().await;
+        let created = app.post("/users", &json!({"name": "Ann", "email": format!("ann{round}@example.com")})).await;
+        if created.status == 201 { ids.push(created.json()["id"].clone()) } else { refused.push(created.text) }
+    }
+    for id in ids {
+        close_all().await;
+        let deleted = app.delete(&format!("/users/{}", id.as_str().unwrap())).await;
+        if deleted.status != 204 {
+            refused.push(deleted.text);
+        }
+    }
+    admin.close().await.unwrap();
+    assert_eq!(refused, [""; 0], "no write meets a connection that was closed before it: {:#?}", service.log());
+    let counters = app.pool().await["counters"].clone();
+    assert!(counters["closedBroken"].as_u64() >= Some(100), "{counters}");
 }
 
 async fn a_silent_peer_is_found_and_its_places_come_back(context: Context) {

@@ -55,10 +55,13 @@ async fn refused(context: &Context, variables: &[(&str, &str)], part: &str) {
 }
 
 fn scheme(context: &Context) -> &'static str {
-    match context.engine() {
-        Engine::Sqlite => "sqlite",
-        Engine::Postgres => "postgres",
-        _ => "mysql",
+    let engine = context.engine();
+    if engine == Engine::Sqlite {
+        "sqlite"
+    } else if engine == Engine::Postgres {
+        "postgres"
+    } else {
+        "mysql"
     }
 }
 
@@ -221,13 +224,12 @@ async fn no_contents_of_a_secret_file_are_repeated(context: Context) {
 }
 
 async fn nothing_is_shown_while_it_serves(context: Context) {
-    let (url, account) = match context.engine() {
-        Engine::Sqlite => (context.database().await, None),
-        _ => {
-            let account = Account::new(&context).await;
-            account.set_password(SECRET).await;
-            (account.url.replace(":one@", "@"), Some(account))
-        }
+    let (url, account) = if context.engine() == Engine::Sqlite {
+        (context.database().await, None)
+    } else {
+        let account = Account::new(&context).await;
+        account.set_password(SECRET).await;
+        (account.url.replace(":one@", "@"), Some(account))
     };
     let write = |lines: &[&str]| fs::write(context.folder().join(".env"), lines.join("\n")).unwrap();
     let own = [format!("DATABASE_URL='{url}'"), "USERS_API__USERS__CURSOR_KEY=hunter2".to_owned()];

@@ -17,6 +17,7 @@ cases![
     a_log_does_not_come_between,
     a_file_goes_in_and_out,
     what_is_wrong_is_told_by_line,
+    an_unclosed_quote_is_no_success,
     what_cannot_be_done_is_told,
     a_signal_stops_where_it_can_be_gone_on_with,
     who_waits_for_rows_can_be_stopped,
@@ -267,4 +268,48 @@ async fn signal(child: &Child, name: &str) {
     let id = child.id().unwrap();
     let sent = Command::new("/bin/sh").arg("-c").arg(format!("kill -{name} {id}")).status().await.unwrap();
     assert!(sent.success());
+}
+
+async fn an_unclosed_quote_is_no_success(context: Context) {
+    let url = context.database().await;
+    let mut text = "name,email\n".to_owned();
+    for number in 1..=3000 {
+        let quote = if number == 6 { "\"" } else { "" };
+        writeln!(text, "{quote}User {number},user{number}@example.com").unwrap();
+    }
+    fs::write(context.folder().join("users.csv"), &text).unwrap();
+    let unread = "users-api: line 7: a quoted cell is not closed; lines 7 to 3001 were not read";
+    let go_on = "; close it and go on with --from-line 7\n";
+    for (options, out, err) in [
+        (&["--atomic"][..], "0 rows: 0 created in ", format!("{unread}\n")),
+        (&["--dry-run"], "5 rows: 5 created in ", format!("{unread}{go_on}")),
+        (&[], "5 rows: 5 created in ", format!("{unread}{go_on}")),
+        (&["--from-line", "7"], "0 rows: 0 created in ", format!("{unread}{go_on}")),
+        (&["--from-line", "9"], "0 rows: 0 created in ", format!("{unread}{go_on}")),
+    ] {
+        let said = run(&context, &url, &[&["import", "users.csv"][..], options].concat()).await;
+        assert_eq!((said.code, said.err), (Some(1), err), "{options:?}");
+        assert!(said.out.starts_with(out), "{options:?}: {}", said.out);
+        let is_said = said.out.ends_with(" (nothing was written)\n");
+        assert_eq!(is_said, options.contains(&"--atomic") || options.contains(&"--dry-run"), "{}", said.out);
+        let written = if options.is_empty() || options[0] == "--from-line" { 5 } else { 0 };
+        assert_eq!(count(&context, &url).await, written, "{options:?}");
+    }
+    fs::write(context.folder().join("users.csv"), text.replace('"', "")).unwrap();
+    let said = run(&context, &url, &["import", "users.csv", "--from-line", "7"]).await;
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""));
+    assert!(said.out.starts_with("2,995 rows: 2,995 created in "), "{}", said.out);
+    let broken = "name,email\n\"Ann\nBob\" x,ann@example.com\nA\"nn,ann@example.com\n\"Ann\nBob\",a@example.com\n";
+    fs::write(context.folder().join("users.csv"), broken).unwrap();
+    let said = run(&context, &url, &["import", "users.csv"]).await;
+    assert_eq!(
+        said.err.lines().collect::<Vec<_>>(),
+        [
+            "lines 2 to 3: text follows the closing quote of a cell",
+            "line 4: a cell with a quote in it must be enclosed in quotes, and the quote in it doubled",
+            "lines 5 to 6: name: a name has no control characters",
+            "users-api: some rows were refused",
+        ]
+    );
+    assert_eq!(said.code, Some(3));
 }

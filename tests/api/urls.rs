@@ -42,18 +42,18 @@ async fn a_relative_path_is_the_shells(context: Context) {
 }
 
 async fn an_ipv6_address_connects(context: Context) {
-    let (server, address) = match context.engine() {
-        Engine::Sqlite => return,
-        Engine::Postgres => (Server::new(context.engine(), &["-clisten_addresses=127.0.0.1,::1"]), "[::1]"),
-        engine => (Server::new(engine, &["--bind-address=127.0.0.1,::1"]), "[::1]"),
-    };
-    if std::net::TcpListener::bind(("::1", 0)).is_err() {
+    if context.engine() == Engine::Sqlite || std::net::TcpListener::bind(("::1", 0)).is_err() {
         return;
     }
-    let mut server = server;
+    let both = if context.engine() == Engine::Postgres {
+        "-clisten_addresses=127.0.0.1,::1"
+    } else {
+        "--bind-address=127.0.0.1,::1"
+    };
+    let mut server = Server::new(context.engine(), &[both]);
     server.start(End::Orderly);
     server.await_ready();
-    let url = new_database(server.url()).await.replace("127.0.0.1", address);
+    let url = new_database(server.url()).await.replace("127.0.0.1", "[::1]");
     serves(&context, &[("DATABASE_URL", &url)]).await;
     server.stop();
 }
@@ -99,11 +99,10 @@ async fn libpqs_variables_fill_what_is_open(context: Context) {
 }
 
 async fn a_missing_certificate_file_ends_with_2(context: Context) {
-    let parameter = match context.engine() {
-        Engine::Sqlite => return,
-        Engine::Postgres => "sslrootcert",
-        _ => "ssl-ca",
-    };
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let parameter = if context.engine() == Engine::Postgres { "sslrootcert" } else { "ssl-ca" };
     let file = context.folder().join("ca.pem").display().to_string();
     let separator = if context.database().await.contains('?') { '&' } else { '?' };
     let url = format!("{}{separator}{parameter}={file}", context.last_database());

@@ -24,6 +24,7 @@ cases![
     deletes,
     tells_what_is_not_there,
     keeps_names_as_they_are,
+    names_and_emails_can_be_seen,
     times_are_utc_with_microseconds,
     updates_that_race_all_count,
     an_expected_version_must_be_the_current_one,
@@ -239,4 +240,38 @@ async fn an_expected_version_must_be_the_current_one(context: Context) {
     service.delete(id, 3.into()).await.unwrap();
     assert!(matches!(service.delete(id, 3.into()).await, Err(Error::NotFound)));
     pool.close(std::time::Duration::from_secs(5)).await.unwrap();
+}
+
+async fn names_and_emails_can_be_seen(context: Context) {
+    let app = context.app().await;
+    for (name, code) in [
+        ("\u{200b}", "invisible"),
+        ("\u{2800}\u{2800}", "invisible"),
+        ("\u{3164}", "invisible"),
+        ("\u{301}", "invisible"),
+        ("Ann\u{202e}nnA", "bidi-control"),
+        ("Ann\u{2028}Bob", "control-character"),
+    ] {
+        let reply = app.post("/users", &json!({"name": name, "email": "ann@example.com"})).await;
+        assert_eq!(reply.problem(422, "validation-failed")["errors"][0]["code"], code, "{name:?}");
+    }
+    for email in
+        ["an\u{3164}n@example.com", "ann\u{200b}@example.com", "ann@exam\u{ad}ple.com", "\u{202a}ann@example.com"]
+    {
+        let reply = app.post("/users", &json!({"name": "Ann", "email": email})).await;
+        assert_eq!(reply.problem(422, "validation-failed")["errors"][0]["code"], "invisible", "{email:?}");
+    }
+    // Who has had such a name before is found, and may be changed.
+    let ann = app.create("Ann", "ann@example.com").await;
+    let path = format!("/users/{}", ann["id"].as_str().unwrap());
+    let database = crate::harness::connect(&app.url).await;
+    let update = "UPDATE users SET name = '\u{200b}', name_key = '\u{200b}', last_word_key = '\u{200b}', email = 'an\u{3164}n@example.com'";
+    sea_orm::ConnectionTrait::execute_unprepared(&database, update).await.unwrap();
+    database.close().await.unwrap();
+    assert_eq!(app.get("/users?name=%E2%80%8B").await.ids().len(), 1);
+    assert_eq!(app.get(&path).await.json()["name"], "\u{200b}");
+    let patched = app.patch(&path, &json!({"email": "new@example.com"})).await;
+    assert_eq!((patched.status.as_u16(), &patched.json()["name"]), (200, &json!("\u{200b}")));
+    let patched = app.patch(&path, &json!({"name": "Ann"})).await;
+    assert_eq!((patched.status.as_u16(), &patched.json()["name"]), (200, &json!("Ann")));
 }

@@ -1,0 +1,125 @@
+//! Whether the server has already closed a connection, seen without asking it.
+//!
+//! A server that ends an idle connection (`pg_terminate_backend`, `KILL`, `wait_timeout`) closes its end of the socket, and
+//! often says why before. Both lie in the socket's receive buffer long before the next statement is sent. Reading them first
+//! matters for a write: once it has been sent, the same error no longer says whether it took effect.
+//!
+//! The drivers do not show their sockets. A connection's socket is therefore found while it is opened, as the one that
+//! appears among the process's file descriptors (Linux) and leads to the database's port. Where that is not possible there is
+//! nothing to peek at, and a write on a connection that was closed fails as it would without.
+
+use std::{collections::BTreeSet, fs, future::poll_fn, os::fd::RawFd, pin::pin};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, MsgFlags, SockaddrLike as _, SockaddrStorage, getpeername, getsockname, recv},
+};
+use tokio::sync::Mutex;
+
+/// The socket of a driver's connection. The driver owns it: it is open for as long as that connection is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Socket(RawFd);
+
+impl Socket {
+    /// Whether something has arrived that no statement has asked for: the end of the stream, an error, or a last message.
+    pub(crate) fn has_unread(self) -> bool {
+        recv(self.0, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) != Err(Errno::EAGAIN)
+    }
+}
+
+/// Finds the sockets of connections to one port, which are opened one after another until each has its socket: what they
+/// agree on after that (TLS, a password) takes longer, and is done side by side.
+#[derive(Debug)]
+pub(crate) struct SocketFinder {
+    port: u16,
+    opening: Mutex<()>,
+}
+
+impl SocketFinder {
+    pub(crate) fn new(port: u16) -> Self {
+        Self { port, opening: Mutex::new(()) }
+    }
+
+    /// Opens a connection, and finds its socket if there is exactly one that it can be.
+    pub(crate) async fn find<F: Future>(&self, connect: F) -> (F::Output, Option<Socket>) {
+        let mut connect = pin!(connect);
+        let mut turn = Some(self.opening.lock().await);
+        let before = connected_to(self.port);
+        let mut new: Vec<RawFd> = Vec::new();
+        let opened = poll_fn(|context| {
+            let poll = connect.as_mut().poll(context);
+            if turn.is_some() {
+                new = connected_to(self.port).difference(&before).map(|(descriptor, _)| *descriptor).collect();
+                if !new.is_empty() {
+                    turn = None;
+                }
+            }
+            poll
+        })
+        .await;
+        let socket = match new[..] {
+            [only] => Some(Socket(only)),
+            _ => None,
+        };
+        (opened, socket)
+    }
+}
+
+/// The descriptors of sockets that are connected to this port, or to a path, each with its own port: a number that is used
+/// again has another one.
+fn connected_to(port: u16) -> BTreeSet<(RawFd, u16)> {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return BTreeSet::new() };
+    let descriptors = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    descriptors
+        .filter_map(|descriptor| {
+            let peer = getpeername::<SockaddrStorage>(descriptor).ok()?;
+            if peer.family() == Some(AddressFamily::Unix) {
+                return Some((descriptor, 0));
+            }
+            if port_of(&peer)? != port {
+                return None;
+            }
+            Some((descriptor, port_of(&getsockname::<SockaddrStorage>(descriptor).ok()?)?))
+        })
+        .collect()
+}
+
+fn port_of(address: &SockaddrStorage) -> Option<u16> {
+    let v4 = address.as_sockaddr_in().map(|address| address.port());
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_stream_is_seen_on_the_right_socket() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let finder = SocketFinder::new(port);
+        let connect = || finder.find(TcpStream::connect(("127.0.0.1", port)));
+        let ((first, first_socket), (second, second_socket)) = tokio::join!(connect(), connect());
+        let (mut clients, mut sockets) =
+            ([first.unwrap(), second.unwrap()], [first_socket.unwrap(), second_socket.unwrap()]);
+        if clients[0].local_addr().unwrap().port() > clients[1].local_addr().unwrap().port() {
+            clients.reverse();
+            sockets.reverse();
+        }
+        let mut servers = [listener.accept().await.unwrap(), listener.accept().await.unwrap()];
+        servers.sort_by_key(|(_, peer)| peer.port());
+        assert_eq!(sockets.map(Socket::has_unread), [false, false]);
+        servers[0].0.write_all(b"x").await.unwrap();
+        clients[0].readable().await.unwrap();
+        assert_eq!(sockets.map(Socket::has_unread), [true, false]);
+        let [_, (second, _)] = servers;
+        drop(second);
+        clients[1].readable().await.unwrap();
+        assert_eq!(sockets.map(Socket::has_unread), [true, true]);
+    }
+}

@@ -1,0 +1,81 @@
+//! What cannot work is refused at the start, with its reason, and nothing is changed.
+
+use sea_orm::ConnectionTrait;
+
+use crate::{
+    cases,
+    harness::{Account, Context, Engine, binary, connect},
+};
+
+cases![a_database_that_cannot_store_every_name_is_refused, a_user_without_privileges_is_refused];
+
+async fn refused(context: &Context, url: &str, arguments: &[&str]) -> String {
+    let variables = [("DATABASE_URL", url), ("RUST_LOG", "off"), ("USERS_API__SERVER__PORT", "0")];
+    let output = binary(context.folder(), &variables).args(arguments).output().await.unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+    error
+}
+
+async fn a_database_that_cannot_store_every_name_is_refused(context: Context) {
+    if context.engine() != Engine::Postgres {
+        // The encoding of our tables is set by their migration.
+        return;
+    }
+    let utf8 = context.database().await;
+    let name = format!("{}_latin1", url::Url::parse(&utf8).unwrap().path().trim_start_matches('/'));
+    let admin = connect(&context.engine().admin_url()).await;
+    let create = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'");
+    admin.execute_unprepared(&create).await.unwrap();
+    let mut url = url::Url::parse(&utf8).unwrap();
+    url.set_path(&name);
+    for arguments in [&["serve"][..], &["migrate", "up"], &["import", "-"], &["export"]] {
+        let error = refused(&context, url.as_str(), arguments).await;
+        assert!(error.contains("encoding is LATIN1") && error.contains("ENCODING 'UTF8'"), "{error}");
+    }
+    let database = connect(url.as_str()).await;
+    assert!(database.execute_unprepared("SELECT 1 FROM users_api_migrations").await.is_err(), "nothing was created");
+    database.close().await.unwrap();
+    admin.execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+    admin.close().await.unwrap();
+}
+
+async fn a_user_without_privileges_is_refused(context: Context) {
+    let account = Account::new(&context).await;
+    let app = context.app_on(&context.last_database(), &[]).await;
+    app.create("Ann", "ann@example.com").await;
+    app.stop().await.unwrap().unwrap();
+    let database = connect(&context.last_database()).await;
+    let name = &account.name;
+    let path = url::Url::parse(&account.url).unwrap().path().trim_start_matches('/').to_owned();
+    let (table, statements) = match context.engine() {
+        Engine::Postgres => (
+            "users",
+            vec![
+                format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}"),
+                format!("GRANT INSERT, UPDATE ON users TO {name}"),
+            ],
+        ),
+        _ => (
+            "users",
+            vec![
+                format!("REVOKE ALL ON {path}.* FROM {name}"),
+                format!("GRANT SELECT, INSERT, UPDATE ON {path}.* TO {name}"),
+            ],
+        ),
+    };
+    for statement in statements {
+        database.execute_unprepared(&statement).await.unwrap();
+    }
+    let error = refused(&context, &account.url, &["serve"]).await;
+    let needs = format!("needs SELECT, INSERT, UPDATE and DELETE on {table}");
+    assert!(error.contains(&needs), "{error}");
+    // Reading is enough for an export.
+    let variables =
+        [("DATABASE_URL", account.url.as_str()), ("RUST_LOG", "off"), ("USERS_API__DATABASE__MIGRATE", "check")];
+    let output = binary(context.folder(), &variables).arg("export").output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("ann@example.com"));
+    database.close().await.unwrap();
+    account.end(&context).await;
+}
