@@ -13,6 +13,7 @@ cases![
     a_socket_connects,
     libpqs_variables_fill_what_is_open,
     a_missing_certificate_file_ends_with_2,
+    an_unverified_server_is_warned_of_once,
 ];
 
 async fn serves(context: &Context, variables: &[(&str, &str)]) {
@@ -119,5 +120,27 @@ async fn a_missing_certificate_file_ends_with_2(context: Context) {
             text.contains(&format!("parameter {parameter}: the file {file} {part}")) || text.contains(part),
             "{text}"
         );
+    }
+}
+
+async fn an_unverified_server_is_warned_of_once(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let url = context.database().await;
+    if !url.contains("@127.0.0.1:") {
+        return;
+    }
+    // Linux takes this to itself, but it is not a loopback address.
+    for (url, warnings) in [(url.replace("@127.0.0.1:", "@0.0.0.0:"), 1), (url, 0)] {
+        let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
+        service.signal("HUP").await;
+        service.logged("reload: nothing to change").await;
+        service.signal("TERM").await;
+        assert!(service.ended().await.success());
+        let log = service.log();
+        let found = log.iter().filter(|line| line["message"] == "database connection is not verified");
+        let hosts: Vec<&str> = found.map(|line| line["host"].as_str().unwrap()).collect();
+        assert_eq!(hosts, vec!["0.0.0.0"; warnings], "{log:?}");
     }
 }
