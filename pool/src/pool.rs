@@ -308,19 +308,18 @@ fn fitted(url: &DatabaseUrl, options: &PoolOptions) -> Result<PoolOptions, Inval
     Ok(options)
 }
 
-/// Once per pool: default settings encrypt at best, and that is no protection from an attacker on the way.
+/// Logged once per pool: without verification, TLS is no protection from an attacker between here and the server.
 fn warn_of_weak_tls(url: &DatabaseUrl) {
+    const ADVICE: &str = "sslmode=verify-full (PostgreSQL), ssl-mode=VERIFY_IDENTITY (MySQL)";
     let host = url.host().unwrap_or_default();
     match url.tls_weakness() {
         None => {}
-        Some(TlsWeakness::Unverified) => tracing::warn!(
-            host,
-            "database connection is not verified: set sslmode=verify-full (PostgreSQL) or ssl-mode=VERIFY_IDENTITY (MySQL)"
-        ),
-        Some(TlsWeakness::NameUnverified) => tracing::warn!(
-            host,
-            "database host name is not verified: set sslmode=verify-full (PostgreSQL) or ssl-mode=VERIFY_IDENTITY (MySQL)"
-        ),
+        Some(TlsWeakness::Unverified) => {
+            tracing::warn!(host, advice = ADVICE, "database connection is not verified");
+        }
+        Some(TlsWeakness::NameUnverified) => {
+            tracing::warn!(host, advice = ADVICE, "database host name is not verified");
+        }
     }
 }
 

@@ -157,7 +157,7 @@ impl DatabaseUrl {
 
     /// Whether the file of an SQLite database may be created (`mode=rwc`).
     pub(crate) fn creates_file(&self) -> bool {
-        matches!(&self.0, Address::File(file) if file.mode == sqlite::OpenMode::Create)
+        matches!(&self.0, Address::File(file) if file.creates())
     }
 
     /// The file of the authorities that the server's certificate is verified against, if one is named.

@@ -280,6 +280,12 @@ impl Layers {
         entry.map_or((key.to_owned(), Origin::Default), |entry| (entry.name.clone(), entry.origin))
     }
 
+    /// Whether a value is right by itself.
+    fn is_valid(&self, key: &str) -> bool {
+        let alone = self.understand([&key.to_owned()]);
+        alone.is_ok_and(|settings| settings.validate().err().is_none_or(|invalid| invalid.key != key))
+    }
+
     /// A value as it may be shown. One that is not of its kind may be a secret in the wrong place.
     fn shown_value(&self, key: &str, value: &Value) -> String {
         const HIDDEN: &str = "(hidden)";
@@ -288,7 +294,7 @@ impl Layers {
             "database.url" => DatabaseUrl::parse_with(&text, |name| self.libpq.get(name).cloned())
                 .map_or_else(|_| HIDDEN.to_owned(), |url| url.to_string()),
             _ if SECRETS.contains(&key) => if text.is_empty() { "" } else { "***" }.to_owned(),
-            _ if self.understand([&key.to_owned()]).is_err() => HIDDEN.to_owned(),
+            _ if !is_quantity(&text) && !self.is_valid(key) => HIDDEN.to_owned(),
             // It may have a password or a token.
             "telemetry.otlp_endpoint" if text.contains(['@', '?', '#']) => HIDDEN.to_owned(),
             _ => text,

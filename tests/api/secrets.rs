@@ -55,10 +55,13 @@ async fn refused(context: &Context, variables: &[(&str, &str)], part: &str) {
 }
 
 fn scheme(context: &Context) -> &'static str {
-    match context.engine() {
-        Engine::Sqlite => "sqlite",
-        Engine::Postgres => "postgres",
-        _ => "mysql",
+    let engine = context.engine();
+    if engine == Engine::Sqlite {
+        "sqlite"
+    } else if engine == Engine::Postgres {
+        "postgres"
+    } else {
+        "mysql"
     }
 }
 
@@ -86,7 +89,7 @@ async fn no_position_of_a_url_is_repeated(context: Context) {
         refused(&context, &[("DATABASE_URL", &format!("{scheme}://u:hunter2@h/d?{name}=hunter2"))], name).await;
     }
     // Valid ones, which every command shows or connects to.
-    for query in ["", "?password=hunter2", "?application_name=hunter2", "?ssl-ca=/hunter2", "?socket=/hunter2"] {
+    for query in ["", "?password=hunter2", "?application_name=hunter2", "?socket=/hunter2"] {
         let password = if query.contains("password") { "" } else { ":hunter2" };
         let url = format!("{scheme}://u{password}@127.0.0.1:9/d{query}");
         run(&context, &[("DATABASE_URL", &url)], &COMMANDS[1..2]).await;
@@ -160,6 +163,7 @@ async fn no_value_in_the_wrong_place_is_repeated(context: Context) {
         "USERS_API__SERVER__HOST",
         "USERS_API__DATABASE__MIGRATE",
         "USERS_API__LOG__FORMAT",
+        "USERS_API__POOL__BATCH",
         "USERS_API__TELEMETRY__OTLP_ENDPOINT",
         "DATABASE_URL",
         "DATABASE_URL_FILE",
@@ -193,7 +197,7 @@ async fn no_contents_of_a_secret_file_are_repeated(context: Context) {
     ] {
         let missing = folder.join("missing").display().to_string();
         for (path, part) in [
-            (&several, "more than one line"),
+            (&several, "has more than one line"),
             (&binary, "is not UTF-8"),
             (&empty, "is empty"),
             (&missing, "cannot be read: No such file"),
@@ -220,13 +224,12 @@ async fn no_contents_of_a_secret_file_are_repeated(context: Context) {
 }
 
 async fn nothing_is_shown_while_it_serves(context: Context) {
-    let (url, account) = match context.engine() {
-        Engine::Sqlite => (context.database().await, None),
-        _ => {
-            let account = Account::new(&context).await;
-            account.set_password(SECRET).await;
-            (account.url.replace(":one@", "@"), Some(account))
-        }
+    let (url, account) = if context.engine() == Engine::Sqlite {
+        (context.database().await, None)
+    } else {
+        let account = Account::new(&context).await;
+        account.set_password(SECRET).await;
+        (account.url.replace(":one@", "@"), Some(account))
     };
     let write = |lines: &[&str]| fs::write(context.folder().join(".env"), lines.join("\n")).unwrap();
     let own = [format!("DATABASE_URL='{url}'"), "USERS_API__USERS__CURSOR_KEY=hunter2".to_owned()];

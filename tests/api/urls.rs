@@ -13,6 +13,7 @@ cases![
     a_socket_connects,
     libpqs_variables_fill_what_is_open,
     a_missing_certificate_file_ends_with_2,
+    an_unverified_server_is_warned_of_once,
 ];
 
 async fn serves(context: &Context, variables: &[(&str, &str)]) {
@@ -42,18 +43,18 @@ async fn a_relative_path_is_the_shells(context: Context) {
 }
 
 async fn an_ipv6_address_connects(context: Context) {
-    let (server, address) = match context.engine() {
-        Engine::Sqlite => return,
-        Engine::Postgres => (Server::new(context.engine(), &["-clisten_addresses=127.0.0.1,::1"]), "[::1]"),
-        engine => (Server::new(engine, &["--bind-address=127.0.0.1,::1"]), "[::1]"),
-    };
-    if std::net::TcpListener::bind(("::1", 0)).is_err() {
+    if context.engine() == Engine::Sqlite || std::net::TcpListener::bind(("::1", 0)).is_err() {
         return;
     }
-    let mut server = server;
+    let both = if context.engine() == Engine::Postgres {
+        "-clisten_addresses=127.0.0.1,::1"
+    } else {
+        "--bind-address=127.0.0.1,::1"
+    };
+    let mut server = Server::new(context.engine(), &[both]);
     server.start(End::Orderly);
     server.await_ready();
-    let url = new_database(server.url()).await.replace("127.0.0.1", address);
+    let url = new_database(server.url()).await.replace("127.0.0.1", "[::1]");
     serves(&context, &[("DATABASE_URL", &url)]).await;
     server.stop();
 }
@@ -99,11 +100,10 @@ async fn libpqs_variables_fill_what_is_open(context: Context) {
 }
 
 async fn a_missing_certificate_file_ends_with_2(context: Context) {
-    let parameter = match context.engine() {
-        Engine::Sqlite => return,
-        Engine::Postgres => "sslrootcert",
-        _ => "ssl-ca",
-    };
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let parameter = if context.engine() == Engine::Postgres { "sslrootcert" } else { "ssl-ca" };
     let file = context.folder().join("ca.pem").display().to_string();
     let separator = if context.database().await.contains('?') { '&' } else { '?' };
     let url = format!("{}{separator}{parameter}={file}", context.last_database());
@@ -120,5 +120,27 @@ async fn a_missing_certificate_file_ends_with_2(context: Context) {
             text.contains(&format!("parameter {parameter}: the file {file} {part}")) || text.contains(part),
             "{text}"
         );
+    }
+}
+
+async fn an_unverified_server_is_warned_of_once(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let url = context.database().await;
+    if !url.contains("@127.0.0.1:") {
+        return;
+    }
+    // Linux takes this to itself, but it is not a loopback address.
+    for (url, warnings) in [(url.replace("@127.0.0.1:", "@0.0.0.0:"), 1), (url, 0)] {
+        let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
+        service.signal("HUP").await;
+        service.logged("reload: nothing to change").await;
+        service.signal("TERM").await;
+        assert!(service.ended().await.success());
+        let log = service.log();
+        let found = log.iter().filter(|line| line["message"] == "database connection is not verified");
+        let hosts: Vec<&str> = found.map(|line| line["host"].as_str().unwrap()).collect();
+        assert_eq!(hosts, vec!["0.0.0.0"; warnings], "{log:?}");
     }
 }

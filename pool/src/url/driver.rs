@@ -36,13 +36,12 @@ impl DatabaseUrl {
 
 fn sqlite(file: &FileAddress) -> SqliteConnectOptions {
     static IN_MEMORY: AtomicUsize = AtomicUsize::new(0);
-    let options = match &file.file {
-        Some(path) => SqliteConnectOptions::new().filename(path),
-        None => {
-            // Each anonymous database has a name of its own, by which the connections of one pool share it.
-            let number = IN_MEMORY.fetch_add(1, Ordering::Relaxed);
-            SqliteConnectOptions::new().filename(format!("file:orm-pool-in-memory-{number}"))
-        }
+    let options = if let Some(path) = &file.file {
+        SqliteConnectOptions::new().filename(path)
+    } else {
+        // Each anonymous database has a separate name, by which the connections of one pool share it.
+        let number = IN_MEMORY.fetch_add(1, Ordering::Relaxed);
+        SqliteConnectOptions::new().filename(format!("file:orm-pool-in-memory-{number}"))
     };
     let options = options
         .read_only(file.mode == OpenMode::ReadOnly)

@@ -109,6 +109,10 @@ impl FileAddress {
         self.mode == OpenMode::Memory
     }
 
+    pub(super) fn creates(&self) -> bool {
+        self.mode == OpenMode::Create
+    }
+
     pub(super) fn path(&self) -> Option<&Path> {
         self.file.as_deref().filter(|_| !self.is_in_memory())
     }

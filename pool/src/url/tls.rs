@@ -60,7 +60,8 @@ pub(super) struct Tls {
 #[derive(Default)]
 pub(super) struct Demands {
     mode: Option<(Parameter, TlsMode)>,
-    demands: Vec<(Parameter, TlsMode)>,
+    /// What other parameters ask for.
+    others: Vec<(Parameter, TlsMode)>,
     authority: Option<Parameter>,
     certificate: Option<Parameter>,
     key: Option<Parameter>,
@@ -73,16 +74,16 @@ impl Demands {
             Meaning::SslMode => self.mode = Some((parameter.clone(), mode(parameter)?)),
             Meaning::Ssl => {
                 let (mode, is_closed) = ssl(parameter)?;
-                self.demands.push((parameter.clone(), mode));
+                self.others.push((parameter.clone(), mode));
                 return Ok(Some(is_closed));
             }
             Meaning::SslAccept => {
                 let choices = [("strict", TlsMode::VerifyFull), ("accept_invalid_certs", TlsMode::Require)];
-                self.demands.push((parameter.clone(), parameter.choice(&choices)?));
+                self.others.push((parameter.clone(), parameter.choice(&choices)?));
             }
             Meaning::UseTls => {
                 let mode = if parameter.flag()? { TlsMode::Require } else { TlsMode::Disable };
-                self.demands.push((parameter.clone(), mode));
+                self.others.push((parameter.clone(), mode));
             }
             Meaning::RequireTls => self.ask_if(parameter, TlsMode::Require)?,
             Meaning::VerifyCertificate => self.ask_if(parameter, TlsMode::VerifyCa)?,
@@ -92,7 +93,7 @@ impl Demands {
                 // certificate and name prove the same.
                 let choices = [("require", Some(TlsMode::VerifyFull)), ("prefer", None), ("disable", None)];
                 if let Some(mode) = parameter.choice(&choices)? {
-                    self.demands.push((parameter.clone(), mode));
+                    self.others.push((parameter.clone(), mode));
                 }
             }
             Meaning::CertificateAuthority => {
@@ -117,7 +118,7 @@ impl Demands {
 
     fn ask_if(&mut self, parameter: &Parameter, mode: TlsMode) -> Result<(), InvalidUrl> {
         if parameter.flag()? {
-            self.demands.push((parameter.clone(), mode));
+            self.others.push((parameter.clone(), mode));
         }
         Ok(())
     }
@@ -125,8 +126,8 @@ impl Demands {
     /// One answer, as strong as the strongest demand.
     pub(super) fn resolve(self) -> Result<Tls, InvalidUrl> {
         let mut mode = self.mode.as_ref().map(|(_, mode)| *mode);
-        let off = self.mode.iter().chain(&self.demands).find(|(_, mode)| *mode == TlsMode::Disable);
-        for (parameter, demand) in &self.demands {
+        let off = self.mode.iter().chain(&self.others).find(|(_, mode)| *mode == TlsMode::Disable);
+        for (parameter, demand) in &self.others {
             // JDBC's `ssl=true` leaves the strength to `sslmode`.
             if parameter.key == "ssl" && mode >= Some(TlsMode::Require) && parameter.flag().is_ok_and(|is_on| is_on) {
                 continue;
@@ -159,7 +160,7 @@ impl Demands {
         }
         let mode = mode.unwrap_or(TlsMode::Prefer);
         if mode == TlsMode::VerifyCa && self.authority.is_none() {
-            let asking = self.mode.iter().chain(&self.demands).find(|(_, mode)| *mode == TlsMode::VerifyCa);
+            let asking = self.mode.iter().chain(&self.others).find(|(_, mode)| *mode == TlsMode::VerifyCa);
             let label = asking.map_or("the URL", |(parameter, _)| parameter.label.as_str());
             return Err(InvalidUrl::part(format!(
                 "{label}: to verify the authority alone, name it (sslrootcert or ssl-ca): anyone can have a certificate \
