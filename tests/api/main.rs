@@ -32,7 +32,9 @@ mod exports;
 mod harness;
 mod hostile;
 mod idempotency;
+mod limits;
 mod lists;
+mod logging;
 mod migrations;
 mod operations;
 mod ops;
@@ -96,6 +98,8 @@ fn main() -> ExitCode {
             suite("batch", batch::cases()),
             suite("transfer", transfer::cases()),
             suite("cli", cli::cases()).without_engine(),
+            suite("limits", limits::cases()).without_engine(),
+            suite("logging", logging::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),
             suite("walls", walls::cases()).without_engine(),
