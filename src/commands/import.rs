@@ -144,7 +144,7 @@ async fn run(
     let words = in_words(&tally);
     let seconds = began.elapsed().as_secs_f64();
     let undone = if import.terms.dry_run || !is_kept { " (nothing was written)" } else { "" };
-    super::print(&format!("{words} in {seconds:.1} s{undone}\n"))?;
+    bulk::output(|| super::print(&format!("{words} in {seconds:.1} s{undone}\n")))?;
     // All or none of them is begun anew.
     let go_on =
         if import.terms.all_or_none { String::new() } else { format!("; go on with --from-line {}", last_line + 1) };

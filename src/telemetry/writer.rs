@@ -110,7 +110,7 @@ impl Shared {
             }
             let written = write(&mut output, &batch);
             is_healthy = written == batch.len();
-            let lost = batch[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
+            let lost = batch[written..].split(|byte| *byte == b'\n').count() as u64 - 1;
             if lost > 0 {
                 self.lock().dropped += lost;
                 count_dropped(lost);
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn what_exceeds_the_buffer_is_dropped_and_counted() {
         let writer = LogWriter(Arc::default());
-        let line = [b'x'; CAPACITY / 4];
+        let line = vec![b'x'; CAPACITY / 4];
         for _ in 0..6 {
             (&writer).write_all(&line).unwrap();
         }
