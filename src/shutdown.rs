@@ -4,10 +4,6 @@
 use std::{
     io,
     net::{Shutdown, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::Duration,
 };
 
@@ -20,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    connections::Connections,
     http::{Draining, Phase},
     telemetry,
 };
@@ -93,30 +90,6 @@ pub enum ShutdownError {
     /// The HTTP server failed.
     #[error("the HTTP server failed")]
     Server(#[source] io::Error),
-}
-
-/// The connections that are open now.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Connections(Arc<AtomicUsize>);
-
-/// One open connection; lives as long as it.
-pub(crate) struct OpenConnection(Connections);
-
-impl Connections {
-    pub(crate) fn open(&self) -> OpenConnection {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        OpenConnection(self.clone())
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What has to be ended.
