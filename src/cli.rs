@@ -8,6 +8,7 @@ use crate::{
     commands::{self, CommandError},
     reload::Reload,
     settings::{Environment, Layers, Settings},
+    telemetry,
 };
 
 /// A REST service for users on one shared, tuned connection pool.
@@ -128,7 +129,6 @@ fn run(cli: Cli) -> Result<(), CommandError> {
 }
 
 /// One line on standard error: the error and its causes, each told once.
-#[expect(clippy::print_stderr, reason = "the last word of a process whose log may not have begun")]
 fn complain(error: &dyn Error) {
-    eprintln!("users-api: {}", crate::telemetry::chain(error));
+    telemetry::print_error(format!("users-api: {}", telemetry::chain(error)));
 }

@@ -145,7 +145,7 @@ async fn run(
     let seconds = began.elapsed().as_secs_f64();
     let is_undone = !is_kept || import.terms.all_or_none && ended.is_err();
     let undone = if import.terms.dry_run || is_undone { " (nothing was written)" } else { "" };
-    super::print(&format!("{words} in {seconds:.1} s{undone}\n"))?;
+    bulk::output(|| super::print(&format!("{words} in {seconds:.1} s{undone}\n")))?;
     // All or none of them is begun anew.
     let go_on =
         if import.terms.all_or_none { String::new() } else { format!("; go on with --from-line {}", last_line + 1) };

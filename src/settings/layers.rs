@@ -16,10 +16,12 @@ const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("RUST_LOG
 const SECRETS: [&str; 3] = ["database.password", "database.url", "users.cursor_key"];
 const FILE_SUFFIX: &str = "_file";
 /// What each kind of value looks like, for values that are not of their kind.
-const KINDS: [(&str, &str); 30] = [
+const KINDS: [(&str, &str); 32] = [
     ("server.host", "an IP address such as 127.0.0.1 or ::"),
     ("server.port", "a whole number from 0 to 65535"),
     ("server.workers", "a whole number from 0 to 512"),
+    ("server.max_connections", "a whole number from 0 to 1000000"),
+    ("server.allowed_hosts", "names separated by commas, or *"),
     ("server.request_timeout", DURATION),
     ("server.write_timeout", DURATION),
     ("server.drain_delay", DURATION),

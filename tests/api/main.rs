@@ -33,7 +33,9 @@ mod exports;
 mod harness;
 mod hostile;
 mod idempotency;
+mod limits;
 mod lists;
+mod logging;
 mod migrations;
 mod operations;
 mod ops;
@@ -106,6 +108,8 @@ fn main() -> ExitCode {
             suite("urls", urls::cases()),
             suite("secrets", secrets::cases()),
             suite("cli", cli::cases()).without_engine(),
+            suite("limits", limits::cases()).without_engine(),
+            suite("logging", logging::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),
             suite("walls", walls::cases()).without_engine(),
