@@ -12,6 +12,8 @@ use sea_orm::{
 };
 use serde::Serialize;
 
+use crate::session::Unsuitable;
+
 /// What an error of the database means for whoever asked, and for the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -28,6 +30,8 @@ pub enum Fault {
     Authentication,
     /// The server has no such database, or the file is none.
     NoSuchDatabase,
+    /// The database cannot be used as it is set up; the error's text says what to change.
+    Unsuitable,
     /// The server has no connection to spare.
     TooManyConnections,
     /// The server is starting, stopping or recovering.
@@ -82,6 +86,7 @@ impl Fault {
             sqlx::Error::Tls(_) => Self::Tls,
             sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => Self::Lost,
             sqlx::Error::PoolTimedOut => Self::Silent,
+            sqlx::Error::Configuration(error) if error.is::<Unsuitable>() => Self::Unsuitable,
             sqlx::Error::Database(error) => Self::of_server(error.as_ref()),
             _ => Self::Other,
         }
@@ -169,6 +174,7 @@ impl Fault {
             Self::Refused
                 | Self::Tls
                 | Self::Authentication
+                | Self::Unsuitable
                 | Self::TooManyConnections
                 | Self::NotAccepting
                 | Self::Terminated
@@ -191,6 +197,7 @@ impl Fault {
             self,
             Self::Authentication
                 | Self::NoSuchDatabase
+                | Self::Unsuitable
                 | Self::TooManyConnections
                 | Self::NotAccepting
                 | Self::Exhausted
@@ -199,7 +206,7 @@ impl Fault {
 
     /// Whether trying again to connect cannot help: what the server refused does not change by itself.
     pub(crate) fn is_final(self) -> bool {
-        matches!(self, Self::Authentication | Self::NoSuchDatabase)
+        matches!(self, Self::Authentication | Self::NoSuchDatabase | Self::Unsuitable)
     }
 
     /// In words, without any name or address.
@@ -211,6 +218,7 @@ impl Fault {
             Self::Tls => "no secure connection to the database",
             Self::Authentication => "the database does not accept the user or the password",
             Self::NoSuchDatabase => "there is no such database",
+            Self::Unsuitable => "the database cannot be used as it is set up",
             Self::TooManyConnections => "the database has no connection to spare",
             Self::NotAccepting => "the database is starting, stopping or recovering",
             Self::Terminated => "the database ended the connection",

@@ -37,8 +37,8 @@
 //! 3. `ticket`: who asks. A [`Caller`] tells which request is behind an operation and how long anybody will wait for it.
 //! 4. `admission`: the queue. Fair, bounded, and honest: what cannot be served in time is refused on arrival.
 //! 5. `store`: which connections there are, and who holds them; a `lease` is one in use. `core` is what all parts
-//!    share, and the life of a connection from its opening to its end. `target` opens it, `raw` speaks SeaORM's
-//!    statements on it.
+//!    share, and the life of a connection from its opening to its end. `target` opens it, `session` sets what
+//!    its statements rely on, `raw` speaks SeaORM's statements on it.
 //! 6. `operation`: an operation runs as a task of the pool's own `runtime`. A caller that goes away neither ends it
 //!    half-way nor loses its connection; what may safely be repeated is repeated. `connection` is what its body sees, and
 //!    `transaction` what it may begin there.
@@ -73,6 +73,7 @@ mod pool;
 mod raw;
 mod record;
 mod runtime;
+mod session;
 mod snapshot;
 mod store;
 mod target;

@@ -157,6 +157,9 @@ pub struct Limits {
     /// A connection is replaced after about so long; 0 = never.
     #[cfg_attr(feature = "utoipa", schema(example = 1_800_000))]
     pub lifetime_ms: u64,
+    /// The server ends a statement that runs for longer, as found on the first connection; 0 = it does not. 0 on SQLite.
+    #[cfg_attr(feature = "utoipa", schema(example = 30_000))]
+    pub statement_timeout_ms: u64,
 }
 
 /// An operation that waits for a connection or holds one.

@@ -6,7 +6,7 @@ use log::LevelFilter;
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, ConnectOptions as _, Executor as _,
+        self, ConnectOptions as _,
         mysql::{MySqlConnectOptions, MySqlPoolOptions},
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -14,7 +14,11 @@ use sea_orm::{
 };
 use tokio::time::timeout;
 
-use crate::{DatabaseUrl, Engine, Fault, PoolOptions, raw::Raw};
+use crate::{
+    DatabaseUrl, Engine, Fault, PoolOptions,
+    raw::Raw,
+    session::{Session, bare_mysql},
+};
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
@@ -32,7 +36,7 @@ pub(crate) struct DialError {
 pub(crate) struct Target {
     url: DatabaseUrl,
     driver: Driver,
-    statement_timeout: Duration,
+    session: Session,
 }
 
 #[derive(Clone)]
@@ -58,19 +62,17 @@ impl Target {
             }
             Engine::Postgres => {
                 let mut address: PgConnectOptions = url.expose().parse()?;
+                // Floats are none of ours, and poolers refuse a startup parameter that they do not know.
+                address = address.extra_float_digits(None);
                 if address.get_application_name().is_none() {
                     // What the URL asks for goes first.
                     address = address.application_name(&options.application_name);
                 }
-                if !options.statement_timeout.is_zero() {
-                    let limit = options.statement_timeout.as_millis().to_string();
-                    address = address.options([("statement_timeout", limit)]);
-                }
                 Driver::Postgres(logging(address))
             }
-            Engine::MySql => Driver::MySql(logging(url.expose().parse::<MySqlConnectOptions>()?)),
+            Engine::MySql => Driver::MySql(bare_mysql(logging(url.expose().parse::<MySqlConnectOptions>()?))),
         };
-        Ok(Self { url: url.clone(), driver, statement_timeout: options.statement_timeout })
+        Ok(Self { url: url.clone(), driver, session: Session::new(options.statement_timeout) })
     }
 
     pub(crate) fn url(&self) -> &DatabaseUrl {
@@ -93,13 +95,19 @@ impl Target {
 
     async fn open(&self) -> Result<Raw, sqlx::Error> {
         match &self.driver {
-            Driver::Sqlite(address) => Ok(Raw::Sqlite(address.connect().await?)),
-            Driver::Postgres(address) => Ok(Raw::Postgres(address.connect().await?)),
+            Driver::Sqlite(address) => {
+                let mut raw = address.connect().await?;
+                self.session.set_sqlite(&mut raw).await?;
+                Ok(Raw::Sqlite(raw))
+            }
+            Driver::Postgres(address) => {
+                let mut raw = address.connect().await?;
+                self.session.set_postgres(&mut raw).await?;
+                Ok(Raw::Postgres(raw))
+            }
             Driver::MySql(address) => {
                 let mut raw = address.connect().await?;
-                if !self.statement_timeout.is_zero() {
-                    raw.execute(statement_limit(self.statement_timeout)).await?;
-                }
+                self.session.set_mysql(&mut raw, address).await?;
                 Ok(Raw::MySql(raw))
             }
         }
@@ -115,6 +123,8 @@ impl Target {
 
     /// A SeaORM connection of its own, for what takes no other: `sea-orm-migration`.
     pub(crate) fn direct(&self, acquire: Duration) -> DatabaseConnection {
+        // A change of the schema may take its time.
+        let session = self.session.unlimited();
         match &self.driver {
             Driver::Sqlite(address) => {
                 let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(acquire);
@@ -122,15 +132,27 @@ impl Target {
             }
             Driver::Postgres(address) => {
                 let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(acquire);
-                // A change of the schema may take its time; the last word on an option counts.
-                let address = address.clone().options([("statement_timeout", "0")]);
-                SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(address))
+                let pool = pool.after_connect(move |raw, _| {
+                    let session = session.clone();
+                    Box::pin(async move { session.set_postgres(raw).await })
+                });
+                SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(address.clone()))
             }
             Driver::MySql(address) => {
                 let pool = MySqlPoolOptions::new().max_connections(1).acquire_timeout(acquire);
+                let own = address.clone();
+                let pool = pool.after_connect(move |raw, _| {
+                    let (session, address) = (session.clone(), own.clone());
+                    Box::pin(async move { session.set_mysql(raw, &address).await })
+                });
                 SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with(address.clone()))
             }
         }
+    }
+
+    /// The limit of a statement that the server was found to keep; zero if there is none.
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.session.statement_timeout()
     }
 }
 
@@ -140,14 +162,4 @@ fn logging<O: sqlx::ConnectOptions>(address: O) -> O {
 
 pub(crate) fn silence() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
-}
-
-/// MariaDB and MySQL know the limit by different names and units; each reads its own executable comment only.
-fn statement_limit(limit: Duration) -> sqlx::AssertSqlSafe<String> {
-    sqlx::AssertSqlSafe(format!(
-        "SET SESSION wait_timeout = @@SESSION.wait_timeout \
-         /*M!100101 , max_statement_time = {seconds} */ /*!50708 , max_execution_time = {milliseconds} */",
-        seconds = limit.as_secs_f64(),
-        milliseconds = limit.as_millis(),
-    ))
 }

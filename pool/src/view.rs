@@ -75,6 +75,7 @@ impl Core {
                 acquire_ms: millis(options.acquire),
                 idle_ms: millis(options.idle),
                 lifetime_ms: millis(options.lifetime),
+                statement_timeout_ms: millis(self.target().0.statement_timeout()),
             },
             counts,
             bulk: self.bulk.counts(&options),

@@ -45,6 +45,7 @@ mod queue;
 mod races;
 mod reload;
 mod remains;
+mod sessions;
 mod shutdown;
 mod soak;
 mod together;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
             suite("doors", doors::cases()).on_servers(),
             suite("operations", operations::cases()),
             suite("remains", remains::cases()),
+            suite("sessions", sessions::cases()),
             suite("queue", queue::cases()),
             suite("batch", batch::cases()),
             suite("transfer", transfer::cases()),

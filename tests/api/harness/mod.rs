@@ -28,7 +28,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 pub use self::{
     account::Account,
     app::{App, Reply, client},
-    context::{Context, connect, kill_all, new_database},
+    context::{Context, connect, kill_all, new_database, sqlite_url},
     cutter::Cutter,
     engine::Engine,
     load::{Load, Sample, by_status, quantile},
