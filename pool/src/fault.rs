@@ -46,6 +46,8 @@ pub enum Fault {
     ReadOnly,
     /// The schema changed under a prepared statement.
     StalePlan,
+    /// A connection pooler refused, or mixed up the prepared statements of its clients.
+    Pooler,
     /// Another transaction stood in the way, and this one was rolled back: deadlock, serialization failure.
     Conflict,
     /// The server ended a statement that ran too long, or was asked to.
@@ -119,9 +121,10 @@ impl Fault {
             "57P01" | "57P02" | "57P04" | "57P05" | "25P03" => Self::Terminated,
             "57014" => Self::StatementTimeout,
             "25006" => Self::ReadOnly,
-            // "cached plan must not change result type"; the statement of that name does not exist.
+            // The statement of that name exists already, or does not; most that PgBouncer itself refuses is 08P01.
+            "42P05" | "26000" | "08P01" => Self::Pooler,
+            // "cached plan must not change result type".
             "0A000" if error.routine() == Some("RevalidateCachedQuery") => Self::StalePlan,
-            "26000" => Self::StalePlan,
             "40001" | "40P01" => Self::Conflict,
             "55P03" => Self::Exhausted,
             _ => match &code[..2.min(code.len())] {
@@ -182,6 +185,7 @@ impl Fault {
                 | Self::Silent
                 | Self::ReadOnly
                 | Self::StalePlan
+                | Self::Pooler
         )
     }
 
@@ -226,6 +230,10 @@ impl Fault {
             Self::Silent => "the database does not answer",
             Self::ReadOnly => "the database takes no writes",
             Self::StalePlan => "the schema changed under a prepared statement",
+            Self::Pooler => {
+                "a connection pooler stands in between and refused; it needs session mode, or PgBouncer 1.21 or later with \
+                 max_prepared_statements above 0, and a URL without startup options"
+            }
             Self::Conflict => "another transaction stood in the way",
             Self::StatementTimeout => "a statement took too long",
             Self::DiskFull => "the database's disk is full",

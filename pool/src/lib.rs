@@ -70,6 +70,7 @@ mod lease;
 mod operation;
 mod options;
 mod pool;
+mod pooler;
 mod raw;
 mod record;
 mod runtime;
@@ -91,6 +92,7 @@ pub use crate::{
     fault::Fault,
     options::{InvalidOption, PoolOptions},
     pool::Pool,
+    pooler::Pooler,
     snapshot::{Advice, Bulk, Cause, Condition, Counters, Doing, Limits, Quantiles, Snapshot, Status},
     ticket::Caller,
     transaction::Transaction,

@@ -1,5 +1,7 @@
 //! One connection of a driver, and SeaORM's statements on it.
 
+use std::sync::Arc;
+
 use futures_util::TryStreamExt;
 use sea_orm::{
     AccessMode, DbBackend, ExecResult, QueryResult, Statement, TransactionOptions, Value,
@@ -17,7 +19,8 @@ type Result<T> = std::result::Result<T, sqlx::Error>;
 #[derive(Debug)]
 pub(crate) enum Raw {
     Sqlite(SqliteConnection),
-    Postgres(PgConnection),
+    /// With what each transaction has to set, where a pooler in transaction mode keeps no session.
+    Postgres(PgConnection, Option<Arc<str>>),
     MySql(MySqlConnection),
 }
 
@@ -26,7 +29,7 @@ macro_rules! on {
     ($raw:expr, $connection:ident => $body:expr) => {
         match $raw {
             Raw::Sqlite($connection) => $body,
-            Raw::Postgres($connection) => $body,
+            Raw::Postgres($connection, _) => $body,
             Raw::MySql($connection) => $body,
         }
     };
@@ -36,9 +39,14 @@ impl Raw {
     pub(crate) fn backend(&self) -> DbBackend {
         match self {
             Self::Sqlite(_) => DbBackend::Sqlite,
-            Self::Postgres(_) => DbBackend::Postgres,
+            Self::Postgres(..) => DbBackend::Postgres,
             Self::MySql(_) => DbBackend::MySql,
         }
+    }
+
+    /// Whether a statement outside of a transaction meets a session that nothing was set for.
+    pub(crate) fn needs_transaction(&self) -> bool {
+        matches!(self, Self::Postgres(_, Some(_)))
     }
 
     pub(crate) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
@@ -87,7 +95,17 @@ impl Raw {
         let level = options.isolation_level.map(|level| format!(" ISOLATION LEVEL {level}")).unwrap_or_default();
         let mode = options.access_mode.map(|mode| format!(" {mode}")).unwrap_or_default();
         match self {
-            Self::Postgres(_) => self.run(format!("BEGIN{level}{mode}")).await,
+            Self::Postgres(_, None) => self.run(format!("BEGIN{level}{mode}")).await,
+            Self::Postgres(_, Some(settings)) => {
+                // In one round trip. The session's own default of the level cannot be set in time.
+                let level = if level.is_empty() { " ISOLATION LEVEL READ COMMITTED" } else { &level };
+                let sql = format!("BEGIN{level}{mode}; {settings}");
+                let outcome = self.run(sql).await;
+                if matches!(outcome, Err(sqlx::Error::Database(_))) {
+                    self.run("ROLLBACK".to_owned()).await?;
+                }
+                outcome
+            }
             Self::MySql(_) => {
                 if !level.is_empty() {
                     // Holds for the next transaction only.
@@ -131,7 +149,7 @@ impl Raw {
     pub(crate) async fn server_limit(&mut self) -> Result<Option<u32>> {
         let sql = match self {
             Self::Sqlite(_) => return Ok(None),
-            Self::Postgres(_) => {
+            Self::Postgres(..) => {
                 "SELECT current_setting('max_connections')::bigint \
                  - current_setting('superuser_reserved_connections')::bigint"
             }

@@ -38,6 +38,8 @@
 //! | SQLite | `encoding` (of the file) | UTF-16 sorts otherwise | refused |
 //! | SQLite | `journal_mode` (of the file) | cannot always be changed to WAL: readers wait for writers | warned of once |
 //!
+//! Behind a connection pooler in transaction mode there is no session to set: see the module `pooler`.
+//!
 //! What only a statement can ask for (`defer_foreign_keys`, `query_only`, `case_sensitive_like`, ...) is asked for by no one.
 
 use std::{
@@ -48,15 +50,26 @@ use std::{
 use sea_orm::sqlx::{
     self, AssertSqlSafe, Row as _,
     mysql::{MySqlConnectOptions, MySqlConnection},
-    postgres::PgConnection,
+    postgres::{PgConnectOptions, PgConnection},
     sqlite::SqliteConnection,
 };
+
+use crate::pooler::{self, Pooler};
 
 /// A database that cannot be used as it is, whenever one tries.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unsuitable {
     #[error("the file stores text as {0}, which sorts differently; create it anew with PRAGMA encoding = 'UTF-8'")]
     Encoding(String),
+    #[error(
+        "a connection pooler in transaction mode stands in between and mixes up prepared statements; use its session mode, \
+         or PgBouncer 1.21 or later with max_prepared_statements above 0"
+    )]
+    PoolerStatements,
+    #[error(
+        "a connection pooler stands in between and refuses transactions ({0}); use its session or transaction mode"
+    )]
+    PoolerTransactions(String),
 }
 
 impl From<Unsuitable> for sqlx::Error {
@@ -79,15 +92,22 @@ enum Limit {
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     limit: Limit,
-    /// What the first connection has shown to be in force; zero is no limit.
-    statement_timeout: Arc<OnceLock<Duration>>,
+    found: Arc<OnceLock<Found>>,
+}
+
+/// What the first connection has shown.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    /// The limit of a statement; zero if there is none.
+    statement_timeout: Duration,
+    pooler: Option<Pooler>,
 }
 
 impl Session {
     /// Sessions whose statements the server ends after this time; zero leaves that to the server.
     pub(crate) fn new(statement_timeout: Duration) -> Self {
         let limit = if statement_timeout.is_zero() { Limit::Default } else { Limit::After(statement_timeout) };
-        Self { limit, statement_timeout: Arc::default() }
+        Self { limit, found: Arc::default() }
     }
 
     /// The same for statements that may take as long as they need.
@@ -97,39 +117,61 @@ impl Session {
 
     /// The limit of a statement that was found to be in force; zero if there is none.
     pub(crate) fn statement_timeout(&self) -> Duration {
-        self.statement_timeout.get().copied().unwrap_or_default()
+        self.found.get().map(|found| found.statement_timeout).unwrap_or_default()
     }
 
-    /// Sets a session of PostgreSQL.
-    pub(crate) async fn set_postgres(&self, raw: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql(AssertSqlSafe(self.postgres_settings())).execute(&mut *raw).await?;
-        if self.statement_timeout.get().is_some() || self.limit == Limit::Never {
+    /// The pooler that was found between here and the database.
+    pub(crate) fn pooler(&self) -> Option<Pooler> {
+        self.found.get().and_then(|found| found.pooler)
+    }
+
+    /// What each transaction has to set for itself, as another one may meet another session.
+    pub(crate) fn of_transaction(&self) -> Option<Arc<str>> {
+        self.pooler().map(|_| self.postgres_settings(true).into())
+    }
+
+    /// Sets a session of PostgreSQL, if a connection has one.
+    pub(crate) async fn set_postgres(
+        &self,
+        raw: &mut PgConnection,
+        address: &PgConnectOptions,
+    ) -> Result<(), sqlx::Error> {
+        let is_first = self.found.get().is_none();
+        let pooler = if is_first { pooler::find(raw, address).await? } else { self.pooler() };
+        if pooler.is_none() {
+            sqlx::raw_sql(AssertSqlSafe(self.postgres_settings(false))).execute(&mut *raw).await?;
+        }
+        if !is_first {
             return Ok(());
         }
+        let settings = if pooler.is_some() { self.postgres_settings(true) } else { "SELECT".to_owned() };
+        sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {settings}"))).execute(&mut *raw).await?;
         let sql = "SELECT setting::bigint, current_setting('fsync') || '/' || current_setting('full_page_writes') \
                    FROM pg_settings WHERE name = 'statement_timeout'";
-        let row = sqlx::raw_sql(sql).fetch_one(raw).await?;
+        let row = sqlx::raw_sql(sql).fetch_one(&mut *raw).await?;
+        sqlx::raw_sql("ROLLBACK").execute(raw).await?;
         let (limit, flushes): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
-        self.found(Duration::from_millis(limit.unsigned_abs()));
+        self.found(Found { statement_timeout: Duration::from_millis(limit.unsigned_abs()), pooler });
         if flushes != "on/on" {
             warn_of_loss("fsync/full_page_writes", &flushes);
         }
         Ok(())
     }
 
-    fn postgres_settings(&self) -> String {
+    /// For the session, or for the transaction that is open.
+    fn postgres_settings(&self, is_local: bool) -> String {
         let limit = match self.limit {
             Limit::Default => String::new(),
-            Limit::Never => ", set_config('statement_timeout', '0', false)".to_owned(),
-            Limit::After(limit) => format!(", set_config('statement_timeout', '{}', false)", whole_millis(limit)),
+            Limit::Never => format!(", set_config('statement_timeout', '0', {is_local})"),
+            Limit::After(limit) => format!(", set_config('statement_timeout', '{}', {is_local})", whole_millis(limit)),
         };
         format!(
-            "SELECT set_config('default_transaction_isolation', 'read committed', false), \
+            "SELECT set_config('default_transaction_isolation', 'read committed', {is_local}), \
              set_config('synchronous_commit', \
-             coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false), \
-             set_config('transform_null_equals', 'off', false), \
-             set_config('standard_conforming_strings', 'on', false), \
-             set_config('exit_on_error', 'off', false){limit}"
+             coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), {is_local}), \
+             set_config('transform_null_equals', 'off', {is_local}), \
+             set_config('standard_conforming_strings', 'on', {is_local}), \
+             set_config('exit_on_error', 'off', {is_local}){limit}"
         )
     }
 
@@ -140,14 +182,14 @@ impl Session {
         address: &MySqlConnectOptions,
     ) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(AssertSqlSafe(self.mysql_settings(address))).execute(&mut *raw).await?;
-        if self.statement_timeout.get().is_some() || self.limit == Limit::Never {
+        if self.found.get().is_some() {
             return Ok(());
         }
         let sql = "SELECT CAST(0 /*M!100101 + @@max_statement_time * 1000 */ /*!50720 + @@max_execution_time */ AS SIGNED), \
                    CAST(@@innodb_flush_log_at_trx_commit AS SIGNED)";
         let row = sqlx::raw_sql(sql).fetch_one(raw).await?;
         let (limit, flushes): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        self.found(Duration::from_millis(limit.unsigned_abs()));
+        self.found(Found { statement_timeout: Duration::from_millis(limit.unsigned_abs()), pooler: None });
         if flushes != 1 {
             warn_of_loss("innodb_flush_log_at_trx_commit", &flushes.to_string());
         }
@@ -199,7 +241,7 @@ impl Session {
         if encoding != "UTF-8" {
             return Err(Unsuitable::Encoding(encoding).into());
         }
-        let is_first = self.statement_timeout.set(Duration::ZERO).is_ok();
+        let is_first = self.found.set(Found::default()).is_ok();
         if is_first && !["wal", "memory"].contains(&journal.as_str()) {
             tracing::warn!(
                 journal_mode = journal,
@@ -209,14 +251,18 @@ impl Session {
         Ok(())
     }
 
-    fn found(&self, limit: Duration) {
-        if self.statement_timeout.set(limit).is_err() {
+    fn found(&self, found: Found) {
+        if self.found.set(found).is_err() {
             return;
         }
+        if found.pooler.is_some() {
+            tracing::info!("connection pooler in transaction mode found; each operation runs in a transaction");
+        }
+        let in_force = found.statement_timeout;
         if let Limit::After(asked) = self.limit
-            && limit.abs_diff(asked) > Duration::from_millis(1)
+            && in_force.abs_diff(asked) > Duration::from_millis(1)
         {
-            tracing::warn!(?asked, in_force = ?limit, "statement_timeout is not in force");
+            tracing::warn!(?asked, ?in_force, "statement_timeout is not in force");
         }
     }
 }

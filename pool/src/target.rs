@@ -102,8 +102,8 @@ impl Target {
             }
             Driver::Postgres(address) => {
                 let mut raw = address.connect().await?;
-                self.session.set_postgres(&mut raw).await?;
-                Ok(Raw::Postgres(raw))
+                self.session.set_postgres(&mut raw, address).await?;
+                Ok(Raw::Postgres(raw, self.session.of_transaction()))
             }
             Driver::MySql(address) => {
                 let mut raw = address.connect().await?;
@@ -132,9 +132,10 @@ impl Target {
             }
             Driver::Postgres(address) => {
                 let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(acquire);
+                let own = address.clone();
                 let pool = pool.after_connect(move |raw, _| {
-                    let session = session.clone();
-                    Box::pin(async move { session.set_postgres(raw).await })
+                    let (session, address) = (session.clone(), own.clone());
+                    Box::pin(async move { session.set_postgres(raw, &address).await })
                 });
                 SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(address.clone()))
             }
@@ -150,9 +151,9 @@ impl Target {
         }
     }
 
-    /// The limit of a statement that the server was found to keep; zero if there is none.
-    pub(crate) fn statement_timeout(&self) -> Duration {
-        self.session.statement_timeout()
+    /// What sessions are set to, and what was found about them.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 }
 

@@ -39,6 +39,7 @@ mod ops;
 mod outages;
 mod overload;
 mod pages;
+mod pgbouncer;
 mod plans;
 mod pool;
 mod queue;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
             suite("operations", operations::cases()),
             suite("remains", remains::cases()),
             suite("sessions", sessions::cases()),
+            suite("pgbouncer", pgbouncer::cases()).on_postgres(),
             suite("queue", queue::cases()),
             suite("batch", batch::cases()),
             suite("transfer", transfer::cases()),

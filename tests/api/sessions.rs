@@ -262,7 +262,7 @@ fn expected(engine: Engine) -> &'static [&'static str] {
             "SELECT (current_setting('client_encoding') = 'UTF8')::int",
             "SELECT (current_setting('TimeZone') = 'UTC')::int",
         ],
-        _ => &[
+        Engine::MariaDb => &[
             "SELECT @@autocommit",
             "SELECT @@completion_type = 'NO_CHAIN'",
             "SELECT @@tx_isolation = 'REPEATABLE-READ'",
