@@ -6,7 +6,7 @@ use log::LevelFilter;
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, ConnectOptions as _, Executor as _,
+        self, ConnectOptions as _,
         mysql::{MySqlConnectOptions, MySqlPoolOptions},
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -21,6 +21,7 @@ use crate::{
     peek::SocketFinder,
     raw::{self, Raw},
     url::DriverOptions,
+    session::{Session, bare_mysql},
 };
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
@@ -42,7 +43,7 @@ pub(crate) struct Target {
     url: DatabaseUrl,
     driver: Driver,
     sockets: Arc<SocketFinder>,
-    statement_timeout: Duration,
+    session: Session,
 }
 
 #[derive(Clone)]
@@ -69,17 +70,15 @@ impl Target {
                 Driver::Sqlite(logging(address.create_if_missing(url.is_in_memory())), file)
             }
             DriverOptions::Postgres(mut address) => {
+                // Floats are none of ours, and poolers refuse a startup parameter that they do not know.
+                address = address.extra_float_digits(None);
                 if address.get_application_name().is_none() {
                     // What the URL asks for goes first.
                     address = address.application_name(&options.application_name);
                 }
-                if !options.statement_timeout.is_zero() {
-                    let limit = options.statement_timeout.as_millis().to_string();
-                    address = address.options([("statement_timeout", limit)]);
-                }
                 Driver::Postgres(logging(address))
             }
-            DriverOptions::MySql(address) => Driver::MySql(logging(address)),
+            DriverOptions::MySql(address) => Driver::MySql(bare_mysql(logging(address))),
         };
         let port = match &driver {
             Driver::Sqlite(..) => 0,
@@ -87,7 +86,7 @@ impl Target {
             Driver::MySql(address) => address.get_port(),
         };
         let sockets = Arc::new(SocketFinder::new(port));
-        Self { url: url.clone(), driver, sockets, statement_timeout: options.statement_timeout }
+        Self { url: url.clone(), driver, sockets, session: Session::new(options.statement_timeout) }
     }
 
     pub(crate) fn url(&self) -> &DatabaseUrl {
@@ -116,24 +115,29 @@ impl Target {
     async fn open(&self) -> Result<Raw, sqlx::Error> {
         match &self.driver {
             Driver::Sqlite(address, file) => {
-                let Some(file) = file else { return Ok(Raw::new(raw::Driver::Sqlite(address.connect().await?), None)) };
-                file.prepare()?;
-                let opened = address.connect().await.map_err(|error| match Fault::of_driver(&error) {
-                    Fault::NoSuchDatabase | Fault::ReadOnly => file.explain(io::Error::other(error)).into(),
+                if let Some(file) = file {
+                    file.prepare()?;
+                }
+                let opened = address.connect().await.map_err(|error| match (Fault::of_driver(&error), file) {
+                    (Fault::NoSuchDatabase | Fault::ReadOnly, Some(file)) => {
+                        file.explain(io::Error::other(error)).into()
+                    }
                     _ => error,
                 });
-                Ok(Raw::new(raw::Driver::Sqlite(opened?), None))
+                let mut opened = opened?;
+                self.session.set_sqlite(&mut opened).await?;
+                Ok(Raw::new(raw::Driver::Sqlite(opened), None))
             }
             Driver::Postgres(address) => {
                 let (opened, socket) = self.sockets.find(address.connect()).await;
-                Ok(Raw::new(raw::Driver::Postgres(opened?), socket))
+                let mut opened = opened?;
+                self.session.set_postgres(&mut opened, address).await?;
+                Ok(Raw::new(raw::Driver::Postgres(opened, self.session.of_transaction()), socket))
             }
             Driver::MySql(address) => {
                 let (opened, socket) = self.sockets.find(address.connect()).await;
                 let mut opened = opened?;
-                if !self.statement_timeout.is_zero() {
-                    opened.execute(statement_limit(self.statement_timeout)).await?;
-                }
+                self.session.set_mysql(&mut opened, address).await?;
                 Ok(Raw::new(raw::Driver::MySql(opened), socket))
             }
         }
@@ -175,6 +179,8 @@ impl Target {
 
     /// A SeaORM connection of its own, for what takes no other: `sea-orm-migration`.
     pub(crate) fn direct(&self, acquire: Duration) -> DatabaseConnection {
+        // A change of the schema may take its time.
+        let session = self.session.unlimited();
         match &self.driver {
             Driver::Sqlite(address, _) => {
                 let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(acquire);
@@ -182,15 +188,28 @@ impl Target {
             }
             Driver::Postgres(address) => {
                 let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(acquire);
-                // A change of the schema may take its time; the last word on an option counts.
-                let address = address.clone().options([("statement_timeout", "0")]);
-                SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(address))
+                let own = address.clone();
+                let pool = pool.after_connect(move |raw, _| {
+                    let (session, address) = (session.clone(), own.clone());
+                    Box::pin(async move { session.set_postgres(raw, &address).await })
+                });
+                SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(address.clone()))
             }
             Driver::MySql(address) => {
                 let pool = MySqlPoolOptions::new().max_connections(1).acquire_timeout(acquire);
+                let own = address.clone();
+                let pool = pool.after_connect(move |raw, _| {
+                    let (session, address) = (session.clone(), own.clone());
+                    Box::pin(async move { session.set_mysql(raw, &address).await })
+                });
                 SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with(address.clone()))
             }
         }
+    }
+
+    /// What sessions are set to, and what was found about them.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 }
 
@@ -200,14 +219,4 @@ fn logging<O: sqlx::ConnectOptions>(address: O) -> O {
 
 pub(crate) fn silence() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
-}
-
-/// MariaDB and MySQL know the limit by different names and units; each reads its own executable comment only.
-fn statement_limit(limit: Duration) -> sqlx::AssertSqlSafe<String> {
-    sqlx::AssertSqlSafe(format!(
-        "SET SESSION wait_timeout = @@SESSION.wait_timeout \
-         /*M!100101 , max_statement_time = {seconds} */ /*!50708 , max_execution_time = {milliseconds} */",
-        seconds = limit.as_secs_f64(),
-        milliseconds = limit.as_millis(),
-    ))
 }

@@ -42,6 +42,7 @@ mod ops;
 mod outages;
 mod overload;
 mod pages;
+mod pgbouncer;
 mod plans;
 mod pool;
 mod queue;
@@ -50,6 +51,7 @@ mod reload;
 mod remains;
 mod requirements;
 mod secrets;
+mod sessions;
 mod shutdown;
 mod soak;
 mod storage;
@@ -100,6 +102,8 @@ fn main() -> ExitCode {
             suite("doors", doors::cases()).on_servers(),
             suite("operations", operations::cases()),
             suite("remains", remains::cases()),
+            suite("sessions", sessions::cases()),
+            suite("pgbouncer", pgbouncer::cases()).on_postgres(),
             suite("queue", queue::cases()),
             suite("batch", batch::cases()),
             suite("transfer", transfer::cases()),
