@@ -20,8 +20,8 @@ use crate::{
     health::words,
     peek::SocketFinder,
     raw::{self, Raw},
-    url::DriverOptions,
     session::{Session, bare_mysql},
+    url::DriverOptions,
 };
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
