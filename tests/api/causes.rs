@@ -165,7 +165,7 @@ async fn a_demoted_server_is_told(context: Context) {
         })
         .await;
     }
-    if context.engine() == Engine::MariaDb {
+    if context.engine().is_mysql_like() {
         // An administrator may write all the same.
         url.set_username("app").unwrap();
         url.set_password(Some("one")).unwrap();
@@ -190,7 +190,7 @@ async fn a_demoted_server_is_told(context: Context) {
 }
 
 async fn a_full_disk_is_told(context: Context) {
-    if context.engine() != Engine::MariaDb {
+    if !context.engine().is_mysql_like() {
         // A full disk cannot be had of PostgreSQL without the rights to mount one.
         return;
     }

@@ -210,7 +210,7 @@ async fn another_process_waits_for_the_answer(context: Context) {
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
              AND query LIKE 'INSERT %'",
         ),
-        Engine::MariaDb => {
+        Engine::MariaDb | Engine::MySql => {
             Some("SELECT count(*) FROM information_schema.processlist WHERE db = database() AND info LIKE 'INSERT %'")
         }
     };
@@ -231,7 +231,7 @@ async fn another_process_waits_for_the_answer(context: Context) {
 /// Makes all keys as old as they can be.
 async fn expire(context: &Context, app: &App) {
     let time = match context.engine() {
-        Engine::MariaDb => "2000-01-01 00:00:00",
+        Engine::MariaDb | Engine::MySql => "2000-01-01 00:00:00",
         Engine::Sqlite | Engine::Postgres => "2000-01-01 00:00:00+00:00",
     };
     let database = connect(&app.url).await;

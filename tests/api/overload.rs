@@ -27,7 +27,7 @@ async fn open_transactions(context: &Context, url: &str) -> i64 {
         Engine::Postgres => {
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
         }
-        Engine::MariaDb => {
+        Engine::MariaDb | Engine::MySql => {
             "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db = database()"
         }
     };

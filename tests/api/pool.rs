@@ -42,7 +42,7 @@ async fn server_side(context: &Context, app: &App) -> BTreeSet<i64> {
         Engine::Postgres => {
             "SELECT pid::bigint FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         }
-        Engine::MariaDb => {
+        Engine::MariaDb | Engine::MySql => {
             "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
         }
         Engine::Sqlite => panic!("SQLite has no server"),

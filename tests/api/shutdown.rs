@@ -105,7 +105,7 @@ async fn left_behind(context: &Context, url: &str) -> i64 {
         Engine::Postgres => {
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         }
-        Engine::MariaDb => {
+        Engine::MariaDb | Engine::MySql => {
             "SELECT count(*) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
         }
     };

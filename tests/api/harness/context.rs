@@ -144,7 +144,7 @@ pub async fn kill_all(context: &Context, admin: &DatabaseConnection, url: &str) 
         _ => format!("SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = '{name}'"),
     };
     let rows = admin.query_all_raw(Statement::from_string(admin.get_database_backend(), sql)).await.unwrap();
-    if context.engine() == Engine::MariaDb {
+    if context.engine().is_mysql_like() {
         for row in rows {
             let id: i64 = row.try_get_by_index(0).unwrap();
             // It may have gone by itself.
