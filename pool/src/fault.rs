@@ -253,6 +253,17 @@ impl std::fmt::Display for Fault {
     }
 }
 
+/// The number of a MySQL error.
+pub(crate) fn mysql_number(error: &sqlx::Error) -> Option<u16> {
+    let sqlx::Error::Database(error) = error else { return None };
+    error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+}
+
+/// Whether MySQL or MariaDB interrupted the statement: by `KILL QUERY`, or because the whole session is being killed.
+pub(crate) fn is_interrupted(error: &sqlx::Error) -> bool {
+    mysql_number(error) == Some(1317)
+}
+
 /// An error of the driver, as SeaORM gives it for a statement that returns no rows.
 pub(crate) fn exec_error(error: sqlx::Error) -> DbErr {
     DbErr::Exec(RuntimeErr::SqlxError(error.into()))

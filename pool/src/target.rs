@@ -6,7 +6,7 @@ use log::LevelFilter;
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, ConnectOptions as _, Executor as _,
+        self, ConnectOptions as _, Connection as _, Executor as _, Row as _,
         mysql::{MySqlConnectOptions, MySqlPoolOptions},
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -16,9 +16,10 @@ use tokio::time::timeout;
 
 use crate::{
     DatabaseUrl, Engine, Fault, PoolOptions,
+    fault::mysql_number,
     file::DatabaseFile,
     peek::SocketFinder,
-    raw::{self, Raw},
+    raw::{self, Raw, SessionId},
 };
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
@@ -128,10 +129,13 @@ impl Target {
             Driver::MySql(address) => {
                 let (opened, socket) = self.sockets.find(address.connect()).await;
                 let mut opened = opened?;
+                let mut session = None;
                 if !self.statement_timeout.is_zero() {
                     opened.execute(statement_limit(self.statement_timeout)).await?;
+                    let id: Option<u64> = opened.fetch_one(UNLIMITED_SESSION).await?.try_get(0)?;
+                    session = id.and_then(SessionId::new);
                 }
-                Ok(Raw::new(raw::Driver::MySql(opened), socket))
+                Ok(Raw::new(raw::Driver::MySql(opened), socket).with_session(session))
             }
         }
     }
@@ -144,6 +148,24 @@ impl Target {
     pub(crate) fn check_file(&self) -> Result<(), DialError> {
         let Driver::Sqlite(_, Some(file)) = &self.driver else { return Ok(()) };
         file.check().map_err(|error| DialError { fault: Fault::NoSuchDatabase, source: error.into() })
+    }
+
+    /// Ends the statement that runs in each of these sessions, over a connection of its own. A session that has ended
+    /// meanwhile is no error.
+    pub(crate) async fn kill_statements(&self, sessions: &[SessionId]) -> Result<(), sqlx::Error> {
+        const NO_SUCH_SESSION: u16 = 1094;
+        let Driver::MySql(address) = &self.driver else { return Ok(()) };
+        let (opened, _) = self.sockets.find(address.connect()).await;
+        let mut raw = opened?;
+        for session in sessions {
+            let killed = raw.execute(sqlx::AssertSqlSafe(format!("KILL QUERY {session}"))).await;
+            if let Err(error) = killed
+                && mysql_number(&error) != Some(NO_SUCH_SESSION)
+            {
+                return Err(error);
+            }
+        }
+        raw.close().await
     }
 
     /// The resolver's error has no kind of its own, so it is asked again.
@@ -180,6 +202,10 @@ fn logging<O: sqlx::ConnectOptions>(address: O) -> O {
 pub(crate) fn silence() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
 }
+
+/// The id of a session whose writes have no limit, as in MySQL. `max_statement_time` of MariaDB, which gives NULL here,
+/// holds for every statement.
+const UNLIMITED_SESSION: &str = "SELECT CAST(/*M!100101 NULL + */ CONNECTION_ID() AS UNSIGNED)";
 
 /// MariaDB and MySQL know the limit by different names and units; each reads its own executable comment only.
 fn statement_limit(limit: Duration) -> sqlx::AssertSqlSafe<String> {

@@ -65,8 +65,8 @@ impl Account {
             }
             Engine::MySql => {
                 // Only MariaDB knows KILL USER.
-                let sql =
-                    format!("SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE user = '{name}'");
+                let sessions = self.engine.sessions();
+                let sql = format!("SELECT CAST(id AS SIGNED) FROM {sessions} WHERE user = '{name}'");
                 let rows = Statement::from_string(self.admin.get_database_backend(), sql);
                 for row in self.admin.query_all_raw(rows).await.unwrap() {
                     let id: i64 = row.try_get_by_index(0).unwrap();

@@ -60,6 +60,19 @@ impl Engine {
         matches!(self, Self::MariaDb | Self::MySql)
     }
 
+    /// The server's sessions as a table with `id`, `user`, `db` and `info`.
+    pub fn sessions(self) -> &'static str {
+        match self {
+            Self::Sqlite | Self::Postgres => panic!("{} has no process list", self.name()),
+            Self::MariaDb => "information_schema.processlist AS sessions",
+            // MySQL's information_schema.processlist fails as long as any session runs a statement with binary values (3854).
+            Self::MySql => {
+                "(SELECT processlist_id AS id, processlist_user AS user, processlist_db AS db, processlist_info AS info \
+                 FROM performance_schema.threads WHERE type = 'FOREGROUND') AS sessions"
+            }
+        }
+    }
+
     /// The URL of the server's own database, for an administrator.
     pub fn admin_url(self) -> String {
         self.given_url().unwrap_or_else(|| server::url(self))

@@ -198,7 +198,8 @@ fn mysql() -> Server {
         "--disable-log-bin",
         "--mysqlx=OFF",
         "--secure-file-priv=NULL",
-        "--performance-schema=OFF",
+        // For the table of sessions only.
+        "--performance-schema-instrument=%=OFF",
         "--innodb-redo-log-capacity=64M",
     ];
     mysql_like(Engine::MySql, owner, folder, program, &more)
