@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long a goodbye may take; after that the socket is closed without.
-const GOODBYE: Duration = Duration::from_secs(1);
+pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a sign of life may take.
 pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_millis(1500);
 /// Connections that are opened at the same time at the most.

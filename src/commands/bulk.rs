@@ -1,52 +1,30 @@
 //! What imports and exports have in common on the command line.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use orm_pool::{Pool, PoolOptions};
-use tokio::sync::watch;
+use orm_pool::PoolOptions;
 
-use super::CommandError;
+use super::{CommandError, interruptible::on_pool};
 use crate::{
-    app,
+    app::{self, SchemaError},
     service::UserService,
     settings::Settings,
-    shutdown::Signals,
-    telemetry::{Log, Telemetry},
+    shutdown::StopRequest,
 };
 
-/// Works on a pool of its own. The first signal asks to stop where it can be resumed; the second ends the process.
+/// Works on a pool of its own, on a schema that is up to date. The first signal asks to stop where it can be resumed.
 pub(super) fn run(
     settings: &Settings,
-    work: impl AsyncFnOnce(UserService, watch::Receiver<bool>) -> Result<(), CommandError>,
+    work: impl AsyncFnOnce(UserService, StopRequest) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
-    let telemetry = Telemetry::start(settings, Log::Stderr).map_err(CommandError::failed)?;
-    let done = super::runtime()?.block_on(async {
-        let mut signals = Signals::listen().map_err(CommandError::failed)?;
-        let (ask, mut stop) = watch::channel(false);
-        let listening = tokio::spawn(async move {
-            signals.stop().await;
-            ask.send_replace(true);
-            let (_, number) = signals.stop().await;
-            std::process::exit(128 + i32::from(number));
-        });
-        let url = settings.database.url().map_err(CommandError::failed)?;
-        // One statement after the other: more than two connections would have nothing to do.
-        let options = PoolOptions { max: settings.pool.max.min(2), min: 1, ..settings.pool.clone() };
-        let pool = tokio::select! {
-            pool = Pool::connect(&url, &options) => pool.map_err(CommandError::failed)?,
-            Ok(_) = stop.wait_for(|is_asked| *is_asked) => {
-                return Err(CommandError::Interrupted("stopped before anything was done".to_owned()));
-            }
-        };
-        let done = match app::prepare_schema(&pool, settings.database.migrate).await {
-            Ok(()) => work(UserService::new(pool.clone()), stop).await,
-            Err(error) => Err(CommandError::failed(error)),
-        };
-        listening.abort();
-        let closed = pool.close(options.acquire).await;
-        done.and(closed.map_err(CommandError::failed))
-    });
-    telemetry.end();
-    done
+    // One statement after the other: more than two connections would have nothing to do.
+    let options = PoolOptions { max: settings.pool.max.min(2), min: 1, ..settings.pool.clone() };
+    on_pool(settings, options, async |pool, stop| {
+        app::prepare_schema(&pool, settings.database.migrate, &stop).await.map_err(|error| match error {
+            SchemaError::Stopped { .. } => CommandError::nothing_done(),
+            error => CommandError::failed(error),
+        })?;
+        work(UserService::new(pool), stop).await
+    })
 }
 
 /// A bar on standard error, if that is a terminal.

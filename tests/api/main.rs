@@ -48,6 +48,7 @@ mod reload;
 mod remains;
 mod requirements;
 mod shutdown;
+mod signals;
 mod soak;
 mod storage;
 mod together;
@@ -93,6 +94,8 @@ fn main() -> ExitCode {
         suites.extend([
             suite("together", together::cases()),
             suite("migrations", migrations::cases()),
+            suite("signals", signals::cases()),
+            suite("signals", signals::alone::cases()).without_engine(),
             suite("doors", doors::cases()).on_servers(),
             suite("operations", operations::cases()),
             suite("remains", remains::cases()),
