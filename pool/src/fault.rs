@@ -144,16 +144,19 @@ impl Fault {
             1040 | 1203 | 1226 => Self::TooManyConnections,
             1044 | 1045 | 1698 => Self::Authentication,
             1049 => Self::NoSuchDatabase,
-            1053 | 1077 | 1079 => Self::NotAccepting,
+            1053 | 1077 | 1079 | 3032 => Self::NotAccepting,
             // Killed; ended by an administrator or for idleness (MySQL 8).
             1927 | 3169 | 4031 => Self::Terminated,
+            // An account that is locked, or whose password has expired.
+            1862 | 3118 => Self::Authentication,
             1142 | 1143 | 1227 | 1370 => Self::PrivilegeMissing,
             // The server closes the connection as well.
             1153 => Self::TooLarge,
             1042 | 1043 | 1129 | 1130 | 1152 | 1154..=1161 => Self::Lost,
             1290 | 1836 | 1792 => Self::ReadOnly,
-            // A lock that was not had in time; a deadlock; a row that is newer than the snapshot (MariaDB 11.6).
-            1205 | 1213 | 1020 => Self::Conflict,
+            // A lock that was not had in time; a deadlock; a row that is newer than the snapshot (MariaDB 11.6); a conflict
+            // with another member of the group (MySQL).
+            1205 | 1213 | 1020 | 3101 => Self::Conflict,
             1317 | 1969 | 3024 => Self::StatementTimeout,
             1021 | 1114 => Self::DiskFull,
             1300 | 1366 | 3988 => Self::Encoding,
