@@ -6,27 +6,22 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{HttpServer, dev::Server};
+use actix_web::dev::Server;
 use metrics_exporter_prometheus::PrometheusHandle;
 use orm_pool::{ConnectError, Pool};
 
 use secrecy::ExposeSecret;
-use socket2::{Domain, Socket, Type};
 
 use crate::{
-    http::{self, CursorSigner, Rules, State},
+    connections::{Connections, Limits},
+    http::{CursorSigner, Hosts, Rules, State},
+    server,
     service::{self, Progress},
-    settings::{Migrate, ServerSettings, Settings},
-    shutdown::{Connections, Drain, STOP_LIMIT, ShutdownError, StopRequest},
+    settings::{Migrate, Settings},
+    shutdown::{Drain, STOP_LIMIT, ShutdownError, StopRequest},
     telemetry,
 };
 
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
-/// An idle connection is kept for longer than the usual proxy keeps it (60 s), so that the proxy is the one to close it.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a client may take to send the head of a request.
-const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How often the metrics' recorder puts its raw values into buckets when nobody asks for them.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -126,9 +121,15 @@ impl Application {
         let url = settings.database.url()?;
         // Before the pool, which measures from its first connection on.
         let metrics = telemetry::metrics();
+        // Before the pool, too, which opens files.
+        let limits = Limits::of_process(
+            settings.server.max_connections,
+            server::workers(&settings.server),
+            usize::try_from(settings.pool.max).unwrap_or(usize::MAX),
+        );
         let pool = stop.or(Pool::connect(&url, &settings.pool)).await.ok_or(StartError::Stopped)??;
         tracing::info!(database = %url, max = settings.pool.max, min = settings.pool.min, "pool opened");
-        match Self::on(pool.clone(), &settings, metrics, &stop).await {
+        match Self::on(pool.clone(), &settings, limits, metrics, &stop).await {
             Ok(application) => Ok(application),
             Err(error) => {
                 let limit = if stop.is_made() { STOP_LIMIT } else { settings.pool.acquire };
@@ -143,6 +144,7 @@ impl Application {
     async fn on(
         pool: Pool,
         settings: &Settings,
+        limits: Limits,
         metrics: PrometheusHandle,
         stop: &StopRequest,
     ) -> Result<Self, StartError> {
@@ -157,9 +159,12 @@ impl Application {
                 checked => checked.map_err(SchemaError::Unusable)?,
             }
         }
-        let listener = listen(&settings.server)?;
+        let listener = server::listen(&settings.server).map_err(|cause| {
+            let address = SocketAddr::new(settings.server.host, settings.server.port);
+            StartError::Listen { address, cause }
+        })?;
         let address = listener.local_addr().map_err(StartError::Server)?;
-        let connections = Connections::default();
+        let connections = Connections::new(limits.max);
         let state = State::new(
             pool.clone(),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
@@ -168,30 +173,12 @@ impl Application {
                 require_if_match: settings.users.require_if_match,
                 keep_answers: settings.idempotency.keep,
             },
+            Hosts::of_listener(settings.server.host, &settings.server.allowed_hosts),
             metrics,
         );
-        let server = HttpServer::new({
-            let state = state.clone();
-            move || http::app(state.clone())
-        })
-        .on_connect({
-            let connections = connections.clone();
-            move |_, extensions| {
-                extensions.insert(connections.open());
-            }
-        })
-        .keep_alive(KEEP_ALIVE)
-        .client_request_timeout(HEAD_LIMIT)
-        .tcp_nodelay(true)
-        // Ours to handle: see `shutdown`. The limit is ours too, in finer steps than the server's whole seconds.
-        .disable_signals()
-        .shutdown_timeout(settings.server.shutdown_timeout.as_secs() + 1);
-        let server = match settings.server.workers {
-            0 => server,
-            workers => server.workers(workers),
-        };
         let shared = listener.try_clone().map_err(StartError::Server)?;
-        let server = server.listen(shared).map_err(StartError::Server)?.run();
+        let server =
+            server::start(shared, &settings.server, limits, &connections, &state).map_err(StartError::Server)?;
         Ok(Self {
             server,
             listener,
@@ -303,22 +290,4 @@ async fn forget_expired_keys(pool: Pool, every: Duration) {
             }
         }
     }
-}
-
-fn listen(settings: &ServerSettings) -> Result<TcpListener, StartError> {
-    let address = SocketAddr::new(settings.host, settings.port);
-    let listen = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        // A port that was ours a moment ago is not kept from us by connections that are still closing.
-        socket.set_reuse_address(true)?;
-        // Connections inherit it. The server itself would wait for ever for a client that does not read.
-        #[cfg(target_os = "linux")]
-        if !settings.write_timeout.is_zero() {
-            socket.set_tcp_user_timeout(Some(settings.write_timeout))?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    listen().map_err(|cause| StartError::Listen { address, cause })
 }

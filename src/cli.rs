@@ -8,6 +8,7 @@ use crate::{
     commands::{self, CommandError},
     reload::Reload,
     settings::{Environment, Layers, Settings},
+    telemetry,
 };
 
 /// A REST service for users on one shared, tuned connection pool.
@@ -18,7 +19,7 @@ use crate::{
 #[command(version, after_long_help = SETTINGS_HELP)]
 struct Cli {
     /// Settings file (TOML). Its keys and their defaults are shown by `users-api config`.
-    #[arg(long, global = true, env = "USERS_API_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "USERS_API_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
     #[command(subcommand)]
@@ -30,6 +31,11 @@ Settings, later ones win:
   defaults < --config FILE < .env < environment
   A key such as pool.max is USERS_API__POOL__MAX in the environment.
   DATABASE_URL also sets database.url; RUST_LOG also sets log.filter.
+  The .env of the working directory is read, and no other.
+  A secret can come from a file: DATABASE_URL_FILE, USERS_API__DATABASE__PASSWORD_FILE,
+  USERS_API__USERS__CURSOR_KEY_FILE.
+  What a PostgreSQL URL leaves open is taken from PGHOST, PGUSER, PGPASSWORD, PGSSLMODE
+  and the other variables of libpq.
 
 Examples:
   users-api
@@ -123,7 +129,6 @@ fn run(cli: Cli) -> Result<(), CommandError> {
 }
 
 /// One line on standard error: the error and its causes, each told once.
-#[expect(clippy::print_stderr, reason = "the last word of a process whose log may not have begun")]
 fn complain(error: &dyn Error) {
-    eprintln!("users-api: {}", crate::telemetry::chain(error));
+    telemetry::print_error(format!("users-api: {}", telemetry::chain(error)));
 }

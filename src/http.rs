@@ -2,7 +2,7 @@
 //!
 //! The routes are listed here, once; the OpenAPI document is collected from the same list. Around every handler stand,
 //! from the outside in: [`RequestSpan`] (span, log line, metrics), `finish` (request id, problem's path), `limits`
-//! (time-out, panics, HEAD).
+//! (time-out, panics, HEAD). `host` refuses requests for other hosts before that.
 //!
 //! To read on: `users`, `bulk`, `export` and `ops` are the routes. What they ask of a request is read by `body`, `list`,
 //! `parameters`, `cursor`, `conditions` and `idempotency`, each of which refuses with a problem (`problem`; `responses`
@@ -16,6 +16,7 @@ mod cursor;
 mod docs;
 mod export;
 mod fallback;
+mod host;
 mod idempotency;
 mod limits;
 mod list;
@@ -46,6 +47,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 pub use self::{
     cursor::CursorSigner,
     export::ExportQuery,
+    host::Hosts,
     observe::RequestSpan,
     ops::{Draining, Phase},
 };
@@ -70,6 +72,7 @@ pub struct State {
     signer: web::Data<CursorSigner>,
     draining: web::Data<Draining>,
     rules: Rules,
+    hosts: web::Data<Hosts>,
     metrics: web::Data<PrometheusHandle>,
     document: web::Data<docs::DocumentJson>,
     paths: web::Data<fallback::Paths>,
@@ -79,7 +82,7 @@ pub struct State {
 impl State {
     /// Gathers what the handlers need.
     #[must_use]
-    pub fn new(pool: Pool, signer: CursorSigner, rules: Rules, metrics: PrometheusHandle) -> Self {
+    pub fn new(pool: Pool, signer: CursorSigner, rules: Rules, hosts: Hosts, metrics: PrometheusHandle) -> Self {
         let document = document();
         Self {
             service: web::Data::new(UserService::new(pool.clone())),
@@ -87,6 +90,7 @@ impl State {
             signer: web::Data::new(signer),
             draining: web::Data::new(Draining::default()),
             rules,
+            hosts: web::Data::new(hosts),
             metrics: web::Data::new(metrics),
             document: web::Data::new(docs::DocumentJson::new(&document)),
             paths: web::Data::new(fallback::Paths::of(&document)),
@@ -144,6 +148,7 @@ pub fn app(
     App::new()
         .app_data(bounds)
         .app_data(state.rules)
+        .app_data(state.hosts)
         .app_data(state.service)
         .app_data(state.pool)
         .app_data(state.signer)
@@ -157,6 +162,7 @@ pub fn app(
         .route("/swagger/{file:.*}", web::get().to(docs::swagger))
         .default_service(web::to(fallback::fallback))
         .wrap(from_fn(limits::limits))
+        .wrap(from_fn(host::check))
         .wrap(from_fn(observe::finish))
         .wrap(TracingLogger::<RequestSpan>::new())
 }

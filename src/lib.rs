@@ -15,6 +15,7 @@
 //! * [`settings`]: defaults, file, `.env`, environment; checked before anything starts.
 //! * [`telemetry`]: log, metrics, traces.
 //! * [`app`]: where the service is wired together; a command that works without it wires its own few parts.
+//! * `server` and `connections`: the listener, the HTTP server, and which of its connections are kept.
 //! * [`reload`]: SIGHUP; what can be changed while requests go on.
 //! * [`shutdown`]: signals, and the way out in phases.
 //! * [`cli`]: the command line; `main` does nothing but call it. `commands` has a file for each command.
@@ -22,10 +23,12 @@
 pub mod app;
 pub mod cli;
 mod commands;
+mod connections;
 pub mod domain;
 pub mod exchange;
 pub mod http;
 pub mod reload;
+mod server;
 pub mod service;
 pub mod settings;
 pub mod shutdown;

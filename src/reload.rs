@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// What takes effect alive. Of the URL it is the credentials; the pool refuses another database.
-const ALIVE: [&str; 14] = [
+const ALIVE: [&str; 15] = [
+    "database.password",
     "database.url",
     "pool.acquire",
     "pool.batch",

@@ -2,13 +2,16 @@
 //!
 //! Each section is a struct in a file of its own, with its limits. The defaults are `config/default.toml`, embedded in
 //! the binary, where every key is explained. `pool.max` is `USERS_API__POOL__MAX` in the environment; `DATABASE_URL`
-//! also sets `database.url` and `RUST_LOG` also sets `log.filter`, both below their longer names.
+//! also sets `database.url` and `RUST_LOG` also sets `log.filter`, both below their longer names. A secret can come from a
+//! file instead: `USERS_API__DATABASE__PASSWORD_FILE`.
 
 mod database;
+mod dotenv;
 mod error;
 mod idempotency;
 mod layers;
 mod log;
+mod secret_file;
 mod server;
 mod telemetry;
 mod users;
@@ -70,14 +73,25 @@ impl Settings {
     }
 }
 
-/// A value outside its limits.
+/// A value that cannot be used.
 struct Invalid {
     key: String,
-    allowed: String,
+    reason: Reason,
+}
+
+enum Reason {
+    /// It is outside its limits, which these are.
+    MustBe(String),
+    /// A sentence without the value.
+    Because(String),
 }
 
 impl Invalid {
     fn new(key: impl Into<String>, allowed: impl Into<String>) -> Self {
-        Self { key: key.into(), allowed: allowed.into() }
+        Self { key: key.into(), reason: Reason::MustBe(allowed.into()) }
+    }
+
+    fn because(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { key: key.into(), reason: Reason::Because(reason.into()) }
     }
 }

@@ -5,10 +5,6 @@ use std::{
     future::pending,
     io,
     net::{Shutdown, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::Duration,
 };
 
@@ -18,20 +14,23 @@ use socket2::SockRef;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
+    connections::Connections,
     http::{Draining, Phase},
     telemetry,
 };
 
-/// How long the pool may take to close once the last request is answered.
+/// How long the pool may take to close at most, within what is left of the time for the shutdown.
 const POOL_LIMIT: Duration = Duration::from_secs(5);
 /// How long output may still be written once a command was asked to stop.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 /// How long the pool may take to close when nothing has to be finished.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to close when nothing is left, so that idle connections are still closed in order.
+const POOL_GRACE: Duration = Duration::from_secs(1);
 /// How long clients that keep their connections busy get to hear that they should close them.
 const FAREWELL: Duration = Duration::from_millis(500);
 const FAREWELL_STEP: Duration = Duration::from_millis(5);
@@ -146,30 +145,6 @@ pub enum ShutdownError {
     Server(#[source] io::Error),
 }
 
-/// The connections that are open now.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Connections(Arc<AtomicUsize>);
-
-/// One open connection; lives as long as it.
-pub(crate) struct OpenConnection(Connections);
-
-impl Connections {
-    pub(crate) fn open(&self) -> OpenConnection {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        OpenConnection(self.clone())
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// What has to be ended.
 pub(crate) struct Drain<'a> {
     pub(crate) draining: &'a Draining,
@@ -179,7 +154,8 @@ pub(crate) struct Drain<'a> {
     pub(crate) pool: &'a Pool,
     /// How long requests are still taken once the service is not ready any more.
     pub(crate) delay: Duration,
-    /// How long running requests may take.
+    /// How long clients are told, running requests may take and the pool may take to close, all together. Only
+    /// [`POOL_GRACE`] comes on top of it.
     pub(crate) limit: Duration,
 }
 
@@ -190,6 +166,7 @@ impl Drain<'_> {
         self.draining.enter(Phase::NotReady);
         tracing::info!(delay = ?self.delay, "shutdown: not ready any more");
         sleep(self.delay).await;
+        let until = Instant::now() + self.limit;
 
         self.stop_listening().await;
         self.draining.enter(Phase::Farewell);
@@ -200,14 +177,15 @@ impl Drain<'_> {
         let Status { waiting, in_use, .. } = self.pool.status();
         self.pool.drain();
         tracing::info!(refused = waiting, running = in_use, "shutdown: the queue is refused, what runs is finished");
-        let answered = self.answer_the_rest().await;
+        let answered = self.answer_the_rest(until).await;
         match &answered {
             Ok(()) => tracing::info!(elapsed = ?began.elapsed(), "shutdown: all requests answered"),
             Err(error) => tracing::error!(%error, "shutdown: requests cut off"),
         }
 
         self.draining.enter(Phase::Closing);
-        let closed = self.pool.close(POOL_LIMIT).await;
+        let closed =
+            self.pool.close(until.saturating_duration_since(Instant::now()).clamp(POOL_GRACE, POOL_LIMIT)).await;
         match &closed {
             Ok(()) => tracing::info!(elapsed = ?began.elapsed(), "shutdown: pool closed"),
             Err(error) => tracing::error!(%error, "shutdown: pool left open"),
@@ -234,8 +212,8 @@ impl Drain<'_> {
         }
     }
 
-    async fn answer_the_rest(&self) -> Result<(), ShutdownError> {
-        if timeout(self.limit, self.server.stop(true)).await.is_ok() {
+    async fn answer_the_rest(&self, until: Instant) -> Result<(), ShutdownError> {
+        if timeout_at(until, self.server.stop(true)).await.is_ok() {
             return Ok(());
         }
         self.server.stop(false).await;

@@ -1,11 +1,18 @@
 //! What the service tells of itself: the log, the metrics' recorder, and traces by OTLP.
 
+mod writer;
+
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fs::File,
     io::{self, IsTerminal},
+    os::fd::AsFd,
+    panic::PanicHookInfo,
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -16,13 +23,17 @@ use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::Sd
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{FilterExt, LevelFilter, Targets, dynamic_filter_fn, filter_fn},
-    fmt::writer::BoxMakeWriter,
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
 
+use self::writer::LogWriter;
 use crate::settings::{LogFormat, LogSettings, Settings};
 
+/// How long the process waits at its end for a reader of its output that stalls.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// How long the last spans may take to be sent.
+const LAST_EXPORT_LIMIT: Duration = Duration::from_secs(2);
 /// How long a batch of spans may take to be sent.
 const EXPORT_LIMIT: Duration = Duration::from_secs(5);
 /// Bounds of the buckets of request durations, in seconds: a key look-up takes one millisecond, a patient client waits ten.
@@ -51,13 +62,27 @@ pub enum TelemetryError {
     /// Something else logs already.
     #[error("cannot log")]
     Log(#[from] tracing_subscriber::util::TryInitError),
+    /// The output of the log could not be opened, or its thread not be started.
+    #[error("cannot start the log")]
+    Output(#[from] io::Error),
 }
 
-/// Sends what is left of the traces when the service ends.
-#[must_use = "traces that are not flushed are lost"]
-#[derive(Debug, Default)]
+/// Writes and sends what is left of the log and the traces when the service ends.
+#[must_use = "what is not flushed is lost"]
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
+    log: LogWriter,
+}
+
+/// Writes what is left of the log, for a process that ends elsewhere than at the end of [`Telemetry`].
+#[derive(Clone)]
+pub struct LogFlush(LogWriter);
+
+impl LogFlush {
+    /// Waits until the log is written, for a second at most.
+    pub fn flush(&self) {
+        self.0.flush(FLUSH_LIMIT);
+    }
 }
 
 impl Telemetry {
@@ -82,28 +107,78 @@ impl Telemetry {
                 .with_threads(false)
                 .with_filter(ours)
         });
-        let logged = tracing_subscriber::registry().with(log_layer(&settings.log, log));
+        let (writer, is_terminal) = log.open()?;
+        let logged = tracing_subscriber::registry().with(log_layer(&settings.log, writer.clone(), is_terminal));
         match spans {
             Some(spans) => logged.with(spans).try_init()?,
             // Not `with(None)`, which wants every span, and has all of them made for nobody.
             None => logged.try_init()?,
         }
-        Ok(Self { traces })
+        let last_words = LogFlush(writer.clone());
+        std::panic::set_hook(Box::new(move |panic| log_panic(panic, &last_words)));
+        Ok(Self { traces, log: writer })
     }
 
-    /// Sends what is left.
+    /// What writes the rest of the log.
+    #[must_use]
+    pub fn log_flush(&self) -> LogFlush {
+        LogFlush(self.log.clone())
+    }
+
+    /// Sends and writes what is left; takes three seconds at most.
     pub fn end(self) {
-        if let Some(Err(error)) = self.traces.map(|traces| traces.shutdown()) {
+        let log = self.log_flush();
+        if let Some(Err(error)) = self.traces.map(|traces| traces.shutdown_with_timeout(LAST_EXPORT_LIMIT)) {
             tracing::warn!(%error, "the last traces could not be sent");
         }
+        log.flush();
     }
 }
 
-fn log_layer(settings: &LogSettings, to: Log) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let (is_terminal, writer) = match to {
-        Log::Stdout => (io::stdout().is_terminal(), BoxMakeWriter::new(io::stdout)),
-        Log::Stderr => (io::stderr().is_terminal(), BoxMakeWriter::new(io::stderr)),
+impl Log {
+    /// A writer that never blocks, and whether a terminal is behind it.
+    fn open(self) -> io::Result<(LogWriter, bool)> {
+        let (descriptor, is_terminal) = match self {
+            Self::Stdout => (io::stdout().as_fd().try_clone_to_owned()?, io::stdout().is_terminal()),
+            Self::Stderr => (io::stderr().as_fd().try_clone_to_owned()?, io::stderr().is_terminal()),
+        };
+        Ok((LogWriter::start(File::from(descriptor))?, is_terminal))
+    }
+}
+
+/// Logs a panic. The default is to write to standard error, which blocks while its reader stalls.
+fn log_panic(panic: &PanicHookInfo<'_>, log: &LogFlush) {
+    let thread = thread::current();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(
+        thread = thread.name(),
+        location = panic.location().map(ToString::to_string),
+        error = panic.payload_as_str(),
+        backtrace,
+        "panicked"
+    );
+    if thread.name() == Some("main") {
+        // The process may end with it.
+        log.flush();
+    }
+}
+
+/// Prints a line to standard error. A reader that stalls holds it up for a second at most.
+#[expect(clippy::print_stderr, reason = "for processes whose log has ended, or has not begun")]
+pub fn print_error(line: String) {
+    let (send, printed) = std::sync::mpsc::channel();
+    let print = move || {
+        eprintln!("{line}");
+        // No one waits any more after the limit.
+        let _ = send.send(());
     };
+    if thread::Builder::new().spawn(print).is_ok() {
+        let _ = printed.recv_timeout(FLUSH_LIMIT);
+    }
+}
+
+fn log_layer(settings: &LogSettings, writer: LogWriter, is_terminal: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
     let human = match settings.format {
         LogFormat::Auto => is_terminal,
         LogFormat::Human => true,
@@ -173,9 +248,15 @@ pub fn metrics() -> PrometheusHandle {
                 "Time from the request's head to the answer's"
             );
             metrics::describe_counter!("http_server_requests_total", "Requests answered");
+            metrics::describe_counter!(
+                writer::DROPPED,
+                "Log lines that were dropped because the reader of the log stalled or failed"
+            );
             if metrics::set_global_recorder(recorder).is_err() {
                 tracing::warn!("another recorder of metrics was installed before; /metrics stays empty");
             }
+            // Shown from the beginning on.
+            metrics::counter!(writer::DROPPED).absolute(0);
             handle
         })
         .clone()

@@ -238,6 +238,8 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
         .await?;
     match transaction.get_database_backend() {
         DbBackend::Postgres => {
+            // A change may take its time. For the transaction: a connection pooler may keep nothing for longer.
+            transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
             let lock = Statement::from_sql_and_values(
                 DbBackend::Postgres,
                 "SELECT pg_advisory_xact_lock($1)",

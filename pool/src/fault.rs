@@ -12,6 +12,8 @@ use sea_orm::{
 };
 use serde::Serialize;
 
+use crate::session::Unsuitable;
+
 /// What an error of the database means for whoever asked, and for the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -28,6 +30,8 @@ pub enum Fault {
     Authentication,
     /// The server has no such database, or the file is none.
     NoSuchDatabase,
+    /// The database cannot be used as it is set up; the error's text says what to change.
+    Unsuitable,
     /// The server has no connection to spare.
     TooManyConnections,
     /// The server is starting, stopping or recovering.
@@ -42,6 +46,8 @@ pub enum Fault {
     ReadOnly,
     /// The schema changed under a prepared statement.
     StalePlan,
+    /// A connection pooler refused, or mixed up the prepared statements of its clients.
+    Pooler,
     /// Another transaction stood in the way, and this one was rolled back: deadlock, serialization failure.
     Conflict,
     /// The server ended a statement that ran too long, or was asked to.
@@ -89,6 +95,7 @@ impl Fault {
             sqlx::Error::Tls(_) => Self::Tls,
             sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => Self::Lost,
             sqlx::Error::PoolTimedOut => Self::Silent,
+            sqlx::Error::Configuration(error) if error.is::<Unsuitable>() => Self::Unsuitable,
             sqlx::Error::Database(error) => Self::of_server(error.as_ref()),
             _ => Self::Other,
         }
@@ -121,9 +128,10 @@ impl Fault {
             "57P01" | "57P02" | "57P04" | "57P05" | "25P03" => Self::Terminated,
             "57014" => Self::StatementTimeout,
             "25006" => Self::ReadOnly,
-            // "cached plan must not change result type"; the statement of that name does not exist.
+            // The statement of that name exists already, or does not; most that PgBouncer itself refuses is 08P01.
+            "42P05" | "26000" | "08P01" => Self::Pooler,
+            // "cached plan must not change result type".
             "0A000" if error.routine() == Some("RevalidateCachedQuery") => Self::StalePlan,
-            "26000" => Self::StalePlan,
             "40001" | "40P01" => Self::Conflict,
             "55P03" => Self::Exhausted,
             "42501" => Self::PrivilegeMissing,
@@ -187,6 +195,7 @@ impl Fault {
             Self::Refused
                 | Self::Tls
                 | Self::Authentication
+                | Self::Unsuitable
                 | Self::TooManyConnections
                 | Self::NotAccepting
                 | Self::Terminated
@@ -195,6 +204,7 @@ impl Fault {
                 | Self::ReadOnly
                 | Self::StalePlan
                 | Self::TooLarge
+                | Self::Pooler
         )
     }
 
@@ -210,6 +220,7 @@ impl Fault {
             self,
             Self::Authentication
                 | Self::NoSuchDatabase
+                | Self::Unsuitable
                 | Self::TooManyConnections
                 | Self::NotAccepting
                 | Self::Exhausted
@@ -218,7 +229,7 @@ impl Fault {
 
     /// Whether trying again to connect cannot help: what the server refused does not change by itself.
     pub(crate) fn is_final(self) -> bool {
-        matches!(self, Self::Authentication | Self::NoSuchDatabase)
+        matches!(self, Self::Authentication | Self::NoSuchDatabase | Self::Unsuitable)
     }
 
     /// In words, without any name or address.
@@ -230,6 +241,7 @@ impl Fault {
             Self::Tls => "no secure connection to the database",
             Self::Authentication => "the database does not accept the user or the password",
             Self::NoSuchDatabase => "there is no such database",
+            Self::Unsuitable => "the database cannot be used as it is set up",
             Self::TooManyConnections => "the database has no connection to spare",
             Self::NotAccepting => "the database is starting, stopping or recovering",
             Self::Terminated => "the database ended the connection",
@@ -237,6 +249,10 @@ impl Fault {
             Self::Silent => "the database does not answer",
             Self::ReadOnly => "the database takes no writes",
             Self::StalePlan => "the schema changed under a prepared statement",
+            Self::Pooler => {
+                "a connection pooler stands in between and refused; it needs session mode, or PgBouncer 1.21 or later with \
+                 max_prepared_statements above 0, and a URL without startup options"
+            }
             Self::Conflict => "another transaction stood in the way",
             Self::StatementTimeout => "a statement took too long",
             Self::DiskFull => "the database's disk is full",

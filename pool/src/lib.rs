@@ -37,8 +37,8 @@
 //! 3. `ticket`: who asks. A [`Caller`] tells which request is behind an operation and how long anybody will wait for it.
 //! 4. `admission`: the queue. Fair, bounded, and honest: what cannot be served in time is refused on arrival.
 //! 5. `store`: which connections there are, and who holds them; a `lease` is one in use. `core` is what all parts
-//!    share, and the life of a connection from its opening to its end. `target` opens it, `raw` speaks SeaORM's
-//!    statements on it, `peek` sees that the server has closed it,
+//!    share, and the life of a connection from its opening to its end. `target` opens it, `session` sets what
+//!    its statements rely on, `raw` speaks SeaORM's statements on it, `peek` sees that the server has closed it,
 //!    and `file` that an SQLite database is no longer where it was.
 //! 6. `operation`: an operation runs as a task of the pool's own `runtime`. A caller that goes away neither ends it
 //!    half-way nor loses its connection; what may safely be repeated is repeated. `connection` is what its body sees, and
@@ -73,9 +73,11 @@ mod operation;
 mod options;
 mod peek;
 mod pool;
+mod pooler;
 mod raw;
 mod record;
 mod runtime;
+mod session;
 mod snapshot;
 mod store;
 mod target;
@@ -93,8 +95,9 @@ pub use crate::{
     fault::Fault,
     options::{InvalidOption, PoolOptions},
     pool::Pool,
+    pooler::Pooler,
     snapshot::{Advice, Bulk, Cause, Condition, Counters, Doing, Limits, Quantiles, Snapshot, Status},
     ticket::Caller,
     transaction::Transaction,
-    url::{DatabaseUrl, Engine, InvalidUrl},
+    url::{DatabaseUrl, Engine, InvalidUrl, TlsWeakness},
 };

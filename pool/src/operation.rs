@@ -13,6 +13,7 @@ use crate::{
     bulk::Place,
     core::{Core, SIGN_OF_LIFE},
     lease::Lease,
+    raw::Raw,
     ticket::{self, Ticket},
 };
 
@@ -44,9 +45,26 @@ impl Kind {
         }
     }
 
+    /// The same on a connection whose session keeps nothing: what writes becomes a transaction.
+    fn on(self, raw: &Raw) -> Self {
+        match self {
+            Self::Write if raw.needs_transaction() => Self::Transaction(TransactionOptions::default()),
+            kind => kind,
+        }
+    }
+
+    /// The transaction that an operation of this kind needs, if any.
+    fn transaction(self, raw: &Raw) -> Option<TransactionOptions> {
+        match self {
+            Self::Transaction(options) => Some(options),
+            Self::Read | Self::Write => raw.needs_transaction().then(TransactionOptions::default),
+        }
+    }
+
     /// Whether an attempt that met this fault has certainly left nothing behind.
     fn may_repeat(self, fault: Fault, attempt: &Attempted) -> Option<Reason> {
-        let died = matches!(fault, Fault::Lost | Fault::Terminated | Fault::NotAccepting | Fault::StalePlan);
+        let died =
+            matches!(fault, Fault::Lost | Fault::Terminated | Fault::NotAccepting | Fault::StalePlan | Fault::Pooler);
         match self {
             Self::Write if attempt.done > 0 => None,
             _ if fault == Fault::Conflict => Some(Reason::Conflict),
@@ -65,6 +83,8 @@ enum Reason {
 
 /// What is left of an attempt.
 struct Attempted {
+    /// What the operation was on its connection.
+    kind: Kind,
     fault: Option<Fault>,
     done: u32,
     commit_sent: bool,
@@ -190,7 +210,7 @@ where
         attempts += 1;
         let reason = match &outcome {
             Ok(_) => None,
-            Err(_) => attempted.fault.and_then(|fault| kind.may_repeat(fault, &attempted)),
+            Err(_) => attempted.fault.and_then(|fault| attempted.kind.may_repeat(fault, &attempted)),
         };
         let pause = match reason {
             Some(Reason::Died) if attempts == 1 => Duration::ZERO,
@@ -249,11 +269,12 @@ where
     E: From<Error> + Send,
 {
     let Some(slot) = lease.take() else {
-        return (Err(Error::Closed.into()), Attempted { fault: None, done: 0, commit_sent: false });
+        return (Err(Error::Closed.into()), Attempted { kind, fault: None, done: 0, commit_sent: false });
     };
+    let (kind, options) = (kind.on(&slot.raw), kind.transaction(&slot.raw));
     let connection = Connection::new(core, ticket, slot);
     let work = async {
-        let Kind::Transaction(options) = kind else { return body(connection.clone()).await };
+        let Some(options) = options else { return body(connection.clone()).await };
         let depth = connection.begin_at(options).await.map_err(Error::from)?;
         // What is not committed is rolled back when the connection is taken back.
         let value = body(connection.clone()).await?;
@@ -261,8 +282,12 @@ where
         Ok(value)
     };
     let outcome = AssertUnwindSafe(work).catch_unwind().await;
-    let attempted =
-        Attempted { fault: connection.failure(), done: connection.done(), commit_sent: connection.is_commit_sent() };
+    let attempted = Attempted {
+        kind,
+        fault: connection.failure(),
+        done: connection.done(),
+        commit_sent: connection.is_commit_sent(),
+    };
     match connection.reclaim().await {
         Some(slot) => lease.end(slot),
         // Closes it.

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     ChangeError, CloseError, ConnectError, Connection, DatabaseUrl, Engine, Error, Fault, InvalidOption, PoolOptions,
-    Snapshot, Status,
+    Snapshot, Status, TlsWeakness,
     admission::Lane,
     core::{Core, GOODBYE, SIGN_OF_LIFE},
     fault::connection_error,
@@ -47,12 +47,7 @@ impl Pool {
         let runtime = PoolRuntime::start(options.threads).map_err(ConnectError::Runtime)?;
         let record = Record::new(&options.application_name)
             .map_err(|error| ConnectError::Runtime(std::io::Error::other(format!("{error:?}"))))?;
-        let target = Target::new(url, &options).map_err(|error| ConnectError::Unreachable {
-            url: url.to_string(),
-            waited: Duration::ZERO,
-            fault: Fault::Other,
-            cause: connection_error(error),
-        })?;
+        let target = Target::new(url, &options);
         let core = Arc::new(Core::new(options, target, record, runtime.handle()));
         let opened = runtime.spawn({
             let core = Arc::clone(&core);
@@ -60,6 +55,7 @@ impl Pool {
         });
         opened.await.map_err(|_| ConnectError::Interrupted)??;
         runtime.spawn(keep(Arc::clone(&core)));
+        warn_of_weak_tls(url);
         Ok(Self { inner: Arc::new(Inner { core, runtime }) })
     }
 
@@ -235,7 +231,7 @@ impl Pool {
         next.threads = now.threads;
         let refused =
             |error: DialError| ChangeError::Refused { fault: error.fault, cause: connection_error(error.source) };
-        let new = Target::new(url, &next).map_err(|source| refused(DialError { fault: Fault::Other, source }))?;
+        let new = Target::new(url, &next);
         core.set_options(next);
         if url == target.url() {
             return Ok(());
@@ -312,6 +308,21 @@ fn fitted(url: &DatabaseUrl, options: &PoolOptions) -> Result<PoolOptions, Inval
         (options.idle, options.lifetime) = (Duration::ZERO, Duration::ZERO);
     }
     Ok(options)
+}
+
+/// Logged once per pool: without verification, TLS is no protection from an attacker between here and the server.
+fn warn_of_weak_tls(url: &DatabaseUrl) {
+    const ADVICE: &str = "sslmode=verify-full (PostgreSQL), ssl-mode=VERIFY_IDENTITY (MySQL)";
+    let host = url.host().unwrap_or_default();
+    match url.tls_weakness() {
+        None => {}
+        Some(TlsWeakness::Unverified) => {
+            tracing::warn!(host, advice = ADVICE, "database connection is not verified");
+        }
+        Some(TlsWeakness::NameUnverified) => {
+            tracing::warn!(host, advice = ADVICE, "database host name is not verified");
+        }
+    }
 }
 
 /// Waits until the database answers, then warms the pool.

@@ -1,5 +1,7 @@
 //! One connection of a driver, and SeaORM's statements on it.
 
+use std::sync::Arc;
+
 use futures_util::TryStreamExt;
 use sea_orm::{
     AccessMode, DbBackend, ExecResult, QueryResult, Statement, TransactionOptions, Value,
@@ -27,7 +29,8 @@ pub(crate) struct Raw {
 #[derive(Debug)]
 pub(crate) enum Driver {
     Sqlite(SqliteConnection),
-    Postgres(PgConnection),
+    /// With what each transaction has to set, where a pooler in transaction mode keeps no session.
+    Postgres(PgConnection, Option<Arc<str>>),
     MySql(MySqlConnection),
 }
 
@@ -39,7 +42,7 @@ macro_rules! on {
     ($raw:expr, $connection:ident => $body:expr) => {
         match $raw {
             Driver::Sqlite($connection) => $body,
-            Driver::Postgres($connection) => $body,
+            Driver::Postgres($connection, _) => $body,
             Driver::MySql($connection) => $body,
         }
     };
@@ -61,7 +64,7 @@ impl Raw {
     pub(crate) fn backend(&self) -> DbBackend {
         match self.driver {
             Driver::Sqlite(_) => DbBackend::Sqlite,
-            Driver::Postgres(_) => DbBackend::Postgres,
+            Driver::Postgres(..) => DbBackend::Postgres,
             Driver::MySql(_) => DbBackend::MySql,
         }
     }
@@ -69,6 +72,11 @@ impl Raw {
     /// Whether the server has sent something that no statement has asked for: as a rule, that it closes the connection.
     pub(crate) fn has_unread(&self) -> bool {
         self.socket.is_some_and(Socket::has_unread)
+    }
+
+    /// Whether a statement outside of a transaction meets a session that nothing was set for.
+    pub(crate) fn needs_transaction(&self) -> bool {
+        matches!(self.driver, Driver::Postgres(_, Some(_)))
     }
 
     pub(crate) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
@@ -116,8 +124,18 @@ impl Raw {
         }
         let level = options.isolation_level.map(|level| format!(" ISOLATION LEVEL {level}")).unwrap_or_default();
         let mode = options.access_mode.map(|mode| format!(" {mode}")).unwrap_or_default();
-        match self.driver {
-            Driver::Postgres(_) => self.run(format!("BEGIN{level}{mode}")).await,
+        match &self.driver {
+            Driver::Postgres(_, None) => self.run(format!("BEGIN{level}{mode}")).await,
+            Driver::Postgres(_, Some(settings)) => {
+                // In one round trip. The session's own default of the level cannot be set in time.
+                let level = if level.is_empty() { " ISOLATION LEVEL READ COMMITTED" } else { &level };
+                let sql = format!("BEGIN{level}{mode}; {settings}");
+                let outcome = self.run(sql).await;
+                if matches!(outcome, Err(sqlx::Error::Database(_))) {
+                    self.run("ROLLBACK".to_owned()).await?;
+                }
+                outcome
+            }
             Driver::MySql(_) => {
                 if !level.is_empty() {
                     // Holds for the next transaction only.
@@ -161,7 +179,7 @@ impl Raw {
     pub(crate) async fn server_limit(&mut self) -> Result<Option<u32>> {
         let sql = match self.driver {
             Driver::Sqlite(_) => return Ok(None),
-            Driver::Postgres(_) => {
+            Driver::Postgres(..) => {
                 "SELECT current_setting('max_connections')::bigint \
                  - current_setting('superuser_reserved_connections')::bigint"
             }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::{Fault, health::Trouble};
+use crate::{Fault, Pooler, health::Trouble};
 
 /// The pool at one moment. Times are milliseconds unless a name says otherwise.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +26,9 @@ pub struct Snapshot {
     /// Why the database takes no writes, while it answers reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub impairment: Option<Cause>,
+    /// How a connection pooler in front of the database hands out its connections, if it was found to share them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooler: Option<Pooler>,
     /// The limits in force.
     pub limits: Limits,
     /// What is there and who waits.
@@ -157,6 +160,9 @@ pub struct Limits {
     /// A connection is replaced after about so long; 0 = never.
     #[cfg_attr(feature = "utoipa", schema(example = 1_800_000))]
     pub lifetime_ms: u64,
+    /// The server ends a statement that runs for longer, as found on the first connection; 0 = it does not. 0 on SQLite.
+    #[cfg_attr(feature = "utoipa", schema(example = 30_000))]
+    pub statement_timeout_ms: u64,
 }
 
 /// An operation that waits for a connection or holds one.

@@ -18,8 +18,11 @@ use crate::{
     DatabaseUrl, Engine, Fault, PoolOptions,
     fault::mysql_number,
     file::DatabaseFile,
+    health::words,
     peek::SocketFinder,
     raw::{self, Raw, SessionId},
+    session::{Session, bare_mysql},
+    url::DriverOptions,
 };
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
@@ -41,7 +44,7 @@ pub(crate) struct Target {
     url: DatabaseUrl,
     driver: Driver,
     sockets: Arc<SocketFinder>,
-    statement_timeout: Duration,
+    session: Session,
 }
 
 #[derive(Clone)]
@@ -53,10 +56,9 @@ enum Driver {
 }
 
 impl Target {
-    pub(crate) fn new(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, sqlx::Error> {
-        let driver = match url.engine() {
-            Engine::Sqlite => {
-                let address: SqliteConnectOptions = url.expose().parse()?;
+    pub(crate) fn new(url: &DatabaseUrl, options: &PoolOptions) -> Self {
+        let driver = match url.driver_options() {
+            DriverOptions::Sqlite(address) => {
                 // Readers and one writer at a time side by side, and nothing acknowledged that a power cut could take back.
                 let address = address
                     .journal_mode(SqliteJournalMode::Wal)
@@ -68,19 +70,16 @@ impl Target {
                 // The file is created by `DatabaseFile`, and never by a connection that is opened later.
                 Driver::Sqlite(logging(address.create_if_missing(url.is_in_memory())), file)
             }
-            Engine::Postgres => {
-                let mut address: PgConnectOptions = url.expose().parse()?;
+            DriverOptions::Postgres(mut address) => {
+                // Floats are none of ours, and poolers refuse a startup parameter that they do not know.
+                address = address.extra_float_digits(None);
                 if address.get_application_name().is_none() {
                     // What the URL asks for goes first.
                     address = address.application_name(&options.application_name);
                 }
-                if !options.statement_timeout.is_zero() {
-                    let limit = options.statement_timeout.as_millis().to_string();
-                    address = address.options([("statement_timeout", limit)]);
-                }
                 Driver::Postgres(logging(address))
             }
-            Engine::MySql => Driver::MySql(logging(url.expose().parse::<MySqlConnectOptions>()?)),
+            DriverOptions::MySql(address) => Driver::MySql(bare_mysql(logging(address))),
         };
         let port = match &driver {
             Driver::Sqlite(..) => 0,
@@ -88,7 +87,7 @@ impl Target {
             Driver::MySql(address) => address.get_port(),
         };
         let sockets = Arc::new(SocketFinder::new(port));
-        Ok(Self { url: url.clone(), driver, sockets, statement_timeout: options.statement_timeout })
+        Self { url: url.clone(), driver, sockets, session: Session::new(options.statement_timeout) }
     }
 
     pub(crate) fn url(&self) -> &DatabaseUrl {
@@ -108,36 +107,60 @@ impl Target {
             Fault::Lost | Fault::Silent if self.is_unresolvable(limit).await => Fault::NameResolution,
             fault => fault,
         };
-        Err(DialError { fault, source })
+        match self.tls_failure(fault, &source) {
+            Some(text) => Err(DialError { fault: Fault::Tls, source: sqlx::Error::Tls(text.into()) }),
+            None => Err(DialError { fault, source }),
+        }
     }
 
     async fn open(&self) -> Result<Raw, sqlx::Error> {
         match &self.driver {
             Driver::Sqlite(address, file) => {
-                let Some(file) = file else { return Ok(Raw::new(raw::Driver::Sqlite(address.connect().await?), None)) };
-                file.prepare()?;
-                let opened = address.connect().await.map_err(|error| match Fault::of_driver(&error) {
-                    Fault::NoSuchDatabase | Fault::ReadOnly => file.explain(io::Error::other(error)).into(),
+                if let Some(file) = file {
+                    file.prepare()?;
+                }
+                let opened = address.connect().await.map_err(|error| match (Fault::of_driver(&error), file) {
+                    (Fault::NoSuchDatabase | Fault::ReadOnly, Some(file)) => {
+                        file.explain(io::Error::other(error)).into()
+                    }
                     _ => error,
                 });
-                Ok(Raw::new(raw::Driver::Sqlite(opened?), None))
+                let mut opened = opened?;
+                self.session.set_sqlite(&mut opened).await?;
+                Ok(Raw::new(raw::Driver::Sqlite(opened), None))
             }
             Driver::Postgres(address) => {
                 let (opened, socket) = self.sockets.find(address.connect()).await;
-                Ok(Raw::new(raw::Driver::Postgres(opened?), socket))
+                let mut opened = opened?;
+                self.session.set_postgres(&mut opened, address).await?;
+                Ok(Raw::new(raw::Driver::Postgres(opened, self.session.of_transaction()), socket))
             }
             Driver::MySql(address) => {
                 let (opened, socket) = self.sockets.find(address.connect()).await;
                 let mut opened = opened?;
-                let mut session = None;
-                if !self.statement_timeout.is_zero() {
-                    opened.execute(statement_limit(self.statement_timeout)).await?;
-                    let id: Option<u64> = opened.fetch_one(UNLIMITED_SESSION).await?.try_get(0)?;
-                    session = id.and_then(SessionId::new);
-                }
-                Ok(Raw::new(raw::Driver::MySql(opened), socket).with_session(session))
+                self.session.set_mysql(&mut opened, address).await?;
+                let id: Option<u64> = opened.fetch_one(UNLIMITED_SESSION).await?.try_get(0)?;
+                Ok(Raw::new(raw::Driver::MySql(opened), socket).with_session(id.and_then(SessionId::new)))
             }
         }
+    }
+
+    /// What went wrong with TLS, with the name and the file that it is about.
+    fn tls_failure(&self, fault: Fault, source: &sqlx::Error) -> Option<String> {
+        if matches!(source, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Configuration(_))
+            && let Err(unreadable) = self.url.check_files()
+        {
+            // It was readable at the start.
+            return Some(unreadable.to_string());
+        }
+        if fault != Fault::Tls {
+            return None;
+        }
+        let (cause, host) = (words(source), self.url.host().unwrap_or("localhost"));
+        Some(match self.url.tls_authority() {
+            Some(file) => format!("{cause} (host {host}, authorities of {})", file.display()),
+            None => format!("{cause} (host {host})"),
+        })
     }
 
     /// Whether the database is still where it was opened; always so for a server.
@@ -176,6 +199,8 @@ impl Target {
 
     /// A SeaORM connection of its own, for what takes no other: `sea-orm-migration`.
     pub(crate) fn direct(&self, acquire: Duration) -> DatabaseConnection {
+        // A change of the schema may take its time.
+        let session = self.session.unlimited();
         match &self.driver {
             Driver::Sqlite(address, _) => {
                 let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(acquire);
@@ -183,15 +208,28 @@ impl Target {
             }
             Driver::Postgres(address) => {
                 let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(acquire);
-                // A change of the schema may take its time; the last word on an option counts.
-                let address = address.clone().options([("statement_timeout", "0")]);
-                SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(address))
+                let own = address.clone();
+                let pool = pool.after_connect(move |raw, _| {
+                    let (session, address) = (session.clone(), own.clone());
+                    Box::pin(async move { session.set_postgres(raw, &address).await })
+                });
+                SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(address.clone()))
             }
             Driver::MySql(address) => {
                 let pool = MySqlPoolOptions::new().max_connections(1).acquire_timeout(acquire);
+                let own = address.clone();
+                let pool = pool.after_connect(move |raw, _| {
+                    let (session, address) = (session.clone(), own.clone());
+                    Box::pin(async move { session.set_mysql(raw, &address).await })
+                });
                 SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with(address.clone()))
             }
         }
+    }
+
+    /// What sessions are set to, and what was found about them.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 }
 
@@ -206,13 +244,3 @@ pub(crate) fn silence() -> sqlx::Error {
 /// The id of a session whose writes have no limit, as in MySQL. `max_statement_time` of MariaDB, which gives NULL here,
 /// holds for every statement.
 const UNLIMITED_SESSION: &str = "SELECT CAST(/*M!100101 NULL + */ CONNECTION_ID() AS UNSIGNED)";
-
-/// MariaDB and MySQL know the limit by different names and units; each reads its own executable comment only.
-fn statement_limit(limit: Duration) -> sqlx::AssertSqlSafe<String> {
-    sqlx::AssertSqlSafe(format!(
-        "SET SESSION wait_timeout = @@SESSION.wait_timeout \
-         /*M!100101 , max_statement_time = {seconds} */ /*!50708 , max_execution_time = {milliseconds} */",
-        seconds = limit.as_secs_f64(),
-        milliseconds = limit.as_millis(),
-    ))
-}

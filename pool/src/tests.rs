@@ -168,7 +168,7 @@ async fn a_host_whose_name_is_lost_while_it_runs_is_told() {
     let pool = pool().await;
     let core = Arc::clone(&pool.inner.core);
     let elsewhere = DatabaseUrl::parse("postgres://app:secret@db.invalid/app").unwrap();
-    let gone = crate::target::Target::new(&elsewhere, &core.options()).unwrap();
+    let gone = crate::target::Target::new(&elsewhere, &core.options());
     let looked = pool.inner.runtime.spawn(async move {
         core.set_target(gone);
         while core.admission.store().live() > 0 {

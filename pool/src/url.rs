@@ -1,10 +1,20 @@
-//! The database's address: which engine it names, and how to show it without its secrets.
+//! The database URL: one parser with a table of known parameters per engine.
+//!
+//! What a URL says is used or refused, never ignored: the drivers' own parsers skip what they do not know, and print
+//! its value. No error and no `Display` here repeats a password or the value of a parameter, unless the value is one of
+//! a closed set.
 
-use std::fmt;
+mod driver;
+mod parameters;
+mod server;
+mod sqlite;
+mod text;
+mod tls;
 
-use url::Url;
+use std::{fmt, path::Path};
 
-use crate::{PoolOptions, health::words, target::Target};
+pub(crate) use self::driver::DriverOptions;
+use self::{server::ServerAddress, sqlite::FileAddress};
 
 /// The engines that the pool speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,25 +39,37 @@ impl Engine {
     }
 }
 
-/// A database URL that was understood. `Display` and `Debug` never show the password.
+/// A valid database URL. `Display` and `Debug` never show a password or the value of a free-text parameter.
 #[derive(Clone, PartialEq, Eq)]
-pub struct DatabaseUrl {
-    url: Url,
-    engine: Engine,
+pub struct DatabaseUrl(Address);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Address {
+    File(FileAddress),
+    Server(Box<ServerAddress>),
 }
 
-/// Why a text is no database URL. The text itself is not repeated: it may hold a password.
+/// Why a text is not a database URL that can be used. The text itself is not repeated: it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidUrl {
-    /// It is no URL at all.
-    #[error("not a URL; expected sqlite://FILE, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE")]
-    NotAUrl,
+    /// It is not a URL.
+    #[error(
+        "not a URL; expected sqlite://FILE?mode=rwc, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE{0}"
+    )]
+    NotAUrl(&'static str),
     /// It is a URL of something else.
-    #[error("unknown scheme; expected sqlite, postgres, postgresql, mysql or mariadb")]
-    UnknownScheme,
-    /// A part of it means nothing to the engine's driver, in whose words this is.
+    #[error("unknown scheme; expected sqlite, postgres, postgresql, mysql or mariadb{0}")]
+    UnknownScheme(&'static str),
+    /// A part of it cannot be used; the text says which, and what to do.
     #[error("{0}")]
-    NotUnderstood(String),
+    Part(String),
+}
+
+impl InvalidUrl {
+    fn part(reason: impl Into<String>) -> Self {
+        Self::Part(reason.into())
+    }
 }
 
 impl DatabaseUrl {
@@ -55,87 +77,155 @@ impl DatabaseUrl {
     ///
     /// # Errors
     ///
-    /// [`InvalidUrl`] if the text is no URL or names no engine of ours.
+    /// [`InvalidUrl`] if the text is not a URL of one of the engines, or if any part of it cannot be honoured.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
-        // SeaORM knows MariaDB by MySQL's scheme only.
-        let text = match text.strip_prefix("mariadb:") {
-            Some(rest) => format!("mysql:{rest}"),
-            None => text.to_owned(),
+        Self::parse_with(text, |_| None)
+    }
+
+    /// Like [`parse`](Self::parse). What a PostgreSQL URL leaves open is taken from libpq's environment variables
+    /// (`PGSSLMODE`), which `variable` looks up, under the same rules as the parameters of the URL.
+    ///
+    /// # Errors
+    ///
+    /// As for [`parse`](Self::parse).
+    pub fn parse_with(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidUrl> {
+        if text.starts_with(['"', '\'']) {
+            return Err(InvalidUrl::NotAUrl("; remove the quotation marks around it"));
+        }
+        if text.trim() != text {
+            return Err(InvalidUrl::NotAUrl("; remove the white space around it"));
+        }
+        let Some((scheme, rest)) = text.split_once(':') else { return Err(InvalidUrl::NotAUrl("")) };
+        let address = match scheme.to_ascii_lowercase().as_str() {
+            "sqlite" => Address::File(FileAddress::parse(rest)?),
+            "postgres" => {
+                Address::Server(Box::new(ServerAddress::parse(&server::POSTGRES, "postgres", rest, variable)?))
+            }
+            "postgresql" => {
+                Address::Server(Box::new(ServerAddress::parse(&server::POSTGRES, "postgresql", rest, variable)?))
+            }
+            "mysql" => Address::Server(Box::new(ServerAddress::parse(&server::MYSQL, "mysql", rest, |_| None)?)),
+            "mariadb" => Address::Server(Box::new(ServerAddress::parse(&server::MYSQL, "mariadb", rest, |_| None)?)),
+            "file" => return Err(InvalidUrl::UnknownScheme("; write sqlite: instead of file:")),
+            "jdbc" => return Err(InvalidUrl::UnknownScheme("; remove jdbc: in front")),
+            scheme if scheme.contains('+') => {
+                return Err(InvalidUrl::UnknownScheme("; remove the + and the name of the driver after it"));
+            }
+            _ => return Err(InvalidUrl::UnknownScheme("")),
         };
-        let url = Url::parse(&text).map_err(|_| InvalidUrl::NotAUrl)?;
-        let engine = match url.scheme() {
-            "sqlite" => Engine::Sqlite,
-            "postgres" | "postgresql" => Engine::Postgres,
-            "mysql" => Engine::MySql,
-            _ => return Err(InvalidUrl::UnknownScheme),
-        };
-        let url = Self { url, engine };
-        match Target::new(&url, &PoolOptions::default()) {
-            Ok(_) => Ok(url),
-            Err(error) => Err(InvalidUrl::NotUnderstood(words(&error))),
+        Ok(Self(address))
+    }
+
+    /// The same URL with this password, which is not percent-encoded.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] if the URL has a password already, or if its engine has no passwords.
+    pub fn with_password(self, password: &str) -> Result<Self, InvalidUrl> {
+        match self.0 {
+            Address::File(_) => Err(InvalidUrl::part("SQLite has no passwords, but one is set; remove it")),
+            Address::Server(address) => Ok(Self(Address::Server(Box::new(address.with_password(password)?)))),
+        }
+    }
+
+    /// Reads the certificate and key files that the URL names, as a connection would.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] names the parameter and the file that is missing, unreadable or not PEM.
+    pub fn check_files(&self) -> Result<(), InvalidUrl> {
+        match &self.0 {
+            Address::File(_) => Ok(()),
+            Address::Server(address) => address.tls.check_files(),
         }
     }
 
     /// The engine that the URL names.
     #[must_use]
     pub fn engine(&self) -> Engine {
-        self.engine
+        match &self.0 {
+            Address::File(_) => Engine::Sqlite,
+            Address::Server(address) => address.engine,
+        }
     }
 
     /// Whether this is an SQLite database that lives only as long as its connections.
     #[must_use]
     pub fn is_in_memory(&self) -> bool {
-        self.engine == Engine::Sqlite
-            && (self.url.as_str().contains(":memory:")
-                || self.url.query_pairs().any(|(key, value)| key == "mode" && value == "memory"))
+        matches!(&self.0, Address::File(file) if file.is_in_memory())
     }
 
     /// Whether the file of an SQLite database may be created (`mode=rwc`).
     pub(crate) fn creates_file(&self) -> bool {
-        self.engine == Engine::Sqlite && self.url.query_pairs().any(|(key, value)| key == "mode" && value == "rwc")
+        matches!(&self.0, Address::File(file) if file.creates())
     }
 
-    /// The host, if it is told by a name and not by a number.
+    /// The file of the authorities that the server's certificate is verified against, if one is named.
+    pub(crate) fn tls_authority(&self) -> Option<&Path> {
+        match &self.0 {
+            Address::File(_) => None,
+            Address::Server(address) => address.tls.authority.as_ref().map(|file| file.path.as_path()),
+        }
+    }
+
+    /// What a network attacker could do to the connection, if it leaves the machine and TLS does not rule it out.
+    #[must_use]
+    pub fn tls_weakness(&self) -> Option<TlsWeakness> {
+        match &self.0 {
+            Address::File(_) => None,
+            Address::Server(address) => address.tls_weakness(),
+        }
+    }
+
+    /// The SQLite database file, unless the database is in memory.
+    #[must_use]
+    pub fn sqlite_path(&self) -> Option<&Path> {
+        match &self.0 {
+            Address::File(file) => file.path(),
+            Address::Server(_) => None,
+        }
+    }
+
+    /// The server's host: a name or an IP address. None for a socket and for SQLite.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match &self.0 {
+            Address::File(_) => None,
+            Address::Server(address) => address.host_text(),
+        }
+    }
+
+    /// The host, if it is a name rather than an IP address.
     pub(crate) fn host_name(&self) -> Option<&str> {
-        // Schemes that the standard does not know keep a number's text as a domain.
-        let host = self.url.host_str().filter(|_| self.engine != Engine::Sqlite)?;
-        let number = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-        number.is_err().then_some(host)
+        self.host().filter(|host| host.parse::<std::net::IpAddr>().is_err())
     }
 
-    /// Whether the other URL leads to the same database, as whomever.
+    /// Whether the other URL leads to the same database, whatever user and password it names.
     #[must_use]
     pub fn differs_in_credentials_only(&self, other: &Self) -> bool {
-        let bare = |url: &Self| {
-            let mut url = url.url.clone();
-            // Refused only by URLs without a host, and those hold no credentials.
-            let _ = (url.set_username(""), url.set_password(None));
-            url
-        };
-        bare(self) == bare(other)
+        match (&self.0, &other.0) {
+            (Address::File(one), Address::File(other)) => one == other,
+            (Address::Server(one), Address::Server(other)) => one.without_credentials() == other.without_credentials(),
+            _ => false,
+        }
     }
+}
 
-    /// The whole URL, password included: for the driver alone.
-    pub(crate) fn expose(&self) -> &str {
-        self.url.as_str()
-    }
+/// What a network attacker could do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsWeakness {
+    /// Read and change everything: the server's certificate is not verified, or there is no TLS.
+    Unverified,
+    /// Stand in for the server with any certificate of a trusted authority: the name is not verified.
+    NameUnverified,
 }
 
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.url.clone();
-        if shown.password().is_some() {
-            // Refused only by URLs without a host, and those hold no password.
-            let _ = shown.set_password(Some("***"));
+        match &self.0 {
+            Address::File(file) => file.fmt(f),
+            Address::Server(address) => address.fmt(f),
         }
-        if shown.query().is_some() {
-            let pairs: Vec<(String, String)> = shown.query_pairs().into_owned().collect();
-            shown.query_pairs_mut().clear().extend_pairs(pairs.into_iter().map(|(key, value)| {
-                let secret = ["password", "key", "secret"].iter().any(|word| key.to_ascii_lowercase().contains(word));
-                (key, if secret { "***".to_owned() } else { value })
-            }));
-        }
-        f.write_str(shown.as_str())
     }
 }
 
@@ -146,68 +236,4 @@ impl fmt::Debug for DatabaseUrl {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_the_engine() {
-        for (text, engine) in [
-            ("sqlite://users.db?mode=rwc", Engine::Sqlite),
-            ("sqlite::memory:", Engine::Sqlite),
-            ("postgres://u@h/d", Engine::Postgres),
-            ("postgresql://u@h/d", Engine::Postgres),
-            ("mysql://u@h/d", Engine::MySql),
-            ("mariadb://u@h/d", Engine::MySql),
-        ] {
-            assert_eq!(DatabaseUrl::parse(text).unwrap().engine(), engine, "{text}");
-        }
-        assert_eq!(DatabaseUrl::parse("users.db").unwrap_err(), InvalidUrl::NotAUrl);
-        assert_eq!(DatabaseUrl::parse("mongodb://h/d").unwrap_err(), InvalidUrl::UnknownScheme);
-    }
-
-    #[test]
-    fn a_parameter_that_means_nothing_is_told_without_the_password() {
-        for (text, part) in [
-            ("postgres://ann:hunter2@h/d?sslmode=bogus", "bogus"),
-            ("mysql://ann:hunter2@h/d?ssl-mode=bogus", "bogus"),
-            ("sqlite://users.db?mode=bogus", "bogus"),
-            ("sqlite://users.db?key=hunter2", "key"),
-            ("postgres://ann:%ff%fehunter2@h/d", "utf-8"),
-        ] {
-            let told = DatabaseUrl::parse(text).unwrap_err().to_string();
-            assert!(told.contains(part) && !told.contains("hunter2"), "{told}");
-        }
-    }
-
-    #[test]
-    fn never_shows_a_password() {
-        for text in [
-            "postgres://ann:hunter2@db:5432/app",
-            "postgres://ann@db/app?password=hunter2&application_name=x",
-            "mysql://ann:hunter2@db/app?ssl-key=hunter2",
-        ] {
-            let url = DatabaseUrl::parse(text).unwrap();
-            assert!(!url.to_string().contains("hunter2"), "{url}");
-            assert!(!format!("{url:?}").contains("hunter2"), "{url:?}");
-            assert!(url.expose().contains("hunter2"));
-        }
-        assert_eq!(DatabaseUrl::parse("postgres://ann:s@db:1/app").unwrap().to_string(), "postgres://ann:***@db:1/app");
-    }
-
-    #[test]
-    fn tells_credentials_from_the_rest() {
-        let url = |text| DatabaseUrl::parse(text).unwrap();
-        let ann = url("postgres://ann:one@db/app");
-        assert!(ann.differs_in_credentials_only(&url("postgres://ann:two@db/app")));
-        assert!(ann.differs_in_credentials_only(&url("postgres://bob@db/app")));
-        assert!(!ann.differs_in_credentials_only(&url("postgres://ann:one@other/app")));
-        assert!(!ann.differs_in_credentials_only(&url("postgres://ann:one@db/other")));
-    }
-
-    #[test]
-    fn knows_what_lives_in_memory() {
-        assert!(DatabaseUrl::parse("sqlite::memory:").unwrap().is_in_memory());
-        assert!(DatabaseUrl::parse("sqlite://x?mode=memory").unwrap().is_in_memory());
-        assert!(!DatabaseUrl::parse("sqlite://users.db?mode=rwc").unwrap().is_in_memory());
-    }
-}
+mod tests;

@@ -59,12 +59,14 @@ impl Core {
         };
         let server = Some(self.server_limit.load(Ordering::Relaxed)).filter(|limit| *limit > 0);
         let waiters = self.admission.longest_waiters(TOLD);
+        let target = self.target().0;
         Snapshot {
             name: options.application_name.clone(),
             state,
             cause,
             shortage: self.health.shortage().map(Into::into),
             impairment: self.health.impairment().map(Into::into),
+            pooler: target.session().pooler(),
             limits: Limits {
                 max: options.max,
                 min: options.min,
@@ -76,6 +78,7 @@ impl Core {
                 acquire_ms: millis(options.acquire),
                 idle_ms: millis(options.idle),
                 lifetime_ms: millis(options.lifetime),
+                statement_timeout_ms: millis(target.session().statement_timeout()),
             },
             counts,
             bulk: self.bulk.counts(&options),

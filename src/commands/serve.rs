@@ -14,6 +14,7 @@ use crate::{
 /// Serves until a signal, then ends in order.
 pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), CommandError> {
     let telemetry = Telemetry::start(&settings, Log::Stdout).map_err(CommandError::failed)?;
+    let log = telemetry.log_flush();
     let served = super::runtime()?.block_on(async {
         let mut signals = Signals::listen().map_err(CommandError::failed)?;
         let (ask, stop) = StopRequest::channel();
@@ -46,6 +47,7 @@ pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), Comman
             let _ = stop.send(());
             let (name, number) = signals.stop().await;
             tracing::warn!(signal = name, "second signal: ended at once");
+            log.flush();
             std::process::exit(128 + i32::from(number));
         });
         application.run(async { drop(stopped.await) }).await.map_err(CommandError::failed)

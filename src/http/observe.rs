@@ -21,6 +21,7 @@ use super::{
     series,
     tag::{REQUEST_ID, Tag, tag},
 };
+use crate::connections::OpenConnection;
 
 /// Opens the span of each request, and closes it with one line in the log.
 pub struct RequestSpan;
@@ -68,12 +69,13 @@ impl RootSpanBuilder for RequestSpan {
     }
 }
 
-/// Puts the finishing touches to every answer: its request's id, and what a problem happened to.
+/// Marks the connection as busy, and puts the finishing touches to every answer: its request's id, and what a problem happened to.
 pub(super) async fn finish(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let tag = tag(&request);
+    let _busy = request.conn_data::<OpenConnection>().map(OpenConnection::busy);
     let mut response = match (next.call(request).await, &tag) {
         (Ok(response), Some(tag)) => named(response, tag),
         (Ok(response), None) => response.map_into_boxed_body(),

@@ -3,7 +3,7 @@
 use std::{cell::OnceCell, error::Error as StdError, fmt, rc::Rc};
 
 use actix_web::{
-    HttpRequest, HttpResponse, ResponseError,
+    HttpResponse, ResponseError,
     body::BoxBody,
     http::{
         StatusCode,
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::{
     conditions::etag,
-    tag::{REQUEST_ID, Tag, tag},
+    tag::{REQUEST_ID, Tag},
 };
 use crate::{
     domain::Fault,
@@ -47,6 +47,8 @@ pub(super) enum Kind {
     UserNotFound,
     /// The path does not know the method.
     MethodNotAllowed,
+    /// The request is for a host that is not served here.
+    HostUnknown,
     /// The key of the request cannot be one.
     InvalidIdempotencyKey,
     /// The body took too long to arrive.
@@ -100,6 +102,7 @@ impl Kind {
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here")
             }
+            Self::HostUnknown => (StatusCode::MISDIRECTED_REQUEST, "host-unknown", "Misdirected request"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body did not arrive in time"),
             Self::EmailTaken => (StatusCode::CONFLICT, "email-taken", "The email is taken"),
             Self::VersionConflict => (StatusCode::CONFLICT, "version-conflict", "The user was changed meanwhile"),
@@ -243,14 +246,6 @@ impl Problem {
     /// The request that the problem happened to, if it was noted.
     pub(super) fn tag(&self) -> Option<Rc<Tag>> {
         self.tag.get().cloned()
-    }
-
-    /// The answer to a request, for whoever has to have it before its time.
-    pub(super) fn answer_to(&self, request: &HttpRequest) -> HttpResponse {
-        if let Some(tag) = tag(request) {
-            self.happened_to(tag);
-        }
-        self.error_response()
     }
 
     /// The body of the answer.

@@ -129,6 +129,7 @@ impl IntoResponses for ChangeConditionProblems {
 impl IntoResponses for ServerProblems {
     fn responses() -> Responses {
         responses(&[
+            Kind::HostUnknown,
             Kind::Internal,
             Kind::PoolExhausted,
             Kind::DatabaseUnavailable,

@@ -290,19 +290,13 @@ pub(super) async fn create(
     key: IdempotencyKey,
     _condition: ListCondition,
     body: Valid<Draft>,
-    request: HttpRequest,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
     let draft = body.0;
     let Some(once) = key.once(&draft) else {
         return Ok(created(&service.create(draft).await?));
     };
-    let seal = |outcome: Result<&User, service::Error>| {
-        idempotency::seal(match outcome {
-            Ok(user) => created(user),
-            Err(error) => Problem::from(error).answer_to(&request),
-        })
-    };
+    let seal = |user: &User| idempotency::seal(created(user));
     idempotency::open(&service.create_once(draft, once, seal).await?)
 }
 

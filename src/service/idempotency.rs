@@ -165,6 +165,16 @@ pub(super) async fn kept(db: Connection, keys: Arc<[Hash]>) -> Result<Vec<Option
     Ok(keys.iter().map(|key| kept.remove(key).filter(|kept| kept.expires_at > now).map(Arc::new)).collect())
 }
 
+/// Gives back keys that this transaction has claimed: what changed nothing needs no answer that is kept.
+pub(super) async fn release(db: &Connection, keys: &[&Hash]) -> Result<(), DbErr> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
+    Entity::delete_many().filter(is_one_of(db.get_database_backend(), Column::KeyHash, &keys)).exec(db).await?;
+    Ok(())
+}
+
 /// Keeps another answer for a key that this transaction has claimed.
 pub(super) async fn keep(db: &Connection, key: &Hash, answer: &[u8]) -> Result<(), DbErr> {
     Entity::update_many()

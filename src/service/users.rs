@@ -97,18 +97,18 @@ impl UserService {
         }
     }
 
-    /// Creates a user, once for each key: whoever asks again with the same key gets the first answer. What is an answer,
-    /// and how it looks, `seal` says; it is kept in the transaction of the creation, and a taken email is an answer, too.
+    /// Creates a user once for each key: a second request with the same key gets the first answer, as `seal` makes it.
+    /// The answer is kept in the transaction of the creation. Of a refused creation nothing is kept.
     ///
     /// # Errors
     ///
-    /// [`Error::KeyReused`] if the key was used with another fingerprint; [`Error::KeyInUse`] while the first request
+    /// [`Error::EmailTaken`]; [`Error::KeyReused`] if the key was used with another fingerprint; [`Error::KeyInUse`] while the first request
     /// with it is under way and has no answer.
     pub async fn create_once(
         &self,
         draft: Draft,
         once: Once,
-        seal: impl Fn(Result<&User, Error>) -> Vec<u8>,
+        seal: impl Fn(&User) -> Vec<u8>,
     ) -> Result<Answer, Error> {
         let Some(begun) = self.under_way.begin(once.key) else {
             // It may be one that asks for the same answer as this one does.
@@ -122,10 +122,9 @@ impl UserService {
             claim: Claim {
                 key: once.key,
                 fingerprint: once.fingerprint,
-                answer: seal(Ok(&model.clone().into())),
+                answer: seal(&model.clone().into()),
                 expires_at: model.created_at + once.keep,
             },
-            if_taken: seal(Err(Error::EmailTaken)),
             model,
             begun: Mutex::new(Some(begun)),
         });
@@ -133,7 +132,7 @@ impl UserService {
         creation.end();
         match done? {
             Done::Now(Created::Yes) => Ok(Answer::First(creation.claim.answer.clone())),
-            Done::Now(Created::EmailTaken) => Ok(Answer::First(creation.if_taken.clone())),
+            Done::Now(Created::EmailTaken) => Err(Error::EmailTaken),
             Done::Before(answer) => Ok(Answer::Again(answer)),
             Done::Otherwise => Err(Error::KeyReused),
         }
@@ -158,7 +157,7 @@ impl UserService {
     }
 
     /// The same once for each key: whoever asks again with the same key gets the first answer, which is kept in the same
-    /// transaction. What is undone is not kept.
+    /// transaction. Nothing is kept of what is undone, or refused in all its rows.
     ///
     /// # Errors
     ///

@@ -1,6 +1,8 @@
 //! The section `[database]`.
 
-use orm_pool::DatabaseUrl;
+use std::collections::BTreeMap;
+
+use orm_pool::{DatabaseUrl, InvalidUrl};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -12,8 +14,13 @@ use super::Invalid;
 pub struct DatabaseSettings {
     /// The URL, password and all.
     url: SecretString,
+    /// The password by itself, not percent-encoded; empty = the one in the URL, if any.
+    password: SecretString,
     /// What to do about pending migrations at start.
     pub migrate: Migrate,
+    /// libpq's variables, for what a PostgreSQL URL leaves open.
+    #[serde(skip)]
+    pub(super) libpq: BTreeMap<String, SecretString>,
 }
 
 /// What to do about pending migrations at start.
@@ -29,28 +36,23 @@ pub enum Migrate {
 }
 
 impl DatabaseSettings {
-    /// The URL, understood; it shows itself without the password.
+    /// The URL, parsed, with the password; `Display` shows it without secrets.
     ///
     /// # Errors
     ///
     /// None once the settings have been validated.
-    pub fn url(&self) -> Result<DatabaseUrl, orm_pool::InvalidUrl> {
-        DatabaseUrl::parse(self.url.expose_secret())
+    pub fn url(&self) -> Result<DatabaseUrl, InvalidUrl> {
+        let variable = |name: &str| self.libpq.get(name).map(|value| value.expose_secret().to_owned());
+        let url = DatabaseUrl::parse_with(self.url.expose_secret(), variable)?;
+        match self.password.expose_secret() {
+            "" => Ok(url),
+            password => url.with_password(password),
+        }
     }
 
     pub(super) fn validate(&self) -> Result<(), Invalid> {
-        self.url().map(drop).map_err(|error| {
-            let allowed = match error {
-                orm_pool::InvalidUrl::NotAUrl => "a URL".to_owned(),
-                orm_pool::InvalidUrl::UnknownScheme => "a URL of a known engine".to_owned(),
-                orm_pool::InvalidUrl::NotUnderstood(words) => format!("a URL that the driver understands ({words})"),
-            };
-            Invalid::new(
-                "database.url",
-                format!(
-                    "{allowed}: sqlite://FILE?mode=rwc, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE"
-                ),
-            )
-        })
+        self.url()
+            .and_then(|url| url.check_files())
+            .map_err(|error| Invalid::because("database.url", error.to_string()))
     }
 }

@@ -13,6 +13,16 @@ pub enum SettingsError {
         /// Why not.
         cause: String,
     },
+    /// A line of the file `.env` cannot be understood.
+    #[error(".env, line {line}{}: {reason}", name.as_ref().map_or(String::new(), |name| format!(" ({name})")))]
+    DotEnv {
+        /// Which line, counted from 1.
+        line: usize,
+        /// The variable, if it is one of ours.
+        name: Option<String>,
+        /// Why not, without the contents.
+        reason: &'static str,
+    },
     /// A variable of ours holds bytes that are no text.
     #[error("{name}: the value is no UTF-8")]
     NotUnicode {
@@ -28,15 +38,35 @@ pub enum SettingsError {
         nearest: Option<String>,
     },
     /// A value is not of its kind or outside its limits.
-    #[error("{name}={value}: must be {allowed} (from {origin})")]
+    #[error("{name}{}: must be {allowed} (from {origin})", value.as_ref().map_or(String::new(), |value| format!("={value}")))]
     Invalid {
         /// The key or variable, as it is written where it stands.
         name: String,
-        /// The value, redacted if secret.
-        value: String,
+        /// The value, if it is a number or a duration. Anything else may be a secret in the wrong place.
+        value: Option<String>,
         /// What is allowed.
         allowed: String,
         /// Where it stands.
+        origin: Origin,
+    },
+    /// A value cannot be used.
+    #[error("{name}: {reason} (from {origin})")]
+    Unusable {
+        /// The key or variable, as it is written where it stands.
+        name: String,
+        /// Why not, without the value.
+        reason: String,
+        /// Where it stands.
+        origin: Origin,
+    },
+    /// Two names set one value in one place.
+    #[error("{name} and {other} are both set (from {origin}); remove one")]
+    Twice {
+        /// The key or variable.
+        name: String,
+        /// The other one.
+        other: String,
+        /// Where they stand.
         origin: Origin,
     },
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     bulk::{NDJSON, bulk, count, rows, told},
     cases,
-    harness::{Context, Locked, Upload, eventually},
+    harness::{Context, Locked, Upload, bare, connect, eventually},
 };
 
 cases![
@@ -14,6 +14,7 @@ cases![
     a_key_stands_for_all_of_its_rows,
     a_key_is_in_use_as_long_as_its_rows_are_written,
     who_sends_slowly_is_served,
+    a_refused_piece_keeps_nothing,
 ];
 
 async fn with_a_key_what_broke_off_is_gone_on_with(context: Context) {
@@ -41,14 +42,14 @@ async fn with_a_key_what_broke_off_is_gone_on_with(context: Context) {
     // Another body under the same key, from its first piece on or from a later one.
     bulk(&app, "", NDJSON, Some("import-1"), rows(1..3500)).await.problem(422, "idempotency-key-reused");
     bulk(&app, "?mode=upsert", NDJSON, Some("import-1"), all.as_str()).await.problem(422, "idempotency-key-reused");
-    let faulty = |row: &str| bulk(&app, "", NDJSON, Some("import-2"), format!("{}{row}\n", rows(0..1)));
+    let faulty = |row: &str| bulk(&app, "", NDJSON, Some("import-2"), format!("{}{row}\n", rows(4000..4001)));
     assert_eq!(told(&faulty("{}").await)[1], "2 refused validation-failed");
     assert_eq!(told(&faulty("{}").await)[1], "2 refused validation-failed");
     faulty("no JSON").await.problem(422, "idempotency-key-reused");
     let longer = bulk(&app, "", NDJSON, Some("import-1"), rows(0..3600)).await;
     let told = told(&longer);
     assert_eq!((told.len(), told[3000].as_str()), (3001, "3001 stopped idempotency-key-reused"));
-    assert_eq!(count(&app).await, 3500);
+    assert_eq!(count(&app).await, 3501);
 }
 
 async fn one_key_at_a_time(context: Context) {
@@ -137,4 +138,24 @@ async fn who_sends_slowly_is_served(context: Context) {
     let mut upload = Upload::begin(app.address, "/users/bulk", &headers).await;
     upload.send(&rows(0..1)).await;
     assert_eq!(upload.status().await, 408);
+}
+
+async fn a_refused_piece_keeps_nothing(context: Context) {
+    let app = context.app().await;
+    let ann = app.create("Ann", "user0@example.com").await;
+    let taken = rows(0..1);
+    for number in 0..3 {
+        let invalid = "{}\n".repeat(1500);
+        let reply = bulk(&app, "", NDJSON, Some(&format!("invalid-{number}")), invalid).await;
+        assert_eq!(told(&reply).len(), 1500, "{}", reply.text);
+        let reply = bulk(&app, "", NDJSON, Some(&format!("taken-{number}")), taken.as_str()).await;
+        assert!(reply.text.contains("refused"), "{}", reply.text);
+    }
+    let database = connect(&app.url).await;
+    let bytes = bare::number(&database, "SELECT COALESCE(MAX(LENGTH(answer)), 0) FROM idempotency_keys").await.unwrap();
+    database.close().await.unwrap();
+    assert!(bytes <= 8, "only the number of pieces is kept: {bytes} bytes");
+    app.delete(&format!("/users/{}", ann["id"].as_str().unwrap())).await;
+    let again = bulk(&app, "", NDJSON, Some("taken-0"), taken.as_str()).await;
+    assert!(again.text.contains("created"), "{}", again.text);
 }

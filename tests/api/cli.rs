@@ -17,6 +17,7 @@ cases![
     an_address_in_use_is_told,
     healthcheck_tells_ready_or_not,
     the_example_shows_every_variable,
+    only_the_dot_env_of_the_working_directory_is_read,
 ];
 
 async fn run(context: &Context, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
@@ -87,7 +88,7 @@ async fn a_bad_setting_ends_with_2(context: Context) {
     for (variables, message) in [
         (
             &[("USERS_API__POOL__MAX", "many")][..],
-            "users-api: USERS_API__POOL__MAX=many: must be a whole number from 1 to 10000 (from environment)\n",
+            "users-api: USERS_API__POOL__MAX: must be a whole number from 1 to 10000 (from environment)\n",
         ),
         (
             &[("USERS_API__POOL__MXA", "1")],
@@ -95,11 +96,11 @@ async fn a_bad_setting_ends_with_2(context: Context) {
         ),
         (
             &[("DATABASE_URL", "oracle://a:hunter2@b/c")],
-            "users-api: DATABASE_URL=(hidden): must be a URL of a known engine: sqlite://FILE?mode=rwc, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE (from environment)\n",
+            "users-api: DATABASE_URL: unknown scheme; expected sqlite, postgres, postgresql, mysql or mariadb (from environment)\n",
         ),
         (
             &[("DATABASE_URL", "postgres://a:hunter2@b/c?sslmode=off")],
-            "users-api: DATABASE_URL=(hidden): must be a URL that the driver understands (unknown value \"off\" for `ssl_mode`): sqlite://FILE?mode=rwc, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE (from environment)\n",
+            "users-api: DATABASE_URL: parameter sslmode: must be disable, prefer, require, verify-ca or verify-full (MySQL: DISABLED, PREFERRED, REQUIRED, VERIFY_CA or VERIFY_IDENTITY) (from environment)\n",
         ),
     ] {
         let output = run(&context, variables, &["serve"]).await;
@@ -210,4 +211,30 @@ async fn the_example_shows_every_variable(context: Context) {
     fs::write(context.folder().join(".env"), all).unwrap();
     let output = run(&context, &[], &["config"]).await;
     assert!(output.status.success(), "{}", stderr(&output));
+}
+
+async fn only_the_dot_env_of_the_working_directory_is_read(context: Context) {
+    let child = context.folder().join("a/b");
+    fs::create_dir_all(&child).unwrap();
+    let another = "DATABASE_URL='sqlite://another.db?mode=rwc'\nUSERS_API__POOL__MAX=3\n";
+    for parent in [context.folder().to_owned(), context.folder().join("a")] {
+        fs::write(parent.join(".env"), another).unwrap();
+    }
+    let output = binary(&child, &[]).arg("config").output().await.unwrap();
+    assert!(output.status.success() && !stdout(&output).contains(".env"), "{}", stdout(&output));
+    let mut service = Service::start(&child, &[]).await;
+    assert!(child.join("users.db").is_file());
+    service.signal("HUP").await;
+    service.logged("reload: nothing to change").await;
+    service.signal("TERM").await;
+    assert!(service.ended().await.success());
+    let files = [child.join("another.db"), context.folder().join("another.db"), context.folder().join("a/another.db")];
+    assert!(files.iter().all(|file| !file.exists()), "{files:?}");
+    // One of its own is read, and a folder of this name is none.
+    fs::write(child.join(".env"), "USERS_API__POOL__MAX=4\n").unwrap();
+    let output = binary(&child, &[]).arg("config").output().await.unwrap();
+    assert!(stdout(&output).contains("# .env"), "{}", stdout(&output));
+    fs::remove_file(child.join(".env")).unwrap();
+    fs::create_dir(child.join(".env")).unwrap();
+    assert!(binary(&child, &[]).arg("config").output().await.unwrap().status.success());
 }

@@ -159,7 +159,7 @@ async fn who_stops_reading_is_let_go(context: Context) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(8 * 1024).unwrap();
         let mut stream = socket.connect(app.address).await.unwrap();
-        stream.write_all(b"GET /users/export HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        stream.write_all(b"GET /users/export HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         let mut begin = [0; 100];
         stream.read_exact(&mut begin).await.unwrap();
         stalled.push(stream);

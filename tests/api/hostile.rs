@@ -117,7 +117,7 @@ async fn bounds_the_body(context: Context) {
     let mut stream = TcpStream::connect(app.address).await.unwrap();
     stream
         .write_all(
-            b"POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",
+            b"POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",
         )
         .await
         .unwrap();
@@ -212,7 +212,7 @@ async fn a_slow_body_is_told(context: Context) {
     let mut stream = TcpStream::connect(app.address).await.unwrap();
     stream
         .write_all(
-            b"POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"na",
+            b"POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"na",
         )
         .await
         .unwrap();
@@ -225,13 +225,13 @@ async fn a_slow_body_is_told(context: Context) {
 
 async fn raw_noise_takes_nobody_down(context: Context) {
     let app = context.app().await;
-    let long_header = format!("GET /users HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(200_000));
+    let long_header = format!("GET /users HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(200_000));
     for noise in [
         &b"\0\0\0\0\r\n\r\n"[..],
         b"GET /users HTTP/9.9\r\n\r\n",
         b"GET /users\r\n\r\n",
-        b"POST /users HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
-        b"POST /users HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-length: -5\r\n\r\n",
+        b"POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         long_header.as_bytes(),
     ] {

@@ -22,7 +22,7 @@ use crate::{
 cases![
     the_same_request_has_the_same_answer,
     a_key_stands_for_one_request,
-    a_taken_email_is_an_answer_too,
+    a_refused_creation_keeps_nothing,
     what_was_not_done_has_no_answer,
     many_at_once_have_one_effect,
     a_request_under_way_is_told,
@@ -104,17 +104,27 @@ async fn a_key_stands_for_one_request(context: Context) {
     assert_eq!(count(&app, "users").await, 2);
 }
 
-async fn a_taken_email_is_an_answer_too(context: Context) {
+async fn a_refused_creation_keeps_nothing(context: Context) {
     let app = context.app().await;
     let ann = app.create("Ann", "ann@example.com").await;
     let first = posted(&app, KEY, &draft("ann")).await;
     first.problem(409, "email-taken");
+    posted(&app, KEY, &draft("ann")).await.problem(409, "email-taken");
+    // Those that share a transaction, too: one is created, the others are refused.
+    let racing = (0..50).map(|number| {
+        let app = app.clone();
+        tokio::spawn(async move { posted(&app, &format!("\"race {number}\""), &draft("bea")).await.status.as_u16() })
+    });
+    let statuses = futures_util::future::join_all(racing).await.into_iter().map(|status| status.unwrap());
+    let (created, refused): (Vec<u16>, Vec<u16>) = statuses.partition(|status| *status == 201);
+    assert_eq!((created.len(), refused), (1, vec![409; 49]));
+    assert_eq!(count(&app, "idempotency_keys").await, 1, "only what was created is kept");
     app.delete(&format!("/users/{}", ann["id"].as_str().unwrap())).await;
     let again = posted(&app, KEY, &draft("ann")).await;
-    again.problem(409, "email-taken");
-    assert_eq!((&again.text, is_replayed(&first), is_replayed(&again)), (&first.text, false, true));
+    assert_eq!((again.status.as_u16(), is_replayed(&again)), (201, false), "{}", again.text);
+    assert!(is_replayed(&posted(&app, KEY, &draft("ann")).await));
     assert_eq!(posted(&app, "a new key", &draft("ann")).await.status, 400, "not a key without its quotes");
-    assert_eq!(posted(&app, "\"a new key\"", &draft("ann")).await.status, 201);
+    assert_eq!(posted(&app, "\"a new key\"", &draft("ann")).await.status, 409);
 }
 
 async fn what_was_not_done_has_no_answer(context: Context) {
@@ -279,7 +289,7 @@ async fn until_answered(address: SocketAddr, number: usize, stream: &mut TcpStre
     let body = draft(&format!("user{number}")).to_string();
     let length = body.len();
     let request = format!(
-        "POST /users HTTP/1.1\r\nhost: x\r\nidempotency-key: \"key {number}\"\r\ncontent-type: application/json\r\n\
+        "POST /users HTTP/1.1\r\nhost: localhost\r\nidempotency-key: \"key {number}\"\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n{body}"
     );
     loop {

@@ -33,13 +33,16 @@ mod exports;
 mod harness;
 mod hostile;
 mod idempotency;
+mod limits;
 mod lists;
+mod logging;
 mod migrations;
 mod operations;
 mod ops;
 mod outages;
 mod overload;
 mod pages;
+mod pgbouncer;
 mod plans;
 mod pool;
 mod queue;
@@ -47,6 +50,8 @@ mod races;
 mod reload;
 mod remains;
 mod requirements;
+mod secrets;
+mod sessions;
 mod shutdown;
 mod signals;
 mod soak;
@@ -54,6 +59,7 @@ mod storage;
 mod together;
 mod traces;
 mod transfer;
+mod urls;
 mod users;
 mod walls;
 
@@ -99,12 +105,18 @@ fn main() -> ExitCode {
             suite("doors", doors::cases()).on_servers(),
             suite("operations", operations::cases()),
             suite("remains", remains::cases()),
+            suite("sessions", sessions::cases()),
+            suite("pgbouncer", pgbouncer::cases()).on_postgres(),
             suite("queue", queue::cases()),
             suite("batch", batch::cases()),
             suite("transfer", transfer::cases()),
             suite("requirements", requirements::cases()).on_servers(),
             suite("storage", storage::cases()).without_engine(),
+            suite("urls", urls::cases()),
+            suite("secrets", secrets::cases()),
             suite("cli", cli::cases()).without_engine(),
+            suite("limits", limits::cases()).without_engine(),
+            suite("logging", logging::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),
             suite("walls", walls::cases()).without_engine(),

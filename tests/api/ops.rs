@@ -136,7 +136,7 @@ async fn a_request_that_is_cut_off_has_its_route(context: Context) {
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__SERVER__REQUEST_TIMEOUT", "300ms")];
     let service = Service::start(context.folder(), &variables).await;
     let mut stream = TcpStream::connect(service.address).await.unwrap();
-    let head = "PUT /users/0197b5f0-3c4a-7def-8123-456789abcdef HTTP/1.1\r\nhost: x\r\n\
+    let head = "PUT /users/0197b5f0-3c4a-7def-8123-456789abcdef HTTP/1.1\r\nhost: localhost\r\n\
                 content-type: application/json\r\ncontent-length: 10\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
     let line = service.logged("request").await;

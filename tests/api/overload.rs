@@ -48,7 +48,7 @@ async fn clients_that_vanish_inside_a_transaction_leave_nothing_behind(context: 
     for number in 0..500 {
         let body = format!(r#"{{"name":"Ann {number}"}}"#);
         let request = format!(
-            "PATCH /users/{id} HTTP/1.1\r\nhost: x\r\ncontent-type: application/merge-patch+json\r\ncontent-length: {}\r\n\r\n{body}",
+            "PATCH /users/{id} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/merge-patch+json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         let mut client = TcpStream::connect(app.address).await.unwrap();

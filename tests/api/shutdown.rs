@@ -22,6 +22,7 @@ cases![
     sigint_ends_it_as_well,
     running_requests_are_answered,
     a_pool_that_does_not_close_is_named,
+    a_stuck_request_and_the_pool_share_one_limit,
     a_second_signal_ends_it_at_once,
     a_signal_ends_it_while_it_still_starts,
     a_signal_ends_it_while_the_database_is_away,
@@ -57,10 +58,10 @@ async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) 
                 );
                 let length = body.len();
                 format!(
-                    "POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+                    "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
                 )
             } else {
-                "GET /users?limit=2 HTTP/1.1\r\nhost: x\r\n\r\n".to_owned()
+                "GET /users?limit=2 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned()
             };
             let sent = stream.write_all(request.as_bytes()).await;
             let answer = match sent {
@@ -217,6 +218,25 @@ async fn a_pool_that_does_not_close_is_named(context: Context) {
     let line = service.logged("shutdown: pool left open").await;
     assert!(line["error"].as_str().unwrap().contains("1 operations still running"), "{line}");
     service.logged("shutdown: requests cut off").await;
+    drop(posting);
+    lock.unlock().await;
+}
+
+async fn a_stuck_request_and_the_pool_share_one_limit(context: Context) {
+    let url = context.database().await;
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("USERS_API__POOL__ACQUIRE", "60s"),
+        ("USERS_API__SERVER__SHUTDOWN_TIMEOUT", "3s"),
+    ];
+    let mut service = Service::start(context.folder(), &variables).await;
+    let lock = Locked::users(&context, &url).await;
+    let posting = hanging_post(&context, &service).await;
+    service.signal("TERM").await;
+    assert_eq!(service.ended().await.code(), Some(1));
+    let line = service.logged("shutdown: pool left open").await;
+    // The request has used up the time: what is left for the pool is the grace of a second.
+    assert!(line["error"].as_str().unwrap().contains("within 1s"), "{line}");
     drop(posting);
     lock.unlock().await;
 }

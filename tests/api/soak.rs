@@ -126,7 +126,7 @@ async fn vanish(app: &App) {
         let body =
             json!({"name": "Ann", "email": format!("gone{number}-{}@example.com", app.address.port())}).to_string();
         let request = format!(
-            "POST /users HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         let mut client = TcpStream::connect(app.address).await.unwrap();

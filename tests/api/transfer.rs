@@ -33,7 +33,9 @@ struct Said {
 }
 
 fn command(context: &Context, url: &str, arguments: &[&str]) -> Command {
-    let mut command = binary(context.folder(), &[("DATABASE_URL", url), ("RUST_LOG", "warn")]);
+    // The servers of the tests do not flush to disk, which is warned of.
+    let variables = [("DATABASE_URL", url), ("RUST_LOG", "warn,orm_pool::session=error")];
+    let mut command = binary(context.folder(), &variables);
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -12,7 +12,7 @@ use crate::{
     domain::UserId,
     service::{
         Error, clock,
-        idempotency::{Claim, Done, Once, claim, keep},
+        idempotency::{Claim, Done, Once, claim, keep, release},
     },
 };
 
@@ -77,7 +77,7 @@ pub(super) async fn all(db: &Connection, models: &[Model], terms: Terms) -> Resu
     if terms.dry_run || terms.all_or_none && is_refused() { Err(Undone::Outcome(written)) } else { Ok(written) }
 }
 
-/// The same once, with the answer kept under a key.
+/// The same once, with the answer kept under a key, unless every row was refused.
 pub(super) async fn once(
     db: &Connection,
     models: &[Model],
@@ -90,7 +90,11 @@ pub(super) async fn once(
     }
     let written = all(db, models, terms).await?;
     let answer = seal(&written);
-    keep(db, &under.key, &answer).await?;
+    if written.iter().all(Option::is_none) {
+        release(db, &[&under.key]).await?;
+    } else {
+        keep(db, &under.key, &answer).await?;
+    }
     Ok(Done::Now((written, answer)))
 }
 

@@ -7,14 +7,12 @@ use orm_pool::Connection;
 use sea_orm::DbErr;
 
 use super::create::{Created, free_ones};
-use crate::service::idempotency::{Begun, Claim, Done, claim, keep};
+use crate::service::idempotency::{Begun, Claim, Done, claim, release};
 
 /// A user to create, under a key.
 pub(super) struct Creation {
     pub(super) model: Model,
     pub(super) claim: Claim,
-    /// The answer if the email is taken; the other one is in the claim.
-    pub(super) if_taken: Vec<u8>,
     /// Outlives a caller who goes away while this is being done.
     pub(super) begun: Mutex<Option<Begun>>,
 }
@@ -34,15 +32,17 @@ pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Resu
     let models: Vec<&Model> = creations.iter().filter(is_new).map(|creation| &creation.model).collect();
     let inserted = free_ones(&db, models).await?;
     let mut done = Vec::with_capacity(creations.len());
+    let mut refused = Vec::new();
     for creation in creations.iter() {
         done.push(match kept.get(&creation.claim.key) {
             Some(kept) => Done::before(kept, &creation.claim.fingerprint),
             None if inserted.contains(&creation.model.id) => Done::Now(Created::Yes),
             None => {
-                keep(&db, &creation.claim.key, &creation.if_taken).await?;
+                refused.push(&creation.claim.key);
                 Done::Now(Created::EmailTaken)
             }
         });
     }
+    release(&db, &refused).await?;
     Ok(done)
 }

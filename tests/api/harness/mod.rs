@@ -8,6 +8,7 @@ mod cutter;
 mod engine;
 mod load;
 mod lock;
+mod pgbouncer;
 mod process;
 mod proxy;
 mod raw;
@@ -28,11 +29,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 pub use self::{
     account::Account,
     app::{App, Reply, client},
-    context::{Context, connect, kill_all, new_database},
+    context::{Context, connect, kill_all, new_database, sqlite_url},
     cutter::Cutter,
     engine::Engine,
     load::{Load, Sample, by_status, quantile},
     lock::Locked,
+    pgbouncer::{PgBouncer, Version, pgbouncers},
     process::{Service, binary},
     proxy::Proxy,
     raw::{Upload, read_message},
@@ -85,6 +87,12 @@ impl Suite {
     /// Cases to which the engine makes no difference run once.
     pub fn without_engine(mut self) -> Self {
         self.engines = vec![Engine::Sqlite];
+        self
+    }
+
+    /// Cases about what there is for PostgreSQL alone.
+    pub fn on_postgres(mut self) -> Self {
+        self.engines = vec![Engine::Postgres];
         self
     }
 

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
     sync::watch,
 };
 
@@ -20,6 +20,22 @@ pub fn binary(folder: &Path, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_users-api"));
     command.current_dir(folder).env_clear().envs(variables.iter().copied()).kill_on_drop(true);
     command
+}
+
+/// The binary as a service on a port, with two workers.
+fn command(folder: &Path, variables: &[(&str, &str)], port: u16) -> Command {
+    let mut command = binary(folder, variables);
+    command.env("USERS_API__SERVER__PORT", port.to_string()).env("USERS_API__SERVER__WORKERS", "2");
+    command.env("USERS_API__POOL__BATCH", super::is_batching().to_string());
+    command
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.stderr(Stdio::inherit()).spawn().unwrap()
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A serving process whose log is read as it comes.
@@ -41,12 +57,32 @@ impl Service {
 
     /// Starts it on a port that was free, and waits until it answers: for a service whose log says nothing.
     pub async fn start_quietly(folder: &Path) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut service = Self::launch_on(folder, &[], port);
-        service.address.set_port(port);
-        let client = super::client();
-        super::eventually("it answers", || async { service.get(&client, "/health/ready").send().await.ok() }).await;
-        service
+        let port = free_port();
+        let service = Self::launch_on(folder, &[], port);
+        service.answering_on(port).await
+    }
+
+    /// Starts it with an output that no one reads yet, and waits until it answers.
+    pub async fn start_unread(folder: &Path, variables: &[(&str, &str)]) -> (Self, ChildStdout) {
+        let port = free_port();
+        let mut child = spawn(command(folder, variables, port).stdout(Stdio::piped()));
+        let output = child.stdout.take().unwrap();
+        (Self::of(child).answering_on(port).await, output)
+    }
+
+    /// Starts it by a shell that has set a limit (`ulimit -n 150`), and waits until it answers.
+    pub async fn start_limited(folder: &Path, variables: &[(&str, &str)], limit: &str) -> Self {
+        let port = free_port();
+        let service = command(folder, variables, port);
+        let service = service.as_std();
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(format!("{limit}; exec \"$0\"")).arg(service.get_program()).current_dir(folder).env_clear();
+        shell.envs(service.get_envs().filter_map(|(name, value)| Some((name, value?)))).kill_on_drop(true);
+        let mut child = spawn(shell.stdout(Stdio::piped()));
+        let output = child.stdout.take().unwrap();
+        let mut service = Self::of(child);
+        service.read(output);
+        service.answering_on(port).await
     }
 
     /// Starts it on a free port, whatever becomes of it.
@@ -55,14 +91,22 @@ impl Service {
     }
 
     fn launch_on(folder: &Path, variables: &[(&str, &str)], port: u16) -> Self {
-        let mut command = binary(folder, variables);
-        command.env("USERS_API__SERVER__PORT", port.to_string()).env("USERS_API__SERVER__WORKERS", "2");
-        command.env("USERS_API__POOL__BATCH", super::is_batching().to_string());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut child = spawn(command(folder, variables, port).stdout(Stdio::piped()));
         let output = child.stdout.take().unwrap();
-        let lines: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let mut service = Self::of(child);
+        service.read(output);
+        service
+    }
+
+    fn of(child: Child) -> Self {
+        Self { address: ([127, 0, 0, 1], 0).into(), child, lines: Arc::default(), grown: watch::channel(0).1 }
+    }
+
+    /// Reads its log as it comes.
+    fn read(&mut self, output: ChildStdout) {
         let (grow, grown) = watch::channel(0);
-        let kept = Arc::clone(&lines);
+        self.grown = grown;
+        let kept = Arc::clone(&self.lines);
         tokio::spawn(async move {
             let mut output = BufReader::new(output).lines();
             while let Ok(Some(line)) = output.next_line().await {
@@ -71,7 +115,13 @@ impl Service {
                 grow.send_modify(|count| *count += 1);
             }
         });
-        Self { address: ([127, 0, 0, 1], 0).into(), child, lines, grown }
+    }
+
+    async fn answering_on(mut self, port: u16) -> Self {
+        self.address.set_port(port);
+        let client = super::client();
+        super::eventually("it answers", || async { self.get(&client, "/health/ready").send().await.ok() }).await;
+        self
     }
 
     /// The process's id.

@@ -37,7 +37,7 @@ impl Upload {
     /// Sends the head; `headers` end with a line end each.
     pub async fn begin(address: std::net::SocketAddr, path: &str, headers: &str) -> Self {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n{headers}\r\n");
+        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n{headers}\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         Self { stream, answer: Vec::new() }
     }

@@ -20,7 +20,7 @@ use super::{
 
 pub const POSTGRES: &str = "postgres";
 pub const MARIADBD: &str = "mariadbd";
-const PASSWORD: &str = "secret";
+pub(super) const PASSWORD: &str = "secret";
 
 /// A server of the run's own.
 pub struct Server {
@@ -88,6 +88,11 @@ impl Server {
     /// The administrator's URL.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where its files are, its socket among them.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Starts it; it may take a while to be ready.
@@ -242,10 +247,10 @@ fn mysql_like(engine: Engine, owner: Owner, folder: TempDir, program: PathBuf, m
 }
 
 /// Who runs a server: servers refuse to run as root, so root hands theirs to the user that its package made.
-struct Owner(Option<(u32, u32)>);
+pub(super) struct Owner(Option<(u32, u32)>);
 
 impl Owner {
-    fn named(name: &str) -> Self {
+    pub(super) fn named(name: &str) -> Self {
         let root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
         if !root {
             return Self(None);
@@ -257,13 +262,13 @@ impl Owner {
         Self(Some((id(), id())))
     }
 
-    fn folder(&self) -> TempDir {
+    pub(super) fn folder(&self) -> TempDir {
         let folder = tempfile::Builder::new().prefix("users-api-test-").tempdir().unwrap();
         self.own(folder.path());
         folder
     }
 
-    fn write(&self, path: &Path, text: &str) {
+    pub(super) fn write(&self, path: &Path, text: &str) {
         fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
         self.own(path);
     }
@@ -276,7 +281,7 @@ impl Owner {
 
     /// Like [`command`](Self::command), under a shell that ends the program by `signal` once our end of a pipe is
     /// closed. Thus no server outlives this process, even if that is killed.
-    fn kept(&self, program: &Path, folder: &Path, signal: &str) -> Command {
+    pub(super) fn kept(&self, program: &Path, folder: &Path, signal: &str) -> Command {
         let script = format!("\"$@\" </dev/null & server=$!; cat >/dev/null; kill -{signal} $server; wait $server");
         let mut keeper = self.command(Path::new("/bin/sh"), folder);
         keeper.arg("-c").arg(script).arg("keeper").arg(program);
@@ -294,6 +299,6 @@ impl Owner {
     }
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }

@@ -1,0 +1,120 @@
+//! The HTTP server: its listener, its time limits, and which connections it keeps.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    thread,
+    time::Duration,
+};
+
+use actix_http::HttpService;
+use actix_server::{GracefulShutdownSignal, Server, ServerBuilder};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
+use actix_web::dev::AppConfig;
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    connections::{Connections, Limits, OpenConnection},
+    http::{self, State},
+    settings::ServerSettings,
+};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// An idle connection is kept for longer than the usual proxy keeps it (60 s), so that the proxy is the one to close it.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a client may take to send the head of a request.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may take to close its side of a connection.
+const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// The threads that speak HTTP.
+pub(crate) fn workers(settings: &ServerSettings) -> usize {
+    match settings.workers {
+        0 => thread::available_parallelism().map_or(1, |count| count.get().min(512)),
+        workers => workers,
+    }
+}
+
+/// Starts a server on a listener. It is built from the parts of `actix_web::HttpServer`, which closes idle connections
+/// only all at once.
+pub(crate) fn start(
+    listener: TcpListener,
+    settings: &ServerSettings,
+    limits: Limits,
+    connections: &Connections,
+    state: &State,
+) -> io::Result<Server> {
+    let address = listener.local_addr()?;
+    let workers = workers(settings);
+    let builder = ServerBuilder::new()
+        .workers(workers)
+        .max_concurrent_connections(limits.hard.div_ceil(workers))
+        // Ours to handle: see `shutdown`. The limit is ours too, in finer steps than the server's whole seconds.
+        .disable_signals()
+        .shutdown_timeout(settings.shutdown_timeout.as_secs() + 1);
+    let ending = builder.graceful_shutdown_signal();
+    let (connections, state) = (connections.clone(), state.clone());
+    let builder = builder.listen("http", listener, move || {
+        // The server asks for the signal of a connection right after it has announced it.
+        let newest = Rc::new(RefCell::new(None));
+        HttpService::build()
+            .on_connect_ext({
+                let (connections, newest, ending) = (connections.clone(), Rc::clone(&newest), ending.clone());
+                move |_: &actix_web::rt::net::TcpStream, extensions| {
+                    let connection = connections.open();
+                    newest.replace(Some(closing(&connection, ending.clone())));
+                    extensions.insert(connection);
+                }
+            })
+            .graceful_shutdown_signal(move || {
+                let closing = newest.take();
+                async move {
+                    match closing {
+                        Some(closing) => closing.await,
+                        None => std::future::pending().await,
+                    }
+                }
+            })
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(HEAD_LIMIT)
+            .client_disconnect_timeout(DISCONNECT_LIMIT)
+            .tcp_nodelay(true)
+            .local_addr(address)
+            .finish(map_config(
+                http::app(state.clone()).into_factory().map_err(|error: actix_web::Error| error.error_response()),
+                |()| AppConfig::default(),
+            ))
+            .tcp()
+    })?;
+    Ok(builder.run())
+}
+
+/// Ready when a connection is to be closed as soon as it is idle.
+fn closing(connection: &OpenConnection, ending: GracefulShutdownSignal) -> impl Future<Output = ()> + use<> {
+    let asked = connection.asked_to_close();
+    async move {
+        tokio::select! {
+            () = asked => {}
+            () = ending.notified() => {}
+        }
+    }
+}
+
+/// Listens where the settings say.
+pub(crate) fn listen(settings: &ServerSettings) -> io::Result<TcpListener> {
+    let address = SocketAddr::new(settings.host, settings.port);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A port that was ours a moment ago is not kept from us by connections that are still closing.
+    socket.set_reuse_address(true)?;
+    // Connections inherit it. The server itself would wait for ever for a client that does not read.
+    #[cfg(target_os = "linux")]
+    if !settings.write_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(settings.write_timeout))?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,146 @@
+//! A database URL means what it says, seen from the outside.
+
+use std::fs;
+
+use crate::{
+    cases,
+    harness::{App, Context, End, Engine, Server, Service, binary, new_database},
+};
+
+cases![
+    a_relative_path_is_the_shells,
+    an_ipv6_address_connects,
+    a_socket_connects,
+    libpqs_variables_fill_what_is_open,
+    a_missing_certificate_file_ends_with_2,
+    an_unverified_server_is_warned_of_once,
+];
+
+async fn serves(context: &Context, variables: &[(&str, &str)]) {
+    let mut service = Service::start(context.folder(), variables).await;
+    let app = App::at(service.address, "");
+    app.create("Ann", "ann@example.com").await;
+    service.signal("TERM").await;
+    assert!(service.ended().await.success());
+}
+
+async fn a_relative_path_is_the_shells(context: Context) {
+    if context.engine() != Engine::Sqlite {
+        return;
+    }
+    let child = context.folder().join("a/b");
+    fs::create_dir_all(&child).unwrap();
+    for (url, file) in [
+        ("sqlite://../../up.db?mode=rwc", "up.db"),
+        ("sqlite:../beside.db?mode=rwc", "a/beside.db"),
+        ("sqlite://./with%20space%3F.db?mode=rwc", "a/b/with space?.db"),
+    ] {
+        let output = binary(&child, &[("DATABASE_URL", url)]).args(["migrate", "up"]).output().await.unwrap();
+        assert!(output.status.success(), "{url}: {output:?}");
+        assert!(context.folder().join(file).is_file(), "{url}");
+    }
+    assert!(!child.join("up.db").exists());
+}
+
+async fn an_ipv6_address_connects(context: Context) {
+    if context.engine() == Engine::Sqlite || std::net::TcpListener::bind(("::1", 0)).is_err() {
+        return;
+    }
+    let both = if context.engine() == Engine::Postgres {
+        "-clisten_addresses=127.0.0.1,::1"
+    } else {
+        "--bind-address=127.0.0.1,::1"
+    };
+    let mut server = Server::new(context.engine(), &[both]);
+    server.start(End::Orderly);
+    server.await_ready();
+    let url = new_database(server.url()).await.replace("127.0.0.1", "[::1]");
+    serves(&context, &[("DATABASE_URL", &url)]).await;
+    server.stop();
+}
+
+async fn a_socket_connects(context: Context) {
+    let mut server = match context.engine() {
+        Engine::Sqlite => return,
+        engine => Server::new(engine, &[]),
+    };
+    server.start(End::Orderly);
+    server.await_ready();
+    let url = url::Url::parse(&new_database(server.url()).await).unwrap();
+    let (user, password, port) = (url.username(), url.password().unwrap(), url.port().unwrap());
+    let folder = server.folder().display();
+    let url = match context.engine() {
+        Engine::Postgres => format!("postgres://{user}:{password}@/app?host={folder}&port={port}&sslmode=verify-full"),
+        _ => format!("mysql://{user}:{password}@localhost/app?socket={folder}/socket"),
+    };
+    serves(&context, &[("DATABASE_URL", &url)]).await;
+    server.stop();
+}
+
+async fn libpqs_variables_fill_what_is_open(context: Context) {
+    if context.engine() != Engine::Postgres {
+        return;
+    }
+    let url = url::Url::parse(&context.database().await).unwrap();
+    let port = url.port().unwrap().to_string();
+    let open = format!("postgres://{}", url.path());
+    let variables = [
+        ("DATABASE_URL", open.as_str()),
+        ("PGHOST", url.host_str().unwrap()),
+        ("PGPORT", &port),
+        ("PGUSER", url.username()),
+        ("PGPASSWORD", url.password().unwrap()),
+        ("PGSSLMODE", "disable"),
+    ];
+    serves(&context, &variables).await;
+    let output = binary(context.folder(), &[("DATABASE_URL", url.as_str()), ("PGSSLMODE", "verify_ful")]).output();
+    let output = output.await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && text.contains("PGSSLMODE: must be disable, prefer"), "{text}");
+}
+
+async fn a_missing_certificate_file_ends_with_2(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let parameter = if context.engine() == Engine::Postgres { "sslrootcert" } else { "ssl-ca" };
+    let file = context.folder().join("ca.pem").display().to_string();
+    let separator = if context.database().await.contains('?') { '&' } else { '?' };
+    let url = format!("{}{separator}{parameter}={file}", context.last_database());
+    for (contents, part) in
+        [(None, "cannot be read: No such file"), (Some(""), "is empty"), (Some("x"), "no certificate")]
+    {
+        if let Some(contents) = contents {
+            fs::write(&file, contents).unwrap();
+        }
+        let output = binary(context.folder(), &[("DATABASE_URL", &url)]).output().await.unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(
+            text.contains(&format!("parameter {parameter}: the file {file} {part}")) || text.contains(part),
+            "{text}"
+        );
+    }
+}
+
+async fn an_unverified_server_is_warned_of_once(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let url = context.database().await;
+    if !url.contains("@127.0.0.1:") {
+        return;
+    }
+    // Linux takes this to itself, but it is not a loopback address.
+    for (url, warnings) in [(url.replace("@127.0.0.1:", "@0.0.0.0:"), 1), (url, 0)] {
+        let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
+        service.signal("HUP").await;
+        service.logged("reload: nothing to change").await;
+        service.signal("TERM").await;
+        assert!(service.ended().await.success());
+        let log = service.log();
+        let found = log.iter().filter(|line| line["message"] == "database connection is not verified");
+        let hosts: Vec<&str> = found.map(|line| line["host"].as_str().unwrap()).collect();
+        assert_eq!(hosts, vec!["0.0.0.0"; warnings], "{log:?}");
+    }
+}
