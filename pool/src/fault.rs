@@ -89,7 +89,7 @@ impl Fault {
             sqlx::Error::Io(error) => match error.kind() {
                 std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => Self::Refused,
                 std::io::ErrorKind::TimedOut => Self::Silent,
-                _ if error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) => Self::Tls,
+                _ if is_of_tls(error) => Self::Tls,
                 _ => Self::Lost,
             },
             sqlx::Error::Tls(_) => Self::Tls,
@@ -267,6 +267,11 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.describe())
     }
+}
+
+/// Whether TLS refused the connection: the driver passes its errors on as those of the socket.
+fn is_of_tls(error: &std::io::Error) -> bool {
+    error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()).is_some()
 }
 
 /// An error of the driver, as SeaORM gives it for a statement that returns no rows.
