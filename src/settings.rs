@@ -7,6 +7,7 @@
 
 mod database;
 mod dotenv;
+mod environment;
 mod error;
 mod idempotency;
 mod layers;
@@ -23,9 +24,10 @@ use serde::Deserialize;
 
 pub use self::{
     database::{DatabaseSettings, Migrate},
+    environment::Environment,
     error::SettingsError,
     idempotency::IdempotencySettings,
-    layers::{Environment, Layers, Origin},
+    layers::{Layers, Origin},
     log::{LogFormat, LogSettings},
     server::ServerSettings,
     telemetry::TelemetrySettings,

@@ -89,7 +89,7 @@ impl Fault {
             sqlx::Error::Io(error) => match error.kind() {
                 std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => Self::Refused,
                 std::io::ErrorKind::TimedOut => Self::Silent,
-                _ if error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) => Self::Tls,
+                _ if is_of_tls(error) => Self::Tls,
                 _ => Self::Lost,
             },
             sqlx::Error::Tls(_) => Self::Tls,
@@ -281,6 +281,11 @@ pub(crate) fn mysql_number(error: &sqlx::Error) -> Option<u16> {
 /// Whether MySQL or MariaDB interrupted the statement: by `KILL QUERY`, or because the whole session is being killed.
 pub(crate) fn is_interrupted(error: &sqlx::Error) -> bool {
     mysql_number(error) == Some(1317)
+}
+
+/// Whether TLS refused the connection: the driver passes its errors on as those of the socket.
+fn is_of_tls(error: &std::io::Error) -> bool {
+    error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()).is_some()
 }
 
 /// An error of the driver, as SeaORM gives it for a statement that returns no rows.

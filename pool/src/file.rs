@@ -41,11 +41,11 @@ impl DatabaseFile {
         }
         if self.may_create {
             match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(self.explain(error)),
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(self.explain(&error)),
                 Ok(_) | Err(_) => {}
             }
         }
-        let identity = identity(&self.path).map_err(|error| self.explain(error))?;
+        let identity = identity(&self.path).map_err(|error| self.explain(&error))?;
         // Two connections may be opened at once; both have seen the same file, or the next check says so.
         let _ = self.opened.set(identity);
         Ok(())
@@ -76,7 +76,7 @@ impl DatabaseFile {
     }
 
     /// Adds to an error of opening what is wrong with the folder. SQLite itself says only that it cannot open the file.
-    pub(crate) fn explain(&self, error: io::Error) -> io::Error {
+    pub(crate) fn explain(&self, error: &io::Error) -> io::Error {
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),

@@ -12,7 +12,10 @@ use std::{collections::BTreeSet, fs, future::poll_fn, os::fd::RawFd, pin::pin};
 
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, MsgFlags, SockaddrLike as _, SockaddrStorage, getpeername, getsockname, recv},
+    sys::socket::{
+        AddressFamily, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike as _, SockaddrStorage, getpeername, getsockname,
+        recv,
+    },
 };
 use tokio::sync::Mutex;
 
@@ -85,8 +88,8 @@ fn connected_to(port: u16) -> BTreeSet<(RawFd, u16)> {
 }
 
 fn port_of(address: &SockaddrStorage) -> Option<u16> {
-    let v4 = address.as_sockaddr_in().map(|address| address.port());
-    v4.or_else(|| address.as_sockaddr_in6().map(|address| address.port()))
+    let v4 = address.as_sockaddr_in().map(SockaddrIn::port);
+    v4.or_else(|| address.as_sockaddr_in6().map(SockaddrIn6::port))
 }
 
 #[cfg(test)]

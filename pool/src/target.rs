@@ -121,7 +121,7 @@ impl Target {
                 }
                 let opened = address.connect().await.map_err(|error| match (Fault::of_driver(&error), file) {
                     (Fault::NoSuchDatabase | Fault::ReadOnly, Some(file)) => {
-                        file.explain(io::Error::other(error)).into()
+                        file.explain(&io::Error::other(error)).into()
                     }
                     _ => error,
                 });

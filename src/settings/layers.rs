@@ -1,20 +1,17 @@
 //! The layers that settings are made of, and where each value came from.
 
-use std::{collections::BTreeMap, fmt, io::ErrorKind, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use config::{Config, File, FileFormat, Value, ValueKind};
 use orm_pool::DatabaseUrl;
 use secrecy::SecretString;
 
-use super::{Reason, Settings, SettingsError, dotenv, secret_file};
+use super::{
+    Reason, Settings, SettingsError,
+    environment::{Environment, FILE_SUFFIX, Found, SECRETS, from_file, is_libpq, variable, variables},
+};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
-const PREFIX: &str = "USERS_API__";
-/// Variables with a short name of their own.
-const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("RUST_LOG", "log.filter")];
-/// Values that are never shown, and that can come from a file: `database.password_file`, `DATABASE_URL_FILE`.
-const SECRETS: [&str; 3] = ["database.password", "database.url", "users.cursor_key"];
-const FILE_SUFFIX: &str = "_file";
 /// What each kind of value looks like, for values that are not of their kind.
 const KINDS: [(&str, &str); 32] = [
     ("server.host", "an IP address such as 127.0.0.1 or ::"),
@@ -76,66 +73,6 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The variables that settings are read from, taken once at start: nothing reads the process's environment later.
-#[derive(Clone, Default)]
-pub struct Environment {
-    /// What the `.env` file says.
-    pub dot_env: BTreeMap<String, String>,
-    /// What the process was started with.
-    pub process: BTreeMap<String, String>,
-}
-
-impl Environment {
-    /// The process's own variables, and those of the file `.env` in the working directory, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// [`SettingsError::File`] or [`SettingsError::DotEnv`] if there is a `.env` that cannot be read.
-    pub fn of_process() -> Result<Self, SettingsError> {
-        let mut process = BTreeMap::new();
-        for (name, value) in std::env::vars_os() {
-            // A name that is no Unicode cannot be one of ours.
-            let Ok(name) = name.into_string() else { continue };
-            match value.into_string() {
-                Ok(value) => drop(process.insert(name, value)),
-                Err(_) if is_ours(&name) => return Err(SettingsError::NotUnicode { name }),
-                Err(_) => {}
-            }
-        }
-        let dot_env = dot_env(&process)?;
-        Ok(Self { dot_env, process })
-    }
-}
-
-/// The variables of the file `.env` in the working directory and in no other: another project's settings may lie above.
-fn dot_env(process: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, SettingsError> {
-    let path = Path::new(".env");
-    // Some keep a folder of this name.
-    if path.is_dir() {
-        return Ok(BTreeMap::new());
-    }
-    let unreadable = |cause: &str| SettingsError::File { path: ".env".to_owned(), cause: cause.to_owned() };
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(unreadable(&error.to_string())),
-    };
-    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8"))?;
-    let is_used = |name: &str| is_ours(name) || is_libpq(name);
-    dotenv::parse(&text, |name| process.get(name).cloned(), is_used).map_err(|bad| SettingsError::DotEnv {
-        line: bad.line,
-        name: bad.name,
-        reason: bad.reason,
-    })
-}
-
-impl fmt::Debug for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { dot_env, process } = self;
-        f.debug_struct("Environment").field("dot_env", &dot_env.keys()).field("process", &process.keys()).finish()
-    }
-}
-
 /// One value, where it stands, and by what name.
 #[derive(Clone)]
 struct Entry {
@@ -149,13 +86,6 @@ pub struct Layers {
     entries: BTreeMap<String, Entry>,
     /// libpq's variables (`PGSSLMODE`), for what a PostgreSQL URL leaves open.
     libpq: BTreeMap<String, String>,
-}
-
-/// A value as it was found: by what name, for which key.
-struct Found {
-    name: String,
-    key: String,
-    value: Value,
 }
 
 impl Layers {
@@ -316,16 +246,6 @@ fn is_quantity(text: &str) -> bool {
     unit.len() < text.len() && text.len() <= 20 && ["", "ns", "us", "ms", "s", "m", "h", "d"].contains(&unit)
 }
 
-/// The value of a secret that comes from a file; anything else as it is.
-fn from_file(found: Found, origin: Origin) -> Result<Found, SettingsError> {
-    let Some(key) = found.key.strip_suffix(FILE_SUFFIX).filter(|key| SECRETS.contains(key)) else { return Ok(found) };
-    let path = found.value.into_string().unwrap_or_default();
-    match secret_file::read(&path) {
-        Ok(text) => Ok(Found { key: key.to_owned(), value: Value::from(text), name: found.name }),
-        Err(reason) => Err(SettingsError::Unusable { name: found.name, reason, origin }),
-    }
-}
-
 /// Whether one name is the other with `_FILE` behind it.
 fn is_same_but_for_file(one: &str, other: &str) -> bool {
     let stem = |name: &str| {
@@ -339,11 +259,6 @@ fn is_same_but_for_file(one: &str, other: &str) -> bool {
 fn shown_name(name: String) -> String {
     let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
     if is_name { name } else { "a key".to_owned() }
-}
-
-/// The environment's name of a key.
-fn variable(key: &str) -> String {
-    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
 fn toml(path: &str, text: &str) -> Result<BTreeMap<String, Value>, SettingsError> {
@@ -377,33 +292,6 @@ fn flatten(values: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
         }
     }
     flat
-}
-
-fn is_ours(variable: &str) -> bool {
-    let short = variable.strip_suffix("_FILE").unwrap_or(variable);
-    variable.starts_with(PREFIX) || ALIASES.iter().any(|(name, _)| *name == short)
-}
-
-fn is_libpq(variable: &str) -> bool {
-    variable.starts_with("PG")
-}
-
-/// The settings among a set of variables; short names first, so that the long ones win within it.
-fn variables(variables: &BTreeMap<String, String>) -> Vec<Found> {
-    let short = ALIASES.iter().flat_map(|(name, key)| {
-        let file = (format!("{name}_FILE"), format!("{key}{FILE_SUFFIX}"));
-        let names = [((*name).to_owned(), (*key).to_owned()), file];
-        names.into_iter().take(if SECRETS.contains(key) { 2 } else { 1 })
-    });
-    let short = short.filter_map(|(name, key)| {
-        let value = Value::from(variables.get(&name)?.as_str());
-        Some(Found { name, key, value })
-    });
-    let long = variables.iter().filter_map(|(name, value)| {
-        let key = name.strip_prefix(PREFIX)?.replace("__", ".").to_lowercase();
-        Some(Found { name: name.clone(), key, value: Value::from(value.as_str()) })
-    });
-    short.chain(long).collect()
 }
 
 /// The known key that shares most of its letters with an unknown one, if it is close at all.

@@ -1,0 +1,121 @@
+use super::{super::tls::TlsMode, *};
+
+#[test]
+fn tls_is_never_weaker_than_asked() {
+    use TlsMode::{Disable, Prefer, Require, VerifyCa, VerifyFull};
+    for (query, mode) in [
+        ("", Prefer),
+        ("sslmode=disable", Disable),
+        ("sslmode=allow", Prefer),
+        ("sslmode=require", Require),
+        ("sslmode=require&sslrootcert=/ca.pem", VerifyCa),
+        ("sslrootcert=/ca.pem", VerifyCa),
+        ("sslmode=verify-ca&sslrootcert=/ca.pem", VerifyCa),
+        ("sslmode=verify-full", VerifyFull),
+        ("ssl-mode=VERIFY_FULL&ssl-ca=/ca.pem", VerifyFull),
+        ("sslMode=Verify-Identity", VerifyFull),
+        ("sslmode=no-verify", Require),
+        ("ssl=true", VerifyFull),
+        ("ssl=true&sslmode=require", Require),
+        ("ssl=false", Disable),
+        ("sslmode=require&channel_binding=require", VerifyFull),
+        ("sslmode=require&channel_binding=prefer", Require),
+        ("sslaccept=strict", VerifyFull),
+        ("sslmode=require&sslaccept=strict", VerifyFull),
+        ("sslaccept=accept_invalid_certs", Require),
+    ] {
+        for engine in ["postgres", "mysql"] {
+            if !(engine == "mysql" && query.contains("channel")) {
+                assert!(server(&format!("{engine}://u@h/d?{query}")).tls.mode == mode, "{engine} {query}");
+            }
+        }
+    }
+    assert!(server("postgres://u@h/d?sslrootcert=system").tls.mode == VerifyFull);
+    for (query, mode) in [
+        ("ssl_mode=VERIFY_IDENTITY", VerifyFull),
+        ("ssl-mode=REQUIRED", Require),
+        ("useSSL=true", Require),
+        ("useSSL=true&requireSSL=true&verifyServerCertificate=true&ssl_ca=/ca.pem", VerifyCa),
+        ("useSSL=false", Disable),
+        ("ssl_ca=/ca.pem&ssl_verify_cert=true&ssl_verify_identity=true", VerifyFull),
+        ("ssl={\"rejectUnauthorized\":true}", VerifyFull),
+        ("ssl=%7B%22minVersion%22:%22TLSv1.2%22,%22rejectUnauthorized%22:true%7D", VerifyFull),
+        ("ssl={\"rejectUnauthorized\":false}", Require),
+        ("tls=true", VerifyFull),
+        ("tls=skip-verify", Require),
+    ] {
+        assert!(server(&format!("mysql://u@h/d?{query}")).tls.mode == mode, "{query}");
+    }
+    for (text, part) in [
+        ("postgres://u@h/d?sslmode=verify-ca", "sslmode: to verify the authority alone, name it"),
+        ("postgres://u@h/d?sslmode=disable&sslrootcert=/ca.pem", "has no effect while TLS is off"),
+        ("postgres://u@h/d?sslmode=prefer&sslrootcert=/ca.pem", "has no effect while TLS is optional"),
+        ("postgres://u@h/d?sslmode=require&sslrootcert=system", "needs sslmode=verify-full"),
+        ("postgres://u@h/d?sslmode=disable&channel_binding=require", "rules it out"),
+        ("mysql://u@h/d?useSSL=false&requireSSL=true", "rules it out"),
+        ("mysql://u@h/d?sslcert=/hunter2.pem", "needs the client's key"),
+        ("postgres://u@h/d?sslcert=/a&sslkey=/b&sslmode=disable", "TLS is off"),
+        ("postgres://u@h/d?sslmode=off", "must be disable, prefer"),
+        ("postgres://u@h/d?sslmode=true", "must be disable, prefer"),
+        ("mysql://u@h/d?ssl={\"ca\":\"hunter2\"}", "nothing else"),
+        ("mysql://u@h/d?ssl={hunter2", "nothing else"),
+        ("postgres://u@h/d?sslpassword=hunter2", "sslpassword: encrypted keys"),
+        ("postgres://u@h/d?sslcrl=hunter2", "revocation"),
+        ("postgres://u@h/d?ssl_min_protocol_version=TLSv1.3", "must be TLSv1, TLSv1.1 or TLSv1.2"),
+        ("postgres://u@h/d?gssencmode=require", "must be disable or prefer"),
+        ("postgres://u@h/d?sslmod=require", "unknown parameter sslmod; did you mean sslmode?"),
+        ("mysql://u@h/d?sslmodus=hunter2", "unknown parameter sslmodus; did you mean ssl-mode?"),
+    ] {
+        let refusal = refusal(text);
+        assert!(refusal.contains(part) && !refusal.contains("hunter2"), "{text}: {refusal}");
+    }
+}
+
+#[test]
+fn says_which_connections_could_be_read_or_taken_over() {
+    for (text, weakness) in [
+        ("postgres://u@db/d", Some(TlsWeakness::Unverified)),
+        ("postgres://u@db/d?sslmode=require", Some(TlsWeakness::Unverified)),
+        ("mysql://u@10.0.0.1/d?ssl-mode=VERIFY_CA&ssl-ca=/ca.pem", Some(TlsWeakness::NameUnverified)),
+        ("mysql://u@db/d?ssl-mode=VERIFY_IDENTITY", None),
+        ("postgres://u@localhost/d", None),
+        ("postgres://u@127.0.0.2/d", None),
+        ("mysql://u@[::1]/d", None),
+        ("postgres://u@/d?host=/run/pg", None),
+        ("sqlite://x.db", None),
+    ] {
+        assert_eq!(DatabaseUrl::parse(text).unwrap().tls_weakness(), weakness, "{text}");
+    }
+}
+
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n";
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAQID\n-----END PRIVATE KEY-----\n";
+const ENCRYPTED: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAQID\n-----END ENCRYPTED PRIVATE KEY-----\n";
+
+#[test]
+fn files_are_read_before_they_are_needed() {
+    let folder = std::env::temp_dir().join(format!("orm-pool-files-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (good, key) = (path("good.pem", CERTIFICATE), path("key.pem", KEY));
+    let check = |query: &str| DatabaseUrl::parse(&format!("postgres://u@h/d?{query}")).unwrap().check_files();
+    check(&format!("sslmode=verify-full&sslrootcert={good}&sslcert={good}&sslkey={key}")).unwrap();
+    for (query, part) in [
+        (format!("sslrootcert={}", folder.join("none.pem").display()), "none.pem cannot be read: No such file"),
+        (format!("sslrootcert={}", folder.display()), "cannot be read"),
+        (format!("sslrootcert={}", path("empty.pem", "")), "empty.pem is empty"),
+        (format!("sslrootcert={}", path("text.pem", "hunter2")), "text.pem holds no certificate"),
+        (format!("sslrootcert={key}"), "key.pem holds no certificate"),
+        (format!("sslcert={good}&sslkey={}", path("encrypted.pem", ENCRYPTED)), "no unencrypted private key"),
+        (format!("sslcert={good}&sslkey={good}"), "no unencrypted private key"),
+        ("sslrootcert=hunter2".to_owned(), "parameter sslrootcert: the file cannot be read"),
+    ] {
+        let error = check(&query).unwrap_err().to_string();
+        assert!(error.contains(part) && !error.contains("hunter2"), "{query}: {error}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
