@@ -141,7 +141,7 @@ fn open(path: Option<&Path>) -> Result<Out, CommandError> {
 /// emptied text, or `None` if nobody takes it: a reader that has had enough (`| head`) is no error.
 async fn write(mut out: Out, mut text: Vec<u8>) -> Result<Option<(Out, Vec<u8>)>, CommandError> {
     let writing = tokio::task::spawn_blocking(move || {
-        let written = bulk::output(|| out.write_all(&text).and_then(|()| out.flush()));
+        let written = out.write_all(&text).and_then(|()| out.flush());
         text.clear();
         written.map(|()| (out, text))
     });
