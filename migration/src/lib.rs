@@ -105,7 +105,9 @@ fn moment(name: impl IntoIden, backend: DbBackend) -> ColumnDef {
 
 /// Any number that nothing else in the database locks.
 const POSTGRES_LOCK: i64 = 0x7573_6572_7361_7069;
-const MYSQL_LOCK: &str = "users-api.migration";
+/// Followed by a digest of the database's name: these locks belong to the whole server, which may have other databases of
+/// ours.
+const MYSQL_LOCK: &str = "users-api.migration.";
 const MYSQL_LOCK_SECONDS: i32 = 60;
 
 /// Applies the pending migrations and returns how many were applied.
@@ -250,7 +252,7 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
         DbBackend::MySql => {
             let lock = Statement::from_sql_and_values(
                 DbBackend::MySql,
-                "SELECT GET_LOCK(?, ?)",
+                "SELECT GET_LOCK(CONCAT(?, MD5(DATABASE())), ?)",
                 [MYSQL_LOCK.into(), MYSQL_LOCK_SECONDS.into()],
             );
             let row = transaction.query_one_raw(lock).await?;
@@ -270,7 +272,11 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
 
 async fn unlock(transaction: DatabaseTransaction) -> Result<(), DbErr> {
     if transaction.get_database_backend() == DbBackend::MySql {
-        let unlock = Statement::from_sql_and_values(DbBackend::MySql, "SELECT RELEASE_LOCK(?)", [MYSQL_LOCK.into()]);
+        let unlock = Statement::from_sql_and_values(
+            DbBackend::MySql,
+            "SELECT RELEASE_LOCK(CONCAT(?, MD5(DATABASE())))",
+            [MYSQL_LOCK.into()],
+        );
         transaction.execute_raw(unlock).await?;
     }
     transaction.commit().await

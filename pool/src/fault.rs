@@ -150,13 +150,12 @@ impl Fault {
     fn of_mysql(number: u16) -> Self {
         match number {
             1040 | 1203 | 1226 => Self::TooManyConnections,
-            1044 | 1045 | 1698 => Self::Authentication,
+            // The last two: a password that has expired, an account that is locked.
+            1044 | 1045 | 1698 | 1862 | 3118 => Self::Authentication,
             1049 => Self::NoSuchDatabase,
             1053 | 1077 | 1079 | 3032 => Self::NotAccepting,
             // Killed; ended by an administrator or for idleness (MySQL 8).
             1927 | 3169 | 4031 => Self::Terminated,
-            // An account that is locked, or whose password has expired.
-            1862 | 3118 => Self::Authentication,
             1142 | 1143 | 1227 | 1370 => Self::PrivilegeMissing,
             // The server closes the connection as well.
             1153 => Self::TooLarge,
