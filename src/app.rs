@@ -15,9 +15,10 @@ use secrecy::ExposeSecret;
 use crate::{
     connections::{Connections, Limits},
     http::{CursorSigner, Hosts, Rules, State},
-    server, service,
+    server,
+    service::{self, Progress},
     settings::{Migrate, Settings},
-    shutdown::{Drain, ShutdownError},
+    shutdown::{Drain, STOP_LIMIT, ShutdownError, StopRequest},
     telemetry,
 };
 
@@ -38,7 +39,10 @@ pub enum StartError {
     Database(#[from] ConnectError),
     /// The schema is not what it should be, or could not be brought there.
     #[error(transparent)]
-    Schema(#[from] SchemaError),
+    Schema(SchemaError),
+    /// A signal came first.
+    #[error("stopped")]
+    Stopped,
     /// The address is not to be had.
     #[error("cannot listen on {address}")]
     Listen {
@@ -65,9 +69,24 @@ pub enum SchemaError {
     /// The database refused.
     #[error("cannot migrate the database")]
     Failed(#[from] service::SchemaFailure),
+    /// A signal came first.
+    #[error("stopped; {applied} migrations were applied")]
+    Stopped {
+        /// How many of the pending migrations were applied before.
+        applied: usize,
+    },
     /// The service cannot work on this database.
     #[error("cannot use the database")]
     Unusable(#[source] service::SchemaFailure),
+}
+
+impl From<SchemaError> for StartError {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::Stopped { .. } => Self::Stopped,
+            error => Self::Schema(error),
+        }
+    }
 }
 
 /// The whole service, ready to run.
@@ -90,6 +109,15 @@ impl Application {
     ///
     /// [`StartError`], after the pool has been closed again.
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
+        Self::build_unless_stopped(settings, StopRequest::never()).await
+    }
+
+    /// The same, but stops as soon as it safely can once it is asked to.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build); [`StartError::Stopped`] when it was stopped.
+    pub async fn build_unless_stopped(settings: Settings, stop: StopRequest) -> Result<Self, StartError> {
         let url = settings.database.url()?;
         // Before the pool, which measures from its first connection on.
         let metrics = telemetry::metrics();
@@ -99,12 +127,13 @@ impl Application {
             server::workers(&settings.server),
             usize::try_from(settings.pool.max).unwrap_or(usize::MAX),
         );
-        let pool = Pool::connect(&url, &settings.pool).await?;
+        let pool = stop.or(Pool::connect(&url, &settings.pool)).await.ok_or(StartError::Stopped)??;
         tracing::info!(database = %url, max = settings.pool.max, min = settings.pool.min, "pool opened");
-        match Self::on(pool.clone(), &settings, limits, metrics).await {
+        match Self::on(pool.clone(), &settings, limits, metrics, &stop).await {
             Ok(application) => Ok(application),
             Err(error) => {
-                if let Err(close) = pool.close(settings.pool.acquire).await {
+                let limit = if stop.is_made() { STOP_LIMIT } else { settings.pool.acquire };
+                if let Err(close) = pool.close(limit).await {
                     tracing::warn!(error = %close, "the pool was left open");
                 }
                 Err(error)
@@ -117,11 +146,12 @@ impl Application {
         settings: &Settings,
         limits: Limits,
         metrics: PrometheusHandle,
+        stop: &StopRequest,
     ) -> Result<Self, StartError> {
-        prepare_schema(&pool, settings.database.migrate).await?;
+        prepare_schema(&pool, settings.database.migrate, stop).await?;
         if settings.database.migrate != Migrate::Off {
             let schema = service::SchemaService::new(pool.clone());
-            match schema.check_privileges().await {
+            match stop.or(schema.check_privileges()).await.ok_or(StartError::Stopped)? {
                 // A replica, or a table that is locked: that may pass, and the first write says so if not.
                 Err(service::SchemaFailure::Pool(error)) => {
                     tracing::warn!(error = telemetry::chain(&error), "database privileges could not be checked");
@@ -216,18 +246,24 @@ impl Application {
 }
 
 /// Checks the server, and does to the schema what `database.migrate` says.
-pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate) -> Result<(), SchemaError> {
+pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopRequest) -> Result<(), SchemaError> {
+    let stopped = SchemaError::Stopped { applied: 0 };
     let schema = service::SchemaService::new(pool.clone());
-    schema.check_server().await.map_err(SchemaError::Unusable)?;
+    let Some(checked) = stop.or(schema.check_server()).await else { return Err(stopped) };
+    checked.map_err(SchemaError::Unusable)?;
     match migrate {
         Migrate::Auto => {
-            let applied = schema.up().await?;
-            if applied > 0 {
-                tracing::info!(applied, "schema migrated");
+            let Progress { changed, is_stopped } = schema.up(stop.clone().made()).await?;
+            if changed > 0 {
+                tracing::info!(applied = changed, "schema migrated");
+            }
+            if is_stopped {
+                return Err(SchemaError::Stopped { applied: changed });
             }
         }
         Migrate::Check => {
-            let pending = schema.status().await?.iter().filter(|migration| !migration.applied).count();
+            let Some(status) = stop.or(schema.status()).await else { return Err(stopped) };
+            let pending = status?.iter().filter(|migration| !migration.applied).count();
             if pending > 0 {
                 return Err(SchemaError::Pending(pending));
             }

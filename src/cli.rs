@@ -48,7 +48,7 @@ Exit codes:
   1  it could not start, or did not end cleanly
   2  the command line or a setting is not valid
   3  import: rows were refused; the others were written, unless --atomic or --dry-run
-  4  import, export: stopped by a signal; it can be gone on with
+  4  stopped by a signal; import and export say where to continue, migrate what was done
   128 + N  ended at once by a second signal N";
 
 #[derive(Debug, Subcommand)]
@@ -111,11 +111,11 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), CommandError> {
     let command = cli.command.unwrap_or(Command::Serve);
     if let Command::Openapi = command {
-        return commands::openapi();
+        return commands::interruptible(commands::openapi);
     }
     let layers = Layers::read(cli.config.as_deref(), &Environment::of_process()?)?;
     if let Command::Config = command {
-        return commands::config(&layers);
+        return commands::interruptible(move || commands::config(&layers));
     }
     let settings: Settings = layers.settings()?;
     match command {
@@ -123,7 +123,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Migrate { action } => commands::migrate(&settings, action.unwrap_or(commands::MigrateAction::Up)),
         Command::Import(options) => commands::import(&settings, &options),
         Command::Export(options) => commands::export(&settings, &options),
-        Command::Healthcheck(options) => commands::healthcheck(&settings, options),
+        Command::Healthcheck(options) => commands::interruptible(move || commands::healthcheck(&settings, options)),
         Command::Openapi | Command::Config => Ok(()),
     }
 }

@@ -5,6 +5,7 @@ mod config;
 mod export;
 mod healthcheck;
 mod import;
+mod interruptible;
 mod migrate;
 mod openapi;
 mod serve;
@@ -21,6 +22,7 @@ pub(crate) use self::{
     export::{ExportOptions, export},
     healthcheck::{HealthcheckOptions, healthcheck},
     import::{ImportOptions, import},
+    interruptible::interruptible,
     migrate::{MigrateAction, migrate},
     openapi::openapi,
     serve::serve,
@@ -43,6 +45,11 @@ pub(crate) enum CommandError {
 }
 
 impl CommandError {
+    /// A signal came first.
+    fn nothing_done() -> Self {
+        Self::Interrupted("stopped before anything was done".to_owned())
+    }
+
     pub(crate) fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Failed(error.into())
     }

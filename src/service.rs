@@ -13,7 +13,7 @@ mod users;
 pub use self::{
     error::{Error, Unavailable},
     idempotency::{Answer, IdempotencyKeys, Once},
-    schema::{Migration, SchemaFailure, SchemaService},
+    schema::{Migration, Progress, SchemaFailure, SchemaService},
     users::{
         Change, Count, Draft, Edge, Filter, Mode, Outcome, Position, Selection, Slice, Sort, SortKey, Terms,
         UserService, Way, Written,

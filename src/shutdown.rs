@@ -2,6 +2,7 @@
 //! finished → pool closed.
 
 use std::{
+    future::pending,
     io,
     net::{Shutdown, TcpListener},
     time::Duration,
@@ -12,6 +13,7 @@ use orm_pool::{CloseError, Pool, Status};
 use socket2::SockRef;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::watch,
     time::{Instant, sleep, timeout_at},
 };
 
@@ -23,6 +25,10 @@ use crate::{
 
 /// How long the pool may take to close at most, within what is left of the time for the shutdown.
 const POOL_LIMIT: Duration = Duration::from_secs(5);
+/// How long output may still be written once a command was asked to stop.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// How long the pool may take to close when nothing has to be finished.
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// How long it may take to close when nothing is left, so that idle connections are still closed in order.
 const POOL_GRACE: Duration = Duration::from_secs(1);
 /// How long clients that keep their connections busy get to hear that they should close them.
@@ -74,6 +80,53 @@ impl Signals {
             if let Signal::Stop(name, number) = self.next().await {
                 return (name, number);
             }
+        }
+    }
+}
+
+/// Whether a signal has asked to stop. Clones learn of the same request.
+#[derive(Clone, Debug)]
+pub struct StopRequest(watch::Receiver<bool>);
+
+impl StopRequest {
+    /// A request that has not been made, and what makes it.
+    #[must_use]
+    pub fn channel() -> (watch::Sender<bool>, Self) {
+        let (ask, asked) = watch::channel(false);
+        (ask, Self(asked))
+    }
+
+    /// A request that is never made.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::channel().1
+    }
+
+    /// Whether it was made.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is made.
+    pub async fn made(mut self) {
+        if self.0.wait_for(|is_made| *is_made).await.is_err() {
+            pending::<()>().await;
+        }
+    }
+
+    /// Waits until it is made, and for as long as something that is not read may still hold up the end.
+    pub(crate) async fn grace_is_over(&self) {
+        self.clone().made().await;
+        sleep(OUTPUT_GRACE).await;
+    }
+
+    /// Runs `work`, unless the request is made before it ends; then it is dropped.
+    pub async fn or<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.clone().made() => None,
         }
     }
 }

@@ -13,6 +13,12 @@ mod m20261121_000003_index_names_and_emails;
 mod m20261121_000004_widen_answers;
 mod ownership;
 
+use std::pin::{Pin, pin};
+
+use futures_util::{
+    FutureExt,
+    future::{Either, FusedFuture, select},
+};
 use sea_orm_migration::{
     prelude::*,
     sea_orm::{
@@ -54,6 +60,19 @@ pub enum Error {
     Database(#[from] DbErr),
 }
 
+/// How far [`up`] or [`down`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// How many migrations were applied or reverted.
+    pub changed: usize,
+    /// Whether it was stopped before all of them were.
+    pub is_stopped: bool,
+}
+
+impl Progress {
+    const NOTHING: Self = Self { changed: 0, is_stopped: true };
+}
+
 /// The changes, oldest first.
 pub struct Migrator;
 
@@ -86,25 +105,39 @@ fn moment(name: impl IntoIden, backend: DbBackend) -> ColumnDef {
 
 /// Any number that nothing else in the database locks.
 const POSTGRES_LOCK: i64 = 0x7573_6572_7361_7069;
-const MYSQL_LOCK: &str = "users-api.migration";
+/// Followed by a digest of the database's name: these locks belong to the whole server, which may have other databases of
+/// ours.
+const MYSQL_LOCK: &str = "users-api.migration.";
 const MYSQL_LOCK_SECONDS: i32 = 60;
 
 /// Applies the pending migrations and returns how many were applied.
 ///
+/// Once `stop` is ready it ends as soon as it safely can: at once, with everything rolled back, where a migration is part
+/// of a transaction; on MySQL behind the migration that is running, as half of one could not be undone.
+///
 /// # Errors
 ///
 /// [`Error`]. A table that is not ours is found before anything is changed.
-pub async fn up(db: &DatabaseConnection) -> Result<usize, Error> {
-    let locked = lock(db).await?;
-    ownership::check(&locked, &history::applied(&locked).await?).await?;
-    history::adopt(&locked).await?;
-    let pending = Migrator::get_pending_migrations_read_only(&locked).await?.len();
-    if pending > 0 {
-        // Not otherwise: it takes privileges that a service need not have once its schema is there.
-        Migrator::up(&locked, None).await?;
+pub async fn up(db: &DatabaseConnection, stop: impl Future<Output = ()>) -> Result<Progress, Error> {
+    let mut stop = pin!(stop.fuse());
+    let prepare = async {
+        let locked = lock(db).await?;
+        ownership::check(&locked, &history::applied(&locked).await?).await?;
+        history::adopt(&locked).await?;
+        let pending = Migrator::get_pending_migrations_read_only(&locked).await?.len();
+        Ok::<_, Error>((locked, pending))
+    };
+    let Some(prepared) = unless_stopped(prepare, stop.as_mut()).await else { return Ok(Progress::NOTHING) };
+    let (locked, pending) = prepared?;
+    let mut applied = 0;
+    // Nothing is run if nothing is pending: it takes privileges that a service need not have once its schema is there.
+    while applied < pending {
+        if !step(&locked, Migrator::up(&locked, Some(1)), stop.as_mut()).await? {
+            return end(locked, applied, true).await;
+        }
+        applied += 1;
     }
-    unlock(locked).await?;
-    Ok(pending)
+    end(locked, applied, false).await
 }
 
 /// Reverts the newest `steps` migrations, or all with `None`, and returns how many were reverted.
@@ -112,17 +145,76 @@ pub async fn up(db: &DatabaseConnection) -> Result<usize, Error> {
 /// # Errors
 ///
 /// [`Error`]. A table that is not ours is found before anything is changed.
-pub async fn down(db: &DatabaseConnection, steps: Option<u32>) -> Result<usize, Error> {
-    let locked = lock(db).await?;
-    let mut reverted = history::applied(&locked).await?;
-    ownership::check(&locked, &reverted).await?;
-    history::adopt(&locked).await?;
-    Migrator::down(&locked, steps).await?;
+pub async fn down(
+    db: &DatabaseConnection,
+    steps: Option<u32>,
+    stop: impl Future<Output = ()>,
+) -> Result<Progress, Error> {
+    let mut stop = pin!(stop.fuse());
+    let prepare = async {
+        let locked = lock(db).await?;
+        let applied = history::applied(&locked).await?;
+        ownership::check(&locked, &applied).await?;
+        history::adopt(&locked).await?;
+        Ok::<_, Error>((locked, applied))
+    };
+    let Some(prepared) = unless_stopped(prepare, stop.as_mut()).await else { return Ok(Progress::NOTHING) };
+    let (locked, mut reverted) = prepared?;
+    let asked = steps.map_or(reverted.len(), |steps| reverted.len().min(steps as usize));
+    let mut is_stopped = false;
+    for _ in 0..asked {
+        if !step(&locked, Migrator::down(&locked, Some(1)), stop.as_mut()).await? {
+            is_stopped = true;
+            break;
+        }
+    }
+    if is_stopped && is_transactional(&locked) {
+        return end(locked, 0, true).await;
+    }
     let left = history::own(&locked).await?;
     reverted.retain(|version| !left.contains(version));
     history::forget_shared(&locked, &reverted).await?;
+    end(locked, reverted.len(), is_stopped).await
+}
+
+/// Runs one migration, and returns whether it was: not if `stop` was ready first.
+async fn step(
+    locked: &DatabaseTransaction,
+    migration: impl Future<Output = Result<(), DbErr>>,
+    mut stop: Pin<&mut impl FusedFuture<Output = ()>>,
+) -> Result<bool, DbErr> {
+    if stop.is_terminated() || stop.as_mut().now_or_never().is_some() {
+        return Ok(false);
+    }
+    if !is_transactional(locked) {
+        migration.await?;
+        return Ok(true);
+    }
+    unless_stopped(migration, stop).await.transpose().map(|done| done.is_some())
+}
+
+/// Runs `work`, unless `stop` is ready before it ends; then it is dropped.
+async fn unless_stopped<T>(work: impl Future<Output = T>, stop: Pin<&mut impl FusedFuture<Output = ()>>) -> Option<T> {
+    match select(pin!(work), stop).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(((), _)) => None,
+    }
+}
+
+/// Whether migrations are part of the transaction that holds the lock. MySQL commits before and after each change.
+fn is_transactional(locked: &DatabaseTransaction) -> bool {
+    locked.get_database_backend() != DbBackend::MySql
+}
+
+/// Keeps what was changed, unless it was stopped half-way and can be undone.
+async fn end(locked: DatabaseTransaction, changed: usize, is_stopped: bool) -> Result<Progress, Error> {
+    if is_stopped && is_transactional(&locked) {
+        // Closing the connection undoes it as well, so that no one has to wait for this.
+        drop(locked);
+        return Ok(Progress::NOTHING);
+    }
     unlock(locked).await?;
-    Ok(reverted.len())
+    Ok(Progress { changed, is_stopped })
 }
 
 /// Every migration by name, oldest first, and whether it is applied. Writes nothing.
@@ -160,7 +252,7 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
         DbBackend::MySql => {
             let lock = Statement::from_sql_and_values(
                 DbBackend::MySql,
-                "SELECT GET_LOCK(?, ?)",
+                "SELECT GET_LOCK(CONCAT(?, MD5(DATABASE())), ?)",
                 [MYSQL_LOCK.into(), MYSQL_LOCK_SECONDS.into()],
             );
             let row = transaction.query_one_raw(lock).await?;
@@ -180,7 +272,11 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
 
 async fn unlock(transaction: DatabaseTransaction) -> Result<(), DbErr> {
     if transaction.get_database_backend() == DbBackend::MySql {
-        let unlock = Statement::from_sql_and_values(DbBackend::MySql, "SELECT RELEASE_LOCK(?)", [MYSQL_LOCK.into()]);
+        let unlock = Statement::from_sql_and_values(
+            DbBackend::MySql,
+            "SELECT RELEASE_LOCK(CONCAT(?, MD5(DATABASE())))",
+            [MYSQL_LOCK.into()],
+        );
         transaction.execute_raw(unlock).await?;
     }
     transaction.commit().await

@@ -11,13 +11,13 @@ use sea_orm::{
 };
 use tokio::{
     sync::{Mutex, MutexGuard},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use crate::{
     Fault,
-    core::Core,
-    fault::{exec_error, query_error},
+    core::{Core, SIGN_OF_LIFE},
+    fault::{exec_error, is_interrupted, query_error},
     raw::Raw,
     store::Slot,
     ticket::Ticket,
@@ -51,6 +51,9 @@ pub(crate) struct Held {
     left: AtomicU32,
     /// Whether a statement was begun and never ended: its future was dropped.
     torn: AtomicBool,
+    /// Whether the pool has killed a statement: the kill may still be on its way to the server, so the connection must not
+    /// be used for another one.
+    condemned: AtomicBool,
     /// The error of the database that weighs most and has not been undone by going back to a savepoint.
     fault: std::sync::Mutex<Option<Fault>>,
     /// Whether somebody else was in the way at any time, undone or not.
@@ -59,8 +62,23 @@ pub(crate) struct Held {
     ended: AtomicBool,
 }
 
+impl Held {
+    fn asks(&self) {
+        if self.ticket.asks(self.core.clock) {
+            self.condemned.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn answered(&self) {
+        if self.ticket.answered() {
+            self.condemned.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Connection {
     pub(crate) fn new(core: &Arc<Core>, ticket: &Arc<Ticket>, slot: Slot<Raw>) -> Self {
+        ticket.runs_in(slot.raw.session());
         let held = Held {
             core: Arc::clone(core),
             ticket: Arc::clone(ticket),
@@ -72,6 +90,7 @@ impl Connection {
             done: AtomicU32::new(0),
             left: AtomicU32::new(0),
             torn: AtomicBool::new(false),
+            condemned: AtomicBool::new(false),
             fault: std::sync::Mutex::default(),
             conflict: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -101,6 +120,10 @@ impl Connection {
         }
     }
 
+    fn is_condemned(&self) -> bool {
+        self.held.condemned.load(Ordering::Relaxed)
+    }
+
     fn set_fault(&self, fault: Option<Fault>) {
         *self.held.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = fault;
     }
@@ -122,16 +145,16 @@ impl Connection {
         let slot = place.as_mut()?;
         // SQLite's statements end by themselves on a thread of their own.
         let is_torn = self.held.torn.load(Ordering::Relaxed) && self.held.backend != DbBackend::Sqlite;
-        if is_torn || self.fault().is_some_and(Fault::ends_connection) {
+        if is_torn || self.is_condemned() || self.fault().is_some_and(Fault::ends_connection) {
             // Whoever still has a clone cannot keep its socket open.
             drop(place.take());
             return None;
         }
         if self.held.depth.load(Ordering::Relaxed) > 0 {
-            self.held.ticket.asks(self.held.core.clock);
+            self.held.asks();
             let undone = slot.raw.rollback(1).await;
-            self.held.ticket.answered();
-            if undone.is_err() {
+            self.held.answered();
+            if undone.is_err() || self.is_condemned() {
                 drop(place.take());
                 return None;
             }
@@ -148,20 +171,29 @@ impl Connection {
         if slot.is_none() {
             return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
         }
+        if self.is_condemned() {
+            // The statement that was killed had its answer first; what follows has not begun.
+            self.set_fault(Some(Fault::Terminated));
+            return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
+        }
         if self.held.torn.swap(true, Ordering::Relaxed) {
             // What comes next on the wire is the answer to another question.
             return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
         }
-        self.held.ticket.asks(self.held.core.clock);
+        self.held.asks();
         let mut turn = Turn { connection: self, slot };
         let left = self.held.left.swap(0, Ordering::Relaxed);
         if left > 0 {
             // What a transaction did that was dropped must not become part of what comes next.
             let undone = turn.raw()?.rollback(left).await;
-            turn.note(undone).map_err(exec_error)?;
+            turn.note(undone).await.map_err(exec_error)?;
             self.undone(left);
+            self.held.asks();
+            if self.is_condemned() {
+                self.set_fault(Some(Fault::Terminated));
+                return Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed));
+            }
             self.held.torn.store(true, Ordering::Relaxed);
-            self.held.ticket.asks(self.held.core.clock);
         }
         Ok(turn)
     }
@@ -179,7 +211,7 @@ impl Connection {
         // Before it is asked for: if nobody waits for the answer, it is begun all the same.
         self.held.depth.store(depth + 1, Ordering::Relaxed);
         let began = turn.raw()?.begin(depth, &options).await;
-        if let Err(error) = turn.note(began) {
+        if let Err(error) = turn.note(began).await {
             self.held.depth.store(depth, Ordering::Relaxed);
             return Err(exec_error(error));
         }
@@ -203,7 +235,7 @@ impl Connection {
             self.held.commit_sent.store(true, Ordering::Relaxed);
         }
         let committed = turn.raw()?.commit(depth).await;
-        turn.note(committed).map_err(exec_error)?;
+        turn.note(committed).await.map_err(exec_error)?;
         self.held.depth.store(depth - 1, Ordering::Relaxed);
         Ok(())
     }
@@ -218,7 +250,7 @@ impl Connection {
     pub(crate) async fn rollback_at(&self, depth: u32) -> Result<(), DbErr> {
         let mut turn = self.turn().await?;
         let undone = turn.raw()?.rollback(depth).await;
-        turn.note(undone).map_err(exec_error)?;
+        turn.note(undone).await.map_err(exec_error)?;
         self.undone(depth);
         Ok(())
     }
@@ -239,11 +271,27 @@ impl Turn<'_> {
     }
 
     /// The statement has its answer. A turn that is dropped without leaves the connection torn.
-    fn ends<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        self.note(outcome)
+    async fn ends<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        self.note(outcome).await
     }
 
-    fn note<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+    /// Whether the server interrupted the statement because it ends the whole session. It says the same when only the
+    /// statement was to end, so the connection itself has to show which it was.
+    async fn is_session_killed(&mut self, error: &sqlx::Error) -> bool {
+        if !is_interrupted(error) || self.connection.held.ticket.is_killed() {
+            return false;
+        }
+        match self.slot.as_mut() {
+            Some(slot) => !matches!(timeout(SIGN_OF_LIFE, slot.raw.ping()).await, Ok(Ok(()))),
+            None => true,
+        }
+    }
+
+    async fn note<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        let is_session_killed = match &outcome {
+            Ok(_) => false,
+            Err(error) => self.is_session_killed(error).await,
+        };
         let held = &self.connection.held;
         held.torn.store(false, Ordering::Relaxed);
         match &outcome {
@@ -258,6 +306,7 @@ impl Turn<'_> {
                 let fault = match Fault::of_driver(error) {
                     // That is what was asked for, and says nothing of the database.
                     Fault::ReadOnly if held.read_only.load(Ordering::Relaxed) => Fault::Other,
+                    _ if is_session_killed => Fault::Terminated,
                     fault => fault,
                 };
                 if matches!(error, sqlx::Error::Database(_)) && !fault.ends_connection() {
@@ -285,7 +334,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let held = &self.connection.held;
         // Answered, or nobody waits for the answer any more.
-        held.ticket.answered();
+        held.answered();
         if held.ended.load(Ordering::Acquire) {
             drop(self.slot.take());
         }
@@ -301,24 +350,24 @@ impl ConnectionTrait for Connection {
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
         let mut turn = self.turn().await?;
         let outcome = turn.raw()?.execute(statement).await;
-        turn.ends(outcome).map_err(exec_error)
+        turn.ends(outcome).await.map_err(exec_error)
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
         let mut turn = self.turn().await?;
         let outcome = turn.raw()?.execute_unprepared(sql).await;
-        turn.ends(outcome).map_err(exec_error)
+        turn.ends(outcome).await.map_err(exec_error)
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
         let mut turn = self.turn().await?;
         let outcome = turn.raw()?.query_one(statement).await;
-        turn.ends(outcome).map_err(query_error)
+        turn.ends(outcome).await.map_err(query_error)
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         let mut turn = self.turn().await?;
         let outcome = turn.raw()?.query_all(statement).await;
-        turn.ends(outcome).map_err(query_error)
+        turn.ends(outcome).await.map_err(query_error)
     }
 }

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long a goodbye may take; after that the socket is closed without.
-const GOODBYE: Duration = Duration::from_secs(1);
+pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a sign of life may take.
 pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_millis(1500);
 /// Connections that are opened at the same time at the most.
@@ -54,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) bulk: Share,
     /// One look at the database at a time.
     pub(crate) looking: tokio::sync::Mutex<()>,
+    /// One connection that kills statements at a time.
+    pub(crate) killing: tokio::sync::Mutex<()>,
     options: RwLock<Arc<PoolOptions>>,
     target: RwLock<(Arc<Target>, u32)>,
     /// How many connections may be opened at the same time: doubled by each success, back to one by a failure.
@@ -83,6 +85,7 @@ impl Core {
             changed: Notify::new(),
             bulk: Share::default(),
             looking: tokio::sync::Mutex::default(),
+            killing: tokio::sync::Mutex::default(),
             options: RwLock::new(Arc::new(options)),
             target: RwLock::new((Arc::new(target), 0)),
             ramp: AtomicU32::new(STEEPEST),

@@ -150,9 +150,10 @@ impl Fault {
     fn of_mysql(number: u16) -> Self {
         match number {
             1040 | 1203 | 1226 => Self::TooManyConnections,
-            1044 | 1045 | 1698 => Self::Authentication,
+            // The last two: a password that has expired, an account that is locked.
+            1044 | 1045 | 1698 | 1862 | 3118 => Self::Authentication,
             1049 => Self::NoSuchDatabase,
-            1053 | 1077 | 1079 => Self::NotAccepting,
+            1053 | 1077 | 1079 | 3032 => Self::NotAccepting,
             // Killed; ended by an administrator or for idleness (MySQL 8).
             1927 | 3169 | 4031 => Self::Terminated,
             1142 | 1143 | 1227 | 1370 => Self::PrivilegeMissing,
@@ -160,8 +161,9 @@ impl Fault {
             1153 => Self::TooLarge,
             1042 | 1043 | 1129 | 1130 | 1152 | 1154..=1161 => Self::Lost,
             1290 | 1836 | 1792 => Self::ReadOnly,
-            // A lock that was not had in time; a deadlock; a row that is newer than the snapshot (MariaDB 11.6).
-            1205 | 1213 | 1020 => Self::Conflict,
+            // A lock that was not had in time; a deadlock; a row that is newer than the snapshot (MariaDB 11.6); a conflict
+            // with another member of the group (MySQL).
+            1205 | 1213 | 1020 | 3101 => Self::Conflict,
             1317 | 1969 | 3024 => Self::StatementTimeout,
             1021 | 1114 => Self::DiskFull,
             1300 | 1366 | 3988 => Self::Encoding,
@@ -267,6 +269,17 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.describe())
     }
+}
+
+/// The number of a MySQL error.
+pub(crate) fn mysql_number(error: &sqlx::Error) -> Option<u16> {
+    let sqlx::Error::Database(error) = error else { return None };
+    error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+}
+
+/// Whether MySQL or MariaDB interrupted the statement: by `KILL QUERY`, or because the whole session is being killed.
+pub(crate) fn is_interrupted(error: &sqlx::Error) -> bool {
+    mysql_number(error) == Some(1317)
 }
 
 /// Whether TLS refused the connection: the driver passes its errors on as those of the socket.

@@ -10,9 +10,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::{
     Engine,
     core::{Core, SIGN_OF_LIFE, UNEASY},
-    health::State,
+    health::{State, words},
     record::Closing,
-    target::DialError,
+    store::Holder,
+    target::{DialError, silence},
 };
 
 /// While nothing runs, the database is looked at after this.
@@ -22,6 +23,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// How long past its limit an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long past its limit a statement is killed by the pool: the answer of a server that limits it itself is on its way.
+const KILL_MARGIN: Duration = Duration::from_millis(100);
+/// How long it may take to open a connection and kill statements over it.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 const SHORTEST_TICK: Duration = Duration::from_millis(20);
 const LONGEST_TICK: Duration = Duration::from_millis(250);
 
@@ -60,6 +65,7 @@ pub(crate) async fn keep(core: Arc<Core>) {
         core.grow();
         core.check_restored();
         warn_of_slow_holds(&core);
+        kill_overlong(&core);
         give_up_stranded(&core);
     }
 }
@@ -133,6 +139,42 @@ fn warn_of_slow_holds(core: &Core) {
     }
 }
 
+/// Ends statements that the server lets run for longer than `statement_timeout`: MySQL limits reads only.
+fn kill_overlong(core: &Arc<Core>) {
+    let limit = core.options().statement_timeout;
+    if core.engine != Engine::MySql || limit.is_zero() {
+        return;
+    }
+    let overlong = core.unanswered(limit + KILL_MARGIN);
+    let kill = |holder: &Holder| {
+        let session = holder.ticket.kill_after(limit + KILL_MARGIN, core.clock)?;
+        let request = holder.ticket.label();
+        tracing::warn!(
+            operation = holder.ticket.operation,
+            request_id = request.as_deref(),
+            statement_timeout = ?limit,
+            "statement killed: no answer within statement_timeout"
+        );
+        Some(session)
+    };
+    let sessions: Vec<_> = overlong.iter().filter_map(kill).collect();
+    if sessions.is_empty() {
+        return;
+    }
+    let core = Arc::clone(core);
+    core.handle.clone().spawn(async move {
+        // One connection at a time, beside those of the pool.
+        let _alone = core.killing.lock().await;
+        let killed = timeout(KILL_LIMIT, core.target().0.kill_statements(&sessions)).await;
+        if let Err(error) = killed.unwrap_or_else(|_| Err(silence())) {
+            tracing::warn!(
+                error = words(&error),
+                "statements could not be killed; their connections are given up later"
+            );
+        }
+    });
+}
+
 /// Ends operations whose answer will not come, so that their connections can be replaced.
 fn give_up_stranded(core: &Core) {
     if core.engine == Engine::Sqlite {
@@ -146,9 +188,8 @@ fn give_up_stranded(core: &Core) {
     } else {
         statement + PATIENCE
     };
-    for holder in core.unanswered() {
-        let is_lost = holder.ticket.unanswered(core.clock).is_some_and(|owed| owed >= limit);
-        if let Some(abort) = holder.ticket.abort.get().filter(|_| is_lost) {
+    for holder in core.unanswered(limit) {
+        if let Some(abort) = holder.ticket.abort.get() {
             if !holder.ticket.is_stranded.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     operation = holder.ticket.operation,

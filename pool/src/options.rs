@@ -47,7 +47,8 @@ pub struct PoolOptions {
     /// A connection that was unused for longer is asked for a sign of life before it is handed out; 0 = always ask.
     #[serde(with = "humantime_serde")]
     pub validate_after: Duration,
-    /// The server itself ends a statement that runs longer; 0 = never. No effect on SQLite.
+    /// A statement that runs longer is ended on the server, by itself or (MySQL, which limits reads only) by the pool; 0 =
+    /// never. No effect on SQLite.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
     /// The pool's name in metrics, and what the server shows as this client's name (PostgreSQL:

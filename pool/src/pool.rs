@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use sea_orm::{DatabaseConnection, TransactionOptions};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     ChangeError, CloseError, ConnectError, Connection, DatabaseUrl, Engine, Error, Fault, InvalidOption, PoolOptions,
     Snapshot, Status, TlsWeakness,
     admission::Lane,
-    core::{Core, SIGN_OF_LIFE},
+    core::{Core, GOODBYE, SIGN_OF_LIFE},
     fault::connection_error,
     health::words,
     keeper::keep,
@@ -149,8 +149,10 @@ impl Pool {
         let work = async move {
             let database = core.target().0.direct(core.options().acquire);
             let outcome = body(database.clone()).await;
-            if let Err(error) = database.close().await {
-                tracing::warn!(operation, %error, "a connection was not closed cleanly");
+            // A statement that was dropped half-way keeps its connection busy.
+            match timeout(GOODBYE, database.close()).await {
+                Ok(Err(error)) => tracing::warn!(operation, %error, "a connection was not closed cleanly"),
+                Ok(Ok(())) | Err(_) => {}
             }
             if let Some(slot) = lease.take() {
                 lease.end_unlike_others(slot);

@@ -22,6 +22,8 @@ type Result<T> = std::result::Result<T, sqlx::Error>;
 pub(crate) struct Raw {
     driver: Driver,
     socket: Option<Socket>,
+    /// The session to end statements in, if the server does not limit all of them itself.
+    session: Option<SessionId>,
 }
 
 #[derive(Debug)]
@@ -31,6 +33,9 @@ pub(crate) enum Driver {
     Postgres(PgConnection, Option<Arc<str>>),
     MySql(MySqlConnection),
 }
+
+/// The number by which `KILL QUERY` knows a connection.
+pub(crate) type SessionId = std::num::NonZeroU64;
 
 /// The same expression for whichever driver it is.
 macro_rules! on {
@@ -45,7 +50,15 @@ macro_rules! on {
 
 impl Raw {
     pub(crate) fn new(driver: Driver, socket: Option<Socket>) -> Self {
-        Self { driver, socket }
+        Self { driver, socket, session: None }
+    }
+
+    pub(crate) fn with_session(self, session: Option<SessionId>) -> Self {
+        Self { session, ..self }
+    }
+
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        self.session
     }
 
     pub(crate) fn backend(&self) -> DbBackend {

@@ -6,7 +6,7 @@ use log::LevelFilter;
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, ConnectOptions as _,
+        self, ConnectOptions as _, Connection as _, Executor as _, Row as _,
         mysql::{MySqlConnectOptions, MySqlPoolOptions},
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -16,10 +16,11 @@ use tokio::time::timeout;
 
 use crate::{
     DatabaseUrl, Engine, Fault, PoolOptions,
+    fault::mysql_number,
     file::DatabaseFile,
     health::words,
     peek::SocketFinder,
-    raw::{self, Raw},
+    raw::{self, Raw, SessionId},
     session::{Session, bare_mysql},
     url::DriverOptions,
 };
@@ -138,7 +139,8 @@ impl Target {
                 let (opened, socket) = self.sockets.find(address.connect()).await;
                 let mut opened = opened?;
                 self.session.set_mysql(&mut opened, address).await?;
-                Ok(Raw::new(raw::Driver::MySql(opened), socket))
+                let id: Option<u64> = opened.fetch_one(UNLIMITED_SESSION).await?.try_get(0)?;
+                Ok(Raw::new(raw::Driver::MySql(opened), socket).with_session(id.and_then(SessionId::new)))
             }
         }
     }
@@ -169,6 +171,24 @@ impl Target {
     pub(crate) fn check_file(&self) -> Result<(), DialError> {
         let Driver::Sqlite(_, Some(file)) = &self.driver else { return Ok(()) };
         file.check().map_err(|error| DialError { fault: Fault::NoSuchDatabase, source: error.into() })
+    }
+
+    /// Ends the statement that runs in each of these sessions, over a connection of its own. A session that has ended
+    /// meanwhile is no error.
+    pub(crate) async fn kill_statements(&self, sessions: &[SessionId]) -> Result<(), sqlx::Error> {
+        const NO_SUCH_SESSION: u16 = 1094;
+        let Driver::MySql(address) = &self.driver else { return Ok(()) };
+        let (opened, _) = self.sockets.find(address.connect()).await;
+        let mut raw = opened?;
+        for session in sessions {
+            let killed = raw.execute(sqlx::AssertSqlSafe(format!("KILL QUERY {session}"))).await;
+            if let Err(error) = killed
+                && mysql_number(&error) != Some(NO_SUCH_SESSION)
+            {
+                return Err(error);
+            }
+        }
+        raw.close().await
     }
 
     /// The resolver's error has no kind of its own, so it is asked again.
@@ -220,3 +240,7 @@ fn logging<O: sqlx::ConnectOptions>(address: O) -> O {
 pub(crate) fn silence() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
 }
+
+/// The id of a session whose writes have no limit, as in MySQL. `max_statement_time` of MariaDB, which gives NULL here,
+/// holds for every statement.
+const UNLIMITED_SESSION: &str = "SELECT CAST(/*M!100101 NULL + */ CONNECTION_ID() AS UNSIGNED)";

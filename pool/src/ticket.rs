@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{task::AbortHandle, time::Instant};
 
-use crate::clock::Clock;
+use crate::{clock::Clock, raw::SessionId};
 
 tokio::task_local! {
     static CALLER: Caller;
@@ -70,9 +70,15 @@ pub(crate) struct Ticket {
     pub(crate) warned: AtomicBool,
     /// Whether it was given up because the peer had gone silent.
     pub(crate) is_stranded: AtomicBool,
-    // On the pool's clock, plus one; 0 while the database is not asked anything.
+    // The statement that has no answer yet: when it was sent, on the pool's clock, plus one, and `KILLED`. 0 while there
+    // is none.
     asked: AtomicU64,
+    /// The session that the statement runs in, if the pool has to limit it; 0 if not.
+    session: AtomicU64,
 }
+
+/// Set together with the time of a statement that the pool is about to kill.
+const KILLED: u64 = 1 << 63;
 
 impl Ticket {
     pub(crate) fn new(operation: &'static str) -> Arc<Self> {
@@ -93,6 +99,7 @@ impl Ticket {
             warned: AtomicBool::new(false),
             is_stranded: AtomicBool::new(false),
             asked: AtomicU64::new(0),
+            session: AtomicU64::new(0),
         })
     }
 
@@ -105,20 +112,51 @@ impl Ticket {
         self.caller.as_ref().map(|caller| Arc::clone(&caller.label))
     }
 
-    pub(crate) fn asks(&self, clock: Clock) {
-        self.asked.store(clock.millis() + 1, Ordering::Relaxed);
+    /// From now on its statements run on this connection.
+    pub(crate) fn runs_in(&self, session: Option<SessionId>) {
+        self.session.store(session.map_or(0, SessionId::get), Ordering::Relaxed);
     }
 
-    pub(crate) fn answered(&self) {
-        self.asked.store(0, Ordering::Relaxed);
+    /// A statement is about to be sent. Gives whether the one before it was killed, as [`answered`](Self::answered).
+    pub(crate) fn asks(&self, clock: Clock) -> bool {
+        self.asked.swap(clock.millis() + 1, Ordering::AcqRel) & KILLED != 0
+    }
+
+    /// The statement is over. Gives whether the pool has killed it: the kill may then still be on its way to the server,
+    /// and must not meet another statement.
+    pub(crate) fn answered(&self) -> bool {
+        self.asked.swap(0, Ordering::AcqRel) & KILLED != 0
+    }
+
+    /// Whether the statement that has no answer yet was killed by the pool.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.asked.load(Ordering::Acquire) & KILLED != 0
+    }
+
+    /// Marks the statement as killed if it has had no answer for so long, and gives the session to kill it in. Once.
+    pub(crate) fn kill_after(&self, limit: Duration, clock: Clock) -> Option<SessionId> {
+        let asked = self.asked.load(Ordering::Acquire);
+        let session = SessionId::new(self.session.load(Ordering::Acquire))?;
+        if asked & KILLED != 0 || owed(asked, clock)? < limit {
+            return None;
+        }
+        // If it has been answered meanwhile, or another one was sent, nothing is killed.
+        self.asked
+            .compare_exchange(asked, asked | KILLED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+            .then_some(session)
     }
 
     /// How long the database has owed an answer; `None` if it owes none.
     pub(crate) fn unanswered(&self, clock: Clock) -> Option<Duration> {
-        match self.asked.load(Ordering::Relaxed) {
-            0 => None,
-            since => Some(Duration::from_millis((clock.millis() + 1).saturating_sub(since))),
-        }
+        owed(self.asked.load(Ordering::Relaxed), clock)
+    }
+}
+
+fn owed(asked: u64, clock: Clock) -> Option<Duration> {
+    match asked & !KILLED {
+        0 => None,
+        since => Some(Duration::from_millis((clock.millis() + 1).saturating_sub(since))),
     }
 }
 

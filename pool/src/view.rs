@@ -1,6 +1,6 @@
 //! What the pool sees when it looks at itself.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::Instant;
 
@@ -18,7 +18,8 @@ const TOLD: usize = 5;
 
 impl Core {
     pub(crate) fn status(&self) -> Status {
-        let stranded = if matches!(self.health.state(), State::Down { .. }) { self.unanswered().len() } else { 0 };
+        let stranded =
+            if matches!(self.health.state(), State::Down { .. }) { self.unanswered(SIGN_OF_LIFE).len() } else { 0 };
         let waiting = self.admission.waiting();
         let store = self.admission.store();
         Status {
@@ -31,10 +32,10 @@ impl Core {
         }
     }
 
-    /// Holders that the database owes an answer for so long that it will hardly come.
-    pub(crate) fn unanswered(&self) -> Vec<Holder> {
+    /// Holders that the database has owed an answer for this long.
+    pub(crate) fn unanswered(&self, limit: Duration) -> Vec<Holder> {
         let store = self.admission.store();
-        let owed = |holder: &&Holder| holder.ticket.unanswered(self.clock).is_some_and(|owed| owed >= SIGN_OF_LIFE);
+        let owed = |holder: &&Holder| holder.ticket.unanswered(self.clock).is_some_and(|owed| owed >= limit);
         store.holders().filter(owed).cloned().collect()
     }
 

@@ -64,7 +64,11 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
         writer.begin(&mut text);
         let (mut count, mut is_stopped) = (0, false);
         loop {
-            let page = reading.await.map_err(CommandError::failed)?.map_err(|error| {
+            let Some(read_page) = stop.or(reading).await else {
+                is_stopped = true;
+                break;
+            };
+            let page = read_page.map_err(CommandError::failed)?.map_err(|error| {
                 let go_on = go_on(&position).unwrap_or_default();
                 CommandError::failed(format!("stopped: {}{go_on}", crate::telemetry::chain(&error)))
             })?;
@@ -83,15 +87,23 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
                 // Not before there is something to write: what is there may be all that there is.
                 None => open(options.output.as_deref())?,
             };
-            match write(to, text).await? {
-                Some((to, emptied)) => (out, text) = (Some(to), emptied),
-                None => break,
+            tokio::select! {
+                written = write(to, text) => match written? {
+                    Some((to, emptied)) => (out, text) = (Some(to), emptied),
+                    None => break,
+                },
+                () = stop.grace_is_over() => {
+                    let go_on = go_on(&position).unwrap_or_default();
+                    return Err(CommandError::Interrupted(format!(
+                        "stopped: the output is not read, and may end inside a row{go_on}"
+                    )));
+                }
             }
             count += page.users.len();
             progress.set_position(count as u64);
             let Some(next) = next else { break };
             (reading, position) = next;
-            if *stop.borrow() {
+            if stop.is_made() {
                 is_stopped = true;
                 break;
             }
@@ -129,7 +141,7 @@ fn open(path: Option<&Path>) -> Result<Out, CommandError> {
 /// emptied text, or `None` if nobody takes it: a reader that has had enough (`| head`) is no error.
 async fn write(mut out: Out, mut text: Vec<u8>) -> Result<Option<(Out, Vec<u8>)>, CommandError> {
     let writing = tokio::task::spawn_blocking(move || {
-        let written = bulk::output(|| out.write_all(&text).and_then(|()| out.flush()));
+        let written = out.write_all(&text).and_then(|()| out.flush());
         text.clear();
         written.map(|()| (out, text))
     });

@@ -15,13 +15,14 @@ use std::{
 use clap::{Args, ValueEnum};
 use futures_util::{Stream, stream};
 use indicatif::{HumanCount, ProgressBar};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use super::{CommandError, bulk};
+use super::{CommandError, bulk, interruptible::print};
 use crate::{
     exchange::{self, Format, Import, MemberFault, ReadError, Refused, Reported, Row, Stop, Tally},
     service::{Mode, Terms, Written},
     settings::Settings,
+    shutdown::StopRequest,
 };
 
 /// How much of a file is read at a time.
@@ -111,7 +112,7 @@ async fn run(
     import: &Import,
     format: Format,
     source: impl Stream<Item = io::Result<Vec<u8>>>,
-    stop: &watch::Receiver<bool>,
+    stop: &StopRequest,
     progress: &ProgressBar,
     read: &AtomicU64,
 ) -> Result<(), CommandError> {
@@ -136,7 +137,7 @@ async fn run(
         let hear = async |reported: Reported| {
             last_line = reported.last_line;
             tell(reported, &mut tally);
-            !*stop.borrow()
+            !stop.is_made()
         };
         exchange::import(import, format, source, hear).await
     };
@@ -145,14 +146,14 @@ async fn run(
     let seconds = began.elapsed().as_secs_f64();
     let is_undone = !is_kept || import.terms.all_or_none && ended.is_err();
     let undone = if import.terms.dry_run || is_undone { " (nothing was written)" } else { "" };
-    bulk::output(|| super::print(&format!("{words} in {seconds:.1} s{undone}\n")))?;
+    print(format!("{words} in {seconds:.1} s{undone}\n"), stop).await?;
     // All or none of them is begun anew.
     let go_on =
         if import.terms.all_or_none { String::new() } else { format!("; go on with --from-line {}", last_line + 1) };
     match ended {
         Ok(()) if tally.refused > 0 => Err(CommandError::Refused),
         Ok(()) => Ok(()),
-        Err(Stop::Unheard | Stop::Source(_)) if *stop.borrow() => {
+        Err(Stop::Unheard | Stop::Source(_)) if stop.is_made() => {
             Err(CommandError::Interrupted(format!("stopped{go_on}")))
         }
         Err(Stop::Read(ReadError::Header(fault))) => {
@@ -221,7 +222,7 @@ fn complaints(rows: &[Row]) -> Vec<u8> {
 fn pieces(
     mut source: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,
-    stop: watch::Receiver<bool>,
+    stop: StopRequest,
 ) -> impl Stream<Item = io::Result<Vec<u8>>> {
     let (send, receive) = mpsc::channel(2);
     thread::spawn(move || {
@@ -242,10 +243,10 @@ fn pieces(
             }
         }
     });
-    stream::unfold((receive, stop), |(mut receive, mut stop)| async {
+    stream::unfold((receive, stop), |(mut receive, stop)| async {
         let piece = tokio::select! {
             piece = receive.recv() => piece?,
-            Ok(_) = stop.wait_for(|is_asked| *is_asked) => Err(io::ErrorKind::Interrupted.into()),
+            () = stop.clone().made() => Err(io::ErrorKind::Interrupted.into()),
         };
         Some((piece, (receive, stop)))
     })

@@ -1,15 +1,18 @@
 //! `users-api migrate`: the schema up, down, or where it is.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use clap::Subcommand;
-use orm_pool::{Pool, PoolOptions};
+use orm_pool::PoolOptions;
 
-use super::CommandError;
+use super::{
+    CommandError,
+    interruptible::{on_pool, print},
+};
 use crate::{
-    service::{SchemaFailure, SchemaService},
+    service::{Progress, SchemaFailure, SchemaService},
     settings::Settings,
-    telemetry::{Log, Telemetry},
+    shutdown::StopRequest,
 };
 
 /// What to do with the schema.
@@ -29,36 +32,45 @@ pub(crate) enum MigrateAction {
 
 /// Brings the schema up or down, or shows where it is.
 pub(crate) fn migrate(settings: &Settings, action: MigrateAction) -> Result<(), CommandError> {
-    let telemetry = Telemetry::start(settings, Log::Stderr).map_err(CommandError::failed)?;
-    let done = super::runtime()?.block_on(async {
-        let url = settings.database.url().map_err(CommandError::failed)?;
-        // A change of the schema may take as long as it takes, and needs one connection.
-        let options =
-            PoolOptions { max: 1, min: 0, statement_timeout: std::time::Duration::ZERO, ..settings.pool.clone() };
-        let pool = Pool::connect(&url, &options).await.map_err(CommandError::failed)?;
-        let said = act(&SchemaService::new(pool.clone()), action).await;
-        pool.close(options.acquire).await.map_err(CommandError::failed)?;
-        super::print(&said.map_err(CommandError::failed)?)
-    });
-    telemetry.end();
-    done
+    // A change of the schema may take as long as it takes, and needs one connection.
+    let options = PoolOptions { max: 1, min: 0, statement_timeout: Duration::ZERO, ..settings.pool.clone() };
+    on_pool(settings, options, async |pool, stop| {
+        print(act(&SchemaService::new(pool), action, &stop).await?, &stop).await
+    })
 }
 
-async fn act(schema: &SchemaService, action: MigrateAction) -> Result<String, SchemaFailure> {
+async fn act(schema: &SchemaService, action: MigrateAction, stop: &StopRequest) -> Result<String, CommandError> {
     match action {
         MigrateAction::Up => {
-            schema.check_server().await?;
-            Ok(format!("{} applied\n", schema.up().await?))
+            unless_stopped(stop, schema.check_server()).await?;
+            done(schema.up(stop.clone().made()).await, "applied")
         }
-        MigrateAction::Down { steps } => Ok(format!("{} taken back\n", schema.down(Some(steps)).await?)),
+        MigrateAction::Down { steps } => done(schema.down(Some(steps), stop.clone().made()).await, "taken back"),
         MigrateAction::Status => {
             let mut text = String::new();
-            for migration in schema.status().await? {
+            for migration in unless_stopped(stop, schema.status()).await? {
                 let status = if migration.applied { "applied" } else { "pending" };
                 // Writing into a String does not fail.
                 let _ = writeln!(text, "{status}  {}", migration.name);
             }
             Ok(text)
+        }
+    }
+}
+
+async fn unless_stopped<T>(
+    stop: &StopRequest,
+    work: impl Future<Output = Result<T, SchemaFailure>>,
+) -> Result<T, CommandError> {
+    stop.or(work).await.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)
+}
+
+fn done(outcome: Result<Progress, SchemaFailure>, what: &str) -> Result<String, CommandError> {
+    match outcome.map_err(CommandError::failed)? {
+        Progress { changed, is_stopped: false } => Ok(format!("{changed} {what}\n")),
+        Progress { changed: 0, .. } => Err(CommandError::nothing_done()),
+        Progress { changed, .. } => {
+            Err(CommandError::Interrupted(format!("stopped: {changed} {what}; run the command again for the others")))
         }
     }
 }

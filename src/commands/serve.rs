@@ -1,11 +1,13 @@
 //! `users-api serve`: the service, until a signal.
 
+use std::pin::pin;
+
 use super::CommandError;
 use crate::{
-    app::Application,
+    app::{Application, StartError},
     reload::Reload,
     settings::Settings,
-    shutdown::{Signal, Signals},
+    shutdown::{Signal, Signals, StopRequest},
     telemetry::{Log, Telemetry},
 };
 
@@ -15,11 +17,20 @@ pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), Comman
     let log = telemetry.log_flush();
     let served = super::runtime()?.block_on(async {
         let mut signals = Signals::listen().map_err(CommandError::failed)?;
+        let (ask, stop) = StopRequest::channel();
+        let mut building = pin!(Application::build_unless_stopped(settings, stop));
         let application = tokio::select! {
-            built = Application::build(settings) => built.map_err(CommandError::failed)?,
+            built = &mut building => built.map_err(CommandError::failed)?,
             (name, _) = signals.stop() => {
                 tracing::info!(signal = name, "shutdown: stopped before it had started");
-                return Ok(());
+                ask.send_replace(true);
+                return tokio::select! {
+                    built = building => match built {
+                        Ok(_) | Err(StartError::Stopped) => Ok(()),
+                        Err(error) => Err(CommandError::failed(error)),
+                    },
+                    (_, number) = signals.stop() => std::process::exit(128 + i32::from(number)),
+                };
             }
         };
         let pool = application.pool();

@@ -1,5 +1,6 @@
 //! The schema: migrations through the one pool, and what the service needs of the database it runs on.
 
+pub use migration::Progress;
 use orm_pool::{Engine, Fault, Pool};
 use sea_orm::{ConnectionTrait, DbErr, Statement, TransactionOptions};
 
@@ -87,22 +88,27 @@ impl SchemaService {
         Self { pool }
     }
 
-    /// Applies the pending migrations and returns their number; any number of processes may do so at once.
+    /// Applies the pending migrations and returns their number; any number of processes may do so at once. Stops as soon as
+    /// it safely can once `stop` is ready.
     ///
     /// # Errors
     ///
     /// [`SchemaFailure`].
-    pub async fn up(&self) -> Result<usize, SchemaFailure> {
-        self.pool.direct("schema.up", |db| async move { Ok(migration::up(&db).await?) }).await
+    pub async fn up(&self, stop: impl Future<Output = ()> + Send + 'static) -> Result<Progress, SchemaFailure> {
+        self.pool.direct("schema.up", |db| async move { Ok(migration::up(&db, stop).await?) }).await
     }
 
-    /// Reverts the newest `steps` migrations, or all, and returns their number.
+    /// Reverts the newest `steps` migrations, or all, and returns their number. Stops as [`up`](Self::up) does.
     ///
     /// # Errors
     ///
     /// [`SchemaFailure`].
-    pub async fn down(&self, steps: Option<u32>) -> Result<usize, SchemaFailure> {
-        self.pool.direct("schema.down", move |db| async move { Ok(migration::down(&db, steps).await?) }).await
+    pub async fn down(
+        &self,
+        steps: Option<u32>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Progress, SchemaFailure> {
+        self.pool.direct("schema.down", move |db| async move { Ok(migration::down(&db, steps, stop).await?) }).await
     }
 
     /// All changes, oldest first. Writes nothing.

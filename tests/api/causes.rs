@@ -121,7 +121,17 @@ async fn a_host_that_cannot_be_resolved_is_told(context: Context) {
 }
 
 async fn a_server_without_tls_is_told(context: Context) {
-    let url = context.database().await;
+    // MySQL makes certificates for itself unless it is told not to use any.
+    let mut without_tls = (context.engine() == Engine::MySql).then(|| Server::new(Engine::MySql, &["--tls-version="]));
+    let url = match &mut without_tls {
+        Some(server) => {
+            server.start(End::Crash);
+            let address = url::Url::parse(server.url()).unwrap().socket_addrs(|| None).unwrap()[0];
+            eventually("it listens", || async { tokio::net::TcpStream::connect(address).await.ok() }).await;
+            server.url().to_owned()
+        }
+        None => context.database().await,
+    };
     let url = match context.engine() {
         Engine::Postgres => format!("{url}?sslmode=require"),
         _ => format!("{url}?ssl-mode=REQUIRED"),
@@ -131,6 +141,9 @@ async fn a_server_without_tls_is_told(context: Context) {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("no secure connection to the database"), "{told}");
+    if let Some(mut server) = without_tls {
+        server.stop();
+    }
 }
 
 async fn a_demoted_server_is_told(context: Context) {
@@ -165,7 +178,7 @@ async fn a_demoted_server_is_told(context: Context) {
         })
         .await;
     }
-    if context.engine() == Engine::MariaDb {
+    if context.engine().is_mysql_like() {
         // An administrator may write all the same.
         url.set_username("app").unwrap();
         url.set_password(Some("one")).unwrap();
@@ -190,7 +203,7 @@ async fn a_demoted_server_is_told(context: Context) {
 }
 
 async fn a_full_disk_is_told(context: Context) {
-    if context.engine() != Engine::MariaDb {
+    if !context.engine().is_mysql_like() {
         // A full disk cannot be had of PostgreSQL without the rights to mount one.
         return;
     }

@@ -148,7 +148,9 @@ async fn a_database_that_is_not_there_is_told(context: Context) {
 }
 
 async fn a_refused_password_is_told_at_once(context: Context) {
-    for engine in [Engine::Postgres, Engine::MariaDb].into_iter().filter(|engine| engine.missing().is_none()) {
+    for engine in
+        [Engine::Postgres, Engine::MariaDb, Engine::MySql].into_iter().filter(|engine| engine.missing().is_none())
+    {
         let mut url = url::Url::parse(&engine.admin_url()).unwrap();
         url.set_password(Some("hunter2")).unwrap();
         let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "1h"), ("RUST_LOG", "off")];

@@ -218,15 +218,16 @@ async fn another_process_waits_for_the_answer(context: Context) {
         Engine::Sqlite => None,
         Engine::Postgres => Some(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
-             AND query LIKE 'INSERT %'",
+             AND query LIKE 'INSERT %'"
+                .to_owned(),
         ),
-        Engine::MariaDb => {
-            Some("SELECT count(*) FROM information_schema.processlist WHERE db = database() AND info LIKE 'INSERT %'")
+        engine => {
+            Some(format!("SELECT count(*) FROM {} WHERE db = database() AND info LIKE 'INSERT %'", engine.sessions()))
         }
     };
     if let Some(sql) = inserting {
         let database = connect(&one.url).await;
-        let both = || async { (bare::number(&database, sql).await.unwrap() == 2).then_some(()) };
+        let both = || async { (bare::number(&database, &sql).await.unwrap() == 2).then_some(()) };
         eventually("the one waits for the lock, the other for the one", both).await;
         database.close().await.unwrap();
     }
@@ -241,7 +242,7 @@ async fn another_process_waits_for_the_answer(context: Context) {
 /// Makes all keys as old as they can be.
 async fn expire(context: &Context, app: &App) {
     let time = match context.engine() {
-        Engine::MariaDb => "2000-01-01 00:00:00",
+        Engine::MariaDb | Engine::MySql => "2000-01-01 00:00:00",
         Engine::Sqlite | Engine::Postgres => "2000-01-01 00:00:00+00:00",
     };
     let database = connect(&app.url).await;

@@ -53,6 +53,7 @@ mod requirements;
 mod secrets;
 mod sessions;
 mod shutdown;
+mod signals;
 mod soak;
 mod storage;
 mod together;
@@ -99,6 +100,8 @@ fn main() -> ExitCode {
         suites.extend([
             suite("together", together::cases()),
             suite("migrations", migrations::cases()),
+            suite("signals", signals::cases()),
+            suite("signals", signals::alone::cases()).without_engine(),
             suite("doors", doors::cases()).on_servers(),
             suite("operations", operations::cases()),
             suite("remains", remains::cases()),

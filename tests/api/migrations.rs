@@ -117,7 +117,7 @@ async fn contents(context: &Context, database: &DatabaseConnection, tables: &[&s
             "SELECT table_name || '.' || column_name FROM information_schema.columns \
              WHERE table_schema = current_schema() ORDER BY 1"
         }
-        Engine::MariaDb => {
+        Engine::MariaDb | Engine::MySql => {
             "SELECT CONCAT(table_name, '.', column_name) FROM information_schema.columns \
              WHERE table_schema = DATABASE() ORDER BY 1"
         }

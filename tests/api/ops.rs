@@ -159,7 +159,7 @@ async fn an_error_is_logged_once_and_not_told(context: Context) {
     let cause = match context.engine() {
         Engine::Sqlite => "no such table",
         Engine::Postgres => "does not exist",
-        Engine::MariaDb => "doesn't exist",
+        Engine::MariaDb | Engine::MySql => "doesn't exist",
     };
     assert!(chain.contains("internal error") && chain.contains(cause), "{chain}");
     let errors = service.log().into_iter().filter(|line| line.to_string().contains(cause)).count();

@@ -53,7 +53,7 @@ async fn assert_honest(url: &str, samples: &[Sample]) {
 
 async fn a_database_that_stops_is_told_at_once_and_comes_back_by_itself(context: Context) {
     // A crash must lose nothing that was acknowledged.
-    let more: &[&str] = if context.engine() == Engine::MariaDb { &["--innodb-flush-log-at-trx-commit=1"] } else { &[] };
+    let more: &[&str] = if context.engine().is_mysql_like() { &["--innodb-flush-log-at-trx-commit=1"] } else { &[] };
     let mut server = Server::new(context.engine(), more);
     server.start(End::Crash);
     server.await_ready();

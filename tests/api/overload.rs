@@ -25,11 +25,12 @@ async fn open_transactions(context: &Context, url: &str) -> i64 {
     let sql = match context.engine() {
         Engine::Sqlite => return 0,
         Engine::Postgres => {
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL".to_owned()
         }
-        Engine::MariaDb => {
-            "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db = database()"
-        }
+        engine => format!(
+            "SELECT count(*) FROM information_schema.innodb_trx t JOIN {} ON sessions.id = t.trx_mysql_thread_id WHERE sessions.db = database()",
+            engine.sessions()
+        ),
     };
     let database = connect(url).await;
     let row = database.query_one_raw(Statement::from_string(database.get_database_backend(), sql)).await.unwrap();

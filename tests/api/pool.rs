@@ -41,11 +41,12 @@ async fn server_side(context: &Context, app: &App) -> BTreeSet<i64> {
     let sql = match context.engine() {
         Engine::Postgres => {
             "SELECT pid::bigint FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                .to_owned()
         }
-        Engine::MariaDb => {
-            "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
-        }
-        Engine::Sqlite => panic!("SQLite has no server"),
+        engine => format!(
+            "SELECT CAST(id AS SIGNED) FROM {} WHERE db = database() AND id <> connection_id()",
+            engine.sessions()
+        ),
     };
     let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), sql)).await.unwrap();
     database.close().await.unwrap();

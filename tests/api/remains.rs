@@ -104,7 +104,7 @@ async fn a_dropped_statement_does_not_answer_the_next_one(context: Context) {
 
 /// InnoDB undoes the whole transaction when it is the victim of a deadlock, and goes on outside of one.
 async fn a_deadlock_that_was_overlooked_is_not_committed(context: Context) {
-    if context.engine() != Engine::MariaDb {
+    if !context.engine().is_mysql_like() {
         return;
     }
     let pool = pool(&context, PoolOptions::default()).await;
@@ -209,7 +209,7 @@ async fn a_clone_that_was_kept_is_of_no_use(context: Context) {
     let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
     let sleep = match context.engine() {
         Engine::Postgres => "SELECT pg_sleep(2)",
-        Engine::MariaDb => "SELECT SLEEP(2)",
+        Engine::MariaDb | Engine::MySql => "SELECT SLEEP(2)",
         Engine::Sqlite => {
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT MAX(i) FROM n"
         }

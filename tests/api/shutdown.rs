@@ -105,9 +105,10 @@ async fn left_behind(context: &Context, url: &str) -> i64 {
         Engine::Sqlite => return 0,
         Engine::Postgres => {
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                .to_owned()
         }
-        Engine::MariaDb => {
-            "SELECT count(*) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+        engine => {
+            format!("SELECT count(*) FROM {} WHERE db = database() AND id <> connection_id()", engine.sessions())
         }
     };
     let database = connect(url).await;

@@ -211,7 +211,7 @@ async fn updates_that_race_all_count(context: Context) {
 async fn an_expected_version_must_be_the_current_one(context: Context) {
     let url = context.database().await;
     let pool = Pool::connect(&DatabaseUrl::parse(&url).unwrap(), &PoolOptions::default()).await.unwrap();
-    SchemaService::new(pool.clone()).up().await.unwrap();
+    SchemaService::new(pool.clone()).up(std::future::pending()).await.unwrap();
     let service = UserService::new(pool.clone());
     let draft =
         |name: &str| Draft { name: Name::parse(name).unwrap(), email: Email::parse("ann@example.com").unwrap() };

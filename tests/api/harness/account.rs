@@ -1,4 +1,4 @@
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
 use super::{Context, Engine, connect};
 
@@ -62,6 +62,18 @@ impl Account {
         let sql = match self.engine {
             Engine::Postgres => {
                 format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'")
+            }
+            Engine::MySql => {
+                // Only MariaDB knows KILL USER.
+                let sessions = self.engine.sessions();
+                let sql = format!("SELECT CAST(id AS SIGNED) FROM {sessions} WHERE user = '{name}'");
+                let rows = Statement::from_string(self.admin.get_database_backend(), sql);
+                for row in self.admin.query_all_raw(rows).await.unwrap() {
+                    let id: i64 = row.try_get_by_index(0).unwrap();
+                    // It may have ended meanwhile.
+                    let _ = self.admin.execute_unprepared(&format!("KILL {id}")).await;
+                }
+                return;
             }
             _ => format!("KILL USER {name}"),
         };

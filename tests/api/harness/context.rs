@@ -141,10 +141,10 @@ pub async fn kill_all(context: &Context, admin: &DatabaseConnection, url: &str) 
     let name = url::Url::parse(url).unwrap().path().trim_start_matches('/').to_owned();
     let sql = match context.engine() {
         Engine::Postgres => format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"),
-        _ => format!("SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = '{name}'"),
+        engine => format!("SELECT CAST(id AS SIGNED) FROM {} WHERE db = '{name}'", engine.sessions()),
     };
     let rows = admin.query_all_raw(Statement::from_string(admin.get_database_backend(), sql)).await.unwrap();
-    if context.engine() == Engine::MariaDb {
+    if context.engine().is_mysql_like() {
         for row in rows {
             let id: i64 = row.try_get_by_index(0).unwrap();
             // It may have gone by itself.

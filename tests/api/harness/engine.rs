@@ -1,4 +1,9 @@
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use super::server;
 
@@ -8,16 +13,18 @@ pub enum Engine {
     Sqlite,
     Postgres,
     MariaDb,
+    MySql,
 }
 
 impl Engine {
-    pub const ALL: [Self; 3] = [Self::Sqlite, Self::Postgres, Self::MariaDb];
+    pub const ALL: [Self; 4] = [Self::Sqlite, Self::Postgres, Self::MariaDb, Self::MySql];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
             Self::MariaDb => "mariadb",
+            Self::MySql => "mysql",
         }
     }
 
@@ -30,6 +37,9 @@ impl Engine {
             Self::MariaDb if self.given_url().is_none() && program(server::MARIADBD).is_none() => {
                 Some("no server found; install mariadb-server, or set TEST_MARIADB_URL to an administrator's URL")
             }
+            Self::MySql if self.given_url().is_none() && mysqld().is_none() => {
+                Some("no server found; run scripts/get-mysql, or set TEST_MYSQL_URL to an administrator's URL")
+            }
             _ => None,
         }
     }
@@ -40,8 +50,27 @@ impl Engine {
             Self::Sqlite => return None,
             Self::Postgres => "TEST_POSTGRES_URL",
             Self::MariaDb => "TEST_MARIADB_URL",
+            Self::MySql => "TEST_MYSQL_URL",
         };
         env::var(name).ok().filter(|url| !url.is_empty())
+    }
+
+    /// Whether it is MariaDB or MySQL, which understand mostly the same.
+    pub fn is_mysql_like(self) -> bool {
+        matches!(self, Self::MariaDb | Self::MySql)
+    }
+
+    /// The server's sessions as a table with `id`, `user`, `db` and `info`.
+    pub fn sessions(self) -> &'static str {
+        match self {
+            Self::Sqlite | Self::Postgres => panic!("{} has no process list", self.name()),
+            Self::MariaDb => "information_schema.processlist AS sessions",
+            // MySQL's information_schema.processlist fails as long as any session runs a statement with binary values (3854).
+            Self::MySql => {
+                "(SELECT processlist_id AS id, processlist_user AS user, processlist_db AS db, processlist_info AS info \
+                 FROM performance_schema.threads WHERE type = 'FOREGROUND') AS sessions"
+            }
+        }
     }
 
     /// The URL of the server's own database, for an administrator.
@@ -58,4 +87,20 @@ pub fn program(name: &str) -> Option<PathBuf> {
         folders.extend(versions.flatten().map(|version| version.path().join("bin")));
     }
     folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// MySQL's server: an installed one, else the one that `scripts/get-mysql` unpacks. MariaDB's packages bring a `mysqld`
+/// that is MariaDB, so the version decides.
+pub fn mysqld() -> Option<&'static Path> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let find = || {
+        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/mysql/mysqld");
+        [program("mysqld"), Some(unpacked)].into_iter().flatten().find(|path| {
+            let version = Command::new(path).arg("--version").output();
+            version.is_ok_and(|output| {
+                output.status.success() && !String::from_utf8_lossy(&output.stdout).contains("MariaDB")
+            })
+        })
+    };
+    FOUND.get_or_init(find).as_deref()
 }

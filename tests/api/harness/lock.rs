@@ -10,7 +10,7 @@ impl Locked {
         let database = connect(url).await;
         let statements: &[&str] = match context.engine() {
             Engine::Postgres => &["BEGIN", "LOCK TABLE users"],
-            Engine::MariaDb => &["LOCK TABLES users WRITE"],
+            Engine::MariaDb | Engine::MySql => &["LOCK TABLES users WRITE"],
             Engine::Sqlite => &["BEGIN IMMEDIATE"],
         };
         for statement in statements {

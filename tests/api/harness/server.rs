@@ -13,7 +13,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Engine, engine::program};
+use super::{
+    Engine,
+    engine::{mysqld, program},
+};
 
 pub const POSTGRES: &str = "postgres";
 pub const MARIADBD: &str = "mariadbd";
@@ -76,6 +79,7 @@ impl Server {
             Engine::Sqlite => panic!("SQLite has no server"),
             Engine::Postgres => postgres(),
             Engine::MariaDb => mariadb(),
+            Engine::MySql => mysql(),
         };
         server.arguments.extend(more.iter().map(Into::into));
         server
@@ -168,15 +172,46 @@ fn postgres() -> Server {
 fn mariadb() -> Server {
     let owner = Owner::named("mysql");
     let folder = owner.folder();
-    let data = folder.path().join("data");
     let install = owner
         .command(&program("mariadb-install-db").unwrap(), folder.path())
         .arg("--no-defaults")
-        .arg(format!("--datadir={}", data.display()))
+        .arg(format!("--datadir={}", folder.path().join("data").display()))
         .args(["--auth-root-authentication-method=normal", "--skip-test-db"])
         .output()
         .unwrap();
     assert!(install.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&install.stderr));
+    let more = [
+        "--skip-log-bin",
+        // As from MariaDB 11.6 on: what another transaction has written since the snapshot is a conflict (1020).
+        "--loose-innodb-snapshot-isolation=ON",
+    ];
+    mysql_like(Engine::MariaDb, owner, folder, program(MARIADBD).unwrap(), &more)
+}
+
+fn mysql() -> Server {
+    let owner = Owner::named("mysql");
+    let folder = owner.folder();
+    let program = mysqld().unwrap().to_owned();
+    let initialize = owner
+        .command(&program, folder.path())
+        .args(["--no-defaults", "--initialize-insecure", "--secure-file-priv=NULL", "--innodb-redo-log-capacity=64M"])
+        .arg(format!("--datadir={}", folder.path().join("data").display()))
+        .output()
+        .unwrap();
+    assert!(initialize.status.success(), "mysqld --initialize: {}", String::from_utf8_lossy(&initialize.stderr));
+    let more = [
+        "--disable-log-bin",
+        "--mysqlx=OFF",
+        "--secure-file-priv=NULL",
+        // For the table of sessions only.
+        "--performance-schema-instrument=%=OFF",
+        "--innodb-redo-log-capacity=64M",
+    ];
+    mysql_like(Engine::MySql, owner, folder, program, &more)
+}
+
+/// What MariaDB and MySQL have in common, once the data folder is initialized.
+fn mysql_like(engine: Engine, owner: Owner, folder: TempDir, program: PathBuf, more: &[&str]) -> Server {
     let start = folder.path().join("start.sql");
     owner.write(
         &start,
@@ -186,28 +221,26 @@ fn mariadb() -> Server {
         ),
     );
     let port = free_port();
-    let arguments = [
+    let mut arguments: Vec<OsString> = vec![
         "--no-defaults".into(),
         "--bind-address=127.0.0.1".into(),
         "--skip-name-resolve".into(),
-        "--skip-log-bin".into(),
         "--max-connections=400".into(),
         "--innodb-flush-log-at-trx-commit=0".into(),
-        // As from MariaDB 11.6 on: what another transaction has written since the snapshot is a conflict (1020).
-        "--loose-innodb-snapshot-isolation=ON".into(),
         "--innodb-buffer-pool-size=64M".into(),
         format!("--port={port}").into(),
-        format!("--datadir={}", data.display()).into(),
+        format!("--datadir={}", folder.path().join("data").display()).into(),
         format!("--socket={}", folder.path().join("socket").display()).into(),
         format!("--pid-file={}", folder.path().join("pid").display()).into(),
         format!("--init-file={}", start.display()).into(),
     ];
+    arguments.extend(more.iter().map(Into::into));
     Server {
-        engine: Engine::MariaDb,
+        engine,
         url: format!("mysql://admin:{PASSWORD}@127.0.0.1:{port}/mysql"),
         owner,
-        program: program(MARIADBD).unwrap(),
-        arguments: arguments.into(),
+        program,
+        arguments,
         folder,
         running: None,
     }

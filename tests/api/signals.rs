@@ -1,0 +1,230 @@
+//! Every command ends by a signal, whatever it waits for, and as the first process of a container as well.
+//!
+//! That process (PID 1) ignores a signal unless it has a handler for it. So does one that was started with the signal
+//! ignored, which is how it is started here.
+
+use std::{process::Stdio, time::Duration};
+
+use sea_orm::{ConnectionTrait, DatabaseConnection};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::TcpListener,
+    process::{Child, Command},
+};
+
+use crate::{
+    cases,
+    harness::{Context, Engine, Locked, bare::number, binary, connect, eventually},
+};
+
+cases![a_wait_for_the_migration_lock_is_ended, a_running_migration_is_ended_where_it_is_safe];
+
+/// Cases to which the engine makes no difference.
+pub mod alone {
+    use super::{
+        a_silent_database_holds_up_no_end, a_silent_service_holds_up_no_end, output_that_is_not_read_holds_up_no_end,
+    };
+    use crate::cases;
+
+    cases![
+        a_silent_database_holds_up_no_end,
+        a_silent_service_holds_up_no_end,
+        output_that_is_not_read_holds_up_no_end
+    ];
+}
+
+/// The command, which was started with SIGTERM ignored.
+fn start(context: &Context, url: &str, arguments: &[&str]) -> Child {
+    let program = binary(context.folder(), &[]);
+    let mut command = Command::new("/bin/sh");
+    command.current_dir(context.folder()).env_clear().kill_on_drop(true);
+    command.env("DATABASE_URL", url).env("USERS_API__POOL__ACQUIRE", "60s").env("RUST_LOG", "info");
+    command.arg("-c").arg(r#"trap "" TERM; exec "$0" "$@""#).arg(program.as_std().get_program()).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+async fn terminate(child: &Child) {
+    let id = child.id().unwrap().to_string();
+    assert!(Command::new("/bin/kill").args(["-TERM", &id]).status().await.unwrap().success());
+}
+
+/// Sends the signal, and waits for the end: the exit code and the last line on standard error.
+async fn end_by_signal(child: Child) -> (Option<i32>, String) {
+    terminate(&child).await;
+    let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), said.lines().last().unwrap_or_default().to_owned())
+}
+
+async fn a_silent_database_holds_up_no_end(context: Context) {
+    std::fs::write(context.folder().join("users.ndjson"), "").unwrap();
+    let commands: [&[&str]; 6] = [
+        &["migrate", "up"],
+        &["migrate", "down"],
+        &["migrate", "status"],
+        &["import", "users.ndjson"],
+        &["export"],
+        &["serve"],
+    ];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for scheme in ["postgres", "mysql"] {
+        let url = format!("{scheme}://ann@{}/app", listener.local_addr().unwrap());
+        for command in commands {
+            let child = start(&context, &url, command);
+            let connection = listener.accept().await.unwrap();
+            let (code, said) = end_by_signal(child).await;
+            if command == ["serve"] {
+                assert_eq!((code, said.as_str()), (Some(0), ""), "{command:?}");
+            } else {
+                assert_eq!(
+                    (code, said.as_str()),
+                    (Some(4), "users-api: stopped before anything was done"),
+                    "{command:?}"
+                );
+            }
+            drop(connection);
+        }
+    }
+}
+
+async fn a_silent_service_holds_up_no_end(context: Context) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let program = binary(context.folder(), &[]);
+    let mut command = Command::new("/bin/sh");
+    command.env_clear().env("USERS_API__SERVER__PORT", listener.local_addr().unwrap().port().to_string());
+    command.arg("-c").arg(r#"trap "" TERM; exec "$0" healthcheck"#).arg(program.as_std().get_program());
+    let child = command.current_dir(context.folder()).kill_on_drop(true).stderr(Stdio::piped()).spawn().unwrap();
+    let connection = listener.accept().await.unwrap();
+    // It would give up by itself, with another code.
+    assert_eq!(end_by_signal(child).await, (Some(4), "users-api: stopped".to_owned()));
+    drop(connection);
+}
+
+async fn output_that_is_not_read_holds_up_no_end(context: Context) {
+    let mut child = start(&context, "sqlite://users.db?mode=rwc", &["openapi"]);
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 1]).await.unwrap();
+    assert_eq!(end_by_signal(child).await, (Some(4), "users-api: stopped".to_owned()));
+    drop(out);
+    let rows: String =
+        (0..5000).map(|n| format!("{{\"name\":\"User {n}\",\"email\":\"user{n}@example.com\"}}\n")).collect();
+    std::fs::write(context.folder().join("users.ndjson"), rows).unwrap();
+    let imported = start(&context, "sqlite://users.db?mode=rwc", &["import", "users.ndjson"]);
+    assert!(imported.wait_with_output().await.unwrap().status.success());
+    let mut child = start(&context, "sqlite://users.db?mode=rwc", &["export"]);
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 1]).await.unwrap();
+    let (code, said) = end_by_signal(child).await;
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.starts_with("users-api: stopped: the output is not read"), "{said}");
+    drop(out);
+}
+
+/// Holds the lock that migrations take.
+async fn hold_migration_lock(context: &Context, url: &str) -> DatabaseConnection {
+    let database = connect(url).await;
+    let lock = match context.engine() {
+        Engine::Sqlite => "BEGIN IMMEDIATE",
+        Engine::Postgres => "SELECT pg_advisory_lock(8463219666995736681)",
+        Engine::MariaDb | Engine::MySql => "SELECT GET_LOCK(CONCAT('users-api.migration.', MD5(DATABASE())), 60)",
+    };
+    database.execute_unprepared(lock).await.unwrap();
+    database
+}
+
+/// Waits until a statement of the process hangs in the server; on SQLite, until the process has opened the file.
+async fn hangs(context: &Context, child: &Child, database: &DatabaseConnection, url: &str, statement: &str) {
+    let count = match context.engine() {
+        Engine::Sqlite => {
+            let file = url.trim_start_matches("sqlite://").split('?').next().unwrap().to_owned();
+            let files = format!("/proc/{}/fd", child.id().unwrap());
+            let is_open = || async {
+                let mut open = std::fs::read_dir(&files).unwrap().flatten();
+                open.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path.as_os_str() == file.as_str()))
+                    .then_some(())
+            };
+            return eventually("the database is open", is_open).await;
+        }
+        Engine::Postgres => format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
+             AND query LIKE '{statement}%'"
+        ),
+        engine => format!(
+            "SELECT count(*) FROM {} WHERE db = database() AND id <> connection_id() AND info LIKE '{statement}%'",
+            engine.sessions()
+        ),
+    };
+    eventually("it hangs", || async { (number(database, &count).await.unwrap() == 1).then_some(()) }).await;
+}
+
+/// Which migrations are applied.
+async fn applied(context: &Context, url: &str) -> Vec<bool> {
+    let output = start(context, url, &["migrate", "status"]).wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| line.starts_with("applied")).collect()
+}
+
+async fn a_wait_for_the_migration_lock_is_ended(context: Context) {
+    let waits = match context.engine() {
+        Engine::Postgres => "SELECT pg_advisory",
+        _ => "SELECT GET_LOCK",
+    };
+    let commands: [(&[&str], _); 3] = [
+        (&["migrate", "up"], (Some(4), "users-api: stopped before anything was done")),
+        (&["migrate", "down"], (Some(4), "users-api: stopped before anything was done")),
+        (&["serve"], (Some(0), "")),
+    ];
+    for (command, (code, said)) in commands {
+        let url = context.database().await;
+        let holder = hold_migration_lock(&context, &url).await;
+        let child = start(&context, &url, command);
+        hangs(&context, &child, &holder, &url, waits).await;
+        assert_eq!(end_by_signal(child).await, (code, said.to_owned()), "{command:?}");
+        holder.close().await.unwrap();
+        assert_eq!(applied(&context, &url).await, [false; 4]);
+    }
+}
+
+async fn a_running_migration_is_ended_where_it_is_safe(context: Context) {
+    let url = context.database().await;
+    for command in [&["migrate", "up"][..], &["migrate", "down", "--steps", "2"]] {
+        let output = start(&context, &url, command).wait_with_output().await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    let lock = Locked::users(&context, &url).await;
+    let observer = connect(&url).await;
+    let mut child = start(&context, &url, &["migrate", "up"]);
+    hangs(&context, &child, &observer, &url, "ALTER TABLE").await;
+    terminate(&child).await;
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut said = Vec::new();
+    while let Some(line) = log.next_line().await.unwrap() {
+        let is_heard = line.contains("stopping; a second signal");
+        said.push(line);
+        if is_heard {
+            break;
+        }
+    }
+    let is_transactional = !context.engine().is_mysql_like();
+    if is_transactional {
+        // Nothing is waited for: what was done is undone.
+        assert_eq!(child.wait().await.unwrap().code(), Some(4));
+    }
+    lock.unlock().await;
+    assert_eq!(child.wait().await.unwrap().code(), Some(4));
+    while let Some(line) = log.next_line().await.unwrap() {
+        said.push(line);
+    }
+    let last = said.last().unwrap();
+    if is_transactional {
+        assert_eq!(last, "users-api: stopped before anything was done");
+        assert_eq!(applied(&context, &url).await, [true, true, false, false]);
+    } else {
+        assert_eq!(last, "users-api: stopped: 1 applied; run the command again for the others");
+        assert_eq!(applied(&context, &url).await, [true, true, true, false]);
+    }
+    observer.close().await.unwrap();
+    let output = start(&context, &url, &["migrate", "up"]).wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(applied(&context, &url).await, [true; 4]);
+}
