@@ -150,9 +150,8 @@ impl Pool {
             let database = core.target().0.direct(core.options().acquire);
             let outcome = body(database.clone()).await;
             // A statement that was dropped half-way keeps its connection busy.
-            match timeout(GOODBYE, database.close()).await {
-                Ok(Err(error)) => tracing::warn!(operation, %error, "a connection was not closed cleanly"),
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(error)) = timeout(GOODBYE, database.close()).await {
+                tracing::warn!(operation, %error, "a connection was not closed cleanly");
             }
             if let Some(slot) = lease.take() {
                 lease.end_unlike_others(slot);

@@ -18,7 +18,7 @@ pub(super) fn run(
 ) -> Result<(), CommandError> {
     // One statement after the other: more than two connections would have nothing to do.
     let options = PoolOptions { max: settings.pool.max.min(2), min: 1, ..settings.pool.clone() };
-    on_pool(settings, options, async |pool, stop| {
+    on_pool(settings, &options, async |pool, stop| {
         app::prepare_schema(&pool, settings.database.migrate, &stop).await.map_err(|error| match error {
             SchemaError::Stopped { .. } => CommandError::nothing_done(),
             error => CommandError::failed(error),

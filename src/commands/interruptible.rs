@@ -27,13 +27,13 @@ pub(crate) fn interruptible(
 /// Runs a command on a pool of its own.
 pub(super) fn on_pool(
     settings: &Settings,
-    options: PoolOptions,
+    options: &PoolOptions,
     command: impl AsyncFnOnce(Pool, StopRequest) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let telemetry = Telemetry::start(settings, Log::Stderr).map_err(CommandError::failed)?;
     let done = block_on(async |stop| {
         let url = settings.database.url().map_err(CommandError::failed)?;
-        let connected = stop.or(Pool::connect(&url, &options)).await;
+        let connected = stop.or(Pool::connect(&url, options)).await;
         let pool = connected.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)?;
         let done = command(pool.clone(), stop.clone()).await;
         // Whatever was left running has nothing to finish.

@@ -34,7 +34,7 @@ pub(crate) enum MigrateAction {
 pub(crate) fn migrate(settings: &Settings, action: MigrateAction) -> Result<(), CommandError> {
     // A change of the schema may take as long as it takes, and needs one connection.
     let options = PoolOptions { max: 1, min: 0, statement_timeout: Duration::ZERO, ..settings.pool.clone() };
-    on_pool(settings, options, async |pool, stop| {
+    on_pool(settings, &options, async |pool, stop| {
         print(act(&SchemaService::new(pool), action, &stop).await?, &stop).await
     })
 }
