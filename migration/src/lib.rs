@@ -252,7 +252,7 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
         DbBackend::MySql => {
             let lock = Statement::from_sql_and_values(
                 DbBackend::MySql,
-                "SELECT GET_LOCK(CONCAT(?, MD5(DATABASE())), ?)",
+                "SELECT GET_LOCK(CONCAT(?, LEFT(SHA2(DATABASE(), 256), 32)), ?)",
                 [MYSQL_LOCK.into(), MYSQL_LOCK_SECONDS.into()],
             );
             let row = transaction.query_one_raw(lock).await?;
@@ -274,7 +274,7 @@ async fn unlock(transaction: DatabaseTransaction) -> Result<(), DbErr> {
     if transaction.get_database_backend() == DbBackend::MySql {
         let unlock = Statement::from_sql_and_values(
             DbBackend::MySql,
-            "SELECT RELEASE_LOCK(CONCAT(?, MD5(DATABASE())))",
+            "SELECT RELEASE_LOCK(CONCAT(?, LEFT(SHA2(DATABASE(), 256), 32)))",
             [MYSQL_LOCK.into()],
         );
         transaction.execute_raw(unlock).await?;

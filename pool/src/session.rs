@@ -196,7 +196,8 @@ impl Session {
         Ok(())
     }
 
-    /// MariaDB and MySQL have other names for some things; each reads its own executable comments only.
+    /// MariaDB and MySQL have other names for some things; each reads its own executable comments only. To MySQL the smaller
+    /// of two whole numbers may be a decimal, hence the casts.
     fn mysql_settings(&self, address: &MySqlConnectOptions) -> String {
         let collation = address.get_collation().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
         let limit = match self.limit {
@@ -208,8 +209,8 @@ impl Session {
                 let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
                 let waits = |seconds: u64| {
                     format!(
-                        "innodb_lock_wait_timeout = LEAST(@@SESSION.innodb_lock_wait_timeout, {seconds}), \
-                         lock_wait_timeout = LEAST(@@SESSION.lock_wait_timeout, {seconds})"
+                        "innodb_lock_wait_timeout = CAST(LEAST(@@SESSION.innodb_lock_wait_timeout, {seconds}) AS UNSIGNED), \
+                         lock_wait_timeout = CAST(LEAST(@@SESSION.lock_wait_timeout, {seconds}) AS UNSIGNED)"
                     )
                 };
                 format!(
@@ -226,7 +227,7 @@ impl Session {
              sql_mode = '{SQL_MODE}', \
              sql_select_limit = 18446744073709551615, sql_safe_updates = 0, sql_big_selects = 1, sql_auto_is_null = 0, \
              unique_checks = 1, foreign_key_checks = 1, \
-             max_sort_length = GREATEST(@@SESSION.max_sort_length, {LONGEST_SORTED}), \
+             max_sort_length = CAST(GREATEST(@@SESSION.max_sort_length, {LONGEST_SORTED}) AS UNSIGNED), \
              default_storage_engine = 'InnoDB' \
              /*M!100101 , tx_isolation = 'REPEATABLE-READ' */ /*!50720 , transaction_isolation = 'REPEATABLE-READ' */ {limit}",
             charset = address.get_charset(),

@@ -238,7 +238,7 @@ async fn two_instances_see_each_others_writes(context: Context) {
 }
 
 async fn values_are_never_cut_to_fit(context: Context) {
-    if !matches!(context.engine(), Engine::MariaDb) {
+    if !context.engine().is_mysql_like() {
         return;
     }
     let private = Private::start(&context, &["--sql-mode="]).await;
@@ -317,8 +317,8 @@ fn expected(engine: Engine) -> &'static [&'static str] {
             "SELECT @@time_zone = '+00:00'",
             "SELECT @@character_set_client = 'utf8mb4'",
             "SELECT @@max_execution_time = 7000",
-            "SELECT @@innodb_lock_wait_timeout = 8",
-            "SELECT @@lock_wait_timeout = 8",
+            "SELECT @@innodb_lock_wait_timeout = 7",
+            "SELECT @@lock_wait_timeout = 7",
             "SELECT @@default_storage_engine = 'InnoDB'",
         ],
     }
@@ -386,8 +386,11 @@ async fn a_read_only_default_is_respected(context: Context) {
     let url = private.database("app").await;
     let app = context.app_on(&url, &[]).await;
     app.stop().await.unwrap().unwrap();
-    let setting =
-        if context.engine() == Engine::Postgres { "default_transaction_read_only = on" } else { "tx_read_only = 1" };
+    let setting = match context.engine() {
+        Engine::MySql => "transaction_read_only = 1",
+        Engine::MariaDb => "tx_read_only = 1",
+        _ => "default_transaction_read_only = on",
+    };
     private.set("app", setting).await;
     let app = context.app_on(&url, &[("database.migrate", "off")]).await;
     app.post("/users", &json!({"name": "Ann", "email": "ann@example.com"})).await.problem(503, "database-unavailable");

@@ -126,7 +126,9 @@ async fn hold_migration_lock(context: &Context, url: &str) -> DatabaseConnection
     let lock = match context.engine() {
         Engine::Sqlite => "BEGIN IMMEDIATE",
         Engine::Postgres => "SELECT pg_advisory_lock(8463219666995736681)",
-        Engine::MariaDb | Engine::MySql => "SELECT GET_LOCK(CONCAT('users-api.migration.', MD5(DATABASE())), 60)",
+        Engine::MariaDb | Engine::MySql => {
+            "SELECT GET_LOCK(CONCAT('users-api.migration.', LEFT(SHA2(DATABASE(), 256), 32)), 60)"
+        }
     };
     database.execute_unprepared(lock).await.unwrap();
     database
