@@ -42,9 +42,3 @@ pub(super) fn progress(length: Option<u64>, position: &str) -> ProgressBar {
         Err(_) => bar,
     }
 }
-
-/// Prints to standard error.
-#[expect(clippy::print_stderr, reason = "standard output is for what was asked for")]
-pub(super) fn complain(text: &str) {
-    eprint!("{text}");
-}

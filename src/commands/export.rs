@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use secrecy::ExposeSecret;
 
-use super::{CommandError, bulk, import::FormatName};
+use super::{CommandError, bulk, import::FormatName, interruptible::report};
 use crate::{
     exchange::Writer,
     http::{CursorSigner, ExportQuery},
@@ -110,7 +110,7 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
         }
         progress.finish_and_clear();
         let (count, seconds) = (indicatif::HumanCount(count as u64), began.elapsed().as_secs_f64());
-        bulk::complain(&format!("{count} users in {seconds:.1} s\n"));
+        report(format!("{count} users in {seconds:.1} s\n"), &progress, &stop).await?;
         if is_stopped {
             return Err(CommandError::Interrupted(format!("stopped{}", go_on(&position).unwrap_or_default())));
         }

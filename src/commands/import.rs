@@ -17,7 +17,10 @@ use futures_util::{Stream, stream};
 use indicatif::{HumanCount, ProgressBar};
 use tokio::sync::mpsc;
 
-use super::{CommandError, bulk, interruptible::print};
+use super::{
+    CommandError, bulk,
+    interruptible::{print, report},
+};
 use crate::{
     exchange::{self, Format, Import, MemberFault, ReadError, Refused, Reported, Row, Stop, Tally},
     service::{Mode, Terms, Written},
@@ -120,27 +123,34 @@ async fn run(
     let mut tally = Tally::default();
     let mut last_line = import.from_line.saturating_sub(1);
     let mut is_kept = true;
-    let tell = |reported: Reported, tally: &mut Tally| {
+    let tell = async |reported: Reported, tally: &mut Tally| {
         *tally += reported.tally;
         progress.set_position(read.load(Ordering::Relaxed));
         progress.set_message(in_words(tally));
-        if !reported.report.is_empty() {
-            progress.suspend(|| bulk::complain(&String::from_utf8_lossy(&reported.report)));
+        if reported.report.is_empty() {
+            return Ok(());
         }
+        report(String::from_utf8_lossy(&reported.report).into_owned(), progress, stop).await
     };
+    let mut told = Ok(());
     let ended = if import.terms.all_or_none {
-        exchange::import_all_or_none(import, format, source).await.map(|reported| {
-            is_kept = reported.is_kept;
-            tell(reported, &mut tally);
-        })
+        match exchange::import_all_or_none(import, format, source).await {
+            Ok(reported) => {
+                is_kept = reported.is_kept;
+                told = tell(reported, &mut tally).await;
+                Ok(())
+            }
+            Err(stopped) => Err(stopped),
+        }
     } else {
         let hear = async |reported: Reported| {
             last_line = reported.last_line;
-            tell(reported, &mut tally);
-            !stop.is_made()
+            told = tell(reported, &mut tally).await;
+            told.is_ok() && !stop.is_made()
         };
         exchange::import(import, format, source, hear).await
     };
+    told?;
     progress.finish_and_clear();
     let words = in_words(&tally);
     let seconds = began.elapsed().as_secs_f64();

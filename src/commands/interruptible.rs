@@ -3,6 +3,7 @@
 //! A process that is the first of its container (PID 1) ignores every signal that it has no handler for, so each command
 //! handles SIGTERM and SIGINT itself. The first one asks to stop; the second one ends the process at once.
 
+use indicatif::ProgressBar;
 use orm_pool::{Pool, PoolOptions};
 use tokio::{runtime::Builder, task::spawn_blocking};
 
@@ -44,11 +45,31 @@ pub(super) fn on_pool(
     done
 }
 
-/// Prints the outcome of a command. Standard output that is not read holds it up until it is asked to stop.
+/// Prints the outcome of a command.
 pub(super) async fn print(text: String, stop: &StopRequest) -> Result<(), CommandError> {
+    written(move || super::print(&text), "standard output", stop).await
+}
+
+/// Prints to standard error, above a progress bar.
+#[expect(clippy::print_stderr, reason = "standard output is for what was asked for")]
+pub(super) async fn report(text: String, progress: &ProgressBar, stop: &StopRequest) -> Result<(), CommandError> {
+    let progress = progress.clone();
+    let write = move || {
+        progress.suspend(|| eprint!("{text}"));
+        Ok(())
+    };
+    written(write, "standard error", stop).await
+}
+
+/// Waits for an output that may not be read, but not for long once there is a request to stop.
+async fn written(
+    write: impl FnOnce() -> Result<(), CommandError> + Send + 'static,
+    output: &str,
+    stop: &StopRequest,
+) -> Result<(), CommandError> {
     tokio::select! {
-        printed = spawn_blocking(move || super::print(&text)) => printed.map_err(CommandError::failed)?,
-        () = stop.grace_is_over() => Err(CommandError::Interrupted("stopped: standard output is not read".to_owned())),
+        written = spawn_blocking(write) => written.map_err(CommandError::failed)?,
+        () = stop.grace_is_over() => Err(CommandError::Interrupted(format!("stopped: {output} is not read"))),
     }
 }
 

@@ -33,6 +33,9 @@ pub enum SchemaFailure {
          CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8'"
     )]
     Encoding(String),
+    /// The server takes no statement as large as those of bulk operations.
+    #[error("the server's max_allowed_packet is {0} bytes; users-api needs at least {LARGEST_STATEMENT}")]
+    Packet(i64),
     /// The database user may not do what the service does.
     #[error("the database user needs SELECT, INSERT, UPDATE and DELETE on {table}")]
     Privilege {
@@ -52,6 +55,9 @@ impl From<DbErr> for SchemaFailure {
         Self::Pool(error.into())
     }
 }
+
+/// Bytes of a statement that writes a thousand rows, each as long as rows get (5 KB), with something to spare.
+const LARGEST_STATEMENT: i64 = 8 << 20;
 
 /// Statements that change nothing and need each of the privileges that the service needs.
 const PROBES: [(&str, [&str; 4]); 2] = [
@@ -124,29 +130,34 @@ impl SchemaService {
         Ok(migrations.into_iter().map(|(name, applied)| Migration { name, applied }).collect())
     }
 
-    /// Checks that the server is new enough and that the database can store every text. Writes nothing.
+    /// Checks that the server is new enough, takes large statements and can store every text. Writes nothing.
     ///
     /// # Errors
     ///
-    /// [`SchemaFailure::Version`] or [`SchemaFailure::Encoding`].
+    /// [`SchemaFailure::Version`], [`SchemaFailure::Packet`] or [`SchemaFailure::Encoding`].
     pub async fn check_server(&self) -> Result<(), SchemaFailure> {
         let query = match self.pool.engine() {
             // Part of the binary.
             Engine::Sqlite => return Ok(()),
-            Engine::Postgres => "SELECT current_setting('server_version'), current_setting('server_encoding')",
+            Engine::Postgres => {
+                "SELECT current_setting('server_version'), current_setting('server_encoding'), NULL::bigint"
+            }
             // Our tables have an encoding of their own.
-            Engine::MySql => "SELECT CAST(VERSION() AS CHAR), 'UTF8'",
+            Engine::MySql => "SELECT CAST(VERSION() AS CHAR), 'UTF8', CAST(@@max_allowed_packet AS SIGNED)",
         };
-        let (version, encoding): (String, String) = self
+        let (version, encoding, packet): (String, String, Option<i64>) = self
             .pool
             .read("schema.check_server", move |db| async move {
                 let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), query)).await?;
                 let row = row.ok_or_else(|| DbErr::RecordNotFound("the server's version".to_owned()))?;
-                Ok::<_, SchemaFailure>((row.try_get_by_index(0)?, row.try_get_by_index(1)?))
+                Ok::<_, SchemaFailure>((row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?))
             })
             .await?;
         if let Some(needed) = is_too_old(self.pool.engine(), &version) {
             return Err(SchemaFailure::Version { found: version, needed });
+        }
+        if let Some(packet) = packet.filter(|packet| *packet < LARGEST_STATEMENT) {
+            return Err(SchemaFailure::Packet(packet));
         }
         if encoding == "UTF8" { Ok(()) } else { Err(SchemaFailure::Encoding(encoding)) }
     }

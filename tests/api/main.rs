@@ -56,6 +56,8 @@ mod shutdown;
 mod signals;
 mod soak;
 mod storage;
+mod timeouts;
+mod tls;
 mod together;
 mod traces;
 mod transfer;
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
             suite("signals", signals::alone::cases()).without_engine(),
             suite("doors", doors::cases()).on_servers(),
             suite("operations", operations::cases()),
+            suite("timeouts", timeouts::cases()).on_servers(),
             suite("remains", remains::cases()),
             suite("sessions", sessions::cases()),
             suite("pgbouncer", pgbouncer::cases()).on_postgres(),
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
             suite("requirements", requirements::cases()).on_servers(),
             suite("storage", storage::cases()).without_engine(),
             suite("urls", urls::cases()),
+            suite("tls", tls::cases()).on_servers(),
             suite("secrets", secrets::cases()),
             suite("cli", cli::cases()).without_engine(),
             suite("limits", limits::cases()).without_engine(),

@@ -4,10 +4,14 @@ use sea_orm::ConnectionTrait;
 
 use crate::{
     cases,
-    harness::{Account, Context, Engine, binary, connect},
+    harness::{Account, Context, End, Engine, Server, binary, connect, new_database},
 };
 
-cases![a_database_that_cannot_store_every_name_is_refused, a_user_without_privileges_is_refused];
+cases![
+    a_database_that_cannot_store_every_name_is_refused,
+    a_server_that_takes_no_large_statement_is_refused,
+    a_user_without_privileges_is_refused,
+];
 
 async fn refused(context: &Context, url: &str, arguments: &[&str]) -> String {
     let variables = [("DATABASE_URL", url), ("RUST_LOG", "off"), ("USERS_API__SERVER__PORT", "0")];
@@ -38,6 +42,24 @@ async fn a_database_that_cannot_store_every_name_is_refused(context: Context) {
     database.close().await.unwrap();
     admin.execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
     admin.close().await.unwrap();
+}
+
+async fn a_server_that_takes_no_large_statement_is_refused(context: Context) {
+    if !context.engine().is_mysql_like() {
+        return;
+    }
+    let mut server = Server::new(context.engine(), &["--max-allowed-packet=4M"]);
+    server.start(End::Crash);
+    server.await_ready();
+    let url = new_database(server.url()).await;
+    for arguments in [&["serve"][..], &["migrate", "up"], &["import", "-"], &["export"]] {
+        let error = refused(&context, &url, arguments).await;
+        assert!(error.contains("max_allowed_packet is 4194304 bytes"), "{error}");
+    }
+    let database = connect(&url).await;
+    assert!(database.execute_unprepared("SELECT 1 FROM users_api_migrations").await.is_err(), "nothing was created");
+    database.close().await.unwrap();
+    server.stop();
 }
 
 async fn a_user_without_privileges_is_refused(context: Context) {

@@ -12,7 +12,6 @@ cases![
     an_ipv6_address_connects,
     a_socket_connects,
     libpqs_variables_fill_what_is_open,
-    a_missing_certificate_file_ends_with_2,
     an_unverified_server_is_warned_of_once,
 ];
 
@@ -97,30 +96,6 @@ async fn libpqs_variables_fill_what_is_open(context: Context) {
     let output = output.await.unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && text.contains("PGSSLMODE: must be disable, prefer"), "{text}");
-}
-
-async fn a_missing_certificate_file_ends_with_2(context: Context) {
-    if context.engine() == Engine::Sqlite {
-        return;
-    }
-    let parameter = if context.engine() == Engine::Postgres { "sslrootcert" } else { "ssl-ca" };
-    let file = context.folder().join("ca.pem").display().to_string();
-    let separator = if context.database().await.contains('?') { '&' } else { '?' };
-    let url = format!("{}{separator}{parameter}={file}", context.last_database());
-    for (contents, part) in
-        [(None, "cannot be read: No such file"), (Some(""), "is empty"), (Some("x"), "no certificate")]
-    {
-        if let Some(contents) = contents {
-            fs::write(&file, contents).unwrap();
-        }
-        let output = binary(context.folder(), &[("DATABASE_URL", &url)]).output().await.unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{text}");
-        assert!(
-            text.contains(&format!("parameter {parameter}: the file {file} {part}")) || text.contains(part),
-            "{text}"
-        );
-    }
 }
 
 async fn an_unverified_server_is_warned_of_once(context: Context) {

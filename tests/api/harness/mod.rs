@@ -2,6 +2,7 @@
 
 mod account;
 mod app;
+mod authority;
 pub mod bare;
 mod context;
 mod cutter;
@@ -29,6 +30,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 pub use self::{
     account::Account,
     app::{App, Reply, client},
+    authority::Authority,
     context::{Context, connect, kill_all, new_database, sqlite_url},
     cutter::Cutter,
     engine::Engine,

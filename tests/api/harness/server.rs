@@ -5,7 +5,10 @@ use std::{
     fs,
     io::Write as _,
     net::TcpListener,
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Mutex, PoisonError},
@@ -14,13 +17,17 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    Engine,
+    Authority, Engine,
+    authority::Identity,
     engine::{mysqld, program},
 };
 
 pub const POSTGRES: &str = "postgres";
 pub const MARIADBD: &str = "mariadbd";
 pub(super) const PASSWORD: &str = "secret";
+const AUTHORITY: &str = "authority.pem";
+const CERTIFICATE: &str = "certificate.pem";
+const KEY: &str = "key.pem";
 
 /// A server of the run's own.
 pub struct Server {
@@ -83,6 +90,39 @@ impl Server {
         };
         server.arguments.extend(more.iter().map(Into::into));
         server
+    }
+
+    /// Makes a server with a certificate for these hosts, which asks clients for one of the same authority. Clients may
+    /// come without TLS and without a certificate, but on PostgreSQL the user `app` may not.
+    pub fn with_tls(engine: Engine, authority: &Authority, hosts: &[&str]) -> Self {
+        let mut server = Self::new(engine, &[]);
+        server.certify(authority, hosts);
+        let file = |name| server.folder().join(name).display().to_string();
+        let files = [("ca", file(AUTHORITY)), ("cert", file(CERTIFICATE)), ("key", file(KEY))];
+        let arguments: Vec<String> = match engine {
+            Engine::Postgres => {
+                let rules = server.folder().join("rules");
+                let ours = "hostssl all app 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n\
+                            host all all 127.0.0.1/32 scram-sha-256\n";
+                server.owner.write(&rules, ours);
+                let own = [format!("-chba_file={}", rules.display()), "-cssl=on".to_owned()];
+                own.into_iter().chain(files.map(|(name, path)| format!("-cssl_{name}_file={path}"))).collect()
+            }
+            _ => files.map(|(name, path)| format!("--ssl-{name}={path}")).into(),
+        };
+        server.arguments.extend(arguments.into_iter().map(Into::into));
+        server
+    }
+
+    /// Gives it a certificate, which counts from its next start.
+    pub fn certify(&self, authority: &Authority, hosts: &[&str]) {
+        let Identity { certificate, key } = authority.sign(hosts);
+        for (name, text) in [(AUTHORITY, authority.pem()), (CERTIFICATE, certificate), (KEY, key)] {
+            let path = self.folder().join(name);
+            self.owner.write(&path, &text);
+            // PostgreSQL takes no key that others can read.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
     }
 
     /// The administrator's URL.

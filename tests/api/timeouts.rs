@@ -1,0 +1,155 @@
+//! Statements that are ended on the server: by their limit, or by an administrator.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use orm_pool::{Caller, Connection, Error, Fault, PoolOptions};
+use sea_orm::{ConnectionTrait, TransactionOptions};
+
+use crate::{
+    cases,
+    harness::{
+        Context, Engine,
+        bare::{end, number, pool, read, run},
+        connect, eventually,
+    },
+};
+
+cases![
+    a_write_over_the_limit_is_ended_on_the_server,
+    a_statement_that_ends_at_its_limit_harms_no_other,
+    a_statement_that_an_administrator_ends_is_not_run_again,
+];
+
+/// A statement that changes every row of `t` and sleeps before each.
+fn slow_update(engine: Engine, seconds: f64) -> String {
+    match engine {
+        Engine::Postgres => format!("UPDATE t SET n = n + 1 WHERE pg_sleep({seconds}) IS NOT NULL"),
+        _ => format!("UPDATE t SET n = n + 1 WHERE SLEEP({seconds}) = 0"),
+    }
+}
+
+fn fault<T: std::fmt::Debug>(outcome: Result<T, Error>) -> Fault {
+    match outcome.unwrap_err() {
+        Error::Database(error) => Fault::of(&error),
+        other => panic!("not an answer of the database: {other:?}"),
+    }
+}
+
+async fn a_write_over_the_limit_is_ended_on_the_server(context: Context) {
+    let limit = Duration::from_millis(300);
+    let pool = pool(&context, PoolOptions { max: 2, statement_timeout: limit, ..PoolOptions::default() }).await;
+    let slow = slow_update(context.engine(), 60.0);
+    let write = {
+        let slow = slow.clone();
+        pool.write("test.slow", move |db| {
+            let slow = slow.clone();
+            async move { Ok::<_, Error>(db.execute_unprepared(&slow).await.map(drop)?) }
+        })
+    };
+    assert_eq!(fault(write.await), Fault::StatementTimeout);
+    // Nothing of it is left on the server: its rows are free, and as they were.
+    run(&pool, "UPDATE t SET n = 7 WHERE id = 1").await;
+    assert_eq!(read(&pool, "SELECT SUM(n) FROM t").await, 7);
+    let in_transaction = move |tx: Connection| {
+        let slow = slow.clone();
+        async move {
+            tx.execute_unprepared("UPDATE t SET n = 9 WHERE id = 1").await?;
+            Ok::<_, Error>(tx.execute_unprepared(&slow).await.map(drop)?)
+        }
+    };
+    let transaction = pool.transaction("test.slow", TransactionOptions::default(), in_transaction);
+    assert_eq!(fault(transaction.await), Fault::StatementTimeout);
+    run(&pool, "UPDATE t SET n = n + 1 WHERE id = 1").await;
+    assert_eq!(read(&pool, "SELECT SUM(n) FROM t").await, 8);
+    end(pool).await;
+}
+
+async fn a_statement_that_ends_at_its_limit_harms_no_other(context: Context) {
+    let acquire = Duration::from_secs(60);
+    let statement_timeout = Duration::from_secs(1);
+    let options = PoolOptions { max: 8, min: 8, acquire, statement_timeout, ..PoolOptions::default() };
+    let pool = pool(&context, options).await;
+    // From just below the limit to beyond the moment of a kill, in small steps: some end as they are being killed.
+    let operations = (0..32).map(|number| {
+        let (pool, engine) = (pool.clone(), context.engine());
+        tokio::spawn(async move {
+            let seconds = 0.9 + 0.02 * f64::from(number);
+            let slow = match engine {
+                Engine::Postgres => format!("SELECT pg_sleep({seconds})"),
+                // Not a SELECT, which MySQL limits itself.
+                _ => format!("DO SLEEP({seconds})"),
+            };
+            let caller = Caller::new("test").within(Duration::from_secs(60));
+            let body = move |db: Connection| {
+                let slow = slow.clone();
+                async move {
+                    // Either outcome is right.
+                    let _ = db.execute_unprepared(&slow).await;
+                    Ok::<_, Error>(())
+                }
+            };
+            caller.clone().scope(pool.read("test.slow", body)).await.unwrap();
+            let next = format!("INSERT INTO t VALUES ({}, 0)", 100 + number);
+            let body = move |db: Connection| {
+                let next = next.clone();
+                async move { Ok::<_, Error>(db.execute_unprepared(&next).await.map(drop)?) }
+            };
+            caller.scope(pool.write("test.next", body)).await
+        })
+    });
+    let operations: Vec<_> = operations.collect();
+    for operation in operations {
+        operation.await.unwrap().unwrap();
+    }
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 34);
+    end(pool).await;
+}
+
+async fn a_statement_that_an_administrator_ends_is_not_run_again(context: Context) {
+    let (own_id, slow) = match context.engine() {
+        Engine::Postgres => ("SELECT pg_backend_pid()", "SELECT pg_sleep(60)"),
+        _ => ("SELECT CONNECTION_ID()", "SELECT n FROM t WHERE SLEEP(60) = 0"),
+    };
+    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let admin = connect(&context.last_database()).await;
+    let attempts = Arc::new(AtomicU32::new(0));
+    let (began, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let reading = {
+        let (pool, attempts) = (pool.clone(), Arc::clone(&attempts));
+        tokio::spawn(async move {
+            let body = move |db: Connection| {
+                attempts.fetch_add(1, Ordering::Relaxed);
+                let began = began.clone();
+                async move {
+                    began.send(number(&db, own_id).await?).unwrap();
+                    Ok::<_, Error>(db.execute_unprepared(slow).await.map(drop)?)
+                }
+            };
+            pool.read("test.slow", body).await
+        })
+    };
+    let id = begins.recv().await.unwrap();
+    let end_statement = match context.engine() {
+        Engine::Postgres => format!("SELECT pg_cancel_backend({id})"),
+        _ => format!("KILL QUERY {id}"),
+    };
+    // It has no effect until the statement runs.
+    let outcome = eventually("it ends", || async {
+        admin.execute_unprepared(&end_statement).await.unwrap();
+        reading.is_finished().then_some(())
+    });
+    outcome.await;
+    assert_eq!(fault(reading.await.unwrap()), Fault::StatementTimeout);
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
+    // Its connection is as good as before.
+    let again = pool.read("test.id", move |db| async move { Ok::<_, Error>(number(&db, own_id).await?) });
+    assert_eq!(again.await.unwrap(), id);
+    admin.close().await.unwrap();
+    end(pool).await;
+}

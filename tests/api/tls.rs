@@ -1,0 +1,237 @@
+//! Encrypted connections: what is verified connects, and what is not is told with the host, the file and the reason.
+
+use std::{fs, path::Path};
+
+use orm_pool::PoolOptions;
+use sea_orm::ConnectionTrait;
+
+use crate::{
+    cases,
+    harness::{
+        App, Authority, Context, End, Engine, Server,
+        bare::{end, pool_on, read},
+        binary, connect, kill_all, new_database,
+    },
+};
+
+cases![
+    what_is_verified_connects,
+    an_authority_that_is_not_trusted_is_told,
+    a_name_that_is_not_in_the_certificate_is_told,
+    a_client_certificate_that_is_refused_is_told,
+    a_client_certificate_that_is_missing_is_told,
+    files_that_cannot_be_used_are_refused_at_start,
+    what_changes_later_is_told,
+];
+
+/// Where the server can be reached.
+const HOSTS: &[&str] = &["127.0.0.1"];
+
+/// A running server with TLS, and files that its clients have.
+struct Secured<'a> {
+    context: &'a Context,
+    server: Server,
+    url: url::Url,
+}
+
+impl<'a> Secured<'a> {
+    async fn start(context: &'a Context, authority: &Authority, hosts: &[&str]) -> Self {
+        let mut server = Server::with_tls(context.engine(), authority, hosts);
+        server.start(End::Crash);
+        server.await_ready();
+        let url = url::Url::parse(&new_database(server.url()).await).unwrap();
+        let secured = Self { context, server, url };
+        secured.keep("ca.pem", &authority.pem());
+        secured.identify("client", authority);
+        secured
+    }
+
+    /// Writes a file that its clients have.
+    fn keep(&self, name: &str, text: &str) {
+        fs::write(self.context.folder().join(name), text).unwrap();
+    }
+
+    /// Gives its clients a certificate and its key.
+    fn identify(&self, name: &str, authority: &Authority) {
+        let identity = authority.sign(&["client.example"]);
+        self.keep(&format!("{name}.pem"), &identity.certificate);
+        self.keep(&format!("{name}.key"), &identity.key);
+    }
+
+    /// The URL of one that verifies certificate and name by the file of an authority.
+    fn verifying(&self, authority: &str) -> String {
+        let (mode, word, file) = match self.context.engine() {
+            Engine::Postgres => ("sslmode", "verify-full", "sslrootcert"),
+            _ => ("ssl-mode", "VERIFY_IDENTITY", "ssl-ca"),
+        };
+        let mut url = self.url.clone();
+        let path = self.context.folder().join(authority);
+        url.query_pairs_mut().append_pair(mode, word).append_pair(file, path.to_str().unwrap());
+        url.into()
+    }
+
+    /// The same, with a certificate of its own.
+    fn identified(&self, authority: &str, client: &str) -> String {
+        let (certificate, key) = match self.context.engine() {
+            Engine::Postgres => ("sslcert", "sslkey"),
+            _ => ("ssl-cert", "ssl-key"),
+        };
+        let mut url = url::Url::parse(&self.verifying(authority)).unwrap();
+        let path = |end| self.context.folder().join(format!("{client}.{end}")).to_str().unwrap().to_owned();
+        url.query_pairs_mut().append_pair(certificate, &path("pem")).append_pair(key, &path("key"));
+        url.into()
+    }
+
+    /// An account that needs a client certificate, and its part of a URL.
+    async fn account(&self) -> (&'static str, &'static str) {
+        let statements: &[&str] = match self.context.engine() {
+            Engine::Postgres => &["CREATE ROLE app SUPERUSER LOGIN PASSWORD 'one'"],
+            _ => &["CREATE USER app IDENTIFIED BY 'one' REQUIRE X509", "GRANT ALL ON app.* TO app"],
+        };
+        let admin = connect(self.url.as_str()).await;
+        for statement in statements {
+            admin.execute_unprepared(statement).await.unwrap();
+        }
+        admin.close().await.unwrap();
+        ("app", "one")
+    }
+
+    fn end(mut self) {
+        self.server.stop();
+    }
+}
+
+/// This URL for another account.
+fn as_account(url: &str, (name, password): (&str, &str)) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    url.set_username(name).unwrap();
+    url.set_password(Some(password)).unwrap();
+    url.into()
+}
+
+/// What a start that fails says.
+async fn refusal(folder: &Path, url: &str, status: i32) -> String {
+    let output = binary(folder, &[("DATABASE_URL", url), ("USERS_API__POOL__ACQUIRE", "3s")]).output().await.unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{told}");
+    told
+}
+
+async fn what_is_verified_connects(context: Context) {
+    let authority = Authority::named("ours");
+    let secured = Secured::start(&context, &authority, HOSTS).await;
+    let account = secured.account().await;
+    let is_encrypted = match context.engine() {
+        Engine::Postgres => "SELECT ssl::int FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+        Engine::MySql => {
+            "SELECT variable_value <> '' FROM performance_schema.session_status WHERE variable_name = 'Ssl_cipher'"
+        }
+        _ => "SELECT variable_value <> '' FROM information_schema.session_status WHERE variable_name = 'Ssl_cipher'",
+    };
+    for url in [secured.verifying("ca.pem"), as_account(&secured.identified("ca.pem", "client"), account)] {
+        let app = context.app_on(&url, &[]).await;
+        assert_eq!(app.get("/users").await.status, 200);
+        app.stop().await.unwrap().unwrap();
+        let pool = pool_on(&url, PoolOptions::default()).await;
+        assert_eq!(read(&pool, is_encrypted).await, 1);
+        end(pool).await;
+    }
+    secured.end();
+}
+
+async fn an_authority_that_is_not_trusted_is_told(context: Context) {
+    let secured = Secured::start(&context, &Authority::named("ours"), HOSTS).await;
+    secured.keep("other.pem", &Authority::named("other").pem());
+    let told = refusal(context.folder(), &secured.verifying("other.pem"), 1).await;
+    assert_told(&told, &["UnknownIssuer", "host 127.0.0.1", "other.pem"]);
+    // Without a file of its own, the public ones count.
+    let url = secured.verifying("other.pem");
+    let url = url.split('&').next().unwrap();
+    assert_told(&refusal(context.folder(), url, 1).await, &["UnknownIssuer", "host 127.0.0.1"]);
+    secured.end();
+}
+
+async fn a_name_that_is_not_in_the_certificate_is_told(context: Context) {
+    let secured = Secured::start(&context, &Authority::named("ours"), &["db.example"]).await;
+    let told = refusal(context.folder(), &secured.verifying("ca.pem"), 1).await;
+    assert_told(&told, &["not valid for name", "db.example", "host 127.0.0.1"]);
+    secured.end();
+}
+
+async fn a_client_certificate_that_is_refused_is_told(context: Context) {
+    let secured = Secured::start(&context, &Authority::named("ours"), HOSTS).await;
+    secured.identify("stranger", &Authority::named("stranger"));
+    let told = refusal(context.folder(), &secured.identified("ca.pem", "stranger"), 1).await;
+    assert_told(&told, &["host 127.0.0.1"]);
+    secured.end();
+}
+
+async fn a_client_certificate_that_is_missing_is_told(context: Context) {
+    let secured = Secured::start(&context, &Authority::named("ours"), HOSTS).await;
+    let url = as_account(&secured.verifying("ca.pem"), secured.account().await);
+    let told = refusal(context.folder(), &url, 1).await;
+    // The server's words: it has no code of its own for this, and MySQL does not even say what was missing.
+    assert!(told.contains("does not accept the user or the password"), "{told}");
+    assert!(context.engine() != Engine::Postgres || told.contains("requires a valid client certificate"), "{told}");
+    secured.end();
+}
+
+async fn files_that_cannot_be_used_are_refused_at_start(context: Context) {
+    let secured = Secured::start(&context, &Authority::named("ours"), HOSTS).await;
+    secured.keep("empty.pem", "");
+    secured.keep("text.pem", "no certificate");
+    for (file, reason) in
+        [("missing.pem", "cannot be read"), ("empty.pem", "is empty"), ("text.pem", "holds no certificate")]
+    {
+        let told = refusal(context.folder(), &secured.verifying(file), 2).await;
+        assert!(told.contains(file) && told.contains(reason), "{told}");
+    }
+    secured.keep("half.pem", &Authority::named("ours").pem());
+    let told = refusal(context.folder(), &secured.identified("ca.pem", "half"), 2).await;
+    assert!(told.contains("half.key") && told.contains("cannot be read"), "{told}");
+    secured.end();
+}
+
+async fn what_changes_later_is_told(context: Context) {
+    let authority = Authority::named("ours");
+    let mut secured = Secured::start(&context, &authority, HOSTS).await;
+    let app = context.app_on(&secured.verifying("ca.pem"), &[("pool.min", "1")]).await;
+    // The file of the authority goes.
+    fs::remove_file(context.folder().join("ca.pem")).unwrap();
+    let admin = connect(secured.server.url()).await;
+    kill_all(&context, &admin, &app.url).await;
+    drop(admin);
+    told_by(&app, &["ca.pem", "cannot be read"]).await;
+    secured.keep("ca.pem", &authority.pem());
+    app.pool_until("up again", |pool| pool["state"] == "up").await;
+    // The server comes back with a certificate of another authority.
+    secured.server.stop();
+    secured.server.certify(&Authority::named("other"), HOSTS);
+    secured.server.start(End::Crash);
+    told_by(&app, &["UnknownIssuer", "host 127.0.0.1", "ca.pem"]).await;
+    let ready = app.get("/health/ready").await.problem(503, "database-unavailable");
+    assert_eq!(ready["detail"], "Not ready: no secure connection to the database.");
+    secured.server.stop();
+    secured.server.certify(&authority, HOSTS);
+    secured.server.start(End::Crash);
+    app.pool_until("up again", |pool| pool["state"] == "up").await;
+    assert_eq!(app.get("/users").await.status, 200);
+    app.stop().await.unwrap().unwrap();
+    secured.end();
+}
+
+fn assert_told(told: &str, parts: &[&str]) {
+    assert!(told.contains("no secure connection to the database"), "{told}");
+    for part in parts {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+/// Waits until a running service tells of TLS, in these words.
+async fn told_by(app: &App, parts: &[&str]) {
+    let is_told = |pool: &serde_json::Value| {
+        let detail = pool["cause"]["detail"].as_str().unwrap_or_default();
+        pool["cause"]["kind"] == "tls" && parts.iter().all(|part| detail.contains(part))
+    };
+    app.pool_until(&format!("down for TLS: {parts:?}"), is_told).await;
+}
