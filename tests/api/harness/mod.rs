@@ -121,7 +121,10 @@ fn tally(engine: Engine, count: impl FnOnce(&mut Tally)) {
 
 /// Runs all cases, ends the servers, and prints the table.
 pub fn run(suites: Vec<Suite>) -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Cases wait for servers about half of the time.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    arguments.test_threads.get_or_insert(cores + cores.div_ceil(2));
     let mut trials = Vec::new();
     for suite in suites {
         for case in suite.cases {
