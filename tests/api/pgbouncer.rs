@@ -19,7 +19,7 @@ cases![
     many_clients_share_its_connections,
     statements_have_their_limit_behind_it,
     nothing_is_left_in_the_sessions_of_others,
-    migrations_run_behind_it,
+    commands_run_behind_it,
     mixed_up_statements_are_refused_at_start,
     a_startup_parameter_that_it_refuses_is_told,
     mixed_up_statements_are_no_internal_error,
@@ -115,17 +115,25 @@ async fn nothing_is_left_in_the_sessions_of_others(context: Context) {
     }
 }
 
-async fn migrations_run_behind_it(context: Context) {
+async fn commands_run_behind_it(context: Context) {
+    let file = context.folder().join("users.ndjson");
+    let row = |number| format!("{{\"name\": \"Ann\", \"email\": \"ann{number}@example.com\"}}\n");
+    std::fs::write(&file, (0..2500).map(row).collect::<String>()).unwrap();
     for (version, mode) in ways() {
         let bouncer = version.before(&context.database().await, mode, &[]).await;
-        for (action, part) in
-            [("up", "applied"), ("status", "applied  "), ("down", "1 taken back"), ("up", "1 applied")]
-        {
+        for (arguments, part) in [
+            (&["migrate", "up"][..], "applied"),
+            (&["migrate", "status"], "applied  "),
+            (&["migrate", "down"], "1 taken back"),
+            (&["migrate", "up"], "1 applied"),
+            (&["import", "users.ndjson"], "2,500 rows: 2,500 created"),
+            (&["export"], "ann2499@example.com"),
+        ] {
             let mut command = binary(context.folder(), &[("DATABASE_URL", bouncer.url())]);
-            let output = command.args(["migrate", action]).output().await.unwrap();
+            let output = command.args(arguments).output().await.unwrap();
             let told = String::from_utf8(output.stderr).unwrap();
-            assert!(output.status.success(), "{mode} {action}: {told}");
-            assert!(String::from_utf8(output.stdout).unwrap().contains(part), "{mode} {action}");
+            assert!(output.status.success(), "{mode} {arguments:?}: {told}");
+            assert!(String::from_utf8(output.stdout).unwrap().contains(part), "{mode} {arguments:?}");
         }
     }
 }
