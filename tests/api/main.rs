@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         suite("ops", ops::cases()),
         suite("outages", outages::cases()).on_servers(),
         suite("causes", causes::cases()).on_servers(),
-        suite("overload", overload::cases()),
+        suite("overload", overload::cases()).alone(),
         suite("reload", reload::cases()),
         suite("shutdown", shutdown::cases()),
     ];

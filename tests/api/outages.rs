@@ -142,7 +142,7 @@ async fn a_connection_closed_while_idle_costs_no_write(context: Context) {
     let name = url::Url::parse(&app.url).unwrap().path().trim_start_matches('/').to_owned();
     let open = match context.engine() {
         Engine::Postgres => format!("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{name}'"),
-        _ => format!("SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{name}'"),
+        engine => format!("SELECT COUNT(*) FROM {} WHERE db = '{name}'", engine.sessions()),
     };
     let close_all = async || {
         app.pool_until("all are idle", |pool| pool["idle"] == 3).await;

@@ -20,7 +20,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     process::ExitCode,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -79,16 +79,26 @@ pub struct Suite {
     name: &'static str,
     cases: Vec<Case>,
     engines: Vec<Engine>,
+    is_alone: bool,
 }
 
+/// Held by each case, and by one alone that measures.
+static MACHINE: RwLock<()> = RwLock::new(());
+
 pub fn suite(name: &'static str, cases: Vec<Case>) -> Suite {
-    Suite { name, cases, engines: Engine::ALL.to_vec() }
+    Suite { name, cases, engines: Engine::ALL.to_vec(), is_alone: false }
 }
 
 impl Suite {
     /// Cases to which the engine makes no difference run once.
     pub fn without_engine(mut self) -> Self {
         self.engines = vec![Engine::Sqlite];
+        self
+    }
+
+    /// Cases that measure: no other runs beside one of them.
+    pub fn alone(mut self) -> Self {
+        self.is_alone = true;
         self
     }
 
@@ -134,7 +144,15 @@ pub fn run(suites: Vec<Suite>) -> ExitCode {
                     tally(engine, |tally| tally.skipped += 1);
                 }
                 let name = format!("{}::{}::{}", suite.name, case.name, engine.name());
-                let trial = Trial::test(name, move || execute(engine, case.run)).with_ignored_flag(missing.is_some());
+                let trial = Trial::test(name, move || {
+                    if suite.is_alone {
+                        let _machine = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+                        return execute(engine, case.run);
+                    }
+                    let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+                    execute(engine, case.run)
+                })
+                .with_ignored_flag(missing.is_some());
                 trials.push(trial);
             }
         }
