@@ -27,6 +27,8 @@ use crate::{
 const POOL_LIMIT: Duration = Duration::from_secs(5);
 /// How long output may still be written once a command was asked to stop.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// How long a chunk of rows may still be written once a command was asked to stop.
+const WORK_GRACE: Duration = Duration::from_secs(5);
 /// How long the pool may take to close when nothing has to be finished.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// How long it may take to close when nothing is left, so that idle connections are still closed in order.
@@ -48,7 +50,7 @@ pub enum Signal {
 pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl Signals {
@@ -58,19 +60,35 @@ impl Signals {
     ///
     /// If the system does not let us.
     pub fn listen() -> io::Result<Self> {
+        Ok(Self { hangup: Some(signal(SignalKind::hangup())?), ..Self::listen_to_stop()? })
+    }
+
+    /// The same, but leaves SIGHUP as it is: it ends the process when its terminal goes, unless `nohup` says no.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not let us.
+    pub fn listen_to_stop() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: None,
         })
     }
 
     /// The next signal.
     pub async fn next(&mut self) -> Signal {
+        let hangup = self.hangup.as_mut();
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => Signal::Stop("SIGTERM", 15),
             _ = self.interrupt.recv() => Signal::Stop("SIGINT", 2),
-            _ = self.hangup.recv() => Signal::Reload,
+            () = hung_up => Signal::Reload,
         }
     }
 
@@ -119,6 +137,12 @@ impl StopRequest {
     pub(crate) async fn grace_is_over(&self) {
         self.clone().made().await;
         sleep(OUTPUT_GRACE).await;
+    }
+
+    /// Waits until it is made, and for as long as a database that does not answer may still hold up the end.
+    pub(crate) async fn work_is_over(&self) {
+        self.clone().made().await;
+        sleep(WORK_GRACE).await;
     }
 
     /// Runs `work`, unless the request is made before it ends; then it is dropped.

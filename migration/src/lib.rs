@@ -242,6 +242,11 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
         DbBackend::Postgres => {
             // A change may take its time. For the transaction: a connection pooler may keep nothing for longer.
             transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
+            // Otherwise the server would go on for a process that was stopped, or keep its place among those who wait for a
+            // lock. From PostgreSQL 14 on.
+            let notice = "SELECT set_config('client_connection_check_interval', '1s', true) FROM pg_settings \
+                          WHERE name = 'client_connection_check_interval' AND version() LIKE '%linux%'";
+            transaction.execute_unprepared(notice).await?;
             let lock = Statement::from_sql_and_values(
                 DbBackend::Postgres,
                 "SELECT pg_advisory_xact_lock($1)",

@@ -55,7 +55,7 @@ pub(crate) struct Core {
     /// One look at the database at a time.
     pub(crate) looking: tokio::sync::Mutex<()>,
     /// One connection that kills statements at a time.
-    pub(crate) killing: tokio::sync::Mutex<()>,
+    pub(crate) killing: Arc<tokio::sync::Mutex<()>>,
     options: RwLock<Arc<PoolOptions>>,
     target: RwLock<(Arc<Target>, u32)>,
     /// How many connections may be opened at the same time: doubled by each success, back to one by a failure.
@@ -85,7 +85,7 @@ impl Core {
             changed: Notify::new(),
             bulk: Share::default(),
             looking: tokio::sync::Mutex::default(),
-            killing: tokio::sync::Mutex::default(),
+            killing: Arc::default(),
             options: RwLock::new(Arc::new(options)),
             target: RwLock::new((Arc::new(target), 0)),
             ramp: AtomicU32::new(STEEPEST),

@@ -12,7 +12,7 @@ use sea_orm::{
 };
 use serde::Serialize;
 
-use crate::session::Unsuitable;
+use crate::{raw::TooLarge, session::Unsuitable};
 
 /// What an error of the database means for whoever asked, and for the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -96,6 +96,7 @@ impl Fault {
             sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => Self::Lost,
             sqlx::Error::PoolTimedOut => Self::Silent,
             sqlx::Error::Configuration(error) if error.is::<Unsuitable>() => Self::Unsuitable,
+            sqlx::Error::Encode(error) if error.is::<TooLarge>() => Self::TooLarge,
             sqlx::Error::Database(error) => Self::of_server(error.as_ref()),
             _ => Self::Other,
         }
@@ -280,6 +281,13 @@ pub(crate) fn mysql_number(error: &sqlx::Error) -> Option<u16> {
 /// Whether MySQL or MariaDB interrupted the statement: by `KILL QUERY`, or because the whole session is being killed.
 pub(crate) fn is_interrupted(error: &sqlx::Error) -> bool {
     mysql_number(error) == Some(1317)
+}
+
+/// Whether it was the server that refused TLS.
+pub(crate) fn is_refused_by_server(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Io(error) = error else { return false };
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::AlertReceived(_)))
 }
 
 /// Whether TLS refused the connection: the driver passes its errors on as those of the socket.

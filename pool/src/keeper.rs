@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use sea_orm::sqlx;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{
@@ -12,8 +13,8 @@ use crate::{
     core::{Core, SIGN_OF_LIFE, UNEASY},
     health::{State, words},
     record::Closing,
-    store::Holder,
     target::{DialError, silence},
+    ticket::{Overlong, Ticket},
 };
 
 /// While nothing runs, the database is looked at after this.
@@ -27,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const KILL_MARGIN: Duration = Duration::from_millis(100);
 /// How long it may take to open a connection and kill statements over it.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
+/// How long after a failure it is tried again.
+const KILL_PAUSE: Duration = Duration::from_millis(500);
 const SHORTEST_TICK: Duration = Duration::from_millis(20);
 const LONGEST_TICK: Duration = Duration::from_millis(250);
 
@@ -145,34 +148,49 @@ fn kill_overlong(core: &Arc<Core>) {
     if core.engine != Engine::MySql || limit.is_zero() {
         return;
     }
-    let overlong = core.unanswered(limit + KILL_MARGIN);
-    let kill = |holder: &Holder| {
-        let session = holder.ticket.kill_after(limit + KILL_MARGIN, core.clock)?;
-        let request = holder.ticket.label();
-        tracing::warn!(
-            operation = holder.ticket.operation,
-            request_id = request.as_deref(),
-            statement_timeout = ?limit,
-            "statement killed: no answer within statement_timeout"
-        );
-        Some(session)
-    };
-    let sessions: Vec<_> = overlong.iter().filter_map(kill).collect();
-    if sessions.is_empty() {
+    let Ok(alone) = Arc::clone(&core.killing).try_lock_owned() else { return };
+    let overlong = core.unanswered(limit + KILL_MARGIN).into_iter().filter_map(|holder| {
+        let killed = holder.ticket.kill_after(limit + KILL_MARGIN, core.clock)?;
+        Some((holder.ticket, killed))
+    });
+    let overlong: Vec<_> = overlong.collect();
+    if overlong.is_empty() {
         return;
     }
     let core = Arc::clone(core);
     core.handle.clone().spawn(async move {
-        // One connection at a time, beside those of the pool.
-        let _alone = core.killing.lock().await;
-        let killed = timeout(KILL_LIMIT, core.target().0.kill_statements(&sessions)).await;
+        let killed = timeout(KILL_LIMIT, kill(&core, &overlong)).await;
         if let Err(error) = killed.unwrap_or_else(|_| Err(silence())) {
             tracing::warn!(
                 error = words(&error),
-                "statements could not be killed; their connections are given up later"
+                "overlong statements could not be killed; trying again until their operations are given up"
             );
+            sleep(KILL_PAUSE).await;
         }
+        drop(alone);
     });
+}
+
+/// Kills each of these statements over one connection, beside those of the pool.
+async fn kill(core: &Core, overlong: &[(Arc<Ticket>, Overlong)]) -> Result<(), sqlx::Error> {
+    let mut killer = core.target().0.killer().await?;
+    let mut outcome = Ok(());
+    for (ticket, killed) in overlong {
+        if let Err(error) = killer.kill(killed.session).await {
+            outcome = Err(error);
+            continue;
+        }
+        ticket.is_dead(*killed);
+        let request = ticket.label();
+        tracing::warn!(
+            operation = ticket.operation,
+            request_id = request.as_deref(),
+            statement_timeout = ?core.options().statement_timeout,
+            "statement killed: no answer within statement_timeout"
+        );
+    }
+    killer.close().await;
+    outcome
 }
 
 /// Ends operations whose answer will not come, so that their connections can be replaced.

@@ -99,5 +99,5 @@ pub use crate::{
     snapshot::{Advice, Bulk, Cause, Condition, Counters, Doing, Limits, Quantiles, Snapshot, Status},
     ticket::Caller,
     transaction::Transaction,
-    url::{DatabaseUrl, Engine, InvalidUrl, TlsWeakness},
+    url::{DatabaseUrl, Engine, InvalidUrl},
 };

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     ChangeError, CloseError, ConnectError, Connection, DatabaseUrl, Engine, Error, Fault, InvalidOption, PoolOptions,
-    Snapshot, Status, TlsWeakness,
+    Snapshot, Status,
     admission::Lane,
     core::{Core, GOODBYE, SIGN_OF_LIFE},
     fault::connection_error,
@@ -312,15 +312,8 @@ fn fitted(url: &DatabaseUrl, options: &PoolOptions) -> Result<PoolOptions, Inval
 /// Logged once per pool: without verification, TLS is no protection from an attacker between here and the server.
 fn warn_of_weak_tls(url: &DatabaseUrl) {
     const ADVICE: &str = "sslmode=verify-full (PostgreSQL), ssl-mode=VERIFY_IDENTITY (MySQL)";
-    let host = url.host().unwrap_or_default();
-    match url.tls_weakness() {
-        None => {}
-        Some(TlsWeakness::Unverified) => {
-            tracing::warn!(host, advice = ADVICE, "database connection is not verified");
-        }
-        Some(TlsWeakness::NameUnverified) => {
-            tracing::warn!(host, advice = ADVICE, "database host name is not verified");
-        }
+    if url.is_unverified() {
+        tracing::warn!(host = url.host(), advice = ADVICE, "database connection is not verified");
     }
 }
 

@@ -1,6 +1,6 @@
 //! One connection of a driver, and SeaORM's statements on it.
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use futures_util::TryStreamExt;
 use sea_orm::{
@@ -22,8 +22,8 @@ type Result<T> = std::result::Result<T, sqlx::Error>;
 pub(crate) struct Raw {
     driver: Driver,
     socket: Option<Socket>,
-    /// The session to end statements in, if the server does not limit all of them itself.
-    session: Option<SessionId>,
+    /// What is known of a session of MySQL.
+    session: Option<MySqlSession>,
 }
 
 #[derive(Debug)]
@@ -34,8 +34,31 @@ pub(crate) enum Driver {
     MySql(MySqlConnection),
 }
 
-/// The number by which `KILL QUERY` knows a connection.
-pub(crate) type SessionId = std::num::NonZeroU64;
+/// A session of MySQL, as `KILL QUERY` knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SessionId {
+    /// A digest of the server's own id: another server may have the same number.
+    pub(crate) server: u64,
+    pub(crate) number: NonZeroU64,
+}
+
+/// What is known of a session of MySQL or MariaDB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MySqlSession {
+    /// To end statements in, if the server does not limit all of them itself.
+    pub(crate) id: Option<SessionId>,
+    /// Bytes of the largest statement that the server takes.
+    pub(crate) largest: usize,
+}
+
+/// A statement that was not sent: the server would close the connection while it is still coming in, and the reason would be
+/// lost.
+#[derive(Debug, thiserror::Error)]
+#[error("the statement has {size} bytes, and the server's max_allowed_packet is {largest}")]
+pub(crate) struct TooLarge {
+    size: usize,
+    largest: usize,
+}
 
 /// The same expression for whichever driver it is.
 macro_rules! on {
@@ -53,12 +76,21 @@ impl Raw {
         Self { driver, socket, session: None }
     }
 
-    pub(crate) fn with_session(self, session: Option<SessionId>) -> Self {
-        Self { session, ..self }
+    pub(crate) fn with_session(self, session: MySqlSession) -> Self {
+        Self { session: Some(session), ..self }
     }
 
+    /// The session to end statements in, if the server does not limit all of them itself.
     pub(crate) fn session(&self) -> Option<SessionId> {
-        self.session
+        self.session.and_then(|session| session.id)
+    }
+
+    /// Whether the server takes statements of this size.
+    fn check_size(&self, sql: &str, values: Option<&Values>) -> Result<()> {
+        let Some(MySqlSession { largest, .. }) = self.session else { return Ok(()) };
+        // Text and values are sent one after the other.
+        let size = sql.len().max(values.map_or(0, |values| values.iter().map(size_of).sum()));
+        if size < largest { Ok(()) } else { Err(sqlx::Error::Encode(Box::new(TooLarge { size, largest }))) }
     }
 
     pub(crate) fn backend(&self) -> DbBackend {
@@ -80,16 +112,19 @@ impl Raw {
     }
 
     pub(crate) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
+        self.check_size(&statement.sql, statement.values.as_ref())?;
         let (sql, values) = parts(statement);
         on!(&mut self.driver, raw => sqlx::query_with(sql, values).execute(raw).await.map(ExecResult::from))
     }
 
     pub(crate) async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
+        self.check_size(sql, None)?;
         let sql = AssertSqlSafe(sql.to_owned());
         on!(&mut self.driver, raw => raw.execute(sql).await.map(ExecResult::from))
     }
 
     pub(crate) async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
+        self.check_size(&statement.sql, statement.values.as_ref())?;
         let (sql, values) = parts(statement);
         on!(&mut self.driver, raw => {
             let mut rows = sqlx::query_with(sql, values).fetch(raw);
@@ -101,6 +136,7 @@ impl Raw {
     }
 
     pub(crate) async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
+        self.check_size(&statement.sql, statement.values.as_ref())?;
         let (sql, values) = parts(statement);
         on!(&mut self.driver, raw => {
             let rows = sqlx::query_with(sql, values).fetch_all(raw).await?;
@@ -188,6 +224,15 @@ impl Raw {
         let row = self.query_one(Statement::from_string(self.backend(), sql)).await?;
         let limit: Option<i64> = row.and_then(|row| row.try_get_by_index(0).ok());
         Ok(limit.and_then(|limit| u32::try_from(limit).ok()))
+    }
+}
+
+/// Bytes of a value on the wire, at the most.
+fn size_of(value: &Value) -> usize {
+    match value {
+        Value::String(Some(text)) => text.len(),
+        Value::Bytes(Some(bytes)) => bytes.len(),
+        _ => 16,
     }
 }
 

@@ -17,7 +17,7 @@
 //! | MySQL | `max_sort_length` | long values are sorted by their beginning | set: at least 2048 |
 //! | MySQL | `time_zone`, character sets | other moments, other characters | set: UTC, the URL's or utf8mb4 |
 //! | MySQL | `default_storage_engine` | tables without transactions | set: InnoDB |
-//! | MySQL | `innodb_lock_wait_timeout`, `lock_wait_timeout` | waits outlast the statement's limit | set: the limit at most |
+//! | MySQL | `innodb_lock_wait_timeout`, `lock_wait_timeout` | waits outlast the statement's limit | set: a second more at most |
 //! | MySQL | `init_connect` | any of these, before us | undone by the above |
 //! | MySQL | `transaction_read_only` | writes fail: read-only | respected |
 //! | MySQL | `innodb_rollback_on_timeout`, `innodb_snapshot_isolation` | conflicts are found otherwise | both ways work |
@@ -196,29 +196,25 @@ impl Session {
         Ok(())
     }
 
-    /// MariaDB and MySQL have other names for some things; each reads its own executable comments only. To MySQL the smaller
-    /// of two whole numbers may be a decimal, hence the casts.
+    /// MariaDB and MySQL have other names for some things; each reads its own executable comments only.
     fn mysql_settings(&self, address: &MySqlConnectOptions) -> String {
         let collation = address.get_collation().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
         let limit = match self.limit {
             Limit::Default => String::new(),
-            Limit::Never => "/*M!100101 , max_statement_time = 0 */ /*!50720 , max_execution_time = 0 */".to_owned(),
+            // Others wait behind a change of the schema that waits for them.
+            Limit::Never => format!(
+                ", {} /*M!100101 , max_statement_time = 0 */ /*!50720 , max_execution_time = 0 */",
+                at_most("lock_wait_timeout", SCHEMA_LOCK_SECONDS)
+            ),
             Limit::After(limit) => {
-                // The limit of a wait for a lock is whole seconds. On MariaDB the statement's own limit comes first; on
-                // MySQL that is for reads alone.
-                let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
-                let waits = |seconds: u64| {
-                    format!(
-                        "innodb_lock_wait_timeout = CAST(LEAST(@@SESSION.innodb_lock_wait_timeout, {seconds}) AS UNSIGNED), \
-                         lock_wait_timeout = CAST(LEAST(@@SESSION.lock_wait_timeout, {seconds}) AS UNSIGNED)"
-                    )
-                };
+                // The limit of a wait for a lock is whole seconds, and above the statement's own, so that this comes first.
+                let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0) + 1;
                 format!(
-                    "/*M!100101 , max_statement_time = {}, {} */ /*!50720 , max_execution_time = {}, {} */",
+                    ", {}, {} /*M!100101 , max_statement_time = {} */ /*!50720 , max_execution_time = {} */",
+                    at_most("innodb_lock_wait_timeout", seconds),
+                    at_most("lock_wait_timeout", seconds),
                     limit.as_secs_f64(),
-                    waits(seconds + 1),
                     whole_millis(limit),
-                    waits(seconds),
                 )
             }
         };
@@ -271,12 +267,19 @@ impl Session {
 /// The rules that MySQL goes by, as a whole: what does not fit is refused.
 const SQL_MODE: &str = "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,\
                         NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT";
+/// How long a change of the schema waits for others to let go of a table.
+const SCHEMA_LOCK_SECONDS: u64 = 15;
 /// Bytes of a value that MySQL sorts by: 512 characters.
 const LONGEST_SORTED: u32 = 2048;
 
 /// A connection to MySQL for which the driver sets nothing: [`Session::set_mysql`] sets all of it in one round trip.
 pub(crate) fn bare_mysql(address: MySqlConnectOptions) -> MySqlConnectOptions {
     address.pipes_as_concat(false).no_engine_substitution(false).timezone(None).set_names(false)
+}
+
+/// Lowers a setting of MySQL. To MySQL the smaller of two whole numbers may be a decimal, hence the cast.
+fn at_most(setting: &str, most: u64) -> String {
+    format!("{setting} = CAST(LEAST(@@SESSION.{setting}, {most}) AS UNSIGNED)")
 }
 
 fn whole_millis(limit: Duration) -> u128 {

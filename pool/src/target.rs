@@ -1,13 +1,19 @@
 //! From URL and options to a connection.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    num::NonZeroU64,
+    sync::Arc,
+    time::Duration,
+};
 
 use log::LevelFilter;
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
         self, ConnectOptions as _, Connection as _, Executor as _, Row as _,
-        mysql::{MySqlConnectOptions, MySqlPoolOptions},
+        mysql::{MySqlConnectOptions, MySqlConnection, MySqlPoolOptions},
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
     },
@@ -16,11 +22,11 @@ use tokio::time::timeout;
 
 use crate::{
     DatabaseUrl, Engine, Fault, PoolOptions,
-    fault::mysql_number,
+    fault::{is_refused_by_server, mysql_number},
     file::DatabaseFile,
     health::words,
     peek::SocketFinder,
-    raw::{self, Raw, SessionId},
+    raw::{self, MySqlSession, Raw, SessionId},
     session::{Session, bare_mysql},
     url::DriverOptions,
 };
@@ -139,8 +145,8 @@ impl Target {
                 let (opened, socket) = self.sockets.find(address.connect()).await;
                 let mut opened = opened?;
                 self.session.set_mysql(&mut opened, address).await?;
-                let id: Option<u64> = opened.fetch_one(UNLIMITED_SESSION).await?.try_get(0)?;
-                Ok(Raw::new(raw::Driver::MySql(opened), socket).with_session(id.and_then(SessionId::new)))
+                let session = mysql_session(&mut opened).await?;
+                Ok(Raw::new(raw::Driver::MySql(opened), socket).with_session(session))
             }
         }
     }
@@ -157,10 +163,12 @@ impl Target {
             return None;
         }
         let (cause, host) = (words(source), self.url.host().unwrap_or("localhost"));
-        Some(match self.url.tls_authority() {
-            Some(file) => format!("{cause} (host {host}, authorities of {})", file.display()),
-            None => format!("{cause} (host {host})"),
-        })
+        let file = match (is_refused_by_server(source), self.url.tls_certificate(), self.url.tls_authority()) {
+            (true, Some(certificate), _) => format!(", client certificate {}", certificate.display()),
+            (false, _, Some(authority)) => format!(", authorities of {}", authority.display()),
+            _ => String::new(),
+        };
+        Some(format!("{cause} (host {host}{file})"))
     }
 
     /// Whether the database is still where it was opened; always so for a server.
@@ -173,22 +181,15 @@ impl Target {
         file.check().map_err(|error| DialError { fault: Fault::NoSuchDatabase, source: error.into() })
     }
 
-    /// Ends the statement that runs in each of these sessions, over a connection of its own. A session that has ended
-    /// meanwhile is no error.
-    pub(crate) async fn kill_statements(&self, sessions: &[SessionId]) -> Result<(), sqlx::Error> {
-        const NO_SUCH_SESSION: u16 = 1094;
-        let Driver::MySql(address) = &self.driver else { return Ok(()) };
+    /// A connection to kill statements over.
+    pub(crate) async fn killer(&self) -> Result<Killer, sqlx::Error> {
+        let Driver::MySql(address) = &self.driver else {
+            return Err(sqlx::Error::InvalidArgument("only MySQL needs it".to_owned()));
+        };
         let (opened, _) = self.sockets.find(address.connect()).await;
         let mut raw = opened?;
-        for session in sessions {
-            let killed = raw.execute(sqlx::AssertSqlSafe(format!("KILL QUERY {session}"))).await;
-            if let Err(error) = killed
-                && mysql_number(&error) != Some(NO_SUCH_SESSION)
-            {
-                return Err(error);
-            }
-        }
-        raw.close().await
+        let own = mysql_session(&mut raw).await?;
+        Ok(Killer { raw, server: own.id.map(|own| own.server) })
     }
 
     /// The resolver's error has no kind of its own, so it is asked again.
@@ -241,6 +242,44 @@ pub(crate) fn silence() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
 }
 
-/// The id of a session whose writes have no limit, as in MySQL. `max_statement_time` of MariaDB, which gives NULL here,
-/// holds for every statement.
-const UNLIMITED_SESSION: &str = "SELECT CAST(/*M!100101 NULL + */ CONNECTION_ID() AS UNSIGNED)";
+/// A connection that kills statements in other sessions of the same server.
+pub(crate) struct Killer {
+    raw: MySqlConnection,
+    server: Option<u64>,
+}
+
+impl Killer {
+    /// Kills what runs in this session. One that has ended meanwhile is no error.
+    pub(crate) async fn kill(&mut self, session: SessionId) -> Result<(), sqlx::Error> {
+        const NO_SUCH_SESSION: u16 = 1094;
+        if self.server != Some(session.server) {
+            // After a failover, or behind a balancer. The session's number may be somebody else's there.
+            return Err(sqlx::Error::Io(io::Error::other("another server answers at the database's address")));
+        }
+        let kill = sqlx::AssertSqlSafe(format!("KILL QUERY {}", session.number));
+        match self.raw.execute(kill).await {
+            Err(error) if mysql_number(&error) != Some(NO_SUCH_SESSION) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whatever comes of it: the server ends the session by itself.
+    pub(crate) async fn close(self) {
+        drop(self.raw.close().await);
+    }
+}
+
+/// What is to be known of a session. It has no id on MariaDB, whose `max_statement_time` holds for every statement.
+async fn mysql_session(raw: &mut MySqlConnection) -> Result<MySqlSession, sqlx::Error> {
+    let sql = "SELECT CAST(/*M!100101 NULL + */ CONNECTION_ID() AS UNSIGNED), CONCAT('' /*!50720 , @@server_uuid */), \
+               CAST(@@max_allowed_packet AS UNSIGNED)";
+    let row = raw.fetch_one(sql).await?;
+    let (number, server, largest): (Option<u64>, String, u64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let mut digest = DefaultHasher::new();
+    server.hash(&mut digest);
+    let server = digest.finish();
+    Ok(MySqlSession {
+        id: number.and_then(NonZeroU64::new).map(|number| SessionId { server, number }),
+        largest: usize::try_from(largest).unwrap_or(usize::MAX),
+    })
+}

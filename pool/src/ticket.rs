@@ -1,6 +1,7 @@
 //! Who asks: the operation, the request behind it, and how long it makes sense to go on.
 
 use std::{
+    num::NonZeroU64,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -70,15 +71,25 @@ pub(crate) struct Ticket {
     pub(crate) warned: AtomicBool,
     /// Whether it was given up because the peer had gone silent.
     pub(crate) is_stranded: AtomicBool,
-    // The statement that has no answer yet: when it was sent, on the pool's clock, plus one, and `KILLED`. 0 while there
-    // is none.
+    // The statement that has no answer yet: when it was sent, on the pool's clock, plus one, with `KILLED` and `DEAD`. 0
+    // while there is none.
     asked: AtomicU64,
-    /// The session that the statement runs in, if the pool has to limit it; 0 if not.
+    /// The session that the statement runs in, if the pool has to limit it: its number, or 0 if not.
     session: AtomicU64,
+    server: AtomicU64,
 }
 
 /// Set together with the time of a statement that the pool is about to kill.
 const KILLED: u64 = 1 << 63;
+/// Set once the server has taken the kill.
+const DEAD: u64 = 1 << 62;
+
+/// A statement to kill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Overlong {
+    pub(crate) session: SessionId,
+    asked: u64,
+}
 
 impl Ticket {
     pub(crate) fn new(operation: &'static str) -> Arc<Self> {
@@ -100,6 +111,7 @@ impl Ticket {
             is_stranded: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             session: AtomicU64::new(0),
+            server: AtomicU64::new(0),
         })
     }
 
@@ -114,7 +126,10 @@ impl Ticket {
 
     /// From now on its statements run on this connection.
     pub(crate) fn runs_in(&self, session: Option<SessionId>) {
-        self.session.store(session.map_or(0, SessionId::get), Ordering::Relaxed);
+        if let Some(SessionId { server, number }) = session {
+            self.server.store(server, Ordering::Relaxed);
+            self.session.store(number.get(), Ordering::Relaxed);
+        }
     }
 
     /// A statement is about to be sent. Gives whether the one before it was killed, as [`answered`](Self::answered).
@@ -133,18 +148,25 @@ impl Ticket {
         self.asked.load(Ordering::Acquire) & KILLED != 0
     }
 
-    /// Marks the statement as killed if it has had no answer for so long, and gives the session to kill it in. Once.
-    pub(crate) fn kill_after(&self, limit: Duration, clock: Clock) -> Option<SessionId> {
+    /// Marks the statement as killed if it has had no answer for so long, and gives what is to be killed: until the server
+    /// has taken the kill.
+    pub(crate) fn kill_after(&self, limit: Duration, clock: Clock) -> Option<Overlong> {
         let asked = self.asked.load(Ordering::Acquire);
-        let session = SessionId::new(self.session.load(Ordering::Acquire))?;
-        if asked & KILLED != 0 || owed(asked, clock)? < limit {
+        let number = NonZeroU64::new(self.session.load(Ordering::Relaxed))?;
+        let session = SessionId { server: self.server.load(Ordering::Relaxed), number };
+        if asked & DEAD != 0 || owed(asked, clock)? < limit {
             return None;
         }
         // If it has been answered meanwhile, or another one was sent, nothing is killed.
-        self.asked
-            .compare_exchange(asked, asked | KILLED, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-            .then_some(session)
+        let marked = asked | KILLED;
+        let is_marked = self.asked.compare_exchange(asked, marked, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        is_marked.then_some(Overlong { session, asked: marked })
+    }
+
+    /// The server has taken the kill.
+    pub(crate) fn is_dead(&self, killed: Overlong) {
+        // It may have been answered meanwhile, and another one sent.
+        let _ = self.asked.compare_exchange(killed.asked, killed.asked | DEAD, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// How long the database has owed an answer; `None` if it owes none.
@@ -154,7 +176,7 @@ impl Ticket {
 }
 
 fn owed(asked: u64, clock: Clock) -> Option<Duration> {
-    match asked & !KILLED {
+    match asked & !(KILLED | DEAD) {
         0 => None,
         since => Some(Duration::from_millis((clock.millis() + 1).saturating_sub(since))),
     }

@@ -168,12 +168,21 @@ impl DatabaseUrl {
         }
     }
 
-    /// What a network attacker could do to the connection, if it leaves the machine and TLS does not rule it out.
-    #[must_use]
-    pub fn tls_weakness(&self) -> Option<TlsWeakness> {
+    /// The file of the certificate that the client has, if it has one.
+    pub(crate) fn tls_certificate(&self) -> Option<&Path> {
         match &self.0 {
             Address::File(_) => None,
-            Address::Server(address) => address.tls_weakness(),
+            Address::Server(address) => address.tls.certificate.as_ref().map(|file| file.path.as_path()),
+        }
+    }
+
+    /// Whether the connection leaves the machine, and a network attacker could read and change what is sent: the server's
+    /// certificate and name are not verified, or there is no TLS.
+    #[must_use]
+    pub fn is_unverified(&self) -> bool {
+        match &self.0 {
+            Address::File(_) => false,
+            Address::Server(address) => address.is_unverified(),
         }
     }
 
@@ -209,15 +218,6 @@ impl DatabaseUrl {
             _ => false,
         }
     }
-}
-
-/// What a network attacker could do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsWeakness {
-    /// Read and change everything: the server's certificate is not verified, or there is no TLS.
-    Unverified,
-    /// Stand in for the server with any certificate of a trusted authority: the name is not verified.
-    NameUnverified,
 }
 
 impl fmt::Display for DatabaseUrl {

@@ -20,7 +20,8 @@ pub(super) fn run(
     let options = PoolOptions { max: settings.pool.max.min(2), min: 1, ..settings.pool.clone() };
     on_pool(settings, &options, async |pool, stop| {
         app::prepare_schema(&pool, settings.database.migrate, &stop).await.map_err(|error| match error {
-            SchemaError::Stopped { .. } => CommandError::nothing_done(),
+            SchemaError::Stopped { applied: 0 } => CommandError::nothing_done(),
+            SchemaError::Stopped { .. } => CommandError::Interrupted(error.to_string()),
             error => CommandError::failed(error),
         })?;
         work(UserService::new(pool), stop).await

@@ -46,10 +46,11 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
         let selection = Arc::new(query.selection);
         let progress = bulk::progress(Some(0), "{human_pos}/~{human_len} users");
         if !progress.is_hidden() {
-            let length = service.count(&selection.filter, Count::Estimated).await.map_err(CommandError::failed)?;
+            let count = stop.or(service.count(&selection.filter, Count::Estimated)).await;
+            let length = count.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)?;
             progress.set_length(length);
         }
-        let mut out: Option<Out> = None;
+        let mut out = Output::new(options.output.clone());
         let go_on = |position: &Position| {
             let cursor = signer.cursor(&selection, position)?;
             Some(format!("; go on with '{}'", with_cursor(&options.query, &cursor)))
@@ -82,14 +83,9 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
                 let cursor = query.has_cursors.then(|| signer.cursor(&selection, &Position::After(edge.clone())));
                 writer.user(&mut text, user, cursor.flatten().as_deref());
             }
-            let to = match out.take() {
-                Some(out) => out,
-                // Not before there is something to write: what is there may be all that there is.
-                None => open(options.output.as_deref())?,
-            };
             tokio::select! {
-                written = write(to, text) => match written? {
-                    Some((to, emptied)) => (out, text) = (Some(to), emptied),
+                written = out.write(text) => match written? {
+                    Some(written) => (out, text) = written,
                     None => break,
                 },
                 () = stop.grace_is_over() => {
@@ -127,27 +123,44 @@ fn with_cursor(query: &str, cursor: &str) -> String {
     query.join("&")
 }
 
-type Out = Box<dyn Write + Send>;
+/// Where users are written to. It is opened and written by threads of its own: a pipe may let them wait for ever, and signals
+/// are heard meanwhile.
+struct Output {
+    path: Option<PathBuf>,
+    opened: Option<Box<dyn Write + Send>>,
+}
 
-fn open(path: Option<&Path>) -> Result<Out, CommandError> {
+impl Output {
+    /// A file, or standard output. It is not opened before there is something to write: what it holds may be all there is.
+    fn new(path: Option<PathBuf>) -> Self {
+        Self { path, opened: None }
+    }
+
+    /// Writes a text. Gives back itself and the emptied text, or `None` if nobody takes it: a reader that has had enough
+    /// (`| head`) is no error.
+    async fn write(mut self, mut text: Vec<u8>) -> Result<Option<(Self, Vec<u8>)>, CommandError> {
+        let writing = tokio::task::spawn_blocking(move || {
+            let out = match &mut self.opened {
+                Some(out) => out,
+                opened => opened.insert(open(self.path.as_deref())?),
+            };
+            match out.write_all(&text).and_then(|()| out.flush()) {
+                Ok(()) => {
+                    text.clear();
+                    Ok(Some((self, text)))
+                }
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
+                Err(error) => Err(CommandError::failed(format!("cannot write: {error}"))),
+            }
+        });
+        writing.await.map_err(CommandError::failed)?
+    }
+}
+
+fn open(path: Option<&Path>) -> Result<Box<dyn Write + Send>, CommandError> {
     let Some(path) = path else { return Ok(Box::new(io::stdout())) };
     match File::create(path) {
         Ok(file) => Ok(Box::new(file)),
         Err(error) => Err(CommandError::failed(format!("cannot write {}: {error}", path.display()))),
-    }
-}
-
-/// Writes on a thread of its own: a reader may let it wait for ever, and signals are heard meanwhile. Gives back the
-/// emptied text, or `None` if nobody takes it: a reader that has had enough (`| head`) is no error.
-async fn write(mut out: Out, mut text: Vec<u8>) -> Result<Option<(Out, Vec<u8>)>, CommandError> {
-    let writing = tokio::task::spawn_blocking(move || {
-        let written = out.write_all(&text).and_then(|()| out.flush());
-        text.clear();
-        written.map(|()| (out, text))
-    });
-    match writing.await.map_err(CommandError::failed)? {
-        Ok(written) => Ok(Some(written)),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
-        Err(error) => Err(CommandError::failed(format!("cannot write: {error}"))),
     }
 }

@@ -2,8 +2,9 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -84,19 +85,7 @@ impl FormatName {
 pub(crate) fn import(settings: &Settings, options: &ImportOptions) -> Result<(), CommandError> {
     let file = (options.file != Path::new("-")).then_some(options.file.as_path());
     let format = FormatName::or_by_name(options.format, file);
-    let (source, length): (Box<dyn Read + Send>, Option<u64>) = match file {
-        None => (Box::new(io::stdin()), None),
-        Some(path) => {
-            let open = || -> io::Result<_> {
-                let file = File::open(path)?;
-                let length = file.metadata()?.len();
-                Ok((file, length))
-            };
-            let (file, length) =
-                open().map_err(|error| CommandError::failed(format!("cannot read {}: {error}", path.display())))?;
-            (Box::new(file), Some(length))
-        }
-    };
+    let (source, length) = source(file)?;
     let terms = Terms {
         mode: if options.mode == ModeName::Upsert { Mode::Upsert } else { Mode::Insert },
         dry_run: options.dry_run,
@@ -133,29 +122,43 @@ async fn run(
         report(String::from_utf8_lossy(&reported.report).into_owned(), progress, stop).await
     };
     let mut told = Ok(());
-    let ended = if import.terms.all_or_none {
-        match exchange::import_all_or_none(import, format, source).await {
-            Ok(reported) => {
-                is_kept = reported.is_kept;
-                told = tell(reported, &mut tally).await;
-                Ok(())
+    let work = async {
+        if import.terms.all_or_none {
+            match exchange::import_all_or_none(import, format, source).await {
+                Ok(reported) => {
+                    is_kept = reported.is_kept;
+                    told = tell(reported, &mut tally).await;
+                    Ok(())
+                }
+                Err(stopped) => Err(stopped),
             }
-            Err(stopped) => Err(stopped),
+        } else {
+            let hear = async |reported: Reported| {
+                last_line = reported.last_line;
+                told = tell(reported, &mut tally).await;
+                told.is_ok() && !stop.is_made()
+            };
+            exchange::import(import, format, source, hear).await
         }
-    } else {
-        let hear = async |reported: Reported| {
-            last_line = reported.last_line;
-            told = tell(reported, &mut tally).await;
-            told.is_ok() && !stop.is_made()
-        };
-        exchange::import(import, format, source, hear).await
+    };
+    let mut is_known = true;
+    let ended = tokio::select! {
+        ended = work => ended,
+        () = stop.work_is_over() => {
+            is_known = false;
+            Err(Stop::Unheard)
+        }
     };
     told?;
     progress.finish_and_clear();
     let words = in_words(&tally);
     let seconds = began.elapsed().as_secs_f64();
     let is_undone = !is_kept || import.terms.all_or_none && ended.is_err();
-    let undone = if import.terms.dry_run || is_undone { " (nothing was written)" } else { "" };
+    let undone = match is_known {
+        false => " (the database did not answer; more may have been written)",
+        true if import.terms.dry_run || is_undone => " (nothing was written)",
+        true => "",
+    };
     print(format!("{words} in {seconds:.1} s{undone}\n"), stop).await?;
     // All or none of them is begun anew.
     let go_on =
@@ -228,14 +231,29 @@ fn complaints(rows: &[Row]) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// Opens what rows are read from.
+type Source = Box<dyn FnOnce() -> io::Result<Box<dyn Read + Send>> + Send>;
+
+/// The file, and how long it is. A pipe is not opened yet: that waits for somebody who writes.
+fn source(path: Option<&Path>) -> Result<(Source, Option<u64>), CommandError> {
+    let Some(path) = path.map(Path::to_owned) else { return Ok((Box::new(|| Ok(Box::new(io::stdin()))), None)) };
+    let failed = |error| CommandError::failed(format!("cannot read {}: {error}", path.display()));
+    if fs::metadata(&path).map_err(failed)?.file_type().is_fifo() {
+        return Ok((Box::new(move || Ok(Box::new(File::open(path)?))), None));
+    }
+    let file = File::open(&path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    Ok((Box::new(|| Ok(Box::new(file))), Some(length)))
+}
+
 /// A file piece by piece. It is read by a thread: a terminal may block for ever, and must not hold up a stop.
-fn pieces(
-    mut source: Box<dyn Read + Send>,
-    read: Arc<AtomicU64>,
-    stop: StopRequest,
-) -> impl Stream<Item = io::Result<Vec<u8>>> {
+fn pieces(open: Source, read: Arc<AtomicU64>, stop: StopRequest) -> impl Stream<Item = io::Result<Vec<u8>>> {
     let (send, receive) = mpsc::channel(2);
     thread::spawn(move || {
+        let mut source = match open() {
+            Ok(source) => source,
+            Err(error) => return drop(send.blocking_send(Err(error))),
+        };
         loop {
             let mut piece = vec![0; PIECE];
             let piece = match source.read(&mut piece) {

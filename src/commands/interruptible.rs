@@ -78,7 +78,7 @@ async fn written(
 fn block_on(work: impl AsyncFnOnce(StopRequest) -> Result<(), CommandError>) -> Result<(), CommandError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(CommandError::failed)?;
     let done = runtime.block_on(async {
-        let mut signals = Signals::listen().map_err(CommandError::failed)?;
+        let mut signals = Signals::listen_to_stop().map_err(CommandError::failed)?;
         let (ask, stop) = StopRequest::channel();
         tokio::spawn(async move {
             let (name, _) = signals.stop().await;

@@ -1,10 +1,15 @@
 //! What cannot work is refused at the start, with its reason, and nothing is changed.
 
+use orm_pool::{Fault, PoolOptions};
 use sea_orm::ConnectionTrait;
 
 use crate::{
     cases,
-    harness::{Account, Context, End, Engine, Server, binary, connect, new_database},
+    harness::{
+        Account, Context, End, Engine, Server,
+        bare::{end, fault, pool_on, run, write},
+        binary, connect, new_database,
+    },
 };
 
 cases![
@@ -40,6 +45,12 @@ async fn a_database_that_cannot_store_every_name_is_refused(context: Context) {
     let database = connect(url.as_str()).await;
     assert!(database.execute_unprepared("SELECT 1 FROM users_api_migrations").await.is_err(), "nothing was created");
     database.close().await.unwrap();
+    // Whoever does without the check is not told to try again.
+    let pool = pool_on(url.as_str(), PoolOptions::default()).await;
+    run(&pool, "CREATE TABLE t (s TEXT)").await;
+    let fault = fault(write(&pool, "INSERT INTO t VALUES ('\u{65e5}\u{672c}')".to_owned()).await);
+    assert!(fault == Fault::Encoding && !fault.passes(), "{fault:?}");
+    end(pool).await;
     admin.execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
     admin.close().await.unwrap();
 }
@@ -59,6 +70,11 @@ async fn a_server_that_takes_no_large_statement_is_refused(context: Context) {
     let database = connect(&url).await;
     assert!(database.execute_unprepared("SELECT 1 FROM users_api_migrations").await.is_err(), "nothing was created");
     database.close().await.unwrap();
+    let pool = pool_on(&url, PoolOptions::default()).await;
+    run(&pool, "CREATE TABLE t (s LONGTEXT)").await;
+    let fault = fault(write(&pool, format!("INSERT INTO t VALUES ('{}')", "x".repeat(5 << 20))).await);
+    assert!(fault == Fault::TooLarge && !fault.passes(), "{fault:?}");
+    end(pool).await;
     server.stop();
 }
 
@@ -70,28 +86,28 @@ async fn a_user_without_privileges_is_refused(context: Context) {
     let database = connect(&context.last_database()).await;
     let name = &account.name;
     let path = url::Url::parse(&account.url).unwrap().path().trim_start_matches('/').to_owned();
-    let (table, statements) = match context.engine() {
-        Engine::Postgres => (
-            "users",
-            vec![
-                format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}"),
-                format!("GRANT INSERT, UPDATE ON users TO {name}"),
-            ],
-        ),
-        _ => (
-            "users",
-            vec![
-                format!("REVOKE ALL ON {path}.* FROM {name}"),
-                format!("GRANT SELECT, INSERT, UPDATE ON {path}.* TO {name}"),
-            ],
-        ),
+    let statements = match context.engine() {
+        Engine::Postgres => [
+            format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}"),
+            format!("GRANT INSERT, UPDATE ON users TO {name}"),
+        ],
+        _ => [
+            format!("REVOKE ALL ON {path}.* FROM {name}"),
+            format!("GRANT SELECT, INSERT, UPDATE ON {path}.* TO {name}"),
+        ],
     };
     for statement in statements {
         database.execute_unprepared(&statement).await.unwrap();
     }
     let error = refused(&context, &account.url, &["serve"]).await;
-    let needs = format!("needs SELECT, INSERT, UPDATE and DELETE on {table}");
-    assert!(error.contains(&needs), "{error}");
+    assert!(error.contains("needs SELECT, INSERT, UPDATE and DELETE on users"), "{error}");
+    let delete = match context.engine() {
+        Engine::Postgres => format!("GRANT DELETE ON users TO {name}"),
+        _ => format!("GRANT DELETE ON {path}.users TO {name}"),
+    };
+    database.execute_unprepared(&delete).await.unwrap();
+    let error = refused(&context, &account.url, &["serve"]).await;
+    assert!(error.contains("needs SELECT, INSERT, UPDATE and DELETE on idempotency_keys"), "{error}");
     // Reading is enough for an export.
     let variables =
         [("DATABASE_URL", account.url.as_str()), ("RUST_LOG", "off"), ("USERS_API__DATABASE__MIGRATE", "check")];

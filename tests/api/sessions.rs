@@ -3,7 +3,7 @@
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
-use orm_pool::{Error, Pool, PoolOptions};
+use orm_pool::{Error, PoolOptions};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::json;
 use tokio::time::timeout;
@@ -13,7 +13,7 @@ use crate::{
     cases,
     harness::{
         Context, End, Engine, Server,
-        bare::{end, number, pool_on, read, run},
+        bare::{end, number, pool_on, read, run, write},
         connect, sqlite_url,
     },
 };
@@ -254,14 +254,6 @@ async fn values_are_never_cut_to_fit(context: Context) {
     private.end().await;
 }
 
-async fn write(pool: &Pool, sql: String) -> Result<(), Error> {
-    pool.write("test.write", move |db| {
-        let sql = sql.clone();
-        async move { Ok(db.execute_unprepared(&sql).await.map(drop)?) }
-    })
-    .await
-}
-
 /// What must hold in a session, as conditions that are 1.
 fn expected(engine: Engine) -> &'static [&'static str] {
     match engine {
@@ -317,8 +309,8 @@ fn expected(engine: Engine) -> &'static [&'static str] {
             "SELECT @@time_zone = '+00:00'",
             "SELECT @@character_set_client = 'utf8mb4'",
             "SELECT @@max_execution_time = 7000",
-            "SELECT @@innodb_lock_wait_timeout = 7",
-            "SELECT @@lock_wait_timeout = 7",
+            "SELECT @@innodb_lock_wait_timeout = 8",
+            "SELECT @@lock_wait_timeout = 8",
             "SELECT @@default_storage_engine = 'InnoDB'",
         ],
     }
@@ -343,7 +335,8 @@ async fn sessions_are_set_on_every_connection(context: Context) {
     for condition in expected(context.engine()) {
         assert_eq!(read(&pool, condition).await, 1, "{condition}");
     }
-    // What migrates has the same, but no limit of time.
+    // What migrates has the same, but no limit of time except for waits.
+    let is_mysql_like = context.engine().is_mysql_like();
     let direct = pool
         .direct("test.direct", move |db| async move {
             let mut failed = Vec::new();
@@ -351,6 +344,9 @@ async fn sessions_are_set_on_every_connection(context: Context) {
                 if number(&db, condition).await? != 1 {
                     failed.push(*condition);
                 }
+            }
+            if is_mysql_like && number(&db, "SELECT @@lock_wait_timeout").await? != 15 {
+                failed.push("lock_wait_timeout");
             }
             Ok::<_, Error>(failed)
         })

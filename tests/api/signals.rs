@@ -17,19 +17,25 @@ use crate::{
     harness::{Context, Engine, Locked, bare::number, binary, connect, eventually},
 };
 
-cases![a_wait_for_the_migration_lock_is_ended, a_running_migration_is_ended_where_it_is_safe];
+cases![
+    a_wait_for_the_migration_lock_is_ended,
+    a_running_migration_is_ended_where_it_is_safe,
+    rows_that_are_not_written_hold_up_no_end,
+];
 
 /// Cases to which the engine makes no difference.
 pub mod alone {
     use super::{
-        a_silent_database_holds_up_no_end, a_silent_service_holds_up_no_end, output_that_is_not_read_holds_up_no_end,
+        a_pipe_that_nobody_opens_holds_up_no_end, a_silent_database_holds_up_no_end, a_silent_service_holds_up_no_end,
+        output_that_is_not_read_holds_up_no_end,
     };
     use crate::cases;
 
     cases![
         a_silent_database_holds_up_no_end,
         a_silent_service_holds_up_no_end,
-        output_that_is_not_read_holds_up_no_end
+        output_that_is_not_read_holds_up_no_end,
+        a_pipe_that_nobody_opens_holds_up_no_end
     ];
 }
 
@@ -136,7 +142,7 @@ async fn hold_migration_lock(context: &Context, url: &str) -> DatabaseConnection
 
 /// Waits until a statement of the process hangs in the server; on SQLite, until the process has opened the file.
 async fn hangs(context: &Context, child: &Child, database: &DatabaseConnection, url: &str, statement: &str) {
-    let count = match context.engine() {
+    match context.engine() {
         Engine::Sqlite => {
             let file = url.trim_start_matches("sqlite://").split('?').next().unwrap().to_owned();
             let files = format!("/proc/{}/fd", child.id().unwrap());
@@ -145,8 +151,15 @@ async fn hangs(context: &Context, child: &Child, database: &DatabaseConnection, 
                 open.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path.as_os_str() == file.as_str()))
                     .then_some(())
             };
-            return eventually("the database is open", is_open).await;
+            eventually("the database is open", is_open).await;
         }
+        _ => waiting(context, database, statement, 1).await,
+    }
+}
+
+/// Waits until so many statements of this kind wait for a lock in the server.
+async fn waiting(context: &Context, database: &DatabaseConnection, statement: &str, wanted: i64) {
+    let count = match context.engine() {
         Engine::Postgres => format!(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
              AND query LIKE '{statement}%'"
@@ -156,7 +169,8 @@ async fn hangs(context: &Context, child: &Child, database: &DatabaseConnection, 
             engine.sessions()
         ),
     };
-    eventually("it hangs", || async { (number(database, &count).await.unwrap() == 1).then_some(()) }).await;
+    let what = format!("{wanted} of {statement}");
+    eventually(&what, || async { (number(database, &count).await.unwrap() == wanted).then_some(()) }).await;
 }
 
 /// Which migrations are applied.
@@ -182,6 +196,10 @@ async fn a_wait_for_the_migration_lock_is_ended(context: Context) {
         let child = start(&context, &url, command);
         hangs(&context, &child, &holder, &url, waits).await;
         assert_eq!(end_by_signal(child).await, (code, said.to_owned()), "{command:?}");
+        if context.engine() == Engine::Postgres {
+            // The server does not go on for somebody who has left.
+            waiting(&context, &holder, waits, 0).await;
+        }
         holder.close().await.unwrap();
         assert_eq!(applied(&context, &url).await, [false; 4]);
     }
@@ -229,4 +247,47 @@ async fn a_running_migration_is_ended_where_it_is_safe(context: Context) {
     let output = start(&context, &url, &["migrate", "up"]).wait_with_output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(applied(&context, &url).await, [true; 4]);
+}
+
+async fn rows_that_are_not_written_hold_up_no_end(context: Context) {
+    let url = context.database().await;
+    assert!(start(&context, &url, &["migrate", "up"]).wait_with_output().await.unwrap().status.success());
+    std::fs::write(context.folder().join("users.ndjson"), "{\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n")
+        .unwrap();
+    let lock = Locked::users(&context, &url).await;
+    let observer = connect(&url).await;
+    let child = start(&context, &url, &["import", "users.ndjson"]);
+    if context.engine() == Engine::Sqlite {
+        hangs(&context, &child, &observer, &url, "").await;
+    } else {
+        waiting(&context, &observer, "INSERT INTO", 1).await;
+    }
+    let (code, said) = end_by_signal(child).await;
+    // On SQLite the schema has to be looked at first, which takes the same lock.
+    let is_begun = context.engine() != Engine::Sqlite;
+    let stopped = if is_begun { "stopped; go on with --from-line 1" } else { "stopped before anything was done" };
+    assert_eq!((code, said), (Some(4), format!("users-api: {stopped}")));
+    lock.unlock().await;
+    observer.close().await.unwrap();
+}
+
+/// The number of the system call that opens files.
+const OPENAT: &str = if cfg!(target_arch = "x86_64") { "257 " } else { "56 " };
+
+async fn a_pipe_that_nobody_opens_holds_up_no_end(context: Context) {
+    let made = Command::new("mkfifo").arg(context.folder().join("pipe")).status().await.unwrap();
+    assert!(made.success());
+    let url = "sqlite://users.db?mode=rwc";
+    for command in [&["import", "pipe"][..], &["export", "-o", "pipe"]] {
+        let child = start(&context, url, command);
+        let tasks = format!("/proc/{}/task", child.id().unwrap());
+        let opens = |task: &std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("syscall")).is_ok_and(|call| call.starts_with(OPENAT))
+        };
+        let is_opening =
+            || async { std::fs::read_dir(&tasks).unwrap().flatten().any(|task| opens(&task)).then_some(()) };
+        eventually("it opens the pipe", is_opening).await;
+        let (code, _) = end_by_signal(child).await;
+        assert_eq!(code, Some(4), "{command:?}");
+    }
 }

@@ -10,12 +10,13 @@ use std::{
 
 use orm_pool::{Caller, Connection, Error, Fault, PoolOptions};
 use sea_orm::{ConnectionTrait, TransactionOptions};
+use serde_json::json;
 
 use crate::{
     cases,
     harness::{
-        Context, Engine,
-        bare::{end, number, pool, read, run},
+        Account, App, Context, Engine, Locked, Service,
+        bare::{end, fault, number, pool, read, run},
         connect, eventually,
     },
 };
@@ -24,6 +25,7 @@ cases![
     a_write_over_the_limit_is_ended_on_the_server,
     a_statement_that_ends_at_its_limit_harms_no_other,
     a_statement_that_an_administrator_ends_is_not_run_again,
+    a_kill_that_fails_is_tried_again,
 ];
 
 /// A statement that changes every row of `t` and sleeps before each.
@@ -31,13 +33,6 @@ fn slow_update(engine: Engine, seconds: f64) -> String {
     match engine {
         Engine::Postgres => format!("UPDATE t SET n = n + 1 WHERE pg_sleep({seconds}) IS NOT NULL"),
         _ => format!("UPDATE t SET n = n + 1 WHERE SLEEP({seconds}) = 0"),
-    }
-}
-
-fn fault<T: std::fmt::Debug>(outcome: Result<T, Error>) -> Fault {
-    match outcome.unwrap_err() {
-        Error::Database(error) => Fault::of(&error),
-        other => panic!("not an answer of the database: {other:?}"),
     }
 }
 
@@ -152,4 +147,37 @@ async fn a_statement_that_an_administrator_ends_is_not_run_again(context: Contex
     assert_eq!(again.await.unwrap(), id);
     admin.close().await.unwrap();
     end(pool).await;
+}
+
+async fn a_kill_that_fails_is_tried_again(context: Context) {
+    if context.engine() != Engine::MySql {
+        // The others end statements themselves.
+        return;
+    }
+    let account = Account::new(&context).await;
+    // The server counts from the first limit on.
+    account.set_limit(9).await;
+    let variables = [
+        ("DATABASE_URL", account.url.as_str()),
+        ("USERS_API__POOL__MAX", "1"),
+        ("USERS_API__POOL__MIN", "1"),
+        ("USERS_API__POOL__STATEMENT_TIMEOUT", "1s"),
+    ];
+    let service = Service::start(context.folder(), &variables).await;
+    let app = App::at(service.address, &account.url);
+    let lock = Locked::users(&context, &context.last_database()).await;
+    // There is no connection left to kill over.
+    account.set_limit(1).await;
+    let posting = {
+        let app = app.clone();
+        tokio::spawn(async move { app.post("/users", &json!({"name": "Ann", "email": "ann@example.com"})).await })
+    };
+    service.logged("overlong statements could not be killed; trying again until their operations are given up").await;
+    account.set_limit(2).await;
+    let killed = service.logged("statement killed: no answer within statement_timeout").await;
+    assert_eq!(killed["operation"], "users.create", "{killed}");
+    posting.await.unwrap().problem(503, "database-unavailable");
+    lock.unlock().await;
+    assert_eq!(app.get("/users").await.ids(), [""; 0], "what was refused is not written later");
+    account.end(&context).await;
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Engine, InvalidUrl, TlsWeakness,
+    Engine, InvalidUrl,
     parameters::{self, Meaning, Shown, Table},
     text::{self, ENCODE, Parameter},
     tls::{Demands, Tls, TlsMode},
@@ -192,15 +192,8 @@ impl ServerAddress {
         }
     }
 
-    pub(super) fn tls_weakness(&self) -> Option<TlsWeakness> {
-        if is_loopback(self.host_text()?) {
-            return None;
-        }
-        match self.tls.mode {
-            TlsMode::VerifyFull => None,
-            TlsMode::VerifyCa => Some(TlsWeakness::NameUnverified),
-            _ => Some(TlsWeakness::Unverified),
-        }
+    pub(super) fn is_unverified(&self) -> bool {
+        self.host_text().is_some_and(|host| !is_loopback(host)) && self.tls.mode != TlsMode::VerifyFull
     }
 }
 

@@ -303,7 +303,7 @@ fn a_password_can_come_by_itself() {
 
 #[test]
 fn variables_fill_what_the_url_leaves_open() {
-    use super::tls::TlsMode::{Prefer, Require, VerifyCa, VerifyFull};
+    use super::tls::TlsMode::{Prefer, Require, VerifyFull};
     let all = [
         ("PGHOST", "other"),
         ("PGPORT", "7"),
@@ -321,7 +321,7 @@ fn variables_fill_what_the_url_leaves_open() {
     assert_eq!((address.password.as_deref(), address.database.as_str()), (Some("p"), "d"));
     assert!(address.tls.mode == Require);
     let ca = [("PGSSLROOTCERT", "/ca.pem")];
-    assert!(server_with("postgres://u@h/d?sslmode=require", &ca).tls.mode == VerifyCa);
+    assert!(server_with("postgres://u@h/d?sslmode=require", &ca).tls.mode == VerifyFull);
     assert!(server_with("postgres://u@h/d?sslmode=prefer", &ca).tls.mode == Prefer);
     assert!(server_with("mysql://u@h/d", &all).tls.mode == Prefer, "not for MySQL");
     for (variable, value, part) in [

@@ -16,18 +16,18 @@ pub(super) enum TlsMode {
     Disable,
     Prefer,
     Require,
-    VerifyCa,
     VerifyFull,
 }
 
-/// The words of both engines, and of a few clients.
+/// The words of both engines, and of a few clients. The driver trusts public authorities beside the named one, and anyone
+/// can have a certificate of those: whoever wants the authority verified gets the name verified, too.
 const MODES: [(&str, TlsMode); 15] = [
     ("disable", TlsMode::Disable),
     // PostgreSQL's "allow" begins without TLS; beginning with it is no weaker.
     ("allow", TlsMode::Prefer),
     ("prefer", TlsMode::Prefer),
     ("require", TlsMode::Require),
-    ("verify-ca", TlsMode::VerifyCa),
+    ("verify-ca", TlsMode::VerifyFull),
     ("verify-full", TlsMode::VerifyFull),
     ("disabled", TlsMode::Disable),
     ("preferred", TlsMode::Prefer),
@@ -86,8 +86,7 @@ impl Demands {
                 self.others.push((parameter.clone(), mode));
             }
             Meaning::RequireTls => self.ask_if(parameter, TlsMode::Require)?,
-            Meaning::VerifyCertificate => self.ask_if(parameter, TlsMode::VerifyCa)?,
-            Meaning::VerifyIdentity => self.ask_if(parameter, TlsMode::VerifyFull)?,
+            Meaning::VerifyCertificate | Meaning::VerifyIdentity => self.ask_if(parameter, TlsMode::VerifyFull)?,
             Meaning::ChannelBinding => {
                 // It proves that no one stands between client and server. The driver cannot bind; a verified
                 // certificate and name prove the same.
@@ -147,7 +146,7 @@ impl Demands {
                 }
                 None if system => Some(TlsMode::VerifyFull),
                 // As libpq does: who names an authority wants it checked.
-                None | Some(TlsMode::Require) => Some(TlsMode::VerifyCa),
+                None | Some(TlsMode::Require) => Some(TlsMode::VerifyFull),
                 Some(mode @ (TlsMode::Disable | TlsMode::Prefer)) if authority.is_of_url => {
                     let now = if mode == TlsMode::Disable { "off" } else { "optional" };
                     return Err(authority.refused(&format!(
@@ -159,14 +158,6 @@ impl Demands {
             };
         }
         let mode = mode.unwrap_or(TlsMode::Prefer);
-        if mode == TlsMode::VerifyCa && self.authority.is_none() {
-            let asking = self.mode.iter().chain(&self.others).find(|(_, mode)| *mode == TlsMode::VerifyCa);
-            let label = asking.map_or("the URL", |(parameter, _)| parameter.label.as_str());
-            return Err(InvalidUrl::part(format!(
-                "{label}: to verify the authority alone, name it (sslrootcert or ssl-ca): anyone can have a certificate \
-                 of a public authority. Or verify the name, too (verify-full, VERIFY_IDENTITY)"
-            )));
-        }
         match (&self.certificate, &self.key) {
             (Some(alone), None) => {
                 return Err(alone.refused(
@@ -183,7 +174,7 @@ impl Demands {
         let is_on = mode > TlsMode::Disable;
         Ok(Tls {
             mode,
-            authority: self.authority.filter(|_| !system && mode >= TlsMode::VerifyCa).map(PemFile::from),
+            authority: self.authority.filter(|_| !system && mode == TlsMode::VerifyFull).map(PemFile::from),
             certificate: self.certificate.filter(|_| is_on).map(PemFile::from),
             key: self.key.filter(|_| is_on).map(PemFile::from),
         })

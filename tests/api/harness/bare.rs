@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use orm_pool::{DatabaseUrl, Error, Pool, PoolOptions};
+use orm_pool::{DatabaseUrl, Error, Fault, Pool, PoolOptions};
 use sea_orm::{ConnectionTrait, DbErr, Statement};
 
 use super::Context;
@@ -22,6 +22,22 @@ pub async fn run(pool: &Pool, sql: &'static str) {
     pool.write("test.run", move |db| async move { Ok::<_, Error>(db.execute_unprepared(sql).await.map(drop)?) })
         .await
         .unwrap();
+}
+
+pub async fn write(pool: &Pool, sql: String) -> Result<(), Error> {
+    pool.write("test.write", move |db| {
+        let sql = sql.clone();
+        async move { Ok(db.execute_unprepared(&sql).await.map(drop)?) }
+    })
+    .await
+}
+
+/// What an answer of the database that is an error means.
+pub fn fault<T: std::fmt::Debug>(outcome: Result<T, Error>) -> Fault {
+    match outcome.unwrap_err() {
+        Error::Database(error) => Fault::of(&error),
+        other => panic!("not an answer of the database: {other:?}"),
+    }
 }
 
 pub async fn number(db: &impl ConnectionTrait, sql: &str) -> Result<i64, DbErr> {
