@@ -28,9 +28,9 @@ struct Cli {
 
 const SETTINGS_HELP: &str = "\
 Settings, later ones win:
-  defaults < --config FILE < .env < environment
+  defaults < --config FILE < .env < environment < options of serve
   A key such as pool.max is USERS_API__POOL__MAX in the environment.
-  DATABASE_URL also sets database.url; RUST_LOG also sets log.filter.
+  DATABASE_URL also sets database.url; PORT server.port; RUST_LOG log.filter.
   The .env of the working directory is read, and no other.
   A secret can come from a file: DATABASE_URL_FILE, USERS_API__DATABASE__PASSWORD_FILE,
   USERS_API__USERS__CURSOR_KEY_FILE.
@@ -60,7 +60,7 @@ enum Command {
     ///
     /// On SIGHUP the file and .env are read again: the pool's limits and the database's credentials change while
     /// requests go on, and the log tells what takes a restart.
-    Serve,
+    Serve(commands::ServeOptions),
     /// Bring the database's schema up or down, or show where it is
     ///
     /// Any number of processes may do so at the same time; they take turns.
@@ -83,7 +83,7 @@ enum Command {
     /// Print the effective settings, and where each value came from
     ///
     /// Passwords and keys are not shown. Ends with 2, and says what is wrong, if a value is not valid.
-    Config,
+    Config(commands::ConfigOptions),
     /// Ask the running service whether it is ready; exit code 0 if so
     ///
     /// Asks /health/ready on server.port of this machine, or /health/live.
@@ -109,22 +109,26 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), CommandError> {
-    let command = cli.command.unwrap_or(Command::Serve);
+    let command = cli.command.unwrap_or(Command::Serve(commands::ServeOptions::default()));
     if let Command::Openapi = command {
         return commands::interruptible(commands::openapi);
     }
     let layers = Layers::read(cli.config.as_deref(), &Environment::of_process()?)?;
-    if let Command::Config = command {
-        return commands::interruptible(move || commands::config(&layers));
+    if let Command::Config(options) = command {
+        return commands::interruptible(move || commands::config(&layers, options));
+    }
+    if let Command::Serve(options) = command {
+        let overrides = options.settings();
+        let layers = layers.overridden(&overrides);
+        return commands::serve(layers.settings()?, Reload::new(cli.config, overrides, layers));
     }
     let settings: Settings = layers.settings()?;
     match command {
-        Command::Serve => commands::serve(settings, Reload::new(cli.config, layers)),
         Command::Migrate { action } => commands::migrate(&settings, action.unwrap_or(commands::MigrateAction::Up)),
         Command::Import(options) => commands::import(&settings, &options),
         Command::Export(options) => commands::export(&settings, &options),
         Command::Healthcheck(options) => commands::interruptible(move || commands::healthcheck(&settings, options)),
-        Command::Openapi | Command::Config => Ok(()),
+        Command::Openapi | Command::Config(_) | Command::Serve(_) => Ok(()),
     }
 }
 

@@ -18,14 +18,14 @@ use std::{
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use self::{
-    config::config,
+    config::{ConfigOptions, config},
     export::{ExportOptions, export},
     healthcheck::{HealthcheckOptions, healthcheck},
     import::{ImportOptions, import},
     interruptible::interruptible,
     migrate::{MigrateAction, migrate},
     openapi::openapi,
-    serve::serve,
+    serve::{ServeOptions, serve},
 };
 use crate::settings::SettingsError;
 

@@ -11,11 +11,13 @@
 
 mod body;
 mod bulk;
+mod compression;
 mod conditions;
 mod cursor;
 mod docs;
 mod export;
 mod fallback;
+mod framing;
 mod host;
 mod idempotency;
 mod limits;
@@ -23,6 +25,8 @@ mod list;
 mod observe;
 mod ops;
 mod parameters;
+mod path;
+mod policy;
 mod problem;
 mod responses;
 mod series;
@@ -47,6 +51,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 pub use self::{
     cursor::CursorSigner,
     export::ExportQuery,
+    framing::frame,
     host::Hosts,
     observe::RequestSpan,
     ops::{Draining, Phase},
@@ -76,7 +81,7 @@ pub struct State {
     metrics: web::Data<PrometheusHandle>,
     document: web::Data<docs::DocumentJson>,
     paths: web::Data<fallback::Paths>,
-    swagger: web::Data<docs::SwaggerConfig>,
+    swagger: web::Data<docs::SwaggerUi>,
 }
 
 impl State {
@@ -92,9 +97,9 @@ impl State {
             rules,
             hosts: web::Data::new(hosts),
             metrics: web::Data::new(metrics),
-            document: web::Data::new(docs::DocumentJson::new(&document)),
+            document: web::Data::new(docs::document_json(&document)),
             paths: web::Data::new(fallback::Paths::of(&document)),
-            swagger: web::Data::new(docs::swagger_config()),
+            swagger: web::Data::new(docs::SwaggerUi::new()),
         }
     }
 
@@ -158,6 +163,12 @@ pub fn app(
         .app_data(state.paths)
         .app_data(state.swagger)
         .configure(|config| routes(&mut ServiceConfig::new(config)))
+        // What people and platforms try first.
+        .route("/", web::get().to(docs::home))
+        .route("/favicon.ico", web::get().to(docs::no_icon))
+        .route("/healthz", web::get().to(ops::is_live))
+        .route("/livez", web::get().to(ops::is_live))
+        .route("/readyz", web::get().to(ops::is_ready))
         .route("/swagger", web::get().to(docs::to_swagger))
         .route("/swagger/{file:.*}", web::get().to(docs::swagger))
         .default_service(web::to(fallback::fallback))

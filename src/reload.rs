@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use orm_pool::Pool;
 
 use crate::{
-    settings::{Environment, Layers, SettingsError},
+    settings::{Environment, Layers, Override, SettingsError},
     telemetry::chain,
 };
 
@@ -32,15 +32,16 @@ const ALIVE: [&str; 15] = [
 #[derive(Debug)]
 pub struct Reload {
     file: Option<PathBuf>,
+    overrides: Vec<Override>,
     /// What is in force.
     layers: Layers,
 }
 
 impl Reload {
-    /// The layers that the process was started with, and the file that was one of them.
+    /// The layers that the process was started with, and of these the file and the command line.
     #[must_use]
-    pub fn new(file: Option<PathBuf>, layers: Layers) -> Self {
-        Self { file, layers }
+    pub fn new(file: Option<PathBuf>, overrides: Vec<Override>, layers: Layers) -> Self {
+        Self { file, overrides, layers }
     }
 
     /// Reads all layers again and tells the log what became of them. Whatever is wrong changes nothing.
@@ -75,7 +76,7 @@ impl Reload {
     }
 
     fn read(&self) -> Result<(Layers, crate::settings::Settings), SettingsError> {
-        let layers = Layers::read(self.file.as_deref(), &Environment::of_process()?)?;
+        let layers = Layers::read(self.file.as_deref(), &Environment::of_process()?)?.overridden(&self.overrides);
         let settings = layers.settings()?;
         Ok((layers, settings))
     }

@@ -11,7 +11,7 @@ use std::{
 
 use actix_http::HttpService;
 use actix_server::{GracefulShutdownSignal, Server, ServerBuilder};
-use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, apply_fn_factory, map_config};
 use actix_web::dev::AppConfig;
 use socket2::{Domain, Socket, Type};
 
@@ -83,9 +83,12 @@ pub(crate) fn start(
             .client_disconnect_timeout(DISCONNECT_LIMIT)
             .tcp_nodelay(true)
             .local_addr(address)
-            .finish(map_config(
-                http::app(state.clone()).into_factory().map_err(|error: actix_web::Error| error.error_response()),
-                |()| AppConfig::default(),
+            .finish(apply_fn_factory(
+                map_config(
+                    http::app(state.clone()).into_factory().map_err(|error: actix_web::Error| error.error_response()),
+                    |()| AppConfig::default(),
+                ),
+                http::frame,
             ))
             .tcp()
     })?;

@@ -10,6 +10,7 @@ mod dotenv;
 mod environment;
 mod error;
 mod idempotency;
+mod kinds;
 mod layers;
 mod log;
 mod secret_file;
@@ -27,7 +28,7 @@ pub use self::{
     environment::Environment,
     error::SettingsError,
     idempotency::IdempotencySettings,
-    layers::{Layers, Origin},
+    layers::{Layers, Origin, Override},
     log::{LogFormat, LogSettings},
     server::ServerSettings,
     telemetry::TelemetrySettings,

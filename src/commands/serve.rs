@@ -1,15 +1,38 @@
 //! `users-api serve`: the service, until a signal.
 
-use std::pin::pin;
+use std::{net::IpAddr, pin::pin};
+
+use clap::Args;
 
 use super::CommandError;
 use crate::{
     app::{Application, StartError},
     reload::Reload,
-    settings::Settings,
+    settings::{Override, Settings},
     shutdown::{Signal, Signals, StopRequest},
     telemetry::{Log, Telemetry},
 };
+
+/// Where to listen.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ServeOptions {
+    /// The address to listen on, instead of server.host
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<IpAddr>,
+    /// The port, instead of server.port
+    #[arg(long)]
+    port: Option<u16>,
+}
+
+impl ServeOptions {
+    /// As settings.
+    pub(crate) fn settings(&self) -> Vec<Override> {
+        let given = |key, option, value| Override { key, option, value };
+        let host = self.host.map(|host| given("server.host", "--host", host.to_string()));
+        let port = self.port.map(|port| given("server.port", "--port", port.to_string()));
+        host.into_iter().chain(port).collect()
+    }
+}
 
 /// Serves until a signal, then ends in order.
 pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), CommandError> {

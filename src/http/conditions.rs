@@ -84,8 +84,7 @@ fn precondition(request: &HttpRequest, unreadable: Versions) -> Precondition {
     Precondition {
         is: tags(header::IF_MATCH).map(|tags| match tags {
             Some(Tags::Any) => Versions::Any,
-            // A weak tag says "much the same", which is not enough to write over it.
-            Some(Tags::List(tags)) => named(tags.into_iter().filter(|tag| !tag.is_weak)),
+            Some(Tags::List(tags)) => named(tags),
             None => Versions::OneOf(Vec::new()),
         }),
         is_not: tags(header::IF_NONE_MATCH).map(|tags| match tags {
@@ -96,15 +95,11 @@ fn precondition(request: &HttpRequest, unreadable: Versions) -> Precondition {
     }
 }
 
-/// Entity tags as a header names them. actix's own reader drops those that it cannot read, and then forbids less.
+/// Entity tags as a header names them, without the mark of weak ones: a proxy that compresses makes `"1"` into `W/"1"`, and
+/// the version in it is as exact as before. actix's own reader drops those that it cannot read, and then forbids less.
 enum Tags {
     Any,
-    List(Vec<Tag>),
-}
-
-struct Tag {
-    is_weak: bool,
-    opaque: Vec<u8>,
+    List(Vec<Vec<u8>>),
 }
 
 impl Tags {
@@ -120,10 +115,9 @@ impl Tags {
                 [] => return Some(Self::List(tags)),
                 [b',', rest @ ..] => text = rest,
                 _ => {
-                    let weak = text.strip_prefix(b"W/");
-                    let quoted = weak.unwrap_or(text).strip_prefix(b"\"")?;
+                    let quoted = text.strip_prefix(b"W/").unwrap_or(text).strip_prefix(b"\"")?;
                     let end = quoted.iter().position(|byte| *byte == b'"')?;
-                    tags.push(Tag { is_weak: weak.is_some(), opaque: quoted[..end].to_vec() });
+                    tags.push(quoted[..end].to_vec());
                     text = quoted[end + 1..].trim_ascii_start();
                     if !matches!(text, [] | [b',', ..]) {
                         return None;
@@ -135,9 +129,9 @@ impl Tags {
 }
 
 /// The versions that these tags stand for. Tags are compared as text: `"01"` is not `"1"`.
-fn named(tags: impl IntoIterator<Item = Tag>) -> Versions {
-    let version = |tag: Tag| {
-        let text = str::from_utf8(&tag.opaque).ok()?;
+fn named(tags: Vec<Vec<u8>>) -> Versions {
+    let version = |tag: Vec<u8>| {
+        let text = str::from_utf8(&tag).ok()?;
         let version: Version = text.parse().ok()?;
         (version.to_string() == text).then_some(version)
     };
@@ -158,10 +152,11 @@ mod tests {
     #[test]
     fn tags_are_versions() {
         let versions = |versions: &[Version]| Some(Versions::OneOf(versions.to_vec()));
-        for (text, strong, weak) in [
+        for (text, if_match, if_none_match) in [
             ("*", Some(Versions::Any), Some(Versions::Any)),
             ("\"1\"", versions(&[1]), versions(&[1])),
-            ("\"1\" , W/\"2\",\"3\"", versions(&[1, 3]), versions(&[1, 2, 3])),
+            // A proxy that compresses makes strong tags weak.
+            ("\"1\" , W/\"2\",\"3\"", versions(&[1, 2, 3]), versions(&[1, 2, 3])),
             (" ,, \"7\" ,", versions(&[7]), versions(&[7])),
             ("\"01\", \"+1\", \" 1\", \"x\", \"1, 2\", \"\"", versions(&[]), versions(&[])),
             // Not readable: it allows nothing and forbids all.
@@ -171,8 +166,8 @@ mod tests {
             ("\"9\", w/\"7\"", versions(&[]), Some(Versions::Any)),
             ("\"7", versions(&[]), Some(Versions::Any)),
         ] {
-            assert_eq!(of("if-match", text), Precondition { is: strong, is_not: None }, "{text}");
-            assert_eq!(of("if-none-match", text), Precondition { is: None, is_not: weak }, "{text}");
+            assert_eq!(of("if-match", text), Precondition { is: if_match, is_not: None }, "{text}");
+            assert_eq!(of("if-none-match", text), Precondition { is: None, is_not: if_none_match }, "{text}");
         }
         assert_eq!(precondition(&TestRequest::default().to_http_request(), Versions::Any), Precondition::NONE);
         let lines = |name: &'static str, lines: &[&[u8]]| {

@@ -1,10 +1,22 @@
 //! The OpenAPI document and the pages that show it.
 
-use actix_web::{HttpResponse, get, http::header, web};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse, get,
+    http::header::{self, HeaderValue},
+    web,
+};
 use utoipa::{OpenApi, openapi};
 use utoipa_swagger_ui::Config;
 
-use super::problem::{Kind, Problem, ProblemBody};
+use super::{
+    policy::Asset,
+    problem::{Kind, Problem, ProblemBody},
+};
 
 /// What the document says besides its routes; those are collected from the handlers.
 #[derive(OpenApi)]
@@ -24,13 +36,11 @@ use super::problem::{Kind, Problem, ProblemBody};
 pub(super) struct Base;
 
 /// The document as it is sent, made once.
-#[derive(Clone)]
-pub(super) struct DocumentJson(web::Bytes);
+pub(super) type DocumentJson = Asset;
 
-impl DocumentJson {
-    pub(super) fn new(openapi: &openapi::OpenApi) -> Self {
-        Self(serde_json::to_vec(openapi).unwrap_or_default().into())
-    }
+pub(super) fn document_json(openapi: &openapi::OpenApi) -> DocumentJson {
+    let json = serde_json::to_vec(openapi).unwrap_or_default();
+    Asset::new(json.into(), HeaderValue::from_static("application/json"))
 }
 
 /// This document
@@ -40,33 +50,60 @@ impl DocumentJson {
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")),
 )]
 #[get("/openapi.json")]
-pub(super) async fn document(json: web::Data<DocumentJson>) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(json.0.clone())
-}
-
-/// What Swagger UI is told to show.
-pub(super) type SwaggerConfig = Config<'static>;
-
-pub(super) fn swagger_config() -> SwaggerConfig {
-    Config::from("/openapi.json")
-        // Else the page asks a validator on the internet to look at the document.
-        .validator_url("none")
-        .try_it_out_enabled(true)
-        .display_request_duration(true)
+pub(super) async fn document(request: HttpRequest, json: web::Data<DocumentJson>) -> HttpResponse {
+    json.answer(&request)
 }
 
 /// Swagger UI, from the binary: no part of it is fetched from elsewhere.
+pub(super) struct SwaggerUi {
+    config: Arc<Config<'static>>,
+    /// What was asked for before.
+    parts: RwLock<BTreeMap<String, Arc<Asset>>>,
+}
+
+impl SwaggerUi {
+    pub(super) fn new() -> Self {
+        let config = Config::from("/openapi.json")
+            // Else the page asks a validator on the internet to look at the document.
+            .validator_url("none")
+            .try_it_out_enabled(true)
+            .display_request_duration(true);
+        Self { config: Arc::new(config), parts: RwLock::default() }
+    }
+
+    fn part(&self, name: &str) -> Result<Arc<Asset>, Problem> {
+        if let Some(part) = self.parts.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(Arc::clone(part));
+        }
+        let served = utoipa_swagger_ui::serve(name, Arc::clone(&self.config));
+        let file = served.map_err(|error| Problem::internal(error.to_string()))?;
+        let file = file.ok_or_else(|| Problem::new(Kind::NotFound, "Swagger UI has no such part."))?;
+        let content_type = HeaderValue::try_from(file.content_type).map_err(Problem::internal)?;
+        let part = Arc::new(Asset::new(file.bytes.into_owned().into(), content_type));
+        self.parts.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(&part));
+        Ok(part)
+    }
+}
+
 pub(super) async fn swagger(
+    request: HttpRequest,
     file: web::Path<String>,
-    config: web::Data<SwaggerConfig>,
+    pages: web::Data<SwaggerUi>,
 ) -> Result<HttpResponse, Problem> {
-    let served = utoipa_swagger_ui::serve(&file, config.into_inner());
-    let file = served.map_err(|error| Problem::internal(error.to_string()))?;
-    let file = file.ok_or_else(|| Problem::new(Kind::NotFound, "Swagger UI has no such part."))?;
-    Ok(HttpResponse::Ok().content_type(file.content_type).body(file.bytes.into_owned()))
+    Ok(pages.part(&file)?.answer(&request))
 }
 
 /// The page lives in a folder, so that its own parts are found.
 pub(super) async fn to_swagger() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "/swagger/")).finish()
+}
+
+/// Until there is another page, people find the API's.
+pub(super) async fn home() -> HttpResponse {
+    HttpResponse::TemporaryRedirect().insert_header((header::LOCATION, "/swagger/")).finish()
+}
+
+/// Browsers ask for one with every page.
+pub(super) async fn no_icon() -> HttpResponse {
+    HttpResponse::NoContent().insert_header((header::CACHE_CONTROL, "public, max-age=86400")).finish()
 }

@@ -14,10 +14,12 @@ use utoipa::IntoParams;
 
 use super::{
     bulk::{CSV, NDJSON},
+    compression::compressible,
     cursor::CursorSigner,
     list::position,
     observe,
     parameters::Parameters,
+    policy,
     problem::{Kind, Problem},
     responses::{ExportProblems, ServerProblems},
     tag::{self, Tag},
@@ -179,13 +181,14 @@ pub(super) async fn export(
         Some((Ok(text), (pages, None, write)))
     });
     let mut response = HttpResponse::Ok();
+    response.insert_header((header::CACHE_CONTROL, policy::REVALIDATED)).insert_header((header::VARY, "Accept"));
     match format {
         Format::Ndjson => response.content_type(NDJSON),
         Format::Csv => response
             .content_type("text/csv; charset=utf-8; header=present")
             .insert_header((header::CONTENT_DISPOSITION, "attachment; filename=\"users.csv\"")),
     };
-    Ok(response.streaming(body))
+    Ok(compressible(response.streaming(body)))
 }
 
 type Page = Slice<(User, Edge)>;

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{
     fallback::Paths,
+    path,
     problem::{Kind, Problem},
     tag,
 };
@@ -32,6 +33,7 @@ pub(super) async fn limits(
     mut request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    path::route_as_written(&mut request);
     if request.method() == Method::HEAD {
         // The connection remembers that the answer goes without its body.
         request.head_mut().method = Method::GET;

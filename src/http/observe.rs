@@ -16,7 +16,7 @@ use tracing_actix_web::RootSpanBuilder;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{
-    Draining, Phase,
+    Draining, Phase, compression, policy,
     problem::Problem,
     series,
     tag::{REQUEST_ID, Tag, tag},
@@ -69,7 +69,8 @@ impl RootSpanBuilder for RequestSpan {
     }
 }
 
-/// Marks the connection as busy, and puts the finishing touches to every answer: its request's id, and what a problem happened to.
+/// Marks the connection as busy, and puts the finishing touches to every answer: its request's id, what a problem happened to,
+/// and how it may be kept.
 pub(super) async fn finish(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -82,6 +83,8 @@ pub(super) async fn finish(
         (Err(error), Some(tag)) => return Err(about(error, tag)),
         (Err(error), None) => return Err(error),
     };
+    policy::apply(response.response_mut());
+    response = compression::compress(response);
     let draining = response.request().app_data::<web::Data<Draining>>();
     if draining.is_some_and(|draining| draining.phase() >= Phase::Farewell) {
         // A client that keeps its connection learns this way that it has to look for another instance.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
+    compression::compressible,
     problem::{Kind, Problem},
     responses::ServerProblems,
 };
@@ -86,6 +87,11 @@ pub(super) struct Health {
 )]
 #[get("/health/live")]
 pub(super) async fn live() -> HttpResponse {
+    is_live().await
+}
+
+/// The same for other paths.
+pub(super) async fn is_live() -> HttpResponse {
     HttpResponse::Ok().json(Health { status: "live", impairment: None })
 }
 
@@ -100,6 +106,11 @@ pub(super) async fn live() -> HttpResponse {
 )]
 #[get("/health/ready")]
 pub(super) async fn ready(pool: web::Data<Pool>, draining: web::Data<Draining>) -> Result<HttpResponse, Problem> {
+    is_ready(pool, draining).await
+}
+
+/// The same for other paths.
+pub(super) async fn is_ready(pool: web::Data<Pool>, draining: web::Data<Draining>) -> Result<HttpResponse, Problem> {
     if draining.phase() >= Phase::NotReady {
         return Err(Problem::new(Kind::ShuttingDown, "This instance takes no new work."));
     }
@@ -143,5 +154,5 @@ pub(super) async fn snapshot(pool: web::Data<Pool>, draining: web::Data<Draining
 #[get("/metrics")]
 pub(super) async fn scrape(pool: web::Data<Pool>, recorder: web::Data<PrometheusHandle>) -> HttpResponse {
     pool.publish();
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(recorder.render())
+    compressible(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(recorder.render()))
 }

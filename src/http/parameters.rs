@@ -127,7 +127,9 @@ fn email(text: &str) -> Result<Email, Fault> {
 
 fn moment(text: &str) -> Result<DateTime<Utc>, Fault> {
     let fault = || Fault::new("malformed", "a time is RFC 3339 such as 2026-11-21T10:15:30Z; a plus is sent as %2B");
-    DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).map_err(|_| fault())
+    // Without the colon it is what Python's %z and PHP write.
+    let read = DateTime::parse_from_rfc3339(text).or_else(|_| DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f%z"));
+    read.map(|time| time.to_utc()).map_err(|_| fault())
 }
 
 fn ids(text: &str) -> Result<Vec<UserId>, Fault> {

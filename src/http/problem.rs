@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::{
     conditions::etag,
+    policy,
     tag::{REQUEST_ID, Tag},
 };
 use crate::{
@@ -304,7 +305,9 @@ impl ResponseError for Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
         }
-        response.body(self.body(tag.map(Rc::as_ref)))
+        let mut response = response.body(self.body(tag.map(Rc::as_ref)));
+        policy::problem(response.headers_mut());
+        response
     }
 }
 

@@ -1,11 +1,8 @@
 //! `/users`.
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, delete,
-    dev::Payload,
-    get,
-    http::header::{self, CacheDirective},
-    patch, post, put, web,
+    FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, delete, dev::Payload, get, http::header, patch, post,
+    put, web,
 };
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -14,11 +11,13 @@ use uuid::Uuid;
 
 use super::{
     body::{FromMembers, Members, Valid},
+    compression::compressible,
     conditions::{ChangeCondition, ListCondition, ReadCondition, etag},
     cursor::CursorSigner,
     fallback::Paths,
     idempotency::{self, IdempotencyKey},
     list::ListQuery,
+    path, policy,
     problem::{Kind, Problem},
     responses::{
         ChangeConditionProblems, ChangeProblems, CreateProblems, IdProblems, QueryProblems, ReadConditionProblems,
@@ -100,12 +99,11 @@ impl FromRequest for PathId {
     type Future = std::future::Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let id = request.match_info().get("id").unwrap_or_default();
         // The names of other routes, which do not know this method.
         if let Some(allow) = request.app_data::<web::Data<Paths>>().and_then(|paths| paths.allow(request.path())) {
             return std::future::ready(Err(Problem::method_not_allowed(allow)));
         }
-        let id = id.parse();
+        let id = path::part(request, "id").parse();
         std::future::ready(id.map(Self).map_err(|_| {
             Problem::new(Kind::InvalidId, "A user id is a UUID such as 019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40.")
         }))
@@ -250,16 +248,20 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, Problem> {
     let slice = service.list(&query.selection, query.position.clone(), query.limit).await?;
     let mut response = HttpResponse::Ok();
-    response.insert_header((header::LINK, query.links(&slice, &signer)));
+    response
+        .insert_header((header::LINK, query.links(&slice, &signer)))
+        .insert_header((header::CACHE_CONTROL, policy::REVALIDATED));
     if let Some(how) = query.count {
         let count = service.count(&query.selection.filter, how).await?;
         response.insert_header((TOTAL_COUNT, count));
     }
-    if query.fields == Fields::default() {
-        return Ok(response.json(slice.users.iter().map(UserBody::from).collect::<Vec<_>>()));
-    }
-    Ok(response
-        .json(slice.users.iter().map(|user| Selected { user, fields: query.fields, cursor: None }).collect::<Vec<_>>()))
+    let response = if query.fields == Fields::default() {
+        response.json(slice.users.iter().map(UserBody::from).collect::<Vec<_>>())
+    } else {
+        let selected = |user| Selected { user, fields: query.fields, cursor: None };
+        response.json(slice.users.iter().map(selected).collect::<Vec<_>>())
+    };
+    Ok(compressible(response))
 }
 
 /// Create a user
@@ -425,6 +427,6 @@ fn about(mut response: HttpResponseBuilder, user: &User) -> HttpResponseBuilder 
     response
         .insert_header(etag(user.version))
         // Another client may change the user at any time.
-        .insert_header(header::CacheControl(vec![CacheDirective::NoCache]));
+        .insert_header((header::CACHE_CONTROL, policy::REVALIDATED));
     response
 }

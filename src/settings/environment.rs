@@ -8,7 +8,8 @@ use super::{Origin, SettingsError, dotenv, secret_file};
 
 const PREFIX: &str = "USERS_API__";
 /// Variables with a short name of their own.
-const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("RUST_LOG", "log.filter")];
+const ALIASES: [(&str, &str); 3] =
+    [("DATABASE_URL", "database.url"), ("PORT", "server.port"), ("RUST_LOG", "log.filter")];
 /// Values that are never shown, and that can come from a file: `database.password_file`, `DATABASE_URL_FILE`.
 pub(super) const SECRETS: [&str; 3] = ["database.password", "database.url", "users.cursor_key"];
 pub(super) const FILE_SUFFIX: &str = "_file";

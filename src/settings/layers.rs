@@ -9,46 +9,10 @@ use secrecy::SecretString;
 use super::{
     Reason, Settings, SettingsError,
     environment::{Environment, FILE_SUFFIX, Found, SECRETS, from_file, is_libpq, variable, variables},
+    kinds::{KINDS, kind_of},
 };
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
-/// What each kind of value looks like, for values that are not of their kind.
-const KINDS: [(&str, &str); 32] = [
-    ("server.host", "an IP address such as 127.0.0.1 or ::"),
-    ("server.port", "a whole number from 0 to 65535"),
-    ("server.workers", "a whole number from 0 to 512"),
-    ("server.max_connections", "a whole number from 0 to 1000000"),
-    ("server.allowed_hosts", "names separated by commas, or *"),
-    ("server.request_timeout", DURATION),
-    ("server.write_timeout", DURATION),
-    ("server.drain_delay", DURATION),
-    ("server.shutdown_timeout", DURATION),
-    ("database.migrate", "auto, check or off"),
-    ("pool.max", "a whole number from 1 to 10000"),
-    ("pool.min", "a whole number from 0 to pool.max"),
-    ("pool.acquire", DURATION),
-    ("pool.idle", DURATION),
-    ("pool.lifetime", DURATION),
-    ("pool.wait", "true or false"),
-    ("pool.queue_limit", "a whole number, 0 = no limit"),
-    ("pool.batch", "true or false"),
-    ("pool.batch_max", "a whole number from 1 to 1000"),
-    ("pool.bulk_share", "a whole number from 1 to 100"),
-    ("pool.outage_wait", DURATION),
-    ("pool.slow_hold", DURATION),
-    ("pool.validate_after", DURATION),
-    ("pool.statement_timeout", DURATION),
-    ("pool.threads", "a whole number from 0 to 64"),
-    ("users.require_if_match", "true or false"),
-    ("idempotency.keep", DURATION),
-    ("log.format", "auto, human or json"),
-    ("log.filter", "a text"),
-    ("telemetry.otlp_endpoint", "a text"),
-    ("telemetry.service_name", "a text"),
-    ("pool.application_name", "a text"),
-];
-const DURATION: &str = "a duration such as 250ms, 5s or 10m";
-
 /// Where a value came from. Later ones win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -60,6 +24,8 @@ pub enum Origin {
     DotEnv,
     /// The environment.
     Environment,
+    /// The command line.
+    CommandLine,
 }
 
 impl fmt::Display for Origin {
@@ -69,8 +35,20 @@ impl fmt::Display for Origin {
             Self::File => "file",
             Self::DotEnv => ".env",
             Self::Environment => "environment",
+            Self::CommandLine => "command line",
         })
     }
+}
+
+/// A value of the command line, which wins over all others.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// The setting.
+    pub key: &'static str,
+    /// The option that gave it (`--port`).
+    pub option: &'static str,
+    /// What was given.
+    pub value: String,
 }
 
 /// One value, where it stands, and by what name.
@@ -131,6 +109,16 @@ impl Layers {
         lay(variables(&environment.process), Origin::Environment)?;
         let libpq = environment.dot_env.iter().chain(&environment.process).filter(|(name, _)| is_libpq(name));
         Ok(Self { entries, libpq: libpq.map(|(name, value)| (name.clone(), value.clone())).collect() })
+    }
+
+    /// Puts values of the command line over all others.
+    #[must_use]
+    pub fn overridden(mut self, overrides: &[Override]) -> Self {
+        for Override { key, option, value } in overrides {
+            let (value, name) = (Value::from(value.as_str()), (*option).to_owned());
+            self.entries.insert((*key).to_owned(), Entry { value, origin: Origin::CommandLine, name });
+        }
+        self
     }
 
     /// Understands and checks every value.
@@ -195,8 +183,7 @@ impl Layers {
         if let Ok(settings) = builder.build().and_then(Config::try_deserialize::<Settings>) {
             return Ok(settings);
         }
-        let kind = KINDS.iter().find(|(key, _)| *key == last).map_or("a plain value", |(_, kind)| kind);
-        Err(self.invalid(last, kind))
+        Err(self.invalid(last, kind_of(last)))
     }
 
     fn invalid(&self, key: &str, allowed: &str) -> SettingsError {

@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::ffi::OsStringExt, process::Output, time::Instant};
 
+use serde_json::{Value, json};
+
 use crate::{
     cases,
     harness::{Context, Engine, Service, binary},
@@ -11,6 +13,8 @@ cases![
     serves_from_a_file_with_no_settings_at_all,
     help_is_worth_reading,
     config_tells_origins_and_no_secrets,
+    config_is_json_for_programs,
+    options_of_serve_win,
     a_bad_setting_ends_with_2,
     a_database_that_is_not_there_is_told,
     a_refused_password_is_told_at_once,
@@ -82,6 +86,32 @@ async fn config_tells_origins_and_no_secrets(context: Context) {
     assert_eq!(line("database.url"), "database.url = postgres://ann:***@db/app # .env");
     assert_eq!(line("users.cursor_key"), "users.cursor_key = *** # environment");
     assert!(!text.contains("hunter2"));
+}
+
+async fn config_is_json_for_programs(context: Context) {
+    let variables = [("PORT", "8081"), ("USERS_API__USERS__CURSOR_KEY", "hunter2")];
+    let output = run(&context, &variables, &["config", "--json"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let settings: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(settings["server.port"], json!({"value": "8081", "origin": "environment"}));
+    assert_eq!(settings["users.cursor_key"], json!({"value": "***", "origin": "environment"}));
+    assert_eq!(settings["pool.wait"], json!({"value": "true", "origin": "default"}));
+}
+
+async fn options_of_serve_win(context: Context) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let variables = [("PORT", "1"), ("USERS_API__SERVER__HOST", "127.0.0.9")];
+    let mut service =
+        Service::launch_with(context.folder(), &variables, &["serve", "--host", "127.0.0.1", "--port", &port]);
+    let line = service.logged("listening").await;
+    assert_eq!(line["address"], format!("127.0.0.1:{port}"));
+    service.signal("HUP").await;
+    service.logged("reload: nothing to change").await;
+    service.signal("TERM").await;
+    assert!(service.ended().await.success());
+    for arguments in [["serve", "--port", "70000"], ["serve", "--host", "localhost"]] {
+        assert_eq!(run(&context, &[], &arguments).await.status.code(), Some(2), "{arguments:?}");
+    }
 }
 
 async fn a_bad_setting_ends_with_2(context: Context) {

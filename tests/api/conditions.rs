@@ -86,7 +86,7 @@ async fn what_is_known_is_not_sent_again(context: Context) {
         for method in [Method::GET, Method::HEAD] {
             let reply = asked(&app, method, &path, ("if-none-match", known), None).await;
             assert_eq!((reply.status.as_u16(), reply.text.as_str()), (304, ""), "{known}");
-            assert_eq!((reply.header("etag"), reply.header("cache-control")), ("\"1\"", "no-cache"));
+            assert_eq!((reply.header("etag"), reply.header("cache-control")), ("\"1\"", "private, no-cache"));
             assert!(!reply.header("x-request-id").is_empty());
             assert!(reply.headers.get("content-length").is_none_or(|length| length != "0"), "{:?}", reply.headers);
         }
@@ -113,7 +113,7 @@ async fn a_change_asks_for_the_version(context: Context) {
     for (method, body) in changes.clone() {
         for header in [
             ("if-match", "\"2\""),
-            ("if-match", "W/\"1\""),
+            ("if-match", "W/\"2\""),
             ("if-match", "\"0\", \"2\""),
             ("if-match", "1"),
             ("if-match", ""),
@@ -130,7 +130,8 @@ async fn a_change_asks_for_the_version(context: Context) {
     let ann = app.get(&path).await.json();
     assert_eq!((&ann["name"], &ann["version"]), (&json!("Ann"), &json!(1)), "nothing has happened yet");
 
-    let matching = [("if-match", "*"), ("if-match", "\"7\",\"3\""), ("if-match", "\"5\"")];
+    // A proxy that compresses makes strong tags weak.
+    let matching = [("if-match", "*"), ("if-match", "\"7\",\"3\""), ("if-match", "W/\"5\"")];
     for ((method, body), header) in changes.into_iter().zip(matching) {
         let reply = asked(&app, method, &path, header, body).await;
         assert!(reply.status.is_success(), "{header:?}: {}", reply.text);

@@ -91,9 +91,6 @@ async fn a_key_stands_for_one_request(context: Context) {
     posted(&app, KEY, &draft("bob")).await.problem(422, "idempotency-key-reused");
     let other = json!({"name": "ann", "email": "ANN@example.com"});
     posted(&app, KEY, &other).await.problem(422, "idempotency-key-reused");
-    // One route is one route, however it is written.
-    let request = app.request(Method::POST, "/%75sers").header("idempotency-key", KEY);
-    assert!(is_replayed(&Reply::of(request.json(&draft("ann"))).await));
     // The key of another caller is another key.
     let request = app.request(Method::POST, "/users").header("idempotency-key", KEY).bearer_auth("bob");
     let bob = Reply::of(request.json(&draft("bob"))).await;

@@ -29,6 +29,7 @@ mod conditions;
 mod contract;
 mod docs;
 mod doors;
+mod edges;
 mod exports;
 mod harness;
 mod hostile;
@@ -118,6 +119,7 @@ fn main() -> ExitCode {
             suite("urls", urls::cases()),
             suite("tls", tls::cases()).on_servers(),
             suite("secrets", secrets::cases()),
+            suite("edges", edges::cases()).without_engine(),
             suite("cli", cli::cases()).without_engine(),
             suite("limits", limits::cases()).without_engine(),
             suite("logging", logging::cases()).without_engine(),

@@ -90,6 +90,15 @@ impl Service {
         Self::launch_on(folder, variables, 0)
     }
 
+    /// Starts it with arguments, whatever becomes of it.
+    pub fn launch_with(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let mut child = spawn(binary(folder, variables).args(arguments).stdout(Stdio::piped()));
+        let output = child.stdout.take().unwrap();
+        let mut service = Self::of(child);
+        service.read(output);
+        service
+    }
+
     fn launch_on(folder: &Path, variables: &[(&str, &str)], port: u16) -> Self {
         let mut child = spawn(command(folder, variables, port).stdout(Stdio::piped()));
         let output = child.stdout.take().unwrap();

@@ -1,0 +1,74 @@
+//! How answers are framed for those who do not know all of HTTP/1.1.
+
+use actix_http::{ConnectionType, Request};
+use actix_service::Service;
+use actix_web::{
+    HttpResponse,
+    body::{BodySize, BoxBody, MessageBody},
+    dev::{ResponseHead, ServiceResponse},
+    http::{Method, Version, header},
+};
+
+/// Around everything else, so that it sees the answers to errors as well.
+///
+/// # Errors
+///
+/// As the service: its answers to errors.
+pub fn frame<S, B>(
+    request: Request,
+    service: &S,
+) -> impl Future<Output = Result<ServiceResponse<B>, HttpResponse<BoxBody>>> + use<S, B>
+where
+    S: Service<Request, Response = ServiceResponse<B>, Error = HttpResponse<BoxBody>>,
+    B: MessageBody,
+{
+    let asked = Asked::of(&request);
+    let answer = service.call(request);
+    async move {
+        match answer.await {
+            Ok(mut response) => {
+                let size = response.response().body().size();
+                asked.frame(response.response_mut().head_mut(), size);
+                Ok(response)
+            }
+            Err(mut response) => {
+                let size = response.body().size();
+                asked.frame(response.head_mut(), size);
+                Err(response)
+            }
+        }
+    }
+}
+
+/// What a request says of the connection.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// Whether the client knows no chunks.
+    is_old: bool,
+    /// Whether it asks for another protocol, which no route speaks.
+    is_upgrade: bool,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let head = request.head();
+        Self {
+            is_old: head.version < Version::HTTP_11,
+            is_upgrade: head.connection_type() == ConnectionType::Upgrade
+                || head.headers.contains_key(header::UPGRADE)
+                || head.method == Method::CONNECT,
+        }
+    }
+
+    fn frame(self, head: &mut ResponseHead, size: BodySize) {
+        if (self.is_old || self.is_upgrade) && size == BodySize::Stream {
+            // It ends with its connection.
+            head.no_chunking(true);
+            head.set_connection_type(ConnectionType::Close);
+        }
+        if self.is_upgrade {
+            // Otherwise the answer would say "upgrade" as the request did.
+            head.set_connection_type(ConnectionType::Close);
+        }
+    }
+}
