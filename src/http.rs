@@ -1,8 +1,9 @@
 //! HTTP: from bytes to a use case and back. Knows the service, and no ORM.
 //!
 //! The routes are listed here, once; the OpenAPI document is collected from the same list. Around every handler stand,
-//! from the outside in: [`RequestSpan`] (span, log line, metrics), `finish` (request id, problem's path), `limits`
-//! (time-out, panics, HEAD). `host` refuses requests for other hosts before that.
+//! from the outside in: [`frame`] (for clients that know less than HTTP/1.1), [`RequestSpan`] (span, log line, metrics), `finish`
+//! (request id, problem's path, `policy`: how an answer may be kept, `compression`), `host` (refuses requests for other hosts), `limits`
+//! (time-out, panics, HEAD, paths as they were written: `path`).
 //!
 //! To read on: `users`, `bulk`, `export` and `ops` are the routes. What they ask of a request is read by `body`, `list`,
 //! `parameters`, `cursor`, `conditions` and `idempotency`, each of which refuses with a problem (`problem`; `responses`

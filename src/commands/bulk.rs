@@ -1,6 +1,6 @@
 //! What imports and exports have in common on the command line.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use orm_pool::PoolOptions;
 
 use super::{CommandError, interruptible::on_pool};
@@ -28,6 +28,11 @@ pub(super) fn run(
     })
 }
 
+/// So many of something: "1 user", "1,000 users".
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", HumanCount(count), if count == 1 { "" } else { "s" })
+}
+
 /// A bar on standard error, if that is a terminal.
 pub(super) fn progress(length: Option<u64>, position: &str) -> ProgressBar {
     let bar = match length {
@@ -41,5 +46,17 @@ pub(super) fn progress(length: Option<u64>, position: &str) -> ProgressBar {
     match ProgressStyle::with_template(&template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        for (count, text) in [(0, "0 users"), (1, "1 user"), (2, "2 users"), (1_000_000, "1,000,000 users")] {
+            assert_eq!(counted(count, "user"), text);
+        }
     }
 }

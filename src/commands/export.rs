@@ -105,8 +105,8 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
             }
         }
         progress.finish_and_clear();
-        let (count, seconds) = (indicatif::HumanCount(count as u64), began.elapsed().as_secs_f64());
-        report(format!("{count} users in {seconds:.1} s\n"), &progress, &stop).await?;
+        let (count, seconds) = (bulk::counted(count as u64, "user"), began.elapsed().as_secs_f64());
+        report(format!("{count} in {seconds:.1} s\n"), &progress, &stop).await?;
         if is_stopped {
             return Err(CommandError::Interrupted(format!("stopped{}", go_on(&position).unwrap_or_default())));
         }

@@ -192,7 +192,7 @@ async fn run(
 
 fn in_words(tally: &Tally) -> String {
     let all = tally.created + tally.updated + tally.unchanged + tally.refused + tally.undone;
-    let mut words = format!("{} rows: {} created", HumanCount(all), HumanCount(tally.created));
+    let mut words = format!("{}: {} created", bulk::counted(all, "row"), HumanCount(tally.created));
     for (count, word) in [
         (tally.updated, "updated"),
         (tally.unchanged, "unchanged"),
