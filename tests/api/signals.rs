@@ -51,7 +51,7 @@ fn start(context: &Context, url: &str, arguments: &[&str]) -> Child {
 
 async fn terminate(child: &Child) {
     let id = child.id().unwrap().to_string();
-    assert!(Command::new("/bin/kill").args(["-TERM", &id]).status().await.unwrap().success());
+    assert!(Command::new("/bin/sh").args(["-c", "kill -TERM $0", &id]).status().await.unwrap().success());
 }
 
 /// Sends the signal, and waits for the end: the exit code and the last line on standard error.
