@@ -8,7 +8,7 @@
 //! To read on: `users`, `bulk`, `export` and `ops` are the routes. What they ask of a request is read by `body`, `list`,
 //! `parameters`, `cursor`, `conditions` and `idempotency`, each of which refuses with a problem (`problem`; `responses`
 //! tells the document of them). `tag` is what is known of a request from its first moment on, and `observe`, `series` and
-//! `limits` work with it. `docs` and `fallback` live on the document.
+//! `limits` work with it. `docs` and `fallback` live on the document; `documented` describes parameters in it.
 
 mod body;
 mod bulk;
@@ -16,6 +16,7 @@ mod compression;
 mod conditions;
 mod cursor;
 mod docs;
+mod documented;
 mod export;
 mod fallback;
 mod framing;

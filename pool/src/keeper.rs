@@ -142,7 +142,7 @@ fn warn_of_slow_holds(core: &Core) {
     }
 }
 
-/// Ends statements that the server lets run for longer than `statement_timeout`: MySQL limits reads only.
+/// Kills statements that exceed `statement_timeout` on MySQL, which enforces it for reads only.
 fn kill_overlong(core: &Arc<Core>) {
     let limit = core.options().statement_timeout;
     if core.engine != Engine::MySql || limit.is_zero() {

@@ -47,8 +47,8 @@ pub struct PoolOptions {
     /// A connection that was unused for longer is asked for a sign of life before it is handed out; 0 = always ask.
     #[serde(with = "humantime_serde")]
     pub validate_after: Duration,
-    /// A statement that runs longer is ended on the server, by itself or (MySQL, which limits reads only) by the pool; 0 =
-    /// never. No effect on SQLite.
+    /// Longest run time of a statement; 0 = the server's own. The server enforces it, and on MySQL, which limits reads only,
+    /// the pool kills what else exceeds it. No effect on SQLite.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
     /// The pool's name in metrics, and what the server shows as this client's name (PostgreSQL:

@@ -201,7 +201,7 @@ impl Session {
         let collation = address.get_collation().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
         let limit = match self.limit {
             Limit::Default => String::new(),
-            // Others wait behind a change of the schema that waits for them.
+            // Later statements on a table queue behind a migration that waits for its lock.
             Limit::Never => format!(
                 ", {} /*M!100101 , max_statement_time = 0 */ /*!50720 , max_execution_time = 0 */",
                 at_most("lock_wait_timeout", SCHEMA_LOCK_SECONDS)
@@ -267,7 +267,7 @@ impl Session {
 /// The rules that MySQL goes by, as a whole: what does not fit is refused.
 const SQL_MODE: &str = "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,\
                         NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT";
-/// How long a change of the schema waits for others to let go of a table.
+/// How long a migration waits for a table lock.
 const SCHEMA_LOCK_SECONDS: u64 = 15;
 /// Bytes of a value that MySQL sorts by: 512 characters.
 const LONGEST_SORTED: u32 = 2048;

@@ -157,7 +157,7 @@ impl Ticket {
         if asked & DEAD != 0 || owed(asked, clock)? < limit {
             return None;
         }
-        // If it has been answered meanwhile, or another one was sent, nothing is killed.
+        // Fails if the answer has arrived or another statement was sent; then there is nothing to kill.
         let marked = asked | KILLED;
         let is_marked = self.asked.compare_exchange(asked, marked, Ordering::AcqRel, Ordering::Acquire).is_ok();
         is_marked.then_some(Overlong { session, asked: marked })
@@ -165,7 +165,7 @@ impl Ticket {
 
     /// The server has taken the kill.
     pub(crate) fn is_dead(&self, killed: Overlong) {
-        // It may have been answered meanwhile, and another one sent.
+        // Fails if the answer has arrived or another statement was sent; then the mark is not needed.
         let _ = self.asked.compare_exchange(killed.asked, killed.asked | DEAD, Ordering::AcqRel, Ordering::Relaxed);
     }
 

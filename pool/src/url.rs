@@ -176,8 +176,8 @@ impl DatabaseUrl {
         }
     }
 
-    /// Whether the connection leaves the machine, and a network attacker could read and change what is sent: the server's
-    /// certificate and name are not verified, or there is no TLS.
+    /// Whether the connection leaves the machine without a verified certificate and host name, so that a network attacker
+    /// could read and change it.
     #[must_use]
     pub fn is_unverified(&self) -> bool {
         match &self.0 {

@@ -130,7 +130,7 @@ struct ExportParameters {
 #[utoipa::path(
     tag = "users",
     operation_id = "exportUsers",
-    params(super::users::SelectionParameters, ExportParameters),
+    params(super::documented::SelectionParameters, ExportParameters),
     responses(
         (status = 200, description = "A line each user", content(
             (ExportedBody = "application/x-ndjson"),
