@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 
 use crate::{
     connections::{Connections, Limits},
-    http::{CursorSigner, Hosts, Rules, State},
+    http::{CursorSigner, Hosts, PublicUrl, Rules, State},
     server,
     service::{self, Progress},
     settings::{Migrate, Settings},
@@ -174,6 +174,7 @@ impl Application {
                 keep_answers: settings.idempotency.keep,
             },
             Hosts::of_listener(settings.server.host, &settings.server.allowed_hosts),
+            PublicUrl::new(&settings.server.public_url, settings.server.trusted_proxies().unwrap_or_default()),
             metrics,
         );
         let shared = listener.try_clone().map_err(StartError::Server)?;

@@ -114,6 +114,8 @@ impl Connections {
     pub(crate) fn new(max: usize) -> Self {
         metrics::describe_counter!(CLOSED, "Connections that were closed to make room for others");
         metrics::counter!(CLOSED).absolute(0);
+        metrics::describe_gauge!(OPEN, "Open connections of clients");
+        metrics::describe_gauge!(ACTIVE, "Requests in flight: those whose answer has not begun");
         Self(Arc::new(Registry { max, began: Instant::now(), open: Mutex::default() }))
     }
 
@@ -131,6 +133,18 @@ impl Connections {
 
     pub(crate) fn count(&self) -> usize {
         self.lock().connections.len()
+    }
+
+    /// Updates the gauges.
+    fn publish(&self) {
+        let (open, busy) = {
+            let open = self.lock();
+            let is_busy = |activity: &&Arc<Activity>| activity.idle_since.load(Ordering::Relaxed) == BUSY;
+            (open.connections.len(), open.connections.values().filter(is_busy).count())
+        };
+        for (name, value) in [(OPEN, open), (ACTIVE, busy)] {
+            metrics::gauge!(name).set(u32::try_from(value).unwrap_or(u32::MAX));
+        }
     }
 
     fn now(&self) -> u64 {
@@ -157,6 +171,8 @@ impl Open {
     }
 }
 
+const OPEN: &str = "http_server_open_connections";
+const ACTIVE: &str = "http_server_active_requests";
 /// The metric of connections that were closed for others.
 pub(crate) const CLOSED: &str = "http_server_connections_closed_for_others_total";
 
@@ -165,6 +181,11 @@ impl OpenConnection {
     pub(crate) fn asked_to_close(&self) -> impl Future<Output = ()> + use<> {
         let activity = Arc::clone(&self.activity);
         async move { activity.close.notified().await }
+    }
+
+    /// Updates the gauges of all connections.
+    pub(crate) fn publish(&self) {
+        self.registry.publish();
     }
 
     /// Notes that a request is under way.

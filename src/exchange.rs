@@ -15,6 +15,6 @@ mod write;
 pub use self::{
     import::{Import, Refused, Report, Reported, Row, Stop, Tally, import, import_all_or_none},
     rows::{Format, MemberFault, RawRow, ReadError, Reader},
-    user::{ExportedBody, Field, Fields, FieldsBody, Selected, UserBody},
+    user::{ExportedBody, Field, Fields, Selected, UserBody},
     write::Writer,
 };

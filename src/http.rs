@@ -2,7 +2,7 @@
 //!
 //! The routes are listed here, once; the OpenAPI document is collected from the same list. Around every handler stand,
 //! from the outside in: [`frame`] (for clients that know less than HTTP/1.1), [`RequestSpan`] (span, log line, metrics), `finish`
-//! (request id, problem's path, `policy`: how an answer may be kept, `compression`), `host` (refuses requests for other hosts), `limits`
+//! (request id, problem's path, `policy`: how an answer may be kept, `public_url`, `compression`), `host` (refuses requests for other hosts), `limits`
 //! (time-out, panics, HEAD, paths as they were written: `path`).
 //!
 //! To read on: `users`, `bulk`, `export` and `ops` are the routes. What they ask of a request is read by `body`, `list`,
@@ -30,6 +30,7 @@ mod parameters;
 mod path;
 mod policy;
 mod problem;
+mod public_url;
 mod responses;
 mod series;
 mod tag;
@@ -57,6 +58,7 @@ pub use self::{
     host::Hosts,
     observe::RequestSpan,
     ops::{Draining, Phase},
+    public_url::PublicUrl,
 };
 use crate::service::UserService;
 
@@ -81,7 +83,8 @@ pub struct State {
     rules: Rules,
     hosts: web::Data<Hosts>,
     metrics: web::Data<PrometheusHandle>,
-    document: web::Data<docs::DocumentJson>,
+    public_url: web::Data<PublicUrl>,
+    document: web::Data<docs::Document>,
     paths: web::Data<fallback::Paths>,
     swagger: web::Data<docs::SwaggerUi>,
 }
@@ -89,7 +92,14 @@ pub struct State {
 impl State {
     /// Gathers what the handlers need.
     #[must_use]
-    pub fn new(pool: Pool, signer: CursorSigner, rules: Rules, hosts: Hosts, metrics: PrometheusHandle) -> Self {
+    pub fn new(
+        pool: Pool,
+        signer: CursorSigner,
+        rules: Rules,
+        hosts: Hosts,
+        public_url: PublicUrl,
+        metrics: PrometheusHandle,
+    ) -> Self {
         let document = document();
         Self {
             service: web::Data::new(UserService::new(pool.clone())),
@@ -99,8 +109,9 @@ impl State {
             rules,
             hosts: web::Data::new(hosts),
             metrics: web::Data::new(metrics),
-            document: web::Data::new(docs::document_json(&document)),
+            public_url: web::Data::new(public_url),
             paths: web::Data::new(fallback::Paths::of(&document)),
+            document: web::Data::new(docs::Document::new(document)),
             swagger: web::Data::new(docs::SwaggerUi::new()),
         }
     }
@@ -135,7 +146,8 @@ fn routes(config: &mut ServiceConfig) {
 #[must_use]
 pub fn document() -> OpenApi {
     let base = docs::Base::openapi();
-    let (_, document) = App::new().into_utoipa_app().openapi(base).configure(routes).split_for_parts();
+    let (_, mut document) = App::new().into_utoipa_app().openapi(base).configure(routes).split_for_parts();
+    docs::complete(&mut document);
     document
 }
 
@@ -161,6 +173,7 @@ pub fn app(
         .app_data(state.signer)
         .app_data(state.draining)
         .app_data(state.metrics)
+        .app_data(state.public_url)
         .app_data(state.document)
         .app_data(state.paths)
         .app_data(state.swagger)
@@ -172,7 +185,7 @@ pub fn app(
         .route("/livez", web::get().to(ops::is_live))
         .route("/readyz", web::get().to(ops::is_ready))
         .route("/swagger", web::get().to(docs::to_swagger))
-        .route("/swagger/{file:.*}", web::get().to(docs::swagger))
+        .route("/swagger/{file}*", web::get().to(docs::swagger))
         .default_service(web::to(fallback::fallback))
         .wrap(from_fn(limits::limits))
         .wrap(from_fn(host::check))

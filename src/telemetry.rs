@@ -1,5 +1,6 @@
 //! What the service tells of itself: the log, the metrics' recorder, and traces by OTLP.
 
+mod open_metrics;
 mod writer;
 
 use std::{
@@ -27,6 +28,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+pub use self::open_metrics::open_metrics;
 use self::writer::LogWriter;
 use crate::settings::{LogFormat, LogSettings, Settings};
 
@@ -242,6 +244,10 @@ pub fn metrics() -> PrometheusHandle {
         .get_or_init(|| {
             let recorder = with_buckets(PrometheusBuilder::new()).unwrap_or_default().build_recorder();
             let handle = recorder.handle();
+            if metrics::set_global_recorder(recorder).is_err() {
+                tracing::warn!("another recorder of metrics was installed before; /metrics stays empty");
+            }
+            // Descriptions go to the recorder that is installed.
             metrics::describe_histogram!(
                 "http_server_request_duration_seconds",
                 metrics::Unit::Seconds,
@@ -252,14 +258,25 @@ pub fn metrics() -> PrometheusHandle {
                 writer::DROPPED,
                 "Log lines that were dropped because the reader of the log stalled or failed"
             );
-            if metrics::set_global_recorder(recorder).is_err() {
-                tracing::warn!("another recorder of metrics was installed before; /metrics stays empty");
-            }
+            metrics::describe_gauge!("users_api_build_info", "1, with the version that runs");
+            metrics::gauge!("users_api_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+            process().describe();
             // Shown from the beginning on.
             metrics::counter!(writer::DROPPED).absolute(0);
             handle
         })
         .clone()
+}
+
+/// What the system says of this process (`process_*`).
+fn process() -> &'static metrics_process::Collector {
+    static PROCESS: OnceLock<metrics_process::Collector> = OnceLock::new();
+    PROCESS.get_or_init(metrics_process::Collector::default)
+}
+
+/// Updates the gauges of the process.
+pub fn update_process_metrics() {
+    process().collect();
 }
 
 /// An error and its causes in one line, each told once.

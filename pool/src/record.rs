@@ -291,7 +291,7 @@ impl Record {
             metrics::gauge!(name, "pool_name" => self.metrics.pool.clone()).set(value);
         };
         let count = |state: &'static str, value: u32| {
-            metrics::gauge!("db_client_connection_count", "pool_name" => self.metrics.pool.clone(), "state" => state)
+            metrics::gauge!("db_client_connections", "pool_name" => self.metrics.pool.clone(), "state" => state)
                 .set(value);
         };
         count("idle", status.idle);
@@ -333,7 +333,7 @@ impl Metrics {
             metrics::histogram!(name, "pool_name" => pool.to_owned())
         };
         metrics::describe_histogram!("db_client_operation_batch_size", "Operations that shared a connection's use");
-        metrics::describe_gauge!("db_client_connection_count", "Open connections by state");
+        metrics::describe_gauge!("db_client_connections", "Open connections by state");
         metrics::describe_gauge!("db_client_connection_max", "Most connections that there may be");
         metrics::describe_gauge!("db_client_connection_idle_min", "Connections kept open when nothing happens");
         metrics::describe_gauge!("db_client_connection_idle_max", "Most connections that may rest");
@@ -343,6 +343,7 @@ impl Metrics {
             "db_client_connection_timeouts_total",
             "Operations that waited for a connection in vain"
         );
+        metrics::describe_gauge!("db_client_runtime_tasks", "Tasks on the pool's runtime");
         metrics::describe_counter!("db_client_connection_closed_total", "Connections closed, by reason");
         metrics::describe_counter!("db_client_operation_refused_total", "Operations that never began, by reason");
         Self {

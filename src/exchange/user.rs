@@ -19,7 +19,7 @@ pub struct UserBody<'a> {
     #[schema(example = "Ann Example", min_length = 1, max_length = 200)]
     name: &'a str,
     /// As it was typed.
-    #[schema(example = "Ann@example.com", max_length = 254)]
+    #[schema(example = "Ann@example.com", format = "idn-email", max_length = 254)]
     email: &'a str,
     /// 1 at creation, one more with each change.
     #[schema(example = 1, minimum = 1)]
@@ -56,10 +56,11 @@ impl<'a> From<&'a User> for UserBody<'a> {
     }
 }
 
-/// A user, whole unless `fields` asks for some members only.
-#[derive(Serialize, ToSchema)]
-#[schema(as = UserFields, rename_all = "camelCase")]
-pub struct FieldsBody {
+/// A line of an export: a user, all of it unless `fields` selects some members.
+#[derive(ToSchema)]
+#[schema(as = ExportedUser, rename_all = "camelCase")]
+#[expect(dead_code, reason = "documents what `Selected` writes")]
+pub struct ExportedBody {
     /// UUIDv7: ids sort by time of creation.
     #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40", value_type = Uuid, required = false)]
     id: Uuid,
@@ -67,7 +68,7 @@ pub struct FieldsBody {
     #[schema(example = "Ann Example", min_length = 1, max_length = 200, required = false)]
     name: String,
     /// As it was typed.
-    #[schema(example = "Ann@example.com", max_length = 254, required = false)]
+    #[schema(example = "Ann@example.com", format = "idn-email", max_length = 254, required = false)]
     email: String,
     /// 1 at creation, one more with each change.
     #[schema(example = 1, minimum = 1, required = false)]
@@ -78,15 +79,7 @@ pub struct FieldsBody {
     /// When the user was last changed: RFC 3339, UTC, microseconds.
     #[schema(example = "2026-11-21T10:15:30.123456Z", required = false)]
     updated_at: DateTime<Utc>,
-}
-
-/// A user, whole unless `fields` asks for some members only.
-#[derive(Serialize, ToSchema)]
-#[schema(as = ExportedUser)]
-pub struct ExportedBody {
-    #[serde(flatten)]
-    user: FieldsBody,
-    /// Where an export goes on behind this user; only with `cursors=true`.
+    /// Continues the export after this user; only with `cursors=true`.
     #[schema(nullable = false)]
     cursor: Option<String>,
 }

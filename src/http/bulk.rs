@@ -1,4 +1,7 @@
-//! `POST /users/bulk`: rows in, a line out for each as soon as it is done.
+//! `POST /users/bulk`: rows in, a report of them out.
+
+mod line;
+mod report;
 
 use std::{
     io,
@@ -9,36 +12,38 @@ use std::{
 
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse,
+    body::SizedStream,
     dev::Payload,
     http::StatusCode,
     post,
     web::{self, Bytes},
 };
 use futures_util::{Stream, StreamExt, stream};
-use serde::Serialize;
 use tokio::{sync::mpsc, time::timeout};
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
+pub(super) use self::line::{BulkLine, BulkSummary};
+use self::report::{Choice, Held, Report};
 use super::{
     Rules,
+    compression::compressible,
     conditions::ListCondition,
+    documented::{KeyParameter, ListConditionParameters},
     idempotency::{IdempotencyKey, REPLAYED},
     observe,
     parameters::Parameters,
-    problem::{FieldError, Kind, Problem, ProblemBody},
+    problem::{Kind, Problem},
     responses::{BulkProblems, ServerProblems},
     tag::{self, Tag},
 };
 use crate::{
-    domain::UserId,
-    exchange::{
-        Format, Import, MemberFault, ReadError, Refused, Report, Reported, Row, Stop, import, import_all_or_none,
-    },
-    service::{Mode, Terms, UserService, Written},
+    exchange::{Format, Import, ReadError, Reported, Stop, Tally, import, import_all_or_none},
+    service::{Mode, Terms, UserService},
 };
 
+/// What NDJSON is sent as, and the other names that it goes by.
 pub(super) const NDJSON: &str = "application/x-ndjson";
+pub(super) const NDJSON_ALIASES: [&str; 2] = ["application/ndjson", "application/jsonl"];
 pub(super) const CSV: &str = "text/csv";
 /// Longest body of rows that are to be written all or none.
 const MOST_BYTES_ALL_OR_NONE: usize = 16 * 1024 * 1024;
@@ -55,9 +60,16 @@ struct BulkParameters {
     /// Tell what would happen, and change nothing.
     #[param(default = false)]
     dry_run: Option<bool>,
-    /// All rows in one transaction, or none: up to 10,000. Nothing is told before the end.
+    /// All rows in one transaction, or none: up to 10,000.
     #[param(default = false)]
     atomic: Option<bool>,
+    /// `end` answers once all rows are processed, which works with every client and proxy. `stream` sends each line as soon as
+    /// its row is processed: the client has to read while it writes, and so does every proxy between.
+    #[param(inline)]
+    answer: Option<AnswerParameter>,
+    /// A line for each row, or for each refused row and a summary, or the summary alone.
+    #[param(inline)]
+    report: Option<ReportParameter>,
 }
 
 #[derive(ToSchema)]
@@ -68,58 +80,39 @@ enum ModeParameter {
     Upsert,
 }
 
-/// Header of work in bulk that may be sent again.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "documents what [`IdempotencyKey`] reads")]
-struct BulkKeyParameter {
-    /// A key of the client's own making, as of `POST /users`. Rows that were done with it are not done again and have the
-    /// same lines, so that what was cut off may be sent again from its beginning.
-    #[param(
-        rename = "Idempotency-Key",
-        example = "\"8e03978e-40d5-43e8-bc93-6894a57f9324\"",
-        pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$"#
-    )]
-    idempotency_key: Option<String>,
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase", default = "end")]
+#[expect(dead_code, reason = "documents what `BulkQuery` reads")]
+enum AnswerParameter {
+    End,
+    Stream,
 }
 
-/// What became of a row: a line of the answer.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = BulkLine)]
-pub(super) struct Told<'a> {
-    /// The line of the body that the row begins in, from 1.
-    #[schema(example = 1, minimum = 1)]
-    line: u64,
-    /// The line that the row ends in, if that is another one. Of `stopped`: the last line of a body in which a quoted cell
-    /// is not closed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = 3, minimum = 1)]
-    last_line: Option<u64>,
-    /// `stopped`: neither this row nor any behind it was done.
-    outcome: ToldOutcome,
-    /// The user, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<Uuid>,
-    /// Why the row was refused, or why it was stopped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<ProblemBody<'a>>,
-}
-
-#[derive(Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = BulkOutcome)]
-enum ToldOutcome {
-    Created,
-    Updated,
-    Unchanged,
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase", default = "all")]
+#[expect(dead_code, reason = "documents what `BulkQuery` reads")]
+enum ReportParameter {
+    All,
     Refused,
-    Undone,
-    Stopped,
+    Summary,
 }
 
-/// What is asked of many rows.
-pub(super) struct BulkQuery(Terms);
+/// How many rows are to be written and reported.
+pub(super) struct BulkQuery {
+    terms: Terms,
+    answer: Answer,
+    choice: Choice,
+}
+
+/// When the answer is sent.
+#[derive(Clone, Copy, Default)]
+enum Answer {
+    /// Once all rows are done.
+    #[default]
+    End,
+    /// A line as soon as its row is done.
+    Stream,
+}
 
 impl FromRequest for BulkQuery {
     type Error = Problem;
@@ -127,34 +120,42 @@ impl FromRequest for BulkQuery {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         const YES: [(&str, bool); 2] = [("true", true), ("false", false)];
+        const CHOICES: [(&str, Choice); 3] =
+            [("all", Choice::All), ("refused", Choice::Refused), ("summary", Choice::Summary)];
         let mut parameters = Parameters::read(request.query_string());
         let terms = Terms {
             mode: parameters.choice("mode", &[("insert", Mode::Insert), ("upsert", Mode::Upsert)]).unwrap_or_default(),
             dry_run: parameters.choice("dryRun", &YES).unwrap_or_default(),
             all_or_none: parameters.choice("atomic", &YES).unwrap_or_default(),
         };
-        std::future::ready(parameters.finish().map(|()| Self(terms)))
+        let answer =
+            parameters.choice("answer", &[("end", Answer::End), ("stream", Answer::Stream)]).unwrap_or_default();
+        let choice = parameters.choice("report", &CHOICES).unwrap_or_default();
+        std::future::ready(parameters.finish().map(|()| Self { terms, answer, choice }))
     }
 }
 
 /// Write many users
 ///
-/// NDJSON or CSV of any length, a user with `name` and `email` each row; what else an export has is passed over. Each row is
-/// written or refused by itself, and has its line in the answer as soon as it is done, in the order of the rows: read while
-/// you write. Rows are written some hundred at a time, each piece in a transaction.
+/// NDJSON or CSV of any length, a user with `name` and `email` each row; other members of an export are ignored. Each row is
+/// written or refused by itself, and has its line in the answer (`BulkLine`), in the order of the rows. The answer is sent once all
+/// rows are processed, unless `answer=stream` asks for each line as soon as its row is done. Rows are written some hundred at a
+/// time, each chunk in a transaction.
 ///
 /// CSV is read strictly by RFC 4180. After a quoted cell that is not closed nothing is read any more: the last line has the
 /// outcome `stopped`, and the lines that were not done.
 #[utoipa::path(
     tag = "users",
     operation_id = "writeUsers",
-    params(BulkParameters, BulkKeyParameter),
+    params(BulkParameters, KeyParameter, ListConditionParameters),
     request_body(content(
         (String = "application/x-ndjson", example = "{\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n"),
         (String = "text/csv", example = "name,email\nAnn,ann@example.com\n"),
     )),
     responses(
-        (status = 200, description = "A line for each row", body = Told, content_type = "application/x-ndjson", headers(
+        (status = 200, description = "Lines, each a `BulkLine`; with `report=refused` or `report=summary` also a `BulkSummary`",
+            content((String = "application/x-ndjson", example = "{\"line\":1,\"outcome\":\"created\",\"id\":\"019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40\"}\n")),
+            headers(
             ("Idempotency-Replayed" = String, description = "`true` if the first rows were done before"),
         )),
         BulkProblems,
@@ -170,7 +171,7 @@ pub(super) async fn write(
     payload: web::Payload,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    let terms = query.0;
+    let BulkQuery { terms, answer, choice } = query;
     let format = format(&request)?;
     let rules = request.app_data::<Rules>().ok_or_else(|| Problem::internal("no rules are wired"))?;
     if rules.require_if_match && terms.mode == Mode::Upsert && !condition.is_any {
@@ -180,8 +181,8 @@ pub(super) async fn write(
     let tag = tag::tag(&request);
     let once = key.of_bulk().filter(|_| !terms.dry_run);
     let begun = once.map(|once| service.begin(once.key)).transpose()?;
-    let report: Report = Arc::new(move |rows| lines(rows, terms.dry_run));
-    let import = Import { service: service.as_ref().clone(), terms, once, from_line: 1, report };
+    let of_rows = Arc::new(move |rows: &[_]| line::of_rows(rows, terms.dry_run));
+    let import = Import { service: service.as_ref().clone(), terms, once, from_line: 1, report: of_rows };
     let source = bounded(payload, terms, rules.request_timeout, tag.clone());
     if terms.all_or_none {
         // In a task of its own: it goes on when nobody waits for it any more, and keeps its key meanwhile.
@@ -196,49 +197,51 @@ pub(super) async fn write(
         } else {
             StatusCode::UNPROCESSABLE_ENTITY
         };
-        return Ok(answer(status, reported.is_replay).body(reported.report));
+        return Ok(response(status, reported.is_replay).body(Report::whole(choice, reported.report)));
     }
     // Rows are read and told of by a task of their own, so that the one goes on while the other does. There is no more
     // between the two than one report.
-    let (told, mut hears) = mpsc::channel::<Result<Reported, Stop>>(1);
+    let (sender, mut reports) = mpsc::channel::<Result<Reported, Stop>>(1);
     let about = tag.clone();
     let importing = async move {
         let _begun = begun;
-        let tell = async |reported: Reported| told.send(Ok(reported)).await.is_ok();
+        let tell = async |reported: Reported| sender.send(Ok(reported)).await.is_ok();
         match self::import(&import, format, source, tell).await {
             Ok(()) => {}
             Err(Stop::Unheard) => observe::unheard(about.as_deref()),
             // Nobody may be there to hear it.
-            Err(stop) => drop(told.send(Err(stop)).await),
+            Err(stop) => drop(sender.send(Err(stop)).await),
         }
     };
     actix_web::rt::spawn(tag::on_behalf(tag.as_deref(), importing));
     // The first rows decide about the status.
-    let first = hears.recv().await.transpose().map_err(problem)?;
-    let is_replay = first.as_ref().is_some_and(|reported| reported.is_replay);
-    let first = first.map(Ok);
-    let rest = stream::unfold((hears, first, 0, tag), move |(mut hears, first, last_line, tag)| async move {
-        let told = match first {
-            Some(first) => first,
-            None => hears.recv().await?,
-        };
-        Some(match told {
-            Ok(reported) => (Bytes::from(reported.report), (hears, None, reported.last_line, tag)),
-            Err(stop) => {
-                let end = match stop {
-                    Stop::Read(ReadError::UnclosedQuote { last, .. }) => Some(last),
-                    _ => None,
-                };
-                let problem = problem(stop);
-                observe::broken_off(tag.as_deref(), &problem);
-                (stopped(last_line + 1, end, &problem), (hears, None, last_line, tag))
+    let first = reports.recv().await.transpose().map_err(problem)?;
+    let mut response = response(StatusCode::OK, first.as_ref().is_some_and(|reported| reported.is_replay));
+    let mut report =
+        Report { reports, first, choice, tag: tag.clone(), tally: Tally::default(), last_line: 0, is_over: false };
+    let mut held = Held::new().map_err(Problem::internal)?;
+    if matches!(answer, Answer::End) {
+        if let Some(tag) = tag {
+            // From here on the import bounds its own time: rows are written that have to be reported.
+            tag.is_unbounded.set(true);
+        }
+        while let Some(lines) = report.next().await {
+            held.push(&lines).map_err(Problem::internal)?;
+            if held.is_full() {
+                break;
             }
-        })
-    });
-    Ok(answer(StatusCode::OK, is_replay).streaming(rest.map(Ok::<_, io::Error>)))
+        }
+    }
+    let (length, held) = held.finish().map_err(Problem::internal)?;
+    let held = stream::iter(held);
+    if report.is_over {
+        return Ok(compressible(response.body(SizedStream::new(length, held))));
+    }
+    let rest = stream::unfold(report, async |mut report| Some((Ok::<_, io::Error>(report.next().await?), report)));
+    Ok(response.streaming(held.chain(rest)))
 }
 
-fn answer(status: StatusCode, is_replay: bool) -> actix_web::HttpResponseBuilder {
+fn response(status: StatusCode, is_replay: bool) -> actix_web::HttpResponseBuilder {
     let mut response = HttpResponse::build(status);
     response.content_type(NDJSON);
     if is_replay {
@@ -248,7 +251,7 @@ fn answer(status: StatusCode, is_replay: bool) -> actix_web::HttpResponseBuilder
 }
 
 fn format(request: &HttpRequest) -> Result<Format, Problem> {
-    let media_type = super::body::media_type(request, &[NDJSON, CSV])?;
+    let media_type = super::body::media_type(request, &[NDJSON, CSV, NDJSON_ALIASES[0], NDJSON_ALIASES[1]])?;
     Ok(if media_type == CSV { Format::Csv } else { Format::Ndjson })
 }
 
@@ -282,56 +285,6 @@ fn bounded(
             Some((piece, (payload, left)))
         }
     })
-}
-
-fn lines(rows: &[Row], is_dry_run: bool) -> Vec<u8> {
-    let mut lines = Vec::with_capacity(rows.len() * 80);
-    for row in rows {
-        let mut refused = None;
-        let (outcome, id) = match &row.outcome {
-            Ok(Written::Created(id)) => (ToldOutcome::Created, Some(id)),
-            Ok(Written::Updated(id)) => (ToldOutcome::Updated, Some(id)),
-            Ok(Written::Unchanged(id)) => (ToldOutcome::Unchanged, Some(id)),
-            Err(Refused::Undone) => (ToldOutcome::Undone, None),
-            Err(Refused::EmailTaken) => {
-                refused = Some(Problem::new(Kind::EmailTaken, "Another user has this email."));
-                (ToldOutcome::Refused, None)
-            }
-            Err(Refused::Invalid(faults)) => {
-                refused = Some(invalid(faults));
-                (ToldOutcome::Refused, None)
-            }
-        };
-        // What is only tried has no id that would mean anything.
-        let id =
-            id.filter(|_| !(is_dry_run && matches!(outcome, ToldOutcome::Created))).map(|id: &UserId| id.as_uuid());
-        let last_line = Some(row.last_line).filter(|last| *last != row.line);
-        let problem = refused.as_ref().map(|it| it.to_body(None));
-        push(&mut lines, &Told { line: row.line, last_line, outcome, id, problem });
-    }
-    lines
-}
-
-fn push(lines: &mut Vec<u8>, line: &Told) {
-    // Texts and numbers always serialize, and a Vec takes them all.
-    let _ = serde_json::to_writer(&mut *lines, line);
-    lines.push(b'\n');
-}
-
-fn invalid(faults: &[MemberFault]) -> Problem {
-    let error = |MemberFault { member, fault }: &MemberFault| {
-        let pointer = if member.is_empty() { String::new() } else { super::body::pointer(member) };
-        FieldError::at_member(pointer, fault.clone())
-    };
-    Problem::with_errors(Kind::ValidationFailed, "The row is no user; see errors.", faults.iter().map(error).collect())
-}
-
-/// The last line of an import that did not come to its end.
-fn stopped(line: u64, last_line: Option<u64>, problem: &Problem) -> Bytes {
-    let mut text = Vec::new();
-    let problem = Some(problem.to_body(None));
-    push(&mut text, &Told { line, last_line, outcome: ToldOutcome::Stopped, id: None, problem });
-    text.into()
 }
 
 fn problem(stop: Stop) -> Problem {

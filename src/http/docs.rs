@@ -10,13 +10,21 @@ use actix_web::{
     http::header::{self, HeaderValue},
     web,
 };
-use utoipa::{OpenApi, openapi};
+use utoipa::{
+    OpenApi,
+    openapi::{self, HeaderBuilder, KnownFormat, ObjectBuilder, RefOr, SchemaFormat, Server, Type},
+};
 use utoipa_swagger_ui::Config;
 
 use super::{
+    bulk::{BulkLine, BulkSummary, NDJSON},
+    documented::SortParameter,
     policy::Asset,
-    problem::{Kind, Problem, ProblemBody},
+    problem::{Kind, Problem, ProblemBody, ProblemCode},
+    public_url::PublicUrl,
+    responses::HostProblems,
 };
+use crate::exchange::{ExportedBody, Field};
 
 /// What the document says besides its routes; those are collected from the handlers.
 #[derive(OpenApi)]
@@ -27,7 +35,8 @@ use super::{
                        with a stable `code`. Every answer carries `X-Request-Id`, the caller's own if it sent one. \
                        Every `GET` answers `HEAD` too.",
     ),
-    components(schemas(ProblemBody)),
+    // The lines of NDJSON bodies have schemas of their own: a body of many lines is a text.
+    components(schemas(BulkLine, BulkSummary, ExportedBody, Field, ProblemBody, ProblemCode, SortParameter)),
     tags(
         (name = "users", description = "The users"),
         (name = "operations", description = "For operators and orchestrators"),
@@ -35,43 +44,90 @@ use super::{
 )]
 pub(super) struct Base;
 
-/// The document as it is sent, made once.
-pub(super) type DocumentJson = Asset;
+/// Adds what is true of every operation.
+pub(super) fn complete(api: &mut openapi::OpenApi) {
+    let request_id = || {
+        let schema = ObjectBuilder::new().schema_type(Type::String);
+        let description = "The request's id, which the log has too; the client's own if it sent one";
+        HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
+    };
+    let bytes = || {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        RefOr::T(ObjectBuilder::new().schema_type(Type::String).format(Some(format)).build().into())
+    };
+    for item in api.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            for response in operation.responses.responses.values_mut() {
+                let RefOr::T(response) = response else { continue };
+                response.headers.insert("X-Request-Id".to_owned(), request_id().into());
+                // Generated clients would read other texts as JSON, by the name of their media type.
+                if let Some(RefOr::T(lines)) = response.content.get_mut(NDJSON) {
+                    lines.schema = Some(bytes());
+                }
+            }
+        }
+    }
+    api.servers = Some(vec![Server::new("/")]);
+}
 
-pub(super) fn document_json(openapi: &openapi::OpenApi) -> DocumentJson {
-    let json = serde_json::to_vec(openapi).unwrap_or_default();
-    Asset::new(json.into(), HeaderValue::from_static("application/json"))
+/// The document as it is sent.
+pub(super) struct Document {
+    api: openapi::OpenApi,
+    json: Asset,
+}
+
+impl Document {
+    pub(super) fn new(api: openapi::OpenApi) -> Self {
+        Self { json: json(&api), api }
+    }
+}
+
+fn json(api: &openapi::OpenApi) -> Asset {
+    Asset::new(serde_json::to_vec(api).unwrap_or_default().into(), HeaderValue::from_static("application/json"))
 }
 
 /// This document
 #[utoipa::path(
     tag = "operations",
     operation_id = "openapi",
-    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")),
+    responses(
+        (status = 200, description = "OpenAPI 3.1", body = BTreeMap<String, Value>, content_type = "application/json"),
+        HostProblems,
+    ),
 )]
 #[get("/openapi.json")]
-pub(super) async fn document(request: HttpRequest, json: web::Data<DocumentJson>) -> HttpResponse {
-    json.answer(&request)
+pub(super) async fn document(
+    request: HttpRequest,
+    document: web::Data<Document>,
+    public_url: web::Data<PublicUrl>,
+) -> HttpResponse {
+    let Some(url) = public_url.of(&request) else { return document.json.answer(&request) };
+    let mut api = document.api.clone();
+    api.servers = Some(vec![Server::new(url)]);
+    json(&api).answer(&request)
 }
 
 /// Swagger UI, from the binary: no part of it is fetched from elsewhere.
 pub(super) struct SwaggerUi {
     config: Arc<Config<'static>>,
-    /// What was asked for before.
+    /// What was requested before.
     parts: RwLock<BTreeMap<String, Arc<Asset>>>,
 }
 
 impl SwaggerUi {
     pub(super) fn new() -> Self {
-        let config = Config::from("/openapi.json")
-            // Else the page asks a validator on the internet to look at the document.
-            .validator_url("none")
-            .try_it_out_enabled(true)
-            .display_request_duration(true);
-        Self { config: Arc::new(config), parts: RwLock::default() }
+        let page =
+            Asset::new(include_str!("docs/swagger.html").into(), HeaderValue::from_static("text/html; charset=utf-8"));
+        let script =
+            Asset::new(include_str!("docs/swagger-initializer.js").into(), HeaderValue::from_static("text/javascript"));
+        let own = [("", page), ("swagger-initializer.js", script)];
+        let parts = own.into_iter().map(|(name, part)| (name.to_owned(), Arc::new(part))).collect();
+        Self { config: Arc::default(), parts: RwLock::new(parts) }
     }
 
     fn part(&self, name: &str) -> Result<Arc<Asset>, Problem> {
+        let name = if name == "index.html" { "" } else { name };
         if let Some(part) = self.parts.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(Arc::clone(part));
         }
@@ -93,14 +149,15 @@ pub(super) async fn swagger(
     Ok(pages.part(&file)?.answer(&request))
 }
 
-/// The page lives in a folder, so that its own parts are found.
+/// The page is in a folder of its own, where the browser looks for its parts. The redirect is relative, so that it leads there
+/// below any prefix, too.
 pub(super) async fn to_swagger() -> HttpResponse {
-    HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "/swagger/")).finish()
+    HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "swagger/")).finish()
 }
 
 /// Until there is another page, people find the API's.
 pub(super) async fn home() -> HttpResponse {
-    HttpResponse::TemporaryRedirect().insert_header((header::LOCATION, "/swagger/")).finish()
+    HttpResponse::TemporaryRedirect().insert_header((header::LOCATION, "swagger/")).finish()
 }
 
 /// Browsers ask for one with every page.

@@ -1,6 +1,6 @@
 //! `GET /users/export`: all users of a selection, in one answer of any length.
 
-use std::{io, rc::Rc, sync::Arc};
+use std::{cmp::Reverse, io, iter, rc::Rc, sync::Arc};
 
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse,
@@ -13,7 +13,7 @@ use futures_util::{FutureExt, future::LocalBoxFuture, stream};
 use utoipa::IntoParams;
 
 use super::{
-    bulk::{CSV, NDJSON},
+    bulk::{CSV, NDJSON, NDJSON_ALIASES},
     compression::compressible,
     cursor::CursorSigner,
     list::position,
@@ -26,12 +26,14 @@ use super::{
 };
 use crate::{
     domain::User,
-    exchange::{ExportedBody, Fields, Format, Writer},
+    exchange::{Fields, Format, Writer},
     service::{Edge, Position, Selection, Slice, UserService},
 };
 
 /// Users that are read at a time. What a client that stops reading costs is some of these.
 const AT_ONCE: u64 = 500;
+
+const CSV_WITH_HEADER: &str = "text/csv; charset=utf-8; header=present";
 
 /// What is asked of an export.
 pub struct ExportQuery {
@@ -87,26 +89,27 @@ impl ExportQuery {
 }
 
 /// What the client likes best of what there is (RFC 9110, section 12.5.1).
-fn format(request: &HttpRequest) -> Result<Format, Problem> {
+fn format(request: &HttpRequest) -> Result<(Format, &'static str), Problem> {
     let is_any = |value: &header::HeaderValue| value.as_bytes().trim_ascii().is_empty();
     if request.headers().get(header::ACCEPT).is_none_or(is_any) {
-        return Ok(Format::Ndjson);
+        return Ok((Format::Ndjson, NDJSON));
     }
     let not_acceptable = || Problem::new(Kind::NotAcceptable, format!("There are {NDJSON} and {CSV}."));
     let ranges = Accept::parse(request).map_err(|_| not_acceptable())?;
     // The range that says most of a type counts: its place and its quality.
-    let liked = |of: [&str; 3]| {
-        let place = of.iter().find_map(|of| ranges.iter().position(|range| range.item.essence_str() == *of))?;
-        Some((ranges[place].quality, place)).filter(|(quality, _)| *quality > Quality::ZERO)
+    let place = |of: &[&str]| of.iter().find_map(|of| ranges.iter().position(|it| it.item.essence_str() == *of));
+    let liked = |name: &'static str, group| {
+        let place = place(&[name, group, "*/*"])?;
+        Some((ranges[place].quality, Reverse(place))).filter(|(quality, _)| *quality > Quality::ZERO)
     };
-    match (liked([NDJSON, "application/*", "*/*"]), liked([CSV, "text/*", "*/*"])) {
-        (None, None) => Err(not_acceptable()),
-        (Some((ndjson, first)), Some((csv, second))) if ndjson < csv || ndjson == csv && second < first => {
-            Ok(Format::Csv)
-        }
-        (None, Some(_)) => Ok(Format::Csv),
-        _ => Ok(Format::Ndjson),
-    }
+    let aliases = NDJSON_ALIASES.into_iter().filter(|alias| place(&[alias]).is_some());
+    let names = iter::once((Format::Ndjson, NDJSON)).chain(aliases.map(|alias| (Format::Ndjson, alias)));
+    let names = names.map(|(format, name)| (liked(name, "application/*"), format, name));
+    // Of those that are liked alike the first counts.
+    let csv = (liked(CSV, "text/*"), Format::Csv, CSV_WITH_HEADER);
+    let (quality, format, name) =
+        iter::once(csv).chain(names.rev()).max_by_key(|(quality, ..)| *quality).ok_or_else(not_acceptable)?;
+    quality.map(|_| (format, name)).ok_or_else(not_acceptable)
 }
 
 /// Query of an export; documents what [`ExportQuery`] reads.
@@ -114,27 +117,27 @@ fn format(request: &HttpRequest) -> Result<Format, Problem> {
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 #[expect(dead_code, reason = "documents what `ExportQuery` reads")]
 struct ExportParameters {
-    /// Go on behind the user that had this cursor.
+    /// Continue after the user that had this cursor.
     #[param(pattern = "^[A-Za-z0-9_-]{44,2200}$", min_length = 44, max_length = 2200)]
     cursor: Option<String>,
-    /// Give each user a member more, `cursor`, behind which an export that was cut off can go on.
+    /// Add a member `cursor` to each user, from which an interrupted export can continue.
     #[param(default = false)]
     cursors: Option<bool>,
 }
 
 /// Export users
 ///
-/// All users that the filters of `GET /users` let through, in the order that `sort` asks for, as NDJSON or CSV by `Accept`.
-/// Users that come or go meanwhile make none repeat or be skipped. An answer that was cut off is one without its end:
-/// with `cursors=true` it can be gone on with.
+/// All users that match the filters, in the order of `sort`, as NDJSON or CSV by `Accept`. Users that come or go meanwhile
+/// make none repeat or be skipped. An answer without its last chunk was interrupted; with `cursors=true` it can be
+/// continued.
 #[utoipa::path(
     tag = "users",
     operation_id = "exportUsers",
     params(super::documented::SelectionParameters, ExportParameters),
     responses(
-        (status = 200, description = "A line each user", content(
-            (ExportedBody = "application/x-ndjson"),
-            (String = "text/csv"),
+        (status = 200, description = "A line for each user, in NDJSON an `ExportedUser`", content(
+            (String = "application/x-ndjson", example = "{\"id\":\"019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40\",\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n"),
+            (String = "text/csv", example = "name,email\r\nAnn,ann@example.com\r\n"),
         )),
         ExportProblems,
         ServerProblems,
@@ -147,7 +150,7 @@ pub(super) async fn export(
     signer: web::Data<CursorSigner>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    let format = format(&request)?;
+    let (format, media_type) = format(&request)?;
     let ExportQuery { selection, position, fields, has_cursors } = query.0;
     let writer = Writer::new(format, fields, has_cursors);
     let tag = tag::tag(&request);
@@ -182,12 +185,10 @@ pub(super) async fn export(
     });
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CACHE_CONTROL, policy::REVALIDATED)).insert_header((header::VARY, "Accept"));
-    match format {
-        Format::Ndjson => response.content_type(NDJSON),
-        Format::Csv => response
-            .content_type("text/csv; charset=utf-8; header=present")
-            .insert_header((header::CONTENT_DISPOSITION, "attachment; filename=\"users.csv\"")),
-    };
+    response.content_type(media_type);
+    if format == Format::Csv {
+        response.insert_header((header::CONTENT_DISPOSITION, "attachment; filename=\"users.csv\""));
+    }
     Ok(compressible(response.streaming(body)))
 }
 

@@ -48,6 +48,10 @@ pub(super) async fn limits(
     let mut left = limit;
     let handled = loop {
         let handled = timeout(left, &mut handling).await;
+        if handled.is_err() && tag.as_ref().is_some_and(|tag| tag.is_unbounded.get()) {
+            left = limit;
+            continue;
+        }
         // As long as a body of any length goes on, its time begins anew with each piece.
         let heard = tag.as_ref().and_then(|tag| tag.heard.get());
         match (handled, heard.and_then(|heard| limit.checked_sub(heard.elapsed()))) {

@@ -18,7 +18,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::{
     Draining, Phase, compression, policy,
     problem::Problem,
-    series,
+    public_url, series,
     tag::{REQUEST_ID, Tag, tag},
 };
 use crate::connections::OpenConnection;
@@ -84,6 +84,7 @@ pub(super) async fn finish(
         (Err(error), None) => return Err(error),
     };
     policy::apply(response.response_mut());
+    public_url::complete(&mut response);
     response = compression::compress(response);
     let draining = response.request().app_data::<web::Data<Draining>>();
     if draining.is_some_and(|draining| draining.phase() >= Phase::Farewell) {

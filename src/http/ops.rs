@@ -2,7 +2,11 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use actix_web::{HttpResponse, get, web};
+use actix_web::{
+    HttpRequest, HttpResponse, get,
+    http::header::{self, Accept, Header, Quality},
+    web,
+};
 use metrics_exporter_prometheus::PrometheusHandle;
 use orm_pool::{Fault, Pool, Refusal, Snapshot};
 use serde::Serialize;
@@ -11,8 +15,9 @@ use utoipa::ToSchema;
 use super::{
     compression::compressible,
     problem::{Kind, Problem},
-    responses::ServerProblems,
+    responses::{HostProblems, ServerProblems},
 };
+use crate::{connections::OpenConnection, telemetry};
 
 /// How far the service is on its way out. Phases follow one another in this order, and none comes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
@@ -83,7 +88,7 @@ pub(super) struct Health {
 #[utoipa::path(
     tag = "operations",
     operation_id = "live",
-    responses((status = 200, description = "It is", body = Health)),
+    responses((status = 200, description = "It is", body = Health), HostProblems),
 )]
 #[get("/health/live")]
 pub(super) async fn live() -> HttpResponse {
@@ -138,7 +143,7 @@ fn not_ready(error: orm_pool::Error) -> Problem {
 #[utoipa::path(
     tag = "operations",
     operation_id = "pool",
-    responses((status = 200, description = "The pool at this moment", body = Report)),
+    responses((status = 200, description = "The pool at this moment", body = Report), HostProblems),
 )]
 #[get("/pool")]
 pub(super) async fn snapshot(pool: web::Data<Pool>, draining: web::Data<Draining>) -> HttpResponse {
@@ -146,13 +151,41 @@ pub(super) async fn snapshot(pool: web::Data<Pool>, draining: web::Data<Draining
 }
 
 /// Metrics for Prometheus
+///
+/// In Prometheus' text format, or in OpenMetrics if `Accept` prefers it.
 #[utoipa::path(
     tag = "operations",
     operation_id = "metrics",
-    responses((status = 200, description = "All metrics", body = String, content_type = "text/plain")),
+    responses((status = 200, description = "All metrics", content(
+        (String = "text/plain"),
+        (String = "application/openmetrics-text"),
+    )), HostProblems),
 )]
 #[get("/metrics")]
-pub(super) async fn scrape(pool: web::Data<Pool>, recorder: web::Data<PrometheusHandle>) -> HttpResponse {
+pub(super) async fn scrape(
+    request: HttpRequest,
+    pool: web::Data<Pool>,
+    recorder: web::Data<PrometheusHandle>,
+) -> HttpResponse {
     pool.publish();
-    compressible(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(recorder.render()))
+    telemetry::update_process_metrics();
+    if let Some(connection) = request.conn_data::<OpenConnection>() {
+        connection.publish();
+    }
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::VARY, "Accept"));
+    let text = recorder.render();
+    compressible(if prefers_open_metrics(&request) {
+        response
+            .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+            .body(telemetry::open_metrics(&text))
+    } else {
+        response.content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
+    })
+}
+
+fn prefers_open_metrics(request: &HttpRequest) -> bool {
+    let Ok(ranges) = Accept::parse(request) else { return false };
+    let quality = |name: &str| ranges.iter().filter(|it| it.item.essence_str() == name).map(|it| it.quality).max();
+    quality("application/openmetrics-text").is_some_and(|it| it > Quality::ZERO && Some(it) > quality("text/plain"))
 }

@@ -11,7 +11,10 @@ use actix_web::{
     },
 };
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 use super::{
     conditions::etag,
@@ -87,6 +90,35 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 26] = [
+        Self::MalformedJson,
+        Self::MalformedCsv,
+        Self::InvalidQuery,
+        Self::InvalidCursor,
+        Self::InvalidId,
+        Self::NotFound,
+        Self::UserNotFound,
+        Self::MethodNotAllowed,
+        Self::HostUnknown,
+        Self::InvalidIdempotencyKey,
+        Self::BodyTimeout,
+        Self::EmailTaken,
+        Self::VersionConflict,
+        Self::IdempotencyKeyInUse,
+        Self::PreconditionFailed,
+        Self::PreconditionRequired,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::NotAcceptable,
+        Self::ValidationFailed,
+        Self::IdempotencyKeyReused,
+        Self::Internal,
+        Self::PoolExhausted,
+        Self::DatabaseUnavailable,
+        Self::ShuttingDown,
+        Self::RequestTimeout,
+    ];
+
     /// Status, code and title.
     pub(super) const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
@@ -144,6 +176,19 @@ impl Kind {
     }
 }
 
+/// The codes, as the document lists them.
+pub(super) struct ProblemCode;
+
+impl PartialSchema for ProblemCode {
+    fn schema() -> RefOr<Schema> {
+        let codes = Kind::ALL.map(|kind| kind.parts().1);
+        let description = "What kind of problem it is: a stable word for programs";
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes)).description(Some(description)).into()
+    }
+}
+
+impl ToSchema for ProblemCode {}
+
 /// A problem on its way to the client.
 #[derive(Debug)]
 pub(super) struct Problem {
@@ -178,7 +223,7 @@ pub(super) struct ProblemBody<'a> {
     #[schema(example = "/users")]
     instance: Option<&'a str>,
     /// A stable word for programs.
-    #[schema(example = "email-taken")]
+    #[schema(example = "email-taken", value_type = ProblemCode)]
     code: &'a str,
     /// Each fault of the input.
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]

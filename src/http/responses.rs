@@ -12,7 +12,7 @@ use utoipa::{
     },
 };
 
-use super::problem::Kind;
+use super::{bulk::NDJSON, problem::Kind};
 
 /// Of routes with a query.
 pub(super) struct QueryProblems;
@@ -32,6 +32,8 @@ pub(super) struct ChangeProblems;
 pub(super) struct ReadConditionProblems;
 /// Of routes that change what an id names, if it is so.
 pub(super) struct ChangeConditionProblems;
+/// Of routes that reach nothing but this process.
+pub(super) struct HostProblems;
 /// Of all routes that reach the database.
 pub(super) struct ServerProblems;
 
@@ -91,8 +93,7 @@ impl IntoResponses for BulkProblems {
         .map(|(status, response)| match response {
             // All or none: the lines tell because of which rows it is none.
             RefOr::T(mut response) if status == "422" => {
-                let lines = ContentBuilder::new().schema(Some(Ref::from_schema_name("BulkLine"))).build();
-                response.content.insert("application/x-ndjson".to_owned(), RefOr::T(lines));
+                response.content.insert(NDJSON.to_owned(), RefOr::T(ContentBuilder::new().build()));
                 (status, RefOr::T(response))
             }
             response => (status, response),
@@ -123,6 +124,12 @@ impl IntoResponses for ReadConditionProblems {
 impl IntoResponses for ChangeConditionProblems {
     fn responses() -> Responses {
         responses(&[Kind::PreconditionFailed, Kind::PreconditionRequired])
+    }
+}
+
+impl IntoResponses for HostProblems {
+    fn responses() -> Responses {
+        responses(&[Kind::HostUnknown])
     }
 }
 

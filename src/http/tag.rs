@@ -35,6 +35,8 @@ pub(super) struct Tag {
     pub(super) arriving: Cell<bool>,
     /// When the last piece came of a body that may be of any length.
     pub(super) heard: Cell<Option<Instant>>,
+    /// Whether the handler bounds its time itself, because what it has done must be reported.
+    pub(super) is_unbounded: Cell<bool>,
 }
 
 impl Tag {
@@ -49,6 +51,7 @@ impl Tag {
             trace_id,
             arriving: Cell::new(false),
             heard: Cell::new(None),
+            is_unbounded: Cell::new(false),
         }
     }
 

@@ -12,7 +12,9 @@ use super::{
     compression::compressible,
     conditions::{ChangeCondition, ListCondition, ReadCondition, etag},
     cursor::CursorSigner,
-    documented::{ConditionParameters, IdParameter, KeyParameter, ListParameters, SelectionParameters},
+    documented::{
+        ConditionParameters, IdParameter, KeyParameter, ListConditionParameters, ListParameters, SelectionParameters,
+    },
     fallback::Paths,
     idempotency::{self, IdempotencyKey},
     list::ListQuery,
@@ -25,7 +27,7 @@ use super::{
 };
 use crate::{
     domain::{Email, Name, Precondition, User, UserId},
-    exchange::{Fields, FieldsBody, Selected, UserBody},
+    exchange::{Fields, Selected, UserBody},
     service::{self, Change, Draft, UserService},
 };
 
@@ -50,7 +52,7 @@ pub(super) struct DraftBody {
     name: String,
     /// Unique regardless of case and of how its domain is written; at most 254 octets, and no
     /// invisible characters.
-    #[schema(example = "Ann@example.com", format = "email", max_length = 254)]
+    #[schema(example = "Ann@example.com", format = "idn-email", max_length = 254)]
     email: String,
 }
 
@@ -66,7 +68,7 @@ pub(super) struct PatchBody {
     name: Option<String>,
     /// Unique regardless of case and of how its domain is written; at most 254 octets, and no
     /// invisible characters.
-    #[schema(example = "ann.other@example.com", format = "email", max_length = 254, value_type = String, required = false)]
+    #[schema(example = "ann.other@example.com", format = "idn-email", max_length = 254, value_type = String, required = false)]
     email: Option<String>,
 }
 
@@ -113,13 +115,13 @@ impl FromRequest for PathId {
 ///
 /// Oldest first, unless `sort` says otherwise. What is asked for by several parameters is true of each user that is given.
 /// Follow `Link` with `rel="next"` until there is none. Users that come or go meanwhile make no page repeat or skip any
-/// other.
+/// other. With `fields` the users of the answer have only these members.
 #[utoipa::path(
     tag = "users",
     operation_id = "listUsers",
     params(SelectionParameters, ListParameters),
     responses(
-        (status = 200, description = "A page of users", body = [FieldsBody], headers(
+        (status = 200, description = "A page of users", body = [UserBody], headers(
             ("Link" = String, description = "`first`, and `prev` and `next` where there are such pages (RFC 8288)"),
             ("X-Total-Count" = u64, description = "How many users there are in all pages together, if `count` asks for it"),
         )),
@@ -157,7 +159,7 @@ pub(super) async fn list(
 #[utoipa::path(
     tag = "users",
     operation_id = "createUser",
-    params(KeyParameter),
+    params(KeyParameter, ListConditionParameters),
     request_body = DraftBody,
     responses(
         (status = 201, description = "The user was created", body = UserBody, headers(

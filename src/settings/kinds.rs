@@ -1,11 +1,13 @@
 //! What values look like, for those that are not of their kind.
 
-pub(super) const KINDS: [(&str, &str); 32] = [
+pub(super) const KINDS: [(&str, &str); 34] = [
     ("server.host", "an IP address such as 127.0.0.1 or ::"),
     ("server.port", "a whole number from 0 to 65535"),
     ("server.workers", "a whole number from 0 to 512"),
     ("server.max_connections", "a whole number from 0 to 1000000"),
     ("server.allowed_hosts", "names separated by commas, or *"),
+    ("server.public_url", "a URL such as https://api.example.com/users-api"),
+    ("server.trusted_proxies", "addresses or networks such as 10.0.0.0/8, separated by commas"),
     ("server.request_timeout", DURATION),
     ("server.write_timeout", DURATION),
     ("server.drain_delay", DURATION),

@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use ipnet::IpNet;
 use serde::Deserialize;
+use url::Url;
 
 use super::Invalid;
 
@@ -20,6 +22,10 @@ pub struct ServerSettings {
     pub max_connections: usize,
     /// Names that clients may use in `Host` besides localhost, on a loopback listener; separated by commas.
     pub allowed_hosts: String,
+    /// URL under which clients reach the service; empty if it is the one that they connect to.
+    pub public_url: String,
+    /// Addresses and networks of proxies whose `X-Forwarded-*` headers are believed; separated by commas.
+    pub trusted_proxies: String,
     /// Longest time to an answer.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -55,6 +61,25 @@ impl ServerSettings {
                 return Err(Invalid::new(key, "a duration from 1ms to 1h"));
             }
         }
+        let is_absolute = |url: &Url| {
+            let has_rest = url.query().is_some() || url.fragment().is_some() || !url.username().is_empty();
+            ["http", "https"].contains(&url.scheme()) && url.has_host() && url.password().is_none() && !has_rest
+        };
+        if !self.public_url.is_empty() && !self.public_url.parse().is_ok_and(|url| is_absolute(&url)) {
+            return Err(Invalid::new("server.public_url", "a URL such as https://api.example.com/users-api"));
+        }
+        if self.trusted_proxies().is_none() {
+            let example = "addresses or networks such as 10.0.0.0/8, separated by commas";
+            return Err(Invalid::new("server.trusted_proxies", example));
+        }
         Ok(())
+    }
+
+    /// The networks of trusted proxies; `None` if one is neither an address nor a network.
+    #[must_use]
+    pub fn trusted_proxies(&self) -> Option<Vec<IpNet>> {
+        let names = self.trusted_proxies.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let network = |name: &str| name.parse().or_else(|_| name.parse::<IpAddr>().map(IpNet::from)).ok();
+        names.map(network).collect()
     }
 }

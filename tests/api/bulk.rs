@@ -228,7 +228,7 @@ async fn what_goes_wrong_is_told_by_its_request(context: Context) {
     let service = Service::start(context.folder(), &variables).await;
     let app = App::at(service.address, &url);
     let headers = "content-type: application/x-ndjson\r\nx-request-id: import-7\r\n";
-    let mut upload = Upload::begin(app.address, "/users/bulk", headers).await;
+    let mut upload = Upload::begin(app.address, "/users/bulk?answer=stream", headers).await;
     upload.send(&rows(0..3)).await;
     assert_eq!(upload.lines(3).await.len(), 3);
     let lock = Locked::users(&context, &url).await;
@@ -255,7 +255,8 @@ async fn what_goes_wrong_is_told_by_its_request(context: Context) {
 
 async fn lines_come_as_rows_are_done(context: Context) {
     let app = context.app().await;
-    let mut upload = Upload::begin(app.address, "/users/bulk", "content-type: application/x-ndjson\r\n").await;
+    let mut upload =
+        Upload::begin(app.address, "/users/bulk?answer=stream", "content-type: application/x-ndjson\r\n").await;
     for round in 0..3 {
         upload.send(&rows(round * 5..round * 5 + 5)).await;
         // The body goes on; the lines are here.
@@ -300,12 +301,14 @@ async fn what_cannot_be_rows_is_refused(context: Context) {
 
 async fn a_body_that_breaks_off_leaves_no_half_row(context: Context) {
     let app = context.app().await;
-    let mut upload = Upload::begin(app.address, "/users/bulk", "content-type: application/x-ndjson\r\n").await;
+    let mut upload =
+        Upload::begin(app.address, "/users/bulk?answer=stream", "content-type: application/x-ndjson\r\n").await;
     // What has come of the last row would be one.
     upload.send(&(rows(0..3) + "{\"name\":\"Ann\",\"email\":\"ann@example.com\"}")).await;
     assert_eq!(upload.lines(3).await.len(), 3);
     drop(upload);
-    let mut upload = Upload::begin(app.address, "/users/bulk", "content-type: application/x-ndjson\r\n").await;
+    let mut upload =
+        Upload::begin(app.address, "/users/bulk?answer=stream", "content-type: application/x-ndjson\r\n").await;
     upload.send(&rows(3..4)).await;
     upload.finish().await;
     assert_eq!(upload.end().await.len(), 1);
@@ -319,7 +322,7 @@ async fn an_outage_is_told_by_the_last_line(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
     let app = context.app_on(&url, &[("pool.outage_wait", "0s")]).await;
     let headers = "content-type: application/x-ndjson\r\n";
-    let mut upload = Upload::begin(app.address, "/users/bulk", headers).await;
+    let mut upload = Upload::begin(app.address, "/users/bulk?answer=stream", headers).await;
     upload.send(&rows(0..3)).await;
     assert_eq!(upload.lines(3).await.len(), 3);
     proxy.cut();
@@ -341,7 +344,7 @@ async fn an_outage_is_told_by_the_last_line(context: Context) {
 async fn a_stop_is_told_by_the_last_line(context: Context) {
     let app = context.app().await;
     let headers = "content-type: application/x-ndjson\r\n";
-    let mut upload = Upload::begin(app.address, "/users/bulk", headers).await;
+    let mut upload = Upload::begin(app.address, "/users/bulk?answer=stream", headers).await;
     upload.send(&rows(0..3)).await;
     assert_eq!(upload.lines(3).await.len(), 3);
     let stopping = {

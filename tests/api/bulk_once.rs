@@ -21,7 +21,7 @@ async fn with_a_key_what_broke_off_is_gone_on_with(context: Context) {
     let app = context.app().await;
     let all = rows(0..3500);
     let headers = "content-type: application/x-ndjson\r\nidempotency-key: import-1\r\n";
-    let mut upload = Upload::begin(app.address, "/users/bulk", headers).await;
+    let mut upload = Upload::begin(app.address, "/users/bulk?answer=stream", headers).await;
     let cut = all.lines().take(2600).map(str::len).sum::<usize>() + 2600 + 10;
     upload.send(&all[..cut]).await;
     let before = upload.lines(2000).await;
@@ -135,7 +135,7 @@ async fn who_sends_slowly_is_served(context: Context) {
     }
     // Who sends no more is not waited for.
     let headers = format!("content-type: {NDJSON}\r\nidempotency-key: silent\r\n");
-    let mut upload = Upload::begin(app.address, "/users/bulk", &headers).await;
+    let mut upload = Upload::begin(app.address, "/users/bulk?answer=stream", &headers).await;
     upload.send(&rows(0..1)).await;
     assert_eq!(upload.status().await, 408);
 }

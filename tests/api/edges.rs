@@ -46,7 +46,7 @@ async fn answers_say_how_they_may_be_kept(context: Context) {
         ("/users/export", "private, no-cache", "Accept"),
         ("/openapi.json", "public, no-cache", "accept-encoding"),
         ("/pool", "no-store", ""),
-        ("/metrics", "no-store", "accept-encoding"),
+        ("/metrics", "no-store", "Accept, accept-encoding"),
         ("/health/live", "no-store", ""),
         ("/health/ready", "no-store", ""),
         ("/nowhere", "no-store", ""),
@@ -54,8 +54,8 @@ async fn answers_say_how_they_may_be_kept(context: Context) {
         ("/users?limit=x", "no-store", ""),
     ] {
         let reply = app.get(path).await;
-        let varies = reply.headers.get("vary").map_or("", |value| value.to_str().unwrap());
-        assert_eq!((reply.header("cache-control"), varies), (kept, vary), "{path}");
+        let varies: Vec<_> = reply.headers.get_all("vary").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!((reply.header("cache-control"), varies.join(", ").as_str()), (kept, vary), "{path}");
         assert_eq!(reply.header("x-content-type-options"), "nosniff", "{path}");
     }
     let refused = app.post("/users", &json!({})).await;
@@ -143,7 +143,7 @@ async fn exchange(app: &App, text: &str) -> String {
 async fn old_clients_get_no_chunks(context: Context) {
     let app = context.app().await;
     app.create("Ann", "ann@example.com").await;
-    let bulk = "POST /users/bulk HTTP/1.0\r\nconnection: keep-alive\r\ncontent-type: application/x-ndjson\r\n\
+    let bulk = "POST /users/bulk?answer=stream HTTP/1.0\r\nconnection: keep-alive\r\ncontent-type: application/x-ndjson\r\n\
                 content-length: 40\r\n\r\n{\"name\":\"Bob\",\"email\":\"bob@example.com\"}";
     let export = "GET /users/export HTTP/1.0\r\nconnection: keep-alive\r\n\r\n";
     for request in [bulk, export] {
@@ -176,7 +176,7 @@ async fn nobody_is_upgraded(context: Context) {
 async fn paths_that_people_try_first_are_there(context: Context) {
     let app = context.app().await;
     let home = app.get("/").await;
-    assert_eq!((home.status.as_u16(), home.header("location")), (307, "/swagger/"));
+    assert_eq!((home.status.as_u16(), home.header("location")), (307, "swagger/"));
     assert_eq!(app.get("/favicon.ico").await.status, 204);
     for path in ["/healthz", "/livez"] {
         assert_eq!(app.get(path).await.json(), json!({"status": "live"}), "{path}");

@@ -21,6 +21,7 @@
 
 mod batch;
 mod bulk;
+mod bulk_answers;
 mod bulk_csv;
 mod bulk_once;
 mod causes;
@@ -51,6 +52,7 @@ mod races;
 mod reload;
 mod remains;
 mod requirements;
+mod reverse_proxies;
 mod secrets;
 mod sessions;
 mod shutdown;
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         suite("plans", plans::cases()),
         suite("lists", lists::cases()),
         suite("bulk", bulk::cases()),
+        suite("bulk_answers", bulk_answers::cases()),
         suite("bulk_csv", bulk_csv::cases()),
         suite("bulk_once", bulk_once::cases()),
         suite("exports", exports::cases()),
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
             suite("tls", tls::cases()).on_servers(),
             suite("secrets", secrets::cases()),
             suite("edges", edges::cases()).without_engine(),
+            suite("reverse_proxies", reverse_proxies::cases()).without_engine(),
             suite("cli", cli::cases()).without_engine(),
             suite("limits", limits::cases()).without_engine(),
             suite("logging", logging::cases()).without_engine(),

@@ -80,7 +80,7 @@ async fn metrics_count_by_route(context: Context) {
         r#"http_server_requests_total{http_request_method="_OTHER",http_route="/users",http_response_status_code="405"}"#,
         r#"http_server_request_duration_seconds_count{http_request_method="POST",http_route="/users",http_response_status_code="201"}"#,
         r#"http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/users",http_response_status_code="201",le="0.005"}"#,
-        r#"db_client_connection_count{pool_name="users-api",state="idle"}"#,
+        r#"db_client_connections{pool_name="users-api",state="idle"}"#,
         r#"db_client_connection_max{pool_name="users-api"} 10"#,
         r#"db_client_connection_idle_min{pool_name="users-api"} 2"#,
         r#"db_client_connection_pending_requests{pool_name="users-api"} 0"#,

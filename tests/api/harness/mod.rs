@@ -7,12 +7,14 @@ pub mod bare;
 mod context;
 mod cutter;
 mod engine;
+mod kept;
 mod load;
 mod lock;
 mod pgbouncer;
 mod process;
 mod proxy;
 mod raw;
+mod reverse_proxy;
 mod server;
 
 use std::{
@@ -40,6 +42,7 @@ pub use self::{
     process::{Service, binary},
     proxy::Proxy,
     raw::{Upload, read_message},
+    reverse_proxy::{Kind as ProxyKind, ReverseProxy},
     server::{End, Server},
 };
 

@@ -1,21 +1,17 @@
-use std::{
-    path::PathBuf,
-    process::{Child, ChildStdin, Command},
-};
+use std::{path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
 use super::{
     engine::program,
+    kept::Kept,
     server::{Owner, PASSWORD, free_port},
 };
 
 /// A PgBouncer of the case's own, before a server.
 pub struct PgBouncer {
     url: url::Url,
-    keeper: Child,
-    // The keeper ends it when this pipe closes.
-    leash: Option<ChildStdin>,
+    _kept: Kept,
     _folder: TempDir,
 }
 
@@ -68,14 +64,15 @@ impl Version {
                 users.display()
             ),
         );
-        let mut keeper = owner.kept(&self.program, folder.path(), "INT").arg(&configuration).spawn().unwrap();
-        let leash = keeper.stdin.take();
+        let mut command = owner.kept(&self.program, folder.path(), "INT");
+        command.arg(&configuration);
+        let kept = Kept::start(command);
         url.set_port(Some(port)).unwrap();
         super::eventually("PgBouncer listens", || async {
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
         })
         .await;
-        PgBouncer { url, keeper, leash, _folder: folder }
+        PgBouncer { url, _kept: kept, _folder: folder }
     }
 }
 
@@ -83,13 +80,5 @@ impl PgBouncer {
     /// The URL of the database behind it.
     pub fn url(&self) -> &str {
         self.url.as_str()
-    }
-}
-
-impl Drop for PgBouncer {
-    fn drop(&mut self) {
-        drop(self.leash.take());
-        // It has no other way to end.
-        let _ = self.keeper.wait();
     }
 }

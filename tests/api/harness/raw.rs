@@ -56,7 +56,7 @@ impl Upload {
     pub async fn lines(&mut self, count: usize) -> Vec<String> {
         loop {
             let lines = self.body();
-            if lines.len() >= count || self.answer.ends_with(b"\r\n0\r\n\r\n") {
+            if lines.len() >= count || self.is_whole() {
                 return lines;
             }
             assert!(self.stream.read_buf(&mut self.answer).await.unwrap() > 0, "cut off after {lines:?}");
@@ -76,10 +76,31 @@ impl Upload {
         self.lines(usize::MAX).await
     }
 
+    /// Whether anything has come of the answer.
+    pub fn has_answer(&mut self) -> bool {
+        !self.answer.is_empty() || self.stream.try_read_buf(&mut self.answer).is_ok()
+    }
+
+    /// What has come of the answer.
+    pub fn answer(&self) -> &[u8] {
+        &self.answer
+    }
+
+    fn is_whole(&self) -> bool {
+        let text = String::from_utf8_lossy(&self.answer);
+        match text.split_once("\r\n\r\n") {
+            Some((head, body)) => length(head).map_or(body.ends_with("0\r\n\r\n"), |length| body.len() >= length),
+            None => false,
+        }
+    }
+
     /// The whole lines of the body so far, without the marks of its chunks.
     fn body(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.answer);
-        let Some((_, mut rest)) = text.split_once("\r\n\r\n") else { return Vec::new() };
+        let Some((head, mut rest)) = text.split_once("\r\n\r\n") else { return Vec::new() };
+        if length(head).is_some() {
+            return rest.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect();
+        }
         let mut body = String::new();
         while let Some((length, after)) = rest.split_once("\r\n") {
             let length = usize::from_str_radix(length, 16).unwrap();
@@ -90,4 +111,9 @@ impl Upload {
         let whole = body.rfind('\n').map_or("", |end| &body[..end]);
         whole.lines().map(str::to_owned).collect()
     }
+}
+
+/// What a head says of the length of its body.
+fn length(head: &str) -> Option<usize> {
+    head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
 }

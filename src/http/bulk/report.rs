@@ -1,0 +1,216 @@
+//! Which lines of a report a client gets, and when: as rows are done, or once all are.
+
+use std::{
+    io::{self, Read, Write},
+    rc::Rc,
+};
+
+use actix_web::web::Bytes;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use zstd::stream::{read::Decoder, write::Encoder};
+
+use super::{line, problem};
+use crate::{
+    exchange::{ReadError, Reported, Stop, Tally},
+    http::{observe, tag::Tag},
+};
+
+/// Most bytes of a report that are held back, compressed: the lines of about a million rows.
+const MOST_HELD: usize = 16 * 1024 * 1024;
+/// Bytes that are sent at a time of what was held back.
+const PIECE: usize = 64 * 1024;
+
+/// Which lines a client gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// One for each row.
+    #[default]
+    All,
+    /// One for each row that was refused, and a summary.
+    Refused,
+    /// A summary.
+    Summary,
+}
+
+/// What an import reports, in the lines that a client gets.
+pub(super) struct Report {
+    /// What the import sends as it goes on.
+    pub(super) reports: mpsc::Receiver<Result<Reported, Stop>>,
+    /// What it has sent already.
+    pub(super) first: Option<Reported>,
+    pub(super) choice: Choice,
+    pub(super) tag: Option<Rc<Tag>>,
+    pub(super) tally: Tally,
+    pub(super) last_line: u64,
+    pub(super) is_over: bool,
+}
+
+impl Report {
+    /// The next lines, as soon as their rows are done.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        while !self.is_over {
+            let reported = match self.first.take() {
+                Some(first) => Some(Ok(first)),
+                None => self.reports.recv().await,
+            };
+            let mut lines = Vec::new();
+            match reported {
+                Some(Ok(reported)) => {
+                    self.last_line = reported.last_line;
+                    lines = self.chosen(reported.report);
+                }
+                Some(Err(stop)) => self.end(&mut lines, Some(stop)),
+                None => self.end(&mut lines, None),
+            }
+            if !lines.is_empty() {
+                return Some(lines.into());
+            }
+        }
+        None
+    }
+
+    /// All lines of an import that is over.
+    pub(super) fn whole(choice: Choice, report: Vec<u8>) -> Vec<u8> {
+        let (_, reports) = mpsc::channel(1);
+        let mut whole =
+            Self { reports, first: None, choice, tag: None, tally: Tally::default(), last_line: 0, is_over: false };
+        let mut lines = whole.chosen(report);
+        whole.end(&mut lines, None);
+        lines
+    }
+
+    /// What the client gets of these lines. They are counted by what they say: those that were kept under a key are all that
+    /// is known of their rows.
+    fn chosen(&mut self, report: Vec<u8>) -> Vec<u8> {
+        #[derive(Deserialize)]
+        struct Line<'a> {
+            outcome: &'a str,
+        }
+
+        if self.choice == Choice::All {
+            return report;
+        }
+        let mut chosen = Vec::new();
+        for line in report.split_inclusive(|byte| *byte == b'\n') {
+            let Ok(Line { outcome }) = serde_json::from_slice(line) else { continue };
+            let count = match outcome {
+                "created" => &mut self.tally.created,
+                "updated" => &mut self.tally.updated,
+                "unchanged" => &mut self.tally.unchanged,
+                "undone" => &mut self.tally.undone,
+                _ => &mut self.tally.refused,
+            };
+            *count += 1;
+            if self.choice == Choice::Refused && outcome == "refused" {
+                chosen.extend_from_slice(line);
+            }
+        }
+        chosen
+    }
+
+    fn end(&mut self, lines: &mut Vec<u8>, stop: Option<Stop>) {
+        self.is_over = true;
+        if self.choice != Choice::All {
+            line::push_summary(lines, self.tally);
+        }
+        if let Some(stop) = stop {
+            let last_line = match stop {
+                Stop::Read(ReadError::UnclosedQuote { last, .. }) => Some(last),
+                _ => None,
+            };
+            let problem = problem(stop);
+            observe::broken_off(self.tag.as_deref(), &problem);
+            line::push_stopped(lines, self.last_line + 1, last_line, &problem);
+        }
+    }
+}
+
+/// Lines that are held back, so that nothing is sent while rows are still being read: proxies and simple clients do not read an
+/// answer before they have sent their request.
+pub(super) struct Held {
+    lines: Encoder<'static, Vec<u8>>,
+    length: u64,
+}
+
+impl Held {
+    pub(super) fn new() -> io::Result<Self> {
+        // Ids are random for the most part; a higher level finds no more in them.
+        Ok(Self { lines: Encoder::new(Vec::new(), 1)?, length: 0 })
+    }
+
+    pub(super) fn push(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.length += lines.len() as u64;
+        self.lines.write_all(lines)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.lines.get_ref().len() >= MOST_HELD
+    }
+
+    /// How many bytes they are, and the lines.
+    pub(super) fn finish(self) -> io::Result<(u64, impl Iterator<Item = io::Result<Bytes>>)> {
+        let compressed = io::Cursor::new(self.lines.finish()?);
+        let mut lines = Decoder::with_buffer(compressed)?;
+        let pieces = std::iter::from_fn(move || {
+            let mut piece = Vec::with_capacity(PIECE);
+            match lines.by_ref().take(PIECE as u64).read_to_end(&mut piece) {
+                Ok(0) => None,
+                Ok(_) => Some(Ok(piece.into())),
+                Err(error) => Some(Err(error)),
+            }
+        });
+        Ok((self.length, pieces))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_back_is_sent_unchanged() {
+        let mut held = Held::new().unwrap();
+        let mut sent = String::new();
+        for line in 0..50_000 {
+            let line = format!("{{\"line\":{line},\"outcome\":\"created\"}}\n");
+            held.push(line.as_bytes()).unwrap();
+            sent.push_str(&line);
+        }
+        assert!(!held.is_full());
+        let (length, pieces) = held.finish().unwrap();
+        let pieces: Vec<Bytes> = pieces.collect::<Result<_, _>>().unwrap();
+        assert_eq!(length, sent.len() as u64);
+        assert!(pieces.len() > 10 && pieces.iter().all(|piece| piece.len() <= PIECE));
+        assert_eq!(pieces.concat(), sent.as_bytes());
+    }
+
+    #[test]
+    fn what_is_held_back_has_a_bound() {
+        let mut held = Held::new().unwrap();
+        let mut pushed = 0;
+        let random =
+            |seed: u64| (0..4096).map(move |n: u64| (seed + n).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        while !held.is_full() {
+            held.push(&random(pushed).flatten().collect::<Vec<u8>>()).unwrap();
+            pushed += 4096;
+            assert!(pushed * 8 <= 64 * MOST_HELD as u64);
+        }
+    }
+
+    #[test]
+    fn lines_are_chosen_and_counted() {
+        let report = concat!(
+            "{\"line\":1,\"outcome\":\"created\",\"id\":\"x\"}\n",
+            "{\"line\":2,\"outcome\":\"refused\",\"problem\":{\"code\":\"email-taken\"}}\n",
+            "{\"line\":3,\"outcome\":\"unchanged\",\"id\":\"y\"}\n",
+        );
+        let summary =
+            "{\"outcome\":\"summary\",\"created\":1,\"updated\":0,\"unchanged\":1,\"refused\":1,\"undone\":0}\n";
+        let refused = report.lines().nth(1).unwrap();
+        let lines = |choice| String::from_utf8(Report::whole(choice, report.into())).unwrap();
+        assert_eq!(lines(Choice::All), report);
+        assert_eq!(lines(Choice::Refused), format!("{refused}\n{summary}"));
+        assert_eq!(lines(Choice::Summary), summary);
+    }
+}

@@ -1,0 +1,106 @@
+// The page at /swagger/ in a browser: every operation is executed as it is found there, with nothing typed but ids.
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { resolve } from "node:path";
+import { chromium } from "playwright-core";
+
+const url = process.env.USERS_API_URL;
+const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+const flags = [
+  "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+  "disable-background-networking", "disable-component-update", "disable-sync",
+];
+// What nobody typed must not be sent.
+const conditions = ["if-match", "if-none-match", "idempotency-key"];
+const filters = ["email", "name", "q", "createdAfter", "createdBefore", "ids", "fields", "cursor", "count"];
+
+// Nothing that the browser writes is to stay.
+const home = mkdtempSync(resolve("browser-"));
+const browser = await chromium.launchPersistentContext(`${home}/profile`, {
+  executablePath,
+  args: flags.map((flag) => `--${flag}`),
+  env: { ...process.env, HOME: home, XDG_CACHE_HOME: home, XDG_CONFIG_HOME: home },
+});
+const faults = [];
+const check = (holds, fault) => holds || faults.push(fault);
+
+/** Executes an operation as it is found, and gives what the page shows and what it sends. */
+async function execute(page, id, { user, body, accept } = {}) {
+  const block = page.locator(`.opblock[id$="-${id}"]`);
+  const control = block.locator(".opblock-summary-control");
+  await control.click();
+  const button = block.locator(".try-out__btn").first();
+  await button.waitFor();
+  // It says Cancel where everything may be tried from the beginning.
+  if ((await button.innerText()).trim() === "Try it out") await button.click();
+  const clear = block.locator(".btn-clear");
+  if (await clear.count()) await clear.click();
+  if (user) await block.locator('tr[data-param-name="id"] input').fill(user);
+  if (body) await block.locator(".opblock-section-request-body .content-type").selectOption(body);
+  if (accept) await block.locator(".responses-wrapper .content-type").first().selectOption(accept);
+  const area = block.locator("textarea.body-param__text");
+  const text = (await area.count()) ? await area.inputValue() : undefined;
+  const asked = page.waitForRequest((request) => request.resourceType() === "fetch");
+  await block.locator("button.execute").click();
+  const request = await asked;
+  const status = block.locator(".live-responses-table tbody .response-col_status", { hasText: /\d{3}/ }).first();
+  const shown = Number.parseInt(await status.innerText(), 10);
+  const answer = shown === 304 ? "" : await (await request.response()).text();
+  check(shown >= 200 && shown < 300, `${id}: the page shows ${shown}: ${answer.slice(0, 300)}`);
+  // What the browser adds by itself, such as the ETag of what it has kept, is not among these.
+  const headers = request.headers();
+  for (const name of conditions) check(!(name in headers), `${id}: ${name} is sent, and nobody typed it: ${headers[name]}`);
+  for (const [name, value] of new URL(request.url()).searchParams) {
+    check(!filters.includes(name), `${id}: ${name} is sent, and nobody typed it: ${value}`);
+  }
+  // The page is slow with many that are open.
+  await control.click();
+  return { text, answer, sent: request.postData(), type: headers["content-type"], accept: headers["accept"] };
+}
+
+try {
+  const page = browser.pages()[0] ?? (await browser.newPage());
+  page.setDefaultTimeout(10_000);
+  page.on("console", (message) => check(message.type() !== "error", `the page's console: ${message.text()}`));
+  page.on("pageerror", (error) => faults.push(`an error in the page: ${error.message}`));
+  const local = (asked) => asked.startsWith(`${url}/`) || /^(data|blob):/.test(asked);
+  page.on("request", (request) => check(local(request.url()), `the page asks ${request.url()}`));
+  const body = readFileSync("openapi.json", "utf8");
+  if (process.env.OPENAPI) await page.route("**/openapi.json", (route) => route.fulfill({ body, contentType: "application/json" }));
+  await page.goto(`${url}/swagger/`);
+  await page.locator(".opblock").first().waitFor();
+  check((await page.title()) !== "", "the page has no title");
+  check((await page.locator(".info .title").innerText()).includes("users-api"), "the page does not say what it is about");
+  check((await page.locator(".topbar").count()) === 0, "the page has a bar to ask for other documents");
+
+  const items = Object.values(JSON.parse(body).paths).flatMap((path) => Object.values(path));
+  const operations = items.flatMap((item) => item.operationId ?? []);
+  const done = new Set();
+  const run = async (id, options) => {
+    done.add(id);
+    try {
+      return await execute(page, id, options);
+    } catch (error) {
+      faults.push(`${id}: ${error.message}`);
+      return { answer: "{}" };
+    }
+  };
+
+  const user = JSON.parse((await run("createUser")).answer).id;
+  for (const id of ["listUsers", "exportUsers"]) await run(id);
+  for (const id of ["getUser", "replaceUser", "patchUser", "deleteUser"]) await run(id, { user });
+  for (const type of ["application/x-ndjson", "text/csv"]) {
+    const bulk = await run("writeUsers", { body: type });
+    check(bulk.type === type, `writeUsers: the rows are sent as ${bulk.type}`);
+    check(bulk.sent === bulk.text, `writeUsers: ${bulk.text} is sent as ${bulk.sent}`);
+    // The second has the same rows as the first.
+    check(/^\{"line":\d+,"outcome":"created"|"code":"email-taken"/.test(bulk.answer), `writeUsers: ${bulk.answer}`);
+  }
+  const csv = await run("exportUsers", { accept: "text/csv" });
+  check(csv.accept === "text/csv" && csv.answer.startsWith("id,name,"), `exportUsers: ${csv.answer} for ${csv.accept}`);
+  for (const id of operations) if (!done.has(id)) await run(id);
+} finally {
+  await browser.close();
+  rmSync(home, { recursive: true, force: true });
+}
+for (const fault of faults) console.log(`swagger_ui: ${fault}`);
+process.exitCode = faults.length ? 1 : 0;
