@@ -2,7 +2,7 @@
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     commands::{self, CommandError},
@@ -84,6 +84,12 @@ enum Command {
     ///
     /// Passwords and keys are not shown. Ends with 2, and says what is wrong, if a value is not valid.
     Config(commands::ConfigOptions),
+    /// Print a completion script for a shell
+    ///
+    /// For bash: users-api completions bash > ~/.local/share/bash-completion/completions/users-api
+    Completions(commands::CompletionsOptions),
+    /// Print the manual page, or write one per command
+    Man(commands::ManOptions),
     /// Ask the running service whether it is ready; exit code 0 if so
     ///
     /// Asks /health/ready on server.port of this machine, or /health/live.
@@ -110,8 +116,13 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), CommandError> {
     let command = cli.command.unwrap_or(Command::Serve(commands::ServeOptions::default()));
-    if let Command::Openapi = command {
-        return commands::interruptible(commands::openapi);
+    match command {
+        Command::Openapi => return commands::interruptible(commands::openapi),
+        Command::Completions(options) => {
+            return commands::interruptible(move || commands::completions(Cli::command(), &options));
+        }
+        Command::Man(options) => return commands::interruptible(move || commands::man(Cli::command(), &options)),
+        _ => {}
     }
     let layers = Layers::read(cli.config.as_deref(), &Environment::of_process()?)?;
     if let Command::Config(options) = command {
@@ -128,7 +139,8 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Import(options) => commands::import(&settings, &options),
         Command::Export(options) => commands::export(&settings, &options),
         Command::Healthcheck(options) => commands::interruptible(move || commands::healthcheck(&settings, options)),
-        Command::Openapi | Command::Config(_) | Command::Serve(_) => Ok(()),
+        // Done above: these need no settings, or not only these.
+        Command::Openapi | Command::Completions(_) | Command::Man(_) | Command::Config(_) | Command::Serve(_) => Ok(()),
     }
 }
 

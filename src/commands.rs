@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bulk;
+mod completions;
 mod config;
 mod export;
 mod healthcheck;
@@ -18,6 +19,7 @@ use std::{
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use self::{
+    completions::{CompletionsOptions, ManOptions, completions, man},
     config::{ConfigOptions, config},
     export::{ExportOptions, export},
     healthcheck::{HealthcheckOptions, healthcheck},

@@ -40,8 +40,9 @@ pub(super) fn progress(length: Option<u64>, position: &str) -> ProgressBar {
         None => ProgressBar::no_length(),
     };
     let template = match length {
-        Some(_) => format!("{{elapsed}} {{bar:30}} {position} {{msg}} {{eta}} left"),
-        None => format!("{{elapsed}} {{spinner}} {position} {{msg}}"),
+        // The message gets the columns that are left.
+        Some(_) => format!("{{elapsed}} {{bar:20}} {position}, {{eta}} left  {{wide_msg}}"),
+        None => format!("{{elapsed}} {{spinner}} {position}  {{wide_msg}}"),
     };
     match ProgressStyle::with_template(&template) {
         Ok(style) => bar.with_style(style),
@@ -51,7 +52,76 @@ pub(super) fn progress(length: Option<u64>, position: &str) -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use indicatif::{ProgressDrawTarget, TermLike};
+
     use super::*;
+
+    /// A terminal of 80 columns that keeps what is written.
+    #[derive(Clone, Debug, Default)]
+    struct Terminal(Arc<Mutex<String>>);
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            self.write_str("\n")
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn progress_fits_a_terminal() {
+        for (length, position) in [
+            (Some(1 << 40), "{bytes}/{total_bytes}"),
+            (Some(123_456_789), "{human_pos}/~{human_len} users"),
+            (None, "{bytes}"),
+        ] {
+            let (terminal, bar) = (Terminal::default(), progress(length, position));
+            bar.set_draw_target(ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+            bar.set_position(123_456_789);
+            bar.set_message("123,456,789 rows: 100,000,000 created, 23,000,000 updated, 456,789 refused");
+            bar.abandon();
+            let drawn = terminal.0.lock().unwrap().clone();
+            let longest = drawn.lines().map(|line| line.trim_end().chars().count()).max().unwrap();
+            assert!((40..=80).contains(&longest), "{longest}: {drawn}");
+            assert!(drawn.contains("row"), "{drawn}");
+        }
+    }
 
     #[test]
     fn one_is_no_plural() {

@@ -12,6 +12,7 @@ use crate::{
 cases![
     serves_from_a_file_with_no_settings_at_all,
     help_is_worth_reading,
+    shells_and_manuals_know_the_commands,
     config_tells_origins_and_no_secrets,
     config_is_json_for_programs,
     options_of_serve_win,
@@ -65,6 +66,27 @@ async fn help_is_worth_reading(context: Context) {
         assert!(output.status.success() && stdout(&output).lines().count() > 5, "{command}");
     }
     assert_eq!(run(&context, &[], &["dance"]).await.status.code(), Some(2));
+}
+
+async fn shells_and_manuals_know_the_commands(context: Context) {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = stdout(&run(&context, &[], &["completions", shell]).await);
+        for word in ["users-api", "migrate", "dry-run"] {
+            assert!(script.contains(word), "{shell}: {word} is not in:\n{script}");
+        }
+    }
+    assert_eq!(run(&context, &[], &["completions", "csh"]).await.status.code(), Some(2));
+    let page = stdout(&run(&context, &[], &["man"]).await);
+    assert!(page.contains(".TH users-api 1") && page.contains("Exit codes"), "{page}");
+    let folder = context.folder().join("man/man1");
+    let output = run(&context, &[], &["man", "--output", folder.to_str().unwrap()]).await;
+    assert!(output.status.success(), "{output:?}");
+    for page in ["users-api.1", "users-api-import.1", "users-api-migrate-up.1"] {
+        assert!(fs::read_to_string(folder.join(page)).unwrap().contains(".TH "), "{page}");
+    }
+    let output = run(&context, &[], &["man", "--output", "/dev/null/man"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/dev/null/man"), "{output:?}");
 }
 
 async fn config_tells_origins_and_no_secrets(context: Context) {

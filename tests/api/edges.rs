@@ -9,10 +9,11 @@ use tokio::{
 
 use crate::{
     cases,
-    harness::{App, Context, Reply},
+    harness::{App, Context, Prometheus, Reply},
 };
 
 cases![
+    prometheus_reads_open_metrics,
     routes_match_their_plain_spelling_only,
     answers_say_how_they_may_be_kept,
     what_is_part_of_the_binary_is_sent_once,
@@ -23,6 +24,28 @@ cases![
     paths_that_people_try_first_are_there,
     times_need_no_colon,
 ];
+
+async fn prometheus_reads_open_metrics(context: Context) {
+    let app = context.app().await;
+    let asked = |accept: &'static str| Reply::of(app.request(Method::GET, "/metrics").header("accept", accept));
+    let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let plain = "text/plain; version=0.0.4; charset=utf-8";
+    for (accept, given) in [
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1", open),
+        ("application/openmetrics-text", open),
+        ("text/plain, application/openmetrics-text", plain),
+        ("application/openmetrics-text;q=0", plain),
+        ("*/*", plain),
+    ] {
+        assert_eq!(asked(accept).await.header("content-type"), given, "{accept}");
+    }
+    assert!(asked("application/openmetrics-text").await.text.ends_with("\n# EOF\n"));
+    // The reader that counts: it prefers OpenMetrics and refuses what is none.
+    let prometheus = Prometheus::before(app.address).await;
+    let target = prometheus.target().await;
+    assert_eq!((&target["health"], &target["lastError"]), (&json!("up"), &json!("")), "{target}");
+    prometheus.series("http_server_requests_total{http_route=%22/metrics%22}").await;
+}
 
 async fn routes_match_their_plain_spelling_only(context: Context) {
     let app = context.app().await;
@@ -43,7 +66,7 @@ async fn answers_say_how_they_may_be_kept(context: Context) {
     for (path, kept, vary) in [
         ("/users", "private, no-cache", ""),
         (one.as_str(), "private, no-cache", ""),
-        ("/users/export", "private, no-cache", "Accept"),
+        ("/users/export", "private, no-cache", "Accept, accept-encoding"),
         ("/openapi.json", "public, no-cache", "accept-encoding"),
         ("/pool", "no-store", ""),
         ("/metrics", "no-store", "Accept, accept-encoding"),

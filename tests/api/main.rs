@@ -87,11 +87,6 @@ fn main() -> ExitCode {
         suite("pages", pages::cases()),
         suite("plans", plans::cases()),
         suite("lists", lists::cases()),
-        suite("bulk", bulk::cases()),
-        suite("bulk_answers", bulk_answers::cases()),
-        suite("bulk_csv", bulk_csv::cases()),
-        suite("bulk_once", bulk_once::cases()),
-        suite("exports", exports::cases()),
         suite("hostile", hostile::cases()),
         suite("races", races::cases()),
         suite("pool", pool::cases()),
@@ -104,6 +99,11 @@ fn main() -> ExitCode {
     ];
     if harness::is_batching() {
         suites.extend([
+            suite("bulk", bulk::cases()),
+            suite("bulk_answers", bulk_answers::cases()),
+            suite("bulk_csv", bulk_csv::cases()),
+            suite("bulk_once", bulk_once::cases()),
+            suite("exports", exports::cases()),
             suite("together", together::cases()),
             suite("migrations", migrations::cases()),
             suite("signals", signals::cases()),

@@ -5,13 +5,14 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     cases,
-    harness::{Context, Engine, Proxy, Reply, Service, client, eventually},
+    harness::{Context, Engine, Proxy, Reply, Service, client, eventually, lint},
 };
 
 cases![
     ready_asks_the_database,
     requests_carry_an_id,
     metrics_count_by_route,
+    metrics_are_clean,
     the_log_has_one_line_a_request,
     a_request_that_is_cut_off_has_its_route,
     an_error_is_logged_once_and_not_told,
@@ -95,6 +96,35 @@ async fn metrics_count_by_route(context: Context) {
         !reply.text.contains(id) && !reply.text.contains("/nowhere"),
         "a label is no place for what clients make up"
     );
+}
+
+async fn metrics_are_clean(context: Context) {
+    let app = context.app().await;
+    app.create("Ann", "ann@example.com").await;
+    app.get("/users?limit=1").await;
+    for path in ["/swagger/", "/swagger/swagger-ui.css", "/users/export", "/nowhere", "/users/1"] {
+        app.get(path).await;
+    }
+    let text = app.get("/metrics").await.text;
+    lint(&text).await.unwrap();
+    for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let [name, kind] = line["# TYPE ".len()..].split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no HELP");
+        assert!(kind != "gauge" || !name.ends_with("_count"), "{name}");
+    }
+    assert!(!text.contains(".*"), "a route is shown without expressions");
+    for name in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_start_time_seconds",
+        "http_server_open_connections",
+        // This one.
+        "http_server_active_requests 1\n",
+        concat!("users_api_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),
+    ] {
+        assert!(text.contains(&format!("\n{name}")), "{name} is not in:\n{text}");
+    }
 }
 
 /// The lines that tell of requests.

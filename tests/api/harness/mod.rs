@@ -12,6 +12,7 @@ mod load;
 mod lock;
 mod pgbouncer;
 mod process;
+mod prometheus;
 mod proxy;
 mod raw;
 mod reverse_proxy;
@@ -40,6 +41,7 @@ pub use self::{
     lock::Locked,
     pgbouncer::{PgBouncer, Version, pgbouncers},
     process::{Service, binary},
+    prometheus::{Prometheus, lint},
     proxy::Proxy,
     raw::{Upload, read_message},
     reverse_proxy::{Kind as ProxyKind, ReverseProxy},
