@@ -25,12 +25,14 @@ mod idempotency;
 mod limits;
 mod list;
 mod observe;
+mod one_at_a_time;
 mod ops;
 mod parameters;
 mod path;
 mod policy;
 mod problem;
 mod public_url;
+mod refusal;
 mod responses;
 mod series;
 mod tag;
@@ -38,8 +40,9 @@ mod users;
 
 use std::{rc::Rc, time::Duration};
 
+use actix_http::Request;
 use actix_web::{
-    App, Error,
+    App, Error, HttpResponse,
     body::MessageBody,
     dev::{ServiceFactory, ServiceRequest, ServiceResponse},
     middleware::from_fn,
@@ -57,6 +60,7 @@ pub use self::{
     framing::frame,
     host::Hosts,
     observe::RequestSpan,
+    one_at_a_time::OneAtATime,
     ops::{Draining, Phase},
     public_url::PublicUrl,
 };
@@ -114,6 +118,15 @@ impl State {
             document: web::Data::new(docs::Document::new(document)),
             swagger: web::Data::new(docs::SwaggerUi::new()),
         }
+    }
+
+    /// Answers `Expect: 100-continue`: lets the body come, or refuses it.
+    ///
+    /// # Errors
+    ///
+    /// The answer to a body that its route does not take.
+    pub fn expect(&self, request: Request) -> Result<Request, HttpResponse> {
+        refusal::before_body(request, &self.paths)
     }
 
     /// The switch that turns readiness off.

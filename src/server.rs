@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    future::ready,
     io,
     net::{SocketAddr, TcpListener},
     rc::Rc,
@@ -9,15 +10,15 @@ use std::{
     time::Duration,
 };
 
-use actix_http::HttpService;
+use actix_http::{HttpService, Protocol, error::DispatchError};
 use actix_server::{GracefulShutdownSignal, Server, ServerBuilder};
-use actix_service::{IntoServiceFactory, ServiceFactoryExt, apply_fn_factory, map_config};
-use actix_web::dev::AppConfig;
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service, map_config};
+use actix_web::{dev::AppConfig, rt::net::TcpStream};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
     connections::{Connections, Limits, OpenConnection},
-    http::{self, State},
+    http::{self, OneAtATime, State},
     settings::ServerSettings,
 };
 
@@ -60,10 +61,11 @@ pub(crate) fn start(
     let builder = builder.listen("http", listener, move || {
         // The server asks for the signal of a connection right after it has announced it.
         let newest = Rc::new(RefCell::new(None));
-        HttpService::build()
+        let http = HttpService::build()
             .on_connect_ext({
                 let (connections, newest, ending) = (connections.clone(), Rc::clone(&newest), ending.clone());
-                move |_: &actix_web::rt::net::TcpStream, extensions| {
+                move |stream: &OneAtATime<TcpStream>, extensions| {
+                    extensions.insert(stream.turn());
                     let connection = connections.open();
                     newest.replace(Some(closing(&connection, ending.clone())));
                     extensions.insert(connection);
@@ -81,16 +83,25 @@ pub(crate) fn start(
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(HEAD_LIMIT)
             .client_disconnect_timeout(DISCONNECT_LIMIT)
-            .tcp_nodelay(true)
             .local_addr(address)
+            .expect(fn_service({
+                let state = state.clone();
+                move |request| ready(state.expect(request))
+            }))
             .finish(apply_fn_factory(
                 map_config(
                     http::app(state.clone()).into_factory().map_err(|error: actix_web::Error| error.error_response()),
                     |()| AppConfig::default(),
                 ),
                 http::frame,
-            ))
-            .tcp()
+            ));
+        let connect = |stream: TcpStream| async {
+            // The end of an answer does not wait for the client's acknowledgement of its beginning.
+            let _ = stream.set_nodelay(true);
+            let peer = stream.peer_addr().ok();
+            Ok::<_, DispatchError>((OneAtATime::new(stream), Protocol::Http1, peer))
+        };
+        fn_service(connect).and_then(http)
     })?;
     Ok(builder.run())
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use actix_web::{
     FromRequest, HttpRequest,
-    dev::Payload,
+    dev::{Payload, RequestHead},
     http::header,
     web::{Bytes, BytesMut},
 };
@@ -45,7 +45,7 @@ impl<T: FromMembers + 'static> FromRequest for Valid<T> {
         let request = request.clone();
         let payload = payload.take();
         Box::pin(async move {
-            media_type(&request, T::MEDIA_TYPES)?;
+            media_type(request.head(), T::MEDIA_TYPES)?;
             let bytes = read(&request, payload).await?;
             understand(&bytes).map(Valid)
         })
@@ -53,23 +53,18 @@ impl<T: FromMembers + 'static> FromRequest for Valid<T> {
 }
 
 /// Which of these media types the body has.
-pub(super) fn media_type<'a>(request: &HttpRequest, allowed: &[&'a str]) -> Result<&'a str, Problem> {
-    let refuse = || {
-        let detail = format!("Send {} in UTF-8, without a content encoding.", allowed.join(" or "));
-        Err(Problem::new(Kind::UnsupportedMediaType, detail))
-    };
-    let mime: Option<Mime> = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse().ok());
+pub(super) fn media_type<'a>(request: &RequestHead, allowed: &[&'a str]) -> Result<&'a str, Problem> {
+    let headers = request.headers();
+    let refuse = || Err(Problem::unsupported_media_type(&request.method, allowed));
+    let mime: Option<Mime> =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
     let Some(mime) = mime else { return refuse() };
     let Some(allowed) = allowed.iter().find(|allowed| **allowed == mime.essence_str()) else { return refuse() };
     if mime.get_param(mime::CHARSET).is_some_and(|charset| charset != mime::UTF_8) {
         return refuse();
     }
     let encoded = |value: &header::HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
-    if request.headers().get(header::CONTENT_ENCODING).is_some_and(encoded) {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(encoded) {
         return refuse();
     }
     Ok(allowed)

@@ -251,7 +251,7 @@ fn response(status: StatusCode, is_replay: bool) -> actix_web::HttpResponseBuild
 }
 
 fn format(request: &HttpRequest) -> Result<Format, Problem> {
-    let media_type = super::body::media_type(request, &[NDJSON, CSV, NDJSON_ALIASES[0], NDJSON_ALIASES[1]])?;
+    let media_type = super::body::media_type(request.head(), &[NDJSON, CSV, NDJSON_ALIASES[0], NDJSON_ALIASES[1]])?;
     Ok(if media_type == CSV { Format::Csv } else { Format::Ndjson })
 }
 

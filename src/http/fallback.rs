@@ -1,32 +1,67 @@
 //! What no route takes: a path that is not there (404), or a method that a path does not know (405).
 
-use actix_web::{HttpRequest, HttpResponse, dev::ResourceDef, web};
-use utoipa::openapi::{OpenApi, PathItem};
+use actix_web::{HttpRequest, HttpResponse, dev::ResourceDef, http::Method, web};
+use utoipa::openapi::{OpenApi, PathItem, RefOr};
 
-use super::problem::{Kind, Problem};
+use super::{
+    bulk::{NDJSON, NDJSON_ALIASES},
+    problem::{Kind, Problem},
+};
 
-/// Which methods each path knows, read from the OpenAPI document: there is no second list to forget.
-pub(super) struct Paths(Vec<(ResourceDef, String)>);
+/// What each path takes, read from the OpenAPI document: there is no second list to forget.
+pub(super) struct Paths(Vec<Route>);
+
+struct Route {
+    path: ResourceDef,
+    /// The methods.
+    allow: String,
+    /// The media types of bodies.
+    media_types: Vec<(Method, Vec<String>)>,
+}
 
 impl Paths {
     pub(super) fn of(document: &OpenApi) -> Self {
-        let paths = &document.paths.paths;
-        Self(paths.iter().map(|(path, item)| (ResourceDef::new(path.as_str()), allow(item))).collect())
+        let route = |(path, item): (&String, &PathItem)| Route {
+            path: ResourceDef::new(path.as_str()),
+            allow: allow(item),
+            media_types: media_types(item),
+        };
+        Self(document.paths.paths.iter().map(route).collect())
     }
 
-    fn find(&self, path: &str) -> Option<&(ResourceDef, String)> {
-        self.0.iter().find(|(known, _)| known.is_match(path))
+    fn find(&self, path: &str) -> Option<&Route> {
+        self.0.iter().find(|route| route.path.is_match(path))
     }
 
     /// The methods of a path without parameters.
     pub(super) fn allow(&self, path: &str) -> Option<String> {
-        self.0.iter().find(|(known, _)| known.pattern() == Some(path)).map(|(_, allow)| allow.clone())
+        self.0.iter().find(|route| route.path.pattern() == Some(path)).map(|route| route.allow.clone())
     }
 
     /// The route template of a path, for a request whose handler never returned.
     pub(super) fn template(&self, path: &str) -> Option<String> {
-        self.find(path).and_then(|(known, _)| known.pattern()).map(ToOwned::to_owned)
+        self.find(path).and_then(|route| route.path.pattern()).map(ToOwned::to_owned)
     }
+
+    /// The media types that a body may have, and the route template; `None` if the path takes no body by this method.
+    pub(super) fn media_types(&self, path: &str, method: &Method) -> Option<(&str, &[String])> {
+        let route = self.find(path)?;
+        let (_, types) = route.media_types.iter().find(|(known, _)| known == method)?;
+        Some((route.path.pattern().unwrap_or_default(), types))
+    }
+}
+
+fn media_types(item: &PathItem) -> Vec<(Method, Vec<String>)> {
+    let methods = [(Method::POST, &item.post), (Method::PUT, &item.put), (Method::PATCH, &item.patch)];
+    let types = methods.into_iter().filter_map(|(method, operation)| {
+        let Some(RefOr::T(body)) = operation.as_ref()?.request_body.as_ref() else { return None };
+        let mut types: Vec<String> = body.content.keys().cloned().collect();
+        if types.iter().any(|name| name == NDJSON) {
+            types.extend(NDJSON_ALIASES.map(str::to_owned));
+        }
+        Some((method, types))
+    });
+    types.collect()
 }
 
 fn allow(item: &PathItem) -> String {
@@ -44,7 +79,7 @@ fn allow(item: &PathItem) -> String {
 
 pub(super) async fn fallback(request: HttpRequest, paths: web::Data<Paths>) -> Result<HttpResponse, Problem> {
     Err(match paths.find(request.path()) {
-        Some((_, allow)) => Problem::method_not_allowed(allow.clone()),
+        Some(route) => Problem::method_not_allowed(route.allow.clone()),
         None => Problem::new(Kind::NotFound, "There is nothing at this path. See /swagger for what there is."),
     })
 }

@@ -1,5 +1,7 @@
 //! How answers are framed for those who do not know all of HTTP/1.1.
 
+use std::rc::Rc;
+
 use actix_http::{ConnectionType, Request};
 use actix_service::Service;
 use actix_web::{
@@ -9,13 +11,15 @@ use actix_web::{
     http::{Method, Version, header},
 };
 
+use super::one_at_a_time::Turn;
+
 /// Around everything else, so that it sees the answers to errors as well.
 ///
 /// # Errors
 ///
 /// As the service: its answers to errors.
 pub fn frame<S, B>(
-    request: Request,
+    mut request: Request,
     service: &S,
 ) -> impl Future<Output = Result<ServiceResponse<B>, HttpResponse<BoxBody>>> + use<S, B>
 where
@@ -23,9 +27,17 @@ where
     B: MessageBody,
 {
     let asked = Asked::of(&request);
+    let turn = request.conn_data::<Rc<Turn>>().cloned();
+    if let Some(turn) = &turn {
+        turn.begin(&mut request);
+    }
     let answer = service.call(request);
     async move {
-        match answer.await {
+        let answer = answer.await;
+        if let Some(turn) = turn {
+            turn.answered();
+        }
+        match answer {
             Ok(mut response) => {
                 let size = response.response().body().size();
                 asked.frame(response.response_mut().head_mut(), size);

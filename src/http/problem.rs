@@ -6,7 +6,7 @@ use actix_web::{
     HttpResponse, ResponseError,
     body::BoxBody,
     http::{
-        StatusCode,
+        Method, StatusCode,
         header::{self, HeaderName},
     },
 };
@@ -35,6 +35,12 @@ const MOST_ERRORS: usize = 100;
 /// The kinds of problems. The code of each is a promise to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// The request is not HTTP/1.1.
+    MalformedRequest,
+    /// The head of the request took too long to arrive.
+    HeadTimeout,
+    /// The head of the request is too large.
+    HeadTooLarge,
     /// The body is no JSON.
     MalformedJson,
     /// The rows of the body are not CSV.
@@ -90,7 +96,10 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 29] = [
+        Self::MalformedRequest,
+        Self::HeadTimeout,
+        Self::HeadTooLarge,
         Self::MalformedJson,
         Self::MalformedCsv,
         Self::InvalidQuery,
@@ -122,6 +131,11 @@ impl Kind {
     /// Status, code and title.
     pub(super) const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
+            Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "Malformed request"),
+            Self::HeadTimeout => (StatusCode::REQUEST_TIMEOUT, "head-timeout", "Request head timeout"),
+            Self::HeadTooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", "Request head too large")
+            }
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not valid JSON"),
             Self::MalformedCsv => (StatusCode::BAD_REQUEST, "malformed-csv", "The body is not valid CSV"),
             Self::InvalidQuery => (StatusCode::BAD_REQUEST, "invalid-query", "The query is not valid"),
@@ -272,6 +286,16 @@ impl Problem {
     /// The same problem with another sentence.
     pub(super) fn with_detail(self, detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), ..self }
+    }
+
+    pub(super) fn unsupported_media_type(method: &Method, allowed: &[&str]) -> Self {
+        let name = match *method {
+            Method::POST => HeaderName::from_static("accept-post"),
+            Method::PATCH => HeaderName::from_static("accept-patch"),
+            _ => header::ACCEPT,
+        };
+        let detail = format!("Send {} in UTF-8, without a content encoding.", allowed.join(" or "));
+        Self { header: Some(Box::new((name, allowed.join(", ")))), ..Self::new(Kind::UnsupportedMediaType, detail) }
     }
 
     pub(super) fn method_not_allowed(allow: String) -> Self {

@@ -11,7 +11,7 @@ use actix_web::{
     dev::ServiceRequest,
     http::{
         Method,
-        header::{HeaderName, HeaderValue},
+        header::{HeaderMap, HeaderName, HeaderValue},
     },
 };
 use orm_pool::Caller;
@@ -77,15 +77,19 @@ pub(super) fn on_behalf<F: Future>(tag: Option<&Tag>, work: F) -> impl Future<Ou
     caller.scope(work).in_current_span()
 }
 
-/// The caller's id if it is a sane one, else one of ours.
-fn request_id(request: &ServiceRequest) -> HeaderValue {
-    let sane = |value: &&HeaderValue| {
+/// The caller's id, if it sent one that is fit for logs.
+pub(super) fn sane_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(REQUEST_ID).filter(|value| {
         (1..=LONGEST_REQUEST_ID).contains(&value.len())
             && value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte))
-    };
+    })
+}
+
+/// The caller's id if it is a sane one, else one of ours.
+fn request_id(request: &ServiceRequest) -> HeaderValue {
     let own = || {
         let id = request.extensions().get::<RequestId>().map(ToString::to_string);
         id.and_then(|id| HeaderValue::try_from(id).ok()).unwrap_or(HeaderValue::from_static("unknown"))
     };
-    request.headers().get(REQUEST_ID).filter(sane).cloned().unwrap_or_else(own)
+    sane_id(request.headers()).cloned().unwrap_or_else(own)
 }

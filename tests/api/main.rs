@@ -45,6 +45,7 @@ mod outages;
 mod overload;
 mod pages;
 mod pgbouncer;
+mod pipelines;
 mod plans;
 mod pool;
 mod queue;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
             suite("tls", tls::cases()).on_servers(),
             suite("secrets", secrets::cases()),
             suite("edges", edges::cases()).without_engine(),
+            suite("pipelines", pipelines::cases()).without_engine(),
             suite("reverse_proxies", reverse_proxies::cases()).without_engine(),
             suite("cli", cli::cases()).without_engine(),
             suite("limits", limits::cases()).without_engine(),

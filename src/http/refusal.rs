@@ -1,0 +1,73 @@
+//! Requests that are refused before they reach a route: by the parser, which cannot read them, or in the place of
+//! `100 Continue`.
+
+use std::time::Duration;
+
+use actix_http::{HttpMessage, Request};
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        Method, StatusCode,
+        header::{self, HeaderValue},
+    },
+    web::Bytes,
+};
+use uuid::Uuid;
+
+use super::{
+    body,
+    fallback::Paths,
+    problem::{Kind, Problem},
+    series,
+    tag::{self, REQUEST_ID},
+};
+
+/// What is sent instead of an answer that the parser has made, if it is one: a status, no body, and the end of the
+/// connection.
+pub(super) fn of_parser(answer: &[u8]) -> Option<Bytes> {
+    let status = answer.strip_prefix(b"HTTP/1.1 ").or_else(|| answer.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;
+    let problem = match status {
+        b"400" => Problem::new(Kind::MalformedRequest, "The request is not valid HTTP/1.1."),
+        b"408" => Problem::new(Kind::HeadTimeout, "The head of the request did not arrive in time."),
+        b"431" => Problem::new(Kind::HeadTooLarge, "The head of the request is too large."),
+        _ => return None,
+    };
+    let id = Uuid::new_v4().to_string();
+    report(&problem, "(none)", &Method::from_bytes(b"-").ok()?, &id);
+    let body = problem.body(None);
+    let status = problem.status_code();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{REQUEST_ID}: {id}\r\n\
+         cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\ndate: {}\r\n\r\n",
+        body.len(),
+        header::HttpDate::from(std::time::SystemTime::now()),
+    );
+    Some([head.as_bytes(), &body].concat().into())
+}
+
+/// Refuses a body whose media type its route does not take, before the client sends it.
+///
+/// # Errors
+///
+/// The answer.
+pub(super) fn before_body(request: Request, paths: &Paths) -> Result<Request, HttpResponse> {
+    let Some((route, types)) = paths.media_types(request.path(), request.method()) else { return Ok(request) };
+    let types: Vec<&str> = types.iter().map(String::as_str).collect();
+    let Err(problem) = body::media_type(request.head(), &types) else { return Ok(request) };
+    let id = tag::sane_id(request.headers()).cloned();
+    let id = id.or_else(|| HeaderValue::try_from(Uuid::new_v4().to_string()).ok());
+    let id = id.unwrap_or(HeaderValue::from_static("unknown"));
+    report(&problem, route, request.method(), id.to_str().unwrap_or_default());
+    let mut response = problem.error_response();
+    response.headers_mut().insert(REQUEST_ID, id);
+    // The client may send the body all the same.
+    response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+    Err(response)
+}
+
+/// The log line and the metrics that other requests have from `observe`.
+fn report(problem: &Problem, route: &str, method: &Method, request_id: &str) {
+    let status: StatusCode = problem.status_code();
+    series::record(method, route, status, Duration::ZERO);
+    tracing::info!(%method, route, status = status.as_u16(), request_id, code = problem.code(), "request");
+}

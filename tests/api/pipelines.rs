@@ -1,0 +1,254 @@
+//! What a connection carries besides one request after the other: pipelines, what is no request, `Expect`.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    bulk::{bulk, rows, told},
+    cases,
+    harness::{App, Context, Reply},
+};
+
+cases![
+    each_answer_has_its_own_frame,
+    a_body_is_not_taken_for_a_request,
+    many_requests_are_answered_in_order,
+    what_is_no_request_is_refused_by_a_problem,
+    a_slow_head_is_refused_by_a_problem,
+    a_body_that_is_not_taken_is_refused_before_it_is_sent,
+    other_names_of_ndjson_are_understood,
+];
+
+/// Sends these pieces, and reads to the end of the connection.
+async fn exchange(app: &App, pieces: &[&str]) -> String {
+    let mut stream = TcpStream::connect(app.address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    for piece in pieces {
+        stream.write_all(piece.as_bytes()).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+/// Status and body of each answer, by what a client makes of their heads. Those to HEAD have no body.
+fn answers(mut text: &str, methods: &[&str]) -> Vec<(u16, String)> {
+    let mut answers = Vec::new();
+    for method in methods {
+        let (head, rest) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{methods:?}: no answer in {text:?}"));
+        let length =
+            head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |it| it.parse().unwrap());
+        let length = if *method == "HEAD" { 0 } else { length };
+        answers.push((head[9..12].parse().unwrap(), rest[..length].to_owned()));
+        text = &rest[length..];
+    }
+    assert_eq!(text, "", "{methods:?}");
+    answers
+}
+
+fn request(method: &str, path: &str, more: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n")
+}
+
+fn creation(number: usize, is_chunked: bool) -> String {
+    let body = format!("{{\"name\":\"HEAD / \\r\\n\\r\\nHEAD\",\"email\":\"user{number}@example.com\"}}")
+        .replace("\\r\\n", " ");
+    let json = "content-type: application/json\r\n";
+    if is_chunked {
+        let (one, two) = body.split_at(7);
+        let chunks = format!("{:x};a=b\r\n{one}\r\n{:X}\r\n{two}\r\n0\r\nx-trailer: 1\r\n\r\n", one.len(), two.len());
+        request("POST", "/users", &format!("{json}transfer-encoding: chunked\r\n")) + &chunks
+    } else {
+        request("POST", "/users", &format!("{json}content-length: {}\r\n", body.len())) + &body
+    }
+}
+
+async fn each_answer_has_its_own_frame(context: Context) {
+    let app = context.app().await;
+    let get = request("GET", "/users?limit=1", "");
+    let head = request("HEAD", "/health/live", "");
+    let last = request("GET", "/health/ready", "connection: close\r\n");
+    let mut number = 0;
+    let mut create = |is_chunked| {
+        number += 1;
+        creation(number, is_chunked)
+    };
+    for (requests, methods) in [
+        (vec![get.clone(), head.clone()], vec!["GET", "HEAD"]),
+        (vec![create(false), head.clone()], vec!["POST", "HEAD"]),
+        (vec![create(true), head.clone()], vec!["POST", "HEAD"]),
+        (
+            vec![head.clone(), get.clone(), head.clone(), create(false), head.clone()],
+            vec!["HEAD", "GET", "HEAD", "POST", "HEAD"],
+        ),
+        (vec!["\r\n\r\n".to_owned() + &head, create(true), get.clone()], vec!["HEAD", "POST", "GET"]),
+    ] {
+        let methods: Vec<&str> = methods.into_iter().chain(["GET"]).collect();
+        let text = requests.concat() + &last;
+        let whole = exchange(&app, &[&text]).await;
+        let answers = answers(&whole, &methods);
+        for (method, (status, body)) in methods.iter().zip(&answers) {
+            let expected = if *method == "POST" { 201 } else { 200 };
+            assert_eq!(*status, expected, "{text}\n{whole}");
+            assert!(*method == "HEAD" || serde_json::from_str::<Value>(body).is_ok(), "{body}");
+        }
+    }
+    assert_eq!(app.get("/users").await.ids().len(), number);
+}
+
+async fn a_body_is_not_taken_for_a_request(context: Context) {
+    let app = context.app().await;
+    // In every possible pair of packets.
+    let text = |number| creation(number, true) + &request("HEAD", "/health/live", "connection: close\r\n");
+    for at in 1..text(1000).len() {
+        let text = text(1000 + at);
+        let (one, two) = text.split_at(at);
+        let answer = exchange(&app, &[one, two]).await;
+        assert_eq!(answers(&answer, &["POST", "HEAD"]).iter().map(|it| it.0).collect::<Vec<_>>(), [201, 200], "{at}");
+    }
+    let text = creation(5000, false) + &request("HEAD", "/health/live", "connection: close\r\n");
+    let bytes: Vec<String> = text.chars().map(String::from).collect();
+    let answer = exchange(&app, &bytes.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(answers(&answer, &["POST", "HEAD"]).len(), 2);
+}
+
+async fn many_requests_are_answered_in_order(context: Context) {
+    let app = context.app().await;
+    let mut text = String::new();
+    let mut methods = Vec::new();
+    for number in 0..200 {
+        if number % 3 == 0 {
+            text += &request("HEAD", "/users", "");
+            methods.push("HEAD");
+        } else {
+            text += &creation(number, number % 2 == 0);
+            methods.push("POST");
+        }
+    }
+    text += &request("GET", "/health/live", "connection: close\r\n");
+    methods.push("GET");
+    let whole = exchange(&app, &[&text]).await;
+    for (number, (status, body)) in answers(&whole, &methods).into_iter().enumerate().take(200) {
+        let expected = format!("\"email\":\"user{number}@example.com\"");
+        assert!((status == 200 && body.is_empty()) || (status == 201 && body.contains(&expected)), "{number}: {body}");
+    }
+}
+
+/// The head in small letters, and the problem.
+fn problem(answer: &str) -> (String, Value) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+    let (head, problem): (_, Value) = (head.to_lowercase(), serde_json::from_str(body).unwrap());
+    for header in
+        ["content-type: application/problem+json", "x-request-id: ", "connection: close", "cache-control: no-store"]
+    {
+        assert!(head.contains(header), "{header} is not in {head}");
+    }
+    (head, problem)
+}
+
+async fn what_is_no_request_is_refused_by_a_problem(context: Context) {
+    let app = context.app().await;
+    let large = request("GET", "/users", &format!("x-large: {}\r\n", "x".repeat(400_000)));
+    for (text, status, code) in [
+        ("HELLO\r\n\r\n", 400, "malformed-request"),
+        ("GET / HTTP/1.1\r\nbad header\r\n\r\n", 400, "malformed-request"),
+        ("GET /users HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n", 400, "malformed-request"),
+        (large.as_str(), 431, "head-too-large"),
+    ] {
+        // Also where it follows a request that was answered.
+        let mut stream = TcpStream::connect(app.address).await.unwrap();
+        for is_first in [true, false] {
+            if !is_first {
+                stream = TcpStream::connect(app.address).await.unwrap();
+                stream.write_all(request("GET", "/health/live", "").as_bytes()).await.unwrap();
+                crate::harness::read_message(&mut stream).await.unwrap();
+            }
+            // What is too large may be refused before it is sent.
+            let _ = stream.write_all(text.as_bytes()).await;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            let (head, problem) = problem(&String::from_utf8(answer).unwrap());
+            assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
+            assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{problem}");
+        }
+    }
+    let metrics = app.get("/metrics").await.text;
+    let counted = r#"http_server_requests_total{http_request_method="_OTHER",http_route="(none)",http_response_status_code="431"}"#;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+async fn a_slow_head_is_refused_by_a_problem(context: Context) {
+    let app = context.app().await;
+    let (head, problem) = problem(&exchange(&app, &["GET /users HTTP/1.1\r\nhost: loc"]).await);
+    assert!(head.starts_with("http/1.1 408 "), "{head}");
+    assert_eq!(problem["code"], "head-timeout");
+}
+
+async fn a_body_that_is_not_taken_is_refused_before_it_is_sent(context: Context) {
+    let app = context.app().await;
+    let id = app.create("Ann", "ann@example.com").await["id"].as_str().unwrap().to_owned();
+    let one = format!("/users/{id}");
+    let bulk_types = "application/x-ndjson, text/csv, application/ndjson, application/jsonl";
+    for (method, path, accept) in [
+        ("POST", "/users", "accept-post: application/json"),
+        ("POST", "/users/bulk", &format!("accept-post: {bulk_types}")),
+        ("PUT", &one, "accept: application/json"),
+        ("PATCH", &one, "accept-patch: application/merge-patch+json, application/json"),
+    ] {
+        for expect in ["", "expect: 100-continue\r\n"] {
+            let more = format!("content-type: text/plain\r\ncontent-length: 2\r\nx-request-id: mine\r\n{expect}");
+            let body = if expect.is_empty() { "{}" } else { "" };
+            let more = if expect.is_empty() { more + "connection: close\r\n" } else { more };
+            let answer = exchange(&app, &[&(request(method, path, &more) + body)]).await;
+            let (head, problem) = problem(&answer);
+            assert!(head.starts_with("http/1.1 415 ") && head.contains("x-request-id: mine"), "{head}");
+            let accepted = head.lines().find(|line| line.starts_with("accept")).unwrap();
+            let sorted = |line: &str| {
+                let (name, types) = line.split_once(": ").unwrap();
+                let mut types: Vec<String> = types.split(", ").map(str::to_owned).collect();
+                types.sort();
+                (name.to_owned(), types)
+            };
+            assert_eq!(sorted(accepted), sorted(accept), "{method} {path} {expect}");
+            assert_eq!(problem["code"], "unsupported-media-type");
+        }
+    }
+    // What is taken is asked for.
+    let body = r#"{"name":"Bob","email":"bob@example.com"}"#;
+    let more = format!("content-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n", body.len());
+    let mut stream = TcpStream::connect(app.address).await.unwrap();
+    stream.write_all(request("POST", "/users", &(more + "connection: close\r\n")).as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+}
+
+async fn other_names_of_ndjson_are_understood(context: Context) {
+    let app = context.app().await;
+    for (number, name) in ["application/ndjson", "application/jsonl", "application/x-ndjson"].into_iter().enumerate() {
+        let reply = bulk(&app, "", name, None, rows(number..number + 1)).await;
+        assert_eq!(told(&reply), ["1 created"], "{name}");
+        let export = Reply::of(app.request(Method::GET, "/users/export").header("accept", name)).await;
+        assert_eq!((export.status.as_u16(), export.header("content-type")), (200, name));
+        assert_eq!(export.text.lines().count(), number + 1);
+    }
+    for (accept, given) in [
+        ("application/*", "application/x-ndjson"),
+        ("text/csv;q=0.5, application/jsonl;q=0.6", "application/jsonl"),
+        ("text/csv, application/jsonl;q=0.6", "text/csv; charset=utf-8; header=present"),
+        ("application/x-ndjson;q=0, application/ndjson", "application/ndjson"),
+        ("*/*", "application/x-ndjson"),
+    ] {
+        let export = Reply::of(app.request(Method::GET, "/users/export").header("accept", accept)).await;
+        assert_eq!(export.header("content-type"), given, "{accept}");
+    }
+}
