@@ -1,7 +1,8 @@
 //! HTTP: from bytes to a use case and back. Knows the service, and no ORM.
 //!
 //! The routes are listed here, once; the OpenAPI document is collected from the same list. Around every handler stand,
-//! from the outside in: [`frame`] (for clients that know less than HTTP/1.1), [`RequestSpan`] (span, log line, metrics), `finish`
+//! from the outside in: [`OneAtATime`] (one request of a connection at a time; `refusal`), [`frame`] (for clients that know less than
+//! HTTP/1.1), [`RequestSpan`] (span, log line, metrics), `finish`
 //! (request id, problem's path, `policy`: how an answer may be kept, `public_url`, `compression`), `host` (refuses requests for other hosts), `limits`
 //! (time-out, panics, HEAD, paths as they were written: `path`).
 //!

@@ -11,6 +11,7 @@
 use std::{
     cell::{Cell, RefCell},
     io,
+    mem::MaybeUninit,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -33,6 +34,8 @@ use super::refusal;
 const HEAD_END: &[u8] = b"\r\n\r\n";
 /// Bytes that are read ahead of the parser, so that a client that goes away is noticed.
 const READ_AHEAD: usize = 4 * 1024;
+/// Room for them, which is not worth clearing for each request.
+const UNREAD: [MaybeUninit<u8>; READ_AHEAD] = [const { MaybeUninit::uninit() }; READ_AHEAD];
 /// How long a client that was refused may go on sending.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -326,8 +329,8 @@ impl<S: AsyncRead + Unpin> OneAtATime<S> {
     /// Reads what is not the parser's yet, to notice a client that has gone away.
     fn poll_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.held.len() < READ_AHEAD {
-            let mut bytes = [0; READ_AHEAD];
-            let mut ahead = ReadBuf::new(&mut bytes);
+            let mut bytes = UNREAD;
+            let mut ahead = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut ahead))?;
             if ahead.filled().is_empty() {
                 self.has_ended = true;
@@ -381,8 +384,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OneAtATime<S> {
         ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
         let lingering = self.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
         while !self.has_ended && lingering.as_mut().poll(context).is_pending() {
-            let mut bytes = [0; READ_AHEAD];
-            let mut unread = ReadBuf::new(&mut bytes);
+            let mut bytes = UNREAD;
+            let mut unread = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut unread))?;
             self.has_ended = unread.filled().is_empty();
         }
