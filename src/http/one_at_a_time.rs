@@ -14,6 +14,7 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     rc::Rc,
+    sync::LazyLock,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -23,7 +24,7 @@ use actix_web::{
     http::header,
     web::{Buf, Bytes, BytesMut},
 };
-use memchr::memmem;
+use memchr::memmem::Finder;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
@@ -32,6 +33,10 @@ use tokio::{
 use super::refusal;
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
+static FIND_HEAD_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(HEAD_END));
+/// As nearly all clients write it.
+static FIND_LENGTH: LazyLock<[Finder<'static>; 2]> =
+    LazyLock::new(|| ["\r\ncontent-length: ", "\r\nContent-Length: "].map(Finder::new));
 /// Bytes that are read ahead of the parser, so that a client that goes away is noticed.
 const READ_AHEAD: usize = 4 * 1024;
 /// Room for them, which is not worth clearing for each request.
@@ -266,7 +271,7 @@ fn head_end(bytes: &[u8], ended: usize, mut is_blank: bool) -> Option<usize> {
         }
         is_blank = false;
     }
-    memmem::find(&bytes[from..], HEAD_END).map(|at| from + at + HEAD_END.len())
+    FIND_HEAD_END.find(&bytes[from..]).map(|at| from + at + HEAD_END.len())
 }
 
 fn is_blank_text(bytes: &[u8]) -> bool {
@@ -281,9 +286,7 @@ fn ending(bytes: &[u8], ended: usize) -> usize {
 
 /// The length of the body, if a head says so plainly. Only saves a turn: what counts is what the parser says.
 fn announced(head: &[u8]) -> Option<usize> {
-    let at = ["\r\ncontent-length: ", "\r\nContent-Length: "]
-        .iter()
-        .find_map(|name| Some(memmem::find(head, name.as_bytes())? + name.len()))?;
+    let at = FIND_LENGTH.iter().find_map(|name| Some(name.find(head)? + name.needle().len()))?;
     let line = &head[at..];
     let end = memchr::memchr(b'\r', line)?;
     str::from_utf8(&line[..end]).ok()?.parse().ok()
