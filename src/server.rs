@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use actix_http::{HttpService, Protocol, error::DispatchError};
+use actix_http::{HttpService, HttpServiceBuilder, Protocol, error::DispatchError};
 use actix_server::{GracefulShutdownSignal, Server, ServerBuilder};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service, map_config};
 use actix_web::{dev::AppConfig, rt::net::TcpStream};
@@ -83,18 +83,19 @@ pub(crate) fn start(
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(HEAD_LIMIT)
             .client_disconnect_timeout(DISCONNECT_LIMIT)
-            .local_addr(address)
-            .expect(fn_service({
-                let state = state.clone();
-                move |request| ready(state.expect(request))
-            }))
-            .finish(apply_fn_factory(
-                map_config(
-                    http::app(state.clone()).into_factory().map_err(|error: actix_web::Error| error.error_response()),
-                    |()| AppConfig::default(),
-                ),
-                http::frame,
-            ));
+            .local_addr(address);
+        let state = state.clone();
+        let expect = fn_service({
+            let state = state.clone();
+            move |request| ready(state.before_body(request))
+        });
+        let http = HttpServiceBuilder::expect(http, expect).finish(apply_fn_factory(
+            map_config(
+                http::app(state).into_factory().map_err(|error: actix_web::Error| error.error_response()),
+                |()| AppConfig::default(),
+            ),
+            http::frame,
+        ));
         let connect = |stream: TcpStream| async {
             // The end of an answer does not wait for the client's acknowledgement of its beginning.
             let _ = stream.set_nodelay(true);

@@ -141,20 +141,30 @@ async fn hold_migration_lock(context: &Context, url: &str) -> DatabaseConnection
 }
 
 /// Waits until a statement of the process hangs in the server; on SQLite, until the process has opened the file.
-async fn hangs(context: &Context, child: &Child, database: &DatabaseConnection, url: &str, statement: &str) {
-    match context.engine() {
-        Engine::Sqlite => {
-            let file = url.trim_start_matches("sqlite://").split('?').next().unwrap().to_owned();
-            let files = format!("/proc/{}/fd", child.id().unwrap());
-            let is_open = || async {
-                let mut open = std::fs::read_dir(&files).unwrap().flatten();
-                open.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path.as_os_str() == file.as_str()))
-                    .then_some(())
-            };
-            eventually("the database is open", is_open).await;
+async fn hangs(context: &Context, child: &mut Child, database: &DatabaseConnection, url: &str, statement: &str) {
+    let id = child.id().unwrap();
+    let is_there = async {
+        match context.engine() {
+            Engine::Sqlite => {
+                let file = url.trim_start_matches("sqlite://").split('?').next().unwrap().to_owned();
+                let files = format!("/proc/{id}/fd");
+                let is_open = || async {
+                    let mut open = std::fs::read_dir(&files).unwrap().flatten();
+                    open.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path.as_os_str() == file.as_str()))
+                        .then_some(())
+                };
+                eventually("the database is open", is_open).await;
+            }
+            _ => waiting(context, database, statement, 1).await,
         }
-        _ => waiting(context, database, statement, 1).await,
-    }
+    };
+    let ended = tokio::select! {
+        () = is_there => return,
+        ended = child.wait() => ended.unwrap(),
+    };
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
+    panic!("it ended, and waits for nothing: {ended}: {said}");
 }
 
 /// Waits until so many statements of this kind wait for a lock in the server.
@@ -193,8 +203,8 @@ async fn a_wait_for_the_migration_lock_is_ended(context: Context) {
     for (command, (code, said)) in commands {
         let url = context.database().await;
         let holder = hold_migration_lock(&context, &url).await;
-        let child = start(&context, &url, command);
-        hangs(&context, &child, &holder, &url, waits).await;
+        let mut child = start(&context, &url, command);
+        hangs(&context, &mut child, &holder, &url, waits).await;
         assert_eq!(end_by_signal(child).await, (code, said.to_owned()), "{command:?}");
         if context.engine() == Engine::Postgres {
             // The server does not go on for somebody who has left.
@@ -214,7 +224,7 @@ async fn a_running_migration_is_ended_where_it_is_safe(context: Context) {
     let lock = Locked::users(&context, &url).await;
     let observer = connect(&url).await;
     let mut child = start(&context, &url, &["migrate", "up"]);
-    hangs(&context, &child, &observer, &url, "ALTER TABLE").await;
+    hangs(&context, &mut child, &observer, &url, "ALTER TABLE").await;
     terminate(&child).await;
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut said = Vec::new();
@@ -256,9 +266,9 @@ async fn rows_that_are_not_written_hold_up_no_end(context: Context) {
         .unwrap();
     let lock = Locked::users(&context, &url).await;
     let observer = connect(&url).await;
-    let child = start(&context, &url, &["import", "users.ndjson"]);
+    let mut child = start(&context, &url, &["import", "users.ndjson"]);
     if context.engine() == Engine::Sqlite {
-        hangs(&context, &child, &observer, &url, "").await;
+        hangs(&context, &mut child, &observer, &url, "").await;
     } else {
         waiting(&context, &observer, "INSERT INTO", 1).await;
     }
