@@ -126,7 +126,7 @@ impl State {
     /// # Errors
     ///
     /// The answer to a body that its route does not take.
-    pub fn before_body(&self, request: Request) -> Result<Request, HttpResponse> {
+    pub fn before_body(&self, request: Request) -> Result<Request, Box<HttpResponse>> {
         refusal::before_body(request, &self.paths)
     }
 

@@ -87,7 +87,7 @@ pub(crate) fn start(
         let state = state.clone();
         let expect = fn_service({
             let state = state.clone();
-            move |request| ready(state.before_body(request))
+            move |request| ready(state.before_body(request).map_err(|answer| *answer))
         });
         let http = HttpServiceBuilder::expect(http, expect).finish(apply_fn_factory(
             map_config(

@@ -23,7 +23,7 @@ use tokio::{sync::mpsc, time::timeout};
 use utoipa::{IntoParams, ToSchema};
 
 pub(super) use self::line::{BulkLine, BulkSummary};
-use self::report::{Choice, Held, Report};
+use self::report::{Choice, Held, Progress, Report};
 use super::{
     Rules,
     compression::compressible,
@@ -37,7 +37,7 @@ use super::{
     tag::{self, Tag},
 };
 use crate::{
-    exchange::{Format, Import, ReadError, Reported, Stop, Tally, import, import_all_or_none},
+    exchange::{Format, Import, ReadError, Reported, Stop, import, import_all_or_none},
     service::{Mode, Terms, UserService},
 };
 
@@ -201,44 +201,45 @@ pub(super) async fn write(
     }
     // Rows are read and told of by a task of their own, so that the one goes on while the other does. There is no more
     // between the two than one report.
-    let (sender, mut reports) = mpsc::channel::<Result<Reported, Stop>>(1);
+    let (sender, mut reports) = mpsc::channel::<Progress>(1);
     let about = tag.clone();
     let importing = async move {
         let _begun = begun;
-        let tell = async |reported: Reported| sender.send(Ok(reported)).await.is_ok();
-        match self::import(&import, format, source, tell).await {
-            Ok(()) => {}
-            Err(Stop::Unheard) => observe::unheard(about.as_deref()),
-            // Nobody may be there to hear it.
-            Err(stop) => drop(sender.send(Err(stop)).await),
-        }
+        let tell = async |reported: Reported| sender.send(Ok(Some(reported))).await.is_ok();
+        let end = match self::import(&import, format, source, tell).await {
+            Ok(()) => Ok(None),
+            Err(Stop::Unheard) => return observe::unheard(about.as_deref()),
+            Err(stop) => Err(stop),
+        };
+        // Nobody may be there to hear it.
+        let _ = sender.send(end).await;
     };
     actix_web::rt::spawn(tag::on_behalf(tag.as_deref(), importing));
     // The first rows decide about the status.
-    let first = reports.recv().await.transpose().map_err(problem)?;
+    let first = reports.recv().await.ok_or_else(|| Problem::internal("the import panicked"))?.map_err(problem)?;
     let mut response = response(StatusCode::OK, first.as_ref().is_some_and(|reported| reported.is_replay));
-    let mut report =
-        Report { reports, first, choice, tag: tag.clone(), tally: Tally::default(), last_line: 0, is_over: false };
+    let mut report = Report::new(reports, first, choice, tag.clone());
+    if matches!(answer, Answer::Stream) {
+        return Ok(response.streaming(report.into_stream()));
+    }
+    if let Some(tag) = tag {
+        // From here on the import bounds its own time: rows are written that have to be reported.
+        tag.is_unbounded.set(true);
+    }
     let mut held = Held::new().map_err(Problem::internal)?;
-    if matches!(answer, Answer::End) {
-        if let Some(tag) = tag {
-            // From here on the import bounds its own time: rows are written that have to be reported.
-            tag.is_unbounded.set(true);
-        }
-        while let Some(lines) = report.next().await {
-            held.push(&lines).map_err(Problem::internal)?;
-            if held.is_full() {
-                break;
-            }
+    while let Some(lines) = report.next().await {
+        held.push(&lines).map_err(Problem::internal)?;
+        if held.is_full() {
+            break;
         }
     }
     let (length, held) = held.finish().map_err(Problem::internal)?;
     let held = stream::iter(held);
-    if report.is_over {
-        return Ok(compressible(response.body(SizedStream::new(length, held))));
-    }
-    let rest = stream::unfold(report, async |mut report| Some((Ok::<_, io::Error>(report.next().await?), report)));
-    Ok(response.streaming(held.chain(rest)))
+    Ok(if report.is_over() {
+        compressible(response.body(SizedStream::new(length, held)))
+    } else {
+        response.streaming(held.chain(report.into_stream()))
+    })
 }
 
 fn response(status: StatusCode, is_replay: bool) -> actix_web::HttpResponseBuilder {

@@ -33,22 +33,25 @@ where
     }
     let answer = service.call(request);
     async move {
-        let answer = answer.await;
-        if let Some(turn) = turn {
+        let mut answer = answer.await;
+        let (head, size) = match &mut answer {
+            Ok(response) => {
+                let size = response.response().body().size();
+                (response.response_mut().head_mut(), size)
+            }
+            Err(response) => {
+                let size = response.body().size();
+                (response.head_mut(), size)
+            }
+        };
+        asked.frame(head, size);
+        if let Some(turn) = turn
+            && !asked.is_last
+            && head.connection_type() != ConnectionType::Close
+        {
             turn.answered();
         }
-        match answer {
-            Ok(mut response) => {
-                let size = response.response().body().size();
-                asked.frame(response.response_mut().head_mut(), size);
-                Ok(response)
-            }
-            Err(mut response) => {
-                let size = response.body().size();
-                asked.frame(response.head_mut(), size);
-                Err(response)
-            }
-        }
+        answer
     }
 }
 
@@ -57,6 +60,8 @@ where
 struct Asked {
     /// Whether the client knows no chunks.
     is_old: bool,
+    /// Whether no other request follows.
+    is_last: bool,
     /// Whether it asks for another protocol, which no route speaks.
     is_upgrade: bool,
 }
@@ -66,6 +71,7 @@ impl Asked {
         let head = request.head();
         Self {
             is_old: head.version < Version::HTTP_11,
+            is_last: head.connection_type() == ConnectionType::Close,
             is_upgrade: head.connection_type() == ConnectionType::Upgrade
                 || head.headers.contains_key(header::UPGRADE)
                 || head.method == Method::CONNECT,

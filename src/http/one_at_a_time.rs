@@ -50,6 +50,8 @@ pub struct Turn {
     /// What the parser says of the latest request's body, until the stream takes note of it.
     begun: Cell<Option<Body>>,
     is_answered: Cell<bool>,
+    /// Whether nothing of that answer has been written.
+    is_unsent: Cell<bool>,
     /// Of the task that would read on.
     waiting: RefCell<Option<Waker>>,
 }
@@ -82,6 +84,7 @@ impl Turn {
     /// The head of its answer is there.
     pub(super) fn answered(&self) {
         self.is_answered.set(true);
+        self.is_unsent.set(true);
         self.wake();
     }
 
@@ -194,15 +197,17 @@ impl<S> OneAtATime<S> {
 
     /// Takes note of what has happened since.
     fn go_on(&mut self) {
-        if let (State::Parsing { ahead }, Some(body)) = (self.state, self.turn.begun.take()) {
+        if let Some(body) = self.turn.begun.take() {
             self.has_begun = true;
-            self.state = match body {
-                // More than the parser took for the body would be a part of the next head; then all is up to the parser.
-                Body::Length(length) if ahead > length => State::Body(Body::Rest),
-                Body::Length(length) if ahead == length => State::Answering,
-                Body::Length(length) => State::Body(Body::Length(length - ahead)),
-                Body::Chunks(_) if ahead > 0 => State::Body(Body::Rest),
-                body => State::Body(body),
+            self.state = match (self.state, body) {
+                // The parser takes line feeds alone for ends of lines, too. Then all is up to it.
+                (State::Head { .. }, _) | (State::Parsing { ahead: 1.. }, Body::Chunks(_)) => State::Body(Body::Rest),
+                // More than the parser took for the body would be a part of the next head; likewise.
+                (State::Parsing { ahead }, Body::Length(length)) if ahead > length => State::Body(Body::Rest),
+                (State::Parsing { ahead }, Body::Length(length)) if ahead == length => State::Answering,
+                (State::Parsing { ahead }, Body::Length(length)) => State::Body(Body::Length(length - ahead)),
+                (State::Parsing { .. }, body) => State::Body(body),
+                (state, _) => state,
             };
         }
         if self.state == State::Answering && self.turn.is_answered.get() {
@@ -248,11 +253,12 @@ impl<S> OneAtATime<S> {
 
     /// Whether what is written now can only be the parser's own answer to what it could not read.
     fn is_unread(&self) -> bool {
-        match self.state {
+        let is_reading = match self.state {
             State::Head { is_blank, .. } => !is_blank || !self.has_begun,
-            State::Parsing { .. } => self.turn.begun.get().is_none(),
+            State::Parsing { .. } => true,
             State::Body(_) | State::Answering => false,
-        }
+        };
+        is_reading && self.turn.begun.get().is_none() && !self.turn.is_unsent.get()
     }
 }
 
@@ -350,12 +356,18 @@ impl<S: AsyncRead + Unpin> OneAtATime<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for OneAtATime<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.is_refused && this.instead.is_none() {
+            // The parser's timer may go off again while the connection lingers.
+            return Poll::Ready(Ok(bytes.len()));
+        }
         if this.instead.is_none() && this.is_unread() {
             this.instead = refusal::of_parser(bytes).map(|problem| (problem, bytes.len()));
             this.is_refused = this.instead.is_some();
         }
         let Some((problem, length)) = &mut this.instead else {
-            return Pin::new(&mut this.stream).poll_write(context, bytes);
+            let written = ready!(Pin::new(&mut this.stream).poll_write(context, bytes))?;
+            this.turn.is_unsent.set(false);
+            return Poll::Ready(Ok(written));
         };
         while !problem.is_empty() {
             let written = ready!(Pin::new(&mut this.stream).poll_write(context, problem))?;
@@ -365,14 +377,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for OneAtATime<S> {
             problem.advance(written);
         }
         let length = *length;
+        ready!(Pin::new(&mut this.stream).poll_flush(context))?;
+        ready!(this.poll_linger(context))?;
         this.instead = None;
         Poll::Ready(Ok(length))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.stream).poll_flush(context))?;
-        if this.is_refused { this.poll_linger(context) } else { Poll::Ready(Ok(())) }
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -13,6 +13,7 @@ use actix_web::{
     web,
 };
 use ipnet::IpNet;
+use url::Url;
 
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -31,8 +32,9 @@ impl PublicUrl {
     /// `configured` is an absolute URL, or empty.
     #[must_use]
     pub fn new(configured: &str, trusted_proxies: Vec<IpNet>) -> Self {
-        let configured = configured.trim_end_matches('/');
-        Self { configured: (!configured.is_empty()).then(|| configured.to_owned()), trusted_proxies }
+        // As a URL is written, whatever else was accepted.
+        let configured = Url::parse(configured).ok().map(|url| url.as_str().trim_end_matches('/').to_owned());
+        Self { configured, trusted_proxies }
     }
 
     /// What precedes the paths of the service for the client that sent this request; `None` if nothing is known.
@@ -118,6 +120,10 @@ mod tests {
         assert_eq!(of(&PublicUrl::default(), &all), None);
         let configured = PublicUrl::new("https://a.example/v1/", vec!["10.0.0.0/8".parse().unwrap()]);
         assert_eq!(of(&configured, &all).unwrap(), "https://a.example/v1");
+        assert_eq!(
+            of(&PublicUrl::new("https:/a.example/x>\ny z", vec![]), &all).unwrap(),
+            "https://a.example/x%3Ey%20z"
+        );
     }
 
     #[test]

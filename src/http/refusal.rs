@@ -1,22 +1,19 @@
 //! Requests that are refused before they reach a route: by the parser, which cannot read them, or in the place of
 //! `100 Continue`.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use actix_http::{HttpMessage, Request};
 use actix_web::{
     HttpResponse, ResponseError,
-    http::{
-        Method, StatusCode,
-        header::{self, HeaderValue},
-    },
+    http::{Method, StatusCode, header},
     web::Bytes,
 };
-use uuid::Uuid;
 
 use super::{
     body,
     fallback::Paths,
+    one_at_a_time::Turn,
     problem::{Kind, Problem},
     series,
     tag::{self, REQUEST_ID},
@@ -32,14 +29,15 @@ pub(super) fn of_parser(answer: &[u8]) -> Option<Bytes> {
         b"431" => Problem::new(Kind::HeadTooLarge, "The head of the request is too large."),
         _ => return None,
     };
-    let id = Uuid::new_v4().to_string();
-    report(&problem, "(none)", &Method::from_bytes(b"-").ok()?, &id);
+    let id = tag::new_id();
+    report(&problem, "(none)", &Method::from_bytes(b"-").ok()?, id.to_str().ok()?);
     let body = problem.body(None);
     let status = problem.status_code();
     let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{REQUEST_ID}: {id}\r\n\
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{REQUEST_ID}: {}\r\n\
          cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\ndate: {}\r\n\r\n",
         body.len(),
+        id.to_str().ok()?,
         header::HttpDate::from(std::time::SystemTime::now()),
     );
     Some([head.as_bytes(), &body].concat().into())
@@ -50,19 +48,22 @@ pub(super) fn of_parser(answer: &[u8]) -> Option<Bytes> {
 /// # Errors
 ///
 /// The answer.
-pub(super) fn before_body(request: Request, paths: &Paths) -> Result<Request, HttpResponse> {
+pub(super) fn before_body(mut request: Request, paths: &Paths) -> Result<Request, Box<HttpResponse>> {
     let Some((route, types)) = paths.media_types(request.path(), request.method()) else { return Ok(request) };
     let types: Vec<&str> = types.iter().map(String::as_str).collect();
     let Err(problem) = body::media_type(request.head(), &types) else { return Ok(request) };
-    let id = tag::sane_id(request.headers()).cloned();
-    let id = id.or_else(|| HeaderValue::try_from(Uuid::new_v4().to_string()).ok());
-    let id = id.unwrap_or(HeaderValue::from_static("unknown"));
+    let turn = request.conn_data::<Rc<Turn>>().cloned();
+    if let Some(turn) = turn {
+        // The client may send the body all the same.
+        turn.begin(&mut request);
+        turn.answered();
+    }
+    let id = tag::sane_id(request.headers()).cloned().unwrap_or_else(tag::new_id);
     report(&problem, route, request.method(), id.to_str().unwrap_or_default());
     let mut response = problem.error_response();
     response.headers_mut().insert(REQUEST_ID, id);
-    // The client may send the body all the same.
     response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
-    Err(response)
+    Err(Box::new(response))
 }
 
 /// The log line and the metrics that other requests have from `observe`.

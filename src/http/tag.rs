@@ -17,6 +17,7 @@ use actix_web::{
 use orm_pool::Caller;
 use tracing::Instrument;
 use tracing_actix_web::RequestId;
+use uuid::Uuid;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_REQUEST_ID: usize = 128;
@@ -75,6 +76,12 @@ pub(super) fn tag(message: &impl HttpMessage) -> Option<Rc<Tag>> {
 pub(super) fn on_behalf<F: Future>(tag: Option<&Tag>, work: F) -> impl Future<Output = F::Output> + use<F> {
     let caller = Caller::new(tag.map_or("", Tag::caller));
     caller.scope(work).in_current_span()
+}
+
+/// A new id, for a request that no span was opened for.
+#[expect(clippy::disallowed_methods, reason = "the id of a request, and of no user")]
+pub(super) fn new_id() -> HeaderValue {
+    HeaderValue::try_from(Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// The caller's id, if it sent one that is fit for logs.

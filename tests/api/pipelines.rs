@@ -10,7 +10,7 @@ use tokio::{
 use crate::{
     bulk::{bulk, rows, told},
     cases,
-    harness::{App, Context, Reply},
+    harness::{App, Context, Reply, Service, eventually},
 };
 
 cases![
@@ -19,6 +19,9 @@ cases![
     many_requests_are_answered_in_order,
     what_is_no_request_is_refused_by_a_problem,
     a_slow_head_is_refused_by_a_problem,
+    a_refused_body_keeps_no_connection_open,
+    bare_line_feeds_are_left_to_the_parser,
+    nothing_follows_the_last_answer,
     a_body_that_is_not_taken_is_refused_before_it_is_sent,
     other_names_of_ndjson_are_understood,
 ];
@@ -187,6 +190,60 @@ async fn a_slow_head_is_refused_by_a_problem(context: Context) {
     let (head, problem) = problem(&exchange(&app, &["GET /users HTTP/1.1\r\nhost: loc"]).await);
     assert!(head.starts_with("http/1.1 408 "), "{head}");
     assert_eq!(problem["code"], "head-timeout");
+    let metrics = app.get("/metrics").await.text;
+    let counted = metrics.lines().find(|line| line.contains("_code=\"408\"} ")).unwrap();
+    assert!(counted.ends_with("\"408\"} 1"), "{counted}");
+}
+
+async fn a_refused_body_keeps_no_connection_open(context: Context) {
+    // Of its own, whose connections no other case has.
+    let url = context.database().await;
+    let service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
+    let app = App::at(service.address, &url);
+    let expect = "content-type: text/plain\r\nexpect: 100-continue\r\n";
+    for (more, body) in [
+        ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n".to_owned()),
+        ("content-length: 1000000\r\n", "x".repeat(1_000_000)),
+    ] {
+        let mut stream = TcpStream::connect(app.address).await.unwrap();
+        let text = request("POST", "/users", &format!("{expect}{more}")) + &body;
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = [0; 13];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 415 ");
+    }
+    // Only the one that asks.
+    eventually("they are closed", || async {
+        app.get("/metrics").await.text.contains("\nhttp_server_open_connections 1\n").then_some(())
+    })
+    .await;
+}
+
+async fn bare_line_feeds_are_left_to_the_parser(context: Context) {
+    let app = context.app().await;
+    let answer = exchange(&app, &["GET /users?limit=x HTTP/1.1\nhost: localhost\nconnection: close\n\n"]).await;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert_eq!(serde_json::from_str::<Value>(body).unwrap()["code"], "invalid-query");
+    let body = "name,email\r\n\r\nAnn,ann@example.com\r\n";
+    let head = format!(
+        "POST /users/bulk HTTP/1.1\nhost: localhost\nconnection: close\ncontent-type: text/csv\ncontent-length: {}\n\n",
+        body.len()
+    );
+    let answer = exchange(&app, &[&head, body]).await;
+    assert!(answer.contains("\"outcome\":\"created\""), "{answer}");
+}
+
+async fn nothing_follows_the_last_answer(context: Context) {
+    let app = context.app().await;
+    for number in 0..3 {
+        app.create("Ann", &format!("ann{number}@example.com")).await;
+    }
+    for more in ["connection: close\r\n", "connection: upgrade\r\nupgrade: h2c\r\n"] {
+        let text = request("GET", "/users/export", more) + &creation(1, false);
+        let answer = exchange(&app, &[&text]).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    }
+    assert_eq!(app.get("/users").await.ids().len(), 3);
 }
 
 async fn a_body_that_is_not_taken_is_refused_before_it_is_sent(context: Context) {

@@ -150,8 +150,10 @@ async fn hangs(context: &Context, child: &mut Child, database: &DatabaseConnecti
                 let files = format!("/proc/{id}/fd");
                 let is_open = || async {
                     let mut open = std::fs::read_dir(&files).unwrap().flatten();
-                    open.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path.as_os_str() == file.as_str()))
-                        .then_some(())
+                    open.any(|entry| {
+                        std::fs::read_link(entry.path()).is_ok_and(|path| path.as_os_str() == file.as_str())
+                    })
+                    .then_some(())
                 };
                 eventually("the database is open", is_open).await;
             }

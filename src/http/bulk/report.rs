@@ -3,9 +3,11 @@
 use std::{
     io::{self, Read, Write},
     rc::Rc,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use actix_web::web::Bytes;
+use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use zstd::stream::{read::Decoder, write::Encoder};
@@ -13,11 +15,14 @@ use zstd::stream::{read::Decoder, write::Encoder};
 use super::{line, problem};
 use crate::{
     exchange::{ReadError, Reported, Stop, Tally},
-    http::{observe, tag::Tag},
+    http::{observe, problem::Problem, tag::Tag},
 };
 
 /// Most bytes of a report that are held back, compressed: the lines of about a million rows.
 const MOST_HELD: usize = 16 * 1024 * 1024;
+/// The same of all requests together.
+const MOST_HELD_TOGETHER: usize = 64 * 1024 * 1024;
+static HELD_TOGETHER: AtomicUsize = AtomicUsize::new(0);
 /// Bytes that are sent at a time of what was held back.
 const PIECE: usize = 64 * 1024;
 
@@ -33,35 +38,63 @@ pub(super) enum Choice {
     Summary,
 }
 
+/// What an import sends: rows that are done, and at last its end. One that sends no end has panicked.
+pub(super) type Progress = Result<Option<Reported>, Stop>;
+
 /// What an import reports, in the lines that a client gets.
 pub(super) struct Report {
-    /// What the import sends as it goes on.
-    pub(super) reports: mpsc::Receiver<Result<Reported, Stop>>,
-    /// What it has sent already.
-    pub(super) first: Option<Reported>,
-    pub(super) choice: Choice,
-    pub(super) tag: Option<Rc<Tag>>,
-    pub(super) tally: Tally,
-    pub(super) last_line: u64,
-    pub(super) is_over: bool,
+    reports: mpsc::Receiver<Progress>,
+    /// What has been received, if it has not been sent on.
+    first: Option<Progress>,
+    choice: Choice,
+    tag: Option<Rc<Tag>>,
+    tally: Tally,
+    last_line: u64,
+    is_over: bool,
 }
 
 impl Report {
+    /// `first` was received before.
+    pub(super) fn new(
+        reports: mpsc::Receiver<Progress>,
+        first: Option<Reported>,
+        choice: Choice,
+        tag: Option<Rc<Tag>>,
+    ) -> Self {
+        Self { reports, first: Some(Ok(first)), choice, tag, tally: Tally::default(), last_line: 0, is_over: false }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// The lines that are left, each as soon as its row is done.
+    pub(super) fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> {
+        stream::unfold(self, async |mut report| Some((Ok(report.next().await?), report)))
+    }
+
     /// The next lines, as soon as their rows are done.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         while !self.is_over {
             let reported = match self.first.take() {
-                Some(first) => Some(Ok(first)),
+                Some(first) => Some(first),
                 None => self.reports.recv().await,
             };
             let mut lines = Vec::new();
             match reported {
-                Some(Ok(reported)) => {
+                Some(Ok(Some(reported))) => {
                     self.last_line = reported.last_line;
                     lines = self.chosen(reported.report);
                 }
-                Some(Err(stop)) => self.end(&mut lines, Some(stop)),
-                None => self.end(&mut lines, None),
+                Some(Ok(None)) => self.end(&mut lines),
+                Some(Err(stop)) => {
+                    let last_line = match stop {
+                        Stop::Read(ReadError::UnclosedQuote { last, .. }) => Some(last),
+                        _ => None,
+                    };
+                    self.stop(&mut lines, last_line, &problem(stop));
+                }
+                None => self.stop(&mut lines, None, &Problem::internal("the import panicked")),
             }
             if !lines.is_empty() {
                 return Some(lines.into());
@@ -73,10 +106,9 @@ impl Report {
     /// All lines of an import that is over.
     pub(super) fn whole(choice: Choice, report: Vec<u8>) -> Vec<u8> {
         let (_, reports) = mpsc::channel(1);
-        let mut whole =
-            Self { reports, first: None, choice, tag: None, tally: Tally::default(), last_line: 0, is_over: false };
+        let mut whole = Self::new(reports, None, choice, None);
         let mut lines = whole.chosen(report);
-        whole.end(&mut lines, None);
+        whole.end(&mut lines);
         lines
     }
 
@@ -109,20 +141,17 @@ impl Report {
         chosen
     }
 
-    fn end(&mut self, lines: &mut Vec<u8>, stop: Option<Stop>) {
+    fn end(&mut self, lines: &mut Vec<u8>) {
         self.is_over = true;
         if self.choice != Choice::All {
             line::push_summary(lines, self.tally);
         }
-        if let Some(stop) = stop {
-            let last_line = match stop {
-                Stop::Read(ReadError::UnclosedQuote { last, .. }) => Some(last),
-                _ => None,
-            };
-            let problem = problem(stop);
-            observe::broken_off(self.tag.as_deref(), &problem);
-            line::push_stopped(lines, self.last_line + 1, last_line, &problem);
-        }
+    }
+
+    fn stop(&mut self, lines: &mut Vec<u8>, last_line: Option<u64>, problem: &Problem) {
+        self.end(lines);
+        observe::broken_off(self.tag.as_deref(), problem);
+        line::push_stopped(lines, self.last_line + 1, last_line, problem);
     }
 }
 
@@ -131,28 +160,45 @@ impl Report {
 pub(super) struct Held {
     lines: Encoder<'static, Vec<u8>>,
     length: u64,
+    counted: Counted,
+}
+
+/// A part of [`HELD_TOGETHER`].
+struct Counted(usize);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        HELD_TOGETHER.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 impl Held {
     pub(super) fn new() -> io::Result<Self> {
         // Ids are random for the most part; a higher level finds no more in them.
-        Ok(Self { lines: Encoder::new(Vec::new(), 1)?, length: 0 })
+        Ok(Self { lines: Encoder::new(Vec::new(), 1)?, length: 0, counted: Counted(0) })
     }
 
     pub(super) fn push(&mut self, lines: &[u8]) -> io::Result<()> {
         self.length += lines.len() as u64;
-        self.lines.write_all(lines)
+        self.lines.write_all(lines)?;
+        let held = self.lines.get_ref().len();
+        HELD_TOGETHER.fetch_add(held - self.counted.0, Ordering::Relaxed);
+        self.counted.0 = held;
+        Ok(())
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.lines.get_ref().len() >= MOST_HELD
+        self.counted.0 >= MOST_HELD || HELD_TOGETHER.load(Ordering::Relaxed) >= MOST_HELD_TOGETHER
     }
 
     /// How many bytes they are, and the lines.
     pub(super) fn finish(self) -> io::Result<(u64, impl Iterator<Item = io::Result<Bytes>>)> {
         let compressed = io::Cursor::new(self.lines.finish()?);
         let mut lines = Decoder::with_buffer(compressed)?;
+        let counted = self.counted;
         let pieces = std::iter::from_fn(move || {
+            // Until all is sent.
+            let _counted = &counted;
             let mut piece = Vec::with_capacity(PIECE);
             match lines.by_ref().take(PIECE as u64).read_to_end(&mut piece) {
                 Ok(0) => None,
