@@ -46,8 +46,7 @@ where
         };
         asked.frame(head, size);
         if let Some(turn) = turn
-            && !asked.is_last
-            && head.connection_type() != ConnectionType::Close
+            && !asked.is_last_with(head, size)
         {
             turn.answered();
         }
@@ -76,6 +75,14 @@ impl Asked {
                 || head.headers.contains_key(header::UPGRADE)
                 || head.method == Method::CONNECT,
         }
+    }
+
+    /// Whether the connection ends with this answer.
+    fn is_last_with(self, head: &ResponseHead, size: BodySize) -> bool {
+        // An answer to an old client says nothing of its own connection, and ends it if it has no length.
+        let is_ended =
+            if self.is_old { size == BodySize::Stream } else { head.connection_type() == ConnectionType::Close };
+        self.is_last || is_ended
     }
 
     fn frame(self, head: &mut ResponseHead, size: BodySize) {
