@@ -130,7 +130,8 @@ async fn output_that_is_not_read_holds_up_no_end(context: Context) {
 async fn hold_migration_lock(context: &Context, url: &str) -> DatabaseConnection {
     let database = connect(url).await;
     let lock = match context.engine() {
-        Engine::Sqlite => "BEGIN IMMEDIATE",
+        // Otherwise the file is busy before anyone can wait for its lock: to become WAL it has to be free.
+        Engine::Sqlite => "PRAGMA journal_mode = WAL; BEGIN IMMEDIATE",
         Engine::Postgres => "SELECT pg_advisory_lock(8463219666995736681)",
         Engine::MariaDb | Engine::MySql => {
             "SELECT GET_LOCK(CONCAT('users-api.migration.', LEFT(SHA2(DATABASE(), 256), 32)), 60)"
