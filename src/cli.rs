@@ -116,31 +116,30 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), CommandError> {
     let command = cli.command.unwrap_or(Command::Serve(commands::ServeOptions::default()));
+    let layers = || Ok::<_, CommandError>(Layers::read(cli.config.as_deref(), &Environment::of_process()?)?);
+    let settings = || Ok::<Settings, CommandError>(layers()?.settings()?);
     match command {
-        Command::Openapi => return commands::interruptible(commands::openapi),
-        Command::Completions(options) => {
-            return commands::interruptible(move || commands::completions(Cli::command(), &options));
+        Command::Serve(options) => {
+            let overrides = options.settings();
+            let layers = layers()?.overridden(&overrides);
+            commands::serve(layers.settings()?, Reload::new(cli.config, overrides, layers))
         }
-        Command::Man(options) => return commands::interruptible(move || commands::man(Cli::command(), &options)),
-        _ => {}
-    }
-    let layers = Layers::read(cli.config.as_deref(), &Environment::of_process()?)?;
-    if let Command::Config(options) = command {
-        return commands::interruptible(move || commands::config(&layers, options));
-    }
-    if let Command::Serve(options) = command {
-        let overrides = options.settings();
-        let layers = layers.overridden(&overrides);
-        return commands::serve(layers.settings()?, Reload::new(cli.config, overrides, layers));
-    }
-    let settings: Settings = layers.settings()?;
-    match command {
-        Command::Migrate { action } => commands::migrate(&settings, action.unwrap_or(commands::MigrateAction::Up)),
-        Command::Import(options) => commands::import(&settings, &options),
-        Command::Export(options) => commands::export(&settings, &options),
-        Command::Healthcheck(options) => commands::interruptible(move || commands::healthcheck(&settings, options)),
-        // Done above: these need no settings, or not only these.
-        Command::Openapi | Command::Completions(_) | Command::Man(_) | Command::Config(_) | Command::Serve(_) => Ok(()),
+        Command::Migrate { action } => commands::migrate(&settings()?, action.unwrap_or(commands::MigrateAction::Up)),
+        Command::Import(options) => commands::import(&settings()?, &options),
+        Command::Export(options) => commands::export(&settings()?, &options),
+        Command::Openapi => commands::interruptible(commands::openapi),
+        Command::Config(options) => {
+            let layers = layers()?;
+            commands::interruptible(move || commands::config(&layers, options))
+        }
+        Command::Completions(options) => {
+            commands::interruptible(move || commands::completions(Cli::command(), &options))
+        }
+        Command::Man(options) => commands::interruptible(move || commands::man(Cli::command(), &options)),
+        Command::Healthcheck(options) => {
+            let settings = settings()?;
+            commands::interruptible(move || commands::healthcheck(&settings, options))
+        }
     }
 }
 

@@ -114,9 +114,9 @@ impl State {
             rules,
             hosts: web::Data::new(hosts),
             metrics: web::Data::new(metrics),
-            public_url: web::Data::new(public_url),
             paths: web::Data::new(fallback::Paths::of(&document)),
-            document: web::Data::new(docs::Document::new(document)),
+            document: web::Data::new(docs::Document::new(document, &public_url)),
+            public_url: web::Data::new(public_url),
             swagger: web::Data::new(docs::SwaggerUi::new()),
         }
     }

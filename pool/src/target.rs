@@ -249,7 +249,7 @@ pub(crate) struct Killer {
 }
 
 impl Killer {
-    /// Kills the statement that runs in this session. It is no error if the session has ended.
+    /// Kills the statement that runs in this session. Succeeds if the session has already ended.
     pub(crate) async fn kill(&mut self, session: SessionId) -> Result<(), sqlx::Error> {
         const NO_SUCH_SESSION: u16 = 1094;
         if self.server != Some(session.server) {
@@ -263,7 +263,7 @@ impl Killer {
         }
     }
 
-    /// Closes the connection; errors are ignored, since the server ends the session by itself.
+    /// Closes the connection; errors are ignored, since the server cleans up the session anyway.
     pub(crate) async fn close(self) {
         drop(self.raw.close().await);
     }

@@ -20,15 +20,14 @@ use actix_web::{
 };
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{sync::mpsc, time::timeout};
-use utoipa::{IntoParams, ToSchema};
 
 pub(super) use self::line::{BulkLine, BulkSummary};
-use self::report::{Choice, Held, Progress, Report};
+use self::report::{Choice, Filter, Held, Progress, Report};
 use super::{
     Rules,
     compression::compressible,
     conditions::ListCondition,
-    documented::{KeyParameter, ListConditionParameters},
+    documented::{BulkParameters, KeyParameter, ListConditionParameters},
     idempotency::{IdempotencyKey, REPLAYED},
     observe,
     parameters::Parameters,
@@ -48,56 +47,7 @@ pub(super) const CSV: &str = "text/csv";
 /// Longest body of rows that are to be written all or none.
 const MOST_BYTES_ALL_OR_NONE: usize = 16 * 1024 * 1024;
 
-/// Query of work in bulk; documents what [`BulkQuery`] reads.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query, rename_all = "camelCase")]
-#[expect(dead_code, reason = "documents what `BulkQuery` reads")]
-struct BulkParameters {
-    /// What to do with a row whose email is there already: refuse it, or give the user who has it the row's name and
-    /// spelling.
-    #[param(inline)]
-    mode: Option<ModeParameter>,
-    /// Tell what would happen, and change nothing.
-    #[param(default = false)]
-    dry_run: Option<bool>,
-    /// All rows in one transaction, or none: up to 10,000.
-    #[param(default = false)]
-    atomic: Option<bool>,
-    /// `end` answers once all rows are processed, which works with every client and proxy. `stream` sends each line as soon as
-    /// its row is processed: the client has to read while it writes, and so does every proxy between.
-    #[param(inline)]
-    answer: Option<AnswerParameter>,
-    /// A line for each row, or for each refused row and a summary, or the summary alone.
-    #[param(inline)]
-    report: Option<ReportParameter>,
-}
-
-#[derive(ToSchema)]
-#[schema(rename_all = "camelCase", default = "insert")]
-#[expect(dead_code, reason = "documents what `BulkQuery` reads")]
-enum ModeParameter {
-    Insert,
-    Upsert,
-}
-
-#[derive(ToSchema)]
-#[schema(rename_all = "camelCase", default = "end")]
-#[expect(dead_code, reason = "documents what `BulkQuery` reads")]
-enum AnswerParameter {
-    End,
-    Stream,
-}
-
-#[derive(ToSchema)]
-#[schema(rename_all = "camelCase", default = "all")]
-#[expect(dead_code, reason = "documents what `BulkQuery` reads")]
-enum ReportParameter {
-    All,
-    Refused,
-    Summary,
-}
-
-/// How many rows are to be written and reported.
+/// How rows are written and reported.
 pub(super) struct BulkQuery {
     terms: Terms,
     answer: Answer,
@@ -137,10 +87,10 @@ impl FromRequest for BulkQuery {
 
 /// Write many users
 ///
-/// NDJSON or CSV of any length, a user with `name` and `email` each row; other members of an export are ignored. Each row is
-/// written or refused by itself, and has its line in the answer (`BulkLine`), in the order of the rows. The answer is sent once all
-/// rows are processed, unless `answer=stream` asks for each line as soon as its row is done. Rows are written some hundred at a
-/// time, each chunk in a transaction.
+/// NDJSON or CSV of any length. Each row is a user with `name` and `email`; other members of an export are ignored. Rows are
+/// accepted or refused individually, and the response has one line (`BulkLine`) per row, in input order. It is sent when all rows
+/// have been processed; `answer=stream` sends each line as soon as its row is written. Rows are written in chunks of a few
+/// hundred, one transaction per chunk.
 ///
 /// CSV is read strictly by RFC 4180. After a quoted cell that is not closed nothing is read any more: the last line has the
 /// outcome `stopped`, and the lines that were not done.
@@ -197,7 +147,7 @@ pub(super) async fn write(
         } else {
             StatusCode::UNPROCESSABLE_ENTITY
         };
-        return Ok(response(status, reported.is_replay).body(Report::whole(choice, reported.report)));
+        return Ok(response(status, reported.is_replay).body(Filter::whole(choice, reported.report)));
     }
     // Rows are read and told of by a task of their own, so that the one goes on while the other does. There is no more
     // between the two than one report.
@@ -211,7 +161,7 @@ pub(super) async fn write(
             Err(Stop::Unheard) => return observe::unheard(about.as_deref()),
             Err(stop) => Err(stop),
         };
-        // Nobody may be there to hear it.
+        // Fails if the client has disconnected.
         let _ = sender.send(end).await;
     };
     actix_web::rt::spawn(tag::on_behalf(tag.as_deref(), importing));

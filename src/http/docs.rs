@@ -78,9 +78,17 @@ pub(super) struct Document {
 }
 
 impl Document {
-    pub(super) fn new(api: openapi::OpenApi) -> Self {
-        Self { json: json(&api), api }
+    pub(super) fn new(api: openapi::OpenApi, public_url: &PublicUrl) -> Self {
+        let json = public_url.configured().map_or_else(|| json(&api), |url| at(&api, url));
+        Self { api, json }
     }
+}
+
+/// The document of a service that clients reach under this URL.
+fn at(api: &openapi::OpenApi, url: &str) -> Asset {
+    let mut api = api.clone();
+    api.servers = Some(vec![Server::new(url)]);
+    json(&api)
 }
 
 fn json(api: &openapi::OpenApi) -> Asset {
@@ -102,10 +110,10 @@ pub(super) async fn document(
     document: web::Data<Document>,
     public_url: web::Data<PublicUrl>,
 ) -> HttpResponse {
-    let Some(url) = public_url.of(&request) else { return document.json.answer(&request) };
-    let mut api = document.api.clone();
-    api.servers = Some(vec![Server::new(url)]);
-    json(&api).answer(&request)
+    match public_url.forwarded(&request) {
+        Some(url) => at(&document.api, &url).answer(&request),
+        None => document.json.answer(&request),
+    }
 }
 
 /// Swagger UI, from the binary: no part of it is fetched from elsewhere.
@@ -149,8 +157,7 @@ pub(super) async fn swagger(
     Ok(pages.part(&file)?.answer(&request))
 }
 
-/// The page is in a folder of its own, where the browser looks for its parts. The redirect is relative, so that it leads there
-/// below any prefix, too.
+/// Redirects to the directory that the page loads its assets from. The target is relative, so that it works under any prefix.
 pub(super) async fn to_swagger() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "swagger/")).finish()
 }

@@ -10,12 +10,12 @@ use actix_web::{
     web::{self, Bytes},
 };
 use futures_util::{FutureExt, future::LocalBoxFuture, stream};
-use utoipa::IntoParams;
 
 use super::{
     bulk::{CSV, NDJSON, NDJSON_ALIASES},
     compression::compressible,
     cursor::CursorSigner,
+    documented::{ExportParameters, SelectionParameters},
     list::position,
     observe,
     parameters::Parameters,
@@ -112,28 +112,14 @@ fn format(request: &HttpRequest) -> Result<(Format, &'static str), Problem> {
     quality.map(|_| (format, name)).ok_or_else(not_acceptable)
 }
 
-/// Query of an export; documents what [`ExportQuery`] reads.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query, rename_all = "camelCase")]
-#[expect(dead_code, reason = "documents what `ExportQuery` reads")]
-struct ExportParameters {
-    /// Continue after the user that had this cursor.
-    #[param(pattern = "^[A-Za-z0-9_-]{44,2200}$", min_length = 44, max_length = 2200)]
-    cursor: Option<String>,
-    /// Add a member `cursor` to each user, from which an interrupted export can continue.
-    #[param(default = false)]
-    cursors: Option<bool>,
-}
-
 /// Export users
 ///
-/// All users that match the filters, in the order of `sort`, as NDJSON or CSV by `Accept`. Users that come or go meanwhile
-/// make none repeat or be skipped. An answer without its last chunk was interrupted; with `cursors=true` it can be
-/// continued.
+/// Streams all users that match the filters, in the order of `sort`, as NDJSON or CSV depending on `Accept`. Concurrent changes
+/// cause neither duplicates nor gaps. A response without its final chunk was interrupted; with `cursors=true` it can be resumed.
 #[utoipa::path(
     tag = "users",
     operation_id = "exportUsers",
-    params(super::documented::SelectionParameters, ExportParameters),
+    params(SelectionParameters, ExportParameters),
     responses(
         (status = 200, description = "A line for each user, in NDJSON an `ExportedUser`", content(
             (String = "application/x-ndjson", example = "{\"id\":\"019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40\",\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n"),

@@ -39,8 +39,18 @@ impl PublicUrl {
 
     /// What precedes the paths of the service for the client that sent this request; `None` if nothing is known.
     pub(super) fn of(&self, request: &HttpRequest) -> Option<Cow<'_, str>> {
-        if let Some(configured) = &self.configured {
-            return Some(configured.into());
+        self.configured().map(Cow::from).or_else(|| self.forwarded(request).map(Cow::from))
+    }
+
+    /// What the operator has set.
+    pub(super) fn configured(&self) -> Option<&str> {
+        self.configured.as_deref()
+    }
+
+    /// What a trusted proxy says, where nothing is set.
+    pub(super) fn forwarded(&self, request: &HttpRequest) -> Option<String> {
+        if self.configured.is_some() || self.trusted_proxies.is_empty() {
+            return None;
         }
         let peer = request.peer_addr()?.ip().to_canonical();
         if !self.trusted_proxies.iter().any(|network| network.contains(&peer)) {
@@ -55,9 +65,9 @@ impl PublicUrl {
         let scheme = first(FORWARDED_PROTO).filter(|scheme| ["http", "https"].contains(scheme));
         let host = first(FORWARDED_HOST).filter(|host| host.parse::<Authority>().is_ok() && !host.contains('@'));
         match (scheme, host, prefix.unwrap_or_default()) {
-            (Some(scheme), Some(host), prefix) => Some(format!("{scheme}://{host}{prefix}").into()),
+            (Some(scheme), Some(host), prefix) => Some(format!("{scheme}://{host}{prefix}")),
             (_, _, "") => None,
-            (_, _, prefix) => Some(prefix.to_owned().into()),
+            (_, _, prefix) => Some(prefix.to_owned()),
         }
     }
 }

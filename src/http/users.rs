@@ -4,8 +4,6 @@ use actix_web::{
     FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, delete, dev::Payload, get, http::header, patch, post,
     put, web,
 };
-use serde::Deserialize;
-use utoipa::ToSchema;
 
 use super::{
     body::{FromMembers, Members, Valid},
@@ -13,7 +11,8 @@ use super::{
     conditions::{ChangeCondition, ListCondition, ReadCondition, etag},
     cursor::CursorSigner,
     documented::{
-        ConditionParameters, IdParameter, KeyParameter, ListConditionParameters, ListParameters, SelectionParameters,
+        ConditionParameters, DraftBody, IdParameter, KeyParameter, ListConditionParameters, ListParameters, PatchBody,
+        SelectionParameters,
     },
     fallback::Paths,
     idempotency::{self, IdempotencyKey},
@@ -34,43 +33,6 @@ use crate::{
 const TOTAL_COUNT: &str = "x-total-count";
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
-
-/// A user to create, or what replaces one.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = UserDraft)]
-#[expect(dead_code, reason = "documents what `FromMembers` reads")]
-pub(super) struct DraftBody {
-    /// 1 to 200 characters after trimming, at least one of them visible; no control characters, and none that embed, override
-    /// or isolate a direction of writing.
-    #[schema(
-        example = "Ann Example",
-        min_length = 1,
-        max_length = 200,
-        pattern = r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
-    )]
-    name: String,
-    /// Unique regardless of case and of how its domain is written; at most 254 octets, and no
-    /// invisible characters.
-    #[schema(example = "Ann@example.com", format = "idn-email", max_length = 254)]
-    email: String,
-}
-
-/// What to change of a user (RFC 7396). What is left out stays as it is.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = UserPatch)]
-#[expect(dead_code, reason = "documents what `FromMembers` reads")]
-pub(super) struct PatchBody {
-    /// 1 to 200 characters after trimming, at least one of them visible; no control characters, and none that embed, override
-    /// or isolate a direction of writing.
-    #[schema(example = "Ann Other", min_length = 1, max_length = 200, value_type = String, required = false, pattern = r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$")]
-    name: Option<String>,
-    /// Unique regardless of case and of how its domain is written; at most 254 octets, and no
-    /// invisible characters.
-    #[schema(example = "ann.other@example.com", format = "idn-email", max_length = 254, value_type = String, required = false)]
-    email: Option<String>,
-}
 
 impl FromMembers for Draft {
     const MEDIA_TYPES: &'static [&'static str] = &[JSON];

@@ -114,7 +114,11 @@ fn invalid(faults: &[MemberFault]) -> Problem {
         let pointer = if member.is_empty() { String::new() } else { body::pointer(member) };
         FieldError::at_member(pointer, fault.clone())
     };
-    Problem::with_errors(Kind::ValidationFailed, "The row is no user; see errors.", faults.iter().map(error).collect())
+    Problem::with_errors(
+        Kind::ValidationFailed,
+        "The row is not a valid user; see errors.",
+        faults.iter().map(error).collect(),
+    )
 }
 
 /// The last line of an import that did not come to its end.

@@ -46,9 +46,8 @@ pub(super) struct Report {
     reports: mpsc::Receiver<Progress>,
     /// What has been received, if it has not been sent on.
     first: Option<Progress>,
-    choice: Choice,
+    filter: Filter,
     tag: Option<Rc<Tag>>,
-    tally: Tally,
     last_line: u64,
     is_over: bool,
 }
@@ -61,7 +60,7 @@ impl Report {
         choice: Choice,
         tag: Option<Rc<Tag>>,
     ) -> Self {
-        Self { reports, first: Some(Ok(first)), choice, tag, tally: Tally::default(), last_line: 0, is_over: false }
+        Self { reports, first: Some(Ok(first)), filter: Filter::new(choice), tag, last_line: 0, is_over: false }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -84,7 +83,7 @@ impl Report {
             match reported {
                 Some(Ok(Some(reported))) => {
                     self.last_line = reported.last_line;
-                    lines = self.chosen(reported.report);
+                    lines = self.filter.choose(reported.report);
                 }
                 Some(Ok(None)) => self.end(&mut lines),
                 Some(Err(stop)) => {
@@ -103,18 +102,40 @@ impl Report {
         None
     }
 
-    /// All lines of an import that is over.
+    fn end(&mut self, lines: &mut Vec<u8>) {
+        self.is_over = true;
+        self.filter.summarize(lines);
+    }
+
+    fn stop(&mut self, lines: &mut Vec<u8>, last_line: Option<u64>, problem: &Problem) {
+        self.end(lines);
+        observe::broken_off(self.tag.as_deref(), problem);
+        line::push_stopped(lines, self.last_line + 1, last_line, problem);
+    }
+}
+
+/// Selects and counts the lines of a report.
+pub(super) struct Filter {
+    choice: Choice,
+    tally: Tally,
+}
+
+impl Filter {
+    fn new(choice: Choice) -> Self {
+        Self { choice, tally: Tally::default() }
+    }
+
+    /// Filters the report of an import that is complete.
     pub(super) fn whole(choice: Choice, report: Vec<u8>) -> Vec<u8> {
-        let (_, reports) = mpsc::channel(1);
-        let mut whole = Self::new(reports, None, choice, None);
-        let mut lines = whole.chosen(report);
-        whole.end(&mut lines);
+        let mut filter = Self::new(choice);
+        let mut lines = filter.choose(report);
+        filter.summarize(&mut lines);
         lines
     }
 
     /// What the client gets of these lines. They are counted by what they say: those that were kept under a key are all that
     /// is known of their rows.
-    fn chosen(&mut self, report: Vec<u8>) -> Vec<u8> {
+    fn choose(&mut self, report: Vec<u8>) -> Vec<u8> {
         #[derive(Deserialize)]
         struct Line<'a> {
             outcome: &'a str,
@@ -141,17 +162,10 @@ impl Report {
         chosen
     }
 
-    fn end(&mut self, lines: &mut Vec<u8>) {
-        self.is_over = true;
+    fn summarize(&self, lines: &mut Vec<u8>) {
         if self.choice != Choice::All {
             line::push_summary(lines, self.tally);
         }
-    }
-
-    fn stop(&mut self, lines: &mut Vec<u8>, last_line: Option<u64>, problem: &Problem) {
-        self.end(lines);
-        observe::broken_off(self.tag.as_deref(), problem);
-        line::push_stopped(lines, self.last_line + 1, last_line, problem);
     }
 }
 
@@ -254,7 +268,7 @@ mod tests {
         let summary =
             "{\"outcome\":\"summary\",\"created\":1,\"updated\":0,\"unchanged\":1,\"refused\":1,\"undone\":0}\n";
         let refused = report.lines().nth(1).unwrap();
-        let lines = |choice| String::from_utf8(Report::whole(choice, report.into())).unwrap();
+        let lines = |choice| String::from_utf8(Filter::whole(choice, report.into())).unwrap();
         assert_eq!(lines(Choice::All), report);
         assert_eq!(lines(Choice::Refused), format!("{refused}\n{summary}"));
         assert_eq!(lines(Choice::Summary), summary);
