@@ -65,7 +65,7 @@ impl Reload {
         // Validated with the rest of the settings.
         let Ok(url) = settings.database.url() else { return };
         let changed = alive.join(", ");
-        match pool.change(&url, &settings.pool).await {
+        match pool.reconfigure(&url, &settings.pool).await {
             Ok(()) => {
                 tracing::info!(settings = changed, "reload: changed");
                 // The others are not in force, and stay to be told.

@@ -1,37 +1,54 @@
-//! One statement for many operations that ask alike.
+//! Batches: one statement for many operations that ask alike.
 //!
-//! While the database works on one statement, operations of the same kind gather; as soon as it is done, the next one
-//! serves all that have come meanwhile. Nobody ever waits for a batch to fill: there is no timer, and whoever finds
+//! While the database works on one statement, operations of the same kind wait in a queue; as soon as it is done, the next
+//! one serves all that have come meanwhile. No operation waits for a batch to fill: there is no timer, and one that finds
 //! nothing in the way goes at once, alone.
 
-mod gathering;
+mod queue;
 
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use sea_orm::{DbErr, TransactionOptions};
 use tracing::Instrument;
 
-use self::gathering::{Gathering, Member, Party, Reply, Shared, Terms};
-use crate::{Connection, Error, Pool, operation::Kind, ticket};
+use self::queue::{BatchConfig, BatchQueue, Group, PendingRequest, Reply};
+use crate::{
+    Error, Pool,
+    exec::{
+        connection::Connection,
+        operation::{Kind, operate, refuse_nested, span},
+    },
+};
 
-/// Statements for reads that ask alike that are under way at the same time. One would leave the database without work
-/// while answers are dealt out; more would make each serve fewer.
-const READ_LANES: u32 = 2;
+/// Statements for reads that ask alike that are in flight at the same time. One would leave the database without work
+/// while answers are handed out; more would make each serve fewer.
+const READS_IN_FLIGHT: u32 = 2;
 /// The same for writes: what one commit can serve, two should not.
-const WRITE_LANES: u32 = 1;
+const WRITES_IN_FLIGHT: u32 = 1;
+/// How many keys may have a queue of their own before those without requests are removed.
+const KEYS: usize = 1024;
 
 /// Operations that ask alike, and share a statement while they would have to wait for each other.
 ///
-/// Made by [`Pool::batch_reads`] and [`Pool::batch_writes`]; clones share it.
+/// Made by [`Pool::batch_reads`], [`Pool::coalesce_reads`], [`Pool::batch_writes`] and [`Pool::batch_transactions`]; clones share
+/// it.
 pub struct Batch<K, V> {
     pool: Pool,
-    shared: Arc<Shared<K, V>>,
+    config: Arc<BatchConfig<K, V>>,
+    /// The queue of a key.
+    queue_of: Arc<QueueOf<K, V>>,
 }
+
+type QueueOf<K, V> = dyn Fn(&K) -> Arc<BatchQueue<K, V>> + Send + Sync;
 
 impl Pool {
     /// Reads that ask alike, by key. `operation` names them in traces, logs and refusals (`users.find`).
     ///
-    /// The body gets keys, each but once, and gives as many answers, in the same order. An answer that several asked
+    /// The body gets keys, each once, and returns as many answers, in the same order. An answer that several asked
     /// for is cloned. A read sees the state at its arrival, or a later one: it never shares a statement that was begun
     /// before it came.
     ///
@@ -45,7 +62,7 @@ impl Pool {
     ///     let names = names_of(db, &ids).await?;
     ///     Ok(ids.iter().map(|id| names.get(id).cloned()).collect())
     /// });
-    /// let name: Option<String> = names.ask(7).await?;
+    /// let name: Option<String> = names.load(7).await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -56,23 +73,48 @@ impl Pool {
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
-        let terms = Terms {
-            operation,
-            one: Kind::Read,
-            several: Kind::Read,
-            lanes: READ_LANES,
-            join: together,
-            copy: |answer: &V| Some(answer.clone()),
+        self.one_queue(self.reads(operation, body))
+    }
+
+    /// Reads of which only those with the same key share a statement: for answers that one statement cannot give for
+    /// several keys, so that a batch would be one statement after the other, with all answers after the last.
+    ///
+    /// The body gets one key and returns one answer. Otherwise as [`batch_reads`](Self::batch_reads).
+    pub fn coalesce_reads<K, V, F, Fut>(&self, operation: &'static str, body: F) -> Batch<K, V>
+    where
+        K: Clone + Eq + Hash + Send + Sync + 'static,
+        V: Clone + Send + 'static,
+        F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
+    {
+        let config = Arc::new(self.reads(operation, body));
+        let queues: Mutex<HashMap<K, Arc<BatchQueue<K, V>>>> = Mutex::default();
+        let queue_of = {
+            let (inner, config) = (Arc::clone(self.inner()), Arc::clone(&config));
+            move |key: &K| {
+                let mut queues = queues.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(queue) = queues.get(key) {
+                    return Arc::clone(queue);
+                }
+                if queues.len() >= KEYS {
+                    queues.retain(|_, queue| Arc::strong_count(queue) > 1);
+                }
+                let queue = Arc::new(BatchQueue::new(Arc::clone(&inner), Arc::clone(&config)));
+                queues.insert(key.clone(), Arc::clone(&queue));
+                queue
+            }
         };
-        self.batch(terms, body)
+        Batch { pool: self.clone(), config, queue_of: Arc::new(queue_of) }
     }
 
     /// Writes that ask alike.
     ///
-    /// The body gets what each one asks for and gives as many answers, in the same order. Several are one transaction,
-    /// and nobody is answered before it is committed; a lone one is a single statement, as with [`write`](Self::write).
-    /// If the body gives an error that is not the database's own trouble, every member is tried again by itself, so
-    /// that one cannot spoil it for the others.
+    /// The body gets what each one asks for and returns as many answers, in the same order. Several are one transaction,
+    /// and none is answered before it is committed; a lone one is a single statement, as with [`write`](Self::write).
+    ///
+    /// If the shared transaction fails before its commit was sent, each operation is tried again on its own, so that one
+    /// cannot spoil it for the others. It waits for locks for a short time only, for the same reason. Once the commit was
+    /// sent, what took effect is not known, and all get the error.
     pub fn batch_writes<K, V, F, Fut>(&self, operation: &'static str, body: F) -> Batch<K, V>
     where
         K: Clone + Send + Sync + 'static,
@@ -80,7 +122,7 @@ impl Pool {
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
-        self.batch_changes(operation, Kind::Write, body)
+        self.one_queue(self.changes(operation, Kind::Write, body))
     }
 
     /// Writes that ask alike and take several statements: even a lone one is a transaction. Otherwise as
@@ -92,39 +134,53 @@ impl Pool {
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
-        self.batch_changes(operation, Kind::Transaction(TransactionOptions::default()), body)
+        self.one_queue(self.changes(operation, Kind::Transaction(TransactionOptions::default()), body))
     }
 
-    fn batch_changes<K, V, F, Fut>(&self, operation: &'static str, one: Kind, body: F) -> Batch<K, V>
+    fn reads<K, V, F, Fut>(&self, operation: &'static str, body: F) -> BatchConfig<K, V>
     where
+        K: Clone + Eq + Hash,
+        V: Clone,
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
-        let terms = Terms {
+        BatchConfig {
             operation,
-            one,
-            several: Kind::Transaction(TransactionOptions::default()),
-            lanes: WRITE_LANES,
-            join: |members| members.into_iter().map(Party::of_one).collect(),
-            copy: |_| None,
-        };
-        self.batch(terms, body)
+            single: Kind::Read,
+            several: Kind::Read,
+            in_flight: READS_IN_FLIGHT,
+            group: by_key,
+            copy: |answer: &V| Some(answer.clone()),
+            body: Box::new(move |db, keys| Box::pin(body(db, keys))),
+            sizes: self.inner().metrics.batch_sizes(operation),
+        }
     }
 
-    fn batch<K, V, F, Fut>(&self, terms: Terms<K, V>, body: F) -> Batch<K, V>
+    fn changes<K, V, F, Fut>(&self, operation: &'static str, single: Kind, body: F) -> BatchConfig<K, V>
     where
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
-        let core = Arc::clone(&self.inner.core);
-        let shared = Shared {
-            sizes: core.record.batch_sizes(terms.operation),
-            core,
-            terms,
+        BatchConfig {
+            operation,
+            single,
+            several: Kind::Transaction(TransactionOptions::default()),
+            in_flight: WRITES_IN_FLIGHT,
+            group: |requests| requests.into_iter().map(Group::of_one).collect(),
+            copy: |_| None,
             body: Box::new(move |db, keys| Box::pin(body(db, keys))),
-            gathering: Gathering::new(),
-        };
-        Batch { pool: self.clone(), shared: Arc::new(shared) }
+            sizes: self.inner().metrics.batch_sizes(operation),
+        }
+    }
+
+    fn one_queue<K, V>(&self, config: BatchConfig<K, V>) -> Batch<K, V>
+    where
+        K: Clone + Send + Sync + 'static,
+        V: Send + 'static,
+    {
+        let config = Arc::new(config);
+        let queue = Arc::new(BatchQueue::new(Arc::clone(self.inner()), Arc::clone(&config)));
+        Batch { pool: self.clone(), config, queue_of: Arc::new(move |_| Arc::clone(&queue)) }
     }
 }
 
@@ -137,62 +193,60 @@ where
     ///
     /// # Errors
     ///
-    /// What the body gives, or why the operation was refused.
-    pub async fn ask(&self, key: K) -> Result<V, Error> {
-        let shared = &self.shared;
-        let options = shared.core.options();
-        // Who must not wait cannot wait for others, and an outage is told to each one by itself.
-        if !options.batch || !options.wait || shared.core.health.is_down() {
-            return self.ask_alone(key).await;
+    /// What the body returns, or why the operation was refused.
+    pub async fn load(&self, key: K) -> Result<V, Error> {
+        let inner = self.pool.inner();
+        let options = inner.options();
+        // An operation that must not wait cannot wait for others, and an outage is reported to each one on its own.
+        if !options.batch || !options.wait || inner.health.is_down() {
+            return self.load_alone(key).await;
         }
-        if let Some(within) = ticket::within() {
-            return Err(Error::Nested { operation: shared.terms.operation, within });
-        }
-        let span = self.pool.span(shared.terms.operation);
+        refuse_nested(self.pool.runtime(), self.config.operation)?;
+        let span = span(inner, self.config.operation);
         let waiting = tracing::info_span!(parent: &span, "wait", otel.name = "pool.wait");
-        let reply = shared.arrive(key.clone(), span, &options)?.reply().instrument(waiting).await;
-        match reply? {
+        let place = (self.queue_of)(&key).enter(key.clone(), span, &options)?;
+        match place.reply().instrument(waiting).await? {
             Reply::Answer(answer) => Ok(answer),
             Reply::Failed(error) => Err(error),
-            Reply::Apart => self.ask_alone(key).await,
+            Reply::RetryIndividually => self.load_alone(key).await,
         }
     }
 
-    async fn ask_alone(&self, key: K) -> Result<V, Error> {
-        let shared = Arc::clone(&self.shared);
+    async fn load_alone(&self, key: K) -> Result<V, Error> {
+        let config = Arc::clone(&self.config);
         let keys: Arc<[K]> = Arc::new([key]);
-        let (operation, kind) = (shared.terms.operation, shared.terms.one);
         let body = move |db| {
-            let (shared, keys) = (Arc::clone(&shared), Arc::clone(&keys));
-            async move { shared.ask(db, keys).await }
+            let (config, keys) = (Arc::clone(&config), Arc::clone(&keys));
+            async move { config.run_body(db, keys).await }
         };
-        let answers: Vec<V> = self.pool.operate(operation, kind, body).await?;
-        answers.into_iter().next().ok_or_else(|| gathering::wrong_count(operation))
+        let (operation, single) = (self.config.operation, self.config.single);
+        let answers: Vec<V> = operate(self.pool.inner(), self.pool.runtime(), operation, single, body, || ()).await?;
+        answers.into_iter().next().ok_or_else(|| queue::wrong_count(operation))
     }
 }
 
-/// Puts those together who ask the very same thing.
-fn together<K: Clone + Eq + Hash, V>(members: Vec<Member<K, V>>) -> Vec<Party<K, V>> {
-    let mut places = HashMap::with_capacity(members.len());
-    let mut parties: Vec<Party<K, V>> = Vec::with_capacity(members.len());
-    for member in members {
-        let place = *places.entry(member.key.clone()).or_insert(parties.len());
-        match parties.get_mut(place) {
-            Some(party) => party.others.push(member),
-            None => parties.push(Party::of_one(member)),
+/// Groups requests with the same key.
+fn by_key<K: Clone + Eq + Hash, V>(requests: Vec<PendingRequest<K, V>>) -> Vec<Group<K, V>> {
+    let mut places = HashMap::with_capacity(requests.len());
+    let mut groups: Vec<Group<K, V>> = Vec::with_capacity(requests.len());
+    for request in requests {
+        let place = *places.entry(request.key.clone()).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some(group) => group.others.push(request),
+            None => groups.push(Group::of_one(request)),
         }
     }
-    parties
+    groups
 }
 
 impl<K, V> Clone for Batch<K, V> {
     fn clone(&self) -> Self {
-        Self { pool: self.pool.clone(), shared: Arc::clone(&self.shared) }
+        Self { pool: self.pool.clone(), config: Arc::clone(&self.config), queue_of: Arc::clone(&self.queue_of) }
     }
 }
 
 impl<K, V> std::fmt::Debug for Batch<K, V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Batch").field("operation", &self.shared.terms.operation).finish_non_exhaustive()
+        f.debug_struct("Batch").field("operation", &self.config.operation).finish_non_exhaustive()
     }
 }

@@ -1,12 +1,12 @@
-//! Work in bulk: operations that come one after the other without end, and would take every connection if they could.
+//! Bulk work: operations that come one after the other without end, and would take every connection if they could.
 //!
-//! They wait for each other before they stand in the queue, so that never more than their share of the pool is theirs; and
-//! while others are being served, a place that one has left stays empty for a time, so that no more than their share of the
-//! database's time is theirs either.
+//! They wait for permits before they enter the queue, so that they never have more than their share of the pool; and while
+//! others are being served, a permit rests for a time before it is given again, so that they have no more than their share
+//! of the database's time either.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -14,30 +14,26 @@ use std::{
 
 use sea_orm::TransactionOptions;
 use tokio::{
-    sync::Notify,
+    sync::{Semaphore, TryAcquireError},
     time::{Instant, sleep},
 };
 
-use crate::{Bulk, Connection, Error, Pool, PoolOptions, Refusal, core::Core, operation::Kind};
+use crate::{
+    BulkUsage, Error, Pool, PoolOptions,
+    exec::{
+        connection::Connection,
+        operation::{Kind, operate},
+    },
+    inner::PoolInner,
+    set::AcquireError,
+};
 
-/// The places that work in bulk has at the moment.
-#[derive(Default)]
-pub(crate) struct Share {
-    taken: AtomicU32,
-    waiting: AtomicU32,
-    freed: Notify,
-    /// Operations in bulk that have been done.
-    done: AtomicU64,
-    /// Whether others were served during the last one.
-    gives_way: AtomicBool,
-}
-
-/// The longest time that a place is left empty.
+/// The longest time that a permit rests.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 impl PoolOptions {
-    /// How many connections work in bulk may use at once: its share, but one at the least, and never all unless there is
-    /// but one.
+    /// How many connections bulk work may use at once: its share, but one at the least, and never all unless there is only
+    /// one.
     #[must_use]
     pub fn bulk_places(&self) -> u32 {
         let share = u64::from(self.max) * u64::from(self.bulk_share) / 100;
@@ -46,8 +42,8 @@ impl PoolOptions {
 }
 
 impl Pool {
-    /// As [`read`](Self::read), on the share of those who work in bulk (`bulk_share`): it waits for the others among them
-    /// as long as it takes, and only then for a connection. No more than `queue_limit` wait so.
+    /// As [`read`](Self::read), on the share of bulk work (`bulk_share`): it waits for other bulk operations as long as it
+    /// takes, and only then for a connection. No more than `queue_limit` wait so.
     ///
     /// # Errors
     ///
@@ -59,18 +55,10 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let place = Place::take(&self.inner.core, operation).await?;
-        self.operate_in(operation, Kind::Read, Some(place), body).await
+        self.operate_in_bulk(operation, Kind::Read, body).await
     }
 
-    /// Whether work in bulk gives way at the moment, since others were served during its last operation: better many small
-    /// operations then than a few large ones.
-    #[must_use]
-    pub fn bulk_gives_way(&self) -> bool {
-        self.inner.core.bulk.gives_way.load(Ordering::Relaxed)
-    }
-
-    /// As [`transaction`](Self::transaction), on the share of those who work in bulk.
+    /// As [`transaction`](Self::transaction), on the share of bulk work.
     ///
     /// # Errors
     ///
@@ -87,64 +75,167 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let place = Place::take(&self.inner.core, operation).await?;
-        self.operate_in(operation, Kind::Transaction(options), Some(place), body).await
+        self.operate_in_bulk(operation, Kind::Transaction(options), body).await
+    }
+
+    /// Whether bulk work gives way at the moment, since others were served during its last operation: many small operations
+    /// are better then than a few large ones.
+    #[must_use]
+    pub fn bulk_gives_way(&self) -> bool {
+        self.bulk().gives_way.load(Ordering::Relaxed)
+    }
+
+    async fn operate_in_bulk<T, E, F, Fut>(&self, operation: &'static str, kind: Kind, body: F) -> Result<T, E>
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let permit = BulkPermit::acquire(self.bulk(), self.inner(), operation).await?;
+        // The task keeps it to its end, even if the caller goes away.
+        operate(self.inner(), self.runtime(), operation, kind, body, move || permit.rest()).await
     }
 }
 
-/// One of the places, until it is dropped.
-pub(crate) struct Place {
-    core: Arc<Core>,
+/// Permits for bulk work.
+pub(crate) struct BulkLimiter {
+    permits: Semaphore,
+    size: Mutex<Size>,
+    taken: AtomicU32,
+    waiting: AtomicU32,
+    /// Bulk operations that have ended.
+    ended: AtomicU64,
+    /// Whether others were served during the last one.
+    gives_way: AtomicBool,
+}
+
+struct Size {
+    places: u32,
+    /// Permits that are not given again when they come back, since there are fewer places now.
+    surplus: u32,
+}
+
+impl BulkLimiter {
+    pub(crate) fn new(options: &PoolOptions) -> Arc<Self> {
+        let places = options.bulk_places();
+        Arc::new(Self {
+            permits: Semaphore::new(places as usize),
+            size: Mutex::new(Size { places, surplus: 0 }),
+            taken: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            ended: AtomicU64::new(0),
+            gives_way: AtomicBool::new(false),
+        })
+    }
+
+    fn size(&self) -> MutexGuard<'_, Size> {
+        self.size.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives it another number of permits. What is taken stays taken.
+    pub(crate) fn resize(&self, options: &PoolOptions) {
+        let places = options.bulk_places();
+        let mut size = self.size();
+        if places > size.places {
+            let more = places - size.places;
+            let kept = more.min(size.surplus);
+            size.surplus -= kept;
+            self.permits.add_permits((more - kept) as usize);
+        } else {
+            let fewer = size.places - places;
+            let forgotten = self.permits.forget_permits(fewer as usize);
+            size.surplus += fewer - u32::try_from(forgotten).unwrap_or(fewer);
+        }
+        size.places = places;
+    }
+
+    /// Refuses what waits and what comes from now on.
+    pub(crate) fn close(&self) {
+        self.permits.close();
+    }
+
+    pub(crate) fn usage(&self) -> BulkUsage {
+        BulkUsage {
+            places: self.size().places,
+            taken: self.taken.load(Ordering::Relaxed),
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+
+    fn give_back(&self) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+        let mut size = self.size();
+        if size.surplus > 0 {
+            size.surplus -= 1;
+        } else {
+            self.permits.add_permits(1);
+        }
+    }
+
+    /// How many operations other than bulk work have ended.
+    fn others(&self, inner: &PoolInner) -> u64 {
+        inner.metrics.operations().saturating_sub(self.ended.load(Ordering::Relaxed))
+    }
+}
+
+/// A permit for one bulk operation, given back when dropped.
+pub(crate) struct BulkPermit {
+    limiter: Arc<BulkLimiter>,
+    inner: Arc<PoolInner>,
     taken: Instant,
     others: u64,
 }
 
-impl Place {
-    async fn take(core: &Arc<Core>, operation: &'static str) -> Result<Self, Error> {
-        let share = &core.bulk;
-        let mut waiting = None;
-        loop {
-            let mut freed = std::pin::pin!(share.freed.notified());
-            // From here on nothing that is freed is missed.
-            freed.as_mut().enable();
-            // Read each time: the options may change.
-            let most = core.options().bulk_places();
-            let taken = share
-                .taken
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < most).then_some(taken + 1));
-            if taken.is_ok() {
-                return Ok(Self { core: Arc::clone(core), taken: Instant::now(), others: others(core) });
-            }
-            if waiting.is_none() {
-                let limit = core.options().queue_limit;
-                let Some(joined) = Waiting::join(&share.waiting, limit) else {
-                    return Err(core.refusal(operation, Refusal::QueueFull { limit }));
+impl BulkPermit {
+    async fn acquire(
+        limiter: &Arc<BulkLimiter>,
+        inner: &Arc<PoolInner>,
+        operation: &'static str,
+    ) -> Result<Self, Error> {
+        let closing = || inner.refusal(operation, AcquireError::Closing);
+        let permit = match limiter.permits.try_acquire() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::Closed) => return Err(closing()),
+            Err(TryAcquireError::NoPermits) => {
+                let limit = inner.options().queue_limit;
+                let Some(_waiting) = Waiting::join(&limiter.waiting, limit) else {
+                    return Err(inner.refusal(operation, AcquireError::QueueFull { limit }));
                 };
-                waiting = Some(joined);
+                limiter.permits.acquire().await.map_err(|_| closing())?
             }
-            freed.await;
-        }
+        };
+        permit.forget();
+        limiter.taken.fetch_add(1, Ordering::AcqRel);
+        let others = limiter.others(inner);
+        Ok(Self { limiter: Arc::clone(limiter), inner: Arc::clone(inner), taken: Instant::now(), others })
     }
 
-    /// The work is done. If others were served meanwhile, nobody has this place for a time: a database that is busy with
-    /// bulk makes everybody wait, on whatever connection.
-    pub(crate) fn leave(self) {
-        self.core.bulk.done.fetch_add(1, Ordering::Relaxed);
-        let gives_way = others(&self.core) != self.others;
-        self.core.bulk.gives_way.store(gives_way, Ordering::Relaxed);
+    /// The work is done. If others were served meanwhile, the permit is given back after a time: a database that is busy with
+    /// bulk work makes all others wait, on whatever connection.
+    fn rest(self) {
+        self.limiter.ended.fetch_add(1, Ordering::Relaxed);
+        let gives_way = self.limiter.others(&self.inner) != self.others;
+        self.limiter.gives_way.store(gives_way, Ordering::Relaxed);
         if !gives_way {
             return;
         }
-        let share = self.core.options().bulk_share.clamp(1, 100);
+        let share = self.inner.options().bulk_share.clamp(1, 100);
         let rest = (self.taken.elapsed() * (100 - share) / share).min(LONGEST_REST);
-        self.core.handle.clone().spawn(async move {
+        self.inner.handle.clone().spawn(async move {
             sleep(rest).await;
             drop(self);
         });
     }
 }
 
-/// One who waits for a place, until it is dropped.
+impl Drop for BulkPermit {
+    fn drop(&mut self) {
+        self.limiter.give_back();
+    }
+}
+
+/// An operation that waits for a permit, until it is dropped.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {
@@ -161,28 +252,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Share {
-    pub(crate) fn counts(&self, options: &PoolOptions) -> Bulk {
-        Bulk {
-            places: options.bulk_places(),
-            taken: self.taken.load(Ordering::Relaxed),
-            waiting: self.waiting.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// How many operations of others have been done.
-fn others(core: &Core) -> u64 {
-    core.record.operations().saturating_sub(core.bulk.done.load(Ordering::Relaxed))
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.core.bulk.taken.fetch_sub(1, Ordering::AcqRel);
-        self.core.bulk.freed.notify_one();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,5 +261,24 @@ mod tests {
         let places = |max, bulk_share| PoolOptions { max, bulk_share, ..PoolOptions::default() }.bulk_places();
         assert_eq!([places(10, 25), places(10, 100), places(10, 1), places(2, 100), places(1, 1)], [2, 9, 1, 1, 1]);
         assert_eq!(places(10_000, 50), 5000);
+    }
+
+    #[test]
+    fn permits_that_are_taken_outlast_a_smaller_size() {
+        let options = |bulk_share| PoolOptions { max: 10, bulk_share, ..PoolOptions::default() };
+        let limiter = BulkLimiter::new(&options(40));
+        for _ in 0..3 {
+            limiter.permits.try_acquire().unwrap().forget();
+            limiter.taken.fetch_add(1, Ordering::Relaxed);
+        }
+        limiter.resize(&options(10));
+        assert_eq!(limiter.permits.available_permits(), 0);
+        limiter.give_back();
+        limiter.give_back();
+        assert_eq!(limiter.permits.available_permits(), 0, "one is still taken, and there is one place");
+        limiter.resize(&options(30));
+        assert_eq!(limiter.permits.available_permits(), 2);
+        limiter.give_back();
+        assert_eq!(limiter.permits.available_permits(), 3);
     }
 }

@@ -1,23 +1,27 @@
 //! What can go wrong, told so that a caller can act on it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use sea_orm::DbErr;
 
-use crate::{Doing, Fault, InvalidOption, Status};
+use crate::{
+    AcquireError, DbErrorKind, InvalidOption,
+    stats::snapshot::{OperationInfo, Status},
+};
 
 /// Why an operation gave no result.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The operation never began.
-    #[error("{operation} was refused: {reason} ({scene})")]
+    #[error("{operation} was refused: {reason} ({usage})")]
     Refused {
         /// The operation's name.
         operation: &'static str,
         /// Why.
-        reason: Refusal,
+        reason: AcquireError,
         /// The pool at that moment, for the log.
-        scene: Box<Scene>,
+        usage: Box<PoolUsage>,
     },
     /// The operation asked for a second connection while it held one. In a full pool it would wait for itself.
     #[error("{operation} asked for a connection inside {within}, which holds one already; use that one")]
@@ -53,66 +57,16 @@ impl From<DbErr> for Error {
     }
 }
 
-/// Why an operation was not let in.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// All connections are in use and `wait` is off.
-    #[error("all connections are in use")]
-    AllInUse,
-    /// As many operations wait as `queue_limit` allows.
-    #[error("{limit} operations wait already")]
-    QueueFull {
-        /// The limit that was reached.
-        limit: usize,
-    },
-    /// It would have to wait for longer than it can: told on arrival, by the length of the queue and measured holds.
-    #[error("a connection would come free in about {predicted:.1?}, which is too late")]
-    TooLate {
-        /// How long the wait would be.
-        predicted: Duration,
-    },
-    /// No connection came free in time.
-    #[error("no connection came free in {waited:.1?}")]
-    TimedOut {
-        /// How long it was waited.
-        waited: Duration,
-    },
-    /// The database is down.
-    #[error("{fault}: {detail}")]
-    Down {
-        /// The cause.
-        fault: Fault,
-        /// What the driver or the server says.
-        detail: Arc<str>,
-    },
-    /// The pool is being closed.
-    #[error("the pool is closing")]
-    Closing,
-}
-
-impl Refusal {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::AllInUse => "all-in-use",
-            Self::QueueFull { .. } => "queue-full",
-            Self::TooLate { .. } => "too-late",
-            Self::TimedOut { .. } => "timed-out",
-            Self::Down { .. } => "down",
-            Self::Closing => "closing",
-        }
-    }
-}
-
 /// The pool at the moment of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scene {
+pub struct PoolUsage {
     /// What is there and who waits.
     pub counts: Status,
     /// Who has held a connection longest.
-    pub holders: Vec<Doing>,
+    pub holders: Vec<OperationInfo>,
 }
 
-impl std::fmt::Display for Scene {
+impl std::fmt::Display for PoolUsage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Status { total, idle, in_use, waiting, .. } = self.counts;
         write!(f, "pool: {total} open, {idle} idle, {in_use} in use, {waiting} waiting")?;
@@ -134,14 +88,14 @@ pub enum ConnectError {
     #[error("the pool's threads could not be started")]
     Runtime(#[source] std::io::Error),
     /// The database could not be reached in time.
-    #[error("cannot reach the database {url} (tried for {waited:.1?}): {fault}")]
+    #[error("cannot reach the database {url} (tried for {waited:.1?}): {kind}")]
     Unreachable {
         /// Where, without the password.
         url: String,
         /// How long it was tried.
         waited: Duration,
         /// The kind of the last cause.
-        fault: Fault,
+        kind: DbErrorKind,
         /// The last cause.
         #[source]
         cause: DbErr,
@@ -153,7 +107,7 @@ pub enum ConnectError {
 
 /// Why settings were not changed.
 #[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
+pub enum ReconfigureError {
     /// An option is outside its limits.
     #[error("pool option {0}")]
     Option(#[from] InvalidOption),
@@ -161,10 +115,10 @@ pub enum ChangeError {
     #[error("another database needs a restart; only the credentials can change while it runs")]
     AnotherDatabase,
     /// The new credentials were tried, and the old ones stay.
-    #[error("the new credentials were refused and the old ones stay: {fault}")]
+    #[error("the new credentials were refused and the old ones stay: {kind}")]
     Refused {
         /// The kind of the cause.
-        fault: Fault,
+        kind: DbErrorKind,
         /// The cause.
         #[source]
         cause: DbErr,

@@ -1,4 +1,4 @@
-//! Up, Down, Recovering, and the true cause.
+//! How the database is: Up, Down or Recovering, since when, and why.
 
 use std::{
     sync::{
@@ -10,71 +10,73 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use crate::{Fault, clock::Clock, target::DialError};
+use crate::{clock::Clock, connect::connector::ConnectFailure, error_kind::DbErrorKind};
 
-/// For how long a trouble is told after it was last met.
+/// How long a shortage or an impairment is reported after it was last met.
 const MEMORY: Duration = Duration::from_secs(10);
+/// The clock counts whole milliseconds.
+const CLOCK_GRAIN: Duration = Duration::from_millis(2);
 
 /// How the database is, as far as the pool can tell.
 #[derive(Clone, Debug)]
 pub(crate) enum State {
     Up,
     Down {
-        trouble: Trouble,
+        incident: Incident,
     },
-    /// It answers again; connections are opened one after the other, and `min` is restored.
+    /// It answers again; connections are opened step by step, and `min` is restored.
     Recovering,
 }
 
-/// Something that is the matter, since when, and in whose words.
+/// Something that is wrong with the database, since when, and in whose words.
 #[derive(Clone, Debug)]
-pub(crate) struct Trouble {
-    pub(crate) fault: Fault,
+pub(crate) struct Incident {
+    pub(crate) kind: DbErrorKind,
     pub(crate) detail: Arc<str>,
     pub(crate) since: Instant,
-    last: Instant,
+    last_met: Instant,
 }
 
-impl Trouble {
-    fn new(fault: Fault, detail: &str) -> Self {
+impl Incident {
+    fn new(kind: DbErrorKind, detail: &str) -> Self {
         let now = Instant::now();
-        Self { fault, detail: detail.into(), since: now, last: now }
+        Self { kind, detail: detail.into(), since: now, last_met: now }
     }
 
-    fn again(self, before: Option<&Self>) -> Self {
-        match before.filter(|before| before.fault == self.fault && before.is_recent()) {
+    /// The same incident, if it is the one before that has been met again.
+    fn after(self, before: Option<&Self>) -> Self {
+        match before.filter(|before| before.kind == self.kind && before.is_recent()) {
             Some(before) => Self { since: before.since, ..self },
             None => self,
         }
     }
 
-    fn is_recent(&self) -> bool {
-        self.last.elapsed() < MEMORY
+    fn is_new(&self) -> bool {
+        self.since == self.last_met
     }
-}
 
-/// What an error says at its source, without the wrappings.
-pub(crate) fn words(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
+    fn is_recent(&self) -> bool {
+        self.last_met.elapsed() < MEMORY
     }
-    error.to_string()
 }
 
 #[derive(Debug)]
 pub(crate) struct Health {
     clock: Clock,
     state: watch::Sender<State>,
-    down: AtomicBool,
-    // When the database last answered, on the clock, plus one; 0 if never.
-    heard: AtomicU64,
-    // When a connection last died underneath, likewise.
+    // The same as `state`, for those who read it with each operation.
+    is_down: AtomicBool,
+    // These three are times on the clock, plus one; 0 if never.
+    /// When the database last answered.
+    responded: AtomicU64,
+    /// When a connection last died.
     suspected: AtomicU64,
-    // Why no further connection can be opened while those that are open work.
-    shortage: Mutex<Option<Trouble>>,
-    // What keeps writes from working while reads do.
-    impairment: Mutex<Option<Trouble>>,
+    /// When a connection last gave no answer in the time that a ping or a connection attempt has.
+    silent: AtomicU64,
+    /// Why no further connection can be opened while those that are open work.
+    shortage: Mutex<Option<Incident>>,
+    /// What keeps writes from working while reads do.
+    impairment: Mutex<Option<Incident>>,
 }
 
 impl Health {
@@ -82,16 +84,17 @@ impl Health {
         Self {
             clock,
             state: watch::Sender::new(State::Up),
-            down: AtomicBool::new(false),
-            heard: AtomicU64::new(0),
+            is_down: AtomicBool::new(false),
+            responded: AtomicU64::new(0),
             suspected: AtomicU64::new(0),
+            silent: AtomicU64::new(0),
             shortage: Mutex::default(),
             impairment: Mutex::default(),
         }
     }
 
     pub(crate) fn is_down(&self) -> bool {
-        self.down.load(Ordering::Acquire)
+        self.is_down.load(Ordering::Acquire)
     }
 
     pub(crate) fn state(&self) -> State {
@@ -102,65 +105,81 @@ impl Health {
         self.state.subscribe()
     }
 
+    fn now(&self) -> u64 {
+        self.clock.millis() + 1
+    }
+
     /// The database answered.
-    pub(crate) fn hears(&self) {
-        self.heard.store(self.clock.millis() + 1, Ordering::Relaxed);
+    pub(crate) fn on_response(&self) {
+        self.responded.store(self.now(), Ordering::Release);
     }
 
-    /// How long the database has said nothing.
-    pub(crate) fn silence(&self) -> Duration {
-        Duration::from_millis((self.clock.millis() + 1).saturating_sub(self.heard.load(Ordering::Relaxed)))
+    /// How long the database has not answered.
+    pub(crate) fn since_response(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.responded.load(Ordering::Acquire)))
     }
 
-    /// A connection died underneath: others that rested meanwhile may have died as well.
-    pub(crate) fn suspects(&self) {
-        self.suspected.store(self.clock.millis() + 1, Ordering::Release);
+    /// A connection gave no answer in time.
+    pub(crate) fn on_silence(&self) {
+        self.silent.store(self.now(), Ordering::Release);
     }
 
-    /// Whether a connection that has rested for `rested` was already there when another died.
-    pub(crate) fn is_suspect(&self, rested: Duration) -> bool {
+    /// Whether the database is down because it has gone silent: a connection gave no answer in time, and none has given one
+    /// since.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_down() && self.silent.load(Ordering::Acquire) > self.responded.load(Ordering::Acquire)
+    }
+
+    /// A connection died: those that last answered before this are not to be trusted.
+    pub(crate) fn mark_suspect(&self) {
+        self.suspected.store(self.now(), Ordering::Release);
+    }
+
+    /// Whether a connection that last answered so long ago may have died with another one.
+    pub(crate) fn is_suspect(&self, since_response: Duration) -> bool {
         let suspected = self.suspected.load(Ordering::Acquire);
         // One millisecond more than needed, as the clock counts whole ones.
-        suspected != 0 && Duration::from_millis((self.clock.millis() + 2).saturating_sub(suspected)) <= rested + GRAIN
+        suspected != 0
+            && Duration::from_millis((self.now() + 1).saturating_sub(suspected)) <= since_response + CLOCK_GRAIN
     }
 
-    pub(crate) fn goes_down(&self, error: &DialError) {
-        let trouble = Trouble::new(error.fault, &words(&error.source));
+    pub(crate) fn mark_down(&self, failure: &ConnectFailure) {
+        let incident = Incident::new(failure.kind, &failure.detail());
         self.state.send_if_modified(|state| {
             // Inside, so that flag and state cannot come to differ.
-            self.down.store(true, Ordering::Release);
+            self.is_down.store(true, Ordering::Release);
             match state {
-                State::Down { trouble: before } if before.fault == trouble.fault => {
-                    before.last = trouble.last;
+                State::Down { incident: before } if before.kind == incident.kind => {
+                    before.last_met = incident.last_met;
                     false
                 }
-                State::Down { trouble: before } => {
-                    tracing::error!(cause = %trouble.fault, detail = %trouble.detail, "the database is still down");
+                State::Down { incident: before } => {
+                    tracing::error!(cause = %incident.kind, detail = %incident.detail, "the database is still down");
                     let since = before.since;
-                    *before = Trouble { since, ..trouble };
+                    *before = Incident { since, ..incident };
                     true
                 }
                 state => {
-                    tracing::error!(cause = %trouble.fault, detail = %trouble.detail, "the database is down");
-                    *state = State::Down { trouble };
+                    tracing::error!(cause = %incident.kind, detail = %incident.detail, "the database is down");
+                    *state = State::Down { incident };
                     true
                 }
             }
         });
     }
 
-    /// The database takes connections again.
-    pub(crate) fn recovers(&self) {
+    /// The database answers again.
+    pub(crate) fn mark_recovering(&self) {
         self.state.send_if_modified(|state| {
-            self.down.store(false, Ordering::Release);
-            let State::Down { trouble } = state else { return false };
-            tracing::info!(after = ?trouble.since.elapsed(), "the database is back; connections are being restored");
+            self.is_down.store(false, Ordering::Release);
+            let State::Down { incident } = state else { return false };
+            tracing::info!(after = ?incident.since.elapsed(), "the database is back; connections are being restored");
             *state = State::Recovering;
             true
         });
     }
 
-    pub(crate) fn restore(&self) {
+    pub(crate) fn mark_up(&self) {
         self.state.send_if_modified(|state| {
             if !matches!(state, State::Recovering) {
                 return false;
@@ -171,13 +190,12 @@ impl Health {
         });
     }
 
-    /// No further connection is to be had, while those that are open work.
-    pub(crate) fn note_shortage(&self, error: &DialError) {
-        let trouble = Trouble::new(error.fault, &words(&error.source));
+    /// No further connection can be opened, while those that are open work.
+    pub(crate) fn note_shortage(&self, failure: &ConnectFailure) {
         let mut shortage = self.shortage.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = trouble.again(shortage.as_ref());
-        if next.since == next.last {
-            tracing::warn!(cause = %next.fault, detail = %next.detail, "no further connection can be opened");
+        let next = Incident::new(failure.kind, &failure.detail()).after(shortage.as_ref());
+        if next.is_new() {
+            tracing::warn!(cause = %next.kind, detail = %next.detail, "no further connection can be opened");
         }
         *shortage = Some(next);
     }
@@ -186,23 +204,21 @@ impl Health {
         *self.shortage.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// A write was refused for a reason that is the database's.
-    pub(crate) fn note_impairment(&self, fault: Fault, operation: &'static str, detail: &str) {
+    /// A statement was refused for a reason that lies with the database.
+    pub(crate) fn note_impairment(&self, kind: DbErrorKind, operation: &'static str, detail: &str) {
         let mut impairment = self.impairment.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Trouble::new(fault, detail).again(impairment.as_ref());
-        if next.since == next.last {
-            tracing::error!(cause = %next.fault, detail = %next.detail, operation, "the database takes no writes");
+        let next = Incident::new(kind, detail).after(impairment.as_ref());
+        if next.is_new() {
+            tracing::error!(cause = %next.kind, detail = %next.detail, operation, "the database takes no writes");
         }
         *impairment = Some(next);
     }
 
-    pub(crate) fn shortage(&self) -> Option<Trouble> {
-        self.shortage.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(Trouble::is_recent)
+    pub(crate) fn shortage(&self) -> Option<Incident> {
+        self.shortage.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(Incident::is_recent)
     }
 
-    pub(crate) fn impairment(&self) -> Option<Trouble> {
-        self.impairment.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(Trouble::is_recent)
+    pub(crate) fn impairment(&self) -> Option<Incident> {
+        self.impairment.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(Incident::is_recent)
     }
 }
-
-const GRAIN: Duration = Duration::from_millis(2);

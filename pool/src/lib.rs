@@ -34,10 +34,10 @@
 //! 2. `pool`: [`Pool::connect`] waits for the database as long as `acquire` allows, and tells the true cause if it never
 //!    comes. [`Pool::read`], [`Pool::write`] and [`Pool::transaction`] take operations by name. [`Pool::change`] changes
 //!    limits and credentials while they run; [`Pool::drain`] and [`Pool::close`] end it.
-//! 3. `ticket`: who asks. A [`Caller`] tells which request is behind an operation and how long anybody will wait for it.
+//! 3. `context`: who asks. A [`RequestContext`] tells which request is behind an operation and how long anybody will wait for it.
 //! 4. `admission`: the queue. Fair, bounded, and honest: what cannot be served in time is refused on arrival.
-//! 5. `store`: which connections there are, and who holds them; a `lease` is one in use. `core` is what all parts
-//!    share, and the life of a connection from its opening to its end. `target` opens it, `session` sets what
+//! 5. `store`: which connections there are, and who holds them; a `lease` is one in use. `inner` is what all parts
+//!    share, and the life of a connection from its opening to its end. `connector` opens it, `session` sets what
 //!    its statements rely on, `raw` speaks SeaORM's statements on it, `peek` sees that the server has closed it,
 //!    and `file` that an SQLite database is no longer where it was.
 //! 6. `operation`: an operation runs as a task of the pool's own `runtime`. A caller that goes away neither ends it
@@ -45,9 +45,9 @@
 //!    `transaction` what it may begin there.
 //!    [`Batch`] (`batch`) lets operations that ask alike share one statement while they would have to wait for each other;
 //!    `bulk` keeps those that come without end ([`Pool::bulk_read`]) to a share of the pool.
-//! 7. `fault`: what an error means, by the driver's code ([`Fault`]); `error`: what becomes of it ([`Error`], [`Refusal`]).
+//! 7. `fault`: what an error means, by the driver's code ([`DbErrorKind`]); `error`: what becomes of it ([`Error`], [`AcquireError`]).
 //!    `health`: Up, Down, Recovering, and why.
-//! 8. `keeper`: the pool's own care. It looks after the database, closes what has rested too long or is too old, keeps
+//! 8. `housekeeper`: the pool's own care. It looks after the database, closes what has rested too long or is too old, keeps
 //!    `min`, warns of long holds, and gives up connections that a silent peer has swallowed.
 //! 9. `record`, `view` and `snapshot`: what happened and what is going on ([`Pool::snapshot`]); the `metrics` crate gets it too.
 //!
@@ -57,47 +57,37 @@
 //! (#1860), tells no cause when the database is away, does not restore `min`, and its reaper may spin (#3645). None of
 //! that can be mended from outside, so this crate uses sqlx's connections and not its pool.
 
-mod admission;
 mod batch;
 mod bulk;
 mod clock;
-mod connection;
-mod core;
+mod connect;
+mod context;
 mod error;
-mod fault;
-mod file;
+mod error_kind;
+mod exec;
 mod health;
-mod keeper;
-mod lease;
-mod operation;
+mod inner;
 mod options;
-mod peek;
 mod pool;
-mod pooler;
-mod raw;
-mod record;
-mod runtime;
-mod session;
-mod snapshot;
-mod store;
-mod target;
+mod set;
+mod stats;
 #[cfg(test)]
 mod tests;
-mod ticket;
-mod transaction;
-mod url;
-mod view;
 
 pub use crate::{
     batch::Batch,
-    connection::Connection,
-    error::{ChangeError, CloseError, ConnectError, Error, Refusal, Scene},
-    fault::Fault,
+    connect::{
+        pooler::Pooler,
+        url::{DatabaseUrl, Engine, InvalidUrl},
+    },
+    context::RequestContext,
+    error::{CloseError, ConnectError, Error, PoolUsage, ReconfigureError},
+    error_kind::DbErrorKind,
+    exec::{connection::Connection, transaction::Transaction},
     options::{InvalidOption, PoolOptions},
     pool::Pool,
-    pooler::Pooler,
-    snapshot::{Advice, Bulk, Cause, Condition, Counters, Doing, Limits, Quantiles, Snapshot, Status},
-    ticket::Caller,
-    transaction::Transaction,
-    url::{DatabaseUrl, Engine, InvalidUrl},
+    set::AcquireError,
+    stats::snapshot::{
+        Advice, BulkUsage, Cause, Counters, Limits, OperationInfo, PoolState, Quantiles, Snapshot, Status,
+    },
 };

@@ -3,35 +3,37 @@
 use std::{sync::Arc, time::Duration};
 
 use sea_orm::{DatabaseConnection, TransactionOptions};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    ChangeError, CloseError, ConnectError, Connection, DatabaseUrl, Engine, Error, Fault, InvalidOption, PoolOptions,
-    Snapshot, Status,
-    admission::Lane,
-    core::{Core, GOODBYE, SIGN_OF_LIFE},
-    fault::connection_error,
-    health::words,
-    keeper::keep,
-    operation::Kind,
-    record::{Closing, Record},
-    runtime::PoolRuntime,
-    target::{DialError, Target},
+    CloseError, ConnectError, Connection, DatabaseUrl, DbErrorKind, Engine, Error, InvalidOption, PoolOptions,
+    ReconfigureError, Snapshot, Status,
+    bulk::BulkLimiter,
+    connect::connector::{ConnectFailure, Connector},
+    error_kind::connection_error,
+    exec::{
+        operation::{self, Kind, operate},
+        runtime::PoolRuntime,
+    },
+    inner::{
+        PoolInner,
+        connections::{CLOSE_TIMEOUT, ConnectProgress, open_connections},
+        housekeeper::keep_house,
+        probe::PING_TIMEOUT,
+    },
+    set::Access,
+    stats::metrics::PoolMetrics,
 };
-
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The one pool of a process. Clones share it.
 #[derive(Clone)]
-pub struct Pool {
-    pub(crate) inner: Arc<Inner>,
-}
+pub struct Pool(Arc<PoolParts>);
 
-pub(crate) struct Inner {
+struct PoolParts {
     // Before `runtime`: connections are dropped while the runtime that owns their sockets still stands.
-    pub(crate) core: Arc<Core>,
-    pub(crate) runtime: PoolRuntime,
+    inner: Arc<PoolInner>,
+    bulk: Arc<BulkLimiter>,
+    runtime: PoolRuntime,
 }
 
 impl Pool {
@@ -45,35 +47,48 @@ impl Pool {
     pub async fn connect(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, ConnectError> {
         let options = fitted(url, options)?;
         let runtime = PoolRuntime::start(options.threads).map_err(ConnectError::Runtime)?;
-        let record = Record::new(&options.application_name)
+        let metrics = PoolMetrics::new(&options.application_name)
             .map_err(|error| ConnectError::Runtime(std::io::Error::other(format!("{error:?}"))))?;
-        let target = Target::new(url, &options);
-        let core = Arc::new(Core::new(options, target, record, runtime.handle()));
-        let opened = runtime.spawn({
-            let core = Arc::clone(&core);
-            async move { open(&core).await }
-        });
-        opened.await.map_err(|_| ConnectError::Interrupted)??;
-        runtime.spawn(keep(Arc::clone(&core)));
+        let bulk = BulkLimiter::new(&options);
+        let connector = Connector::new(url, &options);
+        let inner = Arc::new(PoolInner::new(options, connector, metrics, runtime.handle()));
+        runtime.spawn(open_connections(Arc::clone(&inner)));
+        if let Err(error) = warm_up(&inner).await {
+            inner.stop_admission();
+            return Err(error);
+        }
+        runtime.spawn(keep_house(Arc::clone(&inner)));
         warn_of_weak_tls(url);
-        Ok(Self { inner: Arc::new(Inner { core, runtime }) })
+        Ok(Self(Arc::new(PoolParts { inner, bulk, runtime })))
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<PoolInner> {
+        &self.0.inner
+    }
+
+    pub(crate) fn runtime(&self) -> &PoolRuntime {
+        &self.0.runtime
+    }
+
+    pub(crate) fn bulk(&self) -> &Arc<BulkLimiter> {
+        &self.0.bulk
     }
 
     /// The engine behind the pool.
     #[must_use]
     pub fn engine(&self) -> Engine {
-        self.inner.core.engine
+        self.inner().engine
     }
 
     /// Runs an operation that changes nothing.
     ///
     /// `operation` names it in traces, logs and refusals (`users.find`). The body runs on the pool's runtime, on one
     /// connection, one statement after the other; use [`transaction`](Self::transaction) where several must see the
-    /// same state. If the connection dies underneath, the body is run again on another one.
+    /// same state. If the connection dies, the body is run again on another one.
     ///
     /// # Errors
     ///
-    /// What the body gives, or [`Error`] converted into it when the operation was refused or panicked.
+    /// What the body returns, or [`Error`] converted into it when the operation was refused or panicked.
     pub async fn read<T, E, F, Fut>(&self, operation: &'static str, body: F) -> Result<T, E>
     where
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -81,13 +96,13 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.operate(operation, Kind::Read, body).await
+        operate(self.inner(), self.runtime(), operation, Kind::Read, body, || ()).await
     }
 
     /// Runs an operation that writes with a single statement. On SQLite writes take turns.
     ///
     /// It is run again only if its first statement was rolled back by the database, as after a deadlock. When a
-    /// connection dies under it, nobody knows whether the write took effect, and the error is the caller's.
+    /// connection dies under it, it is not known whether the write took effect, and the error is the caller's.
     ///
     /// # Errors
     ///
@@ -99,14 +114,14 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.operate(operation, Kind::Write, body).await
+        operate(self.inner(), self.runtime(), operation, Kind::Write, body, || ()).await
     }
 
-    /// Runs a body inside one transaction: committed when it gives `Ok`, rolled back when it gives `Err`.
+    /// Runs a body inside one transaction: committed when it returns `Ok`, rolled back when it returns `Err`.
     ///
     /// The options ask for an isolation level and an access mode; `TransactionOptions::default()` takes the server's.
     /// After a deadlock or a serialization failure, at the commit as well, the whole transaction is run again after a
-    /// random pause, as long as somebody waits for it. So is one whose connection died before the commit was sent. The
+    /// random pause, as long as the caller waits for it. So is one whose connection died before the commit was sent. The
     /// body must therefore leave no traces outside the database.
     ///
     /// On SQLite the transaction is `IMMEDIATE`, unless it is read-only: a deferred one that turns into a writer
@@ -127,130 +142,124 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.operate(operation, Kind::Transaction(options), body).await
+        operate(self.inner(), self.runtime(), operation, Kind::Transaction(options), body, || ()).await
     }
 
-    /// Runs an operation with a SeaORM `DatabaseConnection` of its own, for code that takes nothing else, such as
+    /// Runs an operation with a separate SeaORM `DatabaseConnection`, for code that takes nothing else, such as
     /// `sea-orm-migration`. It takes a place of the pool, and one more connection than that for as long as it runs;
     /// `statement_timeout` does not apply on PostgreSQL.
     ///
     /// # Errors
     ///
     /// As [`read`](Self::read); it is never run again.
-    pub async fn direct<T, E, F, Fut>(&self, operation: &'static str, body: F) -> Result<T, E>
+    pub async fn with_database_connection<T, E, F, Fut>(&self, operation: &'static str, body: F) -> Result<T, E>
     where
         F: FnOnce(DatabaseConnection) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let (ticket, mut lease) = self.arrive(operation, Lane::Write, &self.span(operation)).await?;
-        let core = Arc::clone(&self.inner.core);
+        let span = operation::span(self.inner(), operation);
+        let (context, mut lease) =
+            operation::arrive(self.inner(), self.runtime(), operation, Access::Write, &span).await?;
+        let inner = Arc::clone(self.inner());
         let work = async move {
-            let database = core.target().0.direct(core.options().acquire);
+            let database = inner.connector().database_connection(inner.options().acquire);
             let outcome = body(database.clone()).await;
             // A statement that was dropped half-way keeps its connection busy.
-            if let Ok(Err(error)) = timeout(GOODBYE, database.close()).await {
+            if let Ok(Err(error)) = timeout(CLOSE_TIMEOUT, database.close()).await {
                 tracing::warn!(operation, %error, "a connection was not closed cleanly");
             }
-            if let Some(slot) = lease.take() {
-                lease.end_unlike_others(slot);
+            if let Some(entry) = lease.take() {
+                lease.end_unlike_others(entry);
             }
-            core.record.ended(1, outcome.is_ok());
+            inner.metrics.ended(1, outcome.is_ok());
             outcome
         };
-        self.await_task(ticket, work).await
+        operation::await_task(self.runtime(), context, work).await
     }
 
-    /// Whether the database answers, as far as is known or else by asking it. Never queues behind operations.
+    /// Checks whether the database answers, by what was heard last or else by asking it. Never waits behind operations.
     ///
-    /// While it is down the cause is told at once; otherwise an answer within the last second will do.
+    /// While it is down the cause is returned at once; otherwise an answer within the last second is enough.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] with the cause.
-    pub async fn check(&self) -> Result<(), Error> {
-        const FRESH: Duration = Duration::from_secs(1);
-        let core = Arc::clone(&self.inner.core);
-        core.refuse_if_down("pool.check")?;
-        if core.health.silence() < FRESH || core.is_in_memory() {
-            return Ok(());
-        }
-        let looking = Arc::clone(&core);
-        let looked = self.inner.runtime.spawn(async move { looking.look().await.is_ok() });
-        if looked.await.is_err() {
-            return Err(Error::Closed);
-        }
-        core.refuse_if_down("pool.check")
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.inner().ping().await.map_err(|reason| self.inner().refusal("pool.ping", reason))
     }
 
-    /// What keeps the database from taking writes, if a write has met it lately.
+    /// Why the database refuses statements, if an operation has met that recently.
     #[must_use]
-    pub fn impairment(&self) -> Option<Fault> {
-        self.inner.core.health.impairment().map(|trouble| trouble.fault)
+    pub fn impairment(&self) -> Option<DbErrorKind> {
+        self.inner().health.impairment().map(|incident| incident.kind)
     }
 
     /// Connections and operations at this moment.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.inner.core.status()
+        self.inner().status()
     }
 
-    /// Everything that the pool can tell of itself.
+    /// The state of the pool at this moment, and what has happened.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.inner.core.snapshot()
+        self.inner().snapshot(self.bulk().usage())
     }
 
-    /// Sets the gauges of the `metrics` crate to what is so now; counters and histograms need no asking. To be called
-    /// before metrics are read.
-    pub fn publish(&self) {
-        let core = &self.inner.core;
-        core.record.publish(&self.status(), &core.options(), core.handle.metrics().num_alive_tasks());
+    /// Sets the gauges of the `metrics` crate to the values of this moment; counters and histograms are always up to date.
+    /// To be called before metrics are read.
+    pub fn update_gauges(&self) {
+        let inner = self.inner();
+        inner.metrics.update_gauges(&self.status(), &inner.options(), inner.handle.metrics().num_alive_tasks());
     }
 
-    /// Changes limits and credentials while everything goes on. Nothing in flight is cut.
+    /// Changes limits and credentials while operations continue. Nothing in flight is cut.
     ///
     /// All options take effect but `statement_timeout`, `application_name` and `threads`. New credentials are tried
     /// first; connections with the old ones are replaced as they come back.
     ///
     /// # Errors
     ///
-    /// [`ChangeError`]; when the credentials are refused, the old ones stay and the limits are changed all the same.
-    pub async fn change(&self, url: &DatabaseUrl, options: &PoolOptions) -> Result<(), ChangeError> {
-        let core = &self.inner.core;
-        let target = core.target().0;
-        let now = core.options();
-        if !url.differs_in_credentials_only(target.url()) {
-            return Err(ChangeError::AnotherDatabase);
+    /// [`ReconfigureError`]; when the credentials are refused, the old ones stay and the limits are changed all the same.
+    pub async fn reconfigure(&self, url: &DatabaseUrl, options: &PoolOptions) -> Result<(), ReconfigureError> {
+        let inner = self.inner();
+        let connector = inner.connector();
+        let current = inner.options();
+        if !url.differs_in_credentials_only(connector.url()) {
+            return Err(ReconfigureError::AnotherDatabase);
         }
         let mut next = fitted(url, options)?;
-        next.statement_timeout = now.statement_timeout;
-        next.application_name.clone_from(&now.application_name);
-        next.threads = now.threads;
-        let refused =
-            |error: DialError| ChangeError::Refused { fault: error.fault, cause: connection_error(error.source) };
-        let new = Target::new(url, &next);
-        core.set_options(next);
-        if url == target.url() {
+        next.statement_timeout = current.statement_timeout;
+        next.application_name.clone_from(&current.application_name);
+        next.threads = current.threads;
+        let new = Connector::new(url, &next);
+        let waits_for_locks = inner.engine == Engine::Sqlite && next.acquire != current.acquire;
+        self.bulk().resize(&next);
+        inner.set_options(next);
+        if url == connector.url() {
+            // SQLite's busy time-out is a setting of each connection.
+            if waits_for_locks && !url.is_in_memory() {
+                inner.set_connector(new);
+            }
             return Ok(());
         }
         let began = Instant::now();
-        let dialing = {
-            let (core, new) = (Arc::clone(core), new.clone());
-            self.inner.runtime.spawn(async move { core.dial_to(&new, SIGN_OF_LIFE).await })
-        };
-        let raw = dialing.await.map_err(|_| ChangeError::Closed)?.map_err(refused)?;
-        let generation = core.set_target(new);
-        core.admission.store().dials(1);
-        core.welcome(raw, generation, began.elapsed());
+        let opened = inner.open_aside(Some(new.clone())).await.ok_or(ReconfigureError::Closed)?;
+        let connection = opened.map_err(|failure| ReconfigureError::Refused {
+            kind: failure.kind,
+            cause: connection_error(failure.source),
+        })?;
+        inner.set_connector(new);
+        inner.adopt(connection, began.elapsed());
         Ok(())
     }
 
-    /// Refuses what waits and what comes from now on; what runs goes on.
+    /// Refuses what waits and what comes from now on; what runs continues.
     pub fn drain(&self) {
-        self.inner.core.admission.close();
-        self.inner.core.attention.notify_one();
+        self.bulk().close();
+        self.inner().stop_admission();
     }
 
     /// Refuses what waits and what comes, waits for what runs, and closes every connection.
@@ -259,45 +268,19 @@ impl Pool {
     ///
     /// [`CloseError`] names the operations that had to be left behind after `limit`. They are ended with the runtime.
     pub async fn close(&self, limit: Duration) -> Result<(), CloseError> {
-        let core = &self.inner.core;
         self.drain();
-        let until = Instant::now() + limit;
-        let closed = loop {
-            let changed = core.changed.notified();
-            for slot in core.admission.clear() {
-                core.close(slot, Closing::Ending);
-            }
-            if core.admission.store().live() == 0 {
-                break Ok(());
-            }
-            if timeout_at(until, changed).await.is_err() {
-                let operations = core.admission.store().holders().map(|holder| holder.ticket.operation).collect();
-                break Err(CloseError { limit, operations });
-            }
-        };
-        self.inner.runtime.end().await;
+        let inner = self.inner();
+        let are_closed = inner.until(|inner| inner.admission.connections().counts().open == 0);
+        let closed = timeout(limit, are_closed).await.map_err(|_| {
+            let holders = inner.admission.connections().holders();
+            CloseError { limit, operations: holders.iter().map(|holder| holder.context.operation).collect() }
+        });
+        self.runtime().end().await;
         closed
     }
 }
 
-impl Core {
-    fn refuse_if_down(&self, operation: &'static str) -> Result<(), Error> {
-        if self.health.is_down() { Err(self.refusal_of_outage(operation)) } else { Ok(()) }
-    }
-
-    /// A refusal with the cause of the outage.
-    pub(crate) fn refusal_of_outage(&self, operation: &'static str) -> Error {
-        match self.health.state() {
-            crate::health::State::Down { trouble } => {
-                self.refusal(operation, crate::Refusal::Down { fault: trouble.fault, detail: trouble.detail })
-            }
-            // It came back in between.
-            _ => self.refusal(operation, crate::Refusal::TimedOut { waited: Duration::ZERO }),
-        }
-    }
-}
-
-/// The options as this database can bear them.
+/// The options that this database can bear.
 fn fitted(url: &DatabaseUrl, options: &PoolOptions) -> Result<PoolOptions, InvalidOption> {
     options.validate()?;
     let mut options = options.clone();
@@ -317,50 +300,55 @@ fn warn_of_weak_tls(url: &DatabaseUrl) {
     }
 }
 
-/// Waits until the database answers, then warms the pool.
-async fn open(core: &Arc<Core>) -> Result<(), ConnectError> {
-    let began = Instant::now();
-    let (options, (target, generation)) = (core.options(), core.target());
-    let unreachable = |error: DialError| ConnectError::Unreachable {
-        url: target.url().to_string(),
-        waited: began.elapsed(),
-        fault: error.fault,
-        cause: connection_error(error.source),
-    };
-    let mut pause = FIRST_PAUSE;
-    let mut before: Option<DialError> = None;
-    let raw = loop {
-        let left = options.acquire.saturating_sub(began.elapsed());
-        let error = match core.dial_to(&target, left).await {
-            Ok(raw) => break raw,
-            Err(error) if error.fault.is_final() || error.fault == Fault::Other => return Err(unreachable(error)),
-            // It had hardly any time, so that it was too late says less than why the one before it failed.
-            Err(error) if error.fault == Fault::Silent && left < SIGN_OF_LIFE => before.take().unwrap_or(error),
-            Err(error) => error,
-        };
-        let left = options.acquire.saturating_sub(began.elapsed());
-        if left <= pause {
-            // The last cause says more than a time-out would.
-            sleep(left).await;
-            return Err(unreachable(error));
-        }
-        if pause == FIRST_PAUSE {
-            let cause = words(&error.source);
-            tracing::warn!(url = %target.url(), error = cause, wait = ?options.acquire, "the database is not there yet; waiting for it");
-        }
-        before = Some(error);
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    };
-    core.admission.store().dials(1);
-    core.welcome(raw, generation, began.elapsed());
-    // As many as were wanted and could be had; the keeper goes on trying.
+/// Waits until the database answers, then for `min` connections, as many as can be had.
+async fn warm_up(inner: &Arc<PoolInner>) -> Result<(), ConnectError> {
+    let (began, wait) = (Instant::now(), inner.options().acquire);
+    let connector = inner.connector();
+    let mut progress = inner.connect_progress();
+    let mut has_warned = false;
     loop {
-        let changed = core.changed.notified();
-        if core.admission.store().staying() >= options.min || !core.is_growing() {
-            return Ok(());
+        if inner.admission.connections().counts().open > 0 {
+            break;
         }
-        changed.await;
+        let failure = progress.borrow_and_update().failure.clone();
+        if let Some(failure) = &failure {
+            if failure.kind.is_final() || failure.kind == DbErrorKind::Other {
+                return Err(unreachable(&connector, began, failure.clone()));
+            }
+            if !std::mem::replace(&mut has_warned, true) {
+                let error = failure.detail();
+                tracing::warn!(url = %connector.url(), error, ?wait, "database unreachable; retrying");
+            }
+        }
+        if !matches!(timeout_at(began + wait, progress.changed()).await, Ok(Ok(()))) {
+            let failure = last_failure(&progress.borrow());
+            return Err(unreachable(&connector, began, failure));
+        }
+    }
+    // The housekeeper keeps trying afterwards.
+    let min = inner.options().min;
+    let is_warm = |inner: &PoolInner| {
+        inner.admission.connections().counts().staying() >= min || inner.connect_progress().borrow().failure.is_some()
+    };
+    inner.replenish();
+    // No later than the wait for the database: what is missing then is opened in the background.
+    let _ = timeout_at(began + wait, inner.until(is_warm)).await;
+    Ok(())
+}
+
+/// The cause to report when the time is up. An attempt that is still under way has found no answer, unless it had hardly any
+/// time; then the one before it says more.
+fn last_failure(progress: &ConnectProgress) -> ConnectFailure {
+    let had_time = progress.began.is_none_or(|began| began.elapsed() >= PING_TIMEOUT);
+    progress.failure.clone().filter(|_| !had_time || !progress.is_under_way()).unwrap_or_else(ConnectFailure::silent)
+}
+
+fn unreachable(connector: &Connector, began: Instant, failure: ConnectFailure) -> ConnectError {
+    ConnectError::Unreachable {
+        url: connector.url().to_string(),
+        waited: began.elapsed(),
+        kind: failure.kind,
+        cause: connection_error(failure.source),
     }
 }
 

@@ -55,7 +55,7 @@ async fn a_caller_that_goes_away_cancels_nothing() {
     let pool = pool().await;
     let (release, released) = oneshot::channel::<()>();
     let began = Arc::new(AtomicBool::new(false));
-    let caller = tokio::spawn({
+    let request = tokio::spawn({
         let (pool, began) = (pool.clone(), Arc::clone(&began));
         async move {
             let released = Mutex::new(Some(released));
@@ -73,8 +73,8 @@ async fn a_caller_that_goes_away_cancels_nothing() {
         }
     });
     until(|| began.load(Ordering::Relaxed)).await;
-    caller.abort();
-    assert!(caller.await.unwrap_err().is_cancelled());
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
     assert_eq!(pool.status().in_use, 1, "the operation holds its place to its end");
     release.send(()).unwrap();
     until(|| pool.status().in_use == 0).await;
@@ -122,11 +122,11 @@ async fn moody(hangs_up: usize) -> u16 {
 
 #[tokio::test]
 async fn a_last_attempt_without_time_hides_no_cause() {
-    for (hangs_up, told) in [(1, Fault::Lost), (0, Fault::Silent)] {
+    for (hangs_up, told) in [(1, DbErrorKind::Lost), (0, DbErrorKind::Silent)] {
         let url = DatabaseUrl::parse(&format!("postgres://app@127.0.0.1:{}/app", moody(hangs_up).await)).unwrap();
         let options = PoolOptions { acquire: Duration::from_secs(1), ..PoolOptions::default() };
         let error = Pool::connect(&url, &options).await.unwrap_err();
-        assert!(matches!(&error, ConnectError::Unreachable { fault, .. } if *fault == told), "{error:?}");
+        assert!(matches!(&error, ConnectError::Unreachable { kind, .. } if *kind == told), "{error:?}");
     }
 }
 
@@ -135,7 +135,7 @@ async fn a_closed_pool_says_so() {
     let pool = pool().await;
     pool.close(Duration::from_secs(5)).await.unwrap();
     let refused = pool.read("late", |_| async { Ok::<_, Error>(()) }).await.unwrap_err();
-    assert!(matches!(refused, Error::Refused { reason: Refusal::Closing, .. }), "{refused:?}");
+    assert!(matches!(refused, Error::Refused { reason: AcquireError::Closing, .. }), "{refused:?}");
 }
 
 #[tokio::test]
@@ -164,27 +164,24 @@ async fn a_close_that_takes_too_long_tells_what_still_runs() {
 }
 
 #[tokio::test]
-async fn a_host_whose_name_is_lost_while_it_runs_is_told() {
+async fn a_host_whose_name_is_lost_at_run_time_is_reported() {
     let pool = pool().await;
-    let core = Arc::clone(&pool.inner.core);
+    let inner = Arc::clone(pool.inner());
     let elsewhere = DatabaseUrl::parse("postgres://app:secret@db.invalid/app").unwrap();
-    let gone = crate::target::Target::new(&elsewhere, &core.options());
-    let looked = pool.inner.runtime.spawn(async move {
-        core.set_target(gone);
-        while core.admission.store().live() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        core.look().await.is_err()
-    });
-    assert!(looked.await.unwrap());
+    let gone = crate::connect::connector::Connector::new(&elsewhere, &inner.options());
+    pool.runtime().spawn(async move { inner.set_connector(gone) }).await.unwrap();
+    until(|| pool.snapshot().state == PoolState::Down).await;
     let snapshot = pool.snapshot();
-    assert_eq!(snapshot.state, Condition::Down);
+    assert_eq!(snapshot.state, PoolState::Down);
     let cause = snapshot.cause.unwrap();
-    assert_eq!(cause.kind, Fault::NameResolution, "{cause:?}");
+    assert_eq!(cause.kind, DbErrorKind::NameResolution, "{cause:?}");
     assert!(!format!("{cause:?}").contains("secret"));
-    let not_ready = pool.check().await.unwrap_err();
+    let not_ready = pool.ping().await.unwrap_err();
     assert!(
-        matches!(&not_ready, Error::Refused { reason: Refusal::Down { fault: Fault::NameResolution, .. }, .. }),
+        matches!(
+            &not_ready,
+            Error::Refused { reason: AcquireError::Down { kind: DbErrorKind::NameResolution, .. }, .. }
+        ),
         "{not_ready:?}"
     );
 }
@@ -192,14 +189,14 @@ async fn a_host_whose_name_is_lost_while_it_runs_is_told() {
 #[tokio::test]
 async fn a_statement_that_was_dropped_is_owed_no_more() {
     let pool = pool().await;
-    let core = Arc::clone(&pool.inner.core);
+    let inner = Arc::clone(pool.inner());
     pool.read("impatient", move |db| {
-        let core = Arc::clone(&core);
+        let inner = Arc::clone(&inner);
         async move {
             let slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500000) SELECT MAX(i) FROM n";
             assert!(db.execute_unprepared(slow).now_or_never().is_none());
             let owed: Vec<_> =
-                core.admission.store().holders().map(|holder| holder.ticket.unanswered(core.clock)).collect();
+                inner.admission.connections().holders().iter().map(|holder| holder.context.unanswered(inner.clock)).collect();
             assert_eq!(owed, [None]);
             Ok::<_, Error>(())
         }
@@ -211,19 +208,12 @@ async fn a_statement_that_was_dropped_is_owed_no_more() {
 #[tokio::test]
 async fn a_migration_says_nothing_of_how_long_others_will_take() {
     let pool = pool().await;
-    let before = pool.inner.core.record.mean_hold();
-    pool.direct("migrate", |_| async {
+    let before = pool.inner().metrics.mean_hold();
+    pool.with_database_connection("migrate", |_| async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         Ok::<_, Error>(())
     })
     .await
     .unwrap();
-    assert_eq!(pool.inner.core.record.mean_hold(), before);
-}
-
-#[test]
-fn a_dial_does_not_take_as_long_as_somebody_may_wait() {
-    assert_eq!(crate::core::dial_limit(Duration::from_mins(1)), Duration::from_secs(5));
-    assert_eq!(crate::core::dial_limit(Duration::from_secs(3)), Duration::from_secs(3));
-    assert_eq!(crate::core::dial_limit(Duration::from_millis(1)), crate::core::SIGN_OF_LIFE);
+    assert_eq!(pool.inner().metrics.mean_hold(), before);
 }

@@ -11,7 +11,7 @@ use actix_web::{
     web,
 };
 use futures_util::FutureExt;
-use orm_pool::Caller;
+use orm_pool::RequestContext;
 use tokio::time::timeout;
 
 use super::{
@@ -43,7 +43,7 @@ pub(super) async fn limits(
     let tag = tag::tag(&request);
     let caller = tag.as_ref().map_or("", |tag| tag.caller());
     // Whatever the pool does for this request, it does in its name, and not for longer than it waits.
-    let handling = Caller::new(caller).within(limit).scope(next.call(request));
+    let handling = RequestContext::new(caller).timeout(limit).scope(next.call(request));
     let mut handling = pin!(AssertUnwindSafe(handling).catch_unwind());
     let mut left = limit;
     let handled = loop {

@@ -8,7 +8,7 @@ use actix_web::{
     web,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use orm_pool::{Fault, Pool, Refusal, Snapshot};
+use orm_pool::{AcquireError, DbErrorKind, Pool, Snapshot};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -119,14 +119,14 @@ pub(super) async fn is_ready(pool: web::Data<Pool>, draining: web::Data<Draining
     if draining.phase() >= Phase::NotReady {
         return Err(Problem::new(Kind::ShuttingDown, "This instance takes no new work."));
     }
-    pool.check().await.map_err(not_ready)?;
-    Ok(HttpResponse::Ok().json(Health { status: "ready", impairment: pool.impairment().map(Fault::describe) }))
+    pool.ping().await.map_err(not_ready)?;
+    Ok(HttpResponse::Ok().json(Health { status: "ready", impairment: pool.impairment().map(DbErrorKind::describe) }))
 }
 
 /// The cause is told here and not to users: whoever asks for readiness has to mend it.
 fn not_ready(error: orm_pool::Error) -> Problem {
     let cause = match &error {
-        orm_pool::Error::Refused { reason: Refusal::Down { fault, .. }, .. } => Some(fault.describe()),
+        orm_pool::Error::Refused { reason: AcquireError::Down { kind, .. }, .. } => Some(kind.describe()),
         _ => None,
     };
     let problem = Problem::from(crate::service::Error::from(error));
@@ -167,7 +167,7 @@ pub(super) async fn scrape(
     pool: web::Data<Pool>,
     recorder: web::Data<PrometheusHandle>,
 ) -> HttpResponse {
-    pool.publish();
+    pool.update_gauges();
     telemetry::update_process_metrics();
     if let Some(connection) = request.conn_data::<OpenConnection>() {
         connection.publish();

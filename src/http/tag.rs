@@ -14,7 +14,7 @@ use actix_web::{
         header::{HeaderMap, HeaderName, HeaderValue},
     },
 };
-use orm_pool::Caller;
+use orm_pool::RequestContext;
 use tracing::Instrument;
 use tracing_actix_web::RequestId;
 use uuid::Uuid;
@@ -74,7 +74,7 @@ pub(super) fn tag(message: &impl HttpMessage) -> Option<Rc<Tag>> {
 
 /// The work of a request that goes on without its handler: in its name, and in its span, but not within its time.
 pub(super) fn on_behalf<F: Future>(tag: Option<&Tag>, work: F) -> impl Future<Output = F::Output> + use<F> {
-    let caller = Caller::new(tag.map_or("", Tag::caller));
+    let caller = RequestContext::new(tag.map_or("", Tag::caller));
     caller.scope(work).in_current_span()
 }
 

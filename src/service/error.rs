@@ -2,9 +2,9 @@
 //! here, once, by constraint name.
 
 use entity::users::EMAIL_KEY_INDEX;
-use orm_pool::Fault;
+use orm_pool::DbErrorKind;
 use sea_orm::{
-    DbErr, RuntimeErr, SqlxError, SqlxMySqlError, SqlxPostgresError, SqlxSqliteError,
+    DbErr, RuntimeErr, SqlxError, SqlxPostgresError, SqlxSqliteError,
     sqlx::error::{DatabaseError, ErrorKind},
 };
 
@@ -67,14 +67,15 @@ impl From<DbErr> for Error {
 
 impl From<orm_pool::Error> for Error {
     fn from(error: orm_pool::Error) -> Self {
-        use orm_pool::{Error as Pool, Refusal};
+        use orm_pool::{AcquireError, Error as Pool};
         let kind = match &error {
-            Pool::Refused { reason: Refusal::Closing, .. } | Pool::Closed => Unavailable::ShuttingDown,
-            Pool::Refused { reason: Refusal::Down { .. }, .. } | Pool::Abandoned { .. } => Unavailable::Database,
+            Pool::Refused { reason: AcquireError::Closing, .. } | Pool::Closed => Unavailable::ShuttingDown,
+            Pool::Refused { reason: AcquireError::Down { .. }, .. } | Pool::Abandoned { .. } => Unavailable::Database,
             Pool::Refused { .. } => Unavailable::PoolExhausted,
             Pool::Database(cause) if is_email_taken(cause) => return Self::EmailTaken,
-            Pool::Database(cause) if Fault::of(cause).passes() => Unavailable::Database,
-            Pool::Database(_) | Pool::Nested { .. } | Pool::Panicked { .. } => return Self::Internal(error),
+            Pool::Database(cause) if DbErrorKind::of(cause).is_transient() => Unavailable::Database,
+            // Among them `Nested` and `Panicked`.
+            _ => return Self::Internal(error),
         };
         Self::Unavailable { kind, source: error }
     }
@@ -97,12 +98,7 @@ fn violates(error: &dyn DatabaseError, index: &str) -> bool {
     if error.try_downcast_ref::<SqlxPostgresError>().is_some() {
         return error.constraint() == Some(index);
     }
-    if error.try_downcast_ref::<SqlxMySqlError>().is_some() {
-        // The protocol has no field for the key's name; the server puts it last and in quotes, bare (MariaDB, MySQL 5)
-        // or behind the table's name (MySQL 8). The value that a client sent stands before it.
-        let last = error.message().trim_end_matches('\'').rsplit(['\'', '.']).next();
-        return last == Some(index);
-    }
+    // MySQL's protocol has no field for the key's name: `users::create` asks for it.
     // SQLite names columns, not indexes. 2067 is a UNIQUE constraint and the table has one; a primary key is 1555.
     error.try_downcast_ref::<SqlxSqliteError>().is_some() && error.code().as_deref() == Some("2067")
 }

@@ -10,7 +10,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use entity::idempotency_keys::{Column, Entity, Model};
-use orm_pool::{Connection, Fault, Pool};
+use orm_pool::{Connection, DbErrorKind, Pool};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
     sea_query::OnConflict,
@@ -142,7 +142,7 @@ async fn insert(db: &Connection, claims: &[&Claim]) -> Result<bool, DbErr> {
             // It counts rows that were there, too. The statement is undone as a whole, the transaction is not.
             match rows.exec_without_returning(db).await {
                 Ok(_) => true,
-                Err(error) if Fault::of(&error) == Fault::UniqueViolation => false,
+                Err(error) if DbErrorKind::of(&error) == DbErrorKind::UniqueViolation => false,
                 Err(error) => return Err(error),
             }
         } else {

@@ -1,7 +1,7 @@
 //! The schema: migrations through the one pool, and what the service needs of the database it runs on.
 
 pub use migration::Progress;
-use orm_pool::{Engine, Fault, Pool};
+use orm_pool::{DbErrorKind, Engine, Pool};
 use sea_orm::{ConnectionTrait, DbErr, Statement, TransactionOptions};
 
 /// A change of the schema.
@@ -101,7 +101,7 @@ impl SchemaService {
     ///
     /// [`SchemaFailure`].
     pub async fn up(&self, stop: impl Future<Output = ()> + Send + 'static) -> Result<Progress, SchemaFailure> {
-        self.pool.direct("schema.up", |db| async move { Ok(migration::up(&db, stop).await?) }).await
+        self.pool.with_database_connection("schema.up", |db| async move { Ok(migration::up(&db, stop).await?) }).await
     }
 
     /// Reverts the newest `steps` migrations, or all, and returns their number. Stops as [`up`](Self::up) does.
@@ -114,7 +114,12 @@ impl SchemaService {
         steps: Option<u32>,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Progress, SchemaFailure> {
-        self.pool.direct("schema.down", move |db| async move { Ok(migration::down(&db, steps, stop).await?) }).await
+        self.pool
+            .with_database_connection(
+                "schema.down",
+                move |db| async move { Ok(migration::down(&db, steps, stop).await?) },
+            )
+            .await
     }
 
     /// All changes, oldest first. Writes nothing.
@@ -125,7 +130,9 @@ impl SchemaService {
     pub async fn status(&self) -> Result<Vec<Migration>, SchemaFailure> {
         let migrations: Vec<(String, bool)> = self
             .pool
-            .direct("schema.status", |db| async move { Ok::<_, SchemaFailure>(migration::status(&db).await?) })
+            .with_database_connection("schema.status", |db| async move {
+                Ok::<_, SchemaFailure>(migration::status(&db).await?)
+            })
             .await?;
         Ok(migrations.into_iter().map(|(name, applied)| Migration { name, applied }).collect())
     }
@@ -172,8 +179,8 @@ impl SchemaService {
             for (table, statements) in PROBES {
                 for statement in statements {
                     if let Err(cause) = ConnectionTrait::execute_unprepared(&db, statement).await {
-                        return match Fault::of(&cause) {
-                            Fault::PrivilegeMissing => Err(SchemaFailure::Privilege { table, cause }),
+                        return match DbErrorKind::of(&cause) {
+                            DbErrorKind::PrivilegeMissing => Err(SchemaFailure::Privilege { table, cause }),
                             _ => Err(cause.into()),
                         };
                     }

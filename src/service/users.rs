@@ -13,7 +13,7 @@ mod search;
 use std::sync::{Arc, Mutex};
 
 use entity::users::{COLUMN, Entity, Model};
-use orm_pool::{Batch, Pool};
+use orm_pool::{Batch, Engine, Pool};
 use sea_orm::{
     ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, TransactionOptions,
 };
@@ -79,7 +79,11 @@ impl UserService {
             answers: pool.batch_reads("idempotency.find", kept),
             finds: pool.batch_reads("users.find", find::by_ids),
             finds_by_email: pool.batch_reads("users.find_by_email", find::by_email_keys),
-            lists: pool.batch_reads("users.list", list::pages),
+            // Elsewhere one statement cannot give several pages.
+            lists: match pool.engine() {
+                Engine::Postgres => pool.batch_reads("users.list", list::pages),
+                Engine::Sqlite | Engine::MySql => pool.coalesce_reads("users.list", list::pages),
+            },
             pool,
         }
     }
@@ -91,7 +95,7 @@ impl UserService {
     /// [`Error::EmailTaken`]; found by the unique index at the insert itself, never by looking first.
     pub async fn create(&self, draft: Draft) -> Result<User, Error> {
         let model = Arc::new(row(draft));
-        match self.creates.ask(Arc::clone(&model)).await? {
+        match self.creates.load(Arc::clone(&model)).await? {
             Created::Yes => Ok(Arc::unwrap_or_clone(model).into()),
             Created::EmailTaken => Err(Error::EmailTaken),
         }
@@ -112,7 +116,7 @@ impl UserService {
     ) -> Result<Answer, Error> {
         let Some(begun) = self.under_way.begin(once.key) else {
             // It may be one that asks for the same answer as this one does.
-            return match self.answers.ask(once.key).await? {
+            return match self.answers.load(once.key).await? {
                 Some(kept) => kept.answer_to(&once.fingerprint).map(Answer::Again).ok_or(Error::KeyReused),
                 None => Err(Error::KeyInUse),
             };
@@ -128,7 +132,7 @@ impl UserService {
             model,
             begun: Mutex::new(Some(begun)),
         });
-        let done = self.creates_once.ask(Arc::clone(&creation)).await;
+        let done = self.creates_once.load(Arc::clone(&creation)).await;
         creation.end();
         match done? {
             Done::Now(Created::Yes) => Ok(Answer::First(creation.claim.answer.clone())),
@@ -233,7 +237,7 @@ impl UserService {
     ///
     /// [`Error::NotFound`].
     pub async fn find(&self, id: UserId) -> Result<User, Error> {
-        self.finds.ask(id.as_uuid()).await?.ok_or(Error::NotFound)
+        self.finds.load(id.as_uuid()).await?.ok_or(Error::NotFound)
     }
 
     /// Gives at most `limit` users of a selection, from a position on.
@@ -243,10 +247,10 @@ impl UserService {
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn list(&self, selection: &Selection, position: Position, limit: u64) -> Result<Arc<Slice>, Error> {
         if *selection == Selection::default() {
-            return Ok(self.lists.ask((position, limit)).await?);
+            return Ok(self.lists.load((position, limit)).await?);
         }
         if let (Some(key), Position::First) = (selection.filter.email_alone(), &position) {
-            let users = self.finds_by_email.ask(key.to_owned()).await?.into_iter().collect();
+            let users = self.finds_by_email.load(key.to_owned()).await?.into_iter().collect();
             return Ok(Arc::new(Slice { users, previous: None, next: None }));
         }
         let selection = Arc::new(selection.clone());
@@ -368,6 +372,11 @@ async fn write(transaction: &impl ConnectionTrait, next: &Model, from: Version) 
         .filter(COLUMN.id.eq(next.id))
         .filter(COLUMN.version.eq(from))
         .exec(transaction)
-        .await?;
-    if written.rows_affected == 1 { Ok(()) } else { Err(Error::VersionConflict) }
+        .await;
+    match written {
+        Ok(written) if written.rows_affected == 1 => Ok(()),
+        Ok(_) => Err(Error::VersionConflict),
+        Err(error) if create::is_taken(transaction, next, &error).await? => Err(Error::EmailTaken),
+        Err(error) => Err(error.into()),
+    }
 }

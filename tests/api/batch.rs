@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use orm_pool::{Batch, Caller, Connection, Error, Pool, PoolOptions, Refusal};
+use orm_pool::{AcquireError, Batch, Connection, Error, Pool, PoolOptions, RequestContext};
 use sea_orm::{ConnectionTrait, DbErr};
 use tokio::{
     sync::{Semaphore, oneshot},
@@ -75,7 +75,7 @@ const BUG: i64 = 667;
 
 fn asks<V: Send + 'static>(batch: &Batch<i64, V>, key: i64) -> JoinHandle<Result<V, Error>> {
     let batch = batch.clone();
-    tokio::spawn(async move { batch.ask(key).await })
+    tokio::spawn(async move { batch.load(key).await })
 }
 
 /// Holds the only connection until it is let go.
@@ -125,7 +125,7 @@ async fn waits(pool: &Pool, count: u32) {
 async fn those_who_wait_share_one_statement(context: Context) {
     let (pool, asked) = one(&context, PoolOptions::default()).await;
     let tens = tens(&pool, &asked);
-    assert_eq!(tens.ask(4).await.unwrap(), 40, "alone");
+    assert_eq!(tens.load(4).await.unwrap(), 40, "alone");
     let before = pool.snapshot().counters;
     let holder = Holder::of(&pool).await;
     let asking: Vec<_> = (0..60).map(|number| (number % 20, asks(&tens, number % 20))).collect();
@@ -232,14 +232,16 @@ async fn limits_hold_for_each_one(context: Context) {
     waits(&pool, 2).await;
     let hurried = {
         let tens = tens.clone();
-        tokio::spawn(Caller::new("hurried").within(Duration::from_secs(5)).scope(async move { tens.ask(3).await }))
+        tokio::spawn(
+            RequestContext::new("hurried").timeout(Duration::from_secs(5)).scope(async move { tens.load(3).await }),
+        )
     };
     waits(&pool, 3).await;
     assert!(pool.snapshot().longest_waiters.iter().any(|waiter| waiter.request.as_deref() == Some("hurried")));
-    let refused = tens.ask(4).await.unwrap_err();
-    assert!(matches!(&refused, Error::Refused { reason: Refusal::QueueFull { limit: 3 }, .. }), "{refused:?}");
+    let refused = tens.load(4).await.unwrap_err();
+    assert!(matches!(&refused, Error::Refused { reason: AcquireError::QueueFull { limit: 3 }, .. }), "{refused:?}");
     let refused = hurried.await.unwrap().unwrap_err();
-    assert!(matches!(&refused, Error::Refused { reason: Refusal::TimedOut { .. }, .. }), "{refused:?}");
+    assert!(matches!(&refused, Error::Refused { reason: AcquireError::TimedOut { .. }, .. }), "{refused:?}");
     assert_eq!(pool.status().waiting, 2, "who was refused has left the queue");
     holder.let_go().await;
     for (key, answer) in (1..).zip(patient) {
@@ -272,7 +274,7 @@ async fn nobody_is_answered_before_the_commit(context: Context) {
     let mut asking: tokio::task::JoinSet<_> = (10..30)
         .map(|key| {
             let inserts = inserts.clone();
-            async move { inserts.ask(key).await }
+            async move { inserts.load(key).await }
         })
         .collect();
     waits(&pool, 20).await;
@@ -339,10 +341,10 @@ async fn those_who_wait_are_told_that_the_pool_closes(context: Context) {
     pool.drain();
     for one in asking {
         let refused = one.await.unwrap().unwrap_err();
-        assert!(matches!(&refused, Error::Refused { reason: Refusal::Closing, .. }), "{refused:?}");
+        assert!(matches!(&refused, Error::Refused { reason: AcquireError::Closing, .. }), "{refused:?}");
     }
-    let refused = tens.ask(1).await.unwrap_err();
-    assert!(matches!(&refused, Error::Refused { reason: Refusal::Closing, .. }), "{refused:?}");
+    let refused = tens.load(1).await.unwrap_err();
+    assert!(matches!(&refused, Error::Refused { reason: AcquireError::Closing, .. }), "{refused:?}");
     holder.let_go().await;
     end(pool).await;
 }

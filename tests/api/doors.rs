@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use orm_pool::{Condition, Error, Pool, PoolOptions};
+use orm_pool::{Error, Pool, PoolOptions, PoolState};
 use sea_orm::ConnectionTrait;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -52,7 +52,7 @@ async fn a_door_that_is_shut_is_no_outage(context: Context) {
     proxy.shut();
     let third = ask(&pool);
     eventually("no further one can be opened", || async { pool.snapshot().shortage }).await;
-    assert_eq!(pool.snapshot().state, Condition::Up);
+    assert_eq!(pool.snapshot().state, PoolState::Up);
     gate.add_permits(2);
     for one in both {
         assert_eq!(one.await.unwrap().unwrap(), 1);
@@ -79,7 +79,7 @@ async fn those_who_are_in_bring_it_back(context: Context) {
             .await
         })
     });
-    eventually("it is thought to be down", || async { (pool.snapshot().state == Condition::Down).then_some(()) }).await;
+    eventually("it is thought to be down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
     for one in slow {
         one.await.unwrap().unwrap();
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use orm_pool::{Bulk, Caller, Connection, Error, Fault, PoolOptions, Refusal};
+use orm_pool::{AcquireError, BulkUsage, Connection, DbErrorKind, Error, PoolOptions, RequestContext};
 use sea_orm::{
     AccessMode, ConnectionTrait, IsolationLevel, Statement, TransactionOptions, TransactionSession, TransactionTrait,
 };
@@ -63,7 +63,7 @@ async fn conflicts_are_run_again(context: Context) {
     let both = [1, 2].map(|row| {
         let (pool, met, attempts) = (pool.clone(), Arc::clone(&met), AtomicU32::new(0));
         tokio::spawn(async move {
-            let caller = Caller::new("test").within(Duration::from_secs(30));
+            let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
             let body = move |tx| {
                 let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
                 count_up(tx, row, is_first.then(|| Arc::clone(&met)))
@@ -132,7 +132,7 @@ async fn a_transaction_whose_connection_dies_before_the_commit_is_run_again(cont
             }
         }
     };
-    let caller = Caller::new("test").within(Duration::from_secs(30));
+    let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
     caller.scope(pool.transaction("test.insert", TransactionOptions::default(), body)).await.unwrap();
     assert!(attempts.load(Ordering::Relaxed) >= 2);
     assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2, "once, and whole");
@@ -171,7 +171,7 @@ async fn a_transaction_whose_commit_was_sent_is_not_run_again(context: Context) 
     let committing = {
         let pool = pool.clone();
         tokio::spawn(async move {
-            let caller = Caller::new("test").within(Duration::from_secs(30));
+            let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
             caller.scope(pool.transaction("test.insert", TransactionOptions::default(), body)).await
         })
     };
@@ -213,7 +213,10 @@ async fn isolation_and_access_mode_reach_the_server(context: Context) {
             Ok::<_, Error>(())
         };
         let refused = pool.transaction("test.write", read_only, write).await.unwrap_err();
-        assert!(matches!(&refused, Error::Database(error) if Fault::of(error) == Fault::ReadOnly), "{refused:?}");
+        assert!(
+            matches!(&refused, Error::Database(error) if DbErrorKind::of(error) == DbErrorKind::ReadOnly),
+            "{refused:?}"
+        );
         assert_eq!(pool.impairment(), None, "the database would take writes");
         assert_eq!(pool.snapshot().counters.closed_broken, 0, "and the connection is as good as before");
     }
@@ -284,7 +287,7 @@ async fn a_conflict_inside_a_savepoint_is_run_again(context: Context) {
     let both = [(); 2].map(|()| {
         let (pool, met, attempts) = (pool.clone(), Arc::clone(&met), AtomicU32::new(0));
         tokio::spawn(async move {
-            let caller = Caller::new("test").within(Duration::from_secs(30));
+            let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
             let body = move |tx: Connection| {
                 let met = (attempts.fetch_add(1, Ordering::Relaxed) == 0).then(|| Arc::clone(&met));
                 async move {
@@ -348,10 +351,10 @@ async fn work_in_bulk_never_takes_all(context: Context) {
     }
     assert_eq!(pool.status().in_use, 2);
     // They are told, and there are no more of them than may wait.
-    let full = || async { (pool.snapshot().bulk == Bulk { places: 2, taken: 2, waiting: 4 }).then_some(()) };
+    let full = || async { (pool.snapshot().bulk == BulkUsage { places: 2, taken: 2, waiting: 4 }).then_some(()) };
     eventually("four wait", full).await;
     let refused = pool.bulk_read("test.bulk", |_| async { Ok::<_, Error>(()) }).await.unwrap_err();
-    assert!(matches!(&refused, Error::Refused { reason: Refusal::QueueFull { limit: 4 }, .. }), "{refused:?}");
+    assert!(matches!(&refused, Error::Refused { reason: AcquireError::QueueFull { limit: 4 }, .. }), "{refused:?}");
     // Nor is a place free because nobody waits any more for what is done in it.
     for one in all {
         one.abort();

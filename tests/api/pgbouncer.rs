@@ -1,6 +1,6 @@
 //! PostgreSQL behind PgBouncer, with nothing configured for it on our side.
 
-use orm_pool::{Error, Fault, PoolOptions};
+use orm_pool::{DbErrorKind, Error, PoolOptions};
 use sea_orm::{ConnectionTrait, Statement};
 use serde_json::json;
 
@@ -185,8 +185,8 @@ async fn mixed_up_statements_are_no_internal_error(context: Context) {
             Ok::<_, Error>(number(&db, kept).await?)
         });
         let Err(Error::Database(error)) = refused.await else { panic!("{spoil} was not noticed") };
-        assert_eq!(Fault::of(&error), Fault::Pooler, "{error}");
-        assert!(Fault::Pooler.passes(), "a client gets 503");
+        assert_eq!(DbErrorKind::of(&error), DbErrorKind::Pooler, "{error}");
+        assert!(DbErrorKind::Pooler.is_transient(), "a client gets 503");
     }
     assert_eq!(
         pool.read("test.next", |db| async move { Ok::<_, Error>(number(&db, "SELECT 3").await?) }).await.unwrap(),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use orm_pool::{Caller, DatabaseUrl, Error, Pool, PoolOptions, Refusal};
+use orm_pool::{AcquireError, DatabaseUrl, Error, Pool, PoolOptions, RequestContext};
 use sea_orm::ConnectionTrait;
 use tokio::sync::Barrier;
 
@@ -45,9 +45,9 @@ fn blocked(pool: &Pool, deadline: Option<Duration>) -> tokio::task::JoinHandle<R
             db.execute_unprepared("UPDATE users SET version = version").await?;
             Ok::<_, Error>(())
         });
-        let caller = Caller::new("request 4711");
+        let caller = RequestContext::new("request 4711");
         match deadline {
-            Some(limit) => caller.within(limit).scope(write).await,
+            Some(limit) => caller.timeout(limit).scope(write).await,
             None => caller.scope(write).await,
         }
     })
@@ -80,7 +80,7 @@ async fn what_would_come_too_late_is_refused_on_arrival(context: Context) {
     eventually("a patient one waits", || async { (pool.status().waiting == 1).then_some(()) }).await;
     let hurried = blocked(&pool, Some(Duration::from_millis(20))).await.unwrap().unwrap_err();
     assert!(
-        matches!(&hurried, Error::Refused { reason: Refusal::TooLate { predicted }, .. } if *predicted > Duration::from_millis(20)),
+        matches!(&hurried, Error::Refused { reason: AcquireError::TooLate { predicted }, .. } if *predicted > Duration::from_millis(20)),
         "{hurried:?}"
     );
     lock.unlock().await;
@@ -113,7 +113,7 @@ async fn changed_limits_take_effect_at_once(context: Context) {
     let url = DatabaseUrl::parse(&context.last_database()).unwrap();
     let change = async |max, min| {
         let options = PoolOptions { max, min, ..options.clone() };
-        pool.change(&url, &options).await.unwrap();
+        pool.reconfigure(&url, &options).await.unwrap();
     };
     let together = async |count: usize| {
         let met = Arc::new(Barrier::new(count));
@@ -145,13 +145,13 @@ async fn changed_limits_take_effect_at_once(context: Context) {
     // A lifetime that becomes shorter is that of the connections which are there, too.
     let before = pool.snapshot().counters.closed_lifetime;
     let shorter = PoolOptions { max: 2, min: 1, lifetime: Duration::from_millis(100), ..options.clone() };
-    pool.change(&url, &shorter).await.unwrap();
+    pool.reconfigure(&url, &shorter).await.unwrap();
     eventually("those that are too old now are closed", || async {
         (pool.snapshot().counters.closed_lifetime > before).then_some(())
     })
     .await;
     let other = DatabaseUrl::parse(&context.database().await).unwrap();
-    assert!(pool.change(&other, &options).await.is_err(), "another database is not a change of settings");
+    assert!(pool.reconfigure(&other, &options).await.is_err(), "another database is not a change of settings");
     // Whoever looks from the outside sees as many.
     if context.engine() == Engine::Postgres {
         let outside = connect(&context.engine().admin_url()).await;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use orm_pool::{Connection, Error, Fault, PoolOptions};
+use orm_pool::{Connection, DbErrorKind, Error, PoolOptions};
 use sea_orm::{ConnectionTrait, Statement, TransactionOptions, TransactionSession, TransactionTrait};
 use tokio::sync::{Mutex, oneshot};
 
@@ -159,7 +159,7 @@ async fn a_failure_before_a_transaction_does_not_fail_it(context: Context) {
     let pool = pool(&context, PoolOptions::default()).await;
     pool.write("test.upsert", |db| async move {
         let taken = db.execute_unprepared("INSERT INTO t VALUES (1, 5)").await.unwrap_err();
-        assert_eq!(Fault::of(&taken), Fault::UniqueViolation);
+        assert_eq!(DbErrorKind::of(&taken), DbErrorKind::UniqueViolation);
         let transaction = db.begin().await?;
         transaction.execute_unprepared("UPDATE t SET n = 5 WHERE id = 1").await?;
         transaction.commit().await?;

@@ -1,6 +1,6 @@
 //! What cannot work is refused at the start, with its reason, and nothing is changed.
 
-use orm_pool::{Fault, PoolOptions};
+use orm_pool::{DbErrorKind, PoolOptions};
 use sea_orm::ConnectionTrait;
 
 use crate::{
@@ -49,7 +49,7 @@ async fn a_database_that_cannot_store_every_name_is_refused(context: Context) {
     let pool = pool_on(url.as_str(), PoolOptions::default()).await;
     run(&pool, "CREATE TABLE t (s TEXT)").await;
     let fault = fault(write(&pool, "INSERT INTO t VALUES ('\u{65e5}\u{672c}')".to_owned()).await);
-    assert!(fault == Fault::Encoding && !fault.passes(), "{fault:?}");
+    assert!(fault == DbErrorKind::Encoding && !fault.is_transient(), "{fault:?}");
     end(pool).await;
     admin.execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
     admin.close().await.unwrap();
@@ -73,7 +73,7 @@ async fn a_server_that_takes_no_large_statement_is_refused(context: Context) {
     let pool = pool_on(&url, PoolOptions::default()).await;
     run(&pool, "CREATE TABLE t (s LONGTEXT)").await;
     let fault = fault(write(&pool, format!("INSERT INTO t VALUES ('{}')", "x".repeat(5 << 20))).await);
-    assert!(fault == Fault::TooLarge && !fault.passes(), "{fault:?}");
+    assert!(fault == DbErrorKind::TooLarge && !fault.is_transient(), "{fault:?}");
     end(pool).await;
     server.stop();
 }

@@ -322,7 +322,7 @@ async fn sessions_are_set_on_every_connection(context: Context) {
     // What migrates has the same, but no limit of time except for waits.
     let is_mysql_like = context.engine().is_mysql_like();
     let direct = pool
-        .direct("test.direct", move |db| async move {
+        .with_database_connection("test.direct", move |db| async move {
             let mut failed = Vec::new();
             for condition in expected(context.engine()).into_iter().filter(|condition| !condition.contains("time")) {
                 if number(&db, condition).await? != 1 {

@@ -263,7 +263,7 @@ async fn a_signal_ends_it_while_it_still_starts(context: Context) {
     proxy.cut();
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "1h")];
     let mut service = Service::launch(context.folder(), &variables);
-    service.logged("the database is not there yet; waiting for it").await;
+    service.logged("database unreachable; retrying").await;
     service.signal("TERM").await;
     assert_eq!(service.ended().await.code(), Some(0));
     service.logged("shutdown: stopped before it had started").await;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use orm_pool::{Caller, Connection, Error, Fault, PoolOptions};
+use orm_pool::{Connection, DbErrorKind, Error, PoolOptions, RequestContext};
 use sea_orm::{ConnectionTrait, TransactionOptions};
 use serde_json::json;
 
@@ -47,7 +47,7 @@ async fn a_write_over_the_limit_is_ended_on_the_server(context: Context) {
             async move { Ok::<_, Error>(db.execute_unprepared(&slow).await.map(drop)?) }
         })
     };
-    assert_eq!(fault(write.await), Fault::StatementTimeout);
+    assert_eq!(fault(write.await), DbErrorKind::StatementTimeout);
     // Nothing of it is left on the server: its rows are free, and as they were.
     run(&pool, "UPDATE t SET n = 7 WHERE id = 1").await;
     assert_eq!(read(&pool, "SELECT SUM(n) FROM t").await, 7);
@@ -59,7 +59,7 @@ async fn a_write_over_the_limit_is_ended_on_the_server(context: Context) {
         }
     };
     let transaction = pool.transaction("test.slow", TransactionOptions::default(), in_transaction);
-    assert_eq!(fault(transaction.await), Fault::StatementTimeout);
+    assert_eq!(fault(transaction.await), DbErrorKind::StatementTimeout);
     run(&pool, "UPDATE t SET n = n + 1 WHERE id = 1").await;
     assert_eq!(read(&pool, "SELECT SUM(n) FROM t").await, 8);
     end(pool).await;
@@ -86,7 +86,7 @@ async fn a_statement_that_ends_at_its_limit_harms_no_other(context: Context) {
                 // Not a SELECT, which MySQL limits itself.
                 _ => format!("DO SLEEP({seconds})"),
             };
-            let caller = Caller::new("test").within(Duration::from_secs(60));
+            let caller = RequestContext::new("test").timeout(Duration::from_secs(60));
             let body = move |db: Connection| {
                 let slow = slow.clone();
                 async move {
@@ -147,7 +147,7 @@ async fn a_statement_that_an_administrator_ends_is_not_run_again(context: Contex
         reading.is_finished().then_some(())
     });
     outcome.await;
-    assert_eq!(fault(reading.await.unwrap()), Fault::StatementTimeout);
+    assert_eq!(fault(reading.await.unwrap()), DbErrorKind::StatementTimeout);
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
     // Its connection is as good as before.
     let again = pool.read("test.id", move |db| async move { Ok::<_, Error>(number(&db, own_id).await?) });

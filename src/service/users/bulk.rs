@@ -37,6 +37,9 @@ pub struct Terms {
     pub all_or_none: bool,
 }
 
+/// How often a row is tried whose email is taken and free again by turns.
+const MOST_ROUNDS: usize = 5;
+
 /// What became of one of many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -106,7 +109,7 @@ impl UserService {
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn pieces_of(&self, once: Once) -> Result<Option<u64>, Error> {
         let end = end_of(once);
-        let kept = self.answers.ask(end.key).await?.and_then(|kept| kept.answer_to(&end.fingerprint));
+        let kept = self.answers.load(end.key).await?.and_then(|kept| kept.answer_to(&end.fingerprint));
         Ok(kept.and_then(|answer| answer.try_into().ok()).map(u64::from_be_bytes))
     }
 
@@ -135,6 +138,7 @@ fn end_of(once: Once) -> Once {
 async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result<Vec<Option<Written>>, Error> {
     let mut written: Vec<Option<Written>> = vec![None; models.len()];
     let mut left: Vec<usize> = (0..models.len()).collect();
+    let mut rounds = 0;
     while !left.is_empty() {
         // Of those with the same email the first comes first; the others meet what it has left.
         let mut emails = HashSet::with_capacity(left.len());
@@ -156,12 +160,16 @@ async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result
         for (place, outcome) in update(db, models, &taken).await? {
             written[place] = Some(outcome);
         }
-        left = later;
+        // One that was deleted after it was found to be taken is tried again; not for ever, if it comes and goes.
+        rounds += 1;
+        taken.retain(|place| written[*place].is_none() && rounds < MOST_ROUNDS);
+        left = taken.into_iter().chain(later).collect();
+        left.sort_unstable();
     }
     Ok(written)
 }
 
-/// Writes over the users who have the emails of these. One who has gone meanwhile keeps its email for this once.
+/// Writes over the users who have the emails of these. One that was deleted meanwhile is left out.
 async fn update(db: &Connection, models: &[Model], places: &[usize]) -> Result<Vec<(usize, Written)>, Error> {
     if places.is_empty() {
         return Ok(Vec::new());
@@ -200,6 +208,6 @@ fn over(row: &Model, other: &Model) -> Option<Model> {
     let mut next = other.clone();
     (next.id, next.created_at, next.version) = (row.id, row.created_at, row.version + 1);
     // It may have waited for the row while another writer changed it.
-    next.updated_at = clock::now();
+    next.updated_at = clock::now().max(row.updated_at);
     Some(next)
 }

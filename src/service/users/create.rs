@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use entity::users::{Column, Entity, Model};
-use orm_pool::{Connection, Fault};
+use orm_pool::{Connection, DbErrorKind};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QuerySelect,
     QueryTrait, Value,
@@ -24,12 +24,32 @@ pub(super) enum Created {
 pub(super) async fn all(db: Connection, models: Arc<[Arc<Model>]>) -> Result<Vec<Created>, DbErr> {
     if let [model] = &*models {
         // Its error is its own.
-        Entity::insert(model.as_ref().clone().into_active_model()).exec_without_returning(&db).await?;
-        return Ok(vec![Created::Yes]);
+        let inserted = Entity::insert(model.as_ref().clone().into_active_model()).exec_without_returning(&db).await;
+        return match inserted {
+            Ok(_) => Ok(vec![Created::Yes]),
+            Err(error) if is_taken(&db, model, &error).await? => Ok(vec![Created::EmailTaken]),
+            Err(error) => Err(error),
+        };
     }
     let inserted = free_ones(&db, models.iter().map(AsRef::as_ref).collect()).await?;
     let outcome = |id| if inserted.contains(id) { Created::Yes } else { Created::EmailTaken };
     Ok(models.iter().map(|model| outcome(&model.id)).collect())
+}
+
+/// Whether MySQL has refused a row because its email is taken. Its protocol does not say which key was violated, and its
+/// message says so in the server's language. The other engines name the constraint: see [`Error`](crate::service::Error).
+pub(super) async fn is_taken(db: &impl ConnectionTrait, row: &Model, error: &DbErr) -> Result<bool, DbErr> {
+    if db.get_database_backend() != DbBackend::MySql || DbErrorKind::of(error) != DbErrorKind::UniqueViolation {
+        return Ok(false);
+    }
+    let other = Entity::find()
+        .select_only()
+        .column(Column::Id)
+        .filter(Column::EmailKey.eq(row.email_key.as_str()))
+        .filter(Column::Id.ne(row.id))
+        // Past the snapshot that a transaction has.
+        .lock_shared();
+    Ok(other.into_tuple::<Uuid>().one(db).await?.is_some())
 }
 
 /// Inserts the rows whose emails are not taken, inside a transaction, and gives their ids.
@@ -100,7 +120,7 @@ async fn where_it_cannot_return(db: &Connection, models: &[&Model]) -> Result<Ha
         match rows().exec_without_returning(db).await {
             Ok(_) => inserted.extend(chunk.iter().map(|model| model.id)),
             // The statement is undone as a whole, the transaction is not.
-            Err(error) if Fault::of(&error) == Fault::UniqueViolation => {
+            Err(error) if DbErrorKind::of(&error) == DbErrorKind::UniqueViolation => {
                 rows().on_conflict_do_nothing_on([Column::EmailKey]).exec_without_returning(db).await?;
                 let ids = Entity::find()
                     .select_only()

@@ -64,7 +64,8 @@ pub(super) fn changed(current: &Model, change: Change) -> Option<Model> {
         return None;
     }
     next.version += 1;
-    next.updated_at = clock::now();
+    // The clock may have been set back.
+    next.updated_at = clock::now().max(current.updated_at);
     Some(next)
 }
 

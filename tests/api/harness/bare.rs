@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use orm_pool::{DatabaseUrl, Error, Fault, Pool, PoolOptions};
+use orm_pool::{DatabaseUrl, DbErrorKind, Error, Pool, PoolOptions};
 use sea_orm::{ConnectionTrait, DbErr, Statement};
 
 use super::Context;
@@ -33,9 +33,9 @@ pub async fn write(pool: &Pool, sql: String) -> Result<(), Error> {
 }
 
 /// What an answer of the database that is an error means.
-pub fn fault<T: std::fmt::Debug>(outcome: Result<T, Error>) -> Fault {
+pub fn fault<T: std::fmt::Debug>(outcome: Result<T, Error>) -> DbErrorKind {
     match outcome.unwrap_err() {
-        Error::Database(error) => Fault::of(&error),
+        Error::Database(error) => DbErrorKind::of(&error),
         other => panic!("not an answer of the database: {other:?}"),
     }
 }

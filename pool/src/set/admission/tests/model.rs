@@ -9,7 +9,7 @@ use super::*;
 /// What may happen to a pool, in any order.
 #[derive(Clone, Debug)]
 enum Event {
-    Arrive(Lane),
+    Arrive(Access),
     /// A waiter, counted from the oldest, goes away.
     Vanish(usize),
     /// A holder gives its connection back.
@@ -27,7 +27,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        6 => prop_oneof![Just(Lane::Read), Just(Lane::Write)].prop_map(Event::Arrive),
+        6 => prop_oneof![Just(Access::Read), Just(Access::Write)].prop_map(Event::Arrive),
         2 => (0..8_usize).prop_map(Event::Vanish),
         5 => (0..8_usize).prop_map(Event::Leave),
         1 => (0..8_usize).prop_map(Event::Die),
@@ -38,16 +38,16 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-type Outcome = (usize, Result<Taken<u64>, Refusal>);
+type Outcome = (usize, Result<Admitted<u64>, AcquireError>);
 
 /// The pool, and what is known of everybody who ever arrived.
 struct Model {
     rig: Arc<Rig>,
     next: usize,
-    waiting: BTreeMap<usize, (Lane, JoinHandle<()>)>,
+    waiting: BTreeMap<usize, (Access, JoinHandle<()>)>,
     // What became of those who waited, in the order in which it did.
     outcomes: Arc<Mutex<Vec<Outcome>>>,
-    holding: BTreeMap<usize, (Lane, Taken<u64>)>,
+    holding: BTreeMap<usize, (Access, Admitted<u64>)>,
 }
 
 impl Model {
@@ -63,14 +63,14 @@ impl Model {
 
     async fn happens(&mut self, event: Event) {
         match event {
-            Event::Arrive(lane) => {
+            Event::Arrive(access) => {
                 let (rig, outcomes, number) = (Arc::clone(&self.rig), Arc::clone(&self.outcomes), self.next);
                 self.next += 1;
                 let waiting = tokio::spawn(async move {
-                    let outcome = rig.enter(lane).await;
+                    let outcome = rig.acquire(access).await;
                     outcomes.lock().unwrap().push((number, outcome));
                 });
-                self.waiting.insert(number, (lane, waiting));
+                self.waiting.insert(number, (access, waiting));
             }
             Event::Vanish(index) => {
                 if let Some(number) = self.waiting.keys().nth(index).copied() {
@@ -82,15 +82,7 @@ impl Model {
             Event::Leave(index) => {
                 if let Some(number) = self.holding.keys().nth(index).copied() {
                     let (_, taken) = self.holding.remove(&number).unwrap();
-                    let over = {
-                        let store = self.rig.admission.store();
-                        store.staying() > store.max()
-                    };
-                    if over {
-                        self.loses(&taken);
-                    } else {
-                        self.rig.leave(taken);
-                    }
+                    self.rig.leave(taken);
                 }
             }
             Event::Die(index) => {
@@ -104,20 +96,20 @@ impl Model {
             }
             Event::Retire => {
                 // Not every one that rests is wanted.
-                if self.rig.admission.pick(|slot| slot.id.is_multiple_of(2)).is_some() {
-                    self.rig.admission.store().lost();
+                if self.rig.admission.take_idle_if(|entry| entry.id.is_multiple_of(2)).is_some() {
+                    self.rig.admission.connections().discard();
                 }
             }
-            Event::Resize(max) => self.rig.admission.store().set_max(max),
+            Event::Resize(max) => self.rig.admission.connections().set_max(max),
             Event::Pass(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
         }
         self.settle().await;
     }
 
-    fn loses(&self, taken: &Taken<u64>) {
-        let mut store = self.rig.admission.store();
-        store.release(taken.slot.id);
-        store.lost();
+    fn loses(&self, taken: &Admitted<u64>) {
+        let connections = self.rig.admission.connections();
+        connections.release(taken.entry.id);
+        connections.discard();
     }
 
     /// Lets everybody go as far as they can, and sees what became of them.
@@ -127,12 +119,13 @@ impl Model {
         }
         let outcomes = std::mem::take(&mut *self.outcomes.lock().unwrap());
         for (number, outcome) in outcomes {
-            let (lane, _) = self.waiting.remove(&number).unwrap();
+            let (access, _) = self.waiting.remove(&number).unwrap();
             if let Ok(taken) = outcome {
                 // Whoever asks for the same and came earlier was served earlier.
-                let overtaken = self.waiting.iter().find(|(earlier, (other, _))| **earlier < number && *other == lane);
+                let overtaken =
+                    self.waiting.iter().find(|(earlier, (other, _))| **earlier < number && *other == access);
                 assert!(overtaken.is_none(), "{number} overtook {overtaken:?}");
-                self.holding.insert(number, (lane, taken));
+                self.holding.insert(number, (access, taken));
             }
         }
         self.check();
@@ -141,19 +134,18 @@ impl Model {
     fn check(&self) {
         let options = &self.rig.options;
         let admission = &self.rig.admission;
-        let store = admission.store();
-        let ids: BTreeSet<u64> = self.holding.values().map(|(_, taken)| taken.slot.id).collect();
+        let counts = admission.connections().counts();
+        let ids: BTreeSet<u64> = self.holding.values().map(|(_, taken)| taken.entry.id).collect();
         assert_eq!(ids.len(), self.holding.len(), "a connection has two holders");
-        assert_eq!(store.in_use() as usize, self.holding.len(), "a holder was lost");
-        assert_eq!(store.live(), store.idle() + store.in_use(), "a connection was lost");
-        assert_eq!(admission.ready.available_permits(), store.idle() as usize, "a permit was lost or made up");
-        assert!(admission.thirsty() == 0 || store.idle() == 0, "somebody waits while a connection rests");
-        drop(store);
+        assert_eq!(counts.in_use as usize, self.holding.len(), "a holder was lost");
+        assert_eq!(counts.open, counts.idle + counts.in_use, "a connection was lost");
+        assert_eq!(admission.ready.available_permits(), counts.idle as usize, "a permit was lost or made up");
+        assert!(admission.pending() == 0 || counts.idle == 0, "somebody waits while a connection rests");
         assert_eq!(admission.waiting() as usize, self.waiting.len(), "the queue is miscounted");
         let bound = options.queue_limit + 5;
         assert!(self.waiting.len() <= bound, "the queue is longer than it may be");
         if admission.writer.is_some() {
-            let writers = self.holding.values().filter(|(lane, _)| *lane == Lane::Write).count();
+            let writers = self.holding.values().filter(|(access, _)| *access == Access::Write).count();
             assert!(writers <= 1, "{writers} write at the same time");
         }
     }
@@ -185,8 +177,8 @@ proptest! {
                 model.happens(Event::Leave(0)).await;
                 model.happens(Event::Open).await;
             }
-            let store = model.rig.admission.store();
-            assert_eq!((store.in_use(), store.live()), (0, store.idle()));
+            let counts = model.rig.admission.connections().counts();
+            assert_eq!((counts.in_use, counts.open), (0, counts.idle));
         });
     }
 }

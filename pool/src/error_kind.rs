@@ -1,5 +1,7 @@
 //! What an error of the database means, by the driver's code and never by its text.
 
+use std::sync::Arc;
+
 use sea_orm::{
     ConnAcquireErr, DbErr, RuntimeErr,
     sqlx::{
@@ -12,14 +14,12 @@ use sea_orm::{
 };
 use serde::Serialize;
 
-use crate::{raw::TooLarge, session::Unsuitable};
-
 /// What an error of the database means for whoever asked, and for the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
 #[non_exhaustive]
-pub enum Fault {
+pub enum DbErrorKind {
     /// Nobody listens at the address.
     Refused,
     /// The host's name means nothing.
@@ -46,6 +46,8 @@ pub enum Fault {
     ReadOnly,
     /// The schema changed under a prepared statement.
     StalePlan,
+    /// The server holds as many prepared statements as it may (`max_prepared_stmt_count`).
+    TooManyStatements,
     /// A connection pooler refused, or mixed up the prepared statements of its clients.
     Pooler,
     /// Another transaction stood in the way, and this one was rolled back: deadlock, serialization failure.
@@ -68,7 +70,7 @@ pub enum Fault {
     Other,
 }
 
-impl Fault {
+impl DbErrorKind {
     /// Reads an error of SeaORM.
     #[must_use]
     pub fn of(error: &DbErr) -> Self {
@@ -95,8 +97,9 @@ impl Fault {
             sqlx::Error::Tls(_) => Self::Tls,
             sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => Self::Lost,
             sqlx::Error::PoolTimedOut => Self::Silent,
-            sqlx::Error::Configuration(error) if error.is::<Unsuitable>() => Self::Unsuitable,
-            sqlx::Error::Encode(error) if error.is::<TooLarge>() => Self::TooLarge,
+            sqlx::Error::Configuration(error) | sqlx::Error::Encode(error) => {
+                error.downcast_ref::<PoolError>().map_or(Self::Other, |error| error.kind)
+            }
             sqlx::Error::Database(error) => Self::of_server(error.as_ref()),
             _ => Self::Other,
         }
@@ -154,7 +157,8 @@ impl Fault {
             // The last two: a password that has expired, an account that is locked.
             1044 | 1045 | 1698 | 1862 | 3118 => Self::Authentication,
             1049 => Self::NoSuchDatabase,
-            1053 | 1077 | 1079 | 3032 => Self::NotAccepting,
+            // The last: a Galera node that is not ready for queries. Another one may be.
+            1053 | 1077 | 1079 | 3032 | 1047 => Self::NotAccepting,
             // Killed; ended by an administrator or for idleness (MySQL 8).
             1927 | 3169 | 4031 => Self::Terminated,
             1142 | 1143 | 1227 | 1370 => Self::PrivilegeMissing,
@@ -168,8 +172,9 @@ impl Fault {
             1317 | 1969 | 3024 => Self::StatementTimeout,
             1021 | 1114 => Self::DiskFull,
             1300 | 1366 | 3988 => Self::Encoding,
-            // Out of memory or of files; Galera: the node is not ready for queries.
-            1028 | 1037..=1039 | 1041 | 1047 => Self::Exhausted,
+            // Out of memory, of files, of locks.
+            1028 | 1037..=1039 | 1041 | 1206 => Self::Exhausted,
+            1461 => Self::TooManyStatements,
             _ => Self::Other,
         }
     }
@@ -189,7 +194,7 @@ impl Fault {
 
     /// Whether the connection that met it is of no further use.
     #[must_use]
-    pub fn ends_connection(self) -> bool {
+    pub fn breaks_connection(self) -> bool {
         matches!(
             self,
             Self::Refused
@@ -205,17 +210,24 @@ impl Fault {
                 | Self::StalePlan
                 | Self::TooLarge
                 | Self::Pooler
+                // Its statements are given back with it.
+                | Self::TooManyStatements
         )
+    }
+
+    /// Whether the database refuses statements for a reason that lies with it, and that an operator has to know.
+    pub(crate) fn is_impairment(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::DiskFull | Self::TooManyStatements)
     }
 
     /// Whether the same request may succeed at another time, without anybody changing it.
     #[must_use]
-    pub fn passes(self) -> bool {
+    pub fn is_transient(self) -> bool {
         !matches!(self, Self::PrivilegeMissing | Self::Encoding | Self::TooLarge | Self::UniqueViolation | Self::Other)
     }
 
     /// Whether somebody has answered, so that the server is there, whatever it says.
-    pub(crate) fn is_an_answer(self) -> bool {
+    pub(crate) fn is_response(self) -> bool {
         matches!(
             self,
             Self::Authentication
@@ -249,6 +261,7 @@ impl Fault {
             Self::Silent => "the database does not answer",
             Self::ReadOnly => "the database takes no writes",
             Self::StalePlan => "the schema changed under a prepared statement",
+            Self::TooManyStatements => "the database has no room for another prepared statement",
             Self::Pooler => {
                 "a connection pooler stands in between and refused; it needs session mode, or PgBouncer 1.21 or later with \
                  max_prepared_statements above 0, and a URL without startup options"
@@ -266,7 +279,7 @@ impl Fault {
     }
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for DbErrorKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.describe())
     }
@@ -276,6 +289,25 @@ impl std::fmt::Display for Fault {
 pub(crate) fn mysql_number(error: &sqlx::Error) -> Option<u16> {
     let sqlx::Error::Database(error) = error else { return None };
     error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+}
+
+/// Whether the server has rolled the whole transaction back with this error, or may have. PostgreSQL refuses by itself what
+/// follows any other error.
+pub(crate) fn ends_transaction(error: &sqlx::Error) -> bool {
+    // The table of locks is full: InnoDB gives up the transaction.
+    const LOCK_TABLE_FULL: u16 = 1206;
+    // SQLite: interrupted, out of memory, I/O error, disk full.
+    const SQLITE: [u32; 4] = [7, 9, 10, 13];
+    DbErrorKind::of_driver(error) == DbErrorKind::Conflict
+        || mysql_number(error) == Some(LOCK_TABLE_FULL)
+        || sqlite_code(error).is_some_and(|code| SQLITE.contains(&(code & 0xff)))
+}
+
+/// The extended code of an SQLite error.
+fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
+    let sqlx::Error::Database(error) = error else { return None };
+    error.try_downcast_ref::<SqliteError>()?;
+    error.code()?.parse().ok()
 }
 
 /// Whether MySQL or MariaDB interrupted the statement: by `KILL QUERY`, or because the whole session is being killed.
@@ -295,6 +327,42 @@ fn is_of_tls(error: &std::io::Error) -> bool {
     error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()).is_some()
 }
 
+/// An error that the pool itself has found, with its kind: it travels inside one of the driver's.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct PoolError {
+    kind: DbErrorKind,
+    text: String,
+}
+
+impl PoolError {
+    /// The database cannot be used as it is set up.
+    pub(crate) fn unsuitable(text: impl Into<String>) -> sqlx::Error {
+        sqlx::Error::Configuration(Box::new(Self { kind: DbErrorKind::Unsuitable, text: text.into() }))
+    }
+
+    /// A statement that was not sent: the server would close the connection while it still comes in, and the reason would
+    /// be lost.
+    pub(crate) fn too_large(size: usize, largest: usize) -> sqlx::Error {
+        let text = format!("the statement has {size} bytes, and the server's max_allowed_packet is {largest}");
+        sqlx::Error::Encode(Box::new(Self { kind: DbErrorKind::TooLarge, text }))
+    }
+}
+
+/// There was no answer in time.
+pub(crate) fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
+}
+
+/// What an error says at its source, without the wrappings.
+pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
 /// An error of the driver, as SeaORM gives it for a statement that returns no rows.
 pub(crate) fn exec_error(error: sqlx::Error) -> DbErr {
     DbErr::Exec(RuntimeErr::SqlxError(error.into()))
@@ -306,6 +374,6 @@ pub(crate) fn query_error(error: sqlx::Error) -> DbErr {
 }
 
 /// The same for opening a connection.
-pub(crate) fn connection_error(error: sqlx::Error) -> DbErr {
-    DbErr::Conn(RuntimeErr::SqlxError(error.into()))
+pub(crate) fn connection_error(error: Arc<sqlx::Error>) -> DbErr {
+    DbErr::Conn(RuntimeErr::SqlxError(error))
 }

@@ -47,6 +47,11 @@ impl PoolRuntime {
         self.handle.spawn(task)
     }
 
+    /// Whether the caller is a task of this runtime.
+    pub(crate) fn is_current(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() == self.handle.id())
+    }
+
     /// Ends the runtime; what still runs after a last call is dropped.
     pub(crate) async fn end(&self) {
         let Some(runtime) = self.take() else { return };

@@ -12,7 +12,7 @@ use log::LevelFilter;
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, ConnectOptions as _, Connection as _, Executor as _, Row as _,
+        self, ConnectOptions as _, Executor as _, Row as _,
         mysql::{MySqlConnectOptions, MySqlConnection, MySqlPoolOptions},
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -20,37 +20,59 @@ use sea_orm::{
 };
 use tokio::time::timeout;
 
-use crate::{
-    DatabaseUrl, Engine, Fault, PoolOptions,
-    fault::{is_refused_by_server, mysql_number},
+use super::{
+    driver::{Driver as OpenDriver, DriverConnection, MySqlSession, SessionId},
     file::DatabaseFile,
-    health::words,
-    peek::SocketFinder,
-    raw::{self, MySqlSession, Raw, SessionId},
     session::{Session, bare_mysql},
-    url::DriverOptions,
+    socket::SocketFinder,
+    url::{DatabaseUrl, DriverOptions, Engine},
+};
+use crate::{
+    PoolOptions,
+    error_kind::{DbErrorKind, is_refused_by_server, root_cause, timed_out},
 };
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 /// How long the resolver may take to say whether it was the name that could not be resolved.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Prepared statements that each connection keeps, unless the URL says otherwise: the drivers' own default.
+const STATEMENT_CACHE: usize = 100;
+/// The fewest that are kept when the server has no room for more.
+const SMALLEST_STATEMENT_CACHE: usize = 5;
 
 /// Why a connection could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("{fault}")]
-pub(crate) struct DialError {
-    pub(crate) fault: Fault,
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{kind}")]
+pub(crate) struct ConnectFailure {
+    pub(crate) kind: DbErrorKind,
     #[source]
-    pub(crate) source: sqlx::Error,
+    pub(crate) source: Arc<sqlx::Error>,
+}
+
+impl ConnectFailure {
+    pub(crate) fn new(kind: DbErrorKind, source: impl Into<sqlx::Error>) -> Self {
+        Self { kind, source: Arc::new(source.into()) }
+    }
+
+    /// The server gave no answer in time.
+    pub(crate) fn silent() -> Self {
+        Self::new(DbErrorKind::Silent, timed_out())
+    }
+
+    /// What went wrong, in the words of the driver, the server or the system.
+    pub(crate) fn detail(&self) -> String {
+        root_cause(self.source.as_ref())
+    }
 }
 
 /// Where connections go, and how they are set up. It cannot be shown: the driver's options hold the password in the open.
 #[derive(Clone)]
-pub(crate) struct Target {
+pub(crate) struct Connector {
     url: DatabaseUrl,
     driver: Driver,
     sockets: Arc<SocketFinder>,
     session: Session,
+    statement_cache: usize,
 }
 
 #[derive(Clone)]
@@ -61,7 +83,7 @@ enum Driver {
     MySql(MySqlConnectOptions),
 }
 
-impl Target {
+impl Connector {
     pub(crate) fn new(url: &DatabaseUrl, options: &PoolOptions) -> Self {
         let driver = match url.driver_options() {
             DriverOptions::Sqlite(address) => {
@@ -93,76 +115,106 @@ impl Target {
             Driver::MySql(address) => address.get_port(),
         };
         let sockets = Arc::new(SocketFinder::new(port));
-        Self { url: url.clone(), driver, sockets, session: Session::new(options.statement_timeout) }
+        Self {
+            url: url.clone(),
+            driver,
+            sockets,
+            session: Session::new(options.statement_timeout),
+            statement_cache: url.statement_cache().unwrap_or(STATEMENT_CACHE),
+        }
+    }
+
+    /// The same connections with half as many prepared statements each, for a server that has no room for more. `None` if
+    /// there is nothing to save.
+    pub(crate) fn with_fewer_statements(&self) -> Option<Self> {
+        let mut fewer = self.clone();
+        fewer.statement_cache = (self.statement_cache / 2).max(SMALLEST_STATEMENT_CACHE);
+        if fewer.statement_cache >= self.statement_cache {
+            return None;
+        }
+        match &mut fewer.driver {
+            Driver::MySql(address) => *address = address.clone().statement_cache_capacity(fewer.statement_cache),
+            // Neither has a limit.
+            Driver::Sqlite(..) | Driver::Postgres(_) => return None,
+        }
+        Some(fewer)
+    }
+
+    /// How many prepared statements each connection keeps.
+    pub(crate) fn statement_cache(&self) -> usize {
+        self.statement_cache
     }
 
     pub(crate) fn url(&self) -> &DatabaseUrl {
         &self.url
     }
 
-    /// Opens a connection, ready for statements.
-    pub(crate) async fn dial(&self, limit: Duration) -> Result<Raw, DialError> {
+    /// Opens a connection, ready for statements, within this time.
+    pub(crate) async fn connect(&self, limit: Duration) -> Result<DriverConnection, ConnectFailure> {
         let source = match timeout(limit, self.open()).await {
-            Ok(Ok(raw)) => return Ok(raw),
+            Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => error,
-            Err(_) => silence(),
+            Err(_) => timed_out(),
         };
-        let fault = match Fault::of_driver(&source) {
-            _ if self.url.engine() == Engine::Sqlite && matches!(source, sqlx::Error::Io(_)) => Fault::NoSuchDatabase,
+        let kind = match DbErrorKind::of_driver(&source) {
+            _ if self.url.engine() == Engine::Sqlite && matches!(source, sqlx::Error::Io(_)) => {
+                DbErrorKind::NoSuchDatabase
+            }
             // A resolver that does not answer looks like a server that does not.
-            Fault::Lost | Fault::Silent if self.is_unresolvable(limit).await => Fault::NameResolution,
-            fault => fault,
+            DbErrorKind::Lost | DbErrorKind::Silent if self.is_unresolvable(limit).await => DbErrorKind::NameResolution,
+            kind => kind,
         };
-        match self.tls_failure(fault, &source) {
-            Some(text) => Err(DialError { fault: Fault::Tls, source: sqlx::Error::Tls(text.into()) }),
-            None => Err(DialError { fault, source }),
+        match self.tls_failure(kind, &source) {
+            Some(text) => Err(ConnectFailure::new(DbErrorKind::Tls, sqlx::Error::Tls(text.into()))),
+            None => Err(ConnectFailure::new(kind, source)),
         }
     }
 
-    async fn open(&self) -> Result<Raw, sqlx::Error> {
+    async fn open(&self) -> Result<DriverConnection, sqlx::Error> {
         match &self.driver {
             Driver::Sqlite(address, file) => {
                 if let Some(file) = file {
                     file.prepare()?;
                 }
-                let opened = address.connect().await.map_err(|error| match (Fault::of_driver(&error), file) {
-                    (Fault::NoSuchDatabase | Fault::ReadOnly, Some(file)) => {
+                let opened = address.connect().await.map_err(|error| match (DbErrorKind::of_driver(&error), file) {
+                    (DbErrorKind::NoSuchDatabase | DbErrorKind::ReadOnly, Some(file)) => {
                         file.explain(&io::Error::other(error)).into()
                     }
                     _ => error,
                 });
                 let mut opened = opened?;
                 self.session.set_sqlite(&mut opened).await?;
-                Ok(Raw::new(raw::Driver::Sqlite(opened), None))
+                Ok(DriverConnection::new(OpenDriver::Sqlite(opened), None))
             }
             Driver::Postgres(address) => {
                 let (opened, socket) = self.sockets.find(address.connect()).await;
                 let mut opened = opened?;
                 self.session.set_postgres(&mut opened, address).await?;
-                Ok(Raw::new(raw::Driver::Postgres(opened, self.session.of_transaction()), socket))
+                let driver = OpenDriver::Postgres(opened, self.session.of_transaction());
+                Ok(DriverConnection::new(driver, socket).with_lock_timeout(self.session.lock_timeout()))
             }
             Driver::MySql(address) => {
                 let (opened, socket) = self.sockets.find(address.connect()).await;
                 let mut opened = opened?;
                 self.session.set_mysql(&mut opened, address).await?;
                 let session = mysql_session(&mut opened).await?;
-                Ok(Raw::new(raw::Driver::MySql(opened), socket).with_session(session))
+                Ok(DriverConnection::new(OpenDriver::MySql(opened), socket).with_session(session))
             }
         }
     }
 
     /// What went wrong with TLS, with the name and the file that it is about.
-    fn tls_failure(&self, fault: Fault, source: &sqlx::Error) -> Option<String> {
+    fn tls_failure(&self, kind: DbErrorKind, source: &sqlx::Error) -> Option<String> {
         if matches!(source, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Configuration(_))
             && let Err(unreadable) = self.url.check_files()
         {
             // It was readable at the start.
             return Some(unreadable.to_string());
         }
-        if fault != Fault::Tls {
+        if kind != DbErrorKind::Tls {
             return None;
         }
-        let (cause, host) = (words(source), self.url.host().unwrap_or("localhost"));
+        let (cause, host) = (root_cause(source), self.url.host().unwrap_or("localhost"));
         let file = match (is_refused_by_server(source), self.url.tls_certificate(), self.url.tls_authority()) {
             (true, Some(certificate), _) => format!(", client certificate {}", certificate.display()),
             (false, _, Some(authority)) => format!(", authorities of {}", authority.display()),
@@ -171,25 +223,14 @@ impl Target {
         Some(format!("{cause} (host {host}{file})"))
     }
 
-    /// Whether the database is still where it was opened; always so for a server.
+    /// Checks that the file of an SQLite database is still the one that was opened; a server has none.
     ///
     /// # Errors
     ///
-    /// [`Fault::NoSuchDatabase`], and what happened to its file.
-    pub(crate) fn check_file(&self) -> Result<(), DialError> {
+    /// [`DbErrorKind::NoSuchDatabase`], and what happened to the file.
+    pub(crate) fn check_file(&self) -> Result<(), ConnectFailure> {
         let Driver::Sqlite(_, Some(file)) = &self.driver else { return Ok(()) };
-        file.check().map_err(|error| DialError { fault: Fault::NoSuchDatabase, source: error.into() })
-    }
-
-    /// A connection to kill statements over.
-    pub(crate) async fn killer(&self) -> Result<Killer, sqlx::Error> {
-        let Driver::MySql(address) = &self.driver else {
-            return Err(sqlx::Error::InvalidArgument("only MySQL needs it".to_owned()));
-        };
-        let (opened, _) = self.sockets.find(address.connect()).await;
-        let mut raw = opened?;
-        let own = mysql_session(&mut raw).await?;
-        Ok(Killer { raw, server: own.id.map(|own| own.server) })
+        file.check().map_err(|error| ConnectFailure::new(DbErrorKind::NoSuchDatabase, error))
     }
 
     /// The resolver's error has no kind of its own, so it is asked again.
@@ -198,8 +239,8 @@ impl Target {
         !matches!(timeout(limit.min(RESOLVE_TIMEOUT), tokio::net::lookup_host((host, 0))).await, Ok(Ok(_)))
     }
 
-    /// A SeaORM connection of its own, for what takes no other: `sea-orm-migration`.
-    pub(crate) fn direct(&self, acquire: Duration) -> DatabaseConnection {
+    /// A separate SeaORM connection, for code that takes nothing else, such as `sea-orm-migration`.
+    pub(crate) fn database_connection(&self, acquire: Duration) -> DatabaseConnection {
         // A change of the schema may take its time.
         let session = self.session.unlimited();
         match &self.driver {
@@ -238,48 +279,19 @@ fn logging<O: sqlx::ConnectOptions>(address: O) -> O {
     address.log_statements(LevelFilter::Debug).log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT)
 }
 
-pub(crate) fn silence() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
-}
-
-/// A connection that kills statements in other sessions of the same server.
-pub(crate) struct Killer {
-    raw: MySqlConnection,
-    server: Option<u64>,
-}
-
-impl Killer {
-    /// Kills the statement that runs in this session. Succeeds if the session has already ended.
-    pub(crate) async fn kill(&mut self, session: SessionId) -> Result<(), sqlx::Error> {
-        const NO_SUCH_SESSION: u16 = 1094;
-        if self.server != Some(session.server) {
-            // After a failover, or behind a balancer. The session's number may be somebody else's there.
-            return Err(sqlx::Error::Io(io::Error::other("another server answers at the database's address")));
-        }
-        let kill = sqlx::AssertSqlSafe(format!("KILL QUERY {}", session.number));
-        match self.raw.execute(kill).await {
-            Err(error) if mysql_number(&error) != Some(NO_SUCH_SESSION) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Closes the connection; errors are ignored, since the server cleans up the session anyway.
-    pub(crate) async fn close(self) {
-        drop(self.raw.close().await);
-    }
-}
-
-/// What is to be known of a session. It has no id on MariaDB, whose `max_statement_time` holds for every statement.
+/// What the pool knows of a session. It has no id on MariaDB, whose `max_statement_time` holds for every statement.
 async fn mysql_session(raw: &mut MySqlConnection) -> Result<MySqlSession, sqlx::Error> {
     let sql = "SELECT CAST(/*M!100101 NULL + */ CONNECTION_ID() AS UNSIGNED), CONCAT('' /*!50720 , @@server_uuid */), \
-               CAST(@@max_allowed_packet AS UNSIGNED)";
+               CAST(@@max_allowed_packet AS UNSIGNED), CAST(@@innodb_lock_wait_timeout AS UNSIGNED)";
     let row = raw.fetch_one(sql).await?;
-    let (number, server, largest): (Option<u64>, String, u64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (number, server): (Option<u64>, String) = (row.try_get(0)?, row.try_get(1)?);
+    let (largest, lock_timeout): (u64, u64) = (row.try_get(2)?, row.try_get(3)?);
     let mut digest = DefaultHasher::new();
     server.hash(&mut digest);
     let server = digest.finish();
     Ok(MySqlSession {
         id: number.and_then(NonZeroU64::new).map(|number| SessionId { server, number }),
         largest: usize::try_from(largest).unwrap_or(usize::MAX),
+        lock_timeout: Duration::from_secs(lock_timeout),
     })
 }

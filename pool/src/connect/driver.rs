@@ -1,6 +1,6 @@
 //! One connection of a driver, and SeaORM's statements on it.
 
-use std::{num::NonZeroU64, sync::Arc};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
 use sea_orm::{
@@ -13,17 +13,22 @@ use sea_orm::{
 };
 use sea_query_sqlx::SqlxValues;
 
-use crate::peek::Socket;
+use super::socket::Socket;
+use crate::error_kind::{PoolError, mysql_number};
 
 type Result<T> = std::result::Result<T, sqlx::Error>;
 
 /// A connection of one of the engines, owned: dropping it closes its socket at once.
 #[derive(Debug)]
-pub(crate) struct Raw {
+pub(crate) struct DriverConnection {
     driver: Driver,
     socket: Option<Socket>,
     /// What is known of a session of MySQL.
     session: Option<MySqlSession>,
+    /// The session's own limit of a wait for a lock; zero if there is none.
+    lock_timeout: Duration,
+    /// Whether another limit is in force, which outlasts the transaction (MySQL).
+    has_other_lock_timeout: bool,
 }
 
 #[derive(Debug)]
@@ -49,21 +54,14 @@ pub(crate) struct MySqlSession {
     pub(crate) id: Option<SessionId>,
     /// Bytes of the largest statement that the server takes.
     pub(crate) largest: usize,
+    /// How long it waits for a row's lock.
+    pub(crate) lock_timeout: Duration,
 }
 
-/// A statement that was not sent: the server would close the connection while it is still coming in, and the reason would be
-/// lost.
-#[derive(Debug, thiserror::Error)]
-#[error("the statement has {size} bytes, and the server's max_allowed_packet is {largest}")]
-pub(crate) struct TooLarge {
-    size: usize,
-    largest: usize,
-}
-
-/// The same expression for whichever driver it is.
+/// The same expression for each driver.
 macro_rules! on {
-    ($raw:expr, $connection:ident => $body:expr) => {
-        match $raw {
+    ($driver:expr, $connection:ident => $body:expr) => {
+        match $driver {
             Driver::Sqlite($connection) => $body,
             Driver::Postgres($connection, _) => $body,
             Driver::MySql($connection) => $body,
@@ -71,13 +69,18 @@ macro_rules! on {
     };
 }
 
-impl Raw {
+impl DriverConnection {
     pub(crate) fn new(driver: Driver, socket: Option<Socket>) -> Self {
-        Self { driver, socket, session: None }
+        Self { driver, socket, session: None, lock_timeout: Duration::ZERO, has_other_lock_timeout: false }
     }
 
     pub(crate) fn with_session(self, session: MySqlSession) -> Self {
-        Self { session: Some(session), ..self }
+        Self { session: Some(session), lock_timeout: session.lock_timeout, ..self }
+    }
+
+    /// With the session's own limit of a wait for a lock; zero if there is none.
+    pub(crate) fn with_lock_timeout(self, lock_timeout: Duration) -> Self {
+        Self { lock_timeout, ..self }
     }
 
     /// The session to end statements in, if the server does not limit all of them itself.
@@ -90,7 +93,7 @@ impl Raw {
         let Some(MySqlSession { largest, .. }) = self.session else { return Ok(()) };
         // Text and values are sent one after the other.
         let size = sql.len().max(values.map_or(0, |values| values.iter().map(size_of).sum()));
-        if size < largest { Ok(()) } else { Err(sqlx::Error::Encode(Box::new(TooLarge { size, largest }))) }
+        if size < largest { Ok(()) } else { Err(PoolError::too_large(size, largest)) }
     }
 
     pub(crate) fn backend(&self) -> DbBackend {
@@ -114,20 +117,20 @@ impl Raw {
     pub(crate) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
         self.check_size(&statement.sql, statement.values.as_ref())?;
         let (sql, values) = parts(statement);
-        on!(&mut self.driver, raw => sqlx::query_with(sql, values).execute(raw).await.map(ExecResult::from))
+        on!(&mut self.driver, connection => sqlx::query_with(sql, values).execute(connection).await.map(ExecResult::from))
     }
 
     pub(crate) async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
         self.check_size(sql, None)?;
         let sql = AssertSqlSafe(sql.to_owned());
-        on!(&mut self.driver, raw => raw.execute(sql).await.map(ExecResult::from))
+        on!(&mut self.driver, connection => connection.execute(sql).await.map(ExecResult::from))
     }
 
     pub(crate) async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
         self.check_size(&statement.sql, statement.values.as_ref())?;
         let (sql, values) = parts(statement);
-        on!(&mut self.driver, raw => {
-            let mut rows = sqlx::query_with(sql, values).fetch(raw);
+        on!(&mut self.driver, connection => {
+            let mut rows = sqlx::query_with(sql, values).fetch(connection);
             let first = rows.try_next().await?;
             // To the end: an error may come after the first row. SQLite commits a single statement there.
             while rows.try_next().await?.is_some() {}
@@ -138,34 +141,44 @@ impl Raw {
     pub(crate) async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
         self.check_size(&statement.sql, statement.values.as_ref())?;
         let (sql, values) = parts(statement);
-        on!(&mut self.driver, raw => {
-            let rows = sqlx::query_with(sql, values).fetch_all(raw).await?;
+        on!(&mut self.driver, connection => {
+            let rows = sqlx::query_with(sql, values).fetch_all(connection).await?;
             Ok(rows.into_iter().map(QueryResult::from).collect())
         })
     }
 
     pub(crate) async fn ping(&mut self) -> Result<()> {
-        on!(&mut self.driver, raw => raw.ping().await)
+        on!(&mut self.driver, connection => connection.ping().await)
     }
 
-    /// Says goodbye to the server, then closes.
+    /// Tells the server, then closes the socket.
     pub(crate) async fn close(self) -> Result<()> {
-        on!(self.driver, raw => raw.close().await)
+        on!(self.driver, connection => connection.close().await)
     }
 
-    /// Begins a transaction, or sets a savepoint inside the one that is open.
-    pub(crate) async fn begin(&mut self, depth: u32, options: &TransactionOptions) -> Result<()> {
+    /// Begins a transaction, or sets a savepoint inside the one that is open. A transaction may wait for locks for less time
+    /// than its session.
+    pub(crate) async fn begin(
+        &mut self,
+        depth: u32,
+        options: &TransactionOptions,
+        lock_timeout: Option<Duration>,
+    ) -> Result<()> {
         if depth > 0 {
             return self.run(format!("SAVEPOINT orm_pool_{depth}")).await;
         }
         let level = options.isolation_level.map(|level| format!(" ISOLATION LEVEL {level}")).unwrap_or_default();
         let mode = options.access_mode.map(|mode| format!(" {mode}")).unwrap_or_default();
+        let lock_timeout = lock_timeout.filter(|limit| self.lock_timeout.is_zero() || *limit < self.lock_timeout);
         match &self.driver {
-            Driver::Postgres(_, None) => self.run(format!("BEGIN{level}{mode}")).await,
-            Driver::Postgres(_, Some(settings)) => {
-                // In one round trip. The session's own default of the level cannot be set in time.
+            Driver::Postgres(_, settings) => {
+                // In one round trip.
+                let lock = lock_timeout.map(|limit| format!("; SET LOCAL lock_timeout = {}", limit.as_millis()));
+                let lock = lock.unwrap_or_default();
+                let Some(settings) = settings else { return self.run(format!("BEGIN{level}{mode}{lock}")).await };
+                // The session's own default of the level cannot be set in time.
                 let level = if level.is_empty() { " ISOLATION LEVEL READ COMMITTED" } else { &level };
-                let sql = format!("BEGIN{level}{mode}; {settings}");
+                let sql = format!("BEGIN{level}{mode}; {settings}{lock}");
                 let outcome = self.run(sql).await;
                 if matches!(outcome, Err(sqlx::Error::Database(_))) {
                     self.run("ROLLBACK".to_owned()).await?;
@@ -173,11 +186,13 @@ impl Raw {
                 outcome
             }
             Driver::MySql(_) => {
-                if !level.is_empty() {
-                    // Holds for the next transaction only.
-                    self.run(format!("SET TRANSACTION{level}")).await?;
-                }
-                self.run(format!("START TRANSACTION{mode}")).await
+                // Holds for the next transaction only.
+                let level = if level.is_empty() { level } else { format!("SET TRANSACTION{level}; ") };
+                let lock = lock_timeout.map(|limit| {
+                    self.has_other_lock_timeout = true;
+                    format!("SET innodb_lock_wait_timeout = {}; ", limit.as_secs().max(1))
+                });
+                self.run(format!("{}{level}START TRANSACTION{mode}", lock.unwrap_or_default())).await
             }
             Driver::Sqlite(_) => {
                 // A deferred transaction that turns into a writer ignores the busy time-out.
@@ -194,7 +209,7 @@ impl Raw {
     /// Commits the transaction, or releases the newest of its savepoints.
     pub(crate) async fn commit(&mut self, depth: u32) -> Result<()> {
         match depth {
-            0 | 1 => self.run("COMMIT".to_owned()).await,
+            0 | 1 => self.end_transaction("COMMIT").await,
             _ => self.run(format!("RELEASE SAVEPOINT orm_pool_{}", depth - 1)).await,
         }
     }
@@ -202,28 +217,47 @@ impl Raw {
     /// Rolls the transaction back, or back to the newest of its savepoints.
     pub(crate) async fn rollback(&mut self, depth: u32) -> Result<()> {
         match depth {
-            0 | 1 => self.run("ROLLBACK".to_owned()).await,
+            0 | 1 => self.end_transaction("ROLLBACK").await,
             _ => self.run(format!("ROLLBACK TO SAVEPOINT orm_pool_{}", depth - 1)).await,
         }
     }
 
-    async fn run(&mut self, sql: String) -> Result<()> {
-        on!(&mut self.driver, raw => raw.execute(AssertSqlSafe(sql)).await.map(drop))
+    async fn end_transaction(&mut self, sql: &str) -> Result<()> {
+        if !self.has_other_lock_timeout {
+            return self.run(sql.to_owned()).await;
+        }
+        let ended = self.run(format!("{sql}; {}", self.own_lock_timeout())).await;
+        self.has_other_lock_timeout = ended.is_err();
+        ended
     }
 
-    /// How many connections the server takes from everybody together; `None` for an embedded engine.
-    pub(crate) async fn server_limit(&mut self) -> Result<Option<u32>> {
-        let sql = match self.driver {
-            Driver::Sqlite(_) => return Ok(None),
-            Driver::Postgres(..) => {
-                "SELECT current_setting('max_connections')::bigint \
-                 - current_setting('superuser_reserved_connections')::bigint"
-            }
-            Driver::MySql(_) => "SELECT CAST(@@max_connections AS SIGNED)",
-        };
-        let row = self.query_one(Statement::from_string(self.backend(), sql)).await?;
-        let limit: Option<i64> = row.and_then(|row| row.try_get_by_index(0).ok());
-        Ok(limit.and_then(|limit| u32::try_from(limit).ok()))
+    fn own_lock_timeout(&self) -> String {
+        format!("SET innodb_lock_wait_timeout = {}", self.lock_timeout.as_secs().max(1))
+    }
+
+    /// Gives the session its own limit of a wait for a lock again, if a transaction has left another one.
+    pub(crate) async fn restore_lock_timeout(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.has_other_lock_timeout) {
+            return self.run(self.own_lock_timeout()).await;
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, sql: String) -> Result<()> {
+        on!(&mut self.driver, connection => connection.execute(AssertSqlSafe(sql)).await.map(drop))
+    }
+
+    /// Ends the statement that runs in another session of the same server. Succeeds if that session has already ended.
+    pub(crate) async fn kill_statement(&mut self, session: SessionId) -> Result<()> {
+        const NO_SUCH_SESSION: u16 = 1094;
+        if self.session().map(|own| own.server) != Some(session.server) {
+            // After a failover, or behind a balancer: there the number may belong to another client's session.
+            return Err(sqlx::Error::Io(std::io::Error::other("another server answers at the database's address")));
+        }
+        match self.run(format!("KILL QUERY {}", session.number)).await {
+            Err(error) if mysql_number(&error) != Some(NO_SUCH_SESSION) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use sea_orm::sqlx::{
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::session::Unsuitable;
+use crate::error_kind::PoolError;
 
 /// How a connection pooler between here and the database hands out the server's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -25,6 +25,9 @@ pub enum Pooler {
     Transaction,
 }
 
+const MIXES_STATEMENTS: &str = "a connection pooler in transaction mode stands in between and mixes up prepared statements; \
+    use its session mode, or PgBouncer 1.21 or later with max_prepared_statements above 0";
+
 /// Others who use the same pooler can hide what it does from one comparison, and hardly from this many.
 const COMPARISONS: usize = 4;
 /// A pooler in session mode may have no second connection to give.
@@ -34,7 +37,7 @@ const COMPARISON_TIMEOUT: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 ///
-/// [`Unsuitable`] if there is one that prepared statements or transactions do not work with.
+/// [`DbErrorKind::Unsuitable`](crate::DbErrorKind::Unsuitable) if there is one that prepared statements or transactions do not work with.
 pub(crate) async fn find(first: &mut PgConnection, address: &PgConnectOptions) -> Result<Option<Pooler>, sqlx::Error> {
     if !shares_sessions(first, address).await? {
         return Ok(None);
@@ -68,7 +71,10 @@ async fn session_id(raw: &mut PgConnection) -> Result<i32, sqlx::Error> {
 /// Whether the pooler gives each client's statements names of their own: the driver's names are the same on all connections.
 async fn check_statements(raw: &mut PgConnection) -> Result<(), sqlx::Error> {
     let refused = |error: sqlx::Error| match error {
-        sqlx::Error::Database(error) => Unsuitable::PoolerTransactions(error.message().to_owned()).into(),
+        sqlx::Error::Database(error) => PoolError::unsuitable(format!(
+            "a connection pooler stands in between and refuses transactions ({}); use its session or transaction mode",
+            error.message()
+        )),
         error => error,
     };
     // Inside a transaction both statements meet the same session.
@@ -88,5 +94,5 @@ async fn check_statements(raw: &mut PgConnection) -> Result<(), sqlx::Error> {
         Err(error) => return Err(error),
     };
     sqlx::raw_sql("ROLLBACK").execute(raw).await?;
-    if is_named { Ok(()) } else { Err(Unsuitable::PoolerStatements.into()) }
+    if is_named { Ok(()) } else { Err(PoolError::unsuitable(MIXES_STATEMENTS)) }
 }

@@ -54,29 +54,8 @@ use sea_orm::sqlx::{
     sqlite::SqliteConnection,
 };
 
-use crate::pooler::{self, Pooler};
-
-/// A database that cannot be used as it is, whenever one tries.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unsuitable {
-    #[error("the file stores text as {0}, which sorts differently; create it anew with PRAGMA encoding = 'UTF-8'")]
-    Encoding(String),
-    #[error(
-        "a connection pooler in transaction mode stands in between and mixes up prepared statements; use its session mode, \
-         or PgBouncer 1.21 or later with max_prepared_statements above 0"
-    )]
-    PoolerStatements,
-    #[error(
-        "a connection pooler stands in between and refuses transactions ({0}); use its session or transaction mode"
-    )]
-    PoolerTransactions(String),
-}
-
-impl From<Unsuitable> for sqlx::Error {
-    fn from(error: Unsuitable) -> Self {
-        Self::Configuration(Box::new(error))
-    }
-}
+use super::pooler::{self, Pooler};
+use crate::error_kind::PoolError;
 
 /// How long the server lets a statement run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +79,10 @@ pub(crate) struct Session {
 struct Found {
     /// The limit of a statement; zero if there is none.
     statement_timeout: Duration,
+    /// PostgreSQL's own limit of a wait for a lock; zero if there is none.
+    lock_timeout: Duration,
+    /// Connections that the server takes from all clients together.
+    max_connections: Option<u32>,
     pooler: Option<Pooler>,
 }
 
@@ -125,6 +108,16 @@ impl Session {
         self.found.get().and_then(|found| found.pooler)
     }
 
+    /// PostgreSQL's own limit of a wait for a lock; zero if there is none.
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.found.get().map(|found| found.lock_timeout).unwrap_or_default()
+    }
+
+    /// How many connections the server takes from all clients together; `None` for an embedded engine.
+    pub(crate) fn max_connections(&self) -> Option<u32> {
+        self.found.get().and_then(|found| found.max_connections)
+    }
+
     /// What each transaction has to set for itself, as another one may meet another session.
     pub(crate) fn of_transaction(&self) -> Option<Arc<str>> {
         self.pooler().map(|_| self.postgres_settings(true).into())
@@ -146,12 +139,20 @@ impl Session {
         }
         let settings = if pooler.is_some() { self.postgres_settings(true) } else { "SELECT".to_owned() };
         sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {settings}"))).execute(&mut *raw).await?;
-        let sql = "SELECT setting::bigint, current_setting('fsync') || '/' || current_setting('full_page_writes') \
-                   FROM pg_settings WHERE name = 'statement_timeout'";
+        let sql = "SELECT s.setting::bigint, l.setting::bigint, \
+                   current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint, \
+                   current_setting('fsync') || '/' || current_setting('full_page_writes') \
+                   FROM pg_settings s, pg_settings l WHERE s.name = 'statement_timeout' AND l.name = 'lock_timeout'";
         let row = sqlx::raw_sql(sql).fetch_one(&mut *raw).await?;
         sqlx::raw_sql("ROLLBACK").execute(raw).await?;
-        let (limit, flushes): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
-        self.found(Found { statement_timeout: Duration::from_millis(limit.unsigned_abs()), pooler });
+        let (limit, lock, connections, flushes): (i64, i64, i64, String) =
+            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        self.found(Found {
+            statement_timeout: Duration::from_millis(limit.unsigned_abs()),
+            lock_timeout: Duration::from_millis(lock.unsigned_abs()),
+            max_connections: u32::try_from(connections).ok(),
+            pooler,
+        });
         if flushes != "on/on" {
             warn_of_loss("fsync/full_page_writes", &flushes);
         }
@@ -186,10 +187,16 @@ impl Session {
             return Ok(());
         }
         let sql = "SELECT CAST(0 /*M!100101 + @@max_statement_time * 1000 */ /*!50720 + @@max_execution_time */ AS SIGNED), \
+                   CAST(@@max_connections AS SIGNED), \
                    CAST(@@innodb_flush_log_at_trx_commit AS SIGNED)";
         let row = sqlx::raw_sql(sql).fetch_one(raw).await?;
-        let (limit, flushes): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        self.found(Found { statement_timeout: Duration::from_millis(limit.unsigned_abs()), pooler: None });
+        let (limit, connections, flushes): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        self.found(Found {
+            statement_timeout: Duration::from_millis(limit.unsigned_abs()),
+            lock_timeout: Duration::ZERO,
+            max_connections: u32::try_from(connections).ok(),
+            pooler: None,
+        });
         if flushes != 1 {
             warn_of_loss("innodb_flush_log_at_trx_commit", &flushes.to_string());
         }
@@ -236,7 +243,9 @@ impl Session {
         let row = sqlx::raw_sql(sql).fetch_one(raw).await?;
         let (encoding, journal): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         if encoding != "UTF-8" {
-            return Err(Unsuitable::Encoding(encoding).into());
+            return Err(PoolError::unsuitable(format!(
+                "the file stores text as {encoding}, which sorts differently; create it anew with PRAGMA encoding = 'UTF-8'"
+            )));
         }
         let is_first = self.found.set(Found::default()).is_ok();
         if is_first && !["wal", "memory"].contains(&journal.as_str()) {

@@ -7,21 +7,25 @@ use sea_orm::{
     TransactionError, TransactionOptions, TransactionSession, TransactionTrait,
 };
 
-use crate::Connection;
+use super::{connection::Connection, progress::Level};
 
 /// A transaction, or a savepoint inside one. Dropped without [`commit`](TransactionSession::commit), it is rolled back
 /// before the connection is used again.
+///
+/// Once it has met a conflict (a deadlock, a serialization failure), or another error with which the server undoes all of it,
+/// its statements fail without being sent, on every engine: MySQL would run them on their own. Only its rollback may follow;
+/// a transaction of the pool is then run again as a whole. Statements also fail once the transaction around it has ended.
 #[derive(Debug)]
 pub struct Transaction {
     connection: Connection,
-    depth: u32,
-    open: bool,
+    level: Level,
+    is_open: bool,
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if self.open {
-            self.connection.leaves_at(self.depth);
+        if self.is_open {
+            self.connection.drop_level(self.level);
         }
     }
 }
@@ -33,33 +37,33 @@ impl ConnectionTrait for Transaction {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.connection.execute_raw(statement).await
+        self.connection.execute_at(Some(self.level), statement).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        self.connection.execute_unprepared(sql).await
+        self.connection.execute_unprepared_at(Some(self.level), sql).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.connection.query_one_raw(statement).await
+        self.connection.query_one_at(Some(self.level), statement).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.connection.query_all_raw(statement).await
+        self.connection.query_all_at(Some(self.level), statement).await
     }
 }
 
 #[async_trait::async_trait]
 impl TransactionSession for Transaction {
     async fn commit(mut self) -> Result<(), DbErr> {
-        self.connection.commit_at(self.depth).await?;
-        self.open = false;
+        self.connection.commit_at(self.level).await?;
+        self.is_open = false;
         Ok(())
     }
 
     async fn rollback(mut self) -> Result<(), DbErr> {
-        self.connection.rollback_at(self.depth).await?;
-        self.open = false;
+        self.connection.rollback_at(self.level).await?;
+        self.is_open = false;
         Ok(())
     }
 }
@@ -68,7 +72,7 @@ type Callback<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'c>
 
 /// Both kinds of connection begin a transaction the same way.
 macro_rules! begins_transactions {
-    ($kind:ty, $connection:ident => $held:expr) => {
+    ($kind:ty, $own:ident => $inside:expr) => {
         #[async_trait::async_trait]
         impl TransactionTrait for $kind {
             type Transaction = Transaction;
@@ -87,10 +91,10 @@ macro_rules! begins_transactions {
             }
 
             async fn begin_with_options(&self, options: TransactionOptions) -> Result<Transaction, DbErr> {
-                let $connection = self;
-                let connection: Connection = $held;
-                let depth = connection.begin_at(options).await?;
-                Ok(Transaction { connection, depth, open: true })
+                let $own = self;
+                let (connection, within): (&Connection, Option<Level>) = $inside;
+                let level = connection.begin_at(within, options, None).await?;
+                Ok(Transaction { connection: connection.clone(), level, is_open: true })
             }
 
             async fn transaction<F, T, E>(&self, callback: F) -> Result<T, TransactionError<E>>
@@ -130,5 +134,5 @@ macro_rules! begins_transactions {
     };
 }
 
-begins_transactions!(Connection, own => own.clone());
-begins_transactions!(Transaction, own => own.connection.clone());
+begins_transactions!(Connection, own => (own, None));
+begins_transactions!(Transaction, own => (&own.connection, Some(own.level)));

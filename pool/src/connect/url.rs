@@ -160,6 +160,14 @@ impl DatabaseUrl {
         matches!(&self.0, Address::File(file) if file.creates())
     }
 
+    /// How many prepared statements a connection keeps, if the URL says so.
+    pub(crate) fn statement_cache(&self) -> Option<usize> {
+        match &self.0 {
+            Address::File(_) => None,
+            Address::Server(address) => address.statement_cache,
+        }
+    }
+
     /// The file of the authorities that the server's certificate is verified against, if one is named.
     pub(crate) fn tls_authority(&self) -> Option<&Path> {
         match &self.0 {

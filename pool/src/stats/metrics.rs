@@ -1,4 +1,4 @@
-//! What has happened: counters since start, and how long waits and uses took lately.
+//! What has happened: counters since the start, and how long waits and uses took recently.
 
 use std::{
     sync::{
@@ -12,9 +12,10 @@ use hdrhistogram::{CreationError, Histogram};
 use metrics::Unit;
 use tokio::time::Instant;
 
+use super::snapshot::{Counters, Quantiles, Status};
 use crate::{
-    PoolOptions, Refusal, Status,
-    snapshot::{Counters, Quantiles},
+    PoolOptions,
+    set::{AcquireError, CloseReason},
 };
 
 /// How far back "lately" goes: one to two of these.
@@ -23,34 +24,6 @@ const WINDOW: Duration = Duration::from_mins(1);
 const LONGEST: Duration = Duration::from_hours(1);
 /// The weight of the newest hold in the running mean, as a power of two: 1/16.
 const SMOOTHING: u32 = 4;
-
-/// Why a connection was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closing {
-    Idle,
-    Lifetime,
-    /// Its credentials or the size of the pool were changed.
-    Replaced,
-    /// It died, or cannot be trusted any more.
-    Broken,
-    /// The peer went silent on it.
-    Stranded,
-    /// The pool is being closed.
-    Ending,
-}
-
-impl Closing {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Lifetime => "lifetime",
-            Self::Replaced => "replaced",
-            Self::Broken => "broken",
-            Self::Stranded => "stranded",
-            Self::Ending => "ending",
-        }
-    }
-}
 
 macro_rules! counts {
     ($($name:ident),* $(,)?) => {
@@ -83,6 +56,7 @@ counts!(
     closed_lifetime,
     closed_replaced,
     closed_broken,
+    closed_session_changed,
     stranded,
     slow_holds,
 );
@@ -124,7 +98,7 @@ impl Times {
 }
 
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct PoolMetrics {
     counts: Counts,
     windows: Mutex<Windows>,
     // Running mean of holds, in nanoseconds.
@@ -146,7 +120,7 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-impl Record {
+impl PoolMetrics {
     pub(crate) fn new(pool: &str) -> Result<Self, CreationError> {
         let empty = Times::new()?;
         let windows = Windows { now: empty.clone(), before: empty, since: Instant::now(), span_before: Duration::ZERO };
@@ -186,32 +160,35 @@ impl Record {
         one(&self.counts.opened);
     }
 
-    pub(crate) fn dial_failed(&self) {
+    pub(crate) fn connect_failed(&self) {
         one(&self.counts.dials_failed);
     }
 
-    pub(crate) fn closed(&self, why: Closing) {
+    pub(crate) fn closed(&self, why: CloseReason) {
         match why {
-            Closing::Idle => one(&self.counts.closed_idle),
-            Closing::Lifetime => one(&self.counts.closed_lifetime),
-            Closing::Replaced => one(&self.counts.closed_replaced),
-            Closing::Broken => one(&self.counts.closed_broken),
-            Closing::Stranded => one(&self.counts.stranded),
-            Closing::Ending => return,
+            CloseReason::Idle => one(&self.counts.closed_idle),
+            CloseReason::Lifetime => one(&self.counts.closed_lifetime),
+            CloseReason::Replaced => one(&self.counts.closed_replaced),
+            CloseReason::Broken => one(&self.counts.closed_broken),
+            CloseReason::Stranded => one(&self.counts.stranded),
+            CloseReason::SessionChanged => one(&self.counts.closed_session_changed),
+            CloseReason::PoolClosed => return,
         }
         metrics::counter!("db_client_connection_closed_total", "pool_name" => self.metrics.pool.clone(), "reason" => why.name())
             .increment(1);
     }
 
-    pub(crate) fn refused(&self, reason: &Refusal) {
+    pub(crate) fn refused(&self, reason: &AcquireError) {
         match reason {
-            Refusal::AllInUse | Refusal::QueueFull { .. } | Refusal::TooLate { .. } => one(&self.counts.refused_busy),
-            Refusal::TimedOut { .. } => {
+            AcquireError::AllInUse | AcquireError::QueueFull { .. } | AcquireError::TooLate { .. } => {
+                one(&self.counts.refused_busy);
+            }
+            AcquireError::TimedOut { .. } => {
                 one(&self.counts.timed_out);
                 self.metrics.timeouts.increment(1);
             }
-            Refusal::Down { .. } => one(&self.counts.refused_down),
-            Refusal::Closing => one(&self.counts.refused_closing),
+            AcquireError::Down { .. } => one(&self.counts.refused_down),
+            AcquireError::Closing => one(&self.counts.refused_closing),
         }
         metrics::counter!("db_client_operation_refused_total", "pool_name" => self.metrics.pool.clone(), "reason" => reason.name())
             .increment(1);
@@ -276,7 +253,7 @@ impl Record {
     }
 
     /// Waits and holds of the last one to two minutes, and how long that was.
-    pub(crate) fn lately(&self) -> (Quantiles, Quantiles, Duration) {
+    pub(crate) fn recent(&self) -> (Quantiles, Quantiles, Duration) {
         self.windows(|windows| {
             let Times { mut wait, mut hold } = windows.now.clone();
             // All have the same bounds, so adding cannot fail.
@@ -286,7 +263,7 @@ impl Record {
     }
 
     /// Sets the gauges.
-    pub(crate) fn publish(&self, status: &Status, options: &PoolOptions, tasks: usize) {
+    pub(crate) fn update_gauges(&self, status: &Status, options: &PoolOptions, tasks: usize) {
         let set = |name: &'static str, value: u32| {
             metrics::gauge!(name, "pool_name" => self.metrics.pool.clone()).set(value);
         };

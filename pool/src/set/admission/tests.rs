@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::{clock::Clock, ticket::Caller};
+use crate::{clock::Clock, context::RequestContext};
 
 /// A queue with everything that it needs around it.
 struct Rig {
@@ -35,31 +35,34 @@ impl Rig {
     }
 
     fn open(&self) -> bool {
-        let slot = {
-            let mut store = self.admission.store();
-            if store.room() == 0 {
-                return false;
-            }
-            store.dials(1);
-            store.dialed(0, 0)
-        };
-        self.admission.offer(slot);
+        let connections = self.admission.connections();
+        if connections.reserve(|counts| counts.room().min(1)) == 0 {
+            return false;
+        }
+        self.check_in(connections.add(0, 0));
         true
     }
 
-    async fn enter(&self, lane: Lane) -> Result<Taken<u64>, Refusal> {
-        let terms = Terms { options: &self.options, health: &self.health, mean_hold: self.mean_hold, demand: &|| {} };
-        self.admission.enter(&Ticket::new("test"), lane, &terms).await
+    fn check_in(&self, entry: PoolEntry<u64>) {
+        if self.admission.check_in(entry, Duration::ZERO, 0).is_err() {
+            self.admission.connections().closed();
+        }
     }
 
-    fn leave(&self, taken: Taken<u64>) {
-        self.admission.store().release(taken.slot.id);
-        self.admission.offer(taken.slot);
+    async fn acquire(&self, access: Access) -> Result<Admitted<u64>, AcquireError> {
+        let params =
+            AdmissionParams { options: &self.options, health: &self.health, mean_hold: self.mean_hold, demand: &|| {} };
+        self.admission.acquire(&OperationContext::new("test"), access, &params).await
     }
 
-    fn arrive(self: &Arc<Self>, lane: Lane) -> JoinHandle<Result<(), Refusal>> {
+    fn leave(&self, admitted: Admitted<u64>) {
+        self.admission.connections().release(admitted.entry.id);
+        self.check_in(admitted.entry);
+    }
+
+    fn arrive(self: &Arc<Self>, access: Access) -> JoinHandle<Result<(), AcquireError>> {
         let rig = Arc::clone(self);
-        tokio::spawn(async move { rig.enter(lane).await.map(|taken| rig.leave(taken)) })
+        tokio::spawn(async move { rig.acquire(access).await.map(|admitted| rig.leave(admitted)) })
     }
 }
 
@@ -76,22 +79,22 @@ async fn until(mut condition: impl FnMut() -> bool) {
 #[tokio::test(start_paused = true)]
 async fn refuses_one_more_than_the_queue_holds() {
     let rig = Rig::full(Engine::Postgres, small());
-    let held = rig.enter(Lane::Read).await.unwrap();
-    let queued = rig.arrive(Lane::Read);
+    let held = rig.acquire(Access::Read).await.unwrap();
+    let queued = rig.arrive(Access::Read);
     until(|| rig.admission.waiting() == 1).await;
-    assert_eq!(rig.enter(Lane::Read).await.err(), Some(Refusal::QueueFull { limit: 1 }));
+    assert_eq!(rig.acquire(Access::Read).await.err(), Some(AcquireError::QueueFull { limit: 1 }));
     assert_eq!(rig.admission.waiting(), 1, "a refusal leaves no trace in the queue");
     rig.leave(held);
     assert_eq!(queued.await.unwrap(), Ok(()));
-    assert_eq!((rig.admission.store().in_use(), rig.admission.waiting()), (0, 0));
+    assert_eq!((rig.admission.connections().counts().in_use, rig.admission.waiting()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_has_a_connection_coming_is_not_one_too_many() {
     let rig = Rig::new(Engine::Postgres, PoolOptions { max: 2, wait: false, ..small() });
-    let (first, second) = (rig.arrive(Lane::Read), rig.arrive(Lane::Read));
-    until(|| rig.admission.thirsty() == 2).await;
-    assert_eq!(rig.enter(Lane::Read).await.err(), Some(Refusal::AllInUse));
+    let (first, second) = (rig.arrive(Access::Read), rig.arrive(Access::Read));
+    until(|| rig.admission.pending() == 2).await;
+    assert_eq!(rig.acquire(Access::Read).await.err(), Some(AcquireError::AllInUse));
     while rig.open() {}
     assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(()), Ok(())));
 }
@@ -99,8 +102,8 @@ async fn who_has_a_connection_coming_is_not_one_too_many() {
 #[tokio::test(start_paused = true)]
 async fn a_queue_limit_of_zero_is_no_limit() {
     let rig = Rig::full(Engine::Postgres, PoolOptions { queue_limit: 0, ..small() });
-    let held = rig.enter(Lane::Read).await.unwrap();
-    let queued: Vec<_> = (0..50).map(|_| rig.arrive(Lane::Read)).collect();
+    let held = rig.acquire(Access::Read).await.unwrap();
+    let queued: Vec<_> = (0..50).map(|_| rig.arrive(Access::Read)).collect();
     until(|| rig.admission.waiting() == 50).await;
     rig.leave(held);
     for waiter in queued {
@@ -111,15 +114,15 @@ async fn a_queue_limit_of_zero_is_no_limit() {
 #[tokio::test(start_paused = true)]
 async fn gives_up_after_acquire_or_when_nobody_waits_any_more() {
     let rig = Rig::full(Engine::Postgres, small());
-    let _held = rig.enter(Lane::Read).await.unwrap();
+    let _held = rig.acquire(Access::Read).await.unwrap();
     let began = Instant::now();
-    let refused = rig.enter(Lane::Read).await.err();
+    let refused = rig.acquire(Access::Read).await.err();
     assert_eq!(began.elapsed(), Duration::from_secs(5));
-    assert!(matches!(refused, Some(Refusal::TimedOut { .. })), "{refused:?}");
-    let hurried = Caller::new("test").within(Duration::from_secs(1));
-    let refused = hurried.scope(rig.enter(Lane::Read)).await.err();
+    assert!(matches!(refused, Some(AcquireError::TimedOut { .. })), "{refused:?}");
+    let hurried = RequestContext::new("test").timeout(Duration::from_secs(1));
+    let refused = hurried.scope(rig.acquire(Access::Read)).await.err();
     assert_eq!(began.elapsed(), Duration::from_secs(6));
-    assert!(matches!(refused, Some(Refusal::TimedOut { .. })), "{refused:?}");
+    assert!(matches!(refused, Some(AcquireError::TimedOut { .. })), "{refused:?}");
     assert_eq!(rig.admission.waiting(), 0);
 }
 
@@ -128,15 +131,15 @@ async fn refuses_on_arrival_what_would_come_too_late() {
     let options = PoolOptions { queue_limit: 0, ..small() };
     let rig = Rig::with_hold(Engine::Postgres, options, Duration::from_secs(2));
     rig.open();
-    let _held = rig.enter(Lane::Read).await.unwrap();
+    let _held = rig.acquire(Access::Read).await.unwrap();
     // Two seconds for each of those in front, and five to wait at the most.
-    let queued = [rig.arrive(Lane::Read), rig.arrive(Lane::Read)];
+    let queued = [rig.arrive(Access::Read), rig.arrive(Access::Read)];
     until(|| rig.admission.waiting() == 2).await;
     let began = Instant::now();
-    let refused = rig.enter(Lane::Read).await.err();
+    let refused = rig.acquire(Access::Read).await.err();
     assert_eq!(
         (began.elapsed(), refused),
-        (Duration::ZERO, Some(Refusal::TooLate { predicted: Duration::from_secs(6) }))
+        (Duration::ZERO, Some(AcquireError::TooLate { predicted: Duration::from_secs(6) }))
     );
     drop(queued);
 }
@@ -144,17 +147,17 @@ async fn refuses_on_arrival_what_would_come_too_late() {
 #[tokio::test]
 async fn without_waiting_a_full_pool_refuses_at_once() {
     let rig = Rig::full(Engine::Postgres, PoolOptions { wait: false, ..small() });
-    let _held = rig.enter(Lane::Read).await.unwrap();
-    assert_eq!(rig.enter(Lane::Read).await.err(), Some(Refusal::AllInUse));
+    let _held = rig.acquire(Access::Read).await.unwrap();
+    assert_eq!(rig.acquire(Access::Read).await.err(), Some(AcquireError::AllInUse));
 }
 
 #[tokio::test(start_paused = true)]
 async fn on_sqlite_writers_take_turns_and_readers_pass() {
     let rig = Rig::full(Engine::Sqlite, PoolOptions { max: 2, queue_limit: 8, ..small() });
-    let writing = rig.enter(Lane::Write).await.unwrap();
-    let second = rig.arrive(Lane::Write);
+    let writing = rig.acquire(Access::Write).await.unwrap();
+    let second = rig.arrive(Access::Write);
     until(|| rig.admission.waiting() == 1).await;
-    assert!(rig.enter(Lane::Read).await.is_ok(), "a waiting writer holds no connection");
+    assert!(rig.acquire(Access::Read).await.is_ok(), "a waiting writer holds no connection");
     rig.leave(writing);
     assert_eq!(second.await.unwrap(), Ok(()));
 }
@@ -162,14 +165,14 @@ async fn on_sqlite_writers_take_turns_and_readers_pass() {
 #[tokio::test(start_paused = true)]
 async fn closing_tells_those_who_wait() {
     let rig = Rig::full(Engine::Postgres, small());
-    let held = rig.enter(Lane::Read).await.unwrap();
-    let queued = rig.arrive(Lane::Read);
+    let held = rig.acquire(Access::Read).await.unwrap();
+    let queued = rig.arrive(Access::Read);
     until(|| rig.admission.waiting() == 1).await;
-    rig.admission.close();
-    assert_eq!(queued.await.unwrap(), Err(Refusal::Closing));
-    assert_eq!(rig.enter(Lane::Read).await.err(), Some(Refusal::Closing));
+    drop(rig.admission.close());
+    assert_eq!(queued.await.unwrap(), Err(AcquireError::Closing));
+    assert_eq!(rig.acquire(Access::Read).await.err(), Some(AcquireError::Closing));
     rig.leave(held);
-    assert_eq!(rig.admission.clear().len(), 1);
+    assert_eq!(rig.admission.connections().counts().open, 0, "what comes back then is closed");
 }
 
 /// On threads, where interleavings are the machine's.
@@ -183,9 +186,9 @@ async fn on_threads_there_are_never_more_than_max() {
         let (rig, ended) = (Arc::clone(&rig), Arc::clone(&ended));
         async move {
             while !ended.load(Ordering::Relaxed) {
-                if let Some(slot) = rig.admission.pick(|_| true) {
+                if let Some(entry) = rig.admission.take_idle_if(|_| true) {
                     tokio::task::yield_now().await;
-                    rig.admission.offer(slot);
+                    rig.check_in(entry);
                 }
                 tokio::task::yield_now().await;
             }
@@ -197,13 +200,13 @@ async fn on_threads_there_are_never_more_than_max() {
             for round in 0..500 {
                 if (user + round) % 7 == 0 {
                     // Goes away at once, whether it has been served or not.
-                    let impatient = tokio::time::timeout(Duration::ZERO, rig.enter(Lane::Read)).await;
+                    let impatient = tokio::time::timeout(Duration::ZERO, rig.acquire(Access::Read)).await;
                     if let Ok(taken) = impatient {
                         rig.leave(taken.unwrap());
                     }
                     continue;
                 }
-                let taken = rig.enter(Lane::Read).await.unwrap();
+                let taken = rig.acquire(Access::Read).await.unwrap();
                 most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 tokio::task::yield_now().await;
                 at_once.fetch_sub(1, Ordering::SeqCst);
@@ -217,8 +220,8 @@ async fn on_threads_there_are_never_more_than_max() {
     ended.store(true, Ordering::Relaxed);
     carer.await.unwrap();
     assert!(most.load(Ordering::SeqCst) <= MAX as usize);
-    let store = rig.admission.store();
-    assert_eq!((store.idle(), store.live(), store.in_use()), (MAX, MAX, 0));
+    let counts = rig.admission.connections().counts();
+    assert_eq!((counts.idle, counts.open, counts.in_use), (MAX, MAX, 0));
     assert_eq!(rig.admission.ready.available_permits(), MAX as usize);
 }
 
@@ -227,16 +230,20 @@ async fn those_who_share_take_their_turns_together() {
     let options = PoolOptions { queue_limit: 0, batch_max: 8, ..small() };
     let rig = Rig::with_hold(Engine::Postgres, options.clone(), Duration::from_secs(1));
     rig.open();
-    let _held = rig.enter(Lane::Read).await.unwrap();
+    let _held = rig.acquire(Access::Read).await.unwrap();
     let limit = Instant::now() + options.acquire;
-    let terms = Terms { options: &rig.options, health: &rig.health, mean_hold: rig.mean_hold, demand: &|| {} };
-    let join = |company| rig.admission.join(&Ticket::new("test"), Lane::Read, company, &terms, limit);
+    let params =
+        AdmissionParams { options: &rig.options, health: &rig.health, mean_hold: rig.mean_hold, demand: &|| {} };
+    let join = |kind| rig.admission.join(&OperationContext::new("test"), Access::Read, kind, &params, limit);
     // Five seconds are four turns of eight, and one more.
-    let shared: Vec<_> = (0..33).map(|_| join(Company::Shared).unwrap()).collect();
-    assert_eq!(join(Company::Alone), Err(Refusal::TooLate { predicted: Duration::from_secs(6) }));
+    let shared: Vec<_> = (0..33).map(|_| join(WaiterKind::Batched).unwrap()).collect();
+    assert_eq!(join(WaiterKind::Single), Err(AcquireError::TooLate { predicted: Duration::from_secs(6) }));
     rig.admission.leave(shared);
-    let alone: Vec<_> = (0..5).map(|_| join(Company::Alone).unwrap()).collect();
-    assert!(matches!(join(Company::Shared), Err(Refusal::TooLate { .. })), "whoever is alone has a turn to himself");
+    let alone: Vec<_> = (0..5).map(|_| join(WaiterKind::Single).unwrap()).collect();
+    assert!(
+        matches!(join(WaiterKind::Batched), Err(AcquireError::TooLate { .. })),
+        "whoever is alone has a turn to himself"
+    );
     rig.admission.leave(alone);
     assert_eq!(rig.admission.waiting(), 0);
 }

@@ -11,10 +11,10 @@ use std::{
 
 use tokio::{task::AbortHandle, time::Instant};
 
-use crate::{clock::Clock, raw::SessionId};
+use crate::{clock::Clock, connect::driver::SessionId};
 
 tokio::task_local! {
-    static CALLER: Caller;
+    static REQUEST: RequestContext;
     static WITHIN: &'static str;
 }
 
@@ -25,16 +25,16 @@ tokio::task_local! {
 /// # async fn example() {
 /// use std::time::Duration;
 ///
-/// orm_pool::Caller::new("request 4711").within(Duration::from_secs(30)).scope(handler()).await;
+/// orm_pool::RequestContext::new("request 4711").timeout(Duration::from_secs(30)).scope(handler()).await;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct RequestContext {
     label: Arc<str>,
     deadline: Option<Instant>,
 }
 
-impl Caller {
+impl RequestContext {
     /// A caller by the name that an operator will recognise, such as a request's id.
     #[must_use]
     pub fn new(label: impl Into<Arc<str>>) -> Self {
@@ -44,26 +44,26 @@ impl Caller {
     /// Nobody waits for the answer after this time: an operation that cannot begin by then is refused on arrival, and
     /// nothing is tried again after it.
     #[must_use]
-    pub fn within(mut self, limit: Duration) -> Self {
+    pub fn timeout(mut self, limit: Duration) -> Self {
         self.deadline = Instant::now().checked_add(limit);
         self
     }
 
     /// Runs a future whose operations are this caller's.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        CALLER.scope(self, future).await
+        REQUEST.scope(self, future).await
     }
 
     fn current() -> Option<Self> {
-        CALLER.try_with(Self::clone).ok()
+        REQUEST.try_with(Self::clone).ok()
     }
 }
 
 /// One operation, from its arrival to its end.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct OperationContext {
     pub(crate) operation: &'static str,
-    pub(crate) caller: Option<Caller>,
+    pub(crate) request: Option<RequestContext>,
     pub(crate) arrived: Instant,
     /// Ends the operation's task from outside.
     pub(crate) abort: OnceLock<AbortHandle>,
@@ -91,20 +91,20 @@ pub(crate) struct Overlong {
     asked: u64,
 }
 
-impl Ticket {
+impl OperationContext {
     pub(crate) fn new(operation: &'static str) -> Arc<Self> {
-        Self::of(operation, Caller::current())
+        Self::of(operation, RequestContext::current())
     }
 
-    /// A ticket for several, in the name of this one, whose deadline is not theirs.
+    /// A context for several, in the name of this one, whose deadline is not theirs.
     pub(crate) fn for_others(&self) -> Arc<Self> {
-        Self::of(self.operation, self.caller.clone().map(|caller| Caller { deadline: None, ..caller }))
+        Self::of(self.operation, self.request.clone().map(|request| RequestContext { deadline: None, ..request }))
     }
 
-    fn of(operation: &'static str, caller: Option<Caller>) -> Arc<Self> {
+    fn of(operation: &'static str, request: Option<RequestContext>) -> Arc<Self> {
         Arc::new(Self {
             operation,
-            caller,
+            request,
             arrived: Instant::now(),
             abort: OnceLock::new(),
             warned: AtomicBool::new(false),
@@ -117,11 +117,11 @@ impl Ticket {
 
     /// After this, nobody waits for the outcome.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.caller.as_ref().and_then(|caller| caller.deadline)
+        self.request.as_ref().and_then(|request| request.deadline)
     }
 
     pub(crate) fn label(&self) -> Option<Arc<str>> {
-        self.caller.as_ref().map(|caller| Arc::clone(&caller.label))
+        self.request.as_ref().map(|request| Arc::clone(&request.label))
     }
 
     /// From now on its statements run on this connection.
@@ -183,7 +183,7 @@ fn owed(asked: u64, clock: Clock) -> Option<Duration> {
 }
 
 /// The operation that the current task is inside of.
-pub(crate) fn within() -> Option<&'static str> {
+pub(crate) fn current_operation() -> Option<&'static str> {
     WITHIN.try_with(|operation| *operation).ok()
 }
 

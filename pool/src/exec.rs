@@ -1,0 +1,8 @@
+//! Operations and what they see: from admission to the answer, on the pool's own runtime.
+
+pub(crate) mod connection;
+pub(crate) mod operation;
+pub(crate) mod progress;
+pub(crate) mod runtime;
+mod session_effect;
+pub(crate) mod transaction;

@@ -1,0 +1,169 @@
+//! What the parts of the pool share. It coordinates them and keeps no books of its own: connections are counted by the
+//! connection set, health by [`Health`], events by [`PoolMetrics`].
+
+pub(crate) mod connections;
+pub(crate) mod housekeeper;
+pub(crate) mod lease;
+pub(crate) mod probe;
+mod snapshot;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::{runtime::Handle, sync::Notify};
+
+use self::{connections::ConnectDemand, probe::Probes};
+use crate::{
+    Engine, PoolOptions,
+    clock::Clock,
+    connect::{connector::Connector, driver::DriverConnection},
+    error_kind::{DbErrorKind, root_cause},
+    health::Health,
+    set::{Admission, CloseReason},
+    stats::metrics::PoolMetrics,
+};
+
+pub(crate) struct PoolInner {
+    pub(crate) engine: Engine,
+    pub(crate) clock: Clock,
+    pub(crate) admission: Admission<DriverConnection>,
+    pub(crate) health: Health,
+    pub(crate) metrics: PoolMetrics,
+    /// The pool's own runtime.
+    pub(crate) handle: Handle,
+    pub(crate) probes: Probes,
+    demand: ConnectDemand,
+    /// Wakes the housekeeper.
+    attention: Notify,
+    /// Notified when a connection was opened, came back or was closed.
+    changed: Notify,
+    options: RwLock<Arc<PoolOptions>>,
+    /// What opens connections, and its generation.
+    connector: RwLock<(Arc<Connector>, u32)>,
+}
+
+impl std::fmt::Debug for PoolInner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PoolInner")
+            .field("engine", &self.engine)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PoolInner {
+    pub(crate) fn new(options: PoolOptions, connector: Connector, metrics: PoolMetrics, handle: Handle) -> Self {
+        let clock = Clock::start();
+        let engine = connector.url().engine();
+        Self {
+            engine,
+            clock,
+            admission: Admission::new(options.max, engine),
+            health: Health::new(clock),
+            metrics,
+            handle,
+            probes: Probes::default(),
+            demand: ConnectDemand::default(),
+            attention: Notify::new(),
+            changed: Notify::new(),
+            options: RwLock::new(Arc::new(options)),
+            connector: RwLock::new((Arc::new(connector), 0)),
+        }
+    }
+
+    pub(crate) fn options(&self) -> Arc<PoolOptions> {
+        Arc::clone(&self.options.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_options(&self, options: PoolOptions) {
+        self.admission.connections().set_max(options.max);
+        *self.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+        self.attention.notify_one();
+    }
+
+    pub(crate) fn connector(&self) -> Arc<Connector> {
+        self.connector_and_generation().0
+    }
+
+    fn connector_and_generation(&self) -> (Arc<Connector>, u32) {
+        let connector = self.connector.read().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&connector.0), connector.1)
+    }
+
+    fn generation(&self) -> u32 {
+        self.connector.read().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    /// From now on this opens connections; those of its predecessors are closed as they come back.
+    pub(crate) fn set_connector(self: &Arc<Self>, new: Connector) {
+        {
+            let mut connector = self.connector.write().unwrap_or_else(PoisonError::into_inner);
+            *connector = (Arc::new(new), connector.1.wrapping_add(1));
+        }
+        self.close_outdated();
+    }
+
+    /// Replaces all connections of a generation, unless that has been done. `change` may replace what opens them as well.
+    fn renew(self: &Arc<Self>, generation: u32, change: impl FnOnce(&Connector) -> Option<Connector>) -> bool {
+        {
+            let mut connector = self.connector.write().unwrap_or_else(PoisonError::into_inner);
+            if connector.1 != generation {
+                return false;
+            }
+            connector.1 = generation.wrapping_add(1);
+            if let Some(changed) = change(&connector.0) {
+                connector.0 = Arc::new(changed);
+            }
+        }
+        self.close_outdated();
+        true
+    }
+
+    /// Closes idle connections of earlier generations; the others are closed as they come back.
+    fn close_outdated(self: &Arc<Self>) {
+        let current = self.generation();
+        while let Some(entry) = self.admission.take_idle_if(|entry| entry.generation != current) {
+            self.close(entry, CloseReason::Replaced);
+        }
+    }
+
+    /// Whether the connections are the database itself, and must never all be closed.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.connector().url().is_in_memory()
+    }
+
+    /// A connection died: the others are checked before they are used again.
+    pub(crate) fn mark_suspect(&self) {
+        if !self.is_in_memory() {
+            self.health.mark_suspect();
+        }
+        self.attention.notify_one();
+    }
+
+    /// Takes from an operation's error what it says about the database.
+    pub(crate) fn on_error(
+        self: &Arc<Self>,
+        kind: DbErrorKind,
+        operation: &'static str,
+        generation: u32,
+        error: &(dyn std::error::Error + 'static),
+    ) {
+        if kind == DbErrorKind::StalePlan {
+            if self.renew(generation, |_| None) {
+                tracing::info!("schema changed; recycling connections");
+            }
+        } else if kind == DbErrorKind::TooManyStatements {
+            if self.renew(generation, Connector::with_fewer_statements) {
+                let statement_cache = self.connector().statement_cache();
+                tracing::warn!(
+                    statement_cache,
+                    "the server has no room for more prepared statements; recycling connections"
+                );
+            }
+        } else if kind.breaks_connection() {
+            self.mark_suspect();
+        }
+        if kind.is_impairment() {
+            self.health.note_impairment(kind, operation, &root_cause(error));
+        }
+    }
+}

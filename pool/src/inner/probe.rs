@@ -1,0 +1,156 @@
+//! Whether the database answers: asked by one probe at a time, whoever wants to know.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use super::PoolInner;
+use crate::{
+    Engine,
+    connect::connector::ConnectFailure,
+    health::State,
+    set::{AcquireError, CloseReason},
+};
+
+/// How long a connection has to answer a ping.
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_millis(1500);
+
+#[derive(Default)]
+pub(crate) struct Probes {
+    /// Whether somebody waits for a probe.
+    wanted: AtomicBool,
+    is_running: Arc<AtomicBool>,
+    /// How many have ended.
+    ended: watch::Sender<u64>,
+}
+
+impl PoolInner {
+    /// Checks that the database answers, by what was heard last or else by a probe. Never waits behind operations.
+    pub(crate) async fn ping(&self) -> Result<(), AcquireError> {
+        const FRESH: Duration = Duration::from_secs(1);
+        self.refuse_if_down()?;
+        if self.health.since_response() < FRESH || self.is_in_memory() {
+            return Ok(());
+        }
+        let mut ended = self.probes.ended.subscribe();
+        self.probes.wanted.store(true, Ordering::Release);
+        self.attention.notify_one();
+        // It asks an idle connection, and then for a new one.
+        let _ = timeout(PING_TIMEOUT * 3, ended.changed()).await;
+        self.refuse_if_down()
+    }
+
+    fn refuse_if_down(&self) -> Result<(), AcquireError> {
+        match self.health.state() {
+            State::Down { incident } => Err(AcquireError::Down { kind: incident.kind, detail: incident.detail }),
+            State::Up | State::Recovering => Ok(()),
+        }
+    }
+
+    /// Starts a probe if one is wanted or due, and none is running.
+    pub(super) fn probe_if_due(self: &Arc<Self>) {
+        let is_wanted = self.probes.wanted.swap(false, Ordering::AcqRel);
+        if !(is_wanted || self.is_probe_due()) || self.probes.is_running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        self.handle.spawn(async move {
+            inner.probe().await;
+            inner.probes.is_running.store(false, Ordering::Release);
+            inner.probes.ended.send_modify(|ended| *ended += 1);
+        });
+    }
+
+    fn is_probe_due(&self) -> bool {
+        if self.engine == Engine::Sqlite || self.admission.is_closed() {
+            return false;
+        }
+        if self.health.is_down() {
+            // What has answered since it went down may serve again.
+            return self
+                .admission
+                .connections()
+                .any_idle(|entry| !self.health.is_suspect(entry.last_response.elapsed()));
+        }
+        let counts = self.admission.connections().counts();
+        let silence = self.health.since_response();
+        // A connection has died; operations run and none gets an answer; nothing has run for a while.
+        self.admission.connections().any_idle(|entry| self.health.is_suspect(entry.last_response.elapsed()))
+            || (counts.in_use > 0 && silence >= super::housekeeper::SILENCE_THRESHOLD)
+            || (counts.open > 0 && silence >= super::housekeeper::IDLE_PROBE_INTERVAL)
+    }
+
+    /// Asks the database for an answer: on idle connections, or else by having one opened. Marks it as down if there is none.
+    async fn probe(self: &Arc<Self>) {
+        // A connection to a deleted file still answers.
+        if self.check_file().is_err() {
+            return;
+        }
+        if self.ping_idle().await {
+            self.health.mark_recovering();
+            return;
+        }
+        if self.health.is_down() {
+            // One is being opened already.
+            return;
+        }
+        let began = Instant::now();
+        let mut progress = self.connect_progress();
+        let ended = progress.borrow().ended;
+        self.request_probe();
+        let is_over = timeout(PING_TIMEOUT, progress.wait_for(|progress| progress.ended > ended)).await.is_ok();
+        // An attempt that has failed has been acted upon. One that is merely slow goes on, and counts as silence until then.
+        if !is_over && self.health.since_response() >= began.elapsed() {
+            self.mark_down(&ConnectFailure::silent());
+        }
+    }
+
+    /// Pings idle connections until one answers, and those that are suspect. Whether any answered.
+    async fn ping_idle(self: &Arc<Self>) -> bool {
+        let mut has_answered = false;
+        while let Some(mut entry) =
+            self.admission.take_idle_if(|entry| !has_answered || self.health.is_suspect(entry.last_response.elapsed()))
+        {
+            match timeout(PING_TIMEOUT, entry.connection.ping()).await {
+                Ok(Ok(())) => {
+                    has_answered = true;
+                    self.health.on_response();
+                    entry.last_response = Instant::now();
+                    self.check_in(entry);
+                }
+                Ok(Err(_)) => {
+                    drop(entry);
+                    self.discard(CloseReason::Broken);
+                }
+                Err(_) => {
+                    drop(entry);
+                    self.health.on_silence();
+                    self.discard(CloseReason::Broken);
+                    break;
+                }
+            }
+        }
+        has_answered
+    }
+
+    /// Checks that an SQLite database is still where it was opened, and marks it as down if not.
+    pub(crate) fn check_file(&self) -> Result<(), ConnectFailure> {
+        let checked = self.connector().check_file();
+        if let Err(failure) = &checked
+            && !self.health.is_down()
+        {
+            self.health.mark_down(failure);
+            self.replenish();
+        }
+        checked
+    }
+}

@@ -1,0 +1,98 @@
+//! The state of the pool at one moment.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{PoolInner, probe::PING_TIMEOUT};
+use crate::{
+    context::OperationContext,
+    health::{Incident, State},
+    set::Holder,
+    stats::snapshot::{Advice, BulkUsage, Cause, Limits, OperationInfo, PoolState, Snapshot, Status, millis},
+};
+
+/// How many of the longest waiters and holders are shown.
+const SHOWN: usize = 5;
+
+impl PoolInner {
+    pub(crate) fn status(&self) -> Status {
+        let stranded = if self.health.is_down() { self.unanswered(PING_TIMEOUT).len() } else { 0 };
+        let counts = self.admission.connections().counts();
+        Status {
+            total: counts.open,
+            idle: counts.idle,
+            in_use: counts.in_use,
+            opening: counts.connecting,
+            stranded: u32::try_from(stranded).unwrap_or(u32::MAX),
+            waiting: self.admission.waiting(),
+        }
+    }
+
+    /// Holders that the database has owed an answer for this long.
+    pub(crate) fn unanswered(&self, limit: Duration) -> Vec<Holder> {
+        let mut holders = self.admission.connections().holders();
+        holders.retain(|holder| holder.context.unanswered(self.clock).is_some_and(|owed| owed >= limit));
+        holders
+    }
+
+    pub(crate) fn longest_holders(&self, count: usize) -> Vec<OperationInfo> {
+        let mut holders = self.admission.connections().holders();
+        holders.sort_by_key(|holder| holder.since);
+        holders.truncate(count);
+        holders.iter().map(|holder| info(&holder.context, holder.since)).collect()
+    }
+
+    pub(crate) fn snapshot(&self, bulk: BulkUsage) -> Snapshot {
+        let options = self.options();
+        let counts = self.status();
+        let (wait, hold, span) = self.metrics.recent();
+        let (state, cause) = match self.health.state() {
+            _ if self.admission.is_closed() && counts.total == 0 => (PoolState::Closed, None),
+            _ if self.admission.is_closed() => (PoolState::Draining, None),
+            State::Up => (PoolState::Up, None),
+            State::Recovering => (PoolState::Recovering, None),
+            State::Down { incident } => (PoolState::Down, Some(cause(incident))),
+        };
+        let waiters = self.admission.longest_waiters(SHOWN);
+        let connector = self.connector();
+        let session = connector.session();
+        Snapshot {
+            name: options.application_name.clone(),
+            state,
+            cause,
+            shortage: self.health.shortage().map(self::cause),
+            impairment: self.health.impairment().map(self::cause),
+            pooler: session.pooler(),
+            limits: Limits {
+                max: options.max,
+                min: options.min,
+                queue_limit: options.queue_limit,
+                wait: options.wait,
+                batch: options.batch,
+                batch_max: options.batch_max,
+                bulk_share: options.bulk_share,
+                acquire_ms: millis(options.acquire),
+                idle_ms: millis(options.idle),
+                lifetime_ms: millis(options.lifetime),
+                statement_timeout_ms: millis(session.statement_timeout()),
+            },
+            counts,
+            bulk,
+            longest_waiters: waiters.iter().map(|context| info(context, context.arrived)).collect(),
+            longest_holders: self.longest_holders(SHOWN),
+            counters: self.metrics.counters(),
+            wait,
+            advice: Advice::new(&hold, span, options.max, counts.waiting, session.max_connections()),
+            hold,
+        }
+    }
+}
+
+fn info(context: &OperationContext, since: Instant) -> OperationInfo {
+    OperationInfo { operation: context.operation, request: context.label(), for_ms: millis(since.elapsed()) }
+}
+
+fn cause(incident: Incident) -> Cause {
+    Cause { kind: incident.kind, detail: incident.detail, for_ms: millis(incident.since.elapsed()) }
+}

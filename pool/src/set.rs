@@ -1,0 +1,13 @@
+//! The connections that are open, who uses them, and who waits for one.
+
+mod acquire_error;
+pub(crate) mod admission;
+pub(crate) mod connection_set;
+pub(crate) mod entry;
+
+pub use self::acquire_error::AcquireError;
+pub(crate) use self::{
+    admission::{Access, Admission, AdmissionParams, Admitted, WaiterKind},
+    connection_set::Holder,
+    entry::{CloseReason, PoolEntry},
+};

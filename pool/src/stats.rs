@@ -1,0 +1,5 @@
+//! What happened and what is so now: counters, times, the snapshot of the pool, and advice on its size.
+
+pub(crate) mod advice;
+pub(crate) mod metrics;
+pub(crate) mod snapshot;
