@@ -5,22 +5,30 @@ pub(crate) mod connections;
 pub(crate) mod housekeeper;
 pub(crate) mod lease;
 pub(crate) mod probe;
+pub(crate) mod requests;
 mod snapshot;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use tokio::{runtime::Handle, sync::Notify};
 
-use self::{connections::ConnectDemand, probe::Probes};
+use self::requests::{ConnectDemand, Probes};
 use crate::{
     Engine, PoolOptions,
     clock::Clock,
     connect::{connector::Connector, driver::DriverConnection},
     error_kind::{DbErrorKind, root_cause},
     health::Health,
-    set::{Admission, CloseReason},
+    set::{Admission, CloseReason, bulk_limiter::BulkLimiter},
     stats::metrics::PoolMetrics,
 };
+
+/// While operations run and none gets an answer, the database is probed after this. For so long after its last answer it is
+/// taken to work, whatever an attempt to connect says.
+const SILENCE_THRESHOLD: Duration = Duration::from_secs(1);
 
 pub(crate) struct PoolInner {
     pub(crate) engine: Engine,
@@ -30,7 +38,9 @@ pub(crate) struct PoolInner {
     pub(crate) metrics: PoolMetrics,
     /// The pool's own runtime.
     pub(crate) handle: Handle,
-    pub(crate) probes: Probes,
+    /// Permits for bulk work.
+    pub(crate) bulk: BulkLimiter,
+    probes: Probes,
     demand: ConnectDemand,
     /// Wakes the housekeeper.
     attention: Notify,
@@ -61,6 +71,7 @@ impl PoolInner {
             health: Health::new(clock),
             metrics,
             handle,
+            bulk: BulkLimiter::new(&options),
             probes: Probes::default(),
             demand: ConnectDemand::default(),
             attention: Notify::new(),
@@ -76,6 +87,7 @@ impl PoolInner {
 
     pub(crate) fn set_options(&self, options: PoolOptions) {
         self.admission.connections().set_max(options.max);
+        self.bulk.resize(&options);
         *self.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
         self.attention.notify_one();
     }

@@ -124,9 +124,26 @@ impl PoolOptions {
     }
 }
 
+impl PoolOptions {
+    /// How many connections bulk work may use at once: its share, but one at the least, and never all unless there is only
+    /// one.
+    #[must_use]
+    pub fn bulk_places(&self) -> u32 {
+        let share = u64::from(self.max) * u64::from(self.bulk_share) / 100;
+        u32::try_from(share).unwrap_or(self.max).min(self.max.saturating_sub(1)).max(1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_is_never_none_and_never_all() {
+        let places = |max, bulk_share| PoolOptions { max, bulk_share, ..PoolOptions::default() }.bulk_places();
+        assert_eq!([places(10, 25), places(10, 100), places(10, 1), places(2, 100), places(1, 1)], [2, 9, 1, 1, 1]);
+        assert_eq!(places(10_000, 50), 5000);
+    }
 
     #[test]
     fn defaults_are_valid() {

@@ -8,7 +8,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::{
     CloseError, ConnectError, Connection, DatabaseUrl, DbErrorKind, Engine, Error, InvalidOption, PoolOptions,
     ReconfigureError, Snapshot, Status,
-    bulk::BulkLimiter,
     connect::connector::{ConnectFailure, Connector},
     error_kind::connection_error,
     exec::{
@@ -17,9 +16,10 @@ use crate::{
     },
     inner::{
         PoolInner,
-        connections::{CLOSE_TIMEOUT, ConnectProgress, open_connections},
+        connections::{CLOSE_TIMEOUT, open_connections},
         housekeeper::keep_house,
         probe::PING_TIMEOUT,
+        requests::ConnectProgress,
     },
     set::Access,
     stats::metrics::PoolMetrics,
@@ -32,7 +32,6 @@ pub struct Pool(Arc<PoolParts>);
 struct PoolParts {
     // Before `runtime`: connections are dropped while the runtime that owns their sockets still stands.
     inner: Arc<PoolInner>,
-    bulk: Arc<BulkLimiter>,
     runtime: PoolRuntime,
 }
 
@@ -49,7 +48,6 @@ impl Pool {
         let runtime = PoolRuntime::start(options.threads).map_err(ConnectError::Runtime)?;
         let metrics = PoolMetrics::new(&options.application_name)
             .map_err(|error| ConnectError::Runtime(std::io::Error::other(format!("{error:?}"))))?;
-        let bulk = BulkLimiter::new(&options);
         let connector = Connector::new(url, &options);
         let inner = Arc::new(PoolInner::new(options, connector, metrics, runtime.handle()));
         runtime.spawn(open_connections(Arc::clone(&inner)));
@@ -59,7 +57,7 @@ impl Pool {
         }
         runtime.spawn(keep_house(Arc::clone(&inner)));
         warn_of_weak_tls(url);
-        Ok(Self(Arc::new(PoolParts { inner, bulk, runtime })))
+        Ok(Self(Arc::new(PoolParts { inner, runtime })))
     }
 
     pub(crate) fn inner(&self) -> &Arc<PoolInner> {
@@ -68,10 +66,6 @@ impl Pool {
 
     pub(crate) fn runtime(&self) -> &PoolRuntime {
         &self.0.runtime
-    }
-
-    pub(crate) fn bulk(&self) -> &Arc<BulkLimiter> {
-        &self.0.bulk
     }
 
     /// The engine behind the pool.
@@ -205,7 +199,7 @@ impl Pool {
     /// The state of the pool at this moment, and what has happened.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.inner().snapshot(self.bulk().usage())
+        self.inner().snapshot()
     }
 
     /// Sets the gauges of the `metrics` crate to the values of this moment; counters and histograms are always up to date.
@@ -236,7 +230,6 @@ impl Pool {
         next.threads = current.threads;
         let new = Connector::new(url, &next);
         let waits_for_locks = inner.engine == Engine::Sqlite && next.acquire != current.acquire;
-        self.bulk().resize(&next);
         inner.set_options(next);
         if url == connector.url() {
             // SQLite's busy time-out is a setting of each connection.
@@ -258,7 +251,6 @@ impl Pool {
 
     /// Refuses what waits and what comes from now on; what runs continues.
     pub fn drain(&self) {
-        self.bulk().close();
         self.inner().stop_admission();
     }
 

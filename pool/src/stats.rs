@@ -2,4 +2,5 @@
 
 pub(crate) mod advice;
 pub(crate) mod metrics;
+pub(crate) mod quantiles;
 pub(crate) mod snapshot;

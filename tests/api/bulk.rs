@@ -9,12 +9,13 @@ use tokio::net::TcpStream;
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, Locked, Proxy, Reply, Service, Upload, connect, eventually},
+    harness::{App, Context, Engine, Locked, Proxy, Reply, Service, Upload, connect, eventually, number},
 };
 
 cases![
     every_row_has_its_line,
     an_upsert_writes_what_is_new,
+    an_upsert_survives_the_end_of_the_row_it_meets,
     a_dry_run_changes_nothing,
     all_or_none,
     lines_come_as_rows_are_done,
@@ -111,6 +112,30 @@ async fn every_row_has_its_line(context: Context) {
     assert_eq!(told(&reply), expected);
     assert_eq!(count(&app).await, 2505);
     assert_eq!(bulk(&app, "", NDJSON, None, "").await.text, "");
+}
+
+/// The row that keeps the email is locked when it is found to be taken, and deleted when it is to be written over.
+async fn an_upsert_survives_the_end_of_the_row_it_meets(context: Context) {
+    if context.engine() != Engine::Postgres {
+        // Only PostgreSQL finds a taken key without waiting for who holds its row.
+        return;
+    }
+    let app = context.app().await;
+    app.create("Ann", "ann@example.com").await;
+    let outside = connect(&app.url).await;
+    outside.execute_unprepared("BEGIN").await.unwrap();
+    outside.execute_unprepared("SELECT id FROM users FOR UPDATE").await.unwrap();
+    let upsert = {
+        let app = app.clone();
+        let body = "{\"name\":\"Anna\",\"email\":\"ann@example.com\"}\n";
+        tokio::spawn(async move { bulk(&app, "?mode=upsert&atomic=true", NDJSON, None, body).await })
+    };
+    let waits = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    eventually("it waits for the row", || async { (number(&outside, waits).await.unwrap() > 0).then_some(()) }).await;
+    outside.execute_unprepared("DELETE FROM users").await.unwrap();
+    outside.execute_unprepared("COMMIT").await.unwrap();
+    outside.close().await.unwrap();
+    assert_eq!(told(&upsert.await.unwrap()), ["1 created"]);
 }
 
 async fn an_upsert_writes_what_is_new(context: Context) {

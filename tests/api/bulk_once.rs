@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     bulk::{NDJSON, bulk, count, rows, told},
     cases,
-    harness::{Context, Locked, Upload, bare, connect, eventually},
+    harness::{Context, Locked, Upload, connect, eventually, number},
 };
 
 cases![
@@ -152,7 +152,7 @@ async fn a_refused_piece_keeps_nothing(context: Context) {
         assert!(reply.text.contains("refused"), "{}", reply.text);
     }
     let database = connect(&app.url).await;
-    let bytes = bare::number(&database, "SELECT COALESCE(MAX(LENGTH(answer)), 0) FROM idempotency_keys").await.unwrap();
+    let bytes = number(&database, "SELECT COALESCE(MAX(LENGTH(answer)), 0) FROM idempotency_keys").await.unwrap();
     database.close().await.unwrap();
     assert!(bytes <= 8, "only the number of pieces is kept: {bytes} bytes");
     app.delete(&format!("/users/{}", ann["id"].as_str().unwrap())).await;

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::{
     cases,
     harness::{
-        Account, Context, End, Engine, Locked, Server, Service, bare::number, binary, client, connect, eventually,
-        new_database,
+        Account, Context, End, Engine, Locked, Server, Service, binary, client, connect, eventually, new_database,
+        number,
     },
 };
 

@@ -16,7 +16,7 @@ use users_api::service::IdempotencyKeys;
 
 use crate::{
     cases,
-    harness::{App, Context, Cutter, Engine, Locked, Reply, bare, connect, eventually, read_message, wanted},
+    harness::{App, Context, Cutter, Engine, Locked, Reply, bare, connect, eventually, number, read_message, wanted},
 };
 
 cases![
@@ -55,7 +55,7 @@ fn is_replayed(reply: &Reply) -> bool {
 
 async fn count(app: &App, table: &str) -> i64 {
     let database = connect(&app.url).await;
-    let count = bare::number(&database, &format!("SELECT count(*) FROM {table}")).await.unwrap();
+    let count = number(&database, &format!("SELECT count(*) FROM {table}")).await.unwrap();
     database.close().await.unwrap();
     count
 }
@@ -224,7 +224,7 @@ async fn another_process_waits_for_the_answer(context: Context) {
     };
     if let Some(sql) = inserting {
         let database = connect(&one.url).await;
-        let both = || async { (bare::number(&database, &sql).await.unwrap() == 2).then_some(()) };
+        let both = || async { (number(&database, &sql).await.unwrap() == 2).then_some(()) };
         eventually("the one waits for the lock, the other for the one", both).await;
         database.close().await.unwrap();
     }

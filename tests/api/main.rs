@@ -19,7 +19,6 @@
     reason = "a test ends by panicking, and nobody depends on it"
 )]
 
-mod batch;
 mod bulk;
 mod bulk_answers;
 mod bulk_csv;
@@ -29,7 +28,6 @@ mod cli;
 mod conditions;
 mod contract;
 mod docs;
-mod doors;
 mod edges;
 mod exports;
 mod harness;
@@ -39,7 +37,6 @@ mod limits;
 mod lists;
 mod logging;
 mod migrations;
-mod operations;
 mod ops;
 mod outages;
 mod overload;
@@ -48,10 +45,8 @@ mod pgbouncer;
 mod pipelines;
 mod plans;
 mod pool;
-mod queue;
 mod races;
 mod reload;
-mod remains;
 mod requirements;
 mod reverse_proxies;
 mod secrets;
@@ -72,6 +67,7 @@ mod walls;
 use std::process::ExitCode;
 
 use harness::{Suite, suite};
+pub(crate) use test_support::cases;
 
 fn main() -> ExitCode {
     if soak::duration().is_some() {
@@ -109,14 +105,9 @@ fn main() -> ExitCode {
             suite("migrations", migrations::cases()),
             suite("signals", signals::cases()),
             suite("signals", signals::alone::cases()).without_engine(),
-            suite("doors", doors::cases()).on_servers(),
-            suite("operations", operations::cases()),
             suite("timeouts", timeouts::cases()).on_servers(),
-            suite("remains", remains::cases()),
             suite("sessions", sessions::cases()),
             suite("pgbouncer", pgbouncer::cases()).on_postgres(),
-            suite("queue", queue::cases()),
-            suite("batch", batch::cases()),
             suite("transfer", transfer::cases()),
             suite("requirements", requirements::cases()).on_servers(),
             suite("storage", storage::cases()).without_engine(),

@@ -11,8 +11,8 @@ use serde_json::json;
 use crate::{
     cases,
     harness::{
-        App, Context, End, Engine, Load, Proxy, Sample, Server, Service, bare::number, by_status, connect, eventually,
-        is_batching, kill_all, new_database, quantile, wanted,
+        App, Context, End, Engine, Load, Proxy, Sample, Server, Service, by_status, connect, eventually, is_batching,
+        kill_all, new_database, number, quantile, wanted,
     },
 };
 

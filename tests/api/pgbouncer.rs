@@ -8,8 +8,8 @@ use crate::{
     cases,
     harness::{
         App, Context, Locked, PgBouncer, Version,
-        bare::{end, number, pool_on},
-        binary, connect, pgbouncers,
+        bare::{end, pool_on},
+        binary, connect, number, pgbouncers,
     },
     sessions::life,
 };

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, Locked, Reply, Service, bare::number, connect, eventually},
+    harness::{App, Context, Engine, Locked, Reply, Service, connect, eventually, number},
 };
 
 cases![

@@ -13,8 +13,8 @@ use crate::{
     cases,
     harness::{
         Context, End, Engine, Server,
-        bare::{end, number, pool_on, read, run, write},
-        connect, sqlite_url,
+        bare::{end, pool_on, read, run, write},
+        connect, number, sqlite_url,
     },
 };
 

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     cases,
-    harness::{Context, Engine, Locked, bare::number, binary, connect, eventually},
+    harness::{Context, Engine, Locked, binary, connect, eventually, number},
 };
 
 cases![
@@ -26,8 +26,8 @@ cases![
 /// Cases to which the engine makes no difference.
 pub mod alone {
     use super::{
-        a_pipe_that_nobody_opens_holds_up_no_end, a_silent_database_holds_up_no_end, a_silent_service_holds_up_no_end,
-        output_that_is_not_read_holds_up_no_end,
+        Context, a_pipe_that_nobody_opens_holds_up_no_end, a_silent_database_holds_up_no_end,
+        a_silent_service_holds_up_no_end, output_that_is_not_read_holds_up_no_end,
     };
     use crate::cases;
 

@@ -16,8 +16,8 @@ use crate::{
     cases,
     harness::{
         Account, App, Context, Engine, Locked, Service,
-        bare::{end, fault, number, pool, read, run},
-        connect, eventually,
+        bare::{end, fault, pool, read, run},
+        connect, eventually, number,
     },
 };
 
@@ -179,7 +179,7 @@ async fn a_kill_that_fails_is_tried_again(context: Context) {
         let app = app.clone();
         tokio::spawn(async move { app.post("/users", &json!({"name": "Ann", "email": "ann@example.com"})).await })
     };
-    service.logged("overlong statements could not be killed; trying again until their operations are given up").await;
+    service.logged("overlong statements could not be killed; trying again until their operations are aborted").await;
     account.set_limit(2).await;
     let killed = service.logged("statement killed: no answer within statement_timeout").await;
     assert_eq!(killed["operation"], "users.create", "{killed}");

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     cases,
-    harness::{Context, bare::number, binary, connect, eventually},
+    harness::{Context, binary, connect, eventually, number},
 };
 
 cases![
@@ -34,7 +34,7 @@ struct Said {
 
 fn command(context: &Context, url: &str, arguments: &[&str]) -> Command {
     // The servers of the tests do not flush to disk, which is warned of.
-    let variables = [("DATABASE_URL", url), ("RUST_LOG", "warn,orm_pool::session=error")];
+    let variables = [("DATABASE_URL", url), ("RUST_LOG", "warn,orm_pool::connect::session=error")];
     let mut command = binary(context.folder(), &variables);
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -9,13 +9,14 @@ use users_api::{
 
 use crate::{
     cases,
-    harness::{Context, Reply},
+    harness::{Context, End, Reply, Server, new_database},
 };
 
 cases![
     creates_and_finds,
     answers_head_like_get,
     an_email_is_taken_in_every_spelling,
+    a_taken_email_is_one_in_every_language,
     an_email_is_free_again_after_its_user_is_gone,
     replaces,
     patches_a_part,
@@ -73,6 +74,24 @@ async fn an_email_is_taken_in_every_spelling(context: Context) {
     app.create("Other", "a.nn@bücher.example").await;
     app.create("Other", "ann+x@bücher.example").await;
     app.create("Other", "änn@bücher.example").await;
+}
+
+/// MySQL and MariaDB say only in their message, and in their own language, which key was violated.
+async fn a_taken_email_is_one_in_every_language(context: Context) {
+    if !context.engine().is_mysql_like() {
+        return;
+    }
+    let mut server = Server::new(context.engine(), &["--lc-messages=cs_CZ"]);
+    server.start(End::Orderly);
+    server.await_ready();
+    let app = context.app_on(&new_database(server.url()).await, &[]).await;
+    app.create("Ann", "ann@example.com").await;
+    let bob = app.create("Bob", "bob@example.com").await;
+    let taken = json!({"name": "Bob", "email": "ANN@example.com"});
+    app.post("/users", &taken).await.problem(409, "email-taken");
+    app.put(&format!("/users/{}", bob["id"].as_str().unwrap()), &taken).await.problem(409, "email-taken");
+    app.stop().await.unwrap().unwrap();
+    server.stop();
 }
 
 async fn an_email_is_free_again_after_its_user_is_gone(context: Context) {

@@ -6,20 +6,20 @@
 
 use std::{
     future::pending,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{PoolInner, housekeeper::SILENCE_THRESHOLD};
+use super::{
+    PoolInner, SILENCE_THRESHOLD,
+    requests::{Aside, ConnectProgress},
+};
 use crate::{
     Engine,
     connect::{
@@ -46,44 +46,6 @@ const LONGEST_PAUSE_AFTER_SILENCE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE_OF_MYSQL: Duration = Duration::from_mins(1);
 /// The pause while the settings are wrong: servers lock accounts that fail too often.
 const PAUSE_WHILE_REFUSED: Duration = Duration::from_secs(2);
-
-/// What the task that opens connections is asked for, and what it has to tell.
-#[derive(Default)]
-pub(super) struct ConnectDemand {
-    wake: Notify,
-    /// Whether one is to be opened whatever the counts say, to see whether the database answers.
-    probe: AtomicBool,
-    aside: Mutex<Vec<Aside>>,
-    progress: watch::Sender<ConnectProgress>,
-    /// How many connections may be opened at the same time.
-    ramp: AtomicU32,
-    has_started: AtomicBool,
-}
-
-/// A connection beside those of the pool.
-struct Aside {
-    /// What opens it, if not the pool's own.
-    connector: Option<Connector>,
-    reply: oneshot::Sender<Result<DriverConnection, ConnectFailure>>,
-}
-
-/// What has become of attempts to open a connection.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ConnectProgress {
-    /// Attempts that have begun, and that have ended.
-    begun: u64,
-    pub(crate) ended: u64,
-    /// Since when the attempt that began last is under way.
-    pub(crate) began: Option<Instant>,
-    /// Why the last one failed, unless it succeeded.
-    pub(crate) failure: Option<ConnectFailure>,
-}
-
-impl ConnectProgress {
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.begun > self.ended
-    }
-}
 
 impl PoolInner {
     /// Has connections opened, as many as are missing now.
@@ -227,6 +189,7 @@ impl PoolInner {
 
     /// Refuses what waits and what comes from now on, and closes what is idle; what runs continues.
     pub(crate) fn stop_admission(self: &Arc<Self>) {
+        self.bulk.close();
         for entry in self.admission.close() {
             self.close_counted(entry, CloseReason::PoolClosed);
         }

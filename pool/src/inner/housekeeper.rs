@@ -18,11 +18,6 @@ use crate::{
     set::CloseReason,
 };
 
-/// While operations run and none gets an answer, the database is probed after this. For so long after its last answer it is
-/// taken to work, whatever an attempt to connect says.
-pub(crate) const SILENCE_THRESHOLD: Duration = Duration::from_secs(1);
-/// While nothing runs, the database is probed after this.
-pub(crate) const IDLE_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long past its limit an answer is waited for.
 const RESPONSE_GRACE: Duration = Duration::from_secs(5);
 /// How long past its limit a statement is killed by the pool: the answer of a server that limits it itself is on its way.

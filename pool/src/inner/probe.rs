@@ -1,19 +1,13 @@
 //! Whether the database answers: asked by one probe at a time, whoever wants to know.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
-use super::PoolInner;
+use super::{PoolInner, SILENCE_THRESHOLD};
 use crate::{
     Engine,
     connect::connector::ConnectFailure,
@@ -21,17 +15,10 @@ use crate::{
     set::{AcquireError, CloseReason},
 };
 
+/// While nothing runs, the database is probed after this.
+const IDLE_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a connection has to answer a ping.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_millis(1500);
-
-#[derive(Default)]
-pub(crate) struct Probes {
-    /// Whether somebody waits for a probe.
-    wanted: AtomicBool,
-    is_running: Arc<AtomicBool>,
-    /// How many have ended.
-    ended: watch::Sender<u64>,
-}
 
 impl PoolInner {
     /// Checks that the database answers, by what was heard last or else by a probe. Never waits behind operations.
@@ -85,8 +72,8 @@ impl PoolInner {
         let silence = self.health.since_response();
         // A connection has died; operations run and none gets an answer; nothing has run for a while.
         self.admission.connections().any_idle(|entry| self.health.is_suspect(entry.last_response.elapsed()))
-            || (counts.in_use > 0 && silence >= super::housekeeper::SILENCE_THRESHOLD)
-            || (counts.open > 0 && silence >= super::housekeeper::IDLE_PROBE_INTERVAL)
+            || (counts.in_use > 0 && silence >= SILENCE_THRESHOLD)
+            || (counts.open > 0 && silence >= IDLE_PROBE_INTERVAL)
     }
 
     /// Asks the database for an answer: on idle connections, or else by having one opened. Marks it as down if there is none.

@@ -43,9 +43,10 @@ impl PoolInner {
         holders.iter().map(|holder| info(&holder.context, holder.since)).collect()
     }
 
-    pub(crate) fn snapshot(&self, bulk: BulkUsage) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let options = self.options();
         let counts = self.status();
+        let (places, taken, waiting) = self.bulk.usage();
         let (wait, hold, span) = self.metrics.recent();
         let (state, cause) = match self.health.state() {
             _ if self.admission.is_closed() && counts.total == 0 => (PoolState::Closed, None),
@@ -78,7 +79,7 @@ impl PoolInner {
                 statement_timeout_ms: millis(session.statement_timeout()),
             },
             counts,
-            bulk,
+            bulk: BulkUsage { places, taken, waiting },
             longest_waiters: waiters.iter().map(|context| info(context, context.arrived)).collect(),
             longest_holders: self.longest_holders(SHOWN),
             counters: self.metrics.counters(),

@@ -224,7 +224,7 @@ impl<T> Admission<T> {
             _ => {
                 let counts = self.connections.counts();
                 // An operation for which a connection can still be opened does not count against the limit.
-                (counts.max, counts.max.saturating_sub(counts.open))
+                (counts.max, counts.max.saturating_sub(counts.staying()))
             }
         };
         let mut waiters = self.waiters();

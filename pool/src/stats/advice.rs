@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::snapshot::Quantiles;
+use super::quantiles::Quantiles;
 
 /// What size would suit, by Little's law: connections busy at once = rate × hold time.
 #[derive(Clone, Debug, PartialEq, Serialize)]

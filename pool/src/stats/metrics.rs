@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -103,6 +103,8 @@ pub(crate) struct PoolMetrics {
     windows: Mutex<Windows>,
     // Running mean of holds, in nanoseconds.
     mean_hold: AtomicU64,
+    bulk_ended: AtomicU64,
+    bulk_gives_way: AtomicBool,
     metrics: Metrics,
 }
 
@@ -128,6 +130,8 @@ impl PoolMetrics {
             counts: Counts::default(),
             windows: Mutex::new(windows),
             mean_hold: AtomicU64::new(0),
+            bulk_ended: AtomicU64::new(0),
+            bulk_gives_way: AtomicBool::new(false),
             metrics: Metrics::new(pool),
         })
     }
@@ -202,9 +206,24 @@ impl PoolMetrics {
         }
     }
 
-    /// How many operations have their outcome.
-    pub(crate) fn operations(&self) -> u64 {
-        self.counts.operations.load(Ordering::Relaxed)
+    /// A bulk operation has ended, which is counted as an operation as well.
+    pub(crate) fn bulk_ended(&self) {
+        self.bulk_ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many operations other than bulk work have ended.
+    pub(crate) fn other_than_bulk(&self) -> u64 {
+        let all = self.counts.operations.load(Ordering::Relaxed);
+        all.saturating_sub(self.bulk_ended.load(Ordering::Relaxed))
+    }
+
+    /// Whether others were served during the last bulk operation.
+    pub(crate) fn bulk_gives_way(&self) -> bool {
+        self.bulk_gives_way.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_bulk_gives_way(&self, gives_way: bool) {
+        self.bulk_gives_way.store(gives_way, Ordering::Relaxed);
     }
 
     /// So many operations shared a statement.

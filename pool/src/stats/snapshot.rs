@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
-pub use super::advice::Advice;
+pub use super::{advice::Advice, quantiles::Quantiles};
 use crate::{connect::pooler::Pooler, error_kind::DbErrorKind};
 
 /// The pool at one moment. Times are milliseconds unless a name says otherwise.
@@ -228,49 +227,6 @@ pub struct Counters {
     pub stranded: u64,
     /// Holds that were warned of.
     pub slow_holds: u64,
-}
-
-/// How a time was spread. Milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolQuantiles))]
-pub struct Quantiles {
-    /// How many were measured. No unit.
-    #[cfg_attr(feature = "utoipa", schema(example = 1200))]
-    pub count: u64,
-    /// The mean.
-    #[cfg_attr(feature = "utoipa", schema(example = 0.4))]
-    pub mean: f64,
-    /// Half took no longer.
-    #[cfg_attr(feature = "utoipa", schema(example = 0.3))]
-    pub p50: f64,
-    /// 95 of 100 took no longer.
-    #[cfg_attr(feature = "utoipa", schema(example = 0.9))]
-    pub p95: f64,
-    /// 99 of 100 took no longer.
-    #[cfg_attr(feature = "utoipa", schema(example = 1.8))]
-    pub p99: f64,
-    /// The longest.
-    #[cfg_attr(feature = "utoipa", schema(example = 4.1))]
-    pub max: f64,
-}
-
-impl Quantiles {
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of an hour fit")]
-    pub(crate) fn of(times: &Histogram<u64>) -> Self {
-        let millis = |micros: u64| micros as f64 / 1e3;
-        if times.is_empty() {
-            return Self::default();
-        }
-        Self {
-            count: times.len(),
-            mean: (times.mean()).round() / 1e3,
-            p50: millis(times.value_at_quantile(0.50)),
-            p95: millis(times.value_at_quantile(0.95)),
-            p99: millis(times.value_at_quantile(0.99)),
-            max: millis(times.max()),
-        }
-    }
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {

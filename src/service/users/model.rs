@@ -81,3 +81,22 @@ impl From<Model> for User {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::domain::{Email, Name};
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_reorder_times() {
+        let draft = Draft { name: Name::parse("Ann").unwrap(), email: Email::parse("ann@example.com").unwrap() };
+        let mut current = row(draft);
+        current.updated_at += TimeDelta::hours(1);
+        let change = Change { name: Some(Name::parse("Anna").unwrap()), ..Change::default() };
+        let next = changed(&current, change).unwrap();
+        assert_eq!(next.updated_at, current.updated_at);
+        assert!(next.updated_at >= next.created_at);
+    }
+}

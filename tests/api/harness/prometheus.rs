@@ -7,11 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
-use super::{
-    engine::program,
-    kept::Kept,
-    server::{Owner, free_port},
-};
+use test_support::{Kept, Owner, free_port, program};
 
 /// What Prometheus' linter says of metrics in its text format.
 pub async fn lint(metrics: &str) -> Result<(), String> {

@@ -2,11 +2,7 @@ use std::net::SocketAddr;
 
 use tempfile::TempDir;
 
-use super::{
-    engine::program,
-    kept::Kept,
-    server::{Owner, free_port},
-};
+use test_support::{Kept, Owner, free_port, program};
 
 /// Reverse proxies as their packages configure them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,14 +15,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{
-    cases,
-    harness::{
-        Context,
-        bare::{end, number, pool, read, run},
-        connect, eventually,
-    },
+use test_support::{
+    Engine, Proxy,
+    bare::{end, pool, pool_on, read, run},
+    cases, connect, eventually, number,
 };
+
+use crate::Context;
 
 cases![
     those_who_wait_share_one_statement,
@@ -37,6 +36,10 @@ cases![
     a_slow_statement_is_not_waited_for,
     those_who_wait_are_told_that_the_pool_closes,
     a_body_that_forgets_somebody_is_an_error,
+    one_that_is_blocked_blocks_no_other,
+    retries_end_with_the_last_deadline,
+    different_keys_of_a_coalesced_read_do_not_wait_for_each_other,
+    a_commit_without_an_answer_is_not_taken_apart,
 ];
 
 /// What was asked for, statement by statement.
@@ -362,5 +365,148 @@ async fn a_body_that_forgets_somebody_is_an_error(context: Context) {
         let error = one.await.unwrap().unwrap_err();
         assert!(matches!(&error, Error::Database(DbErr::Custom(_))), "{error:?}");
     }
+    end(pool).await;
+}
+
+/// Inserts (key, 1), all with one statement.
+fn inserts_at_once(pool: &Pool) -> Batch<i64, ()> {
+    pool.batch_writes("test.insert_at_once", |db: Connection, keys: Arc<[i64]>| async move {
+        let rows: Vec<String> = keys.iter().map(|key| format!("({key}, 1)")).collect();
+        db.execute_unprepared(&format!("INSERT INTO t VALUES {}", rows.join(", "))).await?;
+        Ok(vec![(); keys.len()])
+    })
+}
+
+async fn one_that_is_blocked_blocks_no_other(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        // One writer at a time blocks all others.
+        return;
+    }
+    let options = PoolOptions { max: 4, statement_timeout: Duration::from_secs(20), ..PoolOptions::default() };
+    let pool = pool(&context, PoolOptions { acquire: Duration::from_secs(60), ..options }).await;
+    let inserts = inserts_at_once(&pool);
+    let outside = connect(&context.last_database()).await;
+    outside.execute_unprepared("BEGIN").await.unwrap();
+    outside.execute_unprepared("INSERT INTO t VALUES (50, 1)").await.unwrap();
+    // The first of them sets off alone; the others share.
+    let asking: Vec<_> = [40, 41, 50, 42, 43, 44].map(|key| (key, asks(&inserts, key))).into();
+    let mut blocked = None;
+    for (key, outcome) in asking {
+        if key == 50 { blocked = Some(outcome) } else { outcome.await.unwrap().unwrap() }
+    }
+    // All others were answered while it was blocked.
+    let blocked = blocked.unwrap();
+    assert!(!blocked.is_finished());
+    outside.execute_unprepared("COMMIT").await.unwrap();
+    outside.close().await.unwrap();
+    let outcome = blocked.await.unwrap();
+    assert!(matches!(outcome, Err(Error::Database(_))), "its key is taken: {outcome:?}");
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2 + 6);
+    if context.engine().is_mysql_like() {
+        let own = connect(&context.last_database()).await;
+        let expected = number(&own, "SELECT @@innodb_lock_wait_timeout").await.unwrap().min(21);
+        own.close().await.unwrap();
+        for _ in 0..4 {
+            assert_eq!(read(&pool, "SELECT @@innodb_lock_wait_timeout").await, expected, "as before");
+        }
+    }
+    end(pool).await;
+}
+
+async fn retries_end_with_the_last_deadline(context: Context) {
+    let conflict = match context.engine() {
+        // It has no statement that raises one.
+        Engine::Sqlite => return,
+        Engine::Postgres => "DO $$ BEGIN RAISE EXCEPTION SQLSTATE '40001'; END $$",
+        Engine::MariaDb | Engine::MySql => "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213",
+    };
+    let (pool, _) = one(&context, PoolOptions::default()).await;
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&attempts);
+    let fails = pool.batch_reads("test.fails", move |db: Connection, keys: Arc<[i64]>| {
+        counted.fetch_add(usize::from(keys.len() > 1), Ordering::Relaxed);
+        async move { db.execute_unprepared(conflict).await.map(|_| Vec::<i64>::new()) }
+    });
+    let holder = Holder::of(&pool).await;
+    let asking: Vec<_> = (0..5)
+        .map(|key| {
+            let fails = fails.clone();
+            let ask = async move { fails.load(key).await };
+            tokio::spawn(RequestContext::new("hurried").timeout(Duration::from_millis(100)).scope(ask))
+        })
+        .collect();
+    waits(&pool, 5).await;
+    holder.let_go().await;
+    for one in asking {
+        assert!(one.await.unwrap().is_err());
+    }
+    // Ten attempts, with pauses up to 250 ms between them, take far longer than they have.
+    let attempts = attempts.load(Ordering::Relaxed);
+    assert!((1..10).contains(&attempts), "{attempts} attempts together");
+    end(pool).await;
+}
+
+async fn different_keys_of_a_coalesced_read_do_not_wait_for_each_other(context: Context) {
+    let (pool, asked) = one(&context, PoolOptions::default()).await;
+    let ten = Arc::clone(&asked);
+    let tens = pool.coalesce_reads("test.tens", move |db: Connection, keys: Arc<[i64]>| {
+        ten.lock().unwrap().push(keys.to_vec());
+        async move {
+            let ten = number(&db, "SELECT 10").await?;
+            Ok(keys.iter().map(|key| key * ten).collect())
+        }
+    });
+    let holder = Holder::of(&pool).await;
+    let asking: Vec<_> = (0..20).map(|number| (number % 4, asks(&tens, number % 4))).collect();
+    waits(&pool, 20).await;
+    holder.let_go().await;
+    for (key, answer) in asking {
+        assert_eq!(answer.await.unwrap().unwrap(), key * 10);
+    }
+    let mut statements = asked.lock().unwrap().clone();
+    statements.sort();
+    assert_eq!(statements, [[0], [1], [2], [3]], "one for each key, and none for several");
+    end(pool).await;
+}
+
+/// What was begun when the commit was sent is not begun again.
+async fn a_commit_without_an_answer_is_not_taken_apart(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let direct = context.database().await;
+    let (proxy, url) = Proxy::before(&direct).await;
+    let options = PoolOptions { max: 1, min: 1, outage_wait: Duration::from_secs(30), ..PoolOptions::default() };
+    let pool = pool_on(&url, PoolOptions { acquire: Duration::from_secs(60), ..options }).await;
+    run(&pool, "CREATE TABLE log (n INTEGER NOT NULL)").await;
+    let proxy = Arc::new(proxy);
+    let mutes = Arc::clone(&proxy);
+    let inserts = pool.batch_writes("test.log", move |db: Connection, keys: Arc<[i64]>| {
+        let proxy = Arc::clone(&mutes);
+        async move {
+            for key in keys.iter() {
+                db.execute_unprepared(&format!("INSERT INTO log VALUES ({key})")).await?;
+            }
+            // The commit is done, and its answer does not arrive.
+            proxy.mute();
+            Ok(vec![(); keys.len()])
+        }
+    });
+    let holder = Holder::of(&pool).await;
+    let asking: Vec<_> = (0..5).map(|key| asks(&inserts, key)).collect();
+    waits(&pool, 5).await;
+    holder.let_go().await;
+    let outside = connect(&direct).await;
+    eventually("it is committed", || async {
+        (number(&outside, "SELECT COUNT(*) FROM log").await.unwrap() == 5).then_some(())
+    })
+    .await;
+    proxy.cut();
+    proxy.mend();
+    for one in asking {
+        assert!(one.await.unwrap().is_err(), "nothing is known of it");
+    }
+    assert_eq!(number(&outside, "SELECT COUNT(*) FROM log").await.unwrap(), 5, "each once");
+    outside.close().await.unwrap();
     end(pool).await;
 }

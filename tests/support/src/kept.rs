@@ -1,14 +1,14 @@
 use std::process::{Child, ChildStdin, Command};
 
 /// A program that ends with the case: its keeper ends it when our end of a pipe closes.
-pub(super) struct Kept {
+pub struct Kept {
     keeper: Child,
     leash: Option<ChildStdin>,
 }
 
 impl Kept {
     /// Starts the command of `Owner::kept`.
-    pub(super) fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         let mut keeper = command.spawn().unwrap();
         let leash = keeper.stdin.take();
         Self { keeper, leash }

@@ -6,14 +6,13 @@ use orm_pool::{AcquireError, DatabaseUrl, Error, Pool, PoolOptions, RequestConte
 use sea_orm::ConnectionTrait;
 use tokio::sync::Barrier;
 
-use crate::{
-    cases,
-    harness::{
-        Context, Engine, Locked,
-        bare::{end, number, pool, read, run},
-        connect, eventually,
-    },
+use test_support::{
+    Engine, Locked,
+    bare::{end, pool, read, run},
+    cases, connect, eventually, number,
 };
+
+use crate::Context;
 
 cases![
     an_operation_inside_an_operation_is_refused,
@@ -33,6 +32,17 @@ async fn an_operation_inside_an_operation_is_refused(context: Context) {
         .await
         .unwrap_err();
     assert!(matches!(refused, Error::Nested { operation: "test.inner", within: "test.outer" }), "{refused:?}");
+    // In a task that it has spawned, and waits for, as well.
+    let inner = pool.clone();
+    let refused = pool
+        .read("test.outer", move |_| {
+            let inner = inner.clone();
+            let spawned = async move { inner.read("test.inner", |_| async { Ok::<_, Error>(()) }).await };
+            async move { tokio::spawn(spawned).await.unwrap() }
+        })
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, Error::Nested { operation: "test.inner", .. }), "{refused:?}");
     assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
     end(pool).await;
 }

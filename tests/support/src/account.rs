@@ -1,6 +1,6 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
-use super::{Context, Engine, connect};
+use crate::{Databases, Engine, connect};
 
 /// A user of the server's own, who may use this database.
 pub struct Account {
@@ -11,12 +11,12 @@ pub struct Account {
 }
 
 impl Account {
-    pub async fn new(context: &Context) -> Self {
-        let database = context.database().await;
+    pub async fn new(databases: &Databases) -> Self {
+        let database = databases.database().await;
         let mut url = url::Url::parse(&database).unwrap();
         let name = format!("app_{}", url.path().trim_start_matches("/users_test_"));
-        let admin = connect(&context.engine().admin_url()).await;
-        let statements = match context.engine() {
+        let admin = connect(&databases.engine().admin_url()).await;
+        let statements = match databases.engine() {
             Engine::Postgres => {
                 let database = url.path().trim_start_matches('/');
                 vec![
@@ -34,7 +34,7 @@ impl Account {
         }
         url.set_username(&name).unwrap();
         url.set_password(Some("one")).unwrap();
-        Self { admin, engine: context.engine(), name, url: url.into() }
+        Self { admin, engine: databases.engine(), name, url: url.into() }
     }
 
     pub async fn set_password(&self, password: &str) {
@@ -80,13 +80,13 @@ impl Account {
         self.admin.execute_unprepared(&sql).await.unwrap();
     }
 
-    pub async fn end(self, context: &Context) {
+    pub async fn end(self, databases: &Databases) {
         self.kill().await;
         if self.engine == Engine::Postgres {
-            let owner = url::Url::parse(&context.engine().admin_url()).unwrap().username().to_owned();
+            let owner = url::Url::parse(&databases.engine().admin_url()).unwrap().username().to_owned();
             let database = url::Url::parse(&self.url).unwrap().path().trim_start_matches('/').to_owned();
             self.admin.execute_unprepared(&format!("ALTER DATABASE {database} OWNER TO {owner}")).await.unwrap();
-            let mut inside = url::Url::parse(&context.engine().admin_url()).unwrap();
+            let mut inside = url::Url::parse(&databases.engine().admin_url()).unwrap();
             inside.set_path(&database);
             let inside = connect(inside.as_str()).await;
             inside.execute_unprepared(&format!("REASSIGN OWNED BY {} TO {owner}", self.name)).await.unwrap();

@@ -6,14 +6,13 @@ use orm_pool::{Error, Pool, PoolOptions, PoolState};
 use sea_orm::ConnectionTrait;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use crate::{
-    cases,
-    harness::{
-        Context, Engine, Proxy,
-        bare::{end, number, pool_on},
-        connect, eventually, kill_all,
-    },
+use test_support::{
+    Engine, Proxy,
+    bare::{end, pool_on},
+    cases, connect, eventually, kill_all, number,
 };
+
+use crate::Context;
 
 cases![a_door_that_is_shut_is_no_outage, those_who_are_in_bring_it_back, a_pool_that_drains_opens_nothing,];
 

@@ -16,15 +16,11 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{
-    Authority, Engine,
-    authority::Identity,
-    engine::{mysqld, program},
-};
+use crate::{Authority, Engine, Identity, eventually, mysqld, program};
 
 pub const POSTGRES: &str = "postgres";
 pub const MARIADBD: &str = "mariadbd";
-pub(super) const PASSWORD: &str = "secret";
+pub const PASSWORD: &str = "secret";
 const AUTHORITY: &str = "authority.pem";
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
@@ -162,7 +158,7 @@ impl Server {
         // On a thread of its own: whoever needs the server first may be inside a runtime.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(super::eventually("the server accepts connections", || async {
+            runtime.block_on(eventually("the server accepts connections", || async {
                 sea_orm::Database::connect(url.as_str()).await.ok()
             }))
         })
@@ -287,10 +283,10 @@ fn mysql_like(engine: Engine, owner: Owner, folder: TempDir, program: PathBuf, m
 }
 
 /// Who runs a server: servers refuse to run as root, so root hands theirs to the user that its package made.
-pub(super) struct Owner(Option<(u32, u32)>);
+pub struct Owner(Option<(u32, u32)>);
 
 impl Owner {
-    pub(super) fn named(name: &str) -> Self {
+    pub fn named(name: &str) -> Self {
         let root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
         if !root {
             return Self(None);
@@ -302,13 +298,13 @@ impl Owner {
         Self(Some((id(), id())))
     }
 
-    pub(super) fn folder(&self) -> TempDir {
+    pub fn folder(&self) -> TempDir {
         let folder = tempfile::Builder::new().prefix("users-api-test-").tempdir().unwrap();
         self.own(folder.path());
         folder
     }
 
-    pub(super) fn write(&self, path: &Path, text: &str) {
+    pub fn write(&self, path: &Path, text: &str) {
         fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
         self.own(path);
     }
@@ -321,7 +317,7 @@ impl Owner {
 
     /// Like [`command`](Self::command), under a shell that ends the program by `signal` once our end of a pipe is
     /// closed. Thus no server outlives this process, even if that is killed.
-    pub(super) fn kept(&self, program: &Path, folder: &Path, signal: &str) -> Command {
+    pub fn kept(&self, program: &Path, folder: &Path, signal: &str) -> Command {
         let script = format!("\"$@\" </dev/null & server=$!; cat >/dev/null; kill -{signal} $server; wait $server");
         let mut keeper = self.command(Path::new("/bin/sh"), folder);
         keeper.arg("-c").arg(script).arg("keeper").arg(program);
@@ -339,6 +335,6 @@ impl Owner {
     }
 }
 
-pub(super) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }

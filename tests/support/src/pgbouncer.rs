@@ -2,11 +2,7 @@ use std::{path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
-use super::{
-    engine::program,
-    kept::Kept,
-    server::{Owner, PASSWORD, free_port},
-};
+use crate::{Kept, Owner, PASSWORD, eventually, free_port, program};
 
 /// A PgBouncer of the case's own, before a server.
 pub struct PgBouncer {
@@ -24,7 +20,7 @@ pub struct Version {
 
 /// Every PgBouncer that is here: the installed one, and the newer one of `scripts/get-pgbouncer`.
 pub fn pgbouncers() -> Vec<Version> {
-    let unpacked = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/pgbouncer/pgbouncer"));
+    let unpacked = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/pgbouncer/pgbouncer"));
     let programs = program("pgbouncer").into_iter().chain(Some(unpacked).filter(|path| path.is_file()));
     programs
         .map(|program| {
@@ -68,10 +64,8 @@ impl Version {
         command.arg(&configuration);
         let kept = Kept::start(command);
         url.set_port(Some(port)).unwrap();
-        super::eventually("PgBouncer listens", || async {
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
-        })
-        .await;
+        eventually("PgBouncer listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() })
+            .await;
         PgBouncer { url, _kept: kept, _folder: folder }
     }
 }

@@ -7,14 +7,13 @@ use orm_pool::{Connection, DbErrorKind, Error, PoolOptions};
 use sea_orm::{ConnectionTrait, Statement, TransactionOptions, TransactionSession, TransactionTrait};
 use tokio::sync::{Mutex, oneshot};
 
-use crate::{
-    cases,
-    harness::{
-        Context, Engine,
-        bare::{end, number, pool, read, run},
-        connect,
-    },
+use test_support::{
+    Engine,
+    bare::{end, pool, read, run},
+    cases, connect, number,
 };
+
+use crate::Context;
 
 cases![
     a_failed_transaction_is_not_taken_for_committed,

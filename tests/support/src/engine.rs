@@ -5,7 +5,7 @@ use std::{
     sync::OnceLock,
 };
 
-use super::server;
+use crate::server;
 
 /// The engines that the service promises to run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
 pub fn mysqld() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
-        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/mysql/mysqld");
+        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mysql/mysqld");
         [program("mysqld"), Some(unpacked)].into_iter().flatten().find(|path| {
             let version = Command::new(path).arg("--version").output();
             version.is_ok_and(|output| {

@@ -14,14 +14,13 @@ use sea_orm::{
 };
 use tokio::sync::Barrier;
 
-use crate::{
-    cases,
-    harness::{
-        Context, Engine, Proxy,
-        bare::{end, number, pool, pool_on, read, run},
-        connect, eventually,
-    },
+use test_support::{
+    Engine, Proxy,
+    bare::{end, pool, pool_on, read, run},
+    cases, connect, eventually, number,
 };
+
+use crate::Context;
 
 cases![
     conflicts_are_run_again,
@@ -384,13 +383,13 @@ async fn work_in_bulk_gives_way_to_others_and_to_nobody_else(context: Context) {
     let bulk = |others: bool| {
         let pool = pool.clone();
         async move {
-            let inner = pool.clone();
+            let (inner, outside) = (pool.clone(), tokio::runtime::Handle::current());
             let body = move |db: Connection| {
-                let inner = inner.clone();
+                let (inner, outside) = (inner.clone(), outside.clone());
                 async move {
                     if others {
-                        // As a request of somebody else: a task of its own.
-                        tokio::spawn(async move { read(&inner, "SELECT 1").await }).await.unwrap();
+                        // As another request: a task outside of the pool's runtime.
+                        outside.spawn(async move { read(&inner, "SELECT 1").await }).await.unwrap();
                     }
                     Ok::<_, Error>(number(&db, "SELECT 1").await?)
                 }

@@ -1,14 +1,14 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
-use super::{Context, Engine, connect};
+use crate::{Databases, Engine, connect};
 
 /// A connection past the service that keeps writers out of `users` until it is closed.
 pub struct Locked(DatabaseConnection);
 
 impl Locked {
-    pub async fn users(context: &Context, url: &str) -> Self {
+    pub async fn users(databases: &Databases, url: &str) -> Self {
         let database = connect(url).await;
-        let statements: &[&str] = match context.engine() {
+        let statements: &[&str] = match databases.engine() {
             Engine::Postgres => &["BEGIN", "LOCK TABLE users"],
             Engine::MariaDb | Engine::MySql => &["LOCK TABLES users WRITE"],
             Engine::Sqlite => &["BEGIN IMMEDIATE"],

@@ -1,6 +1,13 @@
 //! A TCP proxy that can be cut, stalled, slowed and reset: a network, or a database behind it, that misbehaves.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,6 +28,10 @@ struct Weather {
     mute: bool,
     /// Answers take so much longer.
     delay: Duration,
+    /// New connections take so much longer.
+    connect_delay: Duration,
+    /// New connections are accepted and not forwarded.
+    deaf: bool,
     /// Grows when every connection is to be reset.
     resets: u32,
 }
@@ -28,7 +39,12 @@ struct Weather {
 /// Forwards connections as the weather allows.
 pub struct Proxy {
     weather: Arc<watch::Sender<Weather>>,
+    accepted: Arc<AtomicUsize>,
+    recorded: Recorded,
 }
+
+/// What clients have sent, once it is recorded.
+type Recorded = Arc<Mutex<Option<Vec<u8>>>>;
 
 impl Proxy {
     /// A proxy in front of the server of this URL, and the URL through it.
@@ -38,9 +54,38 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let weather = Arc::new(watch::Sender::new(Weather::default()));
-        tokio::spawn(listen(listener, address, target, weather.subscribe()));
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let recorded = Recorded::default();
+        let forwarding = Forwarding { target, weather: weather.subscribe(), recorded: Arc::clone(&recorded) };
+        tokio::spawn(listen(listener, address, forwarding, Arc::clone(&accepted)));
         url.set_port(Some(address.port())).unwrap();
-        (Self { weather }, url.into())
+        (Self { weather, accepted, recorded }, url.into())
+    }
+
+    /// How many connections it has accepted.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// From now on what clients send is recorded.
+    pub fn record(&self) {
+        *self.recorded.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// How often clients have sent this text since it is recorded.
+    pub fn sent(&self, text: &str) -> usize {
+        let recorded = self.recorded.lock().unwrap();
+        recorded.as_ref().unwrap().windows(text.len()).filter(|window| *window == text.as_bytes()).count()
+    }
+
+    /// Delays each new connection; those that are open are as fast as before.
+    pub fn slow_to_connect(&self, delay: Duration) {
+        self.weather.send_modify(|weather| weather.connect_delay = delay);
+    }
+
+    /// Accepts new connections and forwards nothing of them; those that are open work.
+    pub fn deafen(&self) {
+        self.weather.send_modify(|weather| weather.deaf = true);
     }
 
     /// Resets every connection and refuses new ones.
@@ -71,13 +116,19 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.delay = delay);
     }
 
+    /// Listens again; what else was changed stays.
+    pub fn mend_listener(&self) {
+        self.weather.send_modify(|weather| weather.cut = false);
+    }
+
     /// Forwards again, as if nothing had been.
     pub fn mend(&self) {
         self.weather.send_modify(|weather| *weather = Weather { resets: weather.resets, ..Weather::default() });
     }
 }
 
-async fn listen(listener: TcpListener, address: SocketAddr, target: String, mut weather: watch::Receiver<Weather>) {
+async fn listen(listener: TcpListener, address: SocketAddr, forwarding: Forwarding, count: Arc<AtomicUsize>) {
+    let mut weather = forwarding.weather.clone();
     let mut listener = Some(listener);
     loop {
         if weather.borrow_and_update().cut {
@@ -93,7 +144,8 @@ async fn listen(listener: TcpListener, address: SocketAddr, target: String, mut 
         tokio::select! {
             accepted = open.accept() => {
                 let (client, _) = accepted.unwrap();
-                tokio::spawn(forward(client, target.clone(), weather.clone()));
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(forward(client, forwarding.clone()));
             }
             changed = weather.changed() => {
                 if changed.is_err() {
@@ -105,11 +157,21 @@ async fn listen(listener: TcpListener, address: SocketAddr, target: String, mut 
     }
 }
 
-async fn forward(client: TcpStream, target: String, mut weather: watch::Receiver<Weather>) {
+#[derive(Clone)]
+struct Forwarding {
+    target: String,
+    weather: watch::Receiver<Weather>,
+    recorded: Recorded,
+}
+
+async fn forward(client: TcpStream, forwarding: Forwarding) {
+    let Forwarding { target, mut weather, recorded } = forwarding;
     let resets = weather.borrow().resets;
-    if weather.wait_for(|weather| !weather.stalled).await.is_err() {
+    if weather.wait_for(|weather| !weather.stalled && !weather.deaf).await.is_err() {
         return;
     }
+    let delay = weather.borrow().connect_delay;
+    tokio::time::sleep(delay).await;
     let Ok(server) = TcpStream::connect(target).await else { return };
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
@@ -123,14 +185,26 @@ async fn forward(client: TcpStream, target: String, mut weather: watch::Receiver
         // First, so that nothing slips through when a cut is mended at once.
         biased;
         _ = reset.wait_for(|weather| weather.resets != resets) => {}
-        () = pump(from_client, to_server, weather.clone(), false) => {}
-        () = pump(from_server, to_client, weather.clone(), true) => {}
+        () = pump(from_client, to_server, weather.clone(), Some(recorded)) => {}
+        () = pump(from_server, to_client, weather.clone(), None) => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watch::Receiver<Weather>, answers: bool) {
+/// Forwards requests, which may be recorded, or answers.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut weather: watch::Receiver<Weather>,
+    requests: Option<Recorded>,
+) {
+    let answers = requests.is_none();
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if let Some(requests) = &requests
+            && let Some(recorded) = requests.lock().unwrap().as_mut()
+        {
+            recorded.extend_from_slice(&bytes[..count]);
+        }
         let delay = weather.borrow().delay;
         if answers && !delay.is_zero() {
             tokio::time::sleep(delay).await;

@@ -1,18 +1,18 @@
-//! The pool without the service around it, on a table of two rows.
+//! A pool on a table of two rows.
 
 use std::time::Duration;
 
 use orm_pool::{DatabaseUrl, DbErrorKind, Error, Pool, PoolOptions};
-use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm::ConnectionTrait;
 
-use super::Context;
+use crate::{Databases, number};
 
 pub async fn pool_on(url: &str, options: PoolOptions) -> Pool {
     Pool::connect(&DatabaseUrl::parse(url).unwrap(), &options).await.unwrap()
 }
 
-pub async fn pool(context: &Context, options: PoolOptions) -> Pool {
-    let pool = pool_on(&context.database().await, options).await;
+pub async fn pool(databases: &Databases, options: PoolOptions) -> Pool {
+    let pool = pool_on(&databases.database().await, options).await;
     run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").await;
     run(&pool, "INSERT INTO t VALUES (1, 0), (2, 0)").await;
     pool
@@ -38,16 +38,6 @@ pub fn fault<T: std::fmt::Debug>(outcome: Result<T, Error>) -> DbErrorKind {
         Error::Database(error) => DbErrorKind::of(&error),
         other => panic!("not an answer of the database: {other:?}"),
     }
-}
-
-pub async fn number(db: &impl ConnectionTrait, sql: &str) -> Result<i64, DbErr> {
-    let sql = format!("SELECT CAST(({sql}) AS {})", if is_mysql(db) { "SIGNED" } else { "BIGINT" });
-    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?.unwrap();
-    row.try_get_by_index(0)
-}
-
-fn is_mysql(db: &impl ConnectionTrait) -> bool {
-    db.get_database_backend() == sea_orm::DbBackend::MySql
 }
 
 pub async fn read(pool: &Pool, sql: &'static str) -> i64 {

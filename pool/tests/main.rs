@@ -1,0 +1,71 @@
+//! The pool on its own, on every engine: `cargo test -p orm-pool --test pool`.
+//!
+//! Each case gets a fresh database on each engine that this machine has; an engine that is missing is reported and counted
+//! as skipped. Servers are started when the first case needs them, and end with the run.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::duration_suboptimal_units,
+    clippy::print_stdout,
+    clippy::similar_names,
+    clippy::unused_async,
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test ends by panicking, and no one depends on it"
+)]
+
+mod batches;
+mod bulk;
+mod connect_failures;
+mod connection_state;
+mod operations;
+mod outages;
+mod queue;
+mod storm;
+mod transactions;
+
+use std::{ops::Deref, process::ExitCode, sync::Arc, time::Duration};
+
+use test_support::{CaseContext, Databases, Engine, suite};
+
+/// No case takes longer; one that hangs is a failure with a name.
+const CASE_LIMIT: Duration = Duration::from_secs(120);
+
+/// What a case works with.
+#[derive(Clone)]
+pub struct Context(Arc<Databases>);
+
+impl Deref for Context {
+    type Target = Databases;
+
+    fn deref(&self) -> &Databases {
+        &self.0
+    }
+}
+
+impl CaseContext for Context {
+    fn new(engine: Engine) -> Self {
+        Self(Arc::new(Databases::new(engine)))
+    }
+
+    async fn clean_up(&self) {
+        self.0.drop_all().await;
+    }
+}
+
+fn main() -> ExitCode {
+    let suites = vec![
+        suite("operations", operations::cases()),
+        suite("connection_state", connection_state::cases()),
+        suite("transactions", transactions::cases()),
+        suite("queue", queue::cases()),
+        suite("batches", batches::cases()),
+        suite("bulk", bulk::cases()),
+        suite("outages", outages::cases()).on_servers(),
+        suite("storm", storm::cases()),
+        suite("connect_failures", connect_failures::cases()).on_servers(),
+    ];
+    test_support::run(suites, CASE_LIMIT)
+}

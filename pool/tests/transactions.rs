@@ -1,0 +1,207 @@
+//! Transactions that the server has ended, or that an operation has begun past the pool.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use orm_pool::{Connection, Error, PoolOptions};
+use sea_orm::{ConnectionTrait, DbErr, TransactionOptions, TransactionSession, TransactionTrait};
+use test_support::{
+    Engine, Proxy,
+    bare::{end, pool, pool_on, read, run},
+    cases, connect, number,
+};
+use tokio::sync::{Mutex, oneshot};
+
+use crate::Context;
+
+cases![
+    nothing_of_a_failed_attempt_is_kept,
+    a_begin_past_the_pool_does_not_meet_the_next_operation,
+    settings_of_an_operation_do_not_meet_the_next_one,
+    what_mysql_commits_implicitly_is_not_repeated,
+    a_savepoint_does_not_outlive_its_transaction,
+    a_commit_that_is_refused_needs_no_rollback,
+];
+
+fn one() -> PoolOptions {
+    PoolOptions { max: 1, min: 1, ..PoolOptions::default() }
+}
+
+/// InnoDB undoes the whole transaction when it is the victim of a deadlock, and runs what follows outside of one.
+async fn nothing_of_a_failed_attempt_is_kept(context: Context) {
+    if !context.engine().is_mysql_like() {
+        return;
+    }
+    let pool = pool(&context, PoolOptions::default()).await;
+    run(&pool, "CREATE TABLE heavy (id INTEGER PRIMARY KEY)").await;
+    run(&pool, "CREATE TABLE log (attempt INTEGER, line INTEGER)").await;
+    let outside = connect(&context.last_database()).await;
+    let attempts = Arc::new(AtomicU32::new(0));
+    let (met, meets) = oneshot::channel::<()>();
+    let (go, goes) = oneshot::channel::<()>();
+    let (met, goes) = (Arc::new(Mutex::new(Some(met))), Arc::new(Mutex::new(Some(goes))));
+    let import = move |tx: Connection| {
+        let (attempt, met, goes) = (attempts.fetch_add(1, Ordering::Relaxed) + 1, Arc::clone(&met), Arc::clone(&goes));
+        async move {
+            tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+            for line in 1..=5 {
+                let goes = Arc::clone(&goes);
+                let met = Arc::clone(&met);
+                // An import that skips lines that fail.
+                let _skipped = tx
+                    .transaction::<_, (), DbErr>(move |inner| {
+                        Box::pin(async move {
+                            if line == 3 && attempt == 1 {
+                                met.lock().await.take().unwrap().send(()).unwrap();
+                                goes.lock().await.take().unwrap().await.unwrap();
+                                inner.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 2").await?;
+                            }
+                            let sql = format!("INSERT INTO log VALUES ({attempt}, {line})");
+                            inner.execute_unprepared(&sql).await.map(drop)
+                        })
+                    })
+                    .await;
+            }
+            Ok::<_, Error>(())
+        }
+    };
+    let transaction = {
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.transaction("test.import", TransactionOptions::default(), import).await })
+    };
+    meets.await.unwrap();
+    // The one that has changed more is spared.
+    outside.execute_unprepared("BEGIN").await.unwrap();
+    for row in 10..60 {
+        outside.execute_unprepared(&format!("INSERT INTO heavy VALUES ({row})")).await.unwrap();
+    }
+    outside.execute_unprepared("UPDATE t SET n = n + 10 WHERE id = 2").await.unwrap();
+    go.send(()).unwrap();
+    outside.execute_unprepared("UPDATE t SET n = n + 10 WHERE id = 1").await.unwrap();
+    outside.execute_unprepared("COMMIT").await.unwrap();
+    transaction.await.unwrap().unwrap();
+    assert_eq!(number(&outside, "SELECT COUNT(*) FROM log WHERE attempt = 1").await.unwrap(), 0, "it was undone");
+    assert_eq!(number(&outside, "SELECT COUNT(*) FROM log WHERE attempt = 2").await.unwrap(), 5);
+    assert_eq!(number(&outside, "SELECT n FROM t WHERE id = 1").await.unwrap(), 11);
+    outside.close().await.unwrap();
+    end(pool).await;
+}
+
+async fn a_begin_past_the_pool_does_not_meet_the_next_operation(context: Context) {
+    let pool = pool(&context, one()).await;
+    let begin = if context.engine() == Engine::Sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+    let outside = connect(&context.last_database()).await;
+    // MySQL has committed implicitly when the table was made.
+    let before = pool.snapshot().counters.closed_session_changed;
+    for (count, returns_early) in [(1, true), (2, false)] {
+        let outcome = pool
+            .write("test.careless", move |db| async move {
+                db.execute_unprepared(begin).await?;
+                db.execute_unprepared("UPDATE t SET n = 9").await?;
+                if returns_early {
+                    return Err(Error::Database(DbErr::Custom("early".to_owned())));
+                }
+                Ok(())
+            })
+            .await;
+        assert_eq!(outcome.is_err(), returns_early);
+        run(&pool, "INSERT INTO t SELECT MAX(id) + 1, 0 FROM t").await;
+        let stored = number(&outside, "SELECT COUNT(*) FROM t").await.unwrap();
+        assert_eq!(stored, 2 + count, "what was acknowledged is stored");
+        let closed = pool.snapshot().counters.closed_session_changed - before;
+        assert_eq!(closed, u64::try_from(count).unwrap());
+    }
+    assert_eq!(number(&outside, "SELECT MAX(n) FROM t").await.unwrap(), 0, "what was never committed is not");
+    outside.close().await.unwrap();
+    end(pool).await;
+}
+
+async fn settings_of_an_operation_do_not_meet_the_next_one(context: Context) {
+    let pool = pool(&context, one()).await;
+    let (set, ask, value) = match context.engine() {
+        Engine::Sqlite => ("PRAGMA foreign_keys = 0", "SELECT foreign_keys FROM pragma_foreign_keys", 1),
+        Engine::Postgres => {
+            ("SET work_mem = '77kB'", "SELECT (setting = '77')::int FROM pg_settings WHERE name = 'work_mem'", 0)
+        }
+        Engine::MariaDb | Engine::MySql => ("SET autocommit = 0", "SELECT @@autocommit", 1),
+    };
+    pool.read("test.set", move |db| async move { Ok::<_, Error>(db.execute_unprepared(set).await.map(drop)?) })
+        .await
+        .unwrap();
+    assert_eq!(read(&pool, ask).await, value);
+    assert_eq!(pool.status().total, 1);
+    end(pool).await;
+}
+
+async fn what_mysql_commits_implicitly_is_not_repeated(context: Context) {
+    if !context.engine().is_mysql_like() {
+        return;
+    }
+    let pool = pool(&context, one()).await;
+    let attempts = Arc::new(AtomicU32::new(0));
+    let body = {
+        let attempts = Arc::clone(&attempts);
+        move |tx: Connection| {
+            let attempt = attempts.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tx.execute_unprepared(&format!("INSERT INTO t VALUES ({}, 1)", 10 + attempt)).await?;
+                tx.execute_unprepared(&format!("CREATE TABLE other_{attempt} (id INTEGER)")).await?;
+                tx.execute_unprepared("KILL CONNECTION_ID()").await?;
+                tx.execute_unprepared("SELECT 1").await?;
+                Ok::<_, Error>(())
+            }
+        }
+    };
+    let outcome = pool.transaction("test.implicit", TransactionOptions::default(), body).await;
+    assert!(outcome.is_err());
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t WHERE id >= 10").await, 1);
+    end(pool).await;
+}
+
+async fn a_savepoint_does_not_outlive_its_transaction(context: Context) {
+    let pool = pool(&context, one()).await;
+    pool.write("test.outlives", |db| async move {
+        let outer = db.begin().await?;
+        let (inner, dropped) = (outer.begin().await?, outer.begin().await?);
+        outer.execute_unprepared("UPDATE t SET n = 1 WHERE id = 1").await?;
+        outer.commit().await?;
+        let late = inner.execute_unprepared("UPDATE t SET n = 2 WHERE id = 1").await;
+        assert!(late.is_err(), "it would run outside of any transaction");
+        assert!(inner.begin().await.is_err());
+        assert!(inner.commit().await.is_err());
+        drop(dropped);
+        // A later transaction has nothing to do with them.
+        let next = db.begin().await?;
+        next.execute_unprepared("UPDATE t SET n = n + 2 WHERE id = 1").await?;
+        next.commit().await?;
+        Ok::<_, Error>(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 3);
+    end(pool).await;
+}
+
+/// PostgreSQL has ended the transaction, and warns of a ROLLBACK outside of one.
+async fn a_commit_that_is_refused_needs_no_rollback(context: Context) {
+    if context.engine() != Engine::Postgres {
+        return;
+    }
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    let pool = pool_on(&url, one()).await;
+    run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY)").await;
+    run(&pool, "CREATE TABLE child (t INTEGER REFERENCES t (id) DEFERRABLE INITIALLY DEFERRED)").await;
+    proxy.record();
+    // A deferred constraint fails at the commit, as a serialization failure does.
+    let orphan = |tx: Connection| async move {
+        tx.execute_unprepared("INSERT INTO child VALUES (99)").await?;
+        Ok::<_, Error>(())
+    };
+    assert!(pool.transaction("test.orphan", TransactionOptions::default(), orphan).await.is_err());
+    assert_eq!((proxy.sent("COMMIT"), proxy.sent("ROLLBACK")), (1, 0));
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM child").await, 0);
+    end(pool).await;
+}

@@ -1,0 +1,182 @@
+//! Runs each case on each engine that this machine has, and prints a table of the outcomes.
+
+use std::{
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    process::ExitCode,
+    sync::{Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{Engine, server};
+
+/// What a case works with.
+pub trait CaseContext: Clone + Send + Sync + 'static {
+    /// A context on this engine.
+    fn new(engine: Engine) -> Self;
+
+    /// Removes what the case has made, whether it passed or not.
+    fn clean_up(&self) -> impl Future<Output = ()> + Send;
+}
+
+type Body = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// One case: a name, and what to do with a context.
+pub struct Case<C> {
+    pub name: &'static str,
+    pub run: fn(C) -> Body,
+}
+
+/// Makes `cases()` of async functions that take a `Context` of the crate.
+#[macro_export]
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        pub fn cases() -> Vec<$crate::Case<Context>> {
+            vec![$($crate::Case { name: stringify!($name), run: |context| Box::pin($name(context)) }),*]
+        }
+    };
+}
+
+/// The cases of one module.
+pub struct Suite<C> {
+    name: &'static str,
+    cases: Vec<Case<C>>,
+    engines: Vec<Engine>,
+    is_alone: bool,
+}
+
+/// Held by each case, and by one alone that measures.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+pub fn suite<C>(name: &'static str, cases: Vec<Case<C>>) -> Suite<C> {
+    Suite { name, cases, engines: Engine::ALL.to_vec(), is_alone: false }
+}
+
+impl<C> Suite<C> {
+    /// Cases to which the engine makes no difference run once.
+    pub fn without_engine(mut self) -> Self {
+        self.engines = vec![Engine::Sqlite];
+        self
+    }
+
+    /// Cases that measure: no other runs beside one of them.
+    pub fn alone(mut self) -> Self {
+        self.is_alone = true;
+        self
+    }
+
+    /// Cases about what there is for PostgreSQL alone.
+    pub fn on_postgres(mut self) -> Self {
+        self.engines = vec![Engine::Postgres];
+        self
+    }
+
+    /// Cases about what lies between the service and a server.
+    pub fn on_servers(mut self) -> Self {
+        self.engines.retain(|engine| *engine != Engine::Sqlite);
+        self
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+static TALLIES: Mutex<BTreeMap<&'static str, Tally>> = Mutex::new(BTreeMap::new());
+
+fn tally(engine: Engine, count: impl FnOnce(&mut Tally)) {
+    let mut tallies = TALLIES.lock().unwrap_or_else(PoisonError::into_inner);
+    count(tallies.entry(engine.name()).or_default());
+}
+
+/// Runs all cases, ends the servers, and prints the table. No case may take longer than `case_limit`.
+pub fn run<C: CaseContext>(suites: Vec<Suite<C>>, case_limit: Duration) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Cases wait for servers about half of the time.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    arguments.test_threads.get_or_insert(cores + cores.div_ceil(2));
+    let mut trials = Vec::new();
+    for suite in suites {
+        for case in suite.cases {
+            for &engine in &suite.engines {
+                let missing = engine.missing();
+                if missing.is_some() {
+                    tally(engine, |tally| tally.skipped += 1);
+                }
+                let name = format!("{}::{}::{}", suite.name, case.name, engine.name());
+                let trial = Trial::test(name, move || {
+                    if suite.is_alone {
+                        let _machine = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+                        return execute(engine, case.run, case_limit);
+                    }
+                    let _machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+                    execute(engine, case.run, case_limit)
+                })
+                .with_ignored_flag(missing.is_some());
+                trials.push(trial);
+            }
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    server::end_all();
+    if arguments.list {
+        return ExitCode::SUCCESS;
+    }
+    let complete = print_table();
+    match (conclusion.has_failed(), complete) {
+        (false, true) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Whether the run may count as complete.
+fn print_table() -> bool {
+    for engine in Engine::ALL {
+        if let Some(missing) = engine.missing() {
+            println!("left out {}: {missing}", engine.name());
+        }
+    }
+    println!("\n{:10} {:>7} {:>7} {:>8}", "engine", "passed", "failed", "skipped");
+    let tallies = TALLIES.lock().unwrap_or_else(PoisonError::into_inner);
+    for (engine, tally) in tallies.iter() {
+        println!("{engine:10} {:>7} {:>7} {:>8}", tally.passed, tally.failed, tally.skipped);
+    }
+    let skipped = tallies.values().any(|tally| tally.skipped > 0);
+    if skipped && std::env::var("CI").is_ok_and(|ci| ci == "true") {
+        println!("\nCI=true: a skipped engine is a failure");
+        return false;
+    }
+    true
+}
+
+fn execute<C: CaseContext>(engine: Engine, case: fn(C) -> Body, limit: Duration) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let context = C::new(engine);
+        let outcome = AssertUnwindSafe(tokio::time::timeout(limit, case(context.clone()))).catch_unwind().await;
+        context.clean_up().await;
+        outcome
+    });
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    let failure = match outcome {
+        Ok(Ok(())) => {
+            tally(engine, |tally| tally.passed += 1);
+            return Ok(());
+        }
+        Ok(Err(_)) => format!("did not end within {limit:?}"),
+        Err(panic) => panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap_or_else(|| "panicked".to_owned()),
+    };
+    tally(engine, |tally| tally.failed += 1);
+    Err(failure.into())
+}
