@@ -20,6 +20,7 @@ mod batches;
 mod bulk;
 mod connect_failures;
 mod connection_state;
+mod layers;
 mod operations;
 mod outages;
 mod queue;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         suite("bulk", bulk::cases()),
         suite("outages", outages::cases()).on_servers(),
         suite("storm", storm::cases()),
+        suite("layers", layers::cases()).without_engine(),
         suite("connect_failures", connect_failures::cases()).on_servers(),
     ];
     test_support::run(suites, CASE_LIMIT)

@@ -25,7 +25,7 @@ use super::{
     file::DatabaseFile,
     session::{Session, bare_mysql},
     socket::SocketFinder,
-    url::{DatabaseUrl, DriverOptions, Engine},
+    url::{DatabaseUrl, Engine, driver::DriverOptions},
 };
 use crate::{
     PoolOptions,

@@ -4,7 +4,9 @@
 //! its value. No error and no `Display` here repeats a password or the value of a parameter, unless the value is one of
 //! a closed set.
 
-mod driver;
+pub(crate) mod driver;
+mod engine;
+mod invalid;
 mod parameters;
 mod server;
 mod sqlite;
@@ -13,31 +15,8 @@ mod tls;
 
 use std::{fmt, path::Path};
 
-pub(crate) use self::driver::DriverOptions;
+pub use self::{engine::Engine, invalid::InvalidUrl};
 use self::{server::ServerAddress, sqlite::FileAddress};
-
-/// The engines that the pool speaks to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Engine {
-    /// An embedded SQLite file.
-    Sqlite,
-    /// PostgreSQL.
-    Postgres,
-    /// MySQL or MariaDB.
-    MySql,
-}
-
-impl Engine {
-    /// The name that OpenTelemetry's `db.system.name` gives the engine.
-    #[must_use]
-    pub fn system_name(self) -> &'static str {
-        match self {
-            Self::Sqlite => "sqlite",
-            Self::Postgres => "postgresql",
-            Self::MySql => "mysql",
-        }
-    }
-}
 
 /// A valid database URL. `Display` and `Debug` never show a password or the value of a free-text parameter.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,29 +26,6 @@ pub struct DatabaseUrl(Address);
 enum Address {
     File(FileAddress),
     Server(Box<ServerAddress>),
-}
-
-/// Why a text is not a database URL that can be used. The text itself is not repeated: it may hold a password.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidUrl {
-    /// It is not a URL.
-    #[error(
-        "not a URL; expected sqlite://FILE?mode=rwc, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE{0}"
-    )]
-    NotAUrl(&'static str),
-    /// It is a URL of something else.
-    #[error("unknown scheme; expected sqlite, postgres, postgresql, mysql or mariadb{0}")]
-    UnknownScheme(&'static str),
-    /// A part of it cannot be used; the text says which, and what to do.
-    #[error("{0}")]
-    Part(String),
-}
-
-impl InvalidUrl {
-    fn part(reason: impl Into<String>) -> Self {
-        Self::Part(reason.into())
-    }
 }
 
 impl DatabaseUrl {

@@ -10,6 +10,7 @@ use sea_orm::sqlx::{
 
 use super::{
     Address, DatabaseUrl,
+    engine::Engine,
     server::{Host, ServerAddress},
     sqlite::{FileAddress, OpenMode},
     tls::TlsMode,
@@ -26,7 +27,7 @@ impl DatabaseUrl {
     pub(crate) fn driver_options(&self) -> DriverOptions {
         match &self.0 {
             Address::File(file) => DriverOptions::Sqlite(sqlite(file)),
-            Address::Server(address) if address.engine == crate::Engine::Postgres => {
+            Address::Server(address) if address.engine == Engine::Postgres => {
                 DriverOptions::Postgres(postgres(address))
             }
             Address::Server(address) => DriverOptions::MySql(mysql(address)),

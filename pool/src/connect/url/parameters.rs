@@ -4,7 +4,7 @@
 //! driver, and what hosting providers put into their URLs. Case, `-` and `_` make no difference in a name.
 
 use super::{
-    InvalidUrl,
+    invalid::InvalidUrl,
     text::{Parameter, key, one_of},
 };
 

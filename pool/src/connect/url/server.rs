@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    Engine, InvalidUrl,
+    engine::Engine,
+    invalid::InvalidUrl,
     parameters::{self, Meaning, Shown, Table},
     text::{self, ENCODE, Parameter},
     tls::{Demands, Tls, TlsMode},

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    InvalidUrl,
+    invalid::InvalidUrl,
     parameters::{self, Meaning},
     text,
 };

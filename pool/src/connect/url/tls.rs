@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{
-    InvalidUrl,
+    invalid::InvalidUrl,
     parameters::Meaning,
     text::{Parameter, one_of},
 };
