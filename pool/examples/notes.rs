@@ -24,7 +24,7 @@ mod note {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite::memory:".to_owned());
-    let options = PoolOptions { max: 4, ..PoolOptions::default() };
+    let options = PoolOptions::default().max(4);
     let pool = Pool::connect(&DatabaseUrl::parse(&url)?, &options).await?;
 
     let add = |db: Connection| async move {

@@ -43,19 +43,14 @@ impl Pool {
     /// # Errors
     ///
     /// As [`read`](Self::read).
-    pub async fn bulk_transaction<T, E, F, Fut>(
-        &self,
-        operation: &'static str,
-        options: TransactionOptions,
-        body: F,
-    ) -> Result<T, E>
+    pub async fn bulk_transaction<T, E, F, Fut>(&self, operation: &'static str, body: F) -> Result<T, E>
     where
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.operate_in_bulk(operation, Kind::Transaction(options), body).await
+        self.operate_in_bulk(operation, Kind::Transaction(TransactionOptions::default()), body).await
     }
 
     /// Whether bulk work gives way at the moment, since others were served during its last operation: many small operations

@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::AbortHandle, time::Instant};
+use sea_orm::sqlx;
+use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
-use crate::{clock::Clock, connect::driver::SessionId};
+use crate::{clock::Clock, connect::driver::SessionId, error_kind::timed_out};
 
 tokio::task_local! {
     static REQUEST: RequestContext;
@@ -66,7 +67,9 @@ pub(crate) struct OperationContext {
     pub(crate) request: Option<RequestContext>,
     pub(crate) arrived: Instant,
     /// Ends the operation's task from outside.
-    pub(crate) abort: OnceLock<AbortHandle>,
+    abort: OnceLock<AbortHandle>,
+    /// The same for one that is not a task of its own: ends the statement that it waits for.
+    interrupt: Option<Notify>,
     /// Whether its long hold has been warned of.
     pub(crate) warned: AtomicBool,
     /// Whether it was given up because the peer had gone silent.
@@ -96,23 +99,64 @@ impl OperationContext {
         Self::of(operation, RequestContext::current())
     }
 
+    /// The same for an operation that is not a task of the pool's runtime.
+    pub(crate) fn of_guard(operation: &'static str) -> Arc<Self> {
+        Arc::new(Self { interrupt: Some(Notify::new()), ..Self::unshared(operation, RequestContext::current()) })
+    }
+
     /// A context for several, in the name of this one, whose deadline is not theirs.
     pub(crate) fn for_others(&self) -> Arc<Self> {
         Self::of(self.operation, self.request.clone().map(|request| RequestContext { deadline: None, ..request }))
     }
 
     fn of(operation: &'static str, request: Option<RequestContext>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::unshared(operation, request))
+    }
+
+    fn unshared(operation: &'static str, request: Option<RequestContext>) -> Self {
+        Self {
             operation,
             request,
             arrived: Instant::now(),
             abort: OnceLock::new(),
+            interrupt: None,
             warned: AtomicBool::new(false),
             is_stranded: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             session: AtomicU64::new(0),
             server: AtomicU64::new(0),
-        })
+        }
+    }
+
+    /// The operation runs as this task.
+    pub(crate) fn runs_as(&self, task: AbortHandle) {
+        // Set once.
+        let _ = self.abort.set(task);
+    }
+
+    /// Ends the operation, since its answer will not come. Returns whether that is new.
+    pub(crate) fn strand(&self) -> bool {
+        let is_new = !self.is_stranded.swap(true, Ordering::Relaxed);
+        if let Some(abort) = self.abort.get() {
+            abort.abort();
+        }
+        if let Some(interrupt) = &self.interrupt {
+            interrupt.notify_waiters();
+        }
+        is_new
+    }
+
+    /// Waits for the answer to a statement, unless the operation is ended before.
+    pub(crate) async fn interruptible<T>(
+        &self,
+        answer: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let Some(interrupt) = &self.interrupt else { return answer.await };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = interrupt.notified() => Err(timed_out()),
+        }
     }
 
     /// After this, nobody waits for the outcome.

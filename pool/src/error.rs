@@ -59,6 +59,7 @@ impl From<DbErr> for Error {
 
 /// The pool at the moment of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PoolUsage {
     /// What is there and who waits.
     pub counts: Status,
@@ -80,6 +81,7 @@ impl std::fmt::Display for PoolUsage {
 
 /// Why there is no pool.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// An option is outside its limits.
     #[error("pool option {0}")]
@@ -107,6 +109,7 @@ pub enum ConnectError {
 
 /// Why settings were not changed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReconfigureError {
     /// An option is outside its limits.
     #[error("pool option {0}")]
@@ -131,6 +134,7 @@ pub enum ReconfigureError {
 /// Why the pool did not close cleanly.
 #[derive(Debug, thiserror::Error)]
 #[error("the pool did not close within {limit:?}: {} operations still running ({})", operations.len(), operations.join(", "))]
+#[non_exhaustive]
 pub struct CloseError {
     /// The limit.
     pub limit: Duration,

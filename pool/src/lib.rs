@@ -83,7 +83,7 @@ pub use crate::{
     context::RequestContext,
     error::{CloseError, ConnectError, Error, PoolUsage, ReconfigureError},
     error_kind::DbErrorKind,
-    exec::{connection::Connection, transaction::Transaction},
+    exec::{connection::Connection, pooled::PooledConnection, transaction::Transaction},
     options::{InvalidOption, PoolOptions},
     pool::Pool,
     set::AcquireError,

@@ -5,8 +5,16 @@ use std::time::Duration;
 use serde::Deserialize;
 
 /// How the pool behaves. Deserializes from any serde format; durations as people write them (`250ms`, `5s`, `10m`).
+///
+/// ```
+/// # use std::time::Duration;
+/// # use orm_pool::PoolOptions;
+/// let options = PoolOptions::default().max(20).min(4).acquire(Duration::from_secs(2));
+/// assert_eq!(options.validate(), Ok(()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct PoolOptions {
     /// Most connections, 1 to 10,000. Too low: requests queue. Too high: the database spends its time switching, and
     /// instances together exceed its own limit.
@@ -56,6 +64,49 @@ pub struct PoolOptions {
     pub application_name: String,
     /// Threads of the pool's own runtime, 0 to 64; 0 = half the processors, one at the least.
     pub threads: usize,
+}
+
+/// A setter for each option.
+macro_rules! setters {
+    ($($option:ident: $kind:ty,)*) => {
+        impl PoolOptions {
+            $(
+                #[doc = concat!("Sets [`", stringify!($option), "`](Self#structfield.", stringify!($option), ").")]
+                #[must_use]
+                pub fn $option(mut self, $option: $kind) -> Self {
+                    self.$option = $option;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    max: u32,
+    min: u32,
+    acquire: Duration,
+    idle: Duration,
+    lifetime: Duration,
+    wait: bool,
+    queue_limit: usize,
+    batch: bool,
+    batch_max: usize,
+    bulk_share: u32,
+    outage_wait: Duration,
+    slow_hold: Duration,
+    validate_after: Duration,
+    statement_timeout: Duration,
+    threads: usize,
+}
+
+impl PoolOptions {
+    /// Sets [`application_name`](Self#structfield.application_name).
+    #[must_use]
+    pub fn application_name(mut self, application_name: impl Into<String>) -> Self {
+        self.application_name = application_name.into();
+        self
+    }
 }
 
 impl Default for PoolOptions {

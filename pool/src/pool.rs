@@ -12,6 +12,7 @@ use crate::{
     error_kind::connection_error,
     exec::{
         operation::{self, Kind, operate},
+        pooled::PooledConnection,
         runtime::PoolRuntime,
     },
     inner::{
@@ -74,6 +75,37 @@ impl Pool {
         self.inner().engine
     }
 
+    /// Acquires a connection and holds it until the guard is dropped.
+    ///
+    /// On SQLite it also takes the writer's turn: use [`acquire_reader`](Self::acquire_reader) for what only reads.
+    ///
+    /// ```no_run
+    /// # use sea_orm::{ConnectionTrait, TransactionTrait, TransactionSession};
+    /// # async fn example(pool: orm_pool::Pool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let connection = pool.acquire("notes.import").await?;
+    /// let transaction = connection.begin().await?;
+    /// transaction.execute_unprepared("DELETE FROM notes").await?;
+    /// transaction.commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if there is no connection in time; [`Error::Nested`] inside another operation.
+    pub async fn acquire(&self, operation: &'static str) -> Result<PooledConnection, Error> {
+        PooledConnection::acquire(self.inner(), self.runtime(), operation, Access::Write).await
+    }
+
+    /// As [`acquire`](Self::acquire), for what only reads.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_reader(&self, operation: &'static str) -> Result<PooledConnection, Error> {
+        PooledConnection::acquire(self.inner(), self.runtime(), operation, Access::Read).await
+    }
+
     /// Runs an operation that changes nothing.
     ///
     /// `operation` names it in traces, logs and refusals (`users.find`). The body runs on the pool's runtime, on one
@@ -113,10 +145,24 @@ impl Pool {
 
     /// Runs a body inside one transaction: committed when it returns `Ok`, rolled back when it returns `Err`.
     ///
-    /// The options ask for an isolation level and an access mode; `TransactionOptions::default()` takes the server's.
     /// After a deadlock or a serialization failure, at the commit as well, the whole transaction is run again after a
     /// random pause, as long as the caller waits for it. So is one whose connection died before the commit was sent. The
     /// body must therefore leave no traces outside the database.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub async fn transaction<T, E, F, Fut>(&self, operation: &'static str, body: F) -> Result<T, E>
+    where
+        F: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.transaction_with(operation, TransactionOptions::default(), body).await
+    }
+
+    /// As [`transaction`](Self::transaction), with an isolation level or an access mode.
     ///
     /// On SQLite the transaction is `IMMEDIATE`, unless it is read-only: a deferred one that turns into a writer
     /// ignores the busy time-out.
@@ -124,7 +170,7 @@ impl Pool {
     /// # Errors
     ///
     /// As [`read`](Self::read).
-    pub async fn transaction<T, E, F, Fut>(
+    pub async fn transaction_with<T, E, F, Fut>(
         &self,
         operation: &'static str,
         options: TransactionOptions,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use sea_orm::{ConnectionTrait, TransactionOptions};
+use sea_orm::ConnectionTrait;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -59,7 +59,7 @@ async fn a_caller_that_goes_away_cancels_nothing() {
         let (pool, began) = (pool.clone(), Arc::clone(&began));
         async move {
             let released = Mutex::new(Some(released));
-            pool.transaction("insert", TransactionOptions::default(), move |transaction| {
+            pool.transaction("insert", move |transaction| {
                 let (began, released) = (Arc::clone(&began), released.lock().unwrap().take().unwrap());
                 async move {
                     transaction.execute_unprepared("INSERT INTO t VALUES (1)").await?;
@@ -85,7 +85,7 @@ async fn a_caller_that_goes_away_cancels_nothing() {
 async fn an_error_rolls_back() {
     let pool = pool().await;
     let failed = pool
-        .transaction("insert", TransactionOptions::default(), |transaction| async move {
+        .transaction("insert", |transaction| async move {
             transaction.execute_unprepared("INSERT INTO t VALUES (1)").await?;
             transaction.execute_unprepared("INSERT INTO nowhere VALUES (1)").await?;
             Ok::<_, Error>(())
@@ -146,7 +146,7 @@ async fn a_close_that_takes_too_long_tells_what_still_runs() {
         let pool = pool.clone();
         async move {
             let released = Mutex::new(Some(released));
-            pool.transaction("endless", TransactionOptions::default(), move |transaction| {
+            pool.transaction("endless", move |transaction| {
                 let released = released.lock().unwrap().take().unwrap();
                 async move {
                     transaction.execute_unprepared("INSERT INTO t VALUES (1)").await?;

@@ -117,7 +117,7 @@ impl Holder {
 }
 
 async fn one(context: &Context, options: PoolOptions) -> (Pool, Asked) {
-    let options = PoolOptions { max: 1, min: 1, acquire: Duration::from_secs(60), ..options };
+    let options = options.max(1).min(1).acquire(Duration::from_secs(60));
     (pool(context, options).await, Asked::default())
 }
 
@@ -150,7 +150,7 @@ async fn those_who_wait_share_one_statement(context: Context) {
 }
 
 async fn a_batch_has_a_bound(context: Context) {
-    let (pool, asked) = one(&context, PoolOptions { batch_max: 8, ..PoolOptions::default() }).await;
+    let (pool, asked) = one(&context, PoolOptions::default().batch_max(8)).await;
     let tens = tens(&pool, &asked);
     let holder = Holder::of(&pool).await;
     let asking: Vec<_> = (0..20).map(|key| asks(&tens, key)).collect();
@@ -228,7 +228,7 @@ async fn who_has_gone_is_left_out(context: Context) {
 }
 
 async fn limits_hold_for_each_one(context: Context) {
-    let (pool, asked) = one(&context, PoolOptions { queue_limit: 3, ..PoolOptions::default() }).await;
+    let (pool, asked) = one(&context, PoolOptions::default().queue_limit(3)).await;
     let tens = tens(&pool, &asked);
     let holder = Holder::of(&pool).await;
     let patient = [asks(&tens, 1), asks(&tens, 2)];
@@ -255,7 +255,7 @@ async fn limits_hold_for_each_one(context: Context) {
 }
 
 async fn alone_if_so_wanted(context: Context) {
-    let (pool, asked) = one(&context, PoolOptions { batch: false, ..PoolOptions::default() }).await;
+    let (pool, asked) = one(&context, PoolOptions::default().batch(false)).await;
     let tens = tens(&pool, &asked);
     let holder = Holder::of(&pool).await;
     let asking: Vec<_> = (0..5).map(|key| asks(&tens, key)).collect();
@@ -320,7 +320,7 @@ async fn a_read_never_shares_what_began_before_it(context: Context) {
 }
 
 async fn a_slow_statement_is_not_waited_for(context: Context) {
-    let pool = pool(&context, PoolOptions { max: 5, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(5)).await;
     let gate = Arc::new(Semaphore::new(0));
     let (held, _) = held_back(&pool, &gate);
     let mut slow = Vec::new();
@@ -382,8 +382,8 @@ async fn one_that_is_blocked_blocks_no_other(context: Context) {
         // One writer at a time blocks all others.
         return;
     }
-    let options = PoolOptions { max: 4, statement_timeout: Duration::from_secs(20), ..PoolOptions::default() };
-    let pool = pool(&context, PoolOptions { acquire: Duration::from_secs(60), ..options }).await;
+    let options = PoolOptions::default().max(4).statement_timeout(Duration::from_secs(20));
+    let pool = pool(&context, options.acquire(Duration::from_secs(60))).await;
     let inserts = inserts_at_once(&pool);
     let outside = connect(&context.last_database()).await;
     outside.execute_unprepared("BEGIN").await.unwrap();
@@ -476,8 +476,8 @@ async fn a_commit_without_an_answer_is_not_taken_apart(context: Context) {
     }
     let direct = context.database().await;
     let (proxy, url) = Proxy::before(&direct).await;
-    let options = PoolOptions { max: 1, min: 1, outage_wait: Duration::from_secs(30), ..PoolOptions::default() };
-    let pool = pool_on(&url, PoolOptions { acquire: Duration::from_secs(60), ..options }).await;
+    let options = PoolOptions::default().max(1).min(1).outage_wait(Duration::from_secs(30));
+    let pool = pool_on(&url, options.acquire(Duration::from_secs(60))).await;
     run(&pool, "CREATE TABLE log (n INTEGER NOT NULL)").await;
     let proxy = Arc::new(proxy);
     let mutes = Arc::clone(&proxy);

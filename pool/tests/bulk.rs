@@ -39,7 +39,7 @@ async fn usage(pool: &Pool, what: &str, taken: u32, waiting: u32) {
 }
 
 async fn a_pool_that_drains_refuses_bulk_work_that_waits(context: Context) {
-    let pool = pool(&context, PoolOptions { max: 4, bulk_share: 1, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(4).bulk_share(1)).await;
     let (go, running) = held(&pool);
     usage(&pool, "one works", 1, 0).await;
     let (_keep, waiting) = held(&pool);
@@ -54,14 +54,14 @@ async fn a_pool_that_drains_refuses_bulk_work_that_waits(context: Context) {
 }
 
 async fn a_larger_share_wakes_bulk_work_that_waits(context: Context) {
-    let options = PoolOptions { max: 4, bulk_share: 1, ..PoolOptions::default() };
+    let options = PoolOptions::default().max(4).bulk_share(1);
     let pool = pool(&context, options.clone()).await;
     let (first, running) = held(&pool);
     usage(&pool, "one works", 1, 0).await;
     let (second, waiting) = held(&pool);
     usage(&pool, "another waits", 1, 1).await;
     let url = DatabaseUrl::parse(&context.last_database()).unwrap();
-    pool.reconfigure(&url, &PoolOptions { bulk_share: 50, ..options }).await.unwrap();
+    pool.reconfigure(&url, &options.bulk_share(50)).await.unwrap();
     usage(&pool, "both work", 2, 0).await;
     for go in [first, second] {
         go.send(()).unwrap();

@@ -43,7 +43,7 @@ fn ask(pool: &Pool) -> JoinHandle<Result<i64, Error>> {
 
 async fn a_door_that_is_shut_is_no_outage(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let options = PoolOptions { max: 4, min: 2, acquire: Duration::from_secs(60), ..PoolOptions::default() };
+    let options = PoolOptions::default().max(4).min(2).acquire(Duration::from_secs(60));
     let pool = pool_on(&url, options).await;
     let gate = Arc::new(Semaphore::new(0));
     let both = [busy(&pool, &gate), busy(&pool, &gate)];
@@ -63,7 +63,7 @@ async fn a_door_that_is_shut_is_no_outage(context: Context) {
 
 async fn those_who_are_in_bring_it_back(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let options = PoolOptions { max: 2, min: 2, acquire: Duration::from_secs(60), ..PoolOptions::default() };
+    let options = PoolOptions::default().max(2).min(2).acquire(Duration::from_secs(60));
     let pool = pool_on(&url, options).await;
     proxy.shut();
     // Statements that take longer than the pool sits still: it looks, and finds the door shut.
@@ -89,7 +89,7 @@ async fn those_who_are_in_bring_it_back(context: Context) {
 }
 
 async fn a_pool_that_drains_opens_nothing(context: Context) {
-    let pool = pool_on(&context.database().await, PoolOptions { max: 3, min: 3, ..PoolOptions::default() }).await;
+    let pool = pool_on(&context.database().await, PoolOptions::default().max(3).min(3)).await;
     let gate = Arc::new(Semaphore::new(0));
     let running = busy(&pool, &gate);
     eventually("it runs", || async { (pool.status().in_use == 1).then_some(()) }).await;

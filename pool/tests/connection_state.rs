@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use orm_pool::{Connection, DbErrorKind, Error, PoolOptions};
-use sea_orm::{ConnectionTrait, Statement, TransactionOptions, TransactionSession, TransactionTrait};
+use sea_orm::{ConnectionTrait, Statement, TransactionSession, TransactionTrait};
 use tokio::sync::{Mutex, oneshot};
 
 use test_support::{
@@ -34,7 +34,7 @@ async fn a_failed_transaction_is_not_taken_for_committed(context: Context) {
         let _ = tx.execute_unprepared("INSERT INTO t VALUES (1, 1)").await;
         Ok::<_, Error>(())
     };
-    let outcome = pool.transaction("test.careless", TransactionOptions::default(), careless).await;
+    let outcome = pool.transaction("test.careless", careless).await;
     let expected = if context.engine() == Engine::Postgres { 0 } else { 7 };
     assert_eq!(outcome.is_ok(), context.engine() != Engine::Postgres, "{outcome:?}");
     assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, expected);
@@ -43,7 +43,7 @@ async fn a_failed_transaction_is_not_taken_for_committed(context: Context) {
 
 async fn a_dropped_savepoint_is_undone(context: Context) {
     let pool = pool(&context, PoolOptions::default()).await;
-    pool.transaction("test.nested", TransactionOptions::default(), |tx| async move {
+    pool.transaction("test.nested", |tx| async move {
         tx.execute_unprepared("UPDATE t SET n = 1 WHERE id = 1").await?;
         let inner = tx.begin().await?;
         inner.execute_unprepared("UPDATE t SET n = 9 WHERE id = 2").await?;
@@ -58,7 +58,7 @@ async fn a_dropped_savepoint_is_undone(context: Context) {
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 2);
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 0);
     // What failed inside the one that was dropped is undone with it, even when the commit is all that follows.
-    pool.transaction("test.failed", TransactionOptions::default(), |tx| async move {
+    pool.transaction("test.failed", |tx| async move {
         tx.execute_unprepared("UPDATE t SET n = 3 WHERE id = 1").await?;
         let inner = tx.begin().await?;
         assert!(inner.execute_unprepared("INSERT INTO t VALUES (1, 1)").await.is_err());
@@ -85,7 +85,7 @@ async fn a_dropped_statement_does_not_answer_the_next_one(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
-    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
     let sleep = if context.engine() == Engine::Postgres { "SELECT pg_sleep(2)" } else { "SELECT SLEEP(2)" };
     let dropped = pool
         .read("test.dropped", move |db| async move {
@@ -134,7 +134,7 @@ async fn a_deadlock_that_was_overlooked_is_not_committed(context: Context) {
     };
     let transaction = {
         let pool = pool.clone();
-        tokio::spawn(async move { pool.transaction("test.careless", TransactionOptions::default(), careless).await })
+        tokio::spawn(async move { pool.transaction("test.careless", careless).await })
     };
     meets.await.unwrap();
     // The one that has changed more is spared.
@@ -189,7 +189,7 @@ async fn a_write_that_fails_at_its_end_is_not_taken_for_done(context: Context) {
 }
 
 async fn a_dropped_begin_leaves_no_transaction_open(context: Context) {
-    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
     pool.write("test.impatient", |db| async move {
         // On its way as a rule, and nobody waits for it. If it is there already, it is dropped.
         drop(db.begin().now_or_never());
@@ -205,7 +205,7 @@ async fn a_dropped_begin_leaves_no_transaction_open(context: Context) {
 }
 
 async fn a_clone_that_was_kept_is_of_no_use(context: Context) {
-    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
     let sleep = match context.engine() {
         Engine::Postgres => "SELECT pg_sleep(2)",
         Engine::MariaDb | Engine::MySql => "SELECT SLEEP(2)",

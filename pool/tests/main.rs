@@ -20,6 +20,7 @@ mod batches;
 mod bulk;
 mod connect_failures;
 mod connection_state;
+mod guards;
 mod layers;
 mod operations;
 mod outages;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         suite("operations", operations::cases()),
         suite("connection_state", connection_state::cases()),
         suite("transactions", transactions::cases()),
+        suite("guards", guards::cases()),
         suite("queue", queue::cases()),
         suite("batches", batches::cases()),
         suite("bulk", bulk::cases()),

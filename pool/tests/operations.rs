@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use orm_pool::{AcquireError, BulkUsage, Connection, DbErrorKind, Error, PoolOptions, RequestContext};
+use orm_pool::{AcquireError, Connection, DbErrorKind, Error, PoolOptions, RequestContext};
 use sea_orm::{
     AccessMode, ConnectionTrait, IsolationLevel, Statement, TransactionOptions, TransactionSession, TransactionTrait,
 };
@@ -55,7 +55,7 @@ async fn conflicts_are_run_again(context: Context) {
         // One writer at a time: nothing stands in anybody's way.
         return;
     }
-    let pool = pool(&context, PoolOptions { max: 4, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(4)).await;
     // Both read both rows before either writes: a serializable database lets only one of them through. PostgreSQL fails
     // the other one (40001), at its update or at its commit; in MariaDB each waits for the other (1213).
     let met = Arc::new(Barrier::new(2));
@@ -67,7 +67,7 @@ async fn conflicts_are_run_again(context: Context) {
                 let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
                 count_up(tx, row, is_first.then(|| Arc::clone(&met)))
             };
-            caller.scope(pool.transaction("test.count", serializable(), body)).await
+            caller.scope(pool.transaction_with("test.count", serializable(), body)).await
         })
     });
     for one in both {
@@ -85,7 +85,7 @@ async fn a_read_outlives_four_connections(context: Context) {
         Engine::Postgres => "SELECT pg_terminate_backend(pg_backend_pid())",
         Engine::MariaDb | Engine::MySql => "KILL CONNECTION_ID()",
     };
-    let pool = pool(&context, PoolOptions { max: 2, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(2)).await;
     for (deaths, survives) in [(4, true), (5, false)] {
         let attempts = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&attempts);
@@ -110,7 +110,7 @@ async fn a_transaction_whose_connection_dies_before_the_commit_is_run_again(cont
         return;
     }
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let options = PoolOptions { max: 2, outage_wait: Duration::from_secs(30), ..PoolOptions::default() };
+    let options = PoolOptions::default().max(2).outage_wait(Duration::from_secs(30));
     let pool = pool_on(&url, options).await;
     run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").await;
     let proxy = Arc::new(proxy);
@@ -132,7 +132,7 @@ async fn a_transaction_whose_connection_dies_before_the_commit_is_run_again(cont
         }
     };
     let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
-    caller.scope(pool.transaction("test.insert", TransactionOptions::default(), body)).await.unwrap();
+    caller.scope(pool.transaction("test.insert", body)).await.unwrap();
     assert!(attempts.load(Ordering::Relaxed) >= 2);
     assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2, "once, and whole");
     end(pool).await;
@@ -144,7 +144,7 @@ async fn a_transaction_whose_commit_was_sent_is_not_run_again(context: Context) 
     }
     let direct = context.database().await;
     let (proxy, url) = Proxy::before(&direct).await;
-    let options = PoolOptions { max: 2, outage_wait: Duration::from_secs(30), ..PoolOptions::default() };
+    let options = PoolOptions::default().max(2).outage_wait(Duration::from_secs(30));
     let pool = pool_on(&url, options).await;
     run(&pool, "CREATE TABLE t (n INTEGER NOT NULL)").await;
     run(&pool, "CREATE TABLE one (id INTEGER PRIMARY KEY)").await;
@@ -171,7 +171,7 @@ async fn a_transaction_whose_commit_was_sent_is_not_run_again(context: Context) 
         let pool = pool.clone();
         tokio::spawn(async move {
             let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
-            caller.scope(pool.transaction("test.insert", TransactionOptions::default(), body)).await
+            caller.scope(pool.transaction("test.insert", body)).await
         })
     };
     let outside = connect(&direct).await;
@@ -195,7 +195,7 @@ async fn isolation_and_access_mode_reach_the_server(context: Context) {
     match context.engine() {
         Engine::Postgres => {
             let level = pool
-                .transaction("test.level", serializable(), |tx| async move {
+                .transaction_with("test.level", serializable(), |tx| async move {
                     let row = Statement::from_string(tx.get_database_backend(), "SHOW transaction_isolation");
                     Ok::<_, Error>(tx.query_one_raw(row).await?.unwrap().try_get_by_index::<String>(0)?)
                 })
@@ -211,7 +211,7 @@ async fn isolation_and_access_mode_reach_the_server(context: Context) {
             tx.execute_unprepared("UPDATE t SET n = 5").await?;
             Ok::<_, Error>(())
         };
-        let refused = pool.transaction("test.write", read_only, write).await.unwrap_err();
+        let refused = pool.transaction_with("test.write", read_only, write).await.unwrap_err();
         assert!(
             matches!(&refused, Error::Database(error) if DbErrorKind::of(error) == DbErrorKind::ReadOnly),
             "{refused:?}"
@@ -224,13 +224,13 @@ async fn isolation_and_access_mode_reach_the_server(context: Context) {
 }
 
 async fn a_panic_costs_nobody_else_anything(context: Context) {
-    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
     let opened = pool.snapshot().counters.opened;
     let bug = |tx: Connection| async move {
         tx.execute_unprepared("UPDATE t SET n = 9").await?;
         Ok::<_, Error>("x".parse::<u8>().expect("a bug"))
     };
-    let failed = pool.transaction("test.bug", TransactionOptions::default(), bug).await.unwrap_err();
+    let failed = pool.transaction("test.bug", bug).await.unwrap_err();
     assert!(matches!(failed, Error::Panicked { operation: "test.bug" }), "{failed:?}");
     assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, 0, "its transaction was rolled back");
     assert_eq!(pool.snapshot().counters.opened, opened, "and its connection is as good as before");
@@ -243,7 +243,7 @@ async fn plans_for_an_old_schema_cost_no_read(context: Context) {
         // SeaORM names its columns.
         return;
     }
-    let pool = pool(&context, PoolOptions { max: 8, min: 8, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(8).min(8)).await;
     let all = async || {
         // Eight at the same time, so that each connection prepares the statement.
         let met = Arc::new(Barrier::new(8));
@@ -281,7 +281,7 @@ async fn a_conflict_inside_a_savepoint_is_run_again(context: Context) {
         // One writer at a time: nothing stands in anybody's way.
         return;
     }
-    let pool = pool(&context, PoolOptions { max: 4, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(4)).await;
     let met = Arc::new(Barrier::new(2));
     let both = [(); 2].map(|()| {
         let (pool, met, attempts) = (pool.clone(), Arc::clone(&met), AtomicU32::new(0));
@@ -306,7 +306,7 @@ async fn a_conflict_inside_a_savepoint_is_run_again(context: Context) {
                     Ok::<_, Error>(())
                 }
             };
-            caller.scope(pool.transaction("test.count", serializable(), body)).await
+            caller.scope(pool.transaction_with("test.count", serializable(), body)).await
         })
     });
     for one in both {
@@ -322,7 +322,7 @@ async fn work_in_bulk_never_takes_all(context: Context) {
         // Its transactions take turns anyway.
         return;
     }
-    let options = PoolOptions { max: 4, bulk_share: 50, queue_limit: 4, ..PoolOptions::default() };
+    let options = PoolOptions::default().max(4).bulk_share(50).queue_limit(4);
     let pool = pool(&context, options).await;
     let (release, released) = tokio::sync::watch::channel(false);
     let running = Arc::new(AtomicU32::new(0));
@@ -338,7 +338,7 @@ async fn work_in_bulk_never_takes_all(context: Context) {
                         Ok::<_, Error>(number(&db, "SELECT 1").await?)
                     }
                 };
-                pool.bulk_transaction("test.bulk", TransactionOptions::default(), body).await
+                pool.bulk_transaction("test.bulk", body).await
             })
         })
         .collect();
@@ -350,7 +350,12 @@ async fn work_in_bulk_never_takes_all(context: Context) {
     }
     assert_eq!(pool.status().in_use, 2);
     // They are told, and there are no more of them than may wait.
-    let full = || async { (pool.snapshot().bulk == BulkUsage { places: 2, taken: 2, waiting: 4 }).then_some(()) };
+    let full = || async {
+        {
+            let bulk = pool.snapshot().bulk;
+            ((bulk.places, bulk.taken, bulk.waiting) == (2, 2, 4)).then_some(())
+        }
+    };
     eventually("four wait", full).await;
     let refused = pool.bulk_read("test.bulk", |_| async { Ok::<_, Error>(()) }).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused { reason: AcquireError::QueueFull { limit: 4 }, .. }), "{refused:?}");
@@ -379,7 +384,7 @@ async fn work_in_bulk_never_takes_all(context: Context) {
 }
 
 async fn work_in_bulk_gives_way_to_others_and_to_nobody_else(context: Context) {
-    let pool = pool(&context, PoolOptions { bulk_share: 1, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().bulk_share(1)).await;
     let bulk = |others: bool| {
         let pool = pool.clone();
         async move {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use orm_pool::{DbErrorKind, Error, PoolOptions, PoolState};
-use sea_orm::{ConnectionTrait, Statement, TransactionOptions};
+use sea_orm::{ConnectionTrait, Statement};
 use test_support::{
     End, Engine, Proxy, Server,
     bare::{end, pool_on, read},
@@ -33,7 +33,7 @@ fn sleep(context: &Context, seconds: u32) -> String {
 
 async fn a_server_that_is_slow_to_connect_to_comes_back(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let pool = pool_on(&url, PoolOptions { max: 4, min: 2, ..PoolOptions::default() }).await;
+    let pool = pool_on(&url, PoolOptions::default().max(4).min(2)).await;
     proxy.cut();
     eventually("it is down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
     // Longer than a ping may take.
@@ -46,7 +46,7 @@ async fn a_server_that_is_slow_to_connect_to_comes_back(context: Context) {
 
 async fn a_hung_server_is_not_showered_with_handshakes(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let pool = pool_on(&url, PoolOptions { max: 4, min: 2, ..PoolOptions::default() }).await;
+    let pool = pool_on(&url, PoolOptions::default().max(4).min(2)).await;
     proxy.stall();
     eventually("it is down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
     let before = proxy.accepted();
@@ -65,12 +65,12 @@ async fn a_hung_server_is_not_showered_with_handshakes(context: Context) {
 
 async fn long_statement(context: Context, trouble: impl FnOnce(&Proxy)) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let pool = pool_on(&url, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let pool = pool_on(&url, PoolOptions::default().max(1).min(1)).await;
     let slow = Arc::new(sleep(&context, 8));
     let long = {
         let pool = pool.clone();
         tokio::spawn(async move {
-            pool.transaction("test.long", TransactionOptions::default(), move |tx| {
+            pool.transaction("test.long", move |tx| {
                 let slow = Arc::clone(&slow);
                 async move { Ok::<_, Error>(tx.execute_unprepared(&slow).await.map(drop)?) }
             })
@@ -102,7 +102,7 @@ async fn a_long_statement_outlives_a_listener_that_is_deaf(context: Context) {
 
 async fn pings_do_not_delay_the_end_of_stranded_operations(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let pool = pool_on(&url, PoolOptions { max: 8, min: 8, ..PoolOptions::default() }).await;
+    let pool = pool_on(&url, PoolOptions::default().max(8).min(8)).await;
     let slow = Arc::new(sleep(&context, 60));
     let stranded: Vec<_> = (0..2)
         .map(|_| {
@@ -151,8 +151,7 @@ async fn a_server_without_room_for_statements_costs_no_read(context: Context) {
     let mut server = Server::new(context.engine(), &["--max-prepared-stmt-count=60"]);
     server.start(End::Orderly);
     server.await_ready();
-    let pool =
-        pool_on(&new_database(server.url()).await, PoolOptions { max: 4, min: 4, ..PoolOptions::default() }).await;
+    let pool = pool_on(&new_database(server.url()).await, PoolOptions::default().max(4).min(4)).await;
     let ask = async |number: usize| {
         let one = move |db: orm_pool::Connection| async move {
             let sql = format!("SELECT {number} + ?");

@@ -22,7 +22,7 @@ cases![
 ];
 
 async fn an_operation_inside_an_operation_is_refused(context: Context) {
-    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
     let inner = pool.clone();
     let refused = pool
         .read("test.outer", move |_| {
@@ -71,7 +71,7 @@ async fn blocked_pool(context: &Context, options: PoolOptions) -> (Pool, Locked)
 }
 
 async fn what_would_come_too_late_is_refused_on_arrival(context: Context) {
-    let options = PoolOptions { max: 1, min: 1, acquire: Duration::from_secs(60), ..PoolOptions::default() };
+    let options = PoolOptions::default().max(1).min(1).acquire(Duration::from_secs(60));
     let pool = pool(&context, options).await;
     run(&pool, "CREATE TABLE users (version INTEGER)").await;
     // Holds of half a second each are what is known.
@@ -100,8 +100,7 @@ async fn what_would_come_too_late_is_refused_on_arrival(context: Context) {
 }
 
 async fn a_refusal_tells_who_holds_the_connections(context: Context) {
-    let options =
-        PoolOptions { max: 1, min: 1, wait: false, acquire: Duration::from_secs(60), ..PoolOptions::default() };
+    let options = PoolOptions::default().max(1).min(1).wait(false).acquire(Duration::from_secs(60));
     let (pool, lock) = blocked_pool(&context, options).await;
     let first = blocked(&pool, None);
     eventually("it holds the connection", || async { (pool.status().in_use == 1).then_some(()) }).await;
@@ -118,11 +117,11 @@ async fn a_refusal_tells_who_holds_the_connections(context: Context) {
 }
 
 async fn changed_limits_take_effect_at_once(context: Context) {
-    let options = PoolOptions { max: 2, min: 0, ..PoolOptions::default() };
+    let options = PoolOptions::default().max(2).min(0);
     let pool = pool(&context, options.clone()).await;
     let url = DatabaseUrl::parse(&context.last_database()).unwrap();
     let change = async |max, min| {
-        let options = PoolOptions { max, min, ..options.clone() };
+        let options = options.clone().max(max).min(min);
         pool.reconfigure(&url, &options).await.unwrap();
     };
     let together = async |count: usize| {
@@ -154,7 +153,7 @@ async fn changed_limits_take_effect_at_once(context: Context) {
     assert_eq!(pool.snapshot().limits.max, 2);
     // A lifetime that becomes shorter is that of the connections which are there, too.
     let before = pool.snapshot().counters.closed_lifetime;
-    let shorter = PoolOptions { max: 2, min: 1, lifetime: Duration::from_millis(100), ..options.clone() };
+    let shorter = options.clone().max(2).min(1).lifetime(Duration::from_millis(100));
     pool.reconfigure(&url, &shorter).await.unwrap();
     eventually("those that are too old now are closed", || async {
         (pool.snapshot().counters.closed_lifetime > before).then_some(())

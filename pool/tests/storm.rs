@@ -14,7 +14,7 @@ use std::{
 
 use fastrand::Rng;
 use orm_pool::{AcquireError, Batch, Connection, DatabaseUrl, Error, Pool, PoolOptions, RequestContext};
-use sea_orm::{ConnectionTrait, DbErr, Statement, TransactionOptions, TransactionSession, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbErr, Statement, TransactionSession, TransactionTrait};
 use test_support::{
     Engine,
     bare::{end, pool, run},
@@ -82,7 +82,8 @@ impl Sailor {
             65..80 => self.pair().await,
             80..85 => self.rolled_back().await,
             85..88 => self.panicked().await,
-            88..92 => self.begun_past_the_pool().await,
+            88..90 => self.begun_past_the_pool().await,
+            90..94 => self.guarded().await,
             _ => self.dropped().await,
         }
     }
@@ -106,7 +107,7 @@ impl Sailor {
             inner.commit().await?;
             Ok(())
         };
-        let outcome = self.pool.transaction("storm.pair", TransactionOptions::default(), body).await;
+        let outcome = self.pool.transaction("storm.pair", body).await;
         self.note(&[one, two], &outcome);
     }
 
@@ -116,7 +117,7 @@ impl Sailor {
             insert(tx, row).await?;
             Err::<(), _>(Error::Database(DbErr::Custom("enough".to_owned())))
         };
-        let outcome = self.pool.transaction("storm.rollback", TransactionOptions::default(), body).await;
+        let outcome = self.pool.transaction("storm.rollback", body).await;
         assert!(outcome.is_err());
         self.ledger.absent.insert(row);
     }
@@ -130,7 +131,7 @@ impl Sailor {
             #[expect(unreachable_code, reason = "it has a type")]
             Ok::<(), Error>(())
         };
-        let outcome = self.pool.transaction("storm.panic", TransactionOptions::default(), body).await;
+        let outcome = self.pool.transaction("storm.panic", body).await;
         assert!(outcome.is_err());
         self.ledger.absent.insert(row);
     }
@@ -145,6 +146,30 @@ impl Sailor {
         self.ledger.absent.insert(row);
     }
 
+    /// Two rows in a transaction of a guard, which is dropped half-way one time in two.
+    async fn guarded(&mut self) {
+        let (one, two) = (self.row(), self.row());
+        let commits = self.rng.bool();
+        let guarded = async {
+            let connection = self.pool.acquire("storm.guard").await?;
+            let transaction = connection.begin().await?;
+            for row in [one, two] {
+                transaction.execute_unprepared(&format!("INSERT INTO ledger VALUES ({row})")).await?;
+            }
+            if commits {
+                transaction.commit().await?;
+            }
+            Ok::<_, Error>(())
+        };
+        let outcome = guarded.await;
+        if commits {
+            self.ledger.pairs.push(one);
+            self.note(&[one, two], &outcome);
+        } else {
+            self.ledger.absent.extend([one, two]);
+        }
+    }
+
     /// The caller goes away; what has begun runs to its end.
     async fn dropped(&mut self) {
         let (one, two) = (self.row(), self.row());
@@ -154,7 +179,7 @@ impl Sailor {
             insert(tx, two).await
         };
         let patience = Duration::from_micros(self.rng.u64(..5000));
-        let work = self.pool.transaction("storm.dropped", TransactionOptions::default(), body);
+        let work = self.pool.transaction("storm.dropped", body);
         if let Ok(outcome) = tokio::time::timeout(patience, work).await {
             self.note(&[one, two], &outcome);
         }
@@ -169,13 +194,8 @@ async fn a_storm_loses_nothing(context: Context) {
     let seconds: u64 = wanted("ORM_POOL_STORM_SECONDS", 5);
     let seed: u64 = wanted("ORM_POOL_STORM_SEED", fastrand::u64(..));
     println!("{}: ORM_POOL_STORM_SEED={seed}", context.engine().name());
-    let options = PoolOptions {
-        max: MAX,
-        min: 2,
-        acquire: Duration::from_secs(20),
-        outage_wait: Duration::from_secs(2),
-        ..PoolOptions::default()
-    };
+    let options =
+        PoolOptions::default().max(MAX).min(2).acquire(Duration::from_secs(20)).outage_wait(Duration::from_secs(2));
     let pool = pool(&context, options.clone()).await;
     run(&pool, "CREATE TABLE ledger (id BIGINT PRIMARY KEY)").await;
     let batch = pool.batch_writes("storm.batch", |db: Connection, keys: Arc<[i64]>| async move {
@@ -244,15 +264,14 @@ async fn disturb(context: &Context, pool: &Pool, options: &PoolOptions, rng: &mu
     while tokio::time::Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(rng.u64(20..200))).await;
         let max = rng.u32(1..=MAX);
-        let changed = PoolOptions {
-            max,
-            min: rng.u32(..=max),
-            bulk_share: rng.u32(1..=100),
-            batch: rng.bool(),
-            idle: Duration::from_millis(rng.u64(50..1000)),
-            lifetime: Duration::from_millis(rng.u64(50..2000)),
-            ..options.clone()
-        };
+        let changed = options
+            .clone()
+            .max(max)
+            .min(rng.u32(..=max))
+            .bulk_share(rng.u32(1..=100))
+            .batch(rng.bool())
+            .idle(Duration::from_millis(rng.u64(50..1000)))
+            .lifetime(Duration::from_millis(rng.u64(50..2000)));
         pool.reconfigure(&url, &changed).await.unwrap();
         if let Some(admin) = &admin
             && rng.bool()

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use orm_pool::{Connection, Error, PoolOptions};
-use sea_orm::{ConnectionTrait, DbErr, TransactionOptions, TransactionSession, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbErr, TransactionSession, TransactionTrait};
 use test_support::{
     Engine, Proxy,
     bare::{end, pool, pool_on, read, run},
@@ -26,7 +26,7 @@ cases![
 ];
 
 fn one() -> PoolOptions {
-    PoolOptions { max: 1, min: 1, ..PoolOptions::default() }
+    PoolOptions::default().max(1).min(1)
 }
 
 /// InnoDB undoes the whole transaction when it is the victim of a deadlock, and runs what follows outside of one.
@@ -69,7 +69,7 @@ async fn nothing_of_a_failed_attempt_is_kept(context: Context) {
     };
     let transaction = {
         let pool = pool.clone();
-        tokio::spawn(async move { pool.transaction("test.import", TransactionOptions::default(), import).await })
+        tokio::spawn(async move { pool.transaction("test.import", import).await })
     };
     meets.await.unwrap();
     // The one that has changed more is spared.
@@ -154,7 +154,7 @@ async fn what_mysql_commits_implicitly_is_not_repeated(context: Context) {
             }
         }
     };
-    let outcome = pool.transaction("test.implicit", TransactionOptions::default(), body).await;
+    let outcome = pool.transaction("test.implicit", body).await;
     assert!(outcome.is_err());
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
     assert_eq!(read(&pool, "SELECT COUNT(*) FROM t WHERE id >= 10").await, 1);
@@ -200,7 +200,7 @@ async fn a_commit_that_is_refused_needs_no_rollback(context: Context) {
         tx.execute_unprepared("INSERT INTO child VALUES (99)").await?;
         Ok::<_, Error>(())
     };
-    assert!(pool.transaction("test.orphan", TransactionOptions::default(), orphan).await.is_err());
+    assert!(pool.transaction("test.orphan", orphan).await.is_err());
     assert_eq!((proxy.sent("COMMIT"), proxy.sent("ROLLBACK")), (1, 0));
     assert_eq!(read(&pool, "SELECT COUNT(*) FROM child").await, 0);
     end(pool).await;

@@ -1,7 +1,6 @@
 //! What imports and exports have in common on the command line.
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use orm_pool::PoolOptions;
 
 use super::{CommandError, interruptible::on_pool};
 use crate::{
@@ -17,7 +16,7 @@ pub(super) fn run(
     work: impl AsyncFnOnce(UserService, StopRequest) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     // One statement after the other: more than two connections would have nothing to do.
-    let options = PoolOptions { max: settings.pool.max.min(2), min: 1, ..settings.pool.clone() };
+    let options = settings.pool.clone().max(settings.pool.max.min(2)).min(1);
     on_pool(settings, &options, async |pool, stop| {
         app::prepare_schema(&pool, settings.database.migrate, &stop).await.map_err(|error| match error {
             SchemaError::Stopped { applied: 0 } => CommandError::nothing_done(),

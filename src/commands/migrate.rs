@@ -3,7 +3,6 @@
 use std::{fmt::Write as _, time::Duration};
 
 use clap::Subcommand;
-use orm_pool::PoolOptions;
 
 use super::{
     CommandError,
@@ -33,7 +32,7 @@ pub(crate) enum MigrateAction {
 /// Brings the schema up or down, or shows where it is.
 pub(crate) fn migrate(settings: &Settings, action: MigrateAction) -> Result<(), CommandError> {
     // A change of the schema may take as long as it takes, and needs one connection.
-    let options = PoolOptions { max: 1, min: 0, statement_timeout: Duration::ZERO, ..settings.pool.clone() };
+    let options = settings.pool.clone().max(1).min(0).statement_timeout(Duration::ZERO);
     on_pool(settings, &options, async |pool, stop| {
         print(act(&SchemaService::new(pool), action, &stop).await?, &stop).await
     })

@@ -2,7 +2,7 @@
 
 pub use migration::Progress;
 use orm_pool::{DbErrorKind, Engine, Pool};
-use sea_orm::{ConnectionTrait, DbErr, Statement, TransactionOptions};
+use sea_orm::{ConnectionTrait, DbErr, Statement};
 
 /// A change of the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl SchemaService {
             }
             Ok(())
         };
-        self.pool.transaction("schema.check_privileges", TransactionOptions::default(), probe).await
+        self.pool.transaction("schema.check_privileges", probe).await
     }
 }
 

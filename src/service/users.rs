@@ -14,9 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use entity::users::{COLUMN, Entity, Model};
 use orm_pool::{Batch, Engine, Pool};
-use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, TransactionOptions,
-};
+use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect};
 use uuid::Uuid;
 
 use self::{
@@ -153,7 +151,7 @@ impl UserService {
             let models = Arc::clone(&models);
             async move { bulk::all(&db, &models, terms).await }
         };
-        match self.pool.bulk_transaction("users.write_many", TransactionOptions::default(), body).await {
+        match self.pool.bulk_transaction("users.write_many", body).await {
             Ok(written) => Ok(Outcome { written, is_kept: true }),
             Err(Undone::Outcome(written)) => Ok(Outcome { written, is_kept: false }),
             Err(Undone::Failed(error)) => Err(error),
@@ -188,7 +186,7 @@ impl UserService {
                 async move { bulk::once(&db, &models, terms, &claim, seal.as_ref()).await }
             }
         };
-        match self.pool.bulk_transaction("users.write_many_once", TransactionOptions::default(), body).await {
+        match self.pool.bulk_transaction("users.write_many_once", body).await {
             Ok(Done::Now((written, answer))) => Ok((Answer::First(answer), Outcome { written, is_kept: true })),
             Ok(Done::Before(answer)) => Ok((Answer::Again(answer), Outcome { written: Vec::new(), is_kept: true })),
             Ok(Done::Otherwise) => Err(Error::KeyReused),
@@ -310,7 +308,7 @@ impl UserService {
             return self.pool.write("users.delete", move |db| delete(db, id, None)).await;
         }
         self.pool
-            .transaction("users.delete", TransactionOptions::default(), move |transaction| {
+            .transaction("users.delete", move |transaction| {
                 let precondition = precondition.clone();
                 async move {
                     let current = locked(&transaction, id, &precondition).await?;
@@ -328,7 +326,7 @@ impl UserService {
         change: Change,
     ) -> Result<User, Error> {
         self.pool
-            .transaction(operation, TransactionOptions::default(), move |transaction| {
+            .transaction(operation, move |transaction| {
                 let (precondition, change) = (precondition.clone(), change.clone());
                 async move {
                     let current = locked(&transaction, id, &precondition).await?;

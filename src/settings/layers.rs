@@ -310,7 +310,7 @@ mod tests {
     fn the_defaults_are_the_contract() {
         let settings = Settings::load(None, &Environment::default()).unwrap();
         assert_eq!((settings.server.host.to_string().as_str(), settings.server.port), ("127.0.0.1", 8080));
-        assert_eq!(settings.pool, orm_pool::PoolOptions { application_name: "users-api".into(), ..Default::default() });
+        assert_eq!(settings.pool, orm_pool::PoolOptions::default().application_name("users-api"));
         assert_eq!(settings.database.url().unwrap().to_string(), "sqlite://users.db?mode=rwc");
         assert_eq!(settings.database.migrate, super::super::Migrate::Auto);
     }

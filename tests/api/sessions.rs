@@ -314,7 +314,7 @@ async fn sessions_are_set_on_every_connection(context: Context) {
             private.set("app", setting).await;
         }
     }
-    let options = PoolOptions { max: 3, min: 3, statement_timeout: Duration::from_secs(7), ..PoolOptions::default() };
+    let options = PoolOptions::default().max(3).min(3).statement_timeout(Duration::from_secs(7));
     let pool = pool_on(&url, options).await;
     for condition in expected(context.engine()) {
         assert_eq!(read(&pool, condition).await, 1, "{condition}");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use orm_pool::{Connection, DbErrorKind, Error, PoolOptions, RequestContext};
-use sea_orm::{ConnectionTrait, TransactionOptions};
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 
 use crate::{
@@ -38,7 +38,7 @@ fn slow_update(engine: Engine, seconds: f64) -> String {
 
 async fn a_write_over_the_limit_is_ended_on_the_server(context: Context) {
     let limit = Duration::from_millis(300);
-    let pool = pool(&context, PoolOptions { max: 2, statement_timeout: limit, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(2).statement_timeout(limit)).await;
     let slow = slow_update(context.engine(), 60.0);
     let write = {
         let slow = slow.clone();
@@ -58,7 +58,7 @@ async fn a_write_over_the_limit_is_ended_on_the_server(context: Context) {
             Ok::<_, Error>(tx.execute_unprepared(&slow).await.map(drop)?)
         }
     };
-    let transaction = pool.transaction("test.slow", TransactionOptions::default(), in_transaction);
+    let transaction = pool.transaction("test.slow", in_transaction);
     assert_eq!(fault(transaction.await), DbErrorKind::StatementTimeout);
     run(&pool, "UPDATE t SET n = n + 1 WHERE id = 1").await;
     assert_eq!(read(&pool, "SELECT SUM(n) FROM t").await, 8);
@@ -68,7 +68,7 @@ async fn a_write_over_the_limit_is_ended_on_the_server(context: Context) {
 async fn a_statement_that_ends_at_its_limit_harms_no_other(context: Context) {
     let acquire = Duration::from_secs(60);
     let statement_timeout = Duration::from_secs(1);
-    let options = PoolOptions { max: 8, min: 8, acquire, statement_timeout, ..PoolOptions::default() };
+    let options = PoolOptions::default().max(8).min(8).acquire(acquire).statement_timeout(statement_timeout);
     let pool = pool(&context, options).await;
     let holder = connect(&context.last_database()).await;
     if context.engine() == Engine::MariaDb {
@@ -118,7 +118,7 @@ async fn a_statement_that_an_administrator_ends_is_not_run_again(context: Contex
         Engine::Postgres => ("SELECT pg_backend_pid()", "SELECT pg_sleep(60)"),
         _ => ("SELECT CONNECTION_ID()", "SELECT n FROM t WHERE SLEEP(60) = 0"),
     };
-    let pool = pool(&context, PoolOptions { max: 1, min: 1, ..PoolOptions::default() }).await;
+    let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
     let admin = connect(&context.last_database()).await;
     let attempts = Arc::new(AtomicU32::new(0));
     let (began, mut begins) = tokio::sync::mpsc::unbounded_channel();

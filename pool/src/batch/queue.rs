@@ -174,8 +174,7 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
         let in_flight = InFlight { queue: Arc::clone(self), counts: true };
         let work = serve(in_flight, Arc::clone(context), ready);
         let task = self.inner.handle.spawn(context::inside(self.config.operation, work));
-        // Set once, here.
-        let _ = context.abort.set(task.abort_handle());
+        context.runs_as(task.abort_handle());
     }
 
     /// Waits for a connection, and takes all requests that wait by then.

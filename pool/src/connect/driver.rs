@@ -2,7 +2,11 @@
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
-use futures_util::TryStreamExt;
+use futures_util::{
+    TryStreamExt,
+    future::ready,
+    stream::{self, BoxStream},
+};
 use sea_orm::{
     AccessMode, DbBackend, ExecResult, QueryResult, Statement, TransactionOptions, Value,
     sea_query::Values,
@@ -144,6 +148,17 @@ impl DriverConnection {
         on!(&mut self.driver, connection => {
             let rows = sqlx::query_with(sql, values).fetch_all(connection).await?;
             Ok(rows.into_iter().map(QueryResult::from).collect())
+        })
+    }
+
+    /// The rows of a query, as they come.
+    pub(crate) fn stream(&mut self, statement: Statement) -> BoxStream<'_, Result<QueryResult>> {
+        if let Err(error) = self.check_size(&statement.sql, statement.values.as_ref()) {
+            return Box::pin(stream::once(ready(Err(error))));
+        }
+        let (sql, values) = parts(statement);
+        on!(&mut self.driver, connection => {
+            Box::pin(sqlx::query_with(sql, values).fetch(connection).map_ok(QueryResult::from))
         })
     }
 

@@ -8,9 +8,8 @@ use std::{
     time::Duration,
 };
 
-use sea_orm::{
-    AccessMode, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement, TransactionOptions, sqlx,
-};
+use futures_util::{Stream, StreamExt};
+use sea_orm::{AccessMode, DbBackend, DbErr, ExecResult, QueryResult, Statement, TransactionOptions, sqlx};
 use tokio::{
     sync::{Mutex, MutexGuard},
     time::{Instant, timeout},
@@ -30,8 +29,8 @@ use crate::{
 
 /// A connection for the time of one operation.
 ///
-/// It implements SeaORM's [`ConnectionTrait`] and [`TransactionTrait`](sea_orm::TransactionTrait), so every query takes it as it
-/// takes a `DatabaseConnection`. All statements of an operation run on the same connection, one after the other; clones share
+/// It implements SeaORM's [`ConnectionTrait`](sea_orm::ConnectionTrait), [`StreamTrait`](sea_orm::StreamTrait) and
+/// [`TransactionTrait`](sea_orm::TransactionTrait), so every query takes it as it takes a `DatabaseConnection`. All statements of an operation run on the same connection, one after the other; clones share
 /// it. Once the operation has ended, statements on a clone that was kept fail.
 ///
 /// Begin transactions by [`TransactionTrait`](sea_orm::TransactionTrait), not by a statement: after a `BEGIN`, `COMMIT` or `SET
@@ -133,7 +132,7 @@ impl Connection {
         };
         if let Some(index) = dropped {
             turn.send()?;
-            let undone = turn.driver()?.rollback(depth(index)).await;
+            let undone = self.held.context.interruptible(turn.driver()?.rollback(depth(index))).await;
             turn.note(undone).await.map_err(exec_error)?;
             self.progress().undo(index);
         }
@@ -158,7 +157,8 @@ impl Connection {
         let mut turn = self.start(within, SessionEffect::None).await?;
         // Noted before it is sent: if its answer is not awaited, it has begun all the same.
         let (index, level) = self.progress().begin(options.access_mode == Some(AccessMode::ReadOnly));
-        let began = turn.driver()?.begin(depth(index) - 1, &options, lock_timeout).await;
+        let began =
+            self.held.context.interruptible(turn.driver()?.begin(depth(index) - 1, &options, lock_timeout)).await;
         if let Err(error) = turn.end(began).await {
             self.progress().cancel(level);
             return Err(exec_error(error));
@@ -171,7 +171,7 @@ impl Connection {
         let mut turn = self.lock().await?;
         let index = self.progress().check_commit(level, self.held.backend)?;
         turn.send()?;
-        let committed = turn.driver()?.commit(depth(index)).await;
+        let committed = self.held.context.interruptible(turn.driver()?.commit(depth(index))).await;
         let committed = turn.note(committed).await;
         self.progress().end_commit(index, &committed, self.held.backend);
         committed.map_err(exec_error)
@@ -182,7 +182,7 @@ impl Connection {
         let mut turn = self.lock().await?;
         let Some(index) = self.progress().check_rollback(level)? else { return Ok(()) };
         turn.send()?;
-        let undone = turn.driver()?.rollback(depth(index)).await;
+        let undone = self.held.context.interruptible(turn.driver()?.rollback(depth(index))).await;
         turn.note(undone).await.map_err(exec_error)?;
         self.progress().undo(index);
         Ok(())
@@ -195,13 +195,13 @@ impl Connection {
 
     pub(super) async fn execute_at(&self, level: Option<Level>, statement: Statement) -> Result<ExecResult, DbErr> {
         let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = turn.driver()?.execute(statement).await;
+        let outcome = self.held.context.interruptible(turn.driver()?.execute(statement)).await;
         turn.end(outcome).await.map_err(exec_error)
     }
 
     pub(super) async fn execute_unprepared_at(&self, level: Option<Level>, sql: &str) -> Result<ExecResult, DbErr> {
         let mut turn = self.start(level, self.effect_of(sql)).await?;
-        let outcome = turn.driver()?.execute_unprepared(sql).await;
+        let outcome = self.held.context.interruptible(turn.driver()?.execute_unprepared(sql)).await;
         turn.end(outcome).await.map_err(exec_error)
     }
 
@@ -211,7 +211,7 @@ impl Connection {
         statement: Statement,
     ) -> Result<Option<QueryResult>, DbErr> {
         let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = turn.driver()?.query_one(statement).await;
+        let outcome = self.held.context.interruptible(turn.driver()?.query_one(statement)).await;
         turn.end(outcome).await.map_err(query_error)
     }
 
@@ -221,8 +221,42 @@ impl Connection {
         statement: Statement,
     ) -> Result<Vec<QueryResult>, DbErr> {
         let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = turn.driver()?.query_all(statement).await;
+        let outcome = self.held.context.interruptible(turn.driver()?.query_all(statement)).await;
         turn.end(outcome).await.map_err(query_error)
+    }
+
+    /// The rows of a query as they come. The connection is busy until the stream has ended; a stream that is dropped before
+    /// costs the connection.
+    pub(super) async fn stream_at(
+        &self,
+        level: Option<Level>,
+        statement: Statement,
+    ) -> Result<impl Stream<Item = Result<QueryResult, DbErr>> + Send + use<'_>, DbErr> {
+        let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
+        Ok(async_stream::try_stream! {
+            let outcome = {
+                let mut rows = turn.entry.as_mut().map(|entry| entry.connection.stream(statement)).ok_or_else(closed)?;
+                loop {
+                    match rows.next().await {
+                        Some(Ok(row)) => {
+                            // While the caller works on a row, the server owes nothing.
+                            if self.held.context.answered() {
+                                self.progress().note_killed();
+                            }
+                            yield row;
+                            self.held.context.asks(self.held.inner.clock);
+                        }
+                        Some(Err(error)) => break Err(error),
+                        None => break Ok(()),
+                    }
+                }
+            };
+            turn.end(outcome).await.map_err(query_error)?;
+        })
+    }
+
+    pub(super) fn backend(&self) -> DbBackend {
+        self.held.backend
     }
 
     fn effect_of(&self, sql: &str) -> SessionEffect {
@@ -309,28 +343,5 @@ impl Drop for Turn<'_> {
         if held.ended.load(Ordering::Acquire) {
             drop(self.entry.take());
         }
-    }
-}
-
-#[async_trait::async_trait]
-impl ConnectionTrait for Connection {
-    fn get_database_backend(&self) -> DbBackend {
-        self.held.backend
-    }
-
-    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.execute_at(None, statement).await
-    }
-
-    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        self.execute_unprepared_at(None, sql).await
-    }
-
-    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.query_one_at(None, statement).await
-    }
-
-    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.query_all_at(None, statement).await
     }
 }

@@ -7,18 +7,14 @@ use sea_orm::{AccessMode, TransactionOptions};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
-use super::{
-    connection::{Connection, Reclaimed},
-    progress::Attempt,
-    runtime::PoolRuntime,
-};
+use super::{connection::Connection, lending::give_back, progress::Attempt, runtime::PoolRuntime};
 use crate::{
     Error,
     connect::driver::DriverConnection,
     context::{self, OperationContext},
     error_kind::DbErrorKind,
     inner::{PoolInner, lease::Lease, probe::PING_TIMEOUT},
-    set::{Access, AcquireError, CloseReason},
+    set::{Access, AcquireError},
 };
 
 /// How often an operation is begun when connections die: often enough to outlast a server that ends its connections one
@@ -196,8 +192,7 @@ where
 {
     let operation = context.operation;
     let task = runtime.spawn(context::inside(operation, work));
-    // Set once, here.
-    let _ = context.abort.set(task.abort_handle());
+    context.runs_as(task.abort_handle());
     match task.await {
         Ok(outcome) => outcome,
         Err(failure) if failure.is_panic() => Err(Error::Panicked { operation }.into()),
@@ -263,7 +258,7 @@ where
 }
 
 /// Pings a connection if there is reason to doubt it, and takes another one if it does not answer.
-async fn validate(
+pub(super) async fn validate(
     inner: &Arc<PoolInner>,
     context: &Arc<OperationContext>,
     access: Access,
@@ -329,12 +324,7 @@ where
     };
     let outcome = AssertUnwindSafe(work).catch_unwind().await;
     let attempt = connection.attempt();
-    match connection.reclaim().await {
-        Reclaimed::Works(entry) => lease.end(entry),
-        Reclaimed::SessionChanged(entry) => lease.end_and_close(entry, CloseReason::SessionChanged),
-        // Closes it.
-        Reclaimed::Broken => drop(lease),
-    }
+    give_back(&connection, lease).await;
     let outcome = outcome.unwrap_or_else(|_| Err(Error::Panicked { operation: context.operation }.into()));
     (outcome, attempt, kind)
 }

@@ -194,15 +194,12 @@ fn end_stranded(inner: &PoolInner) {
         statement + RESPONSE_GRACE
     };
     for holder in inner.unanswered(limit) {
-        if let Some(abort) = holder.context.abort.get() {
-            if !holder.context.is_stranded.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    operation = holder.context.operation,
-                    held = ?holder.since.elapsed(),
-                    "operation aborted: no response from the database"
-                );
-            }
-            abort.abort();
+        if holder.context.strand() {
+            tracing::warn!(
+                operation = holder.context.operation,
+                held = ?holder.since.elapsed(),
+                "operation aborted: no response from the database"
+            );
         }
     }
 }

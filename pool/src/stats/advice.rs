@@ -10,6 +10,7 @@ use super::quantiles::Quantiles;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolAdvice))]
+#[non_exhaustive]
 pub struct Advice {
     /// Operations a second, lately.
     #[cfg_attr(feature = "utoipa", schema(example = 850.0))]

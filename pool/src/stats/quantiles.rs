@@ -7,6 +7,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolQuantiles))]
+#[non_exhaustive]
 pub struct Quantiles {
     /// How many were measured. No unit.
     #[cfg_attr(feature = "utoipa", schema(example = 1200))]

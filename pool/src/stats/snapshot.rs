@@ -11,6 +11,7 @@ use crate::{connect::pooler::Pooler, error_kind::DbErrorKind};
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = Pool))]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The pool's name in metrics.
     #[cfg_attr(feature = "utoipa", schema(example = "users-api"))]
@@ -55,6 +56,7 @@ pub struct Snapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolBulk))]
+#[non_exhaustive]
 pub struct BulkUsage {
     /// Operations in bulk that may hold a connection at once.
     #[cfg_attr(feature = "utoipa", schema(example = 1))]
@@ -71,6 +73,7 @@ pub struct BulkUsage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolCounts))]
+#[non_exhaustive]
 pub struct Status {
     /// Open connections.
     #[cfg_attr(feature = "utoipa", schema(example = 4))]
@@ -96,6 +99,7 @@ pub struct Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolState))]
+#[non_exhaustive]
 pub enum PoolState {
     /// It answers.
     Up,
@@ -113,6 +117,7 @@ pub enum PoolState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolCause))]
+#[non_exhaustive]
 pub struct Cause {
     /// The kind, as a word for programs.
     #[cfg_attr(feature = "utoipa", schema(value_type = String, example = "authentication"))]
@@ -129,6 +134,7 @@ pub struct Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolLimits))]
+#[non_exhaustive]
 pub struct Limits {
     /// Most connections.
     #[cfg_attr(feature = "utoipa", schema(example = 10))]
@@ -169,6 +175,7 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolOperation))]
+#[non_exhaustive]
 pub struct OperationInfo {
     /// Its name.
     #[cfg_attr(feature = "utoipa", schema(example = "users.find"))]
@@ -186,6 +193,7 @@ pub struct OperationInfo {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolCounters))]
+#[non_exhaustive]
 pub struct Counters {
     /// Operations that ended.
     pub operations: u64,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use entity::users::{Column, Entity, Model};
 use orm_pool::Connection;
-use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, TransactionOptions};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use sha2::{Digest, Sha256};
 
 use super::{UserService, create::free_ones, find::is_one_of, write};
@@ -125,7 +125,7 @@ impl UserService {
             claim(&db, &[&Claim { key, fingerprint, answer, expires_at: clock::now() + keep }]).await?;
             Ok::<_, Error>(())
         };
-        self.pool.transaction("users.keep_pieces", TransactionOptions::default(), keep).await
+        self.pool.transaction("users.keep_pieces", keep).await
     }
 }
 

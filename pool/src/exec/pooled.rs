@@ -1,0 +1,78 @@
+//! A connection that its caller holds until it is dropped: the primitive beneath operations.
+
+use std::{fmt, ops::Deref, sync::Arc};
+
+use tracing::Instrument;
+
+use super::{
+    connection::Connection,
+    lending::give_back,
+    operation::{refuse_nested, span, validate},
+    runtime::PoolRuntime,
+};
+use crate::{
+    Error,
+    context::OperationContext,
+    inner::{PoolInner, lease::Lease},
+    set::Access,
+};
+
+/// A connection of the pool, until it is dropped.
+///
+/// It implements the same traits of SeaORM as [`Connection`]. An open transaction is rolled back when it is dropped. Nothing is
+/// repeated, and nothing outlives the future that holds it: prefer [`Pool::read`](crate::Pool::read),
+/// [`write`](crate::Pool::write) and [`transaction`](crate::Pool::transaction) where they fit.
+pub struct PooledConnection {
+    connection: Connection,
+    lease: Option<Lease>,
+    inner: Arc<PoolInner>,
+}
+
+impl PooledConnection {
+    pub(crate) async fn acquire(
+        inner: &Arc<PoolInner>,
+        runtime: &PoolRuntime,
+        operation: &'static str,
+        access: Access,
+    ) -> Result<Self, Error> {
+        refuse_nested(runtime, operation)?;
+        let span = span(inner, operation);
+        let context = OperationContext::of_guard(operation);
+        let waiting = tracing::info_span!(parent: &span, "wait", otel.name = "pool.wait");
+        let mut lease = inner.acquire(&context, access).instrument(waiting).await?;
+        lease = validate(inner, &context, access, lease).await?;
+        let entry = lease.take().ok_or(Error::Closed)?;
+        let connection = Connection::new(inner, &context, entry);
+        Ok(Self { connection, lease: Some(lease), inner: Arc::clone(inner) })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Deref for PooledConnection {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for PooledConnection {
+    fn drop(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        let (connection, inner) = (self.connection.clone(), Arc::clone(&self.inner));
+        // A rollback needs its answer, which a drop cannot wait for.
+        self.inner.handle.spawn(async move {
+            inner.metrics.ended(1, connection.attempt().error.is_none());
+            give_back(&connection, lease).await;
+        });
+    }
+}
+
+impl fmt::Debug for PooledConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PooledConnection").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
