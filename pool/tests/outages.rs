@@ -161,7 +161,9 @@ async fn a_server_without_room_for_statements_costs_no_read(context: Context) {
         };
         pool.read("test.statement", one).await
     };
-    for round in 0..4 {
+    let mut opened = 0;
+    for round in 0..5 {
+        opened = pool.snapshot().counters.opened;
         let all = futures_util::future::join_all((0..80).map(&ask)).await;
         for (number, answer) in all.into_iter().enumerate() {
             let answer = answer.unwrap_or_else(|error| panic!("round {round}, statement {number}: {error:?}"));
@@ -169,6 +171,7 @@ async fn a_server_without_room_for_statements_costs_no_read(context: Context) {
         }
     }
     assert_eq!(pool.impairment(), Some(DbErrorKind::TooManyStatements), "an operator sees it");
+    assert_eq!(pool.snapshot().counters.opened, opened, "in the end connections keep as few as there is room for");
     end(pool).await;
     server.stop();
 }
