@@ -208,7 +208,8 @@ impl Health {
     pub(crate) fn note_impairment(&self, kind: DbErrorKind, operation: &'static str, detail: &str) {
         let mut impairment = self.impairment.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Incident::new(kind, detail).after(impairment.as_ref());
-        if next.is_new() {
+        // Statements that cannot be prepared are logged with what is done about them.
+        if next.is_new() && kind != DbErrorKind::TooManyStatements {
             tracing::error!(cause = %next.kind, detail = %next.detail, operation, "the database takes no writes");
         }
         *impairment = Some(next);

@@ -106,12 +106,15 @@ impl PoolInner {
     }
 
     /// From now on this opens connections; those of its predecessors are closed as they come back.
-    pub(crate) fn set_connector(self: &Arc<Self>, new: Connector) {
-        {
+    /// Returns the new generation.
+    pub(crate) fn set_connector(self: &Arc<Self>, new: Connector) -> u32 {
+        let generation = {
             let mut connector = self.connector.write().unwrap_or_else(PoisonError::into_inner);
             *connector = (Arc::new(new), connector.1.wrapping_add(1));
-        }
+            connector.1
+        };
         self.close_outdated();
+        generation
     }
 
     /// Replaces all connections of a generation, unless that has been done. `change` may replace what opens them as well.

@@ -280,7 +280,7 @@ impl Pool {
         if url == connector.url() {
             // SQLite's busy time-out is a setting of each connection.
             if waits_for_locks && !url.is_in_memory() {
-                inner.set_connector(new);
+                inner.set_connector(connector.with_busy_timeout(inner.options().acquire));
             }
             return Ok(());
         }
@@ -290,8 +290,8 @@ impl Pool {
             kind: failure.kind,
             cause: connection_error(failure.source),
         })?;
-        inner.set_connector(new);
-        inner.adopt(connection, began.elapsed());
+        let generation = inner.set_connector(new);
+        inner.adopt(connection, generation, began.elapsed());
         Ok(())
     }
 

@@ -134,6 +134,8 @@ async fn a_last_attempt_without_time_hides_no_cause() {
 async fn a_closed_pool_says_so() {
     let pool = pool().await;
     pool.close(Duration::from_secs(5)).await.unwrap();
+    let closed = pool.ping().await.unwrap_err();
+    assert!(matches!(closed, Error::Refused { reason: AcquireError::Closing, .. }), "{closed:?}");
     let refused = pool.read("late", |_| async { Ok::<_, Error>(()) }).await.unwrap_err();
     assert!(matches!(refused, Error::Refused { reason: AcquireError::Closing, .. }), "{refused:?}");
 }
@@ -216,4 +218,69 @@ async fn a_migration_says_nothing_of_how_long_others_will_take() {
     .await
     .unwrap();
     assert_eq!(pool.inner().metrics.mean_hold(), before);
+}
+
+/// A server that says something short and odd to the first that comes.
+async fn odd(listener: tokio::net::TcpListener, greeting: &'static [u8]) {
+    use tokio::io::AsyncWriteExt;
+
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.write_all(greeting).await.unwrap();
+    drop(stream);
+    // From then on it is closed.
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_another_protocol_ends_nothing_but_its_connection() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(odd(listener, &[1, 0, 0, 0, 10]));
+    let url = DatabaseUrl::parse(&format!("mysql://app@127.0.0.1:{port}/app")).unwrap();
+    let options = PoolOptions { acquire: Duration::from_secs(2), ..PoolOptions::default() };
+    let error = Pool::connect(&url, &options).await.unwrap_err();
+    // It was tried again, and then nobody listened.
+    assert!(matches!(&error, ConnectError::Unreachable { kind: DbErrorKind::Refused, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_in_memory_database_outlives_errors_that_close_other_connections() {
+    let pool = pool().await;
+    let refused = pool.write("read_only", |db| async move {
+        db.execute_unprepared("PRAGMA query_only = 1").await?;
+        let inserted = db.execute_unprepared("INSERT INTO t VALUES (1)").await;
+        db.execute_unprepared("PRAGMA query_only = 0").await?;
+        Ok::<_, Error>(inserted.map(drop)?)
+    });
+    let refused = refused.await.unwrap_err();
+    assert!(
+        matches!(&refused, Error::Database(error) if DbErrorKind::of(error) == DbErrorKind::ReadOnly),
+        "{refused:?}"
+    );
+    assert_eq!(count(&pool).await, 0);
+}
+
+#[tokio::test]
+async fn another_busy_timeout_does_not_forget_which_file_was_opened() {
+    let folder = std::env::temp_dir().join(format!("orm-pool-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (file, elsewhere) = (folder.join("kept.db"), folder.join("elsewhere.db"));
+    let url = DatabaseUrl::parse(&format!("sqlite://{}?mode=rwc", file.display())).unwrap();
+    let pool = Pool::connect(&url, &PoolOptions::default()).await.unwrap();
+    let create = |db: Connection| async move {
+        Ok::<_, Error>(db.execute_unprepared("CREATE TABLE t (n INTEGER)").await.map(drop)?)
+    };
+    pool.write("create", create).await.unwrap();
+    std::fs::rename(&file, &elsewhere).unwrap();
+    pool.reconfigure(&url, &PoolOptions { acquire: Duration::from_secs(1), ..PoolOptions::default() }).await.unwrap();
+    let insert = |db: Connection| async move {
+        Ok::<_, Error>(db.execute_unprepared("INSERT INTO t VALUES (1)").await.map(drop)?)
+    };
+    let refused = pool.write("insert", insert).await.unwrap_err();
+    assert!(
+        matches!(&refused, Error::Refused { reason: AcquireError::Down { kind: DbErrorKind::NoSuchDatabase, .. }, .. }),
+        "{refused:?}"
+    );
+    assert!(!file.exists(), "no other file takes its place");
+    pool.close(Duration::from_secs(5)).await.unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
 }

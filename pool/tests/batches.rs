@@ -40,6 +40,8 @@ cases![
     retries_end_with_the_last_deadline,
     different_keys_of_a_coalesced_read_do_not_wait_for_each_other,
     a_commit_without_an_answer_is_not_taken_apart,
+    a_commit_that_is_refused_is_taken_apart,
+    what_was_committed_past_the_pool_is_not_written_again,
 ];
 
 /// What was asked for, statement by statement.
@@ -515,5 +517,54 @@ async fn a_commit_without_an_answer_is_not_taken_apart(context: Context) {
     }
     assert_eq!(number(&outside, "SELECT COUNT(*) FROM log").await.unwrap(), 5, "each once");
     outside.close().await.unwrap();
+    end(pool).await;
+}
+
+/// A deferred constraint is checked at the commit: the server says for certain that nothing was kept.
+async fn a_commit_that_is_refused_is_taken_apart(context: Context) {
+    if context.engine().is_mysql_like() {
+        return;
+    }
+    let (pool, _) = one(&context, PoolOptions::default()).await;
+    run(&pool, "CREATE TABLE child (t INTEGER REFERENCES t (id) DEFERRABLE INITIALLY DEFERRED)").await;
+    let inserts = pool.batch_writes("test.child", |db: Connection, keys: Arc<[i64]>| async move {
+        for key in keys.iter() {
+            db.execute_unprepared(&format!("INSERT INTO child VALUES ({key})")).await?;
+        }
+        Ok(vec![(); keys.len()])
+    });
+    let holder = Holder::of(&pool).await;
+    let asking: Vec<_> = [1, 2, 99, 1, 2].map(|key| (key, asks(&inserts, key))).into();
+    waits(&pool, 5).await;
+    holder.let_go().await;
+    for (key, outcome) in asking {
+        assert_eq!(outcome.await.unwrap().is_ok(), key != 99, "{key}");
+    }
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM child").await, 4);
+    end(pool).await;
+}
+
+async fn what_was_committed_past_the_pool_is_not_written_again(context: Context) {
+    if !context.engine().is_mysql_like() {
+        // Only MySQL and MariaDB commit implicitly.
+        return;
+    }
+    let (pool, _) = one(&context, PoolOptions::default()).await;
+    run(&pool, "CREATE TABLE log (n INTEGER NOT NULL)").await;
+    let inserts = pool.batch_writes("test.log", |db: Connection, keys: Arc<[i64]>| async move {
+        for key in keys.iter() {
+            db.execute_unprepared(&format!("INSERT INTO log VALUES ({key})")).await?;
+        }
+        db.execute_unprepared(&format!("CREATE TABLE made_{} (n INTEGER)", keys[0])).await?;
+        Err::<Vec<()>, _>(DbErr::Custom("enough".to_owned()))
+    });
+    let holder = Holder::of(&pool).await;
+    let asking: Vec<_> = (0..3).map(|key| asks(&inserts, key)).collect();
+    waits(&pool, 3).await;
+    holder.let_go().await;
+    for outcome in asking {
+        assert!(outcome.await.unwrap().is_err());
+    }
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM log").await, 3);
     end(pool).await;
 }

@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use orm_pool::{DbErrorKind, Error, PoolOptions, PoolState};
+use orm_pool::{DatabaseUrl, DbErrorKind, Error, PoolOptions, PoolState, ReconfigureError};
 use sea_orm::{ConnectionTrait, Statement};
 use test_support::{
-    End, Engine, Proxy, Server,
-    bare::{end, pool_on, read},
-    cases, eventually, new_database, number,
+    End, Engine, Locked, Proxy, Server,
+    bare::{end, pool, pool_on, read},
+    cases, connect, eventually, new_database, number,
 };
 
 use crate::Context;
@@ -22,6 +22,9 @@ cases![
     a_long_statement_outlives_a_listener_that_is_deaf,
     pings_do_not_delay_the_end_of_stranded_operations,
     a_server_without_room_for_statements_costs_no_read,
+    a_connection_that_is_never_opened_is_noticed,
+    a_pool_that_drains_still_kills_statements,
+    new_credentials_after_the_end_are_refused_at_once,
 ];
 
 fn sleep(context: &Context, seconds: u32) -> String {
@@ -174,4 +177,63 @@ async fn a_server_without_room_for_statements_costs_no_read(context: Context) {
     assert_eq!(pool.snapshot().counters.opened, opened, "in the end connections keep as few as there is room for");
     end(pool).await;
     server.stop();
+}
+
+async fn a_connection_that_is_never_opened_is_noticed(context: Context) {
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    let options = PoolOptions::default().min(0).idle(Duration::from_millis(50)).acquire(Duration::from_secs(60));
+    let pool = pool_on(&url, options).await;
+    eventually("none is open", || async { (pool.status().total == 0).then_some(()) }).await;
+    proxy.stall();
+    let asked = Instant::now();
+    let refused = pool.read("test.read", |db| async move { Ok::<_, Error>(number(&db, "SELECT 1").await?) }).await;
+    assert!(refused.is_err());
+    let noticed = asked.elapsed();
+    assert!(noticed < Duration::from_secs(8), "before the attempt itself has ended: {noticed:?}");
+    assert_eq!(pool.snapshot().state, PoolState::Down);
+    proxy.mend();
+    eventually("it is up", || async { (pool.snapshot().state == PoolState::Up).then_some(()) }).await;
+    end(pool).await;
+}
+
+async fn a_pool_that_drains_still_kills_statements(context: Context) {
+    if context.engine() != Engine::MySql {
+        // The others end statements themselves.
+        return;
+    }
+    let pool = pool(&context, PoolOptions::default().statement_timeout(Duration::from_secs(1))).await;
+    let url = context.last_database();
+    let outside = connect(&url).await;
+    outside.execute_unprepared("CREATE TABLE users (version INTEGER)").await.unwrap();
+    let lock = Locked::users(&context, &url).await;
+    let blocked = {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let sql = "UPDATE users SET version = version";
+            pool.write(
+                "test.blocked",
+                move |db| async move { Ok::<_, Error>(db.execute_unprepared(sql).await.map(drop)?) },
+            )
+            .await
+        })
+    };
+    eventually("it is blocked", || async { (pool.status().in_use == 1).then_some(()) }).await;
+    pool.drain();
+    let ended = tokio::time::timeout(Duration::from_secs(5), blocked).await.expect("it is killed, not left behind");
+    assert!(matches!(ended.unwrap(), Err(Error::Database(_))), "by an answer of the server");
+    lock.unlock().await;
+    outside.close().await.unwrap();
+    end(pool).await;
+}
+
+async fn new_credentials_after_the_end_are_refused_at_once(context: Context) {
+    let pool = pool(&context, PoolOptions::default()).await;
+    let mut other = url::Url::parse(&context.last_database()).unwrap();
+    other.set_password(Some("another")).unwrap();
+    let other = DatabaseUrl::parse(other.as_str()).unwrap();
+    pool.close(Duration::from_secs(10)).await.unwrap();
+    let options = PoolOptions::default();
+    let changed = pool.reconfigure(&other, &options);
+    let refused = tokio::time::timeout(Duration::from_secs(10), changed).await.expect("it hangs").unwrap_err();
+    assert!(matches!(refused, ReconfigureError::Closed), "{refused:?}");
 }

@@ -251,7 +251,7 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
     }
 
     /// Hands out the answers.
-    fn dispatch(&self, groups: Vec<Group<K, V>>, outcome: Result<Vec<V>, Error>, commit_sent: bool) {
+    fn dispatch(&self, groups: Vec<Group<K, V>>, outcome: Result<Vec<V>, Error>, may_be_kept: bool) {
         let count: usize = groups.iter().map(|group| 1 + group.others.len()).sum();
         let error = match outcome {
             Ok(answers) => {
@@ -269,7 +269,7 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
         };
         // Once the commit was sent, what took effect is not known. Before that nothing has, and the error may be the fault of
         // one.
-        let retries = count > 1 && !commit_sent;
+        let retries = count > 1 && !may_be_kept;
         if !retries {
             self.inner.metrics.ended(count, false);
         }
@@ -315,7 +315,7 @@ async fn serve<K: Key, V: Answer>(
         in_flight.end();
         work.await
     };
-    queue.dispatch(groups, outcome, attempt.commit_sent);
+    queue.dispatch(groups, outcome, attempt.may_be_kept());
 }
 
 /// A statement in flight. When it ends, however that happens, the next one starts if requests wait.

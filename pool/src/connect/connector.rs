@@ -124,6 +124,15 @@ impl Connector {
         }
     }
 
+    /// The same connections with another busy time-out of SQLite. The file stays the one that was opened.
+    pub(crate) fn with_busy_timeout(&self, limit: Duration) -> Self {
+        let mut other = self.clone();
+        if let Driver::Sqlite(address, _) = &mut other.driver {
+            *address = address.clone().busy_timeout(limit);
+        }
+        other
+    }
+
     /// The same connections with half as many prepared statements each, for a server that has no room for more. `None` if
     /// there is nothing to save.
     pub(crate) fn with_fewer_statements(&self) -> Option<Self> {

@@ -190,10 +190,14 @@ impl DriverConnection {
                 // In one round trip.
                 let lock = lock_timeout.map(|limit| format!("; SET LOCAL lock_timeout = {}", limit.as_millis()));
                 let lock = lock.unwrap_or_default();
-                let Some(settings) = settings else { return self.run(format!("BEGIN{level}{mode}{lock}")).await };
-                // The session's own default of the level cannot be set in time.
-                let level = if level.is_empty() { " ISOLATION LEVEL READ COMMITTED" } else { &level };
-                let sql = format!("BEGIN{level}{mode}; {settings}{lock}");
+                let sql = match settings {
+                    None => format!("BEGIN{level}{mode}{lock}"),
+                    Some(settings) => {
+                        // The session's own default of the level cannot be set in time.
+                        let level = if level.is_empty() { " ISOLATION LEVEL READ COMMITTED" } else { &level };
+                        format!("BEGIN{level}{mode}; {settings}{lock}")
+                    }
+                };
                 let outcome = self.run(sql).await;
                 if matches!(outcome, Err(sqlx::Error::Database(_))) {
                     self.run("ROLLBACK".to_owned()).await?;
@@ -250,11 +254,15 @@ impl DriverConnection {
         format!("SET innodb_lock_wait_timeout = {}", self.lock_timeout.as_secs().max(1))
     }
 
-    /// Gives the session its own limit of a wait for a lock again, if a transaction has left another one.
+    /// Whether a transaction has left another limit of a wait for a lock than the session's own.
+    pub(crate) fn has_other_lock_timeout(&self) -> bool {
+        self.has_other_lock_timeout
+    }
+
+    /// Gives the session its own limit of a wait for a lock again.
     pub(crate) async fn restore_lock_timeout(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.has_other_lock_timeout) {
-            return self.run(self.own_lock_timeout()).await;
-        }
+        self.run(self.own_lock_timeout()).await?;
+        self.has_other_lock_timeout = false;
         Ok(())
     }
 

@@ -90,10 +90,14 @@ impl Connection {
     /// Takes the connection away from all clones. An open transaction is rolled back.
     pub(crate) async fn reclaim(&self) -> Reclaimed {
         self.held.ended.store(true, Ordering::Release);
-        // A clone that was kept may be in the middle of a statement; it drops the connection when that ends.
-        let Ok(mut place) = self.held.entry.try_lock() else { return Reclaimed::Broken };
-        let Some(mut entry) = place.take() else { return Reclaimed::Broken };
         let is_in_memory = self.held.inner.is_in_memory();
+        let mut place = match self.held.entry.try_lock() {
+            Ok(place) => place,
+            Err(_) if is_in_memory => self.held.entry.lock().await,
+            // A clone that was kept is in the middle of a statement; it drops the connection when that ends.
+            Err(_) => return Reclaimed::Broken,
+        };
+        let Some(mut entry) = place.take() else { return Reclaimed::Broken };
         let cleanup = self.progress().cleanup(self.held.backend, is_in_memory);
         match cleanup {
             Cleanup::Nothing => {}
@@ -108,20 +112,21 @@ impl Connection {
                 }
             }
         }
-        match entry.connection.restore_lock_timeout().await {
-            Ok(()) => Reclaimed::Works(entry),
-            Err(_) => Reclaimed::Broken,
+        if entry.connection.has_other_lock_timeout() {
+            self.held.context.asks(self.held.inner.clock);
+            let restored = entry.connection.restore_lock_timeout().await;
+            if self.held.context.answered() || restored.is_err() {
+                return Reclaimed::Broken;
+            }
         }
+        Reclaimed::Works(entry)
     }
 
     /// Waits until the connection is free: statements of one operation run one after the other. What a transaction did that
     /// was dropped is undone first, so that it does not become part of what follows.
     async fn lock(&self) -> Result<Turn<'_>, DbErr> {
-        let mut entry = self.held.entry.lock().await;
-        if self.held.ended.load(Ordering::Acquire) {
-            drop(entry.take());
-        }
-        if entry.is_none() {
+        let entry = self.held.entry.lock().await;
+        if self.held.ended.load(Ordering::Acquire) || entry.is_none() {
             return Err(closed());
         }
         let mut turn = Turn { connection: self, entry };
@@ -237,8 +242,8 @@ impl Connection {
             let outcome = {
                 let mut rows = turn.entry.as_mut().map(|entry| entry.connection.stream(statement)).ok_or_else(closed)?;
                 loop {
-                    match rows.next().await {
-                        Some(Ok(row)) => {
+                    match self.held.context.interruptible(async { Ok(rows.next().await) }).await {
+                        Ok(Some(Ok(row))) => {
                             // While the caller works on a row, the server owes nothing.
                             if self.held.context.answered() {
                                 self.progress().note_killed();
@@ -246,8 +251,8 @@ impl Connection {
                             yield row;
                             self.held.context.asks(self.held.inner.clock);
                         }
-                        Some(Err(error)) => break Err(error),
-                        None => break Ok(()),
+                        Ok(Some(Err(error))) | Err(error) => break Err(error),
+                        Ok(None) => break Ok(()),
                     }
                 }
             };
@@ -340,7 +345,7 @@ impl Drop for Turn<'_> {
         if held.context.answered() {
             self.connection.progress().note_killed();
         }
-        if held.ended.load(Ordering::Acquire) {
+        if held.ended.load(Ordering::Acquire) && !held.inner.is_in_memory() {
             drop(self.entry.take());
         }
     }

@@ -279,6 +279,10 @@ pub(super) async fn validate(
         // What a write has met cannot be repeated, so it is worth a look at the socket.
         let is_closed = access == Access::Write && entry.connection.has_unread();
         let since_response = entry.last_response.elapsed();
+        if inner.is_in_memory() {
+            // Nothing can have happened to it.
+            return Ok(lease);
+        }
         if !is_closed && since_response < inner.options().validate_after && !inner.health.is_suspect(since_response) {
             return Ok(lease);
         }

@@ -25,6 +25,7 @@ use crate::{
 pub struct PooledConnection {
     connection: Connection,
     lease: Option<Lease>,
+    context: Arc<OperationContext>,
     inner: Arc<PoolInner>,
 }
 
@@ -43,7 +44,7 @@ impl PooledConnection {
         lease = validate(inner, &context, access, lease).await?;
         let entry = lease.take().ok_or(Error::Closed)?;
         let connection = Connection::new(inner, &context, entry);
-        Ok(Self { connection, lease: Some(lease), inner: Arc::clone(inner) })
+        Ok(Self { connection, lease: Some(lease), context, inner: Arc::clone(inner) })
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -64,10 +65,12 @@ impl Drop for PooledConnection {
         let Some(lease) = self.lease.take() else { return };
         let (connection, inner) = (self.connection.clone(), Arc::clone(&self.inner));
         // A rollback needs its answer, which a drop cannot wait for.
-        self.inner.handle.spawn(async move {
+        let task = self.inner.handle.spawn(async move {
             inner.metrics.ended(1, connection.attempt().error.is_none());
             give_back(&connection, lease).await;
         });
+        // A server that has gone silent must not keep it for ever.
+        self.context.runs_as(task.abort_handle());
     }
 }
 

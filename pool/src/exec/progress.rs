@@ -41,10 +41,17 @@ pub(crate) struct Attempt {
     pub(crate) error: Option<DbErrorKind>,
     /// Statements that succeeded.
     pub(crate) succeeded: u32,
-    /// Whether the server was asked to commit: until it has answered, what took effect is not known.
+    /// Whether the server was asked to commit and has not refused: what took effect is not known.
     pub(crate) commit_sent: bool,
     /// Whether the operation has begun or ended transactions past the pool.
     pub(crate) is_opaque: bool,
+}
+
+impl Attempt {
+    /// Whether an attempt that failed may have left something behind.
+    pub(crate) fn may_be_kept(self) -> bool {
+        self.commit_sent || self.is_opaque
+    }
 }
 
 /// What has to be done before a connection meets the next operation.
@@ -73,7 +80,10 @@ impl Progress {
     pub(super) fn cleanup(&self, backend: DbBackend, is_in_memory: bool) -> Cleanup {
         // SQLite's statements end on a thread of their own.
         let is_torn = self.is_in_flight && backend != DbBackend::Sqlite;
-        if is_torn || self.is_killed || self.error.is_some_and(DbErrorKind::breaks_connection) {
+        // Without its connection a database in memory would be lost.
+        let is_broken =
+            |kind: DbErrorKind| if is_in_memory { kind == DbErrorKind::Lost } else { kind.breaks_connection() };
+        if is_torn || self.is_killed || self.error.is_some_and(is_broken) {
             return Cleanup::Discard;
         }
         match self.effect {
@@ -124,7 +134,12 @@ impl Progress {
         if self.is_rolled_back {
             return Err(rolled_back());
         }
-        self.effect = self.effect.max(effect);
+        self.effect = self.effect.max(match effect {
+            // Inside a transaction a procedure cannot commit.
+            SessionEffect::Procedure if self.levels.is_empty() => SessionEffect::Transaction,
+            SessionEffect::Procedure => SessionEffect::None,
+            effect => effect,
+        });
         Ok(())
     }
 
@@ -146,6 +161,7 @@ impl Progress {
     pub(super) fn cancel(&mut self, level: Level) {
         if let Some(index) = self.index_of(level) {
             self.levels.truncate(index);
+            self.is_rolled_back &= index > 0;
         }
     }
 
@@ -167,9 +183,13 @@ impl Progress {
     pub(super) fn end_commit(&mut self, index: usize, outcome: &Result<(), sqlx::Error>, backend: DbBackend) {
         let is_over = match outcome {
             Ok(()) => true,
-            // A commit that PostgreSQL refuses ends the transaction, and so does one that met a conflict.
-            Err(error @ sqlx::Error::Database(_)) => {
-                index == 0 && (backend == DbBackend::Postgres || ends_transaction(error))
+            Err(error @ sqlx::Error::Database(_)) if index == 0 => {
+                let is_conflict = ends_transaction(error);
+                let breaks = DbErrorKind::of_driver(error).breaks_connection();
+                // Of MySQL's errors only these say for certain that nothing was committed.
+                self.commit_sent &= breaks || backend == DbBackend::MySql && !is_conflict;
+                // A commit that PostgreSQL refuses ends the transaction, and so does one that met a conflict.
+                backend == DbBackend::Postgres || is_conflict
             }
             Err(_) => false,
         };
@@ -217,7 +237,8 @@ impl Progress {
 
     /// Notes the error of a statement. Returns what it means.
     pub(super) fn note_error(&mut self, error: &sqlx::Error, is_session_killed: bool) -> DbErrorKind {
-        self.is_in_flight = false;
+        // An answer that did not come in time may still come.
+        self.is_in_flight = DbErrorKind::of_driver(error) == DbErrorKind::Silent;
         let kind = match DbErrorKind::of_driver(error) {
             // That is what was asked for, and says nothing of the database.
             DbErrorKind::ReadOnly if self.is_read_only => DbErrorKind::Other,

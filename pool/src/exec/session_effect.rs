@@ -13,6 +13,8 @@ pub(super) enum SessionEffect {
     None,
     /// Settings of the session, or objects that only this session has.
     Settings,
+    /// A procedure was called, which may commit outside of a transaction (PostgreSQL).
+    Procedure,
     /// A transaction may have begun or ended.
     Transaction,
 }
@@ -57,11 +59,25 @@ impl SessionEffect {
                     Self::Settings
                 }
             }
-            DbBackend::Postgres if is_one_of(&["RESET", "DISCARD", "LISTEN"]) => Self::Settings,
+            DbBackend::Postgres if is_one_of(&["RESET", "DISCARD", "DEALLOCATE", "LISTEN"]) => Self::Settings,
+            DbBackend::Postgres if is_one_of(&["CALL", "DO"]) => Self::Procedure,
             DbBackend::Sqlite if is_one_of(&["ATTACH", "DETACH"]) => Self::Settings,
             DbBackend::Sqlite if is("PRAGMA") => {
-                let sets = tokens.statement_has(|token| *token == Token::Symbol(b'='));
-                if sets { Self::Settings } else { Self::None }
+                const ONLY_READ: [&str; 10] = [
+                    "table_info",
+                    "table_xinfo",
+                    "table_list",
+                    "index_list",
+                    "index_info",
+                    "index_xinfo",
+                    "foreign_key_list",
+                    "foreign_key_check",
+                    "integrity_check",
+                    "quick_check",
+                ];
+                let reads = tokens.next_is_one_of(&ONLY_READ);
+                let sets = tokens.statement_has(|token| matches!(token, Token::Symbol(b'=' | b'(')));
+                if sets && !reads { Self::Settings } else { Self::None }
             }
             _ if is("CREATE") => {
                 let is_temporary = tokens.next_is_one_of(&["TEMP", "TEMPORARY"]);
@@ -144,14 +160,15 @@ impl<'a> Tokens<'a> {
                     self.rest = rest;
                     return Some(Token::End);
                 }
-                b'-' if rest.first() == Some(&b'-') => self.skip_past(b"\n", 2),
+                b'-' if rest.first() == Some(&b'-') && self.begins_comment(rest) => self.skip_past(b"\n", 2),
                 b'#' if self.backend == DbBackend::MySql => self.skip_past(b"\n", 1),
                 b'/' if rest.first() == Some(&b'*') => self.skip_comment(),
                 b'*' if rest.first() == Some(&b'/') => self.rest = &rest[1..],
                 b'\'' | b'"' | b'`' => self.skip_quoted(first, self.backend == DbBackend::MySql && first != b'`'),
                 b'$' if self.backend == DbBackend::Postgres => self.skip_dollar_quoted(),
                 _ if is_word(first) => {
-                    let length = self.rest.iter().position(|byte| !is_word(*byte)).unwrap_or(self.rest.len());
+                    let length =
+                        self.rest.iter().position(|byte| !is_word(*byte) && *byte != b'$').unwrap_or(self.rest.len());
                     let (word, rest) = self.rest.split_at(length);
                     self.rest = rest;
                     if self.backend == DbBackend::Postgres
@@ -170,21 +187,31 @@ impl<'a> Tokens<'a> {
         }
     }
 
+    /// Whether two dashes begin a comment: on MySQL only before white space.
+    fn begins_comment(&self, second: &[u8]) -> bool {
+        self.backend != DbBackend::MySql
+            || second.get(1).is_none_or(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control())
+    }
+
     fn next_is_one_of(&mut self, words: &[&str]) -> bool {
         matches!(self.next(), Some(Token::Word(word)) if words.iter().any(|one| word.eq_ignore_ascii_case(one.as_bytes())))
     }
 
     /// Whether one of the tokens up to the end of the statement is so.
     fn statement_has(&mut self, is_so: impl Fn(&Token<'a>) -> bool) -> bool {
-        while let Some(token) = self.next() {
-            if token == Token::End {
-                return false;
-            }
-            if is_so(&token) {
-                return true;
+        loop {
+            let before = self.rest;
+            match self.next() {
+                None => return false,
+                Some(Token::End) => {
+                    // It is for who looks for the next statement.
+                    self.rest = before;
+                    return false;
+                }
+                Some(token) if is_so(&token) => return true,
+                Some(_) => {}
             }
         }
-        false
     }
 
     fn skip_statement(&mut self) {
@@ -244,7 +271,7 @@ fn is_word(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{
-        SessionEffect::{None, Settings, Transaction},
+        SessionEffect::{None, Procedure, Settings, Transaction},
         *,
     };
 
@@ -289,13 +316,21 @@ mod tests {
             (mysql, "SELECT 1 # ; COMMIT", None),
             (mysql, "CALL p()", Transaction),
             (mysql, "USE other", Settings),
+            (mysql, "SET sql_mode = ''; COMMIT", Transaction),
+            (mysql, "SELECT 5--1; COMMIT", Transaction),
+            (mysql, "SELECT 5 -- 1; COMMIT", None),
+            (postgres, "CALL p()", Procedure),
+            (postgres, "SELECT a$b$ FROM t; COMMIT; SELECT $b$", Transaction),
+            (sqlite, "PRAGMA table_info(t); BEGIN", Transaction),
+            (sqlite, "PRAGMA foreign_keys; BEGIN IMMEDIATE", Transaction),
+            (sqlite, "PRAGMA foreign_keys(0)", Settings),
             (postgres, "CREATE TABLE t (id INT)", None),
             (postgres, "CREATE TEMP TABLE t (id INT)", Settings),
             (postgres, "SET LOCAL lock_timeout = 1", None),
             (postgres, "SET TRANSACTION READ ONLY", None),
             (postgres, "SET search_path = other", Settings),
             (postgres, "PREPARE TRANSACTION 'x'", Transaction),
-            (postgres, "DO $x$ BEGIN; COMMIT; $x$; SELECT $1", None),
+            (postgres, "DO $x$ BEGIN; COMMIT; $x$; SELECT $1", Procedure),
             (postgres, "SELECT E'a\\'; COMMIT'", None),
             (postgres, "SELECT 'a\\'; COMMIT", Transaction),
             (sqlite, "PRAGMA foreign_keys = OFF", Settings),

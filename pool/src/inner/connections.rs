@@ -5,12 +5,12 @@
 //! that is slow to answer meets a single attempt with a generous limit instead of many with a short one.
 
 use std::{
-    future::pending,
+    panic::AssertUnwindSafe,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{oneshot, watch},
     time::{Instant, sleep_until, timeout},
@@ -70,15 +70,25 @@ impl PoolInner {
         connector: Option<Connector>,
     ) -> Option<Result<DriverConnection, ConnectFailure>> {
         let (reply, opened) = oneshot::channel();
-        self.demand.aside.lock().unwrap_or_else(PoisonError::into_inner).push(Aside { connector, reply });
+        match &mut *self.demand.aside.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(asides) => asides.push(Aside { connector, reply }),
+            None => return None,
+        }
         self.demand.wake.notify_one();
         opened.await.ok()
     }
 
     /// Makes a connection that was opened aside one of the pool's.
-    pub(crate) fn adopt(self: &Arc<Self>, connection: DriverConnection, took: Duration) {
+    pub(crate) fn adopt(self: &Arc<Self>, connection: DriverConnection, generation: u32, took: Duration) {
         self.admission.connections().reserve(|_| 1);
-        self.add(connection, self.generation(), took);
+        self.add(connection, generation, took);
+    }
+
+    /// The database has answered on an open connection: it serves again, and others may be opened at once.
+    pub(super) fn recover(&self) {
+        self.health.mark_recovering();
+        self.demand.resume.store(true, Ordering::Release);
+        self.replenish();
     }
 
     /// Whether as many connections may be opened at the same time as ever.
@@ -212,54 +222,82 @@ impl PoolInner {
 /// When the next attempt may begin, and how many at the same time.
 struct Pace {
     ramp: u32,
+    /// Rounds of attempts that failed, and those of them that got no answer.
     failures: u32,
+    silences: u32,
+    failed_at: Option<Instant>,
+    last: Option<DbErrorKind>,
     not_before: Option<Instant>,
 }
 
 impl Pace {
+    /// The first connection is opened alone; those that warm the pool after it are opened at full speed.
+    const START: Self =
+        Self { ramp: MAX_CONCURRENT_CONNECTS, failures: 0, silences: 0, failed_at: None, last: None, not_before: None };
+
     fn is_pausing(&self) -> bool {
         self.not_before.is_some_and(|not_before| Instant::now() < not_before)
     }
 
     fn after_success(&mut self) {
-        self.ramp = (self.ramp * 2).min(MAX_CONCURRENT_CONNECTS);
-        (self.failures, self.not_before) = (0, None);
+        *self = Self { ramp: (self.ramp * 2).min(MAX_CONCURRENT_CONNECTS), ..Self::START };
     }
 
-    fn after_failure(&mut self, kind: DbErrorKind, engine: Engine) {
+    /// The database answers, so that nothing speaks against another attempt.
+    fn resume(&mut self) {
+        *self = Self { ramp: self.ramp, ..Self::START };
+    }
+
+    fn after_failure(&mut self, kind: DbErrorKind, engine: Engine, began: Instant) {
         self.ramp = 1;
-        self.failures += 1;
-        let longest = match (kind, engine) {
-            (DbErrorKind::Silent, Engine::MySql) => LONGEST_PAUSE_OF_MYSQL,
-            (DbErrorKind::Silent, _) => LONGEST_PAUSE_AFTER_SILENCE,
-            _ => LONGEST_PAUSE,
+        self.last = Some(kind);
+        // Attempts that were under way together fail together.
+        if self.failed_at.is_none_or(|failed_at| began >= failed_at) {
+            self.failures += 1;
+            self.silences += u32::from(kind == DbErrorKind::Silent);
+            self.failed_at = Some(Instant::now());
+        }
+        let (count, longest) = match (kind, engine) {
+            (DbErrorKind::Silent, Engine::MySql) => (self.silences, LONGEST_PAUSE_OF_MYSQL),
+            (DbErrorKind::Silent, _) => (self.silences, LONGEST_PAUSE_AFTER_SILENCE),
+            _ => (self.failures, LONGEST_PAUSE),
         };
         let pause = if kind.is_final() {
             PAUSE_WHILE_REFUSED
         } else {
-            FIRST_PAUSE.saturating_mul(1 << self.failures.min(20)).min(longest)
+            FIRST_PAUSE.saturating_mul(1 << count.min(20)).min(longest)
         };
         // Instances that saw the database go down together do not all come back together.
         self.not_before = Some(Instant::now() + pause.mul_f64(0.5 + 0.5 * fastrand::f64()));
     }
 
-    async fn pause(&self) {
-        match self.not_before {
-            Some(not_before) => sleep_until(not_before).await,
-            None => pending().await,
-        }
+    /// Until when there is no attempt. A probe does not wait for the end of a silence: it is there to find it.
+    fn pause(&self, is_probe: bool) -> Option<Instant> {
+        let is_over = is_probe && self.last == Some(DbErrorKind::Silent);
+        self.not_before.filter(|_| self.is_pausing() && !is_over)
     }
 }
 
-/// Opens connections as they are needed, until the pool is closed.
+/// Opens connections as they are needed, until the pool is closed and its last connection with it.
 pub(crate) async fn open_connections(inner: Arc<PoolInner>) {
     let demand = &inner.demand;
-    // The first connection is opened alone; those that warm the pool after it are opened at full speed.
-    let mut pace = Pace { ramp: MAX_CONCURRENT_CONNECTS, failures: 0, not_before: None };
+    let _asides_end = AsidesEnd(&inner);
+    let mut pace = Pace::START;
     let (mut attempts, mut asides) = (FuturesUnordered::new(), FuturesUnordered::new());
-    while !inner.admission.is_closed() {
+    loop {
+        let is_closed = inner.admission.is_closed();
+        if is_closed {
+            attempts = FuturesUnordered::new();
+            if inner.admission.connections().counts().open == 0 {
+                return;
+            }
+        }
+        if demand.resume.swap(false, Ordering::AcqRel) {
+            pace.resume();
+        }
         demand.ramp.store(pace.ramp, Ordering::Relaxed);
-        let count = if pace.is_pausing() { 0 } else { inner.reserve(pace.ramp) };
+        let pause = pace.pause(demand.probe.load(Ordering::Acquire));
+        let count = if is_closed || pause.is_some() { 0 } else { inner.reserve(pace.ramp) };
         for _ in 0..count {
             demand.progress.send_modify(|progress| {
                 progress.begun += 1;
@@ -267,14 +305,15 @@ pub(crate) async fn open_connections(inner: Arc<PoolInner>) {
             });
             attempts.push(attempt(Arc::clone(&inner)));
         }
-        for aside in std::mem::take(&mut *demand.aside.lock().unwrap_or_else(PoisonError::into_inner)) {
+        let new = demand.aside.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take);
+        for aside in new.into_iter().flatten() {
             asides.push(open_one_aside(&inner, aside));
         }
         tokio::select! {
-            Some(outcome) = attempts.next() => {
+            Some((outcome, began)) = attempts.next() => {
                 match &outcome {
                     Ok(()) => pace.after_success(),
-                    Err(failure) => pace.after_failure(failure.kind, inner.engine),
+                    Err(failure) => pace.after_failure(failure.kind, inner.engine, began),
                 }
                 demand.progress.send_modify(|progress| {
                     progress.ended += 1;
@@ -284,17 +323,26 @@ pub(crate) async fn open_connections(inner: Arc<PoolInner>) {
             }
             Some(()) = asides.next() => {}
             () = demand.wake.notified() => {}
-            () = pace.pause(), if pace.is_pausing() => {}
+            () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
         }
     }
 }
 
-/// One attempt to open a connection that was counted.
-async fn attempt(inner: Arc<PoolInner>) -> Result<(), ConnectFailure> {
+/// However the task ends, those that still ask it learn that.
+struct AsidesEnd<'a>(&'a PoolInner);
+
+impl Drop for AsidesEnd<'_> {
+    fn drop(&mut self) {
+        drop(self.0.demand.aside.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// One attempt to open a connection that was counted, and when it began.
+async fn attempt(inner: Arc<PoolInner>) -> (Result<(), ConnectFailure>, Instant) {
     let (connector, generation) = inner.connector_and_generation();
     let began = Instant::now();
     let reservation = Reservation(&inner);
-    match connector.connect(CONNECT_TIMEOUT).await {
+    let outcome = match connect(&connector).await {
         Ok(connection) => {
             reservation.keep();
             inner.add(connection, generation, began.elapsed());
@@ -305,13 +353,23 @@ async fn attempt(inner: Arc<PoolInner>) -> Result<(), ConnectFailure> {
             inner.on_connect_failure(&failure, began);
             Err(failure)
         }
-    }
+    };
+    (outcome, began)
+}
+
+/// Opens a connection. A driver that panics, as over a peer that speaks another protocol, has lost it.
+async fn connect(connector: &Connector) -> Result<DriverConnection, ConnectFailure> {
+    let connecting = AssertUnwindSafe(connector.connect(CONNECT_TIMEOUT)).catch_unwind();
+    connecting.await.unwrap_or_else(|_| {
+        let error = std::io::Error::other("the driver did not understand the server's answer");
+        Err(ConnectFailure::new(DbErrorKind::Lost, error))
+    })
 }
 
 async fn open_one_aside(inner: &PoolInner, mut aside: Aside) {
     let connector = aside.connector.map_or_else(|| inner.connector(), Arc::new);
     tokio::select! {
-        opened = connector.connect(CONNECT_TIMEOUT) => {
+        opened = connect(&connector) => {
             // The one that asked may have gone.
             let _ = aside.reply.send(opened);
         }
@@ -332,5 +390,31 @@ impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         self.0.admission.connections().cancel_reservation();
         self.0.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_that_fail_together_are_one_failure() {
+        let mut pace = Pace::START;
+        let began = Instant::now();
+        for _ in 0..10 {
+            pace.after_failure(DbErrorKind::Silent, Engine::MySql, began);
+        }
+        assert!(pace.not_before.unwrap() <= Instant::now() + Duration::from_millis(100));
+        for _ in 0..10 {
+            pace.after_failure(DbErrorKind::Refused, Engine::MySql, Instant::now());
+        }
+        pace.after_failure(DbErrorKind::Silent, Engine::MySql, Instant::now());
+        assert!(pace.not_before.unwrap() <= Instant::now() + Duration::from_millis(200), "refusals are no silence");
+        for _ in 0..20 {
+            pace.after_failure(DbErrorKind::Silent, Engine::MySql, Instant::now());
+        }
+        assert!(pace.not_before.unwrap() >= Instant::now() + LONGEST_PAUSE_OF_MYSQL / 3);
+        pace.resume();
+        assert!(!pace.is_pausing());
     }
 }

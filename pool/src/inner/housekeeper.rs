@@ -79,6 +79,8 @@ fn discard_suspect(inner: &Arc<PoolInner>) {
 /// Closes what has been idle for too long, is too old, or is one too many.
 fn retire(inner: &Arc<PoolInner>) {
     let options = inner.options();
+    // One may have come back at the moment of the change.
+    inner.close_outdated();
     while let Some(entry) = inner.admission.take_idle_if(|entry| entry.is_too_old(options.lifetime)) {
         inner.close(entry, CloseReason::Lifetime);
     }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{PoolInner, SILENCE_THRESHOLD};
 use crate::{
@@ -24,6 +24,9 @@ impl PoolInner {
     /// Checks that the database answers, by what was heard last or else by a probe. Never waits behind operations.
     pub(crate) async fn ping(&self) -> Result<(), AcquireError> {
         const FRESH: Duration = Duration::from_secs(1);
+        if self.admission.is_closed() {
+            return Err(AcquireError::Closing);
+        }
         self.refuse_if_down()?;
         if self.health.since_response() < FRESH || self.is_in_memory() {
             return Ok(());
@@ -74,6 +77,14 @@ impl PoolInner {
         self.admission.connections().any_idle(|entry| self.health.is_suspect(entry.last_response.elapsed()))
             || (counts.in_use > 0 && silence >= SILENCE_THRESHOLD)
             || (counts.open > 0 && silence >= IDLE_PROBE_INTERVAL)
+            || (counts.open == 0 && self.admission.pending() > 0 && self.is_connect_overdue())
+    }
+
+    /// Whether a connection is being opened for longer than an answer takes.
+    fn is_connect_overdue(&self) -> bool {
+        let progress = self.connect_progress();
+        let progress = progress.borrow();
+        progress.is_under_way() && progress.began.is_some_and(|began| began.elapsed() >= PING_TIMEOUT)
     }
 
     /// Asks the database for an answer: on idle connections, or else by having one opened. Marks it as down if there is none.
@@ -83,21 +94,36 @@ impl PoolInner {
             return;
         }
         if self.ping_idle().await {
-            self.health.mark_recovering();
+            self.recover();
             return;
         }
         if self.health.is_down() {
             // One is being opened already.
             return;
         }
-        let began = Instant::now();
         let mut progress = self.connect_progress();
         let ended = progress.borrow().ended;
         self.request_probe();
-        let is_over = timeout(PING_TIMEOUT, progress.wait_for(|progress| progress.ended > ended)).await.is_ok();
-        // An attempt that has failed has been acted upon. One that is merely slow goes on, and counts as silence until then.
-        if !is_over && self.health.since_response() >= began.elapsed() {
-            self.mark_down(&ConnectFailure::silent());
+        // The attempt that is under way, or the one that begins now, has the time of a ping. One that fails is acted upon
+        // elsewhere; one that is merely slow goes on, and counts as silence until it ends.
+        let asked = Instant::now();
+        loop {
+            let (has_ended, under_way) = {
+                let progress = progress.borrow_and_update();
+                (progress.ended > ended, progress.began.filter(|_| progress.is_under_way()))
+            };
+            let began = under_way.unwrap_or(asked);
+            if has_ended || timeout_at(began + PING_TIMEOUT, progress.changed()).await.is_ok() {
+                if has_ended || self.admission.is_closed() {
+                    return;
+                }
+                continue;
+            }
+            // While attempts pause after a failure, its cause is known, and nothing was asked.
+            if under_way.is_some() && self.health.since_response() >= began.elapsed().min(PING_TIMEOUT) {
+                self.mark_down(&ConnectFailure::silent());
+            }
+            return;
         }
     }
 

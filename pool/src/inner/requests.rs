@@ -16,16 +16,32 @@ use crate::connect::{
 };
 
 /// What the task that opens connections is asked for, and what it has to tell.
-#[derive(Default)]
 pub(super) struct ConnectDemand {
     pub(super) wake: Notify,
     /// Whether one is to be opened whatever the counts say, to see whether the database answers.
     pub(super) probe: AtomicBool,
-    pub(super) aside: Mutex<Vec<Aside>>,
+    /// `None` once nothing opens connections any more.
+    pub(super) aside: Mutex<Option<Vec<Aside>>>,
+    /// Whether the database has answered, so that the pause after failures is over.
+    pub(super) resume: AtomicBool,
     pub(super) progress: watch::Sender<ConnectProgress>,
     /// How many connections may be opened at the same time.
     pub(super) ramp: AtomicU32,
     pub(super) has_started: AtomicBool,
+}
+
+impl Default for ConnectDemand {
+    fn default() -> Self {
+        Self {
+            wake: Notify::new(),
+            probe: AtomicBool::new(false),
+            aside: Mutex::new(Some(Vec::new())),
+            resume: AtomicBool::new(false),
+            progress: watch::Sender::default(),
+            ramp: AtomicU32::new(0),
+            has_started: AtomicBool::new(false),
+        }
+    }
 }
 
 /// A connection beside those of the pool.

@@ -24,7 +24,7 @@ pub struct Snapshot {
     /// Why no further connection can be opened, while those that are open work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shortage: Option<Cause>,
-    /// Why the database takes no writes, while it answers reads.
+    /// Why the database refuses statements while it answers others: no writes as a rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub impairment: Option<Cause>,
     /// How a connection pooler in front of the database hands out its connections, if it was found to share them.

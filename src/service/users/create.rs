@@ -13,6 +13,9 @@ use uuid::Uuid;
 
 use super::row::unnest;
 
+/// How often a row is inserted whose email is taken and free again by turns.
+const MOST_ATTEMPTS: u32 = 3;
+
 /// What became of one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Created {
@@ -24,12 +27,17 @@ pub(super) enum Created {
 pub(super) async fn all(db: Connection, models: Arc<[Arc<Model>]>) -> Result<Vec<Created>, DbErr> {
     if let [model] = &*models {
         // Its error is its own.
-        let inserted = Entity::insert(model.as_ref().clone().into_active_model()).exec_without_returning(&db).await;
-        return match inserted {
-            Ok(_) => Ok(vec![Created::Yes]),
-            Err(error) if is_taken(&db, model, &error).await? => Ok(vec![Created::EmailTaken]),
-            Err(error) => Err(error),
-        };
+        let insert = || Entity::insert(model.as_ref().clone().into_active_model()).exec_without_returning(&db);
+        let mut inserted = insert().await;
+        for _ in 0..MOST_ATTEMPTS {
+            match inserted {
+                Err(error) if is_taken(&db, model, &error).await? => return Ok(vec![Created::EmailTaken]),
+                // The other user was deleted before it was looked for.
+                Err(error) if is_unnamed_violation(&db, &error) => inserted = insert().await,
+                inserted => return inserted.map(|_| vec![Created::Yes]),
+            }
+        }
+        return inserted.map(|_| vec![Created::Yes]);
     }
     let inserted = free_ones(&db, models.iter().map(AsRef::as_ref).collect()).await?;
     let outcome = |id| if inserted.contains(id) { Created::Yes } else { Created::EmailTaken };
@@ -39,7 +47,7 @@ pub(super) async fn all(db: Connection, models: Arc<[Arc<Model>]>) -> Result<Vec
 /// Whether MySQL has refused a row because its email is taken. Its protocol does not say which key was violated, and its
 /// message says so in the server's language. The other engines name the constraint: see [`Error`](crate::service::Error).
 pub(super) async fn is_taken(db: &impl ConnectionTrait, row: &Model, error: &DbErr) -> Result<bool, DbErr> {
-    if db.get_database_backend() != DbBackend::MySql || DbErrorKind::of(error) != DbErrorKind::UniqueViolation {
+    if !is_unnamed_violation(db, error) {
         return Ok(false);
     }
     let other = Entity::find()
@@ -50,6 +58,11 @@ pub(super) async fn is_taken(db: &impl ConnectionTrait, row: &Model, error: &DbE
         // Past the snapshot that a transaction has.
         .lock_shared();
     Ok(other.into_tuple::<Uuid>().one(db).await?.is_some())
+}
+
+/// Whether a unique key was violated, and the database does not say which.
+fn is_unnamed_violation(db: &impl ConnectionTrait, error: &DbErr) -> bool {
+    db.get_database_backend() == DbBackend::MySql && DbErrorKind::of(error) == DbErrorKind::UniqueViolation
 }
 
 /// Inserts the rows whose emails are not taken, inside a transaction, and gives their ids.
