@@ -8,9 +8,11 @@ COPY Cargo.toml Cargo.lock ./
 COPY entity/Cargo.toml entity/
 COPY migration/Cargo.toml migration/
 COPY pool/Cargo.toml pool/
-RUN mkdir -p src entity/src migration/src pool/src tests/api \
-    && echo 'fn main() {}' | tee src/main.rs tests/api/main.rs > /dev/null \
-    && touch src/lib.rs entity/src/lib.rs migration/src/lib.rs pool/src/lib.rs \
+# Members of the workspace have to be there, though nothing of the tests is built.
+COPY tests/support/Cargo.toml tests/support/
+RUN mkdir -p src entity/src migration/src pool/src pool/tests tests/api tests/support/src \
+    && echo 'fn main() {}' | tee src/main.rs tests/api/main.rs pool/tests/main.rs > /dev/null \
+    && touch src/lib.rs entity/src/lib.rs migration/src/lib.rs pool/src/lib.rs tests/support/src/lib.rs \
     && cargo build --release --locked
 
 COPY config config

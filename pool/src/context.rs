@@ -1,4 +1,4 @@
-//! Who asks: the operation, the request behind it, and how long it makes sense to go on.
+//! The operation that runs, the request behind it, and how long its caller waits.
 
 use std::{
     num::NonZeroU64,
@@ -19,7 +19,7 @@ tokio::task_local! {
     static WITHIN: &'static str;
 }
 
-/// What stands behind the operations of a task: told in `/pool`, in refusals and warnings.
+/// The request behind the operations of a task: shown in snapshots, refusals and warnings.
 ///
 /// ```
 /// # async fn handler() {}
@@ -36,13 +36,13 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
-    /// A caller by the name that an operator will recognise, such as a request's id.
+    /// A request by the name that an operator recognises, such as its id.
     #[must_use]
     pub fn new(label: impl Into<Arc<str>>) -> Self {
         Self { label: label.into(), deadline: None }
     }
 
-    /// Nobody waits for the answer after this time: an operation that cannot begin by then is refused on arrival, and
+    /// The caller does not wait for the answer after this time: an operation that cannot begin by then is refused on arrival, and
     /// nothing is tried again after it.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
@@ -50,7 +50,7 @@ impl RequestContext {
         self
     }
 
-    /// Runs a future whose operations are this caller's.
+    /// Runs a future whose operations belong to this request.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         REQUEST.scope(self, future).await
     }
@@ -68,7 +68,7 @@ pub(crate) struct OperationContext {
     pub(crate) arrived: Instant,
     /// Ends the operation's task from outside.
     abort: OnceLock<AbortHandle>,
-    /// The same for one that is not a task of its own: ends the statement that it waits for.
+    /// The same for one that is not a separate task: ends the statement that it waits for.
     interrupt: Option<Notify>,
     /// Whether its long hold has been warned of.
     pub(crate) warned: AtomicBool,
@@ -159,7 +159,7 @@ impl OperationContext {
         }
     }
 
-    /// After this, nobody waits for the outcome.
+    /// After this, the caller does not wait for the outcome.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.request.as_ref().and_then(|request| request.deadline)
     }

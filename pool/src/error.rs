@@ -1,4 +1,4 @@
-//! What can go wrong, told so that a caller can act on it.
+//! Errors, in a form that a caller can act on.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use sea_orm::{
 };
 use serde::Serialize;
 
-/// What an error of the database means for whoever asked, and for the pool.
+/// What an error of the database means for the caller and for the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
@@ -220,13 +220,13 @@ impl DbErrorKind {
         matches!(self, Self::ReadOnly | Self::DiskFull | Self::TooManyStatements)
     }
 
-    /// Whether the same request may succeed at another time, without anybody changing it.
+    /// Whether the same request may succeed at another time, unchanged.
     #[must_use]
     pub fn is_transient(self) -> bool {
         !matches!(self, Self::PrivilegeMissing | Self::Encoding | Self::TooLarge | Self::UniqueViolation | Self::Other)
     }
 
-    /// Whether somebody has answered, so that the server is there, whatever it says.
+    /// Whether a server has answered, whatever it says.
     pub(crate) fn is_response(self) -> bool {
         matches!(
             self,
@@ -239,7 +239,7 @@ impl DbErrorKind {
         )
     }
 
-    /// Whether trying again to connect cannot help: what the server refused does not change by itself.
+    /// Whether trying again to connect cannot help: the server refuses it until the settings change.
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::Authentication | Self::NoSuchDatabase | Self::Unsuitable)
     }
@@ -291,7 +291,7 @@ pub(crate) fn mysql_number(error: &sqlx::Error) -> Option<u16> {
     error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }
 
-/// Whether the server has rolled the whole transaction back with this error, or may have. PostgreSQL refuses by itself what
+/// Whether the server has rolled the whole transaction back with this error, or may have. PostgreSQL itself refuses what
 /// follows any other error.
 pub(crate) fn ends_transaction(error: &sqlx::Error) -> bool {
     // The table of locks is full: InnoDB gives up the transaction.
@@ -376,4 +376,24 @@ pub(crate) fn query_error(error: sqlx::Error) -> DbErr {
 /// The same for opening a connection.
 pub(crate) fn connection_error(error: Arc<sqlx::Error>) -> DbErr {
     DbErr::Conn(RuntimeErr::SqlxError(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_mysql_mean_what_follows_from_them() {
+        for (number, kind) in [
+            // A Galera node that is not ready: another one may be.
+            (1047, DbErrorKind::NotAccepting),
+            // A conflict with another member of the group.
+            (3101, DbErrorKind::Conflict),
+            (1206, DbErrorKind::Exhausted),
+            (1461, DbErrorKind::TooManyStatements),
+        ] {
+            assert_eq!(DbErrorKind::of_mysql(number), kind, "{number}");
+        }
+        assert!(DbErrorKind::NotAccepting.breaks_connection() && DbErrorKind::TooManyStatements.breaks_connection());
+    }
 }

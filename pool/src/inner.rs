@@ -1,4 +1,4 @@
-//! What the parts of the pool share. It coordinates them and keeps no books of its own: connections are counted by the
+//! What the parts of the pool share. It coordinates them and counts nothing itself: connections are counted by the
 //! connection set, health by [`Health`], events by [`PoolMetrics`].
 
 pub(crate) mod connections;

@@ -36,7 +36,7 @@ pub struct PoolOptions {
     /// How many operations may wait at once; 0 = no limit. One more is refused.
     pub queue_limit: usize,
     /// Whether operations that ask alike share a statement while they would have to wait for each other
-    /// ([`Batch`](crate::Batch)). `false`, and `wait = false`, gives each a connection of its own.
+    /// ([`Batch`](crate::Batch)). `false`, and `wait = false`, gives each a separate connection.
     pub batch: bool,
     /// Most operations that share one, 1 to 1,000. Too low: a statement for few; too high: the first of many waits for
     /// the answer to the last.

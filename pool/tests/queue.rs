@@ -159,6 +159,14 @@ async fn changed_limits_take_effect_at_once(context: Context) {
         (pool.snapshot().counters.closed_lifetime > before).then_some(())
     })
     .await;
+    if context.engine() == Engine::Sqlite {
+        // Its busy time-out is a setting of each connection.
+        let hurried = shorter.acquire(Duration::from_millis(1234));
+        pool.reconfigure(&url, &hurried).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(read(&pool, "SELECT timeout FROM pragma_busy_timeout").await, 1234);
+        }
+    }
     let other = DatabaseUrl::parse(&context.database().await).unwrap();
     assert!(pool.reconfigure(&other, &options).await.is_err(), "another database is not a change of settings");
     // Whoever looks from the outside sees as many.

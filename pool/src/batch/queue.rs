@@ -185,7 +185,7 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
         let params = inner.admission_params(&options, &demand);
         match inner.admission.acquire_for_batch(context, self.config.single.access(), &params).await {
             Ok(admitted) => Some((inner.lease(context, admitted, Duration::ZERO), self.take(options.batch_max))),
-            // Each has a limit of its own.
+            // Each has its own limit.
             Err(AcquireError::TimedOut { .. }) => None,
             Err(reason) => {
                 self.refuse_all(&reason);

@@ -77,7 +77,7 @@ pub(crate) struct Connector {
 
 #[derive(Clone)]
 enum Driver {
-    // Parsed once: an in-memory database is told from another by its parsed options. It has no file.
+    // Parsed once: an in-memory database is identified by its parsed options. It has no file.
     Sqlite(SqliteConnectOptions, Option<Arc<DatabaseFile>>),
     Postgres(PgConnectOptions),
     MySql(MySqlConnectOptions),
@@ -242,7 +242,7 @@ impl Connector {
         file.check().map_err(|error| ConnectFailure::new(DbErrorKind::NoSuchDatabase, error))
     }
 
-    /// The resolver's error has no kind of its own, so it is asked again.
+    /// The driver's error does not say that it is the resolver's, so the resolver is asked again.
     async fn is_unresolvable(&self, limit: Duration) -> bool {
         let Some(host) = self.url.host_name() else { return false };
         !matches!(timeout(limit.min(RESOLVE_TIMEOUT), tokio::net::lookup_host((host, 0))).await, Ok(Ok(_)))

@@ -1,6 +1,6 @@
 //! The file of an SQLite database: created once with the right permissions, and watched from then on.
 //!
-//! SQLite goes on writing to a file that was deleted or replaced underneath it, and everything that it acknowledges is
+//! SQLite keeps writing to a file that was deleted or replaced underneath it, and everything that it acknowledges is
 //! lost. So the file's identity is kept from its first opening, and compared before each write.
 
 use std::{

@@ -34,7 +34,7 @@ use crate::{
 /// it. Once the operation has ended, statements on a clone that was kept fail.
 ///
 /// Begin transactions by [`TransactionTrait`](sea_orm::TransactionTrait), not by a statement: after a `BEGIN`, `COMMIT` or `SET
-/// autocommit` of its own, or after a statement with which MySQL commits implicitly, an operation is not repeated and its
+/// autocommit`, or after a statement with which MySQL commits implicitly, an operation is not repeated and its
 /// connection is closed at its end.
 #[derive(Clone, Debug)]
 pub struct Connection {

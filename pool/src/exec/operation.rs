@@ -339,3 +339,19 @@ fn backoff(attempts: u32) -> Duration {
     let most = FIRST_BACKOFF.saturating_mul(1 << attempts.min(10)).min(LONGEST_BACKOFF);
     most.mul_f64(fastrand::f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_outlives_a_time_out_of_the_system() {
+        let attempt = Attempt { error: Some(DbErrorKind::Silent), ..Attempt::default() };
+        let transaction = Kind::Transaction(TransactionOptions::default());
+        assert_eq!(Kind::Read.may_repeat(attempt), Some(Reason::Died));
+        assert_eq!(transaction.may_repeat(attempt), Some(Reason::Died));
+        assert_eq!(Kind::Write.may_repeat(attempt), None);
+        assert_eq!(transaction.may_repeat(Attempt { commit_sent: true, ..attempt }), None);
+        assert_eq!(Kind::Read.may_repeat(Attempt { is_opaque: true, ..attempt }), None);
+    }
+}

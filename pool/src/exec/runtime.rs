@@ -55,7 +55,7 @@ impl PoolRuntime {
     /// Ends the runtime; what still runs after a last call is dropped.
     pub(crate) async fn end(&self) {
         let Some(runtime) = self.take() else { return };
-        // On a thread of its own: waiting blocks, and the caller may sit on a single-threaded runtime.
+        // On a separate thread: waiting blocks, and the caller may sit on a single-threaded runtime.
         let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(LAST_CALL));
         if ended.await.is_err() {
             tracing::warn!("the pool's runtime did not end cleanly");

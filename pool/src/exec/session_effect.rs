@@ -2,7 +2,7 @@
 //!
 //! The pool begins and ends transactions itself. A statement that does so on its own, or that commits implicitly (MySQL),
 //! makes the pool's knowledge of the session wrong: what was done before it can no longer be rolled back, and what comes
-//! after it may be part of a transaction that nobody ends.
+//! after it may be part of a transaction that never ends.
 
 use sea_orm::DbBackend;
 

@@ -1,4 +1,4 @@
-//! Whether the database answers: asked by one probe at a time, whoever wants to know.
+//! Whether the database answers: one probe at a time, for all who wait.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -105,7 +105,7 @@ impl PoolInner {
         let ended = progress.borrow().ended;
         self.request_probe();
         // The attempt that is under way, or the one that begins now, has the time of a ping. One that fails is acted upon
-        // elsewhere; one that is merely slow goes on, and counts as silence until it ends.
+        // elsewhere; one that is merely slow continues, and counts as silence until it ends.
         let asked = Instant::now();
         loop {
             let (has_ended, under_way) = {

@@ -72,7 +72,7 @@ impl ConnectProgress {
 /// Probes of the database: one at a time.
 #[derive(Default)]
 pub(crate) struct Probes {
-    /// Whether somebody waits for a probe.
+    /// Whether a caller waits for a probe.
     pub(super) wanted: AtomicBool,
     pub(super) is_running: AtomicBool,
     /// How many have ended.

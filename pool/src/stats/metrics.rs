@@ -20,7 +20,7 @@ use crate::{
 
 /// How far back "lately" goes: one to two of these.
 const WINDOW: Duration = Duration::from_mins(1);
-/// The longest time that is told exactly.
+/// The longest time that is recorded exactly.
 const LONGEST: Duration = Duration::from_hours(1);
 /// The weight of the newest hold in the running mean, as a power of two: 1/16.
 const SMOOTHING: u32 = 4;
@@ -232,7 +232,7 @@ impl PoolMetrics {
         add(&self.counts.batched, count);
     }
 
-    /// So long was waited for a connection that somebody else is counted as using.
+    /// Records waits for a connection whose use is recorded for another operation.
     pub(crate) fn waited(&self, waits: impl Iterator<Item = Duration>) {
         self.windows(|windows| {
             for wait in waits {

@@ -1,4 +1,4 @@
-//! What the pool tells of itself.
+//! The state of the pool at one moment.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ pub struct Snapshot {
     /// What is there and who waits.
     #[serde(flatten)]
     pub counts: Status,
-    /// Work in bulk, which waits for places of its own.
+    /// Bulk work, which has separate permits.
     pub bulk: BulkUsage,
     /// Who has waited longest.
     pub longest_waiters: Vec<OperationInfo>,
@@ -78,7 +78,7 @@ pub struct Status {
     /// Open connections.
     #[cfg_attr(feature = "utoipa", schema(example = 4))]
     pub total: u32,
-    /// Open connections that nobody uses.
+    /// Open connections that are not in use.
     #[cfg_attr(feature = "utoipa", schema(example = 3))]
     pub idle: u32,
     /// Operations that hold a connection.
@@ -229,7 +229,7 @@ pub struct Counters {
     pub closed_replaced: u64,
     /// Connections that died, or could not be trusted any more.
     pub closed_broken: u64,
-    /// Connections closed because an operation had changed their session, by a `BEGIN` or `SET` of its own for example.
+    /// Connections closed because an operation had changed their session, by a raw `BEGIN` or `SET` for example.
     pub closed_session_changed: u64,
     /// Connections that a silent peer has swallowed, and that were given up.
     pub stranded: u64,

@@ -20,7 +20,7 @@ pub(super) enum TlsMode {
 }
 
 /// The words of both engines, and of a few clients. The driver trusts public authorities beside the named one, and anyone
-/// can have a certificate of those: whoever wants the authority verified gets the name verified, too.
+/// can have a certificate of those: with a verified authority the name is verified, too.
 const MODES: [(&str, TlsMode); 15] = [
     ("disable", TlsMode::Disable),
     // PostgreSQL's "allow" begins without TLS; beginning with it is no weaker.
