@@ -73,14 +73,18 @@ async fn a_server_without_connections_to_spare_is_told(context: Context) {
     let app = context.app_on(&account.url, &[("pool.min", "1"), ("pool.max", "4")]).await;
     // Somebody else takes the last one.
     let other = connect(&account.url).await;
-    let burst = (0..40).map(|_| {
-        let app = app.clone();
-        tokio::spawn(async move { app.get("/users").await.status.as_u16() })
-    });
-    for status in futures_util::future::join_all(burst).await {
-        assert_eq!(status.unwrap(), 200, "one connection serves them all, one after the other");
-    }
-    let pool = app.pool_until("the shortage is told", |pool| pool["shortage"].is_object()).await;
+    // Bursts, until requests have waited for long enough that another connection was to be opened.
+    let burst = || async {
+        let burst = (0..40).map(|_| {
+            let app = app.clone();
+            tokio::spawn(async move { app.get("/users").await.status.as_u16() })
+        });
+        for status in futures_util::future::join_all(burst).await {
+            assert_eq!(status.unwrap(), 200, "one connection serves them all, one after the other");
+        }
+        Some(app.pool().await).filter(|pool| pool["shortage"].is_object())
+    };
+    let pool = eventually("the shortage is told", burst).await;
     assert_eq!(pool["shortage"]["kind"], "too-many-connections", "{pool}");
     assert_eq!((pool["state"].as_str(), pool["total"].as_u64()), (Some("up"), Some(1)), "{pool}");
     // Others take all there are.
