@@ -315,7 +315,7 @@ impl Owner {
         }
     }
 
-    /// Like [`command`](Self::command), under a shell that ends the program by `signal` once our end of a pipe is
+    /// Like a command, under a shell that ends the program by `signal` once our end of a pipe is
     /// closed. Thus no server outlives this process, even if that is killed.
     pub fn kept(&self, program: &Path, folder: &Path, signal: &str) -> Command {
         let script = format!("\"$@\" </dev/null & server=$!; cat >/dev/null; kill -{signal} $server; wait $server");
