@@ -17,11 +17,12 @@ use tracing::Instrument;
 
 use self::queue::{BatchConfig, BatchQueue, Group, PendingRequest, Reply};
 use crate::{
-    Error, Pool,
+    error::Error,
     exec::{
         connection::Connection,
         operation::{Kind, operate, refuse_nested, span},
     },
+    pool::Pool,
 };
 
 /// Statements for reads that ask alike that are in flight at the same time. One would leave the database without work

@@ -10,12 +10,13 @@ use sea_orm::TransactionOptions;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Error, Pool,
+    error::Error,
     exec::{
         connection::Connection,
         operation::{Kind, operate},
     },
     inner::PoolInner,
+    pool::Pool,
 };
 
 /// The longest time that a permit rests.

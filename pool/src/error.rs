@@ -5,7 +5,9 @@ use std::time::Duration;
 use sea_orm::DbErr;
 
 use crate::{
-    AcquireError, DbErrorKind, InvalidOption,
+    error_kind::DbErrorKind,
+    options::InvalidOption,
+    set::AcquireError,
     stats::snapshot::{OperationInfo, Status},
 };
 

@@ -17,11 +17,12 @@ use tokio::{runtime::Handle, sync::Notify};
 
 use self::requests::{ConnectDemand, Probes};
 use crate::{
-    Engine, PoolOptions,
     clock::Clock,
+    connect::url::Engine,
     connect::{connector::Connector, driver::DriverConnection},
     error_kind::{DbErrorKind, root_cause},
     health::Health,
+    options::PoolOptions,
     set::{Admission, CloseReason, bulk_limiter::BulkLimiter},
     stats::metrics::PoolMetrics,
 };

@@ -6,10 +6,11 @@ use sea_orm::{DatabaseConnection, TransactionOptions};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    CloseError, ConnectError, Connection, DatabaseUrl, DbErrorKind, Engine, Error, InvalidOption, PoolOptions,
-    ReconfigureError, Snapshot, Status,
     connect::connector::{ConnectFailure, Connector},
-    error_kind::connection_error,
+    connect::url::{DatabaseUrl, Engine},
+    error::{CloseError, ConnectError, Error, ReconfigureError},
+    error_kind::{DbErrorKind, connection_error},
+    exec::connection::Connection,
     exec::{
         operation::{self, Kind, operate},
         pooled::PooledConnection,
@@ -22,8 +23,10 @@ use crate::{
         probe::PING_TIMEOUT,
         requests::ConnectProgress,
     },
+    options::{InvalidOption, PoolOptions},
     set::Access,
     stats::metrics::PoolMetrics,
+    stats::snapshot::{Snapshot, Status},
 };
 
 /// The one pool of a process. Clones share it.

@@ -15,13 +15,14 @@ use tokio::{
 use tracing::{Instrument, Span};
 
 use crate::{
-    Error, PoolOptions,
     context::{self, OperationContext},
+    error::Error,
     exec::{
         connection::Connection,
         operation::{Kind, RunOptions, run},
     },
     inner::{PoolInner, lease::Lease},
+    options::PoolOptions,
     set::{Access, AcquireError, WaiterKind},
 };
 

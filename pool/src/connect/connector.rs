@@ -28,8 +28,8 @@ use super::{
     url::{DatabaseUrl, Engine, driver::DriverOptions},
 };
 use crate::{
-    PoolOptions,
     error_kind::{DbErrorKind, is_refused_by_server, root_cause, timed_out},
+    options::PoolOptions,
 };
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);

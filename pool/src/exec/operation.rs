@@ -9,9 +9,9 @@ use tracing::Instrument;
 
 use super::{connection::Connection, lending::give_back, progress::Attempt, runtime::PoolRuntime};
 use crate::{
-    Error,
     connect::driver::DriverConnection,
     context::{self, OperationContext},
+    error::Error,
     error_kind::DbErrorKind,
     inner::{PoolInner, lease::Lease, probe::PING_TIMEOUT},
     set::{Access, AcquireError},

@@ -11,8 +11,8 @@ use super::{
     runtime::PoolRuntime,
 };
 use crate::{
-    Error,
     context::OperationContext,
+    error::Error,
     inner::{PoolInner, lease::Lease},
     set::Access,
 };

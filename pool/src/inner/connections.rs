@@ -21,7 +21,7 @@ use super::{
     requests::{Aside, ConnectProgress},
 };
 use crate::{
-    Engine,
+    connect::url::Engine,
     connect::{
         connector::{ConnectFailure, Connector},
         driver::DriverConnection,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::PoolInner;
 use crate::{
-    Engine,
+    connect::url::Engine,
     context::{OperationContext, Overlong},
     error_kind::{root_cause, timed_out},
     health::State,

@@ -9,10 +9,11 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::PoolInner;
 use crate::{
-    Error, PoolOptions, PoolUsage,
     connect::driver::DriverConnection,
     context::OperationContext,
+    error::{Error, PoolUsage},
     error_kind::DbErrorKind,
+    options::PoolOptions,
     set::{Access, AcquireError, AdmissionParams, Admitted, CloseReason, PoolEntry},
 };
 

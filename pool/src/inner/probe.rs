@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{PoolInner, SILENCE_THRESHOLD};
 use crate::{
-    Engine,
     connect::connector::ConnectFailure,
+    connect::url::Engine,
     health::State,
     set::{AcquireError, CloseReason},
 };

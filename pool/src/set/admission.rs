@@ -24,9 +24,10 @@ use super::{
     entry::{CloseReason, PoolEntry},
 };
 use crate::{
-    Engine, PoolOptions,
+    connect::url::Engine,
     context::OperationContext,
     health::{Health, State},
+    options::PoolOptions,
 };
 
 /// What an operation is about to do.

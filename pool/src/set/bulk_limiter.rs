@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::sync::{Semaphore, TryAcquireError};
 
 use super::acquire_error::AcquireError;
-use crate::PoolOptions;
+use crate::options::PoolOptions;
 
 /// Permits for bulk work.
 pub(crate) struct BulkLimiter {

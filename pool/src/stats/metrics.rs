@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::snapshot::{Counters, Quantiles, Status};
 use crate::{
-    PoolOptions,
+    options::PoolOptions,
     set::{AcquireError, CloseReason},
 };
 
