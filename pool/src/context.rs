@@ -2,6 +2,7 @@
 
 use std::{
     num::NonZeroU64,
+    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -149,7 +150,8 @@ impl OperationContext {
     /// Waits for the answer to a statement, unless the operation is ended before.
     pub(crate) async fn interruptible<T>(
         &self,
-        answer: impl Future<Output = Result<T, sqlx::Error>>,
+        // Pinned by the caller: a future that is passed by value is kept twice.
+        answer: Pin<&mut impl Future<Output = Result<T, sqlx::Error>>>,
     ) -> Result<T, sqlx::Error> {
         let Some(interrupt) = &self.interrupt else { return answer.await };
         tokio::select! {

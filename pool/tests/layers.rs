@@ -151,7 +151,10 @@ fn uses() -> BTreeMap<Module, BTreeSet<Module>> {
     let used = |module: &Module, file: &syn::File| -> BTreeSet<Module> {
         for name in Names::of(module, file) {
             // What the crate exports stands above all modules.
-            assert!(!name.first().is_some_and(|first| exports.contains_key(first)), "{module:?} takes {name:?} from the root");
+            assert!(
+                !name.first().is_some_and(|first| exports.contains_key(first)),
+                "{module:?} takes {name:?} from the root"
+            );
         }
         let files = Names::of(module, file).iter().map(file_of).collect::<BTreeSet<_>>();
         files.into_iter().filter(|file| !file.is_empty() && file != module).collect()

@@ -309,7 +309,8 @@ async fn serve<K: Key, V: Answer>(
     let groups = (queue.config.group)(requests);
     let keys: Arc<[K]> = groups.iter().map(|group| group.first.key.clone()).collect();
     let body = |db| queue.config.run_body(db, Arc::clone(&keys));
-    let mut work = std::pin::pin!(run(&queue.inner, &context, options, lease, body).instrument(span));
+    // Boxed: a task is moved several times before it runs, and this is most of it.
+    let mut work = Box::pin(run(&queue.inner, &context, options, lease, body).instrument(span));
     let (outcome, attempt) = if let Ok(outcome) = timeout(OVERLAP_AFTER, &mut work).await {
         outcome
     } else {

@@ -1,6 +1,7 @@
 //! The connection that an operation works with: SeaORM's traits, on one connection of the pool.
 
 use std::{
+    pin::pin,
     sync::{
         Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -105,7 +106,8 @@ impl Connection {
             Cleanup::Close => return Reclaimed::SessionChanged(entry),
             Cleanup::RollBack => {
                 self.held.context.asks(self.held.inner.clock);
-                let undone = entry.connection.rollback(1).await;
+                // Boxed, so that operations without a transaction do not carry it around.
+                let undone = Box::pin(entry.connection.rollback(1)).await;
                 // In memory there may be nothing to roll back.
                 if self.held.context.answered() || undone.is_err() && !is_in_memory {
                     return Reclaimed::Broken;
@@ -114,7 +116,7 @@ impl Connection {
         }
         if entry.connection.has_other_lock_timeout() {
             self.held.context.asks(self.held.inner.clock);
-            let restored = entry.connection.restore_lock_timeout().await;
+            let restored = Box::pin(entry.connection.restore_lock_timeout()).await;
             if self.held.context.answered() || restored.is_err() {
                 return Reclaimed::Broken;
             }
@@ -137,7 +139,10 @@ impl Connection {
         };
         if let Some(index) = dropped {
             turn.send()?;
-            let undone = self.held.context.interruptible(turn.driver()?.rollback(depth(index))).await;
+            let undone = {
+                let answer = pin!(turn.driver()?.rollback(depth(index)));
+                self.held.context.interruptible(answer).await
+            };
             turn.note(undone).await.map_err(exec_error)?;
             self.progress().undo(index);
         }
@@ -162,8 +167,10 @@ impl Connection {
         let mut turn = self.start(within, SessionEffect::None).await?;
         // Noted before it is sent: if its answer is not awaited, it has begun all the same.
         let (index, level) = self.progress().begin(options.access_mode == Some(AccessMode::ReadOnly));
-        let began =
-            self.held.context.interruptible(turn.driver()?.begin(depth(index) - 1, &options, lock_timeout)).await;
+        let began = {
+            let answer = pin!(turn.driver()?.begin(depth(index) - 1, &options, lock_timeout));
+            self.held.context.interruptible(answer).await
+        };
         if let Err(error) = turn.end(began).await {
             self.progress().cancel(level);
             return Err(exec_error(error));
@@ -176,7 +183,10 @@ impl Connection {
         let mut turn = self.lock().await?;
         let index = self.progress().check_commit(level, self.held.backend)?;
         turn.send()?;
-        let committed = self.held.context.interruptible(turn.driver()?.commit(depth(index))).await;
+        let committed = {
+            let answer = pin!(turn.driver()?.commit(depth(index)));
+            self.held.context.interruptible(answer).await
+        };
         let committed = turn.note(committed).await;
         self.progress().end_commit(index, &committed, self.held.backend);
         committed.map_err(exec_error)
@@ -187,7 +197,10 @@ impl Connection {
         let mut turn = self.lock().await?;
         let Some(index) = self.progress().check_rollback(level)? else { return Ok(()) };
         turn.send()?;
-        let undone = self.held.context.interruptible(turn.driver()?.rollback(depth(index))).await;
+        let undone = {
+            let answer = pin!(turn.driver()?.rollback(depth(index)));
+            self.held.context.interruptible(answer).await
+        };
         turn.note(undone).await.map_err(exec_error)?;
         self.progress().undo(index);
         Ok(())
@@ -200,13 +213,19 @@ impl Connection {
 
     pub(super) async fn execute_at(&self, level: Option<Level>, statement: Statement) -> Result<ExecResult, DbErr> {
         let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = self.held.context.interruptible(turn.driver()?.execute(statement)).await;
+        let outcome = {
+            let answer = pin!(turn.driver()?.execute(statement));
+            self.held.context.interruptible(answer).await
+        };
         turn.end(outcome).await.map_err(exec_error)
     }
 
     pub(super) async fn execute_unprepared_at(&self, level: Option<Level>, sql: &str) -> Result<ExecResult, DbErr> {
         let mut turn = self.start(level, self.effect_of(sql)).await?;
-        let outcome = self.held.context.interruptible(turn.driver()?.execute_unprepared(sql)).await;
+        let outcome = {
+            let answer = pin!(turn.driver()?.execute_unprepared(sql));
+            self.held.context.interruptible(answer).await
+        };
         turn.end(outcome).await.map_err(exec_error)
     }
 
@@ -216,7 +235,10 @@ impl Connection {
         statement: Statement,
     ) -> Result<Option<QueryResult>, DbErr> {
         let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = self.held.context.interruptible(turn.driver()?.query_one(statement)).await;
+        let outcome = {
+            let answer = pin!(turn.driver()?.query_one(statement));
+            self.held.context.interruptible(answer).await
+        };
         turn.end(outcome).await.map_err(query_error)
     }
 
@@ -226,7 +248,10 @@ impl Connection {
         statement: Statement,
     ) -> Result<Vec<QueryResult>, DbErr> {
         let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = self.held.context.interruptible(turn.driver()?.query_all(statement)).await;
+        let outcome = {
+            let answer = pin!(turn.driver()?.query_all(statement));
+            self.held.context.interruptible(answer).await
+        };
         turn.end(outcome).await.map_err(query_error)
     }
 
@@ -242,7 +267,7 @@ impl Connection {
             let outcome = {
                 let mut rows = turn.entry.as_mut().map(|entry| entry.connection.stream(statement)).ok_or_else(closed)?;
                 loop {
-                    match self.held.context.interruptible(async { Ok(rows.next().await) }).await {
+                    match self.held.context.interruptible(pin!(async { Ok(rows.next().await) })).await {
                         Ok(Some(Ok(row))) => {
                             // While the caller works on a row, the server owes nothing.
                             if self.held.context.answered() {

@@ -223,7 +223,7 @@ where
     loop {
         let admitted = match lease.take() {
             Some(lease) => Ok(lease),
-            None => inner.acquire(context, access).await,
+            None => Box::pin(inner.acquire(context, access)).await,
         };
         let validated = match admitted {
             Ok(lease) => validate(inner, context, access, lease).await,
@@ -296,7 +296,7 @@ pub(super) async fn validate(
         }
         drop(lease);
         inner.mark_suspect();
-        lease = inner.acquire(context, access).await?;
+        lease = Box::pin(inner.acquire(context, access)).await?;
     }
 }
 
@@ -320,10 +320,12 @@ where
     let connection = Connection::new(inner, context, entry);
     let work = async {
         let Some(transaction) = transaction else { return body(connection.clone()).await };
-        let level = connection.begin_at(None, transaction, options.lock_timeout).await.map_err(Error::from)?;
+        // Boxed, so that operations without a transaction do not carry it around.
+        let level =
+            Box::pin(connection.begin_at(None, transaction, options.lock_timeout)).await.map_err(Error::from)?;
         // What is not committed is rolled back when the connection is taken back.
         let value = body(connection.clone()).await?;
-        connection.commit_at(level).await.map_err(Error::from)?;
+        Box::pin(connection.commit_at(level)).await.map_err(Error::from)?;
         Ok(value)
     };
     let outcome = AssertUnwindSafe(work).catch_unwind().await;
