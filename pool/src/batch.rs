@@ -1,8 +1,7 @@
 //! Batches: one statement for many operations that ask alike.
 //!
-//! While the database works on one statement, operations of the same kind wait in a queue; as soon as it is done, the next
-//! one serves all that have come meanwhile. No operation waits for a batch to fill: there is no timer, and one that finds
-//! nothing in the way goes at once, alone.
+//! While a statement is in flight, operations of the same kind wait in a queue, and the next statement serves all of them.
+//! There is no timer and no minimum batch size: an operation that finds no statement in flight runs immediately.
 
 mod queue;
 
@@ -30,7 +29,7 @@ use crate::{
 const READS_IN_FLIGHT: u32 = 2;
 /// The same for writes: what one commit can serve, two should not.
 const WRITES_IN_FLIGHT: u32 = 1;
-/// How many keys may have a queue of their own before those without requests are removed.
+/// Above this number of keys, queues without requests are removed.
 const KEYS: usize = 1024;
 
 /// Operations that ask alike, and share a statement while they would have to wait for each other.
@@ -77,10 +76,10 @@ impl Pool {
         self.one_queue(self.reads(operation, body))
     }
 
-    /// Reads of which only those with the same key share a statement: for answers that one statement cannot give for
-    /// several keys, so that a batch would be one statement after the other, with all answers after the last.
+    /// Reads that share a statement only if their keys are equal. Use it where one statement cannot answer several keys: a
+    /// batch would run one statement per key in sequence, and answer all of them after the last.
     ///
-    /// The body gets one key and returns one answer. Otherwise as [`batch_reads`](Self::batch_reads).
+    /// The body gets a slice with a single key and returns a single answer. Otherwise as [`batch_reads`](Self::batch_reads).
     pub fn coalesce_reads<K, V, F, Fut>(&self, operation: &'static str, body: F) -> Batch<K, V>
     where
         K: Clone + Eq + Hash + Send + Sync + 'static,
@@ -111,11 +110,11 @@ impl Pool {
     /// Writes that ask alike.
     ///
     /// The body gets what each one asks for and returns as many answers, in the same order. Several are one transaction,
-    /// and none is answered before it is committed; a lone one is a single statement, as with [`write`](Self::write).
+    /// and none is answered before it is committed; a single one is a single statement, as with [`write`](Self::write).
     ///
-    /// If the shared transaction fails before its commit was sent, each operation is tried again on its own, so that one
-    /// cannot spoil it for the others. It waits for locks for a short time only, for the same reason. Once the commit was
-    /// sent, what took effect is not known, and all get the error.
+    /// If the shared transaction fails before its commit is sent, or the server refuses the commit, each operation is retried
+    /// individually, so that one failing member does not fail the others. For the same reason it waits for locks only briefly.
+    /// If the outcome of a commit is unknown, all members get the error.
     pub fn batch_writes<K, V, F, Fut>(&self, operation: &'static str, body: F) -> Batch<K, V>
     where
         K: Clone + Send + Sync + 'static,
@@ -126,7 +125,7 @@ impl Pool {
         self.one_queue(self.changes(operation, Kind::Write, body))
     }
 
-    /// Writes that ask alike and take several statements: even a lone one is a transaction. Otherwise as
+    /// Like the above for writes of several statements: even a single one is a transaction. Otherwise as
     /// [`batch_writes`](Self::batch_writes).
     pub fn batch_transactions<K, V, F, Fut>(&self, operation: &'static str, body: F) -> Batch<K, V>
     where
@@ -198,7 +197,7 @@ where
     pub async fn load(&self, key: K) -> Result<V, Error> {
         let inner = self.pool.inner();
         let options = inner.options();
-        // An operation that must not wait cannot wait for others, and an outage is reported to each one on its own.
+        // An operation that must not wait cannot share, and an outage is reported to each operation individually.
         if !options.batch || !options.wait || inner.health.is_down() {
             return self.load_alone(key).await;
         }

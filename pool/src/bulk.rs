@@ -1,8 +1,7 @@
-//! Bulk work: operations that come one after the other without end, and would take every connection if they could.
+//! Bulk work: long sequences of operations, such as imports and exports, that would otherwise use every connection.
 //!
-//! They wait for permits before they enter the queue, so that they never have more than their share of the pool; and while
-//! others are being served, a permit rests for a time before it is given again, so that they have no more than their share
-//! of the database's time either.
+//! A bulk operation needs a permit before it enters the queue, which limits bulk work to its share of the connections. While
+//! other operations run, a permit pauses before it is returned, which limits bulk work to its share of the database's time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,12 +18,12 @@ use crate::{
     pool::Pool,
 };
 
-/// The longest time that a permit rests.
+/// The longest pause of a permit.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 impl Pool {
-    /// As [`read`](Self::read), on the share of bulk work (`bulk_share`): it waits for other bulk operations as long as it
-    /// takes, and only then for a connection. No more than `queue_limit` wait so.
+    /// As [`read`](Self::read), on the share of bulk work (`bulk_share`): it waits for a permit without a time limit,
+    /// and only then for a connection. At most `queue_limit` operations wait for a permit.
     ///
     /// # Errors
     ///
@@ -54,8 +53,8 @@ impl Pool {
         self.operate_in_bulk(operation, Kind::Transaction(TransactionOptions::default()), body).await
     }
 
-    /// Whether bulk work gives way at the moment, since others were served during its last operation: many small operations
-    /// are better then than a few large ones.
+    /// Whether other operations ran during the last bulk operation. If so, prefer many small bulk operations to a few large
+    /// ones.
     #[must_use]
     pub fn bulk_gives_way(&self) -> bool {
         self.inner().metrics.bulk_gives_way()
@@ -69,7 +68,7 @@ impl Pool {
         E: From<Error> + Send + 'static,
     {
         let permit = BulkPermit::acquire(self.inner(), operation).await?;
-        // The task keeps it to its end, even if the caller goes away.
+        // The task holds the permit until it ends, even if the caller is dropped.
         operate(self.inner(), self.runtime(), operation, kind, body, move || permit.rest()).await
     }
 }
@@ -89,8 +88,8 @@ impl BulkPermit {
         Ok(Self { inner: Arc::clone(inner), taken: Instant::now(), others: inner.metrics.other_than_bulk() })
     }
 
-    /// The work is done. If others were served meanwhile, the permit is given back after a time: a database that is busy with
-    /// bulk work makes all others wait, on whatever connection.
+    /// Ends the operation. If other operations ran meanwhile, the permit is returned after a pause: a database that is busy
+    /// with bulk work slows every connection down.
     fn rest(self) {
         let metrics = &self.inner.metrics;
         metrics.bulk_ended();

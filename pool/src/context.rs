@@ -150,7 +150,7 @@ impl OperationContext {
     /// Waits for the answer to a statement, unless the operation is ended before.
     pub(crate) async fn interruptible<T>(
         &self,
-        // Pinned by the caller: a future that is passed by value is kept twice.
+        // Pinned by the caller: passing the future by value would store it twice.
         answer: Pin<&mut impl Future<Output = Result<T, sqlx::Error>>>,
     ) -> Result<T, sqlx::Error> {
         let Some(interrupt) = &self.interrupt else { return answer.await };

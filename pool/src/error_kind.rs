@@ -210,12 +210,12 @@ impl DbErrorKind {
                 | Self::StalePlan
                 | Self::TooLarge
                 | Self::Pooler
-                // Its statements are given back with it.
+                // Closing it frees its prepared statements.
                 | Self::TooManyStatements
         )
     }
 
-    /// Whether the database refuses statements for a reason that lies with it, and that an operator has to know.
+    /// Whether it is a state of the database that an operator has to fix.
     pub(crate) fn is_impairment(self) -> bool {
         matches!(self, Self::ReadOnly | Self::DiskFull | Self::TooManyStatements)
     }
@@ -349,12 +349,12 @@ impl PoolError {
     }
 }
 
-/// There was no answer in time.
+/// A time-out, as an error of the driver.
 pub(crate) fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
 }
 
-/// What an error says at its source, without the wrappings.
+/// The message of an error's root cause.
 pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {

@@ -28,7 +28,7 @@ pub(crate) enum State {
     Recovering,
 }
 
-/// Something that is wrong with the database, since when, and in whose words.
+/// A problem of the database: its kind, the original message, and since when.
 #[derive(Clone, Debug)]
 pub(crate) struct Incident {
     pub(crate) kind: DbErrorKind,
@@ -43,7 +43,7 @@ impl Incident {
         Self { kind, detail: detail.into(), since: now, last_met: now }
     }
 
-    /// The same incident, if it is the one before that has been met again.
+    /// Continues an earlier incident of the same kind.
     fn after(self, before: Option<&Self>) -> Self {
         match before.filter(|before| before.kind == self.kind && before.is_recent()) {
             Some(before) => Self { since: before.since, ..self },
@@ -64,14 +64,14 @@ impl Incident {
 pub(crate) struct Health {
     clock: Clock,
     state: watch::Sender<State>,
-    // The same as `state`, for those who read it with each operation.
+    // A copy of `state` for the hot path.
     is_down: AtomicBool,
     // These three are times on the clock, plus one; 0 if never.
     /// When the database last answered.
     responded: AtomicU64,
     /// When a connection last died.
     suspected: AtomicU64,
-    /// When a connection last gave no answer in the time that a ping or a connection attempt has.
+    /// When a ping or a connection attempt last timed out.
     silent: AtomicU64,
     /// Why no further connection can be opened while those that are open work.
     shortage: Mutex<Option<Incident>>,
@@ -119,13 +119,12 @@ impl Health {
         Duration::from_millis(self.now().saturating_sub(self.responded.load(Ordering::Acquire)))
     }
 
-    /// A connection gave no answer in time.
+    /// A ping or a connection attempt has timed out.
     pub(crate) fn on_silence(&self) {
         self.silent.store(self.now(), Ordering::Release);
     }
 
-    /// Whether the database is down because it has gone silent: a connection gave no answer in time, and none has given one
-    /// since.
+    /// Whether the database is down and silent: a ping or a connection attempt has timed out, with no response since.
     pub(crate) fn is_silent(&self) -> bool {
         self.is_down() && self.silent.load(Ordering::Acquire) > self.responded.load(Ordering::Acquire)
     }
@@ -204,7 +203,7 @@ impl Health {
         *self.shortage.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// A statement was refused for a reason that lies with the database.
+    /// A statement was refused because of the database's state.
     pub(crate) fn note_impairment(&self, kind: DbErrorKind, operation: &'static str, detail: &str) {
         let mut impairment = self.impairment.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Incident::new(kind, detail).after(impairment.as_ref());

@@ -1,9 +1,10 @@
-//! What the parts of the pool share. It coordinates them and counts nothing itself: connections are counted by the
-//! connection set, health by [`Health`], events by [`PoolMetrics`].
+//! The state that all parts of the pool share. It only coordinates: the connection set counts connections, [`Health`] keeps
+//! the state of the database, [`PoolMetrics`] counts events.
 
 pub(crate) mod connections;
 pub(crate) mod housekeeper;
 pub(crate) mod lease;
+mod pace;
 pub(crate) mod probe;
 pub(crate) mod requests;
 mod snapshot;
@@ -27,8 +28,8 @@ use crate::{
     stats::metrics::PoolMetrics,
 };
 
-/// While operations run and none gets an answer, the database is probed after this. For so long after its last answer it is
-/// taken to work, whatever an attempt to connect says.
+/// While operations run and none gets an answer, the database is probed after this. For this long after its last
+/// response the database counts as up, even if an attempt to connect fails.
 const SILENCE_THRESHOLD: Duration = Duration::from_secs(1);
 
 pub(crate) struct PoolInner {
@@ -45,10 +46,10 @@ pub(crate) struct PoolInner {
     demand: ConnectDemand,
     /// Wakes the housekeeper.
     attention: Notify,
-    /// Notified when a connection was opened, came back or was closed.
+    /// Notified when a connection is opened, checked in or closed.
     changed: Notify,
     options: RwLock<Arc<PoolOptions>>,
-    /// What opens connections, and its generation.
+    /// The connector and its generation.
     connector: RwLock<(Arc<Connector>, u32)>,
 }
 
@@ -106,7 +107,7 @@ impl PoolInner {
         self.connector.read().unwrap_or_else(PoisonError::into_inner).1
     }
 
-    /// From now on this opens connections; those of its predecessors are closed as they come back.
+    /// Replaces the connector. Connections of earlier generations are closed when they are checked in.
     /// Returns the new generation.
     pub(crate) fn set_connector(self: &Arc<Self>, new: Connector) -> u32 {
         let generation = {
@@ -118,7 +119,7 @@ impl PoolInner {
         generation
     }
 
-    /// Replaces all connections of a generation, unless that has been done. `change` may replace what opens them as well.
+    /// Starts a new generation, unless this one has been replaced already. `change` may return another connector for it.
     fn renew(self: &Arc<Self>, generation: u32, change: impl FnOnce(&Connector) -> Option<Connector>) -> bool {
         {
             let mut connector = self.connector.write().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +135,7 @@ impl PoolInner {
         true
     }
 
-    /// Closes idle connections of earlier generations; the others are closed as they come back.
+    /// Closes idle connections of earlier generations; the others are closed when they are checked in.
     fn close_outdated(self: &Arc<Self>) {
         let current = self.generation();
         while let Some(entry) = self.admission.take_idle_if(|entry| entry.generation != current) {
@@ -155,7 +156,7 @@ impl PoolInner {
         self.attention.notify_one();
     }
 
-    /// Takes from an operation's error what it says about the database.
+    /// Updates health and connections after an operation's error.
     pub(crate) fn on_error(
         self: &Arc<Self>,
         kind: DbErrorKind,

@@ -95,7 +95,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] if there is no connection in time; [`Error::Nested`] inside another operation.
+    /// [`Error::Refused`] if no connection becomes available in time; [`Error::Nested`] inside another operation.
     pub async fn acquire(&self, operation: &'static str) -> Result<PooledConnection, Error> {
         PooledConnection::acquire(self.inner(), self.runtime(), operation, Access::Write).await
     }
@@ -298,12 +298,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Refuses what waits and what comes from now on; what runs continues.
+    /// Refuses waiting and new operations. Running operations continue.
     pub fn drain(&self) {
         self.inner().stop_admission();
     }
 
-    /// Refuses what waits and what comes, waits for what runs, and closes every connection.
+    /// Refuses waiting and new operations, waits for running ones, and closes every connection.
     ///
     /// # Errors
     ///
@@ -321,7 +321,7 @@ impl Pool {
     }
 }
 
-/// The options that this database can bear.
+/// The options, adapted to the database.
 fn fitted(url: &DatabaseUrl, options: &PoolOptions) -> Result<PoolOptions, InvalidOption> {
     options.validate()?;
     let mut options = options.clone();
@@ -341,7 +341,7 @@ fn warn_of_weak_tls(url: &DatabaseUrl) {
     }
 }
 
-/// Waits until the database answers, then for `min` connections, as many as can be had.
+/// Waits until the database answers, then until `min` connections are open or one cannot be opened.
 async fn warm_up(inner: &Arc<PoolInner>) -> Result<(), ConnectError> {
     let (began, wait) = (Instant::now(), inner.options().acquire);
     let connector = inner.connector();
@@ -372,13 +372,13 @@ async fn warm_up(inner: &Arc<PoolInner>) -> Result<(), ConnectError> {
         inner.admission.connections().counts().staying() >= min || inner.connect_progress().borrow().failure.is_some()
     };
     inner.replenish();
-    // No later than the wait for the database: what is missing then is opened in the background.
+    // At most as long as for the first connection; the rest is opened in the background.
     let _ = timeout_at(began + wait, inner.until(is_warm)).await;
     Ok(())
 }
 
-/// The cause to report when the time is up. An attempt that is still under way has found no answer, unless it had hardly any
-/// time; then the one before it says more.
+/// The cause to report after the time-out: the last failure if the current attempt has only just begun, otherwise that the
+/// current attempt got no answer.
 fn last_failure(progress: &ConnectProgress) -> ConnectFailure {
     let had_time = progress.began.is_none_or(|began| began.elapsed() >= PING_TIMEOUT);
     progress.failure.clone().filter(|_| !had_time || !progress.is_under_way()).unwrap_or_else(ConnectFailure::silent)

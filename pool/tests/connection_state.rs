@@ -17,7 +17,6 @@ use crate::Context;
 
 cases![
     a_failed_transaction_is_not_taken_for_committed,
-    a_deadlock_that_was_overlooked_is_not_committed,
     a_failure_before_a_transaction_does_not_fail_it,
     a_write_that_fails_at_its_end_is_not_taken_for_done,
     a_dropped_savepoint_is_undone,
@@ -98,59 +97,6 @@ async fn a_dropped_statement_does_not_answer_the_next_one(context: Context) {
     assert!(dropped, "what is on its way is the answer to another question");
     assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
     assert_eq!(pool.snapshot().counters.closed_broken, 1);
-    end(pool).await;
-}
-
-/// InnoDB undoes the whole transaction when it is the victim of a deadlock, and goes on outside of one.
-async fn a_deadlock_that_was_overlooked_is_not_committed(context: Context) {
-    if !context.engine().is_mysql_like() {
-        return;
-    }
-    let pool = pool(&context, PoolOptions::default()).await;
-    run(&pool, "CREATE TABLE heavy (id INTEGER PRIMARY KEY)").await;
-    let outside = connect(&context.last_database()).await;
-    let attempts = Arc::new(std::sync::atomic::AtomicU32::new(0));
-    let (met, meets) = oneshot::channel::<()>();
-    let (go, goes) = oneshot::channel::<()>();
-    let (met, goes) = (Arc::new(Mutex::new(Some(met))), Arc::new(Mutex::new(Some(goes))));
-    let careless = {
-        let attempts = Arc::clone(&attempts);
-        move |tx: Connection| {
-            let (attempts, met, goes) = (Arc::clone(&attempts), Arc::clone(&met), Arc::clone(&goes));
-            async move {
-                attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await?;
-                if let Some(met) = met.lock().await.take() {
-                    met.send(()).unwrap();
-                }
-                if let Some(goes) = goes.lock().await.take() {
-                    goes.await.unwrap();
-                }
-                let _ = tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 2").await;
-                tx.execute_unprepared("UPDATE heavy SET id = 4711 WHERE id = 1").await?;
-                Ok::<_, Error>(())
-            }
-        }
-    };
-    let transaction = {
-        let pool = pool.clone();
-        tokio::spawn(async move { pool.transaction("test.careless", careless).await })
-    };
-    meets.await.unwrap();
-    // The one that has changed more is spared.
-    outside.execute_unprepared("BEGIN").await.unwrap();
-    for row in 10..40 {
-        outside.execute_unprepared(&format!("INSERT INTO heavy VALUES ({row})")).await.unwrap();
-    }
-    outside.execute_unprepared("UPDATE t SET n = n + 10 WHERE id = 2").await.unwrap();
-    go.send(()).unwrap();
-    outside.execute_unprepared("UPDATE t SET n = n + 10 WHERE id = 1").await.unwrap();
-    outside.execute_unprepared("COMMIT").await.unwrap();
-    transaction.await.unwrap().unwrap();
-    assert_eq!(attempts.load(std::sync::atomic::Ordering::Relaxed), 2, "all of it was done again");
-    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 11);
-    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 11);
-    outside.close().await.unwrap();
     end(pool).await;
 }
 

@@ -16,6 +16,7 @@
     reason = "a test ends by panicking, and no one depends on it"
 )]
 
+mod batch_failures;
 mod batches;
 mod bulk;
 mod connect_failures;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         suite("guards", guards::cases()),
         suite("queue", queue::cases()),
         suite("batches", batches::cases()),
+        suite("batch_failures", batch_failures::cases()),
         suite("bulk", bulk::cases()),
         suite("outages", outages::cases()).on_servers(),
         suite("storm", storm::cases()),

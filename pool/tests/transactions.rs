@@ -6,17 +6,18 @@ use std::sync::{
 };
 
 use orm_pool::{Connection, Error, PoolOptions};
-use sea_orm::{ConnectionTrait, DbErr, TransactionSession, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, TransactionSession, TransactionTrait};
 use test_support::{
     Engine, Proxy,
     bare::{end, pool, pool_on, read, run},
     cases, connect, number,
 };
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Notify;
 
 use crate::Context;
 
 cases![
+    a_deadlock_that_was_overlooked_is_not_committed,
     nothing_of_a_failed_attempt_is_kept,
     a_begin_past_the_pool_does_not_meet_the_next_operation,
     settings_of_an_operation_do_not_meet_the_next_one,
@@ -29,7 +30,69 @@ fn one() -> PoolOptions {
     PoolOptions::default().max(1).min(1)
 }
 
-/// InnoDB undoes the whole transaction when it is the victim of a deadlock, and runs what follows outside of one.
+/// A deadlock of a transaction of the pool, which loses it, with one from outside. InnoDB undoes the whole transaction of the
+/// loser, and autocommits the statements that follow.
+#[derive(Default)]
+struct Deadlock {
+    reached: Notify,
+    locked: Notify,
+}
+
+impl Deadlock {
+    /// The loser's part: it holds row 1 and asks for row 2.
+    async fn lose(&self, tx: &impl ConnectionTrait) -> Result<(), DbErr> {
+        self.reached.notify_one();
+        self.locked.notified().await;
+        tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 2").await.map(drop)
+    }
+
+    /// The winner's part: it holds row 2, asks for row 1 and commits.
+    async fn win(&self, outside: &DatabaseConnection) {
+        self.reached.notified().await;
+        outside.execute_unprepared("BEGIN").await.unwrap();
+        // The one that has changed more is spared.
+        for row in 10..60 {
+            outside.execute_unprepared(&format!("INSERT INTO heavy VALUES ({row})")).await.unwrap();
+        }
+        outside.execute_unprepared("UPDATE t SET n = n + 10 WHERE id = 2").await.unwrap();
+        self.locked.notify_one();
+        outside.execute_unprepared("UPDATE t SET n = n + 10 WHERE id = 1").await.unwrap();
+        outside.execute_unprepared("COMMIT").await.unwrap();
+    }
+}
+
+async fn a_deadlock_that_was_overlooked_is_not_committed(context: Context) {
+    if !context.engine().is_mysql_like() {
+        return;
+    }
+    let pool = pool(&context, PoolOptions::default()).await;
+    run(&pool, "CREATE TABLE heavy (id INTEGER PRIMARY KEY)").await;
+    let outside = connect(&context.last_database()).await;
+    let (deadlock, attempts) = (Arc::new(Deadlock::default()), Arc::new(AtomicU32::new(0)));
+    let careless = {
+        let (deadlock, attempts) = (Arc::clone(&deadlock), Arc::clone(&attempts));
+        move |tx: Connection| {
+            let (deadlock, attempt) = (Arc::clone(&deadlock), attempts.fetch_add(1, Ordering::Relaxed) + 1);
+            async move {
+                tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+                if attempt == 1 {
+                    let _overlooked = deadlock.lose(&tx).await;
+                } else {
+                    tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 2").await?;
+                }
+                Ok::<_, Error>(())
+            }
+        }
+    };
+    let ((), outcome) = tokio::join!(deadlock.win(&outside), pool.transaction("test.careless", careless));
+    outcome.unwrap();
+    assert_eq!(attempts.load(Ordering::Relaxed), 2, "the whole transaction was repeated");
+    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 11);
+    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 11);
+    outside.close().await.unwrap();
+    end(pool).await;
+}
+
 async fn nothing_of_a_failed_attempt_is_kept(context: Context) {
     if !context.engine().is_mysql_like() {
         return;
@@ -38,50 +101,34 @@ async fn nothing_of_a_failed_attempt_is_kept(context: Context) {
     run(&pool, "CREATE TABLE heavy (id INTEGER PRIMARY KEY)").await;
     run(&pool, "CREATE TABLE log (attempt INTEGER, line INTEGER)").await;
     let outside = connect(&context.last_database()).await;
-    let attempts = Arc::new(AtomicU32::new(0));
-    let (met, meets) = oneshot::channel::<()>();
-    let (go, goes) = oneshot::channel::<()>();
-    let (met, goes) = (Arc::new(Mutex::new(Some(met))), Arc::new(Mutex::new(Some(goes))));
-    let import = move |tx: Connection| {
-        let (attempt, met, goes) = (attempts.fetch_add(1, Ordering::Relaxed) + 1, Arc::clone(&met), Arc::clone(&goes));
-        async move {
-            tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await?;
-            for line in 1..=5 {
-                let goes = Arc::clone(&goes);
-                let met = Arc::clone(&met);
-                // An import that skips lines that fail.
-                let _skipped = tx
-                    .transaction::<_, (), DbErr>(move |inner| {
-                        Box::pin(async move {
-                            if line == 3 && attempt == 1 {
-                                met.lock().await.take().unwrap().send(()).unwrap();
-                                goes.lock().await.take().unwrap().await.unwrap();
-                                inner.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 2").await?;
-                            }
-                            let sql = format!("INSERT INTO log VALUES ({attempt}, {line})");
-                            inner.execute_unprepared(&sql).await.map(drop)
+    let (deadlock, attempts) = (Arc::new(Deadlock::default()), AtomicU32::new(0));
+    let import = {
+        let deadlock = Arc::clone(&deadlock);
+        move |tx: Connection| {
+            let (deadlock, attempt) = (Arc::clone(&deadlock), attempts.fetch_add(1, Ordering::Relaxed) + 1);
+            async move {
+                tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await?;
+                for line in 1..=5 {
+                    let deadlock = Arc::clone(&deadlock);
+                    // An import that skips lines that fail.
+                    let _skipped = tx
+                        .transaction::<_, (), DbErr>(move |inner| {
+                            Box::pin(async move {
+                                if line == 3 && attempt == 1 {
+                                    deadlock.lose(inner).await?;
+                                }
+                                let sql = format!("INSERT INTO log VALUES ({attempt}, {line})");
+                                inner.execute_unprepared(&sql).await.map(drop)
+                            })
                         })
-                    })
-                    .await;
+                        .await;
+                }
+                Ok::<_, Error>(())
             }
-            Ok::<_, Error>(())
         }
     };
-    let transaction = {
-        let pool = pool.clone();
-        tokio::spawn(async move { pool.transaction("test.import", import).await })
-    };
-    meets.await.unwrap();
-    // The one that has changed more is spared.
-    outside.execute_unprepared("BEGIN").await.unwrap();
-    for row in 10..60 {
-        outside.execute_unprepared(&format!("INSERT INTO heavy VALUES ({row})")).await.unwrap();
-    }
-    outside.execute_unprepared("UPDATE t SET n = n + 10 WHERE id = 2").await.unwrap();
-    go.send(()).unwrap();
-    outside.execute_unprepared("UPDATE t SET n = n + 10 WHERE id = 1").await.unwrap();
-    outside.execute_unprepared("COMMIT").await.unwrap();
-    transaction.await.unwrap().unwrap();
+    let ((), outcome) = tokio::join!(deadlock.win(&outside), pool.transaction("test.import", import));
+    outcome.unwrap();
     assert_eq!(number(&outside, "SELECT COUNT(*) FROM log WHERE attempt = 1").await.unwrap(), 0, "it was undone");
     assert_eq!(number(&outside, "SELECT COUNT(*) FROM log WHERE attempt = 2").await.unwrap(), 5);
     assert_eq!(number(&outside, "SELECT n FROM t WHERE id = 1").await.unwrap(), 11);

@@ -28,8 +28,8 @@ use crate::{
 
 /// A statement that takes longer is not waited for: requests that come later get another connection.
 const OVERLAP_AFTER: Duration = Duration::from_millis(10);
-/// How long a shared transaction waits for a lock. The one request that is blocked is tried on its own after that, and waits
-/// as long as its statement may take; the others are served.
+/// How long a shared transaction waits for a lock. After that each request is retried individually:
+/// the blocked one waits up to its own statement timeout, the others are served.
 const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) type Body<K, V> = dyn Fn(Connection, Arc<[K]>) -> BoxFuture<'static, Result<Vec<V>, DbErr>> + Send + Sync;
@@ -45,7 +45,7 @@ pub(super) struct BatchConfig<K, V> {
     pub(super) several: Kind,
     /// Statements that are in flight at the same time.
     pub(super) in_flight: u32,
-    /// Puts requests that need but one answer together.
+    /// Groups requests that share one answer.
     pub(super) group: Grouping<K, V>,
     /// Copies an answer for others with the same key; `None` for writes, which are never the same.
     pub(super) copy: fn(&V) -> Option<V>,
@@ -61,7 +61,7 @@ impl<K, V> BatchConfig<K, V> {
     }
 }
 
-/// A body that does not keep its promise.
+/// The error of a body that returns the wrong number of answers.
 pub(super) fn wrong_count(operation: &str) -> Error {
     Error::Database(DbErr::Custom(format!("{operation} gave more or fewer answers than were asked for")))
 }
@@ -121,7 +121,7 @@ impl<K, V> BatchQueue<K, V> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes a request that has waited in vain. Returns whether it was still there.
+    /// Removes a request whose wait has timed out. Returns whether it was still queued.
     fn withdraw(&self, number: u64) -> bool {
         let was_waiting = self.state().waiting.remove(&number).is_some();
         if was_waiting {
@@ -251,7 +251,7 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
         }
     }
 
-    /// Hands out the answers.
+    /// Sends each caller its answer.
     fn dispatch(&self, groups: Vec<Group<K, V>>, outcome: Result<Vec<V>, Error>, may_be_kept: bool) {
         let count: usize = groups.iter().map(|group| 1 + group.others.len()).sum();
         let error = match outcome {
@@ -268,8 +268,7 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
             }
             Err(error) => error,
         };
-        // Once the commit was sent, what took effect is not known. Before that nothing has, and the error may be the fault of
-        // one.
+        // If the outcome is unknown, all get the error. Otherwise nothing took effect, and one member may have caused it.
         let retries = count > 1 && !may_be_kept;
         if !retries {
             self.inner.metrics.ended(count, false);

@@ -42,7 +42,7 @@ pub struct Connection {
     held: Arc<Held>,
 }
 
-/// A connection in use, and what was learned while it was.
+/// A connection in use, and its operation's progress.
 #[derive(Debug)]
 struct Held {
     inner: Arc<PoolInner>,
@@ -57,9 +57,18 @@ struct Held {
 /// A connection after its operation.
 pub(crate) enum Reclaimed {
     Works(PoolEntry<DriverConnection>),
-    /// It works, but what the operation has done to it must not meet others.
+    /// It works, but the operation has changed its session.
     SessionChanged(PoolEntry<DriverConnection>),
     Broken,
+}
+
+/// Sends a statement and waits for the answer, unless the operation is ended before.
+macro_rules! answer_to {
+    ($turn:ident.$statement:ident($($argument:expr),*)) => {{
+        let context = &$turn.connection.held.context;
+        let answer = pin!($turn.driver()?.$statement($($argument),*));
+        context.interruptible(answer).await
+    }};
 }
 
 impl Connection {
@@ -139,10 +148,7 @@ impl Connection {
         };
         if let Some(index) = dropped {
             turn.send()?;
-            let undone = {
-                let answer = pin!(turn.driver()?.rollback(depth(index)));
-                self.held.context.interruptible(answer).await
-            };
+            let undone = answer_to!(turn.rollback(depth(index)));
             turn.note(undone).await.map_err(exec_error)?;
             self.progress().undo(index);
         }
@@ -165,12 +171,9 @@ impl Connection {
         lock_timeout: Option<Duration>,
     ) -> Result<Level, DbErr> {
         let mut turn = self.start(within, SessionEffect::None).await?;
-        // Noted before it is sent: if its answer is not awaited, it has begun all the same.
+        // Noted before it is sent: if this future is dropped, the server still begins it.
         let (index, level) = self.progress().begin(options.access_mode == Some(AccessMode::ReadOnly));
-        let began = {
-            let answer = pin!(turn.driver()?.begin(depth(index) - 1, &options, lock_timeout));
-            self.held.context.interruptible(answer).await
-        };
+        let began = answer_to!(turn.begin(depth(index) - 1, &options, lock_timeout));
         if let Err(error) = turn.end(began).await {
             self.progress().cancel(level);
             return Err(exec_error(error));
@@ -183,10 +186,7 @@ impl Connection {
         let mut turn = self.lock().await?;
         let index = self.progress().check_commit(level, self.held.backend)?;
         turn.send()?;
-        let committed = {
-            let answer = pin!(turn.driver()?.commit(depth(index)));
-            self.held.context.interruptible(answer).await
-        };
+        let committed = answer_to!(turn.commit(depth(index)));
         let committed = turn.note(committed).await;
         self.progress().end_commit(index, &committed, self.held.backend);
         committed.map_err(exec_error)
@@ -197,10 +197,7 @@ impl Connection {
         let mut turn = self.lock().await?;
         let Some(index) = self.progress().check_rollback(level)? else { return Ok(()) };
         turn.send()?;
-        let undone = {
-            let answer = pin!(turn.driver()?.rollback(depth(index)));
-            self.held.context.interruptible(answer).await
-        };
+        let undone = answer_to!(turn.rollback(depth(index)));
         turn.note(undone).await.map_err(exec_error)?;
         self.progress().undo(index);
         Ok(())
@@ -213,19 +210,13 @@ impl Connection {
 
     pub(super) async fn execute_at(&self, level: Option<Level>, statement: Statement) -> Result<ExecResult, DbErr> {
         let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = {
-            let answer = pin!(turn.driver()?.execute(statement));
-            self.held.context.interruptible(answer).await
-        };
+        let outcome = answer_to!(turn.execute(statement));
         turn.end(outcome).await.map_err(exec_error)
     }
 
     pub(super) async fn execute_unprepared_at(&self, level: Option<Level>, sql: &str) -> Result<ExecResult, DbErr> {
         let mut turn = self.start(level, self.effect_of(sql)).await?;
-        let outcome = {
-            let answer = pin!(turn.driver()?.execute_unprepared(sql));
-            self.held.context.interruptible(answer).await
-        };
+        let outcome = answer_to!(turn.execute_unprepared(sql));
         turn.end(outcome).await.map_err(exec_error)
     }
 
@@ -235,10 +226,7 @@ impl Connection {
         statement: Statement,
     ) -> Result<Option<QueryResult>, DbErr> {
         let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = {
-            let answer = pin!(turn.driver()?.query_one(statement));
-            self.held.context.interruptible(answer).await
-        };
+        let outcome = answer_to!(turn.query_one(statement));
         turn.end(outcome).await.map_err(query_error)
     }
 
@@ -248,10 +236,7 @@ impl Connection {
         statement: Statement,
     ) -> Result<Vec<QueryResult>, DbErr> {
         let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = {
-            let answer = pin!(turn.driver()?.query_all(statement));
-            self.held.context.interruptible(answer).await
-        };
+        let outcome = answer_to!(turn.query_all(statement));
         turn.end(outcome).await.map_err(query_error)
     }
 
@@ -269,7 +254,7 @@ impl Connection {
                 loop {
                     match self.held.context.interruptible(pin!(async { Ok(rows.next().await) })).await {
                         Ok(Some(Ok(row))) => {
-                            // While the caller works on a row, the server owes nothing.
+                            // The time that the caller takes for a row does not count as the server's.
                             if self.held.context.answered() {
                                 self.progress().note_killed();
                             }
@@ -317,7 +302,7 @@ impl Turn<'_> {
         self.connection.progress().send(was_killed)
     }
 
-    /// The statement has its answer. A turn that is dropped without leaves it in flight.
+    /// Notes the answer. If the turn is dropped instead, the statement stays in flight.
     async fn end<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.note(outcome).await
     }
@@ -355,7 +340,7 @@ impl Turn<'_> {
         let held = &self.connection.held;
         let kind = self.connection.progress().note_error(error, is_session_killed);
         if matches!(error, sqlx::Error::Database(_)) && !kind.breaks_connection() {
-            // It refused, so it is alive.
+            // An error message is a response, too.
             held.inner.health.on_response();
         }
         let generation = self.entry.as_ref().map_or(0, |entry| entry.generation);

@@ -20,7 +20,7 @@ use crate::{
 /// How often an operation is begun when connections die: often enough to outlast a server that ends its connections one
 /// after another, and no more, since it may be the operation itself that ends them.
 const MAX_ATTEMPTS: u32 = 5;
-/// How often it is begun when other transactions stand in its way.
+/// How many attempts an operation has after conflicts.
 const MAX_CONFLICT_ATTEMPTS: u32 = 10;
 const FIRST_BACKOFF: Duration = Duration::from_millis(4);
 const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
@@ -77,7 +77,7 @@ impl Kind {
         match self {
             Self::Write if attempt.succeeded > 0 => None,
             _ if kind == DbErrorKind::Conflict => Some(Reason::Conflict),
-            // It was not even prepared.
+            // The server refused to prepare it, so nothing was executed.
             Self::Write if kind == DbErrorKind::TooManyStatements => Some(Reason::Died),
             Self::Read if died => Some(Reason::Died),
             Self::Transaction(_) if died && !attempt.commit_sent => Some(Reason::Died),
@@ -98,7 +98,7 @@ pub(crate) struct RunOptions {
     pub(crate) kind: Kind,
     /// No attempt begins after this.
     pub(crate) last_start: Instant,
-    /// How long its transaction may wait for a lock, if less than others. What it meets then is not repeated.
+    /// A shorter lock time-out for its transaction. With it, conflicts are not retried.
     pub(crate) lock_timeout: Option<Duration>,
 }
 
@@ -203,7 +203,7 @@ where
     }
 }
 
-/// Runs the body until it has an answer worth giving. Returns what the last attempt has come to with it.
+/// Runs the body, with retries. Also returns the state of the last attempt.
 pub(crate) async fn run<T, E, F, Fut>(
     inner: &Arc<PoolInner>,
     context: &Arc<OperationContext>,
@@ -276,11 +276,11 @@ pub(super) async fn validate(
     }
     loop {
         let Some(entry) = lease.entry() else { return Ok(lease) };
-        // What a write has met cannot be repeated, so it is worth a look at the socket.
+        // A failed write cannot be retried, so the socket is checked first.
         let is_closed = access == Access::Write && entry.connection.has_unread();
         let since_response = entry.last_response.elapsed();
         if inner.is_in_memory() {
-            // Nothing can have happened to it.
+            // There is no peer that could have closed it.
             return Ok(lease);
         }
         if !is_closed && since_response < inner.options().validate_after && !inner.health.is_suspect(since_response) {

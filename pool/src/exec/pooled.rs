@@ -1,4 +1,4 @@
-//! A connection that its caller holds until it is dropped: the primitive beneath operations.
+//! The guard returned by `Pool::acquire`.
 
 use std::{fmt, ops::Deref, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
 /// A connection of the pool, until it is dropped.
 ///
 /// It implements the same traits of SeaORM as [`Connection`]. An open transaction is rolled back when it is dropped. Nothing is
-/// repeated, and nothing outlives the future that holds it: prefer [`Pool::read`](crate::Pool::read),
+/// retried: prefer [`Pool::read`](crate::Pool::read),
 /// [`write`](crate::Pool::write) and [`transaction`](crate::Pool::transaction) where they fit.
 pub struct PooledConnection {
     connection: Connection,
@@ -64,12 +64,12 @@ impl Drop for PooledConnection {
     fn drop(&mut self) {
         let Some(lease) = self.lease.take() else { return };
         let (connection, inner) = (self.connection.clone(), Arc::clone(&self.inner));
-        // A rollback needs its answer, which a drop cannot wait for.
+        // A rollback has to be awaited, which `drop` cannot do.
         let task = self.inner.handle.spawn(async move {
             inner.metrics.ended(1, connection.attempt().error.is_none());
             give_back(&connection, lease).await;
         });
-        // A server that has gone silent must not keep it for ever.
+        // So that the housekeeper can abort it if the server is silent.
         self.context.runs_as(task.abort_handle());
     }
 }

@@ -30,12 +30,12 @@ pub(super) struct Progress {
     is_killed: bool,
     /// The error of the database that weighs most and has not been undone by going back to a savepoint.
     error: Option<DbErrorKind>,
-    /// Whether another transaction stood in the way at any time, undone or not.
+    /// Whether a conflict occurred at any time, undone or not.
     had_conflict: bool,
     effect: SessionEffect,
 }
 
-/// What an attempt to run an operation has come to.
+/// The state of an attempt to run an operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Attempt {
     pub(crate) error: Option<DbErrorKind>,
@@ -54,14 +54,14 @@ impl Attempt {
     }
 }
 
-/// What has to be done before a connection meets the next operation.
+/// What has to be done before the next operation can use a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cleanup {
     Nothing,
     RollBack,
     /// Its session is not what the next operation expects.
     Close,
-    /// It is of no further use.
+    /// It can no longer be used.
     Discard,
 }
 
@@ -78,7 +78,7 @@ impl Progress {
     }
 
     pub(super) fn cleanup(&self, backend: DbBackend, is_in_memory: bool) -> Cleanup {
-        // SQLite's statements end on a thread of their own.
+        // SQLite's statements end on the driver's thread.
         let is_torn = self.is_in_flight && backend != DbBackend::Sqlite;
         // Without its connection a database in memory would be lost.
         let is_broken =
@@ -87,7 +87,7 @@ impl Progress {
             return Cleanup::Discard;
         }
         match self.effect {
-            // To close it would be to lose the database.
+            // Closing it would lose the database.
             SessionEffect::Transaction if is_in_memory => Cleanup::RollBack,
             SessionEffect::Settings | SessionEffect::Transaction if !is_in_memory => Cleanup::Close,
             _ if self.levels.is_empty() => Cleanup::Nothing,
@@ -150,7 +150,7 @@ impl Progress {
         self.levels.push(self.last_level);
         if depth == 0 {
             self.is_read_only = is_read_only;
-            // What failed before it is no part of it.
+            // Errors from before the transaction do not affect it.
             self.error = None;
             self.had_conflict = false;
         }
@@ -240,14 +240,14 @@ impl Progress {
         // An answer that did not come in time may still come.
         self.is_in_flight = DbErrorKind::of_driver(error) == DbErrorKind::Silent;
         let kind = match DbErrorKind::of_driver(error) {
-            // That is what was asked for, and says nothing of the database.
+            // The caller asked for a read-only transaction; the database is fine.
             DbErrorKind::ReadOnly if self.is_read_only => DbErrorKind::Other,
             _ if is_session_killed => DbErrorKind::Terminated,
             kind => kind,
         };
         self.had_conflict |= kind == DbErrorKind::Conflict;
         self.is_rolled_back |= !self.levels.is_empty() && ends_transaction(error);
-        // What only follows from an earlier error does not hide it.
+        // A consequence does not replace its cause.
         let weight = |kind: DbErrorKind| (kind.breaks_connection(), kind == DbErrorKind::Conflict);
         if self.error.is_none_or(|before| weight(kind) >= weight(before)) {
             self.error = Some(kind);

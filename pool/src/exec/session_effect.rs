@@ -111,7 +111,7 @@ impl SessionEffect {
             "CHANGE",
             "IMPORT",
         ];
-        // What a procedure or a prepared text does cannot be seen from here.
+        // The text of a procedure or a prepared statement is not known here.
         const UNKNOWN: [&str; 3] = ["CALL", "EXECUTE", "XA"];
         if is_one_of(&COMMITS_IMPLICITLY) || is_one_of(&UNKNOWN) {
             return Self::Transaction;
@@ -197,14 +197,14 @@ impl<'a> Tokens<'a> {
         matches!(self.next(), Some(Token::Word(word)) if words.iter().any(|one| word.eq_ignore_ascii_case(one.as_bytes())))
     }
 
-    /// Whether one of the tokens up to the end of the statement is so.
+    /// Whether a token up to the end of the statement matches.
     fn statement_has(&mut self, is_so: impl Fn(&Token<'a>) -> bool) -> bool {
         loop {
             let before = self.rest;
             match self.next() {
                 None => return false,
                 Some(Token::End) => {
-                    // It is for who looks for the next statement.
+                    // The caller looks for the next statement there.
                     self.rest = before;
                     return false;
                 }

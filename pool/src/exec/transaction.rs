@@ -8,7 +8,7 @@ use super::{connection::Connection, progress::Level};
 /// before the connection is used again.
 ///
 /// Once it has met a conflict (a deadlock, a serialization failure), or another error with which the server undoes all of it,
-/// its statements fail without being sent, on every engine: MySQL would run them on their own. Only its rollback may follow;
+/// its statements fail without being sent, on every engine: MySQL would autocommit them. Only its rollback may follow;
 /// a transaction of the pool is then run again as a whole. Statements also fail once the transaction around it has ended.
 #[derive(Debug)]
 pub struct Transaction {

@@ -18,7 +18,7 @@ use crate::{
     set::CloseReason,
 };
 
-/// How long past its limit an answer is waited for.
+/// How long an answer may take beyond its limit.
 const RESPONSE_GRACE: Duration = Duration::from_secs(5);
 /// How long past its limit a statement is killed by the pool: the answer of a server that limits it itself is on its way.
 const KILL_MARGIN: Duration = Duration::from_millis(100);
@@ -28,8 +28,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 const KILL_PAUSE: Duration = Duration::from_millis(500);
 const SHORTEST_TICK: Duration = Duration::from_millis(20);
 const LONGEST_TICK: Duration = Duration::from_millis(250);
-/// A round that begins later than this was not delayed by load: the process was paused, and its sockets hold answers that
-/// have not been read.
+/// A round that is later than this indicates that the process was paused. Its sockets may hold unread answers.
 const PAUSED: Duration = Duration::from_secs(1);
 
 /// Runs until the pool is closed and its last connection with it.
@@ -79,7 +78,7 @@ fn discard_suspect(inner: &Arc<PoolInner>) {
 /// Closes what has been idle for too long, is too old, or is one too many.
 fn retire(inner: &Arc<PoolInner>) {
     let options = inner.options();
-    // One may have come back at the moment of the change.
+    // One may have been checked in while the connector was being replaced.
     inner.close_outdated();
     while let Some(entry) = inner.admission.take_idle_if(|entry| entry.is_too_old(options.lifetime)) {
         inner.close(entry, CloseReason::Lifetime);
@@ -180,9 +179,8 @@ async fn kill(inner: &PoolInner, overlong: &[(Arc<OperationContext>, Overlong)])
     outcome
 }
 
-/// Ends operations whose answer will not come, so that their connections can be replaced: those that are past the limit of a
-/// statement, and, once connections of their kind were found silent, those that wait for longer than an answer takes. That a
-/// connection could not be opened says nothing about an operation that has one.
+/// Aborts operations that get no answer, so that their connections can be replaced: past `statement_timeout` and a grace, or
+/// after the grace alone if the server was found silent. A connection attempt that is refused aborts no operation.
 fn end_stranded(inner: &PoolInner) {
     if inner.engine == Engine::Sqlite {
         return;

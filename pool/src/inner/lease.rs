@@ -30,7 +30,7 @@ pub(crate) struct Lease {
 }
 
 impl PoolInner {
-    /// Admits an operation, with a connection that works as far as is known without asking it.
+    /// Acquires a connection for an operation. It is not pinged.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         context: &Arc<OperationContext>,
@@ -98,7 +98,7 @@ impl Lease {
         self.entry.take()
     }
 
-    /// The lease turned out to be for a batch, whose members have waited for so long.
+    /// Sets the wait of a batch's first member.
     pub(crate) fn waited(&mut self, waited: Duration) {
         self.waited = waited;
     }
@@ -112,7 +112,7 @@ impl Lease {
         self.check_in(entry, true);
     }
 
-    /// The same after a use that says nothing of how long others will take.
+    /// The same for a use that should not count towards the mean hold time.
     pub(crate) fn end_unlike_others(self, entry: PoolEntry<DriverConnection>) {
         self.check_in(entry, false);
     }

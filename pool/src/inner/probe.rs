@@ -21,7 +21,8 @@ const IDLE_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_millis(1500);
 
 impl PoolInner {
-    /// Checks that the database answers, by what was heard last or else by a probe. Never waits behind operations.
+    /// Checks that the database answers: by its last response if that is recent, otherwise by a probe. Never queues behind
+    /// operations.
     pub(crate) async fn ping(&self) -> Result<(), AcquireError> {
         const FRESH: Duration = Duration::from_secs(1);
         if self.admission.is_closed() {
@@ -34,7 +35,7 @@ impl PoolInner {
         let mut ended = self.probes.ended.subscribe();
         self.probes.wanted.store(true, Ordering::Release);
         self.attention.notify_one();
-        // It asks an idle connection, and then for a new one.
+        // A probe pings an idle connection, then requests a new one.
         let _ = timeout(PING_TIMEOUT * 3, ended.changed()).await;
         self.refuse_if_down()
     }
@@ -65,7 +66,7 @@ impl PoolInner {
             return false;
         }
         if self.health.is_down() {
-            // What has answered since it went down may serve again.
+            // A connection that has answered since then may serve again.
             return self
                 .admission
                 .connections()
@@ -87,7 +88,7 @@ impl PoolInner {
         progress.is_under_way() && progress.began.is_some_and(|began| began.elapsed() >= PING_TIMEOUT)
     }
 
-    /// Asks the database for an answer: on idle connections, or else by having one opened. Marks it as down if there is none.
+    /// Pings idle connections, or else requests a new one. Marks the database as down if neither answers.
     async fn probe(self: &Arc<Self>) {
         // A connection to a deleted file still answers.
         if self.check_file().is_err() {
@@ -98,14 +99,14 @@ impl PoolInner {
             return;
         }
         if self.health.is_down() {
-            // One is being opened already.
+            // The connector task keeps trying anyway.
             return;
         }
         let mut progress = self.connect_progress();
         let ended = progress.borrow().ended;
         self.request_probe();
-        // The attempt that is under way, or the one that begins now, has the time of a ping. One that fails is acted upon
-        // elsewhere; one that is merely slow continues, and counts as silence until it ends.
+        // An attempt has as long as a ping to answer. A failure is handled by the connector task; a slow attempt continues, and
+        // the database counts as silent meanwhile.
         let asked = Instant::now();
         loop {
             let (has_ended, under_way) = {
@@ -119,7 +120,7 @@ impl PoolInner {
                 }
                 continue;
             }
-            // While attempts pause after a failure, its cause is known, and nothing was asked.
+            // During a pause between attempts nothing was asked, and the cause of the last failure is known.
             if under_way.is_some() && self.health.since_response() >= began.elapsed().min(PING_TIMEOUT) {
                 self.mark_down(&ConnectFailure::silent());
             }
@@ -127,7 +128,7 @@ impl PoolInner {
         }
     }
 
-    /// Pings idle connections until one answers, and those that are suspect. Whether any answered.
+    /// Pings suspect connections, and idle ones until one answers. Returns whether any did.
     async fn ping_idle(self: &Arc<Self>) -> bool {
         let mut has_answered = false;
         while let Some(mut entry) =
@@ -155,7 +156,7 @@ impl PoolInner {
         has_answered
     }
 
-    /// Checks that an SQLite database is still where it was opened, and marks it as down if not.
+    /// Checks that the file of an SQLite database has not been moved or replaced; otherwise marks it as down.
     pub(crate) fn check_file(&self) -> Result<(), ConnectFailure> {
         let checked = self.connector().check_file();
         if let Err(failure) = &checked

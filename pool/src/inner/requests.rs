@@ -1,4 +1,4 @@
-//! What the pool's own tasks are asked for, and what they have to tell.
+//! Requests to the pool's background tasks, and their progress.
 
 use std::sync::{
     Mutex,
@@ -15,14 +15,14 @@ use crate::connect::{
     driver::DriverConnection,
 };
 
-/// What the task that opens connections is asked for, and what it has to tell.
+/// Requests to the connector task, and its progress.
 pub(super) struct ConnectDemand {
     pub(super) wake: Notify,
-    /// Whether one is to be opened whatever the counts say, to see whether the database answers.
+    /// Whether a connection is to be opened regardless of the counts, as a probe.
     pub(super) probe: AtomicBool,
-    /// `None` once nothing opens connections any more.
+    /// `None` once the connector task has ended.
     pub(super) aside: Mutex<Option<Vec<Aside>>>,
-    /// Whether the database has answered, so that the pause after failures is over.
+    /// Whether to end the pause after failures.
     pub(super) resume: AtomicBool,
     pub(super) progress: watch::Sender<ConnectProgress>,
     /// How many connections may be opened at the same time.
@@ -44,20 +44,20 @@ impl Default for ConnectDemand {
     }
 }
 
-/// A connection beside those of the pool.
+/// A request for a connection outside of the pool.
 pub(super) struct Aside {
-    /// What opens it, if not the pool's own.
+    /// A connector other than the pool's.
     pub(super) connector: Option<Connector>,
     pub(super) reply: oneshot::Sender<Result<DriverConnection, ConnectFailure>>,
 }
 
-/// What has become of attempts to open a connection.
+/// Progress of attempts to connect.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectProgress {
     /// Attempts that have begun, and that have ended.
     pub(super) begun: u64,
     pub(crate) ended: u64,
-    /// Since when the attempt that began last is under way.
+    /// When the latest attempt began.
     pub(crate) began: Option<Instant>,
     /// Why the last one failed, unless it succeeded.
     pub(crate) failure: Option<ConnectFailure>,

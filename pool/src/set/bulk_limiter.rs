@@ -98,7 +98,7 @@ impl BulkLimiter {
 struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {
-    /// `None` if there are as many as there may be; 0 is no limit.
+    /// Returns `None` if the queue is full. A limit of 0 means unlimited.
     fn join(waiting: &'a AtomicU32, limit: usize) -> Option<Self> {
         let is_free = |waiting: u32| (limit == 0 || (waiting as usize) < limit).then_some(waiting + 1);
         waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_free).is_ok().then(|| Self(waiting))

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::row::unnest;
 
-/// How often a row is inserted whose email is taken and free again by turns.
+/// How often a row is inserted again whose email is alternately taken and free.
 const MOST_ATTEMPTS: u32 = 3;
 
 /// What became of one of them.
@@ -27,21 +27,37 @@ pub(super) enum Created {
 pub(super) async fn all(db: Connection, models: Arc<[Arc<Model>]>) -> Result<Vec<Created>, DbErr> {
     if let [model] = &*models {
         // Its error is its own.
-        let insert = || Entity::insert(model.as_ref().clone().into_active_model()).exec_without_returning(&db);
-        let mut inserted = insert().await;
-        for _ in 0..MOST_ATTEMPTS {
-            match inserted {
-                Err(error) if is_taken(&db, model, &error).await? => return Ok(vec![Created::EmailTaken]),
-                // The other user was deleted before it was looked for.
-                Err(error) if is_unnamed_violation(&db, &error) => inserted = insert().await,
-                inserted => return inserted.map(|_| vec![Created::Yes]),
-            }
-        }
-        return inserted.map(|_| vec![Created::Yes]);
+        let created = match insert(&db, model).await {
+            Ok(()) => Created::Yes,
+            // Boxed, so that a creation does not carry around what it rarely needs.
+            Err(error) if is_unnamed_violation(&db, &error) => Box::pin(after_violation(&db, model, error)).await?,
+            Err(error) => return Err(error),
+        };
+        return Ok(vec![created]);
     }
     let inserted = free_ones(&db, models.iter().map(AsRef::as_ref).collect()).await?;
     let outcome = |id| if inserted.contains(id) { Created::Yes } else { Created::EmailTaken };
     Ok(models.iter().map(|model| outcome(&model.id)).collect())
+}
+
+async fn insert(db: &Connection, model: &Model) -> Result<(), DbErr> {
+    Entity::insert(model.clone().into_active_model()).exec_without_returning(db).await.map(drop)
+}
+
+/// Finds out what MySQL has refused a row for, and inserts it again if its email has become free.
+async fn after_violation(db: &Connection, model: &Model, mut error: DbErr) -> Result<Created, DbErr> {
+    for _ in 0..MOST_ATTEMPTS {
+        if is_taken(db, model, &error).await? {
+            return Ok(Created::EmailTaken);
+        }
+        // The other user was deleted before the SELECT.
+        match insert(db, model).await {
+            Ok(()) => return Ok(Created::Yes),
+            Err(again) if is_unnamed_violation(db, &again) => error = again,
+            Err(again) => return Err(again),
+        }
+    }
+    Err(error)
 }
 
 /// Whether MySQL has refused a row because its email is taken. Its protocol does not say which key was violated, and its

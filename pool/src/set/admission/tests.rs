@@ -242,7 +242,7 @@ async fn those_who_share_take_their_turns_together() {
     let alone: Vec<_> = (0..5).map(|_| join(WaiterKind::Single).unwrap()).collect();
     assert!(
         matches!(join(WaiterKind::Batched), Err(AcquireError::TooLate { .. })),
-        "whoever is alone has a turn to himself"
+        "a single waiter takes a whole turn"
     );
     rig.admission.leave(alone);
     assert_eq!(rig.admission.waiting(), 0);
