@@ -5,6 +5,7 @@ use std::time::Duration;
 use sea_orm::DbErr;
 
 use crate::{
+    connect::url::Engine,
     error_kind::DbErrorKind,
     options::InvalidOption,
     set::AcquireError,
@@ -88,6 +89,9 @@ pub enum ConnectError {
     /// An option is outside its limits.
     #[error("pool option {0}")]
     Option(#[from] InvalidOption),
+    /// The crate was built without the engine of the URL.
+    #[error("orm-pool was built without {0:?}; enable its feature `{feature}`", feature = .0.feature())]
+    EngineDisabled(Engine),
     /// The pool's runtime could not start.
     #[error("the pool's threads could not be started")]
     Runtime(#[source] std::io::Error),

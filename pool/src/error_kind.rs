@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "mysql")]
+use sea_orm::sqlx::mysql::MySqlDatabaseError;
+#[cfg(feature = "postgres")]
+use sea_orm::sqlx::postgres::{PgDatabaseError, PgSeverity};
+#[cfg(feature = "sqlite")]
+use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{
     ConnAcquireErr, DbErr, RuntimeErr,
     sqlx::{
         self,
         error::{DatabaseError, ErrorKind},
-        mysql::MySqlDatabaseError,
-        postgres::{PgDatabaseError, PgSeverity},
-        sqlite::SqliteError,
     },
 };
 use serde::Serialize;
@@ -109,12 +112,15 @@ impl DbErrorKind {
         if error.kind() == ErrorKind::UniqueViolation {
             return Self::UniqueViolation;
         }
+        #[cfg(feature = "postgres")]
         if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
             return Self::of_postgres(error);
         }
+        #[cfg(feature = "mysql")]
         if let Some(error) = error.try_downcast_ref::<MySqlDatabaseError>() {
             return Self::of_mysql(error.number());
         }
+        #[cfg(feature = "sqlite")]
         if error.try_downcast_ref::<SqliteError>().is_some() {
             let code = error.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or(0);
             return Self::of_sqlite(code);
@@ -122,6 +128,7 @@ impl DbErrorKind {
         Self::Other
     }
 
+    #[cfg(feature = "postgres")]
     fn of_postgres(error: &PgDatabaseError) -> Self {
         let code = error.code();
         match code {
@@ -151,6 +158,7 @@ impl DbErrorKind {
         }
     }
 
+    #[cfg(feature = "mysql")]
     fn of_mysql(number: u16) -> Self {
         match number {
             1040 | 1203 | 1226 => Self::TooManyConnections,
@@ -179,6 +187,7 @@ impl DbErrorKind {
         }
     }
 
+    #[cfg(feature = "sqlite")]
     fn of_sqlite(code: u32) -> Self {
         // The low byte is the primary code.
         match code & 0xff {
@@ -287,8 +296,11 @@ impl std::fmt::Display for DbErrorKind {
 
 /// The number of a MySQL error.
 pub(crate) fn mysql_number(error: &sqlx::Error) -> Option<u16> {
-    let sqlx::Error::Database(error) = error else { return None };
-    error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+    match error {
+        #[cfg(feature = "mysql")]
+        sqlx::Error::Database(error) => error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number),
+        _ => None,
+    }
 }
 
 /// Whether the server has rolled the whole transaction back with this error, or may have. PostgreSQL itself refuses what
@@ -305,9 +317,11 @@ pub(crate) fn ends_transaction(error: &sqlx::Error) -> bool {
 
 /// The extended code of an SQLite error.
 fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
-    let sqlx::Error::Database(error) = error else { return None };
-    error.try_downcast_ref::<SqliteError>()?;
-    error.code()?.parse().ok()
+    match error {
+        #[cfg(feature = "sqlite")]
+        sqlx::Error::Database(error) if error.try_downcast_ref::<SqliteError>().is_some() => error.code()?.parse().ok(),
+        _ => None,
+    }
 }
 
 /// Whether MySQL or MariaDB interrupted the statement: by `KILL QUERY`, or because the whole session is being killed.
@@ -376,6 +390,18 @@ pub(crate) fn query_error(error: sqlx::Error) -> DbErr {
 /// The same for opening a connection.
 pub(crate) fn connection_error(error: Arc<sqlx::Error>) -> DbErr {
     DbErr::Conn(RuntimeErr::SqlxError(error))
+}
+
+/// An error of SeaORM, as the driver would give it.
+pub(crate) fn driver_error(error: DbErr) -> sqlx::Error {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+            Arc::try_unwrap(error).unwrap_or_else(|error| sqlx::Error::Configuration(Box::new(error)))
+        }
+        error => sqlx::Error::Configuration(Box::new(error)),
+    }
 }
 
 #[cfg(test)]

@@ -17,14 +17,15 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify};
 
 use self::requests::{ConnectDemand, Probes};
+#[cfg(feature = "bulk")]
+use crate::set::bulk_limiter::BulkLimiter;
 use crate::{
     clock::Clock,
-    connect::url::Engine,
-    connect::{connector::Connector, driver::DriverConnection},
+    connect::{connector::Connector, driver::DriverConnection, url::Engine},
     error_kind::{DbErrorKind, root_cause},
     health::Health,
     options::PoolOptions,
-    set::{Admission, CloseReason, bulk_limiter::BulkLimiter},
+    set::{Admission, CloseReason},
     stats::metrics::PoolMetrics,
 };
 
@@ -41,6 +42,7 @@ pub(crate) struct PoolInner {
     /// The pool's own runtime.
     pub(crate) handle: Handle,
     /// Permits for bulk work.
+    #[cfg(feature = "bulk")]
     pub(crate) bulk: BulkLimiter,
     probes: Probes,
     demand: ConnectDemand,
@@ -73,6 +75,7 @@ impl PoolInner {
             health: Health::new(clock),
             metrics,
             handle,
+            #[cfg(feature = "bulk")]
             bulk: BulkLimiter::new(&options),
             probes: Probes::default(),
             demand: ConnectDemand::default(),
@@ -89,6 +92,7 @@ impl PoolInner {
 
     pub(crate) fn set_options(&self, options: PoolOptions) {
         self.admission.connections().set_max(options.max);
+        #[cfg(feature = "bulk")]
         self.bulk.resize(&options);
         *self.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
         self.attention.notify_one();

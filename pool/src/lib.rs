@@ -57,7 +57,17 @@
 //! (#1860), reports no cause when the database is away, does not restore `min`, and its reaper may spin (#3645). None of
 //! that can be fixed from outside, so this crate uses sqlx's connections and not its pool.
 
+#![cfg_attr(
+    not(all(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "batch", feature = "bulk")),
+    allow(unused, reason = "what only some engines and layers use")
+)]
+
+#[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+compile_error!("orm-pool needs an engine: enable its feature `sqlite`, `postgres` or `mysql`");
+
+#[cfg(feature = "batch")]
 mod batch;
+#[cfg(feature = "bulk")]
 mod bulk;
 mod clock;
 mod connect;
@@ -74,9 +84,13 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "batch")]
+pub use crate::batch::Batch;
+#[cfg(feature = "bulk")]
+pub use crate::stats::snapshot::BulkUsage;
 pub use crate::{
-    batch::Batch,
     connect::{
+        driver_options::NewConnection,
         pooler::Pooler,
         url::{DatabaseUrl, Engine, InvalidUrl},
     },
@@ -85,9 +99,7 @@ pub use crate::{
     error_kind::DbErrorKind,
     exec::{connection::Connection, pooled::PooledConnection, transaction::Transaction},
     options::{InvalidOption, PoolOptions},
-    pool::Pool,
+    pool::{Pool, builder::PoolBuilder},
     set::AcquireError,
-    stats::snapshot::{
-        Advice, BulkUsage, Cause, Counters, Limits, OperationInfo, PoolState, Quantiles, Snapshot, Status,
-    },
+    stats::snapshot::{Advice, Cause, Counters, Limits, OperationInfo, PoolState, Quantiles, Snapshot, Status},
 };

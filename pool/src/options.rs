@@ -37,13 +37,16 @@ pub struct PoolOptions {
     pub queue_limit: usize,
     /// Whether operations that ask alike share a statement while they would have to wait for each other
     /// ([`Batch`](crate::Batch)). `false`, and `wait = false`, gives each a separate connection.
+    #[cfg(feature = "batch")]
     pub batch: bool,
     /// Most operations that share one, 1 to 1,000. Too low: a statement for few; too high: the first of many waits for
     /// the answer to the last.
+    #[cfg(feature = "batch")]
     pub batch_max: usize,
     /// The share of operations in bulk ([`Pool::bulk_read`](crate::Pool::bulk_read)), 1 to 100 per cent: of `max` (one
     /// connection at the least, and never all unless there is but one), and of the time while others are being served. Too
     /// low: imports crawl; too high: everybody else waits for them.
+    #[cfg(feature = "bulk")]
     pub bulk_share: u32,
     /// While the database is down, an operation that arrives within this time of the beginning waits for the rest of it,
     /// in case it is only a blip; later ones are refused at once. 0 = none waits; 1 min at the most.
@@ -68,9 +71,10 @@ pub struct PoolOptions {
 
 /// A setter for each option.
 macro_rules! setters {
-    ($($option:ident: $kind:ty,)*) => {
+    ($($(#[$attribute:meta])? $option:ident: $kind:ty,)*) => {
         impl PoolOptions {
             $(
+                $(#[$attribute])?
                 #[doc = concat!("Sets [`", stringify!($option), "`](Self#structfield.", stringify!($option), ").")]
                 #[must_use]
                 pub fn $option(mut self, $option: $kind) -> Self {
@@ -90,8 +94,11 @@ setters! {
     lifetime: Duration,
     wait: bool,
     queue_limit: usize,
+    #[cfg(feature = "batch")]
     batch: bool,
+    #[cfg(feature = "batch")]
     batch_max: usize,
+    #[cfg(feature = "bulk")]
     bulk_share: u32,
     outage_wait: Duration,
     slow_hold: Duration,
@@ -119,8 +126,11 @@ impl Default for PoolOptions {
             lifetime: Duration::from_mins(30),
             wait: true,
             queue_limit: 1000,
+            #[cfg(feature = "batch")]
             batch: true,
+            #[cfg(feature = "batch")]
             batch_max: 128,
+            #[cfg(feature = "bulk")]
             bulk_share: 10,
             outage_wait: Duration::from_millis(250),
             slow_hold: Duration::from_secs(5),
@@ -159,9 +169,11 @@ impl PoolOptions {
         if !(Duration::from_millis(1)..=Duration::from_hours(1)).contains(&self.acquire) {
             return refuse("acquire", "a duration from 1ms to 1h".to_owned());
         }
+        #[cfg(feature = "batch")]
         if !(1..=1000).contains(&self.batch_max) {
             return refuse("batch_max", "a whole number from 1 to 1000".to_owned());
         }
+        #[cfg(feature = "bulk")]
         if !(1..=100).contains(&self.bulk_share) {
             return refuse("bulk_share", "a whole number from 1 to 100, per cent of pool.max".to_owned());
         }
@@ -175,6 +187,23 @@ impl PoolOptions {
     }
 }
 
+#[cfg(feature = "batch")]
+impl PoolOptions {
+    /// How many operations may share a connection's use.
+    pub(crate) fn batch_limit(&self) -> usize {
+        self.batch_max.max(1)
+    }
+}
+
+#[cfg(not(feature = "batch"))]
+impl PoolOptions {
+    /// How many operations may share a connection's use.
+    pub(crate) fn batch_limit(&self) -> usize {
+        1
+    }
+}
+
+#[cfg(feature = "bulk")]
 impl PoolOptions {
     /// How many connections bulk work may use at once: its share, but one at the least, and never all unless there is only
     /// one.

@@ -1,13 +1,18 @@
 //! The pool itself: opening, operations, changes, closing.
 
+pub(crate) mod builder;
+
 use std::{sync::Arc, time::Duration};
 
 use sea_orm::{DatabaseConnection, TransactionOptions};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    connect::connector::{ConnectFailure, Connector},
-    connect::url::{DatabaseUrl, Engine},
+    connect::{
+        connector::{ConnectFailure, Connector},
+        driver_options::DriverOptions,
+        url::{DatabaseUrl, Engine},
+    },
     error::{CloseError, ConnectError, Error, ReconfigureError},
     error_kind::{DbErrorKind, connection_error},
     exec::connection::Connection,
@@ -42,17 +47,22 @@ struct PoolParts {
 impl Pool {
     /// Opens the pool and warms it to `min` connections, or one.
     ///
-    /// A database that is still starting is waited for, `options.acquire` at the most.
+    /// A database that is still starting is waited for, `options.acquire` at the most. [`builder`](Self::builder) sets more
+    /// than URL and options say.
     ///
     /// # Errors
     ///
     /// [`ConnectError`] says which URL (without its password) could not be reached and why.
     pub async fn connect(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, ConnectError> {
+        Self::open(url, options, &Arc::default()).await
+    }
+
+    async fn open(url: &DatabaseUrl, options: &PoolOptions, own: &Arc<DriverOptions>) -> Result<Self, ConnectError> {
         let options = fitted(url, options)?;
         let runtime = PoolRuntime::start(options.threads).map_err(ConnectError::Runtime)?;
         let metrics = PoolMetrics::new(&options.application_name)
             .map_err(|error| ConnectError::Runtime(std::io::Error::other(format!("{error:?}"))))?;
-        let connector = Connector::new(url, &options);
+        let connector = Connector::new(url, &options, own).map_err(|_| ConnectError::EngineDisabled(url.engine()))?;
         let inner = Arc::new(PoolInner::new(options, connector, metrics, runtime.handle()));
         runtime.spawn(open_connections(Arc::clone(&inner)));
         if let Err(error) = warm_up(&inner).await {
@@ -277,7 +287,7 @@ impl Pool {
         next.statement_timeout = current.statement_timeout;
         next.application_name.clone_from(&current.application_name);
         next.threads = current.threads;
-        let new = Connector::new(url, &next);
+        let new = connector.with_url(url, &next).map_err(|_| ReconfigureError::AnotherDatabase)?;
         let waits_for_locks = inner.engine == Engine::Sqlite && next.acquire != current.acquire;
         inner.set_options(next);
         if url == connector.url() {

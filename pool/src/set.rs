@@ -2,6 +2,7 @@
 
 mod acquire_error;
 pub(crate) mod admission;
+#[cfg(feature = "bulk")]
 pub(crate) mod bulk_limiter;
 pub(crate) mod connection_set;
 pub(crate) mod entry;

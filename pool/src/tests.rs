@@ -170,7 +170,7 @@ async fn a_host_whose_name_is_lost_at_run_time_is_reported() {
     let pool = pool().await;
     let inner = Arc::clone(pool.inner());
     let elsewhere = DatabaseUrl::parse("postgres://app:secret@db.invalid/app").unwrap();
-    let gone = crate::connect::connector::Connector::new(&elsewhere, &inner.options());
+    let gone = crate::connect::connector::Connector::new(&elsewhere, &inner.options(), &Arc::default()).unwrap();
     pool.runtime().spawn(async move { inner.set_connector(gone) }).await.unwrap();
     until(|| pool.snapshot().state == PoolState::Down).await;
     let snapshot = pool.snapshot();

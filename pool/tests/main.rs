@@ -21,6 +21,7 @@ mod batches;
 mod bulk;
 mod connect_failures;
 mod connection_state;
+mod driver_options;
 mod guards;
 mod layers;
 mod operations;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         suite("connection_state", connection_state::cases()),
         suite("transactions", transactions::cases()),
         suite("guards", guards::cases()),
+        suite("driver_options", driver_options::cases()),
         suite("queue", queue::cases()),
         suite("batches", batches::cases()),
         suite("batch_failures", batch_failures::cases()),

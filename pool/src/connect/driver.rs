@@ -7,13 +7,12 @@ use futures_util::{
     future::ready,
     stream::{self, BoxStream},
 };
+#[cfg(feature = "sqlite")]
+use sea_orm::AccessMode;
 use sea_orm::{
-    AccessMode, DbBackend, ExecResult, QueryResult, Statement, TransactionOptions, Value,
+    DbBackend, ExecResult, QueryResult, Statement, TransactionOptions, Value,
     sea_query::Values,
-    sqlx::{
-        self, AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _, SqlStr, mysql::MySqlConnection,
-        postgres::PgConnection, sqlite::SqliteConnection,
-    },
+    sqlx::{self, AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _, SqlStr},
 };
 use sea_query_sqlx::SqlxValues;
 
@@ -36,11 +35,25 @@ pub(crate) struct DriverConnection {
 }
 
 #[derive(Debug)]
-pub(crate) enum Driver {
-    Sqlite(SqliteConnection),
+pub(super) enum Driver {
+    #[cfg(feature = "sqlite")]
+    Sqlite(sqlx::sqlite::SqliteConnection),
     /// With what each transaction has to set, where a pooler in transaction mode keeps no session.
-    Postgres(PgConnection, Option<Arc<str>>),
-    MySql(MySqlConnection),
+    #[cfg(feature = "postgres")]
+    Postgres(sqlx::postgres::PgConnection, Option<Arc<str>>),
+    #[cfg(feature = "mysql")]
+    MySql(sqlx::mysql::MySqlConnection),
+}
+
+/// A borrowed connection of one of the drivers.
+#[derive(Debug)]
+pub(super) enum DriverMut<'a> {
+    #[cfg(feature = "sqlite")]
+    Sqlite(&'a mut sqlx::sqlite::SqliteConnection),
+    #[cfg(feature = "postgres")]
+    Postgres(&'a mut sqlx::postgres::PgConnection),
+    #[cfg(feature = "mysql")]
+    MySql(&'a mut sqlx::mysql::MySqlConnection),
 }
 
 /// A session of MySQL, as `KILL QUERY` knows it.
@@ -64,17 +77,64 @@ pub(crate) struct MySqlSession {
 
 /// The same expression for each driver.
 macro_rules! on {
-    ($driver:expr, $connection:ident => $body:expr) => {
+    ($kind:ident, $driver:expr, $connection:ident => $body:expr) => {
         match $driver {
-            Driver::Sqlite($connection) => $body,
-            Driver::Postgres($connection, _) => $body,
-            Driver::MySql($connection) => $body,
+            #[cfg(feature = "sqlite")]
+            $kind::Sqlite($connection) => $body,
+            #[cfg(feature = "postgres")]
+            $kind::Postgres($connection, ..) => $body,
+            #[cfg(feature = "mysql")]
+            $kind::MySql($connection) => $body,
         }
     };
 }
 
+impl DriverMut<'_> {
+    pub(super) fn backend(&self) -> DbBackend {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => DbBackend::Sqlite,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => DbBackend::Postgres,
+            #[cfg(feature = "mysql")]
+            Self::MySql(_) => DbBackend::MySql,
+        }
+    }
+
+    pub(super) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
+        let (sql, values) = parts(statement);
+        on!(DriverMut, self, connection => {
+            sqlx::query_with(sql, values).execute(&mut **connection).await.map(ExecResult::from)
+        })
+    }
+
+    pub(super) async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        on!(DriverMut, self, connection => connection.execute(sql).await.map(ExecResult::from))
+    }
+
+    pub(super) async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
+        let (sql, values) = parts(statement);
+        on!(DriverMut, self, connection => {
+            let mut rows = sqlx::query_with(sql, values).fetch(&mut **connection);
+            let first = rows.try_next().await?;
+            // To the end: an error may come after the first row. SQLite commits a single statement there.
+            while rows.try_next().await?.is_some() {}
+            Ok(first.map(QueryResult::from))
+        })
+    }
+
+    pub(super) async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
+        let (sql, values) = parts(statement);
+        on!(DriverMut, self, connection => {
+            let rows = sqlx::query_with(sql, values).fetch_all(&mut **connection).await?;
+            Ok(rows.into_iter().map(QueryResult::from).collect())
+        })
+    }
+}
+
 impl DriverConnection {
-    pub(crate) fn new(driver: Driver, socket: Option<Socket>) -> Self {
+    pub(super) fn new(driver: Driver, socket: Option<Socket>) -> Self {
         Self { driver, socket, session: None, lock_timeout: Duration::ZERO, has_other_lock_timeout: false }
     }
 
@@ -100,10 +160,24 @@ impl DriverConnection {
         if size < largest { Ok(()) } else { Err(PoolError::too_large(size, largest)) }
     }
 
+    pub(super) fn borrow(&mut self) -> DriverMut<'_> {
+        match &mut self.driver {
+            #[cfg(feature = "sqlite")]
+            Driver::Sqlite(connection) => DriverMut::Sqlite(connection),
+            #[cfg(feature = "postgres")]
+            Driver::Postgres(connection, _) => DriverMut::Postgres(connection),
+            #[cfg(feature = "mysql")]
+            Driver::MySql(connection) => DriverMut::MySql(connection),
+        }
+    }
+
     pub(crate) fn backend(&self) -> DbBackend {
         match self.driver {
+            #[cfg(feature = "sqlite")]
             Driver::Sqlite(_) => DbBackend::Sqlite,
+            #[cfg(feature = "postgres")]
             Driver::Postgres(..) => DbBackend::Postgres,
+            #[cfg(feature = "mysql")]
             Driver::MySql(_) => DbBackend::MySql,
         }
     }
@@ -115,40 +189,31 @@ impl DriverConnection {
 
     /// Whether a statement outside of a transaction meets a session that nothing was set for.
     pub(crate) fn needs_transaction(&self) -> bool {
-        matches!(self.driver, Driver::Postgres(_, Some(_)))
+        match self.driver {
+            #[cfg(feature = "postgres")]
+            Driver::Postgres(_, Some(_)) => true,
+            _ => false,
+        }
     }
 
     pub(crate) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
         self.check_size(&statement.sql, statement.values.as_ref())?;
-        let (sql, values) = parts(statement);
-        on!(&mut self.driver, connection => sqlx::query_with(sql, values).execute(connection).await.map(ExecResult::from))
+        self.borrow().execute(statement).await
     }
 
     pub(crate) async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
         self.check_size(sql, None)?;
-        let sql = AssertSqlSafe(sql.to_owned());
-        on!(&mut self.driver, connection => connection.execute(sql).await.map(ExecResult::from))
+        self.borrow().execute_unprepared(sql).await
     }
 
     pub(crate) async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
         self.check_size(&statement.sql, statement.values.as_ref())?;
-        let (sql, values) = parts(statement);
-        on!(&mut self.driver, connection => {
-            let mut rows = sqlx::query_with(sql, values).fetch(connection);
-            let first = rows.try_next().await?;
-            // To the end: an error may come after the first row. SQLite commits a single statement there.
-            while rows.try_next().await?.is_some() {}
-            Ok(first.map(QueryResult::from))
-        })
+        self.borrow().query_one(statement).await
     }
 
     pub(crate) async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
         self.check_size(&statement.sql, statement.values.as_ref())?;
-        let (sql, values) = parts(statement);
-        on!(&mut self.driver, connection => {
-            let rows = sqlx::query_with(sql, values).fetch_all(connection).await?;
-            Ok(rows.into_iter().map(QueryResult::from).collect())
-        })
+        self.borrow().query_all(statement).await
     }
 
     /// The rows of a query, as they come.
@@ -157,18 +222,18 @@ impl DriverConnection {
             return Box::pin(stream::once(ready(Err(error))));
         }
         let (sql, values) = parts(statement);
-        on!(&mut self.driver, connection => {
+        on!(Driver, &mut self.driver, connection => {
             Box::pin(sqlx::query_with(sql, values).fetch(connection).map_ok(QueryResult::from))
         })
     }
 
     pub(crate) async fn ping(&mut self) -> Result<()> {
-        on!(&mut self.driver, connection => connection.ping().await)
+        on!(Driver, &mut self.driver, connection => connection.ping().await)
     }
 
     /// Tells the server, then closes the socket.
     pub(crate) async fn close(self) -> Result<()> {
-        on!(self.driver, connection => connection.close().await)
+        on!(Driver, self.driver, connection => connection.close().await)
     }
 
     /// Begins a transaction, or sets a savepoint inside the one that is open. A transaction may wait for locks for less time
@@ -186,6 +251,7 @@ impl DriverConnection {
         let mode = options.access_mode.map(|mode| format!(" {mode}")).unwrap_or_default();
         let lock_timeout = lock_timeout.filter(|limit| self.lock_timeout.is_zero() || *limit < self.lock_timeout);
         match &self.driver {
+            #[cfg(feature = "postgres")]
             Driver::Postgres(_, settings) => {
                 // In one round trip.
                 let lock = lock_timeout.map(|limit| format!("; SET LOCAL lock_timeout = {}", limit.as_millis()));
@@ -204,6 +270,7 @@ impl DriverConnection {
                 }
                 outcome
             }
+            #[cfg(feature = "mysql")]
             Driver::MySql(_) => {
                 // Holds for the next transaction only.
                 let level = if level.is_empty() { level } else { format!("SET TRANSACTION{level}; ") };
@@ -213,6 +280,7 @@ impl DriverConnection {
                 });
                 self.run(format!("{}{level}START TRANSACTION{mode}", lock.unwrap_or_default())).await
             }
+            #[cfg(feature = "sqlite")]
             Driver::Sqlite(_) => {
                 // A deferred transaction that turns into a writer ignores the busy time-out.
                 let keyword = match (options.sqlite_transaction_mode, options.access_mode) {
@@ -267,7 +335,7 @@ impl DriverConnection {
     }
 
     async fn run(&mut self, sql: String) -> Result<()> {
-        on!(&mut self.driver, connection => connection.execute(AssertSqlSafe(sql)).await.map(drop))
+        on!(Driver, &mut self.driver, connection => connection.execute(AssertSqlSafe(sql)).await.map(drop))
     }
 
     /// Ends the statement that runs in another session of the same server. Succeeds if that session has already ended.

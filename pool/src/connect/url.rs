@@ -4,7 +4,6 @@
 //! its value. No error and no `Display` here repeats a password or the value of a parameter, unless the value is one of
 //! a closed set.
 
-pub(crate) mod driver;
 mod engine;
 mod invalid;
 mod parameters;
@@ -16,14 +15,18 @@ mod tls;
 use std::{fmt, path::Path};
 
 pub use self::{engine::Engine, invalid::InvalidUrl};
-use self::{server::ServerAddress, sqlite::FileAddress};
+pub(in crate::connect) use self::{
+    server::{Host, ServerAddress},
+    sqlite::{FileAddress, OpenMode},
+    tls::TlsMode,
+};
 
 /// A valid database URL. `Display` and `Debug` never show a password or the value of a free-text parameter.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(Address);
 
 #[derive(Clone, PartialEq, Eq)]
-enum Address {
+pub(in crate::connect) enum Address {
     File(FileAddress),
     Server(Box<ServerAddress>),
 }
@@ -96,6 +99,10 @@ impl DatabaseUrl {
         }
     }
 
+    pub(in crate::connect) fn address(&self) -> &Address {
+        &self.0
+    }
+
     /// The engine that the URL names.
     #[must_use]
     pub fn engine(&self) -> Engine {
@@ -109,11 +116,6 @@ impl DatabaseUrl {
     #[must_use]
     pub fn is_in_memory(&self) -> bool {
         matches!(&self.0, Address::File(file) if file.is_in_memory())
-    }
-
-    /// Whether the file of an SQLite database may be created (`mode=rwc`).
-    pub(crate) fn creates_file(&self) -> bool {
-        matches!(&self.0, Address::File(file) if file.creates())
     }
 
     /// How many prepared statements a connection keeps, if the URL says so.

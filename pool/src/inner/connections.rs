@@ -186,6 +186,7 @@ impl PoolInner {
 
     /// Refuses waiting and new operations and closes idle connections. Running operations continue.
     pub(crate) fn stop_admission(self: &Arc<Self>) {
+        #[cfg(feature = "bulk")]
         self.bulk.close();
         for entry in self.admission.close() {
             self.close_counted(entry, CloseReason::PoolClosed);

@@ -9,7 +9,7 @@ use crate::{
     context::OperationContext,
     health::{Incident, State},
     set::Holder,
-    stats::snapshot::{Advice, BulkUsage, Cause, Limits, OperationInfo, PoolState, Snapshot, Status, millis},
+    stats::snapshot::{Advice, Cause, Limits, OperationInfo, PoolState, Snapshot, Status, millis},
 };
 
 /// How many of the longest waiters and holders are shown.
@@ -46,7 +46,6 @@ impl PoolInner {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let options = self.options();
         let counts = self.status();
-        let (places, taken, waiting) = self.bulk.usage();
         let (wait, hold, span) = self.metrics.recent();
         let (state, cause) = match self.health.state() {
             _ if self.admission.is_closed() && counts.total == 0 => (PoolState::Closed, None),
@@ -70,8 +69,11 @@ impl PoolInner {
                 min: options.min,
                 queue_limit: options.queue_limit,
                 wait: options.wait,
+                #[cfg(feature = "batch")]
                 batch: options.batch,
+                #[cfg(feature = "batch")]
                 batch_max: options.batch_max,
+                #[cfg(feature = "bulk")]
                 bulk_share: options.bulk_share,
                 acquire_ms: millis(options.acquire),
                 idle_ms: millis(options.idle),
@@ -79,7 +81,8 @@ impl PoolInner {
                 statement_timeout_ms: millis(session.statement_timeout()),
             },
             counts,
-            bulk: BulkUsage { places, taken, waiting },
+            #[cfg(feature = "bulk")]
+            bulk: self.bulk_usage(),
             longest_waiters: waiters.iter().map(|context| info(context, context.arrived)).collect(),
             longest_holders: self.longest_holders(SHOWN),
             counters: self.metrics.counters(),
@@ -87,6 +90,14 @@ impl PoolInner {
             advice: Advice::new(&hold, span, options.max, counts.waiting, session.max_connections()),
             hold,
         }
+    }
+}
+
+#[cfg(feature = "bulk")]
+impl PoolInner {
+    fn bulk_usage(&self) -> crate::stats::snapshot::BulkUsage {
+        let (places, taken, waiting) = self.bulk.usage();
+        crate::stats::snapshot::BulkUsage { places, taken, waiting }
     }
 }
 

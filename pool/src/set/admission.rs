@@ -240,7 +240,7 @@ impl<T> Admission<T> {
         }
         // Those that share a connection are served together, so many at a time.
         let sharing = waiters.batched.min(beyond);
-        let turns = beyond - sharing + sharing.div_ceil(options.batch_max.max(1));
+        let turns = beyond - sharing + sharing.div_ceil(options.batch_limit());
         let places = u32::try_from(turns + 1).unwrap_or(u32::MAX);
         let predicted = params.mean_hold.saturating_mul(places) / servers.max(1);
         if is_one_too_many && predicted > limit.saturating_duration_since(Instant::now()) {

@@ -36,6 +36,7 @@ pub struct Snapshot {
     #[serde(flatten)]
     pub counts: Status,
     /// Bulk work, which has separate permits.
+    #[cfg(feature = "bulk")]
     pub bulk: BulkUsage,
     /// Who has waited longest.
     pub longest_waiters: Vec<OperationInfo>,
@@ -53,6 +54,7 @@ pub struct Snapshot {
 }
 
 /// Work in bulk at one moment. Counts, no units.
+#[cfg(feature = "bulk")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolBulk))]
@@ -150,12 +152,15 @@ pub struct Limits {
     pub wait: bool,
     /// Whether operations that ask alike share statements.
     #[cfg_attr(feature = "utoipa", schema(example = true))]
+    #[cfg(feature = "batch")]
     pub batch: bool,
     /// Most operations that share one.
     #[cfg_attr(feature = "utoipa", schema(example = 128))]
+    #[cfg(feature = "batch")]
     pub batch_max: usize,
     /// The share of work in bulk, in per cent: of `max`, and of the time while others are being served.
     #[cfg_attr(feature = "utoipa", schema(example = 10))]
+    #[cfg(feature = "bulk")]
     pub bulk_share: u32,
     /// Longest wait for a connection.
     #[cfg_attr(feature = "utoipa", schema(example = 5000))]

@@ -21,4 +21,13 @@ impl Engine {
             Self::MySql => "mysql",
         }
     }
+
+    /// The feature of this crate that speaks to the engine.
+    pub(crate) fn feature(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::MySql => "mysql",
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub(super) const MYSQL: Dialect =
 
 /// Where the server listens.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Host {
+pub(in crate::connect) enum Host {
     /// A name or an IP address, without brackets.
     Name(String),
     /// PostgreSQL: the folder of the socket; MySQL: the socket.
@@ -43,21 +43,21 @@ pub(super) enum Host {
 
 /// A database on a server.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct ServerAddress {
-    pub(super) engine: Engine,
+pub(in crate::connect) struct ServerAddress {
+    pub(in crate::connect) engine: Engine,
     /// None for the user of the operating system (PostgreSQL).
-    pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
+    pub(in crate::connect) user: Option<String>,
+    pub(in crate::connect) password: Option<String>,
     /// Whether the password stands in the URL, not in the environment.
     has_own_password: bool,
-    pub(super) host: Host,
-    pub(super) port: u16,
-    pub(super) database: String,
-    pub(super) tls: Tls,
-    pub(super) application_name: Option<String>,
+    pub(in crate::connect) host: Host,
+    pub(in crate::connect) port: u16,
+    pub(in crate::connect) database: String,
+    pub(in crate::connect) tls: Tls,
+    pub(in crate::connect) application_name: Option<String>,
     /// Settings of the session that the URL asks for.
-    pub(super) session: Vec<(String, String)>,
-    pub(super) statement_cache: Option<usize>,
+    pub(in crate::connect) session: Vec<(String, String)>,
+    pub(in crate::connect) statement_cache: Option<usize>,
     shown: ShownParts,
 }
 

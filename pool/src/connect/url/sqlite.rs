@@ -13,7 +13,7 @@ use super::{
 
 /// How the file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OpenMode {
+pub(in crate::connect) enum OpenMode {
     ReadOnly,
     ReadWrite,
     Create,
@@ -22,13 +22,13 @@ pub(super) enum OpenMode {
 
 /// An SQLite database: a file, or one in memory.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct FileAddress {
+pub(in crate::connect) struct FileAddress {
     /// None for the anonymous database in memory.
-    pub(super) file: Option<PathBuf>,
-    pub(super) mode: OpenMode,
-    pub(super) shared_cache: Option<bool>,
-    pub(super) immutable: bool,
-    pub(super) vfs: Option<String>,
+    pub(in crate::connect) file: Option<PathBuf>,
+    pub(in crate::connect) mode: OpenMode,
+    pub(in crate::connect) shared_cache: Option<bool>,
+    pub(in crate::connect) immutable: bool,
+    pub(in crate::connect) vfs: Option<String>,
     /// The URL as it may be shown.
     shown: String,
 }
@@ -105,11 +105,11 @@ impl FileAddress {
         Ok(shown.into_query())
     }
 
-    pub(super) fn is_in_memory(&self) -> bool {
+    pub(in crate::connect) fn is_in_memory(&self) -> bool {
         self.mode == OpenMode::Memory
     }
 
-    pub(super) fn creates(&self) -> bool {
+    pub(in crate::connect) fn creates(&self) -> bool {
         self.mode == OpenMode::Create
     }
 

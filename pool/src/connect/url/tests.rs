@@ -75,7 +75,8 @@ fn a_file_is_the_one_of_the_shell() {
     ] {
         let url = DatabaseUrl::parse(text).unwrap();
         assert_eq!(url.sqlite_path(), Some(Path::new(path)), "{text}");
-        let driver::DriverOptions::Sqlite(options) = url.driver_options() else { panic!("{text}") };
+        let Address::File(file) = url.address() else { panic!("{text}") };
+        let options = crate::connect::sqlite::connect_options(file);
         assert_eq!(options.get_filename(), Path::new(path), "{text}");
         assert_eq!(url.to_string(), text, "{text}");
     }
@@ -146,12 +147,12 @@ fn reads_every_part_of_a_server() {
 #[test]
 fn the_driver_gets_what_the_url_says() {
     let text = "postgres://u:p@[::1]:7/d?sslmode=verify-full&application_name=me&statement_cache_size=0";
-    let driver::DriverOptions::Postgres(options) = DatabaseUrl::parse(text).unwrap().driver_options() else { panic!() };
+    let options = crate::connect::postgres::connect_options(&server(text));
     assert_eq!((options.get_host(), options.get_port(), options.get_username()), ("::1", 7, "u"));
     assert_eq!((options.get_database(), options.get_application_name()), (Some("d"), Some("me")));
     assert!(matches!(options.get_ssl_mode(), sea_orm::sqlx::postgres::PgSslMode::VerifyFull));
     let text = "mysql://u:p@[::1]:7/d?ssl_mode=VERIFY_IDENTITY";
-    let driver::DriverOptions::MySql(options) = DatabaseUrl::parse(text).unwrap().driver_options() else { panic!() };
+    let options = crate::connect::mysql::connect_options(&server(text));
     assert_eq!((options.get_host(), options.get_port(), options.get_username()), ("::1", 7, "u"));
     assert_eq!((options.get_database(), options.get_charset()), (Some("d"), "utf8mb4"));
     assert!(matches!(options.get_ssl_mode(), sea_orm::sqlx::mysql::MySqlSslMode::VerifyIdentity));

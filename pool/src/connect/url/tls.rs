@@ -12,7 +12,7 @@ use super::{
 
 /// How much TLS is asked for. Later ones are stronger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum TlsMode {
+pub(in crate::connect) enum TlsMode {
     Disable,
     Prefer,
     Require,
@@ -42,18 +42,18 @@ const MODES: [(&str, TlsMode); 15] = [
 
 /// A file in PEM, and the parameter that names it.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct PemFile {
-    pub(super) path: PathBuf,
+pub(in crate::connect) struct PemFile {
+    pub(in crate::connect) path: PathBuf,
     label: String,
 }
 
 /// How the connection to a server is protected.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Tls {
-    pub(super) mode: TlsMode,
-    pub(super) authority: Option<PemFile>,
-    pub(super) certificate: Option<PemFile>,
-    pub(super) key: Option<PemFile>,
+pub(in crate::connect) struct Tls {
+    pub(in crate::connect) mode: TlsMode,
+    pub(in crate::connect) authority: Option<PemFile>,
+    pub(in crate::connect) certificate: Option<PemFile>,
+    pub(in crate::connect) key: Option<PemFile>,
 }
 
 /// What the parameters ask for, before it is one answer.

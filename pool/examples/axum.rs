@@ -1,0 +1,131 @@
+//! A service of notes on axum: `cargo run -p orm-pool --example axum [URL]`, then
+//! `curl -d 'pooled' localhost:3000/notes; curl localhost:3000/notes/1; curl localhost:3000/pool`.
+//!
+//! The pool is a part of the state, like a `DatabaseConnection` would be. New to that: operations have names, an overloaded or
+//! absent database is answered with 503 at once, and the pool is closed after the last request.
+#![expect(clippy::print_stdout, reason = "an example shows what it did")]
+
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    extract::{Path, Request, State},
+    http::{StatusCode, header::RETRY_AFTER},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use orm_pool::{Batch, DatabaseUrl, DbErrorKind, Error, Pool, PoolOptions, RequestContext, Snapshot};
+use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Schema};
+
+mod note {
+    use sea_orm::entity::prelude::*;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "notes")]
+    pub(crate) struct Model {
+        #[sea_orm(primary_key)]
+        pub(crate) id: i32,
+        pub(crate) text: String,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+#[derive(Clone)]
+struct App {
+    pool: Pool,
+    notes: Batch<i32, Option<note::Model>>,
+}
+
+impl App {
+    fn new(pool: Pool) -> Self {
+        // While all connections are busy, requests for single notes share a statement.
+        let notes = pool.batch_reads("notes.find", |db, ids: std::sync::Arc<[i32]>| async move {
+            let found = note::Entity::find().filter(note::Column::Id.is_in(ids.iter().copied())).all(&db).await?;
+            Ok(ids.iter().map(|id| found.iter().find(|note| note.id == *id).cloned()).collect())
+        });
+        Self { pool, notes }
+    }
+}
+
+async fn find(State(app): State<App>, Path(id): Path<i32>) -> Result<Response, Failure> {
+    Ok(match app.notes.load(id).await? {
+        Some(note) => note.text.into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    })
+}
+
+async fn add(State(app): State<App>, text: String) -> Result<(StatusCode, String), Failure> {
+    // The body may run again after a deadlock, so it borrows nothing that it would use up.
+    let body = move |db| {
+        let note = note::ActiveModel { text: Set(text.clone()), ..Default::default() };
+        async move { Ok::<_, Error>(note::Entity::insert(note).exec(&db).await?.last_insert_id) }
+    };
+    let id = app.pool.write("notes.add", body).await?;
+    Ok((StatusCode::CREATED, format!("/notes/{id}\n")))
+}
+
+/// What the pool does, for an operator.
+async fn snapshot(State(app): State<App>) -> Json<Snapshot> {
+    Json(app.pool.snapshot())
+}
+
+/// Operations that cannot begin before the client gives up are refused on arrival.
+async fn limit(request: Request, next: Next) -> Response {
+    let label = request.uri().path().to_owned();
+    RequestContext::new(label).timeout(Duration::from_secs(10)).scope(next.run(request)).await
+}
+
+struct Failure(Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        match self.0 {
+            Error::Refused { .. } | Error::Closed => {
+                (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")]).into_response()
+            }
+            Error::Database(error) if DbErrorKind::of(&error).is_transient() => {
+                StatusCode::SERVICE_UNAVAILABLE.into_response()
+            }
+            _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite::memory:".to_owned());
+    let pool = Pool::connect(&DatabaseUrl::parse(&url)?, &PoolOptions::default().max(20)).await?;
+    let create = |db: orm_pool::Connection| async move {
+        let schema = Schema::new(db.get_database_backend());
+        db.execute(schema.create_table_from_entity(note::Entity).if_not_exists()).await?;
+        Ok::<_, Error>(())
+    };
+    pool.write("notes.create", create).await?;
+
+    let app = Router::new()
+        .route("/notes", post(add))
+        .route("/notes/{id}", get(find))
+        .route("/pool", get(snapshot))
+        .layer(middleware::from_fn(limit))
+        .with_state(App::new(pool.clone()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app).with_graceful_shutdown(interrupted()).await?;
+    Ok(pool.close(Duration::from_secs(5)).await?)
+}
+
+async fn interrupted() {
+    if let Err(error) = tokio::signal::ctrl_c().await {
+        println!("no signal will end this: {error}");
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,86 @@
+//! What the application sets beyond the URL: options of the driver, pragmas, and what each new connection runs first.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use log::LevelFilter;
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement, sqlx};
+use tokio::sync::Mutex;
+
+use super::driver::DriverMut;
+use crate::error_kind::{driver_error, exec_error, query_error};
+
+const SLOW_STATEMENT: Duration = Duration::from_secs(1);
+
+/// Changes the options of a driver.
+pub(crate) type MapOptions<O> = Arc<dyn Fn(O) -> O + Send + Sync>;
+/// Runs on each new connection.
+pub(crate) type AfterConnect = Arc<dyn for<'a> Fn(NewConnection<'a>) -> BoxFuture<'a, Result<(), DbErr>> + Send + Sync>;
+
+/// What the application sets beyond the URL.
+#[derive(Clone, Default)]
+pub(crate) struct DriverOptions {
+    #[cfg(feature = "sqlite")]
+    pub(crate) map_sqlite: Option<MapOptions<sqlx::sqlite::SqliteConnectOptions>>,
+    #[cfg(feature = "postgres")]
+    pub(crate) map_postgres: Option<MapOptions<sqlx::postgres::PgConnectOptions>>,
+    #[cfg(feature = "mysql")]
+    pub(crate) map_mysql: Option<MapOptions<sqlx::mysql::MySqlConnectOptions>>,
+    #[cfg(feature = "sqlite")]
+    pub(crate) pragmas: Vec<(String, String)>,
+    pub(crate) after_connect: Option<AfterConnect>,
+}
+
+impl DriverOptions {
+    /// Runs `after_connect` on a connection that has just been opened.
+    pub(super) async fn run_after_connect(&self, driver: DriverMut<'_>) -> Result<(), sqlx::Error> {
+        let Some(after_connect) = &self.after_connect else { return Ok(()) };
+        after_connect(NewConnection::new(driver)).await.map_err(driver_error)
+    }
+}
+
+/// Logs statements at `debug` and slow ones at `warn`, then applies what the application wants.
+pub(super) fn apply<O: sqlx::ConnectOptions>(address: O, map: Option<&MapOptions<O>>) -> O {
+    let address = address.log_statements(LevelFilter::Debug).log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
+    match map {
+        Some(map) => map(address),
+        None => address,
+    }
+}
+
+/// A connection that has just been opened, before the first operation: see
+/// [`PoolBuilder::after_connect`](crate::PoolBuilder::after_connect).
+#[derive(Debug)]
+pub struct NewConnection<'a> {
+    backend: DbBackend,
+    driver: Mutex<DriverMut<'a>>,
+}
+
+impl<'a> NewConnection<'a> {
+    fn new(driver: DriverMut<'a>) -> Self {
+        Self { backend: driver.backend(), driver: Mutex::new(driver) }
+    }
+}
+
+#[async_trait::async_trait]
+impl ConnectionTrait for NewConnection<'_> {
+    fn get_database_backend(&self) -> DbBackend {
+        self.backend
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.driver.lock().await.execute(statement).await.map_err(exec_error)
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.driver.lock().await.execute_unprepared(sql).await.map_err(exec_error)
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.driver.lock().await.query_one(statement).await.map_err(query_error)
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.driver.lock().await.query_all(statement).await.map_err(query_error)
+    }
+}

@@ -1,0 +1,157 @@
+//! PostgreSQL: from a URL to an open connection.
+
+use std::{sync::Arc, time::Duration};
+
+use sea_orm::{
+    DatabaseConnection, SqlxPostgresConnector,
+    sqlx::{
+        self, AssertSqlSafe, ConnectOptions as _, Row as _,
+        postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode},
+    },
+};
+
+use super::{
+    driver::{Driver, DriverConnection, DriverMut},
+    driver_options::{self, DriverOptions},
+    find_pooler,
+    session::{Found, Limit, Session, warn_of_loss, whole_millis},
+    socket::SocketFinder,
+    url::{Host, ServerAddress, TlsMode},
+};
+use crate::options::PoolOptions;
+
+/// Opens connections to a PostgreSQL server.
+#[derive(Clone)]
+pub(super) struct PostgresConnector {
+    address: PgConnectOptions,
+    sockets: Arc<SocketFinder>,
+}
+
+impl PostgresConnector {
+    pub(super) fn new(server: &ServerAddress, options: &PoolOptions, own: &DriverOptions) -> Self {
+        let mut address = connect_options(server);
+        if address.get_application_name().is_none() {
+            // What the URL asks for goes first.
+            address = address.application_name(&options.application_name);
+        }
+        // The pool needs no setting for floats, and poolers refuse a startup parameter that they do not know.
+        let address = driver_options::apply(address.extra_float_digits(None), own.map_postgres.as_ref());
+        let sockets = Arc::new(SocketFinder::new(address.get_port()));
+        Self { address, sockets }
+    }
+
+    pub(super) async fn open(&self, session: &Session) -> Result<DriverConnection, sqlx::Error> {
+        let (opened, socket) = self.sockets.find(self.address.connect()).await;
+        let mut opened = opened?;
+        set_session(session, &mut opened, &self.address).await?;
+        let settings = session.pooler().map(|_| session_settings(session, true).into());
+        Ok(DriverConnection::new(Driver::Postgres(opened, settings), socket).with_lock_timeout(session.lock_timeout()))
+    }
+
+    /// A separate SeaORM connection.
+    pub(super) fn database_connection(
+        &self,
+        session: Session,
+        acquire: Duration,
+        own: Arc<DriverOptions>,
+    ) -> DatabaseConnection {
+        let address = self.address.clone();
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(acquire).after_connect(move |raw, _| {
+            let (session, address, own) = (session.clone(), address.clone(), Arc::clone(&own));
+            Box::pin(async move {
+                set_session(&session, raw, &address).await?;
+                own.run_after_connect(DriverMut::Postgres(raw)).await
+            })
+        });
+        SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(self.address.clone()))
+    }
+}
+
+/// The options of the driver that the URL asks for, set one by one: the driver's own URL parser is not used.
+pub(super) fn connect_options(server: &ServerAddress) -> PgConnectOptions {
+    // The driver reads libpq's variables into new options, leniently. Each value is set here to what the URL says, with
+    // the variables under it, read strictly.
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .port(server.port)
+        .database(&server.database)
+        .password(server.password.as_deref().unwrap_or_default())
+        .ssl_mode(match server.tls.mode {
+            TlsMode::Disable => PgSslMode::Disable,
+            TlsMode::Prefer => PgSslMode::Prefer,
+            TlsMode::Require => PgSslMode::Require,
+            TlsMode::VerifyFull => PgSslMode::VerifyFull,
+        });
+    options = match &server.host {
+        Host::Name(host) => options.host(host),
+        Host::Socket(folder) => options.host("localhost").socket(folder),
+    };
+    options = match &server.tls.authority {
+        Some(authority) => options.ssl_root_cert(&authority.path),
+        None => options.ssl_root_cert_from_pem(Vec::new()),
+    };
+    if let (Some(certificate), Some(key)) = (&server.tls.certificate, &server.tls.key) {
+        options = options.ssl_client_cert(&certificate.path).ssl_client_key(&key.path);
+    }
+    if let Some(user) = &server.user {
+        options = options.username(user);
+    }
+    if let Some(name) = &server.application_name {
+        options = options.application_name(name);
+    }
+    if let Some(capacity) = server.statement_cache {
+        options = options.statement_cache_capacity(capacity);
+    }
+    if !server.session.is_empty() {
+        options = options.options(server.session.iter().map(|(name, value)| (name, value)));
+    }
+    options
+}
+
+/// Sets a session, if a connection has one.
+async fn set_session(session: &Session, raw: &mut PgConnection, address: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    let is_first = session.is_unknown();
+    let pooler = if is_first { find_pooler::find(raw, address).await? } else { session.pooler() };
+    if pooler.is_none() {
+        sqlx::raw_sql(AssertSqlSafe(session_settings(session, false))).execute(&mut *raw).await?;
+    }
+    if !is_first {
+        return Ok(());
+    }
+    let settings = if pooler.is_some() { session_settings(session, true) } else { "SELECT".to_owned() };
+    sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {settings}"))).execute(&mut *raw).await?;
+    let sql = "SELECT s.setting::bigint, l.setting::bigint, \
+               current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint, \
+               current_setting('fsync') || '/' || current_setting('full_page_writes') \
+               FROM pg_settings s, pg_settings l WHERE s.name = 'statement_timeout' AND l.name = 'lock_timeout'";
+    let row = sqlx::raw_sql(sql).fetch_one(&mut *raw).await?;
+    sqlx::raw_sql("ROLLBACK").execute(raw).await?;
+    let (limit, lock, connections, flushes): (i64, i64, i64, String) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+    session.note(Found {
+        statement_timeout: Duration::from_millis(limit.unsigned_abs()),
+        lock_timeout: Duration::from_millis(lock.unsigned_abs()),
+        max_connections: u32::try_from(connections).ok(),
+        pooler,
+    });
+    if flushes != "on/on" {
+        warn_of_loss("fsync/full_page_writes", &flushes);
+    }
+    Ok(())
+}
+
+/// For the session, or for the transaction that is open.
+fn session_settings(session: &Session, is_local: bool) -> String {
+    let limit = match session.limit() {
+        Limit::Default => String::new(),
+        Limit::Never => format!(", set_config('statement_timeout', '0', {is_local})"),
+        Limit::After(limit) => format!(", set_config('statement_timeout', '{}', {is_local})", whole_millis(limit)),
+    };
+    format!(
+        "SELECT set_config('default_transaction_isolation', 'read committed', {is_local}), \
+         set_config('synchronous_commit', \
+         coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), {is_local}), \
+         set_config('transform_null_equals', 'off', {is_local}), \
+         set_config('standard_conforming_strings', 'on', {is_local}), \
+         set_config('exit_on_error', 'off', {is_local}){limit}"
+    )
+}

@@ -1,0 +1,149 @@
+//! What the application sets beyond the URL: options of the driver, pragmas, and statements on each new connection.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use orm_pool::{
+    ConnectError, DatabaseUrl, DbErrorKind, Error, NewConnection, Pool, PoolBuilder, PoolOptions, PoolState,
+};
+use sea_orm::{ConnectionTrait, DbErr, sqlx::sqlite::SqliteSynchronous};
+use test_support::{
+    Engine,
+    bare::{end, read},
+    cases, eventually, number,
+};
+
+use crate::Context;
+
+cases![
+    every_connection_runs_what_is_set_after_connect,
+    a_connection_that_refuses_it_is_not_opened,
+    a_shortage_ends_when_it_succeeds_again,
+    the_options_of_the_driver_can_be_changed,
+    pragmas_are_set_on_every_connection,
+];
+
+async fn builder(context: &Context, max: u32) -> PoolBuilder {
+    let url = DatabaseUrl::parse(&context.database().await).unwrap();
+    Pool::builder(&url).options(PoolOptions::default().max(max).min(max))
+}
+
+/// Gives the session of a connection a value, which [`value_of`] reads.
+async fn set_value(connection: &NewConnection<'_>) -> Result<(), DbErr> {
+    let sql = match connection.get_database_backend() {
+        sea_orm::DbBackend::Sqlite => "PRAGMA cache_size = -7168",
+        sea_orm::DbBackend::Postgres => "SET work_mem = '7168kB'",
+        _ => "SET @value = 7168",
+    };
+    connection.execute_unprepared(sql).await.map(drop)
+}
+
+fn value_of(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Sqlite => "SELECT -cache_size FROM pragma_cache_size",
+        Engine::Postgres => "SELECT setting::bigint FROM pg_settings WHERE name = 'work_mem'",
+        Engine::MariaDb | Engine::MySql => "SELECT CAST(@value AS SIGNED)",
+    }
+}
+
+async fn every_connection_runs_what_is_set_after_connect(context: Context) {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let pool = builder(&context, 3).await.after_connect(move |connection| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move { set_value(&connection).await })
+    });
+    let pool = pool.connect().await.unwrap();
+    let sql = value_of(context.engine());
+    let guards = join_all((0..3).map(|_| pool.acquire_reader("test.guard"))).await;
+    for guard in guards {
+        assert_eq!(number(&*guard.unwrap(), sql).await.unwrap(), 7168);
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+    let separate = pool.with_database_connection("test.separate", move |database| async move {
+        Ok::<_, Error>(number(&database, sql).await?)
+    });
+    assert_eq!(separate.await.unwrap(), 7168);
+    end(pool).await;
+}
+
+async fn a_connection_that_refuses_it_is_not_opened(context: Context) {
+    let refused = builder(&context, 1).await.after_connect(|connection| {
+        Box::pin(async move { connection.execute_unprepared("SELECT no_such_column").await.map(drop) })
+    });
+    match refused.connect().await {
+        Err(ConnectError::Unreachable { kind, cause, .. }) => {
+            assert_eq!(kind, DbErrorKind::Other, "{cause}");
+            assert!(cause.to_string().contains("no_such_column"), "{cause}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_shortage_ends_when_it_succeeds_again(context: Context) {
+    let fails = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&fails);
+    let options = PoolOptions::default().max(2).min(1).outage_wait(Duration::ZERO);
+    let pool = builder(&context, 2).await.options(options).after_connect(move |_| {
+        let fails = asked.load(Ordering::Relaxed);
+        Box::pin(async move { if fails { Err(DbErr::Custom("not now".to_owned())) } else { Ok(()) } })
+    });
+    let pool = pool.connect().await.unwrap();
+    fails.store(true, Ordering::Relaxed);
+    let held = pool.acquire_reader("test.first").await.unwrap();
+    let second = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.acquire_reader("test.second").await.map(drop) }
+    });
+    eventually("a shortage", || async { pool.snapshot().shortage.filter(|cause| cause.detail.contains("not now")) })
+        .await;
+    assert_eq!(pool.snapshot().state, PoolState::Up);
+    fails.store(false, Ordering::Relaxed);
+    second.await.unwrap().unwrap();
+    assert!(pool.snapshot().shortage.is_none());
+    drop(held);
+    end(pool).await;
+}
+
+async fn the_options_of_the_driver_can_be_changed(context: Context) {
+    let pool = builder(&context, 2)
+        .await
+        .map_sqlx_sqlite_opts(|options| options.synchronous(SqliteSynchronous::Normal))
+        .map_sqlx_postgres_opts(|options| options.options([("work_mem", "7168kB")]))
+        .map_sqlx_mysql_opts(|options| options.charset("latin1").collation("latin1_bin"));
+    let pool = pool.connect().await.unwrap();
+    let (sql, expected) = match context.engine() {
+        Engine::Sqlite => ("SELECT synchronous FROM pragma_synchronous", 1),
+        Engine::Postgres => ("SELECT setting::bigint FROM pg_settings WHERE name = 'work_mem'", 7168),
+        Engine::MariaDb | Engine::MySql => ("SELECT CAST(@@collation_connection = 'latin1_bin' AS SIGNED)", 1),
+    };
+    assert_eq!(read(&pool, sql).await, expected);
+    end(pool).await;
+}
+
+async fn pragmas_are_set_on_every_connection(context: Context) {
+    if context.engine() != Engine::Sqlite {
+        return;
+    }
+    let pool = builder(&context, 2).await.sqlite_pragma("cache_size", "-7168").sqlite_pragma("synchronous", "NORMAL");
+    let pool = pool.connect().await.unwrap();
+    let guards = join_all((0..2).map(|_| pool.acquire_reader("test.guard"))).await;
+    for guard in guards {
+        let guard = guard.unwrap();
+        assert_eq!(number(&*guard, value_of(context.engine())).await.unwrap(), 7168);
+        assert_eq!(number(&*guard, "SELECT synchronous FROM pragma_synchronous").await.unwrap(), 1);
+        assert_eq!(number(&*guard, "SELECT foreign_keys FROM pragma_foreign_keys").await.unwrap(), 1);
+    }
+    end(pool).await;
+    let refused = builder(&context, 1).await.sqlite_pragma("busy_timeout", "1").connect().await;
+    assert!(
+        matches!(refused, Err(ConnectError::Option(ref option)) if option.option == "sqlite_pragma"),
+        "{refused:?}"
+    );
+}
