@@ -45,16 +45,16 @@ pub async fn versions() -> BTreeMap<String, String> {
     add("python", said(tools::command(python).arg("--version")).await);
     add("PostgreSQL", said(tools::command(found(postgres_program("postgres"))).arg("--version")).await);
     add("MariaDB", said(tools::command(found(program("mariadbd"))).arg("--version")).await);
-    add("libsqlite3-sys", locked("libsqlite3-sys"));
+    add("libsqlite3-sys", locked("Cargo.lock", "libsqlite3-sys"));
     let wrk = tools::command(found(program("wrk"))).arg("-v").output().await;
     let wrk = wrk.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     add("wrk", wrk.split(" [").next().unwrap_or_default().to_owned());
     versions
 }
 
-/// The SQLite that the service carries has the version of its crate.
-fn locked(name: &str) -> String {
-    let lock = fs::read_to_string("Cargo.lock").unwrap_or_default();
+/// The version of a crate in a lock file. The SQLite that the service carries has the version of its crate.
+pub fn locked(file: &str, name: &str) -> String {
+    let lock = fs::read_to_string(file).unwrap_or_default();
     let package = lock.split("[[package]]").find(|package| package.contains(&format!("name = \"{name}\"\n")));
     let version = package.and_then(|package| package.split("version = \"").nth(1)?.split('"').next());
     version.unwrap_or_default().to_owned()
@@ -64,7 +64,7 @@ fn locked(name: &str) -> String {
 pub async fn commit() -> String {
     let commit = said(tools::command("git").args(["rev-parse", "--short=12", "HEAD"])).await;
     let mut status = tools::command("git");
-    status.args(["status", "--porcelain", "--", ".", ":!docs", ":!bench/results"]);
+    status.args(["status", "--porcelain", "--", ".", ":!docs", ":!bench/results", ":!pool/README.md"]);
     if commit.is_empty() {
         "unknown".to_owned()
     } else if said(&mut status).await.is_empty() {

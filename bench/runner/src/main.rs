@@ -13,10 +13,12 @@ mod open_loop;
 mod owner;
 mod peers;
 mod plots;
+mod pools;
 mod process;
 mod progress;
 mod report;
 mod report_extra;
+mod report_pools;
 mod results;
 mod seed;
 mod tools;
@@ -170,6 +172,7 @@ async fn run(options: Options) -> Result<ExitCode> {
         (Part::Memory, extra::MEMORY_WEIGHT),
         (Part::Start, extra::START_WEIGHT),
         (Part::Bulk, 3.0 * bulk::weight(&run)),
+        (Part::Pool, pools::weight(&run)),
     ];
     for (part, weight) in extras {
         run.progress.plan(if run.wants(part) { weight } else { 0.0 });
@@ -186,7 +189,7 @@ async fn all(run: &mut Run) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for engine in [Engine::Postgres, Engine::MariaDb, Engine::Sqlite] {
         let extras: &[Part] = match engine {
-            Engine::Postgres => &[Part::Sweep, Part::Overload, Part::Pages, Part::Bulk],
+            Engine::Postgres => &[Part::Sweep, Part::Overload, Part::Pool, Part::Pages, Part::Bulk],
             Engine::MariaDb => &[Part::Bulk],
             Engine::Sqlite => &[Part::Memory, Part::Start, Part::Bulk],
         };
@@ -203,7 +206,7 @@ async fn all(run: &mut Run) -> Result<ExitCode> {
     }
     report::write(&run.results)?;
     let took = progress::clock(run.progress.elapsed().as_secs());
-    println!("done after {took}; written: {}", report::places(run.options.quick));
+    println!("done after {took}; written: {}", report::places(&run.results));
     Ok(code)
 }
 
@@ -226,6 +229,7 @@ async fn on_engine(run: &mut Run, engine: Engine, extras: &[Part]) -> Result<()>
         let measured = match part {
             Part::Sweep => extra::sweep(run, &mut stage).await,
             Part::Overload => extra::overload(run, &mut stage).await,
+            Part::Pool => pools::pools(run, &stage.database).await,
             Part::Pages => extra::pages(run, &stage.database).await,
             Part::Memory => extra::memory(run, &stage.database).await,
             Part::Start => extra::start(run, &stage.database).await,

@@ -14,7 +14,7 @@ use crate::{
     loads::Load,
     measure::{CLIENTS, WARM_UP},
     peers::{PGBENCH_CLIENTS, Peer},
-    plots, report_extra,
+    plots, report_extra, report_pools,
     results::{Figure, Part, Results, median},
 };
 
@@ -30,11 +30,21 @@ fn document(quick: bool) -> PathBuf {
     if quick { "bench/results/quick/PERFORMANCE.md".into() } else { "docs/PERFORMANCE.md".into() }
 }
 
-pub fn places(quick: bool) -> String {
-    format!("{} and {}", file(quick).display(), document(quick).display())
+/// What is written about the pools by themselves; they have a document of their own.
+fn pools_document(quick: bool) -> PathBuf {
+    if quick { "bench/results/quick/POOL.md".into() } else { "pool/README.md".into() }
 }
 
-/// Writes the tables into the document, between its markers, and the plots beside it.
+pub fn places(results: &Results) -> String {
+    let quick = results.quick;
+    let mut places = format!("{}, {}", file(quick).display(), document(quick).display());
+    if !results.pools.is_empty() {
+        let _ = write!(places, ", {}", pools_document(quick).display());
+    }
+    places
+}
+
+/// Writes the tables into the documents, between their markers, and the plots beside the first.
 pub fn write(results: &Results) -> Result<()> {
     let path = document(results.quick);
     let images = path.with_file_name("img");
@@ -42,6 +52,11 @@ pub fn write(results: &Results) -> Result<()> {
     let plots = plots::write(results, &images)?;
     let earlier = fs::read_to_string(&path).unwrap_or_else(|_| "# Performance\n".to_owned());
     fs::write(path, between(&earlier, &markdown(results, &plots)))?;
+    if !results.pools.is_empty() {
+        let path = pools_document(results.quick);
+        let earlier = fs::read_to_string(&path).unwrap_or_else(|_| "# Pools\n".to_owned());
+        fs::write(path, between(&earlier, &report_pools::markdown(results)))?;
+    }
     Ok(())
 }
 
@@ -70,23 +85,23 @@ fn markdown(results: &Results, plots: &[&str]) -> String {
     text
 }
 
-fn conditions(results: &Results) -> String {
+/// The machine in words.
+pub fn machine(results: &Results) -> String {
     let machine = &results.machine;
+    format!(
+        "{} cores of {}, {} GiB, Linux {}, {}",
+        machine.cores, machine.cpu, machine.memory_gib, machine.kernel, machine.file_system
+    )
+}
+
+fn conditions(results: &Results) -> String {
     let versions: Vec<String> =
         results.versions.iter().filter_map(|(name, said)| Some(format!("{name} {}", version(said)?))).collect();
-    let mut text = format!(
-        "{} cores of {}, {} GiB, Linux {}, {}. {}.\n\n",
-        machine.cores,
-        machine.cpu,
-        machine.memory_gib,
-        machine.kernel,
-        machine.file_system,
-        versions.join(", ")
-    );
+    let mut text = format!("{}. {}.\n\n", machine(results), versions.join(", "));
     let runs: BTreeSet<String> = results
         .stamps
         .iter()
-        .filter(|(part, _)| !matches!(part, Part::Pages | Part::Memory | Part::Start | Part::Bulk))
+        .filter(|(part, _)| !matches!(part, Part::Pages | Part::Memory | Part::Start | Part::Bulk | Part::Pool))
         .flat_map(|(_, stamps)| stamps)
         .map(|stamp| {
             let clients: Vec<String> = stamp.clients.iter().map(usize::to_string).collect();
@@ -97,8 +112,9 @@ fn conditions(results: &Results) -> String {
         .collect();
     let commits: BTreeSet<String> = results
         .stamps
-        .values()
-        .flatten()
+        .iter()
+        .filter(|(part, _)| **part != Part::Pool)
+        .flat_map(|(_, stamps)| stamps)
         .map(|stamp| format!("{} at {}", stamp.commit, stamp.at.split('T').next().unwrap_or_default()))
         .collect();
     let join = |set: BTreeSet<String>| set.into_iter().collect::<Vec<_>>().join("; ");
@@ -114,7 +130,7 @@ fn conditions(results: &Results) -> String {
 }
 
 /// The number in what a program says of its version.
-fn version(said: &str) -> Option<&str> {
+pub fn version(said: &str) -> Option<&str> {
     let words = said.split([' ', '/']).map(|word| word.trim_start_matches('v'));
     let word = words.into_iter().find(|word| word.starts_with(|letter: char| letter.is_ascii_digit()))?;
     word.split(|letter: char| !letter.is_ascii_digit() && letter != '.').next()

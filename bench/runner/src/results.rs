@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::{engines::Engine, loads::Load, machine::Machine, measure::CLIENTS, peers::Peer};
+use crate::{engines::Engine, loads::Load, machine::Machine, measure::CLIENTS, peers::Peer, pools::PoolFigures};
 
 /// What can be measured by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -41,6 +41,8 @@ pub enum Part {
     Start,
     /// Imports and exports, on all engines
     Bulk,
+    /// The pool crate by itself, beside other pools, on PostgreSQL
+    Pool,
 }
 
 impl Part {
@@ -74,6 +76,8 @@ pub struct Results {
     pub start: Option<Start>,
     #[serde(default)]
     pub bulk: Vec<BulkFigure>,
+    #[serde(default)]
+    pub pools: PoolFigures,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -237,6 +241,7 @@ impl Results {
             Part::Memory => self.memory = None,
             Part::Start => self.start = None,
             Part::Bulk => self.bulk.clear(),
+            Part::Pool => self.pools = PoolFigures::default(),
             _ => {}
         }
     }

@@ -1,0 +1,44 @@
+//! orm-pool, one statement for each read.
+
+use anyhow::Result;
+use orm_pool::{DatabaseUrl, Error, PoolOptions};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use uuid::Uuid;
+
+use super::{ACQUIRE, FIND, Pool, SLEEP, User};
+
+pub struct OrmPool(orm_pool::Pool);
+
+impl Pool for OrmPool {
+    async fn connect(url: &str, connections: u32) -> Result<Self> {
+        open(url, connections).await.map(Self)
+    }
+
+    async fn find(&self, id: Uuid) -> Result<Option<User>> {
+        let found = self.0.read("users.find", move |db| async move {
+            let find = Statement::from_sql_and_values(DbBackend::Postgres, FIND, [id.into()]);
+            let row = db.query_one_raw(find).await?;
+            Ok::<_, Error>(row.as_ref().map(User::from_result).transpose()?)
+        });
+        Ok(found.await?)
+    }
+
+    async fn sleep(&self) -> Result<()> {
+        sleep(&self.0).await
+    }
+}
+
+/// `acquire` is the default in so many words. `min` is not: the default is 2. A connection is asked for a sign of life only
+/// if it was unused for 30 s, which is the default.
+pub(super) async fn open(url: &str, connections: u32) -> Result<orm_pool::Pool> {
+    let options = PoolOptions::default().max(connections).min(connections).acquire(ACQUIRE);
+    Ok(orm_pool::Pool::connect(&DatabaseUrl::parse(url)?, &options).await?)
+}
+
+pub(super) async fn sleep(pool: &orm_pool::Pool) -> Result<()> {
+    let slept = pool.read("pools.sleep", |db| async move {
+        db.execute_unprepared(SLEEP).await?;
+        Ok::<_, Error>(())
+    });
+    Ok(slept.await?)
+}
