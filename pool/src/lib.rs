@@ -51,6 +51,12 @@
 //! 10. `batch` and `bulk`, on top: operations that ask alike share one statement ([`Batch`]), and those that come without
 //!     end keep to a share of the pool ([`Pool::bulk_read`]). A reader who needs only the pool can skip both.
 //!
+//! # Features
+//!
+//! `sqlite`, `postgres` and `mysql` (MySQL and MariaDB) are the engines; `batch` and `bulk` are the optional layers. All five are
+//! on by default. `utoipa` derives OpenAPI schemas for [`Snapshot`]. What a URL and [`PoolOptions`] do not say is set by
+//! [`Pool::builder`]: options of the drivers, pragmas, and statements for each new connection.
+//!
 //! # Why not sqlx's own pool
 //!
 //! sqlx's pool pings a connection each time it comes back, without a time limit (sqlx #4349), queues without a bound
