@@ -78,9 +78,11 @@ pub(crate) struct OperationContext {
     // The statement that has no answer yet: when it was sent, on the pool's clock, plus one, with `KILLED` and `DEAD`. 0
     // while there is none.
     asked: AtomicU64,
-    /// The session that the statement runs in, if the pool has to limit it: its number, or 0 if not.
+    /// The number of the session that the statement runs in, or 0 if the server has none.
     session: AtomicU64,
     server: AtomicU64,
+    /// Whether the pool has to kill statements in that session that run too long.
+    is_limited_by_pool: AtomicBool,
 }
 
 /// Set together with the time of a statement that the pool is about to kill.
@@ -88,9 +90,9 @@ const KILLED: u64 = 1 << 63;
 /// Set once the server has taken the kill.
 const DEAD: u64 = 1 << 62;
 
-/// A statement to kill.
+/// A statement that has no answer yet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Overlong {
+pub(crate) struct PendingStatement {
     pub(crate) session: SessionId,
     asked: u64,
 }
@@ -126,6 +128,7 @@ impl OperationContext {
             asked: AtomicU64::new(0),
             session: AtomicU64::new(0),
             server: AtomicU64::new(0),
+            is_limited_by_pool: AtomicBool::new(false),
         }
     }
 
@@ -170,11 +173,12 @@ impl OperationContext {
         self.request.as_ref().map(|request| Arc::clone(&request.label))
     }
 
-    /// From now on its statements run on this connection.
-    pub(crate) fn runs_in(&self, session: Option<SessionId>) {
-        if let Some(SessionId { server, number }) = session {
+    /// From now on its statements run in this session, in which the pool may have to kill those that run too long.
+    pub(crate) fn runs_in(&self, session: Option<(SessionId, bool)>) {
+        if let Some((SessionId { server, number }, is_limited_by_pool)) = session {
             self.server.store(server, Ordering::Relaxed);
             self.session.store(number.get(), Ordering::Relaxed);
+            self.is_limited_by_pool.store(is_limited_by_pool, Ordering::Relaxed);
         }
     }
 
@@ -194,23 +198,34 @@ impl OperationContext {
         self.asked.load(Ordering::Acquire) & KILLED != 0
     }
 
-    /// Marks the statement as killed if it has had no answer for so long, and gives what is to be killed: until the server
-    /// has taken the kill.
-    pub(crate) fn kill_after(&self, limit: Duration, clock: Clock) -> Option<Overlong> {
+    /// The statement that has had no answer for so long, if its session is known.
+    pub(crate) fn pending(&self, limit: Duration, clock: Clock) -> Option<PendingStatement> {
         let asked = self.asked.load(Ordering::Acquire);
         let number = NonZeroU64::new(self.session.load(Ordering::Relaxed))?;
         let session = SessionId { server: self.server.load(Ordering::Relaxed), number };
-        if asked & DEAD != 0 || owed(asked, clock)? < limit {
+        (owed(asked, clock)? >= limit).then_some(PendingStatement { session, asked })
+    }
+
+    /// Ends the operation, as [`strand`](Self::strand), if it still waits for the answer to this statement.
+    pub(crate) fn strand_in(&self, statement: PendingStatement) -> bool {
+        self.asked.load(Ordering::Acquire) == statement.asked && self.strand()
+    }
+
+    /// Marks the statement as killed if it has had no answer for so long, and gives what is to be killed: until the server
+    /// has taken the kill.
+    pub(crate) fn kill_after(&self, limit: Duration, clock: Clock) -> Option<PendingStatement> {
+        let PendingStatement { session, asked } = self.pending(limit, clock)?;
+        if asked & DEAD != 0 || !self.is_limited_by_pool.load(Ordering::Relaxed) {
             return None;
         }
         // Fails if the answer has arrived or another statement was sent; then there is nothing to kill.
         let marked = asked | KILLED;
         let is_marked = self.asked.compare_exchange(asked, marked, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        is_marked.then_some(Overlong { session, asked: marked })
+        is_marked.then_some(PendingStatement { session, asked: marked })
     }
 
     /// The server has taken the kill.
-    pub(crate) fn is_dead(&self, killed: Overlong) {
+    pub(crate) fn is_dead(&self, killed: PendingStatement) {
         // Fails if the answer has arrived or another statement was sent; then the mark is not needed.
         let _ = self.asked.compare_exchange(killed.asked, killed.asked | DEAD, Ordering::AcqRel, Ordering::Relaxed);
     }

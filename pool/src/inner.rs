@@ -4,6 +4,7 @@
 pub(crate) mod connections;
 pub(crate) mod housekeeper;
 pub(crate) mod lease;
+mod lost_answers;
 mod pace;
 pub(crate) mod probe;
 pub(crate) mod requests;

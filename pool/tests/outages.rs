@@ -24,6 +24,8 @@ cases![
     a_server_without_room_for_statements_costs_no_read,
     a_connection_that_is_never_opened_is_noticed,
     a_pool_that_drains_still_kills_statements,
+    answers_that_were_lost_do_not_keep_connections,
+    a_long_statement_is_not_taken_for_a_lost_answer,
     new_credentials_after_the_end_are_refused_at_once,
 ];
 
@@ -101,6 +103,46 @@ async fn a_long_statement_outlives_a_listener_that_is_shut(context: Context) {
 
 async fn a_long_statement_outlives_a_listener_that_is_deaf(context: Context) {
     long_statement(context, Proxy::deafen).await;
+}
+
+/// As after a firewall has forgotten all connections: new ones work.
+async fn answers_that_were_lost_do_not_keep_connections(context: Context) {
+    let (proxy, url) = Proxy::before(&context.database().await).await;
+    let pool = pool_on(&url, PoolOptions::default().max(4).min(4)).await;
+    proxy.forget();
+    let began = Instant::now();
+    let reads: Vec<_> = (0..4)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                pool.read("test.lost", |db| async move { Ok::<_, Error>(number(&db, "SELECT 1").await?) }).await
+            })
+        })
+        .collect();
+    for lost in reads {
+        let outcome = lost.await.unwrap();
+        assert!(matches!(&outcome, Err(Error::Abandoned { operation: "test.lost" })), "{outcome:?}");
+    }
+    // `statement_timeout` is 30 s.
+    assert!(began.elapsed() < Duration::from_secs(15), "it took {:?}", began.elapsed());
+    assert_eq!(read(&pool, "SELECT 1").await, 1);
+    assert_eq!(pool.snapshot().counters.stranded, 4);
+    end(pool).await;
+}
+
+async fn a_long_statement_is_not_taken_for_a_lost_answer(context: Context) {
+    for max in [1, 2] {
+        // The server is asked over a separate connection, or over an idle one.
+        let pool = pool_on(&context.database().await, PoolOptions::default().max(max).min(max)).await;
+        let slow = Arc::new(sleep(&context, 5));
+        let long = pool.read("test.long", move |db| {
+            let slow = Arc::clone(&slow);
+            async move { Ok::<_, Error>(db.execute_unprepared(&slow).await.map(drop)?) }
+        });
+        long.await.unwrap();
+        assert_eq!(pool.snapshot().counters.stranded, 0);
+        end(pool).await;
+    }
 }
 
 async fn pings_do_not_delay_the_end_of_stranded_operations(context: Context) {

@@ -12,7 +12,7 @@ use sea_orm::AccessMode;
 use sea_orm::{
     DbBackend, ExecResult, QueryResult, Statement, TransactionOptions, Value,
     sea_query::Values,
-    sqlx::{self, AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _, SqlStr},
+    sqlx::{self, AssertSqlSafe, Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqlStr},
 };
 use sea_query_sqlx::SqlxValues;
 
@@ -26,10 +26,7 @@ type Result<T> = std::result::Result<T, sqlx::Error>;
 pub(crate) struct DriverConnection {
     driver: Driver,
     socket: Option<Socket>,
-    /// What is known of a session of MySQL.
-    session: Option<MySqlSession>,
-    /// The session's own limit of a wait for a lock; zero if there is none.
-    lock_timeout: Duration,
+    session: ServerSession,
     /// Whether another limit is in force, which outlasts the transaction (MySQL).
     has_other_lock_timeout: bool,
 }
@@ -56,23 +53,25 @@ pub(super) enum DriverMut<'a> {
     MySql(&'a mut sqlx::mysql::MySqlConnection),
 }
 
-/// A session of MySQL, as `KILL QUERY` knows it.
+/// A session as the server itself knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SessionId {
-    /// A digest of the server's own id: another server may have the same number.
+    /// A digest of the server's own identity: another server may have the same number.
     pub(crate) server: u64,
     pub(crate) number: NonZeroU64,
 }
 
-/// What is known of a session of MySQL or MariaDB.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MySqlSession {
-    /// To end statements in, if the server does not limit all of them itself.
-    pub(crate) id: Option<SessionId>,
-    /// Bytes of the largest statement that the server takes.
-    pub(crate) largest: usize,
-    /// How long it waits for a row's lock.
-    pub(crate) lock_timeout: Duration,
+/// What is known of a session of a server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ServerSession {
+    /// None behind a pooler in transaction mode, where each transaction may meet another session.
+    pub(super) id: Option<SessionId>,
+    /// Whether the pool has to kill statements that run too long, since the server does not limit all of them (MySQL).
+    pub(super) is_limited_by_pool: bool,
+    /// Bytes of the largest statement that the server takes, if it says so.
+    pub(super) largest: Option<usize>,
+    /// The session's own limit of a wait for a lock; zero if there is none.
+    pub(super) lock_timeout: Duration,
 }
 
 /// The same expression for each driver.
@@ -135,26 +134,21 @@ impl DriverMut<'_> {
 
 impl DriverConnection {
     pub(super) fn new(driver: Driver, socket: Option<Socket>) -> Self {
-        Self { driver, socket, session: None, lock_timeout: Duration::ZERO, has_other_lock_timeout: false }
+        Self { driver, socket, session: ServerSession::default(), has_other_lock_timeout: false }
     }
 
-    pub(crate) fn with_session(self, session: MySqlSession) -> Self {
-        Self { session: Some(session), lock_timeout: session.lock_timeout, ..self }
+    pub(super) fn with_session(self, session: ServerSession) -> Self {
+        Self { session, ..self }
     }
 
-    /// With the session's own limit of a wait for a lock; zero if there is none.
-    pub(crate) fn with_lock_timeout(self, lock_timeout: Duration) -> Self {
-        Self { lock_timeout, ..self }
-    }
-
-    /// The session to end statements in, if the server does not limit all of them itself.
-    pub(crate) fn session(&self) -> Option<SessionId> {
-        self.session.and_then(|session| session.id)
+    /// The session, and whether the pool has to kill statements in it that run too long.
+    pub(crate) fn session(&self) -> Option<(SessionId, bool)> {
+        self.session.id.map(|id| (id, self.session.is_limited_by_pool))
     }
 
     /// Whether the server takes statements of this size.
     fn check_size(&self, sql: &str, values: Option<&Values>) -> Result<()> {
-        let Some(MySqlSession { largest, .. }) = self.session else { return Ok(()) };
+        let Some(largest) = self.session.largest else { return Ok(()) };
         // Text and values are sent one after the other.
         let size = sql.len().max(values.map_or(0, |values| values.iter().map(size_of).sum()));
         if size < largest { Ok(()) } else { Err(PoolError::too_large(size, largest)) }
@@ -249,7 +243,7 @@ impl DriverConnection {
         }
         let level = options.isolation_level.map(|level| format!(" ISOLATION LEVEL {level}")).unwrap_or_default();
         let mode = options.access_mode.map(|mode| format!(" {mode}")).unwrap_or_default();
-        let lock_timeout = lock_timeout.filter(|limit| self.lock_timeout.is_zero() || *limit < self.lock_timeout);
+        let lock_timeout = lock_timeout.filter(|limit| self.session.lock_timeout.is_zero() || *limit < self.session.lock_timeout);
         match &self.driver {
             #[cfg(feature = "postgres")]
             Driver::Postgres(_, settings) => {
@@ -319,7 +313,7 @@ impl DriverConnection {
     }
 
     fn own_lock_timeout(&self) -> String {
-        format!("SET innodb_lock_wait_timeout = {}", self.lock_timeout.as_secs().max(1))
+        format!("SET innodb_lock_wait_timeout = {}", self.session.lock_timeout.as_secs().max(1))
     }
 
     /// Whether a transaction has left another limit of a wait for a lock than the session's own.
@@ -338,10 +332,38 @@ impl DriverConnection {
         on!(Driver, &mut self.driver, connection => connection.execute(AssertSqlSafe(sql)).await.map(drop))
     }
 
+    /// Which of these sessions have been idle for a second or more, as the server says: it waits for their next statement.
+    /// Sessions of other servers are not judged.
+    pub(crate) async fn idle_sessions(&mut self, sessions: &[SessionId]) -> Result<Vec<SessionId>> {
+        let own = self.session.id.map(|own| own.server);
+        let here: Vec<SessionId> = sessions.iter().copied().filter(|session| Some(session.server) == own).collect();
+        if here.is_empty() {
+            return Ok(Vec::new());
+        }
+        let numbers: Vec<String> = here.iter().map(|session| session.number.to_string()).collect();
+        let numbers = numbers.join(", ");
+        let sql = match self.backend() {
+            DbBackend::Postgres => format!(
+                "SELECT pid::bigint FROM pg_stat_activity WHERE pid IN ({numbers}) AND state LIKE 'idle%' \
+                 AND state_change < clock_timestamp() - interval '1 second'"
+            ),
+            _ => format!(
+                "SELECT CAST(ID AS SIGNED) FROM information_schema.PROCESSLIST WHERE ID IN ({numbers}) \
+                 AND COMMAND = 'Sleep' AND TIME > 1"
+            ),
+        };
+        let idle: Vec<u64> = on!(Driver, &mut self.driver, connection => {
+            let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await?;
+            let numbers = rows.iter().map(|row| row.try_get::<i64, _>(0).map(i64::unsigned_abs));
+            numbers.collect::<Result<_>>()?
+        });
+        Ok(here.into_iter().filter(|session| idle.contains(&session.number.get())).collect())
+    }
+
     /// Ends the statement that runs in another session of the same server. Succeeds if that session has already ended.
     pub(crate) async fn kill_statement(&mut self, session: SessionId) -> Result<()> {
         const NO_SUCH_SESSION: u16 = 1094;
-        if self.session().map(|own| own.server) != Some(session.server) {
+        if self.session.id.map(|own| own.server) != Some(session.server) {
             // After a failover, or behind a balancer: there the number may belong to another client's session.
             return Err(sqlx::Error::Io(std::io::Error::other("another server answers at the database's address")));
         }

@@ -1,11 +1,6 @@
 //! MySQL and MariaDB: from a URL to an open connection.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    num::NonZeroU64,
-    sync::Arc,
-    time::Duration,
-};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector,
@@ -16,9 +11,9 @@ use sea_orm::{
 };
 
 use super::{
-    driver::{Driver, DriverConnection, DriverMut, MySqlSession, SessionId},
+    driver::{Driver, DriverConnection, DriverMut, ServerSession, SessionId},
     driver_options::{self, DriverOptions},
-    session::{Found, Limit, Session, warn_of_loss, whole_millis},
+    session::{Found, Limit, Session, digest, warn_of_loss, whole_millis},
     socket::SocketFinder,
     url::{Host, ServerAddress, TlsMode},
 };
@@ -180,19 +175,19 @@ fn at_most(setting: &str, most: u64) -> String {
     format!("{setting} = CAST(LEAST(@@SESSION.{setting}, {most}) AS UNSIGNED)")
 }
 
-/// What the pool knows of a session. It has no id on MariaDB, whose `max_statement_time` holds for every statement.
-async fn find_session(raw: &mut MySqlConnection) -> Result<MySqlSession, sqlx::Error> {
-    let sql = "SELECT CAST(/*M!100101 NULL + */ CONNECTION_ID() AS UNSIGNED), CONCAT('' /*!50720 , @@server_uuid */), \
+/// What the server says of a session. MariaDB limits every statement itself (`max_statement_time`).
+async fn find_session(raw: &mut MySqlConnection) -> Result<ServerSession, sqlx::Error> {
+    let sql = "SELECT CAST(CONNECTION_ID() AS UNSIGNED), \
+               CONCAT(@@hostname, ':', @@port, ':', @@server_id /*!50720 , @@server_uuid */), \
+               CAST(0 /*!50720 + 1 */ AS SIGNED), \
                CAST(@@max_allowed_packet AS UNSIGNED), CAST(@@innodb_lock_wait_timeout AS UNSIGNED)";
     let row = raw.fetch_one(sql).await?;
-    let (number, server): (Option<u64>, String) = (row.try_get(0)?, row.try_get(1)?);
-    let (largest, lock_timeout): (u64, u64) = (row.try_get(2)?, row.try_get(3)?);
-    let mut digest = DefaultHasher::new();
-    server.hash(&mut digest);
-    let server = digest.finish();
-    Ok(MySqlSession {
-        id: number.and_then(NonZeroU64::new).map(|number| SessionId { server, number }),
-        largest: usize::try_from(largest).unwrap_or(usize::MAX),
+    let (number, server, is_mysql): (u64, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (largest, lock_timeout): (u64, u64) = (row.try_get(3)?, row.try_get(4)?);
+    Ok(ServerSession {
+        id: NonZeroU64::new(number).map(|number| SessionId { server: digest(&server), number }),
+        is_limited_by_pool: is_mysql == 1,
+        largest: Some(usize::try_from(largest).unwrap_or(usize::MAX)),
         lock_timeout: Duration::from_secs(lock_timeout),
     })
 }

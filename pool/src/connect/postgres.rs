@@ -1,6 +1,6 @@
 //! PostgreSQL: from a URL to an open connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use sea_orm::{
     DatabaseConnection, SqlxPostgresConnector,
@@ -11,10 +11,10 @@ use sea_orm::{
 };
 
 use super::{
-    driver::{Driver, DriverConnection, DriverMut},
+    driver::{Driver, DriverConnection, DriverMut, ServerSession, SessionId},
     driver_options::{self, DriverOptions},
     find_pooler,
-    session::{Found, Limit, Session, warn_of_loss, whole_millis},
+    session::{Found, Limit, Session, digest, warn_of_loss, whole_millis},
     socket::SocketFinder,
     url::{Host, ServerAddress, TlsMode},
 };
@@ -43,9 +43,10 @@ impl PostgresConnector {
     pub(super) async fn open(&self, session: &Session) -> Result<DriverConnection, sqlx::Error> {
         let (opened, socket) = self.sockets.find(self.address.connect()).await;
         let mut opened = opened?;
-        set_session(session, &mut opened, &self.address).await?;
+        let id = set_session(session, &mut opened, &self.address).await?;
         let settings = session.pooler().map(|_| session_settings(session, true).into());
-        Ok(DriverConnection::new(Driver::Postgres(opened, settings), socket).with_lock_timeout(session.lock_timeout()))
+        let found = ServerSession { id, lock_timeout: session.lock_timeout(), ..ServerSession::default() };
+        Ok(DriverConnection::new(Driver::Postgres(opened, settings), socket).with_session(found))
     }
 
     /// A separate SeaORM connection.
@@ -107,15 +108,26 @@ pub(super) fn connect_options(server: &ServerAddress) -> PgConnectOptions {
     options
 }
 
-/// Sets a session, if a connection has one.
-async fn set_session(session: &Session, raw: &mut PgConnection, address: &PgConnectOptions) -> Result<(), sqlx::Error> {
+/// Sets a session, if a connection has one, and returns what the server calls it.
+async fn set_session(
+    session: &Session,
+    raw: &mut PgConnection,
+    address: &PgConnectOptions,
+) -> Result<Option<SessionId>, sqlx::Error> {
     let is_first = session.is_unknown();
     let pooler = if is_first { find_pooler::find(raw, address).await? } else { session.pooler() };
+    let mut id = None;
     if pooler.is_none() {
-        sqlx::raw_sql(AssertSqlSafe(session_settings(session, false))).execute(&mut *raw).await?;
+        let sql = format!(
+            "{}, pg_backend_pid()::bigint AS pid, extract(epoch FROM pg_postmaster_start_time())::text AS server",
+            session_settings(session, false)
+        );
+        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *raw).await?;
+        let (pid, server): (i64, String) = (row.try_get("pid")?, row.try_get("server")?);
+        id = NonZeroU64::new(pid.unsigned_abs()).map(|number| SessionId { server: digest(server), number });
     }
     if !is_first {
-        return Ok(());
+        return Ok(id);
     }
     let settings = if pooler.is_some() { session_settings(session, true) } else { "SELECT".to_owned() };
     sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {settings}"))).execute(&mut *raw).await?;
@@ -136,7 +148,7 @@ async fn set_session(session: &Session, raw: &mut PgConnection, address: &PgConn
     if flushes != "on/on" {
         warn_of_loss("fsync/full_page_writes", &flushes);
     }
-    Ok(())
+    Ok(id)
 }
 
 /// For the session, or for the transaction that is open.

@@ -43,6 +43,7 @@
 //! What only a statement can ask for (`defer_foreign_keys`, `query_only`, `case_sensitive_like`, ...) is asked for by no one.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -136,6 +137,13 @@ impl Session {
         }
         true
     }
+}
+
+/// A digest of what identifies a server.
+pub(super) fn digest(server: impl Hash) -> u64 {
+    let mut digest = DefaultHasher::new();
+    server.hash(&mut digest);
+    digest.finish()
 }
 
 pub(super) fn whole_millis(limit: Duration) -> u128 {

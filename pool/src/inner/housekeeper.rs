@@ -9,10 +9,10 @@ use std::{
 use sea_orm::sqlx;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::PoolInner;
+use super::{PoolInner, lost_answers::LostAnswers};
 use crate::{
     connect::url::Engine,
-    context::{OperationContext, Overlong},
+    context::{OperationContext, PendingStatement},
     error_kind::{root_cause, timed_out},
     health::State,
     set::CloseReason,
@@ -34,6 +34,7 @@ const PAUSED: Duration = Duration::from_secs(1);
 /// Runs until the pool is closed and its last connection with it.
 pub(crate) async fn keep_house(inner: Arc<PoolInner>) {
     let killing = Arc::new(tokio::sync::Mutex::new(()));
+    let mut lost_answers = LostAnswers::default();
     while !(inner.admission.is_closed() && inner.admission.connections().counts().open == 0) {
         let (began, tick) = (Instant::now(), tick(&inner));
         tokio::select! {
@@ -54,6 +55,7 @@ pub(crate) async fn keep_house(inner: Arc<PoolInner>) {
         warn_of_slow_holds(&inner);
         kill_overlong(&inner, &killing);
         end_stranded(&inner);
+        lost_answers.look(&inner);
     }
 }
 
@@ -156,7 +158,7 @@ fn kill_overlong(inner: &Arc<PoolInner>, killing: &Arc<tokio::sync::Mutex<()>>) 
 }
 
 /// Kills each of these statements over one connection, beside those of the pool.
-async fn kill(inner: &PoolInner, overlong: &[(Arc<OperationContext>, Overlong)]) -> Result<(), Arc<sqlx::Error>> {
+async fn kill(inner: &PoolInner, overlong: &[(Arc<OperationContext>, PendingStatement)]) -> Result<(), Arc<sqlx::Error>> {
     let Some(opened) = inner.open_aside(None).await else { return Ok(()) };
     let mut connection = opened.map_err(|failure| failure.source)?;
     let mut outcome = Ok(());
@@ -180,7 +182,7 @@ async fn kill(inner: &PoolInner, overlong: &[(Arc<OperationContext>, Overlong)])
 }
 
 /// Aborts operations that get no answer, so that their connections can be replaced: past `statement_timeout` and a grace, or
-/// after the grace alone if the server was found silent. A connection attempt that is refused aborts no operation.
+/// after the grace alone if the server was found silent. [`LostAnswers`] finds those earlier that the server has answered. A connection attempt that is refused aborts no operation.
 fn end_stranded(inner: &PoolInner) {
     if inner.engine == Engine::Sqlite {
         return;

@@ -34,6 +34,8 @@ struct Weather {
     deaf: bool,
     /// Grows when every connection is to be reset.
     resets: u32,
+    /// Grows when every connection is to go silent, while new ones are forwarded.
+    silences: u32,
 }
 
 /// Forwards connections as the weather allows.
@@ -106,6 +108,11 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.stalled = true);
     }
 
+    /// Swallows what is sent on the connections that are open now, in both directions, for ever; new ones are forwarded.
+    pub fn forget(&self) {
+        self.weather.send_modify(|weather| weather.silences += 1);
+    }
+
     /// Swallows what is answered: whatever is asked for is done, and nobody learns it.
     pub fn mute(&self) {
         self.weather.send_modify(|weather| weather.mute = true);
@@ -123,7 +130,9 @@ impl Proxy {
 
     /// Forwards again, as if nothing had been.
     pub fn mend(&self) {
-        self.weather.send_modify(|weather| *weather = Weather { resets: weather.resets, ..Weather::default() });
+        self.weather.send_modify(|weather| {
+            *weather = Weather { resets: weather.resets, silences: weather.silences, ..Weather::default() };
+        });
     }
 }
 
@@ -178,6 +187,7 @@ async fn forward(client: TcpStream, forwarding: Forwarding) {
         // What is dropped is reset.
         socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
+    let silences = weather.borrow().silences;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let mut reset = weather.clone();
@@ -185,8 +195,8 @@ async fn forward(client: TcpStream, forwarding: Forwarding) {
         // First, so that nothing slips through when a cut is mended at once.
         biased;
         _ = reset.wait_for(|weather| weather.resets != resets) => {}
-        () = pump(from_client, to_server, weather.clone(), Some(recorded)) => {}
-        () = pump(from_server, to_client, weather.clone(), None) => {}
+        () = pump(from_client, to_server, weather.clone(), silences, Some(recorded)) => {}
+        () = pump(from_server, to_client, weather.clone(), silences, None) => {}
     }
 }
 
@@ -195,6 +205,7 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut weather: watch::Receiver<Weather>,
+    silences: u32,
     requests: Option<Recorded>,
 ) {
     let answers = requests.is_none();
@@ -209,12 +220,14 @@ async fn pump(
         if answers && !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        if weather.wait_for(|weather| !(weather.stalled || answers && weather.mute)).await.is_err()
+        let is_forwarded =
+            |weather: &Weather| !(weather.stalled || answers && weather.mute) && weather.silences == silences;
+        if weather.wait_for(is_forwarded).await.is_err()
             || to.write_all(&bytes[..count]).await.is_err()
         {
             return;
         }
     }
     // The end is not told either while nothing is.
-    let _ = weather.wait_for(|weather| !weather.stalled).await;
+    let _ = weather.wait_for(|weather| !weather.stalled && weather.silences == silences).await;
 }
