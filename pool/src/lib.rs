@@ -40,7 +40,8 @@
 //!    be served in time is refused on arrival ([`AcquireError`]).
 //! 6. `stats`: counters, times and the [`Snapshot`]; the `metrics` crate gets them too. `error`: [`Error`].
 //! 7. `inner`: what the parts share. `inner/connections` is the one task that opens connections, and everything that closes
-//!    them; `inner/probe` finds out whether the database answers; `inner/housekeeper` closes what is idle or too old, warns
+//!    them; `inner/probe` finds out whether the database answers, `inner/lost_answers` whether it has answered already;
+//!    `inner/housekeeper` closes what is idle or too old, warns
 //!    of long holds, and ends operations that get no answer. A `lease` is a connection in use.
 //! 8. `exec`: an operation runs as a task of the pool's own `runtime`, so that a caller that goes away neither ends it
 //!    half-way nor loses its connection, and is repeated where that is safe. `progress` keeps what it has done on its
