@@ -149,9 +149,10 @@ async fn run(options: Options) -> Result<ExitCode> {
     fs::create_dir(&work)?;
 
     let machine = machine::machine(place.path()).await;
-    let earlier = Results::read(&report::file(options.quick)).filter(|_| !options.only.is_empty());
+    let kind = Results { quick: options.quick, only_pools: options.parts() == [Part::Pool], ..Results::default() };
+    let earlier = Results::read(&report::file(&kind)).filter(|_| !options.only.is_empty());
     let mut results = earlier.filter(|earlier| earlier.machine == machine).unwrap_or_default();
-    results.quick = options.quick;
+    (results.quick, results.only_pools) = (kind.quick, kind.only_pools);
     results.machine = machine;
     results.versions = machine::versions().await;
     for part in options.parts() {
@@ -202,7 +203,7 @@ async fn all(run: &mut Run) -> Result<ExitCode> {
             run.results.leave_out(engine, REST, format!("{error:#}"));
             code = ExitCode::FAILURE;
         }
-        run.results.write(&report::file(run.options.quick))?;
+        run.results.write(&report::file(&run.results))?;
     }
     report::write(&run.results)?;
     let took = progress::clock(run.progress.elapsed().as_secs());
@@ -225,7 +226,7 @@ async fn on_engine(run: &mut Run, engine: Engine, extras: &[Part]) -> Result<()>
     }
     let mut failed = Vec::new();
     for part in extras {
-        run.results.write(&report::file(run.options.quick))?;
+        run.results.write(&report::file(&run.results))?;
         let measured = match part {
             Part::Sweep => extra::sweep(run, &mut stage).await,
             Part::Overload => extra::overload(run, &mut stage).await,

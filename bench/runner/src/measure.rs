@@ -181,7 +181,7 @@ impl Run {
                     }
                 }
             }
-            self.results.write(&report::file(self.options.quick))?;
+            self.results.write(&report::file(&self.results))?;
         }
         self.results
             .figures

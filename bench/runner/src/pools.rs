@@ -164,7 +164,7 @@ pub async fn pools(run: &mut Run, database: &Database) -> Result<()> {
                 }
             }
         }
-        run.results.write(&report::file(run.options.quick))?;
+        run.results.write(&report::file(&run.results))?;
     }
     Ok(())
 }

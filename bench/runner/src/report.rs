@@ -22,8 +22,11 @@ const BEGIN: &str = "<!-- bench:begin -->";
 const END: &str = "<!-- bench:end -->";
 
 /// Where the figures are kept. A quick look is kept apart from what is published.
-pub fn file(quick: bool) -> PathBuf {
-    Path::new("bench/results").join(if quick { "quick/results.json" } else { "results.json" })
+/// Where figures are kept. Those of the pools by themselves have a file of their own, since another machine than the one of
+/// the other figures would replace all of them.
+pub fn file(results: &Results) -> PathBuf {
+    let name = if results.only_pools { "pool.json" } else { "results.json" };
+    Path::new("bench/results").join(if results.quick { "quick" } else { "" }).join(name)
 }
 
 fn document(quick: bool) -> PathBuf {
@@ -36,22 +39,26 @@ fn pools_document(quick: bool) -> PathBuf {
 }
 
 pub fn places(results: &Results) -> String {
-    let quick = results.quick;
-    let mut places = format!("{}, {}", file(quick).display(), document(quick).display());
+    let mut places = file(results).display().to_string();
+    if !results.only_pools {
+        let _ = write!(places, ", {}", document(results.quick).display());
+    }
     if !results.pools.is_empty() {
-        let _ = write!(places, ", {}", pools_document(quick).display());
+        let _ = write!(places, ", {}", pools_document(results.quick).display());
     }
     places
 }
 
 /// Writes the tables into the documents, between their markers, and the plots beside the first.
 pub fn write(results: &Results) -> Result<()> {
-    let path = document(results.quick);
-    let images = path.with_file_name("img");
-    fs::create_dir_all(&images)?;
-    let plots = plots::write(results, &images)?;
-    let earlier = fs::read_to_string(&path).unwrap_or_else(|_| "# Performance\n".to_owned());
-    fs::write(path, between(&earlier, &markdown(results, &plots)))?;
+    if !results.only_pools {
+        let path = document(results.quick);
+        let images = path.with_file_name("img");
+        fs::create_dir_all(&images)?;
+        let plots = plots::write(results, &images)?;
+        let earlier = fs::read_to_string(&path).unwrap_or_else(|_| "# Performance\n".to_owned());
+        fs::write(path, between(&earlier, &markdown(results, &plots)))?;
+    }
     if !results.pools.is_empty() {
         let path = pools_document(results.quick);
         let earlier = fs::read_to_string(&path).unwrap_or_else(|_| "# Pools\n".to_owned());

@@ -63,6 +63,9 @@ impl Part {
 #[derive(Default, Serialize, Deserialize)]
 pub struct Results {
     pub quick: bool,
+    /// Whether nothing but the pools by themselves is measured.
+    #[serde(default)]
+    pub only_pools: bool,
     pub machine: Machine,
     pub versions: BTreeMap<String, String>,
     /// When, and of which commit, each part was measured.

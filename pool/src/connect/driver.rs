@@ -243,7 +243,8 @@ impl DriverConnection {
         }
         let level = options.isolation_level.map(|level| format!(" ISOLATION LEVEL {level}")).unwrap_or_default();
         let mode = options.access_mode.map(|mode| format!(" {mode}")).unwrap_or_default();
-        let lock_timeout = lock_timeout.filter(|limit| self.session.lock_timeout.is_zero() || *limit < self.session.lock_timeout);
+        let lock_timeout =
+            lock_timeout.filter(|limit| self.session.lock_timeout.is_zero() || *limit < self.session.lock_timeout);
         match &self.driver {
             #[cfg(feature = "postgres")]
             Driver::Postgres(_, settings) => {

@@ -158,7 +158,10 @@ fn kill_overlong(inner: &Arc<PoolInner>, killing: &Arc<tokio::sync::Mutex<()>>) 
 }
 
 /// Kills each of these statements over one connection, beside those of the pool.
-async fn kill(inner: &PoolInner, overlong: &[(Arc<OperationContext>, PendingStatement)]) -> Result<(), Arc<sqlx::Error>> {
+async fn kill(
+    inner: &PoolInner,
+    overlong: &[(Arc<OperationContext>, PendingStatement)],
+) -> Result<(), Arc<sqlx::Error>> {
     let Some(opened) = inner.open_aside(None).await else { return Ok(()) };
     let mut connection = opened.map_err(|failure| failure.source)?;
     let mut outcome = Ok(());

@@ -222,9 +222,7 @@ async fn pump(
         }
         let is_forwarded =
             |weather: &Weather| !(weather.stalled || answers && weather.mute) && weather.silences == silences;
-        if weather.wait_for(is_forwarded).await.is_err()
-            || to.write_all(&bytes[..count]).await.is_err()
-        {
+        if weather.wait_for(is_forwarded).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
     }
