@@ -66,7 +66,7 @@
 
 #![cfg_attr(
     not(all(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "batch", feature = "bulk")),
-    allow(unused, reason = "what only some engines and layers use")
+    allow(unused, clippy::unnecessary_wraps, clippy::unused_self, reason = "what only some engines and layers use")
 )]
 
 #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
