@@ -11,9 +11,10 @@ use serde_json::json;
 use crate::{
     cases,
     harness::{
-        App, Context, End, Engine, Load, Proxy, Sample, Server, Service, by_status, connect, eventually, is_batching,
-        kill_all, new_database, number, quantile, wanted,
+        App, Context, End, Engine, Load, Locked, Proxy, Sample, Server, Service, by_status, connect, eventually,
+        is_batching, kill_all, new_database, number, quantile, wanted,
     },
+    shutdown::hanging_post,
 };
 
 cases![
@@ -22,6 +23,7 @@ cases![
     a_connection_closed_while_idle_costs_no_write,
     a_silent_peer_is_found_and_its_places_come_back,
     a_blip_is_waited_for,
+    a_process_that_was_paused_loses_no_answer,
 ];
 
 const CLIENTS: usize = 64;
@@ -215,15 +217,37 @@ async fn a_blip_is_waited_for(context: Context) {
     let app = context.app_on(&url, &[("pool.outage_wait", "30s"), ("pool.acquire", "60s")]).await;
     assert_eq!(app.get("/users").await.status, 200);
     proxy.cut();
-    let waiting: Vec<_> = (0..8)
-        .map(|_| {
-            let app = app.clone();
-            tokio::spawn(async move { app.get("/users").await.status.as_u16() })
-        })
-        .collect();
-    app.pool_until("they wait while it is down", |pool| pool["state"] == "down" && pool["waiting"] == 8).await;
+    let get = || {
+        let app = app.clone();
+        tokio::spawn(async move { app.get("/users").await.status.as_u16() })
+    };
+    // The first alone: those that share a statement, which is sent in vain, would wait as one.
+    let mut waiting = vec![get()];
+    app.pool_until("the first waits while it is down", |pool| pool["state"] == "down" && pool["waiting"] == 1).await;
+    waiting.extend((1..8).map(|_| get()));
+    app.pool_until("all wait", |pool| pool["waiting"] == 8).await;
     proxy.mend();
     for status in waiting {
         assert_eq!(status.await.unwrap(), 200, "the blip has passed, and nobody has noticed");
     }
+}
+
+/// As after SIGSTOP, or in a virtual machine that was paused: the answers of that time lie in the sockets.
+async fn a_process_that_was_paused_loses_no_answer(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let url = context.database().await;
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__STATEMENT_TIMEOUT", "3s")];
+    let service = Service::start(context.folder(), &variables).await;
+    let lock = Locked::users(&context, &url).await;
+    let posting = hanging_post(&context, &service).await;
+    service.signal("STOP").await;
+    lock.unlock().await;
+    // Longer than an operation may be without an answer: `statement_timeout` and 5 s.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    service.signal("CONT").await;
+    let answer = posting.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+    service.logged("the process was paused; operations are not judged by this time").await;
 }

@@ -168,7 +168,8 @@ async fn sigint_ends_it_as_well(context: Context) {
     }
 }
 
-async fn hanging_post(
+/// A POST that the server has, and does not answer while the table is locked.
+pub async fn hanging_post(
     context: &Context,
     service: &Service,
 ) -> tokio::task::JoinHandle<Result<reqwest::Response, reqwest::Error>> {
