@@ -10,8 +10,9 @@ COPY migration/Cargo.toml migration/
 COPY pool/Cargo.toml pool/
 # Members of the workspace have to be there, though nothing of the tests is built.
 COPY tests/support/Cargo.toml tests/support/
-RUN mkdir -p src entity/src migration/src pool/src pool/tests tests/api tests/support/src \
-    && echo 'fn main() {}' | tee src/main.rs tests/api/main.rs pool/tests/main.rs > /dev/null \
+RUN mkdir -p src entity/src migration/src pool/src pool/examples pool/tests tests/api tests/support/src \
+    && echo 'fn main() {}' | tee src/main.rs tests/api/main.rs pool/tests/main.rs \
+        pool/examples/axum.rs pool/examples/notes.rs pool/examples/postgres.rs > /dev/null \
     && touch src/lib.rs entity/src/lib.rs migration/src/lib.rs pool/src/lib.rs tests/support/src/lib.rs \
     && cargo build --release --locked
 
