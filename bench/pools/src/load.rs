@@ -17,7 +17,7 @@ use crate::pools::Pool;
 
 /// Load before the measurement.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// The longest time that is told apart from longer ones, in microseconds.
+/// The longest time that is recorded exactly, in microseconds.
 const LONGEST: u64 = 60_000_000;
 
 #[derive(Serialize)]
@@ -27,7 +27,7 @@ pub struct Throughput {
     p99_ms: f64,
 }
 
-/// What so many tasks get, each of which asks again once it is answered. Nothing may fail.
+/// Measures the throughput of concurrent tasks that read in a loop. An error fails the measurement.
 pub async fn throughput<P: Pool>(pool: Arc<P>, ids: Arc<[Uuid]>, tasks: usize, length: Duration) -> Result<Throughput> {
     let from = Instant::now() + WARM_UP;
     let window = from..from + length;
@@ -60,7 +60,7 @@ async fn read<P: Pool>(
     loop {
         let id = choice.next();
         let began = Instant::now();
-        let user = pool.find(id).await?.with_context(|| format!("there is no row {id}"))?;
+        let user = pool.find(id).await?.with_context(|| format!("row {id} not found"))?;
         let ended = Instant::now();
         ensure!(user.id == id, "asked for {id}, it answers {}", user.id);
         if ended >= window.end {

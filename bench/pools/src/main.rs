@@ -1,5 +1,5 @@
-//! Measures one connection pool by itself, on PostgreSQL: one pool and one measurement for each process, and one line of
-//! JSON that says what was seen. `bench/run --only pool` starts it for all pools in turns.
+//! Benchmarks a single connection pool on PostgreSQL. Each process runs one measurement of one pool and prints the result as
+//! one line of JSON. `bench/run --only pool` starts it for all pools in turns.
 
 mod load;
 mod pools;
@@ -26,7 +26,7 @@ use crate::{
 /// What a measurement takes besides its seconds, at the most. One that takes longer hangs, and is ended.
 const AROUND: Duration = Duration::from_secs(60);
 
-/// Measures one connection pool by itself. DATABASE_URL names the PostgreSQL database, which is on this machine.
+/// Benchmarks a single connection pool. DATABASE_URL names a PostgreSQL database on this machine.
 #[derive(Parser)]
 struct Options {
     /// The pool

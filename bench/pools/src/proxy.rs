@@ -1,5 +1,5 @@
-//! A TCP proxy in front of the database that can refuse, reset and fall silent. It has a thread and a runtime of its own, so
-//! that the pools cannot starve it.
+//! A TCP proxy in front of the database that can refuse, reset or silence connections. It runs on a separate thread and runtime,
+//! so that the pools cannot starve it.
 
 use std::{
     future::pending,
@@ -22,8 +22,8 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Below the ports that Linux gives to clients. A pool that tries to connect again and again while nobody listens would
-/// sooner or later be given the very port that it tries, and connect to itself.
+/// Below Linux's ephemeral ports. A pool that keeps retrying a closed ephemeral port can be assigned that port as its own
+/// source, and connect to itself.
 const PORTS: Range<u16> = 20_000..32_000;
 const TRIES: usize = 100;
 
@@ -86,10 +86,10 @@ fn listen() -> Result<std::net::TcpListener> {
             return Ok(listener);
         }
     }
-    bail!("there is no free port among {PORTS:?}")
+    bail!("no free port in {PORTS:?}")
 }
 
-/// What becomes of connections that are there.
+/// What the proxy does with open connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Forwarded,
@@ -129,7 +129,7 @@ async fn serve(
                         Ok(())
                     }
                 };
-                // Whoever gave the order may have gone.
+                // The caller may have stopped waiting.
                 drop(reply.send(outcome));
             }
             accepted = accept(listener.as_ref()) => {
@@ -155,7 +155,7 @@ async fn relay(mut client: TcpStream, database: SocketAddr, mut fate: watch::Rec
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     select! {
-        // Its fate first: once that is told, not one more byte passes.
+        // Checked first: no byte passes after a reset or a silence was requested.
         biased;
         _ = fate.changed() => {}
         ended = copy_bidirectional(&mut client, &mut server) => return ended.map(drop),

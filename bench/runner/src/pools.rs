@@ -1,4 +1,4 @@
-//! The pool crate by itself, beside other pools: throughput, an outage, and connections that go silent.
+//! The pool benchmark: orm-pool beside other pools, in throughput, an outage, and with silent connections.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -26,7 +26,7 @@ const TROUBLE_ROUNDS: usize = 3;
 /// Seconds that these take, roughly; an outage with a second to recover.
 const OUTAGE_WEIGHT: f64 = 9.5;
 const SILENCE_WEIGHT: f64 = 19.5;
-/// What the program takes besides the seconds of a measurement, at the most. It ends by itself before that.
+/// The longest that the program takes beyond the measurement. It has a shorter limit itself.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Crates whose versions are told.
 const CRATES: [&str; 6] = ["sea-orm", "sqlx", "tokio-postgres", "deadpool-postgres", "bb8", "bb8-postgres"];

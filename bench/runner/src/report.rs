@@ -22,8 +22,7 @@ const BEGIN: &str = "<!-- bench:begin -->";
 const END: &str = "<!-- bench:end -->";
 
 /// Where the figures are kept. A quick look is kept apart from what is published.
-/// Where figures are kept. Those of the pools by themselves have a file of their own, since another machine than the one of
-/// the other figures would replace all of them.
+/// The file of the results. The pool benchmark has a separate one: results of another machine replace a file as a whole.
 pub fn file(results: &Results) -> PathBuf {
     let name = if results.only_pools { "pool.json" } else { "results.json" };
     Path::new("bench/results").join(if results.quick { "quick" } else { "" }).join(name)
@@ -33,7 +32,7 @@ fn document(quick: bool) -> PathBuf {
     if quick { "bench/results/quick/PERFORMANCE.md".into() } else { "docs/PERFORMANCE.md".into() }
 }
 
-/// What is written about the pools by themselves; they have a document of their own.
+/// The document of the pool benchmark.
 fn pools_document(quick: bool) -> PathBuf {
     if quick { "bench/results/quick/POOL.md".into() } else { "pool/README.md".into() }
 }

@@ -1,4 +1,4 @@
-//! What was measured of the pools by themselves, as Markdown.
+//! The results of the pool benchmark, as Markdown.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 

@@ -41,7 +41,7 @@ pub enum Part {
     Start,
     /// Imports and exports, on all engines
     Bulk,
-    /// The pool crate by itself, beside other pools, on PostgreSQL
+    /// orm-pool beside other pools, on PostgreSQL
     Pool,
 }
 
@@ -63,7 +63,7 @@ impl Part {
 #[derive(Default, Serialize, Deserialize)]
 pub struct Results {
     pub quick: bool,
-    /// Whether nothing but the pools by themselves is measured.
+    /// Whether only the pool benchmark runs.
     #[serde(default)]
     pub only_pools: bool,
     pub machine: Machine,
