@@ -74,7 +74,7 @@ pub(crate) struct ServerSession {
     pub(super) lock_timeout: Duration,
 }
 
-/// The same expression for each driver.
+/// The same expression for each driver, on a mutable reference to its connection.
 macro_rules! on {
     ($kind:ident, $driver:expr, $connection:ident => $body:expr) => {
         match $driver {
@@ -84,6 +84,51 @@ macro_rules! on {
             $kind::Postgres($connection, ..) => $body,
             #[cfg(feature = "mysql")]
             $kind::MySql($connection) => $body,
+        }
+    };
+}
+
+/// SeaORM's statements, on an owned connection and on a borrowed one alike. A macro, since one method that called the other
+/// would keep its future inside its own, and copy both.
+macro_rules! statements {
+    ($visibility:vis, $kind:ident, $own:ident => $driver:expr) => {
+        $visibility async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
+            let $own = self;
+            $own.check_size(&statement.sql, statement.values.as_ref())?;
+            let (sql, values) = parts(statement);
+            on!($kind, $driver, connection => {
+                sqlx::query_with(sql, values).execute(&mut *connection).await.map(ExecResult::from)
+            })
+        }
+
+        $visibility async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
+            let $own = self;
+            $own.check_size(sql, None)?;
+            let sql = AssertSqlSafe(sql.to_owned());
+            on!($kind, $driver, connection => connection.execute(sql).await.map(ExecResult::from))
+        }
+
+        $visibility async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
+            let $own = self;
+            $own.check_size(&statement.sql, statement.values.as_ref())?;
+            let (sql, values) = parts(statement);
+            on!($kind, $driver, connection => {
+                let mut rows = sqlx::query_with(sql, values).fetch(&mut *connection);
+                let first = rows.try_next().await?;
+                // To the end: an error may come after the first row. SQLite commits a single statement there.
+                while rows.try_next().await?.is_some() {}
+                Ok(first.map(QueryResult::from))
+            })
+        }
+
+        $visibility async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
+            let $own = self;
+            $own.check_size(&statement.sql, statement.values.as_ref())?;
+            let (sql, values) = parts(statement);
+            on!($kind, $driver, connection => {
+                let rows = sqlx::query_with(sql, values).fetch_all(&mut *connection).await?;
+                Ok(rows.into_iter().map(QueryResult::from).collect())
+            })
         }
     };
 }
@@ -100,35 +145,23 @@ impl DriverMut<'_> {
         }
     }
 
-    pub(super) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
-        let (sql, values) = parts(statement);
-        on!(DriverMut, self, connection => {
-            sqlx::query_with(sql, values).execute(&mut **connection).await.map(ExecResult::from)
-        })
+    /// What a new connection is set up with is small.
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as of an owned connection")]
+    fn check_size(&self, _: &str, _: Option<&Values>) -> Result<()> {
+        Ok(())
     }
 
-    pub(super) async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
-        let sql = AssertSqlSafe(sql.to_owned());
-        on!(DriverMut, self, connection => connection.execute(sql).await.map(ExecResult::from))
-    }
+    statements!(pub(super), DriverMut, own => own.reborrow());
 
-    pub(super) async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
-        let (sql, values) = parts(statement);
-        on!(DriverMut, self, connection => {
-            let mut rows = sqlx::query_with(sql, values).fetch(&mut **connection);
-            let first = rows.try_next().await?;
-            // To the end: an error may come after the first row. SQLite commits a single statement there.
-            while rows.try_next().await?.is_some() {}
-            Ok(first.map(QueryResult::from))
-        })
-    }
-
-    pub(super) async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
-        let (sql, values) = parts(statement);
-        on!(DriverMut, self, connection => {
-            let rows = sqlx::query_with(sql, values).fetch_all(&mut **connection).await?;
-            Ok(rows.into_iter().map(QueryResult::from).collect())
-        })
+    fn reborrow(&mut self) -> DriverMut<'_> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(connection) => DriverMut::Sqlite(connection),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(connection) => DriverMut::Postgres(connection),
+            #[cfg(feature = "mysql")]
+            Self::MySql(connection) => DriverMut::MySql(connection),
+        }
     }
 }
 
@@ -190,25 +223,7 @@ impl DriverConnection {
         }
     }
 
-    pub(crate) async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
-        self.check_size(&statement.sql, statement.values.as_ref())?;
-        self.borrow().execute(statement).await
-    }
-
-    pub(crate) async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
-        self.check_size(sql, None)?;
-        self.borrow().execute_unprepared(sql).await
-    }
-
-    pub(crate) async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
-        self.check_size(&statement.sql, statement.values.as_ref())?;
-        self.borrow().query_one(statement).await
-    }
-
-    pub(crate) async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
-        self.check_size(&statement.sql, statement.values.as_ref())?;
-        self.borrow().query_all(statement).await
-    }
+    statements!(pub(crate), Driver, own => &mut own.driver);
 
     /// The rows of a query, as they come.
     pub(crate) fn stream(&mut self, statement: Statement) -> BoxStream<'_, Result<QueryResult>> {
