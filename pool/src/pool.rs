@@ -1,36 +1,26 @@
-//! The pool itself: opening, operations, changes, closing.
+//! The pool itself: operations, state, closing.
 
 pub(crate) mod builder;
+mod open;
+mod reconfigure;
 
 use std::{sync::Arc, time::Duration};
 
 use sea_orm::{DatabaseConnection, TransactionOptions};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use crate::{
-    connect::{
-        connector::{ConnectFailure, Connector},
-        driver_options::DriverOptions,
-        url::{DatabaseUrl, Engine},
-    },
-    error::{CloseError, ConnectError, Error, ReconfigureError},
-    error_kind::{DbErrorKind, connection_error},
-    exec::connection::Connection,
+    connect::url::Engine,
+    error::{CloseError, Error},
+    error_kind::DbErrorKind,
     exec::{
+        connection::Connection,
         operation::{self, Kind, operate},
         pooled::PooledConnection,
         runtime::PoolRuntime,
     },
-    inner::{
-        PoolInner,
-        connections::{CLOSE_TIMEOUT, open_connections},
-        housekeeper::keep_house,
-        probe::PING_TIMEOUT,
-        requests::ConnectProgress,
-    },
-    options::{InvalidOption, PoolOptions},
+    inner::{PoolInner, connections::CLOSE_TIMEOUT},
     set::Access,
-    stats::metrics::PoolMetrics,
     stats::snapshot::{Snapshot, Status},
 };
 
@@ -45,35 +35,6 @@ struct PoolParts {
 }
 
 impl Pool {
-    /// Opens the pool and warms it to `min` connections, or one.
-    ///
-    /// A database that is still starting is waited for, `options.acquire` at the most. [`builder`](Self::builder) sets more
-    /// than URL and options say.
-    ///
-    /// # Errors
-    ///
-    /// [`ConnectError`] says which URL (without its password) could not be reached and why.
-    pub async fn connect(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, ConnectError> {
-        Self::open(url, options, &Arc::default()).await
-    }
-
-    async fn open(url: &DatabaseUrl, options: &PoolOptions, own: &Arc<DriverOptions>) -> Result<Self, ConnectError> {
-        let options = fitted(url, options)?;
-        let runtime = PoolRuntime::start(options.threads).map_err(ConnectError::Runtime)?;
-        let metrics = PoolMetrics::new(&options.application_name)
-            .map_err(|error| ConnectError::Runtime(std::io::Error::other(format!("{error:?}"))))?;
-        let connector = Connector::new(url, &options, own).map_err(|_| ConnectError::EngineDisabled(url.engine()))?;
-        let inner = Arc::new(PoolInner::new(options, connector, metrics, runtime.handle()));
-        runtime.spawn(open_connections(Arc::clone(&inner)));
-        if let Err(error) = warm_up(&inner).await {
-            inner.stop_admission();
-            return Err(error);
-        }
-        runtime.spawn(keep_house(Arc::clone(&inner)));
-        warn_of_weak_tls(url);
-        Ok(Self(Arc::new(PoolParts { inner, runtime })))
-    }
-
     pub(crate) fn inner(&self) -> &Arc<PoolInner> {
         &self.0.inner
     }
@@ -268,46 +229,6 @@ impl Pool {
         inner.metrics.update_gauges(&self.status(), &inner.options(), inner.handle.metrics().num_alive_tasks());
     }
 
-    /// Changes limits and credentials while operations continue. Nothing in flight is cut.
-    ///
-    /// All options take effect but `statement_timeout`, `application_name` and `threads`. New credentials are tried
-    /// first; connections with the old ones are replaced as they come back.
-    ///
-    /// # Errors
-    ///
-    /// [`ReconfigureError`]; when the credentials are refused, the old ones stay and the limits are changed all the same.
-    pub async fn reconfigure(&self, url: &DatabaseUrl, options: &PoolOptions) -> Result<(), ReconfigureError> {
-        let inner = self.inner();
-        let connector = inner.connector();
-        let current = inner.options();
-        if !url.differs_in_credentials_only(connector.url()) {
-            return Err(ReconfigureError::AnotherDatabase);
-        }
-        let mut next = fitted(url, options)?;
-        next.statement_timeout = current.statement_timeout;
-        next.application_name.clone_from(&current.application_name);
-        next.threads = current.threads;
-        let new = connector.with_url(url, &next).map_err(|_| ReconfigureError::AnotherDatabase)?;
-        let waits_for_locks = inner.engine == Engine::Sqlite && next.acquire != current.acquire;
-        inner.set_options(next);
-        if url == connector.url() {
-            // SQLite's busy time-out is a setting of each connection.
-            if waits_for_locks && !url.is_in_memory() {
-                inner.set_connector(connector.with_busy_timeout(inner.options().acquire));
-            }
-            return Ok(());
-        }
-        let began = Instant::now();
-        let opened = inner.open_aside(Some(new.clone())).await.ok_or(ReconfigureError::Closed)?;
-        let connection = opened.map_err(|failure| ReconfigureError::Refused {
-            kind: failure.kind,
-            cause: connection_error(failure.source),
-        })?;
-        let generation = inner.set_connector(new);
-        inner.adopt(connection, generation, began.elapsed());
-        Ok(())
-    }
-
     /// Refuses waiting and new operations. Running operations continue.
     pub fn drain(&self) {
         self.inner().stop_admission();
@@ -328,78 +249,6 @@ impl Pool {
         });
         self.runtime().end().await;
         closed
-    }
-}
-
-/// The options, adapted to the database.
-fn fitted(url: &DatabaseUrl, options: &PoolOptions) -> Result<PoolOptions, InvalidOption> {
-    options.validate()?;
-    let mut options = options.clone();
-    if url.is_in_memory() {
-        // An in-memory database dies with its last connection, so there is one, and it stays.
-        (options.max, options.min) = (1, 1);
-        (options.idle, options.lifetime) = (Duration::ZERO, Duration::ZERO);
-    }
-    Ok(options)
-}
-
-/// Logged once per pool: without verification, TLS is no protection from an attacker between here and the server.
-fn warn_of_weak_tls(url: &DatabaseUrl) {
-    const ADVICE: &str = "sslmode=verify-full (PostgreSQL), ssl-mode=VERIFY_IDENTITY (MySQL)";
-    if url.is_unverified() {
-        tracing::warn!(host = url.host(), advice = ADVICE, "database connection is not verified");
-    }
-}
-
-/// Waits until the database answers, then until `min` connections are open or one cannot be opened.
-async fn warm_up(inner: &Arc<PoolInner>) -> Result<(), ConnectError> {
-    let (began, wait) = (Instant::now(), inner.options().acquire);
-    let connector = inner.connector();
-    let mut progress = inner.connect_progress();
-    let mut has_warned = false;
-    loop {
-        if inner.admission.connections().counts().open > 0 {
-            break;
-        }
-        let failure = progress.borrow_and_update().failure.clone();
-        if let Some(failure) = &failure {
-            if failure.kind.is_final() || failure.kind == DbErrorKind::Other {
-                return Err(unreachable(&connector, began, failure.clone()));
-            }
-            if !std::mem::replace(&mut has_warned, true) {
-                let error = failure.detail();
-                tracing::warn!(url = %connector.url(), error, ?wait, "database unreachable; retrying");
-            }
-        }
-        if !matches!(timeout_at(began + wait, progress.changed()).await, Ok(Ok(()))) {
-            let failure = last_failure(&progress.borrow());
-            return Err(unreachable(&connector, began, failure));
-        }
-    }
-    // The housekeeper keeps trying afterwards.
-    let min = inner.options().min;
-    let is_warm = |inner: &PoolInner| {
-        inner.admission.connections().counts().staying() >= min || inner.connect_progress().borrow().failure.is_some()
-    };
-    inner.replenish();
-    // At most as long as for the first connection; the rest is opened in the background.
-    let _ = timeout_at(began + wait, inner.until(is_warm)).await;
-    Ok(())
-}
-
-/// The cause to report after the time-out: the last failure if the current attempt has only just begun, otherwise that the
-/// current attempt got no answer.
-fn last_failure(progress: &ConnectProgress) -> ConnectFailure {
-    let had_time = progress.began.is_none_or(|began| began.elapsed() >= PING_TIMEOUT);
-    progress.failure.clone().filter(|_| !had_time || !progress.is_under_way()).unwrap_or_else(ConnectFailure::silent)
-}
-
-fn unreachable(connector: &Connector, began: Instant, failure: ConnectFailure) -> ConnectError {
-    ConnectError::Unreachable {
-        url: connector.url().to_string(),
-        waited: began.elapsed(),
-        kind: failure.kind,
-        cause: connection_error(failure.source),
     }
 }
 
