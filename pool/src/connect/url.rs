@@ -5,6 +5,7 @@
 //! a closed set.
 
 mod engine;
+mod host;
 mod invalid;
 mod parameters;
 mod server;
@@ -16,7 +17,8 @@ use std::{fmt, path::Path};
 
 pub use self::{engine::Engine, invalid::InvalidUrl};
 pub(in crate::connect) use self::{
-    server::{Host, ServerAddress},
+    host::Host,
+    server::ServerAddress,
     sqlite::{FileAddress, OpenMode},
     tls::TlsMode,
 };

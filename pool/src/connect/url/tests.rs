@@ -130,12 +130,12 @@ fn reads_every_part_of_a_server() {
     for text in
         ["postgres://u@localhost/d?host=/run/pg", "postgres:///d?host=/run/pg&user=u", "postgres://u@%2Frun%2Fpg/d"]
     {
-        assert!(server(text).host == server::Host::Socket("/run/pg".into()), "{text}");
+        assert!(server(text).host == Host::Socket("/run/pg".into()), "{text}");
         assert!(server(text).tls.mode == super::tls::TlsMode::Disable, "{text}");
     }
     for name in ["socket", "unix_socket", "socketPath"] {
         let text = format!("mysql://u@localhost/d?{name}=/run/m.sock");
-        assert!(server(&text).host == server::Host::Socket("/run/m.sock".into()), "{text}");
+        assert!(server(&text).host == Host::Socket("/run/m.sock".into()), "{text}");
     }
     assert_eq!(server("postgres://u@h/d?schema=My%20own").session[0].1, "\"My own\"");
     assert_eq!(
