@@ -3,8 +3,8 @@
 //! The routes are listed here, once; the OpenAPI document is collected from the same list. Around every handler stand,
 //! from the outside in: [`OneAtATime`] (one request of a connection at a time; `refusal`), [`frame`] (for clients that know less than
 //! HTTP/1.1), [`RequestSpan`] (span, log line, metrics), `finish`
-//! (request id, problem's path, `policy`: how an answer may be kept, `public_url`, `compression`), `host` (refuses requests for other hosts), `limits`
-//! (time-out, panics, HEAD, paths as they were written: `path`).
+//! (request id, problem's path, `policy`: how an answer may be kept, `public_url`, `compression`), `limits` (time-out, panics, HEAD, paths as they were written: `path`, and no requests
+//! for other hosts: `host`).
 //!
 //! To read on: `users`, `bulk`, `export` and `ops` are the routes. What they ask of a request is read by `body`, `list`,
 //! `parameters`, `cursor`, `conditions` and `idempotency`, each of which refuses with a problem (`problem`; `responses`
@@ -202,7 +202,6 @@ pub fn app(
         .route("/swagger/{file}*", web::get().to(docs::swagger))
         .default_service(web::to(fallback::fallback))
         .wrap(from_fn(limits::limits))
-        .wrap(from_fn(host::check))
         .wrap(from_fn(observe::finish))
         .wrap(TracingLogger::<RequestSpan>::new())
 }

@@ -6,11 +6,8 @@
 use std::net::IpAddr;
 
 use actix_web::{
-    Error,
-    body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
+    dev::ServiceRequest,
     http::{header, uri::Authority},
-    middleware::Next,
     web,
 };
 
@@ -40,6 +37,8 @@ impl Hosts {
     fn serve(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
+            // The usual ones need no parser.
+            Self::Local(_) if is_usual(host) => true,
             Self::Local(allowed) => {
                 let Ok(authority) = host.parse::<Authority>() else { return false };
                 let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
@@ -55,21 +54,29 @@ fn is_local(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|it| it.to_canonical().is_loopback())
 }
 
+/// Whether it is `localhost` or `127.0.0.1`, with or without a port.
+fn is_usual(host: &str) -> bool {
+    let rest = host.strip_prefix("localhost").or_else(|| host.strip_prefix("127.0.0.1"));
+    let Some(rest) = rest else { return false };
+    rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Refuses requests for other names. Browsers always send one; other clients may send none.
-pub(super) async fn check(
-    request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
+///
+/// # Errors
+///
+/// The problem `host-unknown`.
+pub(super) fn check(request: &ServiceRequest) -> Result<(), Problem> {
     let hosts = request.app_data::<web::Data<Hosts>>();
     let is_served = |host: &str| host.is_empty() || hosts.is_none_or(|hosts| hosts.serve(host));
     let mut headers = request.headers().get_all(header::HOST);
     let is_known = headers.all(|host| host.to_str().is_ok_and(is_served))
         && request.uri().authority().is_none_or(|authority| is_served(authority.as_str()));
     if is_known {
-        return next.call(request).await;
+        return Ok(());
     }
     let detail = "This service serves localhost only. Use that name, or add the one you used to server.allowed_hosts.";
-    Err(Problem::new(Kind::HostUnknown, detail).into())
+    Err(Problem::new(Kind::HostUnknown, detail))
 }
 
 #[cfg(test)]
@@ -99,6 +106,8 @@ mod tests {
             "localhost.evil.example",
             "notlocalhost",
             "127.0.0.1.evil.example",
+            "localhost:80@evil.example",
+            "127.0.0.1:evil.example",
             "10.0.0.1",
             "[::2]",
             "x y",

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::{
     fallback::Paths,
-    path,
+    host, path,
     problem::{Kind, Problem},
     tag,
 };
@@ -28,11 +28,12 @@ pub(super) struct Bounds {
     pub(super) paths: web::Data<Paths>,
 }
 
-/// Bounds the handler in time, turns its panic into an answer, and answers HEAD as GET.
+/// Refuses requests for other hosts, bounds the handler in time, turns its panic into an answer, and answers HEAD as GET.
 pub(super) async fn limits(
     mut request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    host::check(&request)?;
     path::route_as_written(&mut request);
     if request.method() == Method::HEAD {
         // The connection remembers that the answer goes without its body.

@@ -29,5 +29,8 @@ pub(super) fn route_as_written(request: &mut ServiceRequest) {
 /// A part of the path, decoded.
 pub(super) fn part(request: &HttpRequest, name: &str) -> String {
     let raw = request.match_info().get(name).unwrap_or_default();
+    if !raw.contains('%') {
+        return raw.to_owned();
+    }
     percent_encoding::percent_decode_str(raw).decode_utf8_lossy().into_owned()
 }
