@@ -199,7 +199,7 @@ where
         let options = inner.options();
         // An operation that must not wait cannot share, and an outage is reported to each operation individually.
         if !options.batch || !options.wait || inner.health.is_down() {
-            return self.load_alone(key).await;
+            return Box::pin(self.load_alone(key)).await;
         }
         refuse_nested(self.pool.runtime(), self.config.operation)?;
         let span = span(inner, self.config.operation);
@@ -208,7 +208,8 @@ where
         match place.reply().instrument(waiting).await? {
             Reply::Answer(answer) => Ok(answer),
             Reply::Failed(error) => Err(error),
-            Reply::RetryIndividually => self.load_alone(key).await,
+            // Boxed, here and above: callers carry this future around, and most of them never need what is in the box.
+            Reply::RetryIndividually => Box::pin(self.load_alone(key)).await,
         }
     }
 

@@ -150,7 +150,8 @@ pub(super) async fn create(
         return Ok(created(&service.create(draft).await?));
     };
     let seal = |user: &User| idempotency::seal(created(user));
-    idempotency::open(&service.create_once(draft, once, seal).await?)
+    // Boxed: most creations have no key, and do not carry this around.
+    idempotency::open(&Box::pin(service.create_once(draft, once, seal)).await?)
 }
 
 /// Get a user
