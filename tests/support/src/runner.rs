@@ -101,7 +101,7 @@ pub fn run<C: CaseContext>(suites: Vec<Suite<C>>, case_limit: Duration) -> ExitC
     let mut arguments = Arguments::from_args();
     // Cases wait for servers about half of the time.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    arguments.test_threads.get_or_insert(cores + cores.div_ceil(2));
+    arguments.test_threads.get_or_insert(2 * cores);
     let mut trials = Vec::new();
     for suite in suites {
         for case in suite.cases {
