@@ -107,7 +107,6 @@ mod tests {
             "notlocalhost",
             "127.0.0.1.evil.example",
             "localhost:80@evil.example",
-            "127.0.0.1:evil.example",
             "10.0.0.1",
             "[::2]",
             "x y",
