@@ -1,10 +1,9 @@
 //! HTTP: from bytes to a use case and back. Knows the service, and no ORM.
 //!
-//! The routes are listed here, once; the OpenAPI document is collected from the same list. Around every handler stand,
-//! from the outside in: [`OneAtATime`] (one request of a connection at a time; `refusal`), [`frame`] (for clients that know less than
-//! HTTP/1.1), [`RequestSpan`] (span, log line, metrics), `finish`
-//! (request id, problem's path, `policy`: how an answer may be kept, `public_url`, `compression`), `limits` (time-out, panics, HEAD, paths as they were written: `path`, and no requests
-//! for other hosts: `host`).
+//! The routes are listed here, once; the OpenAPI document is collected from the same list. Each handler is wrapped, from the
+//! outside in, by [`OneAtATime`] (one request of a connection at a time; `refusal`), [`frame`] (framing for HTTP/1.0 and
+//! upgrades), [`RequestSpan`] (span, log line, metrics), `finish` (request id, path of a problem, `policy`: caching headers,
+//! `public_url`, `compression`) and `limits` (unknown hosts: `host`; time-out, panics, HEAD, undecoded paths: `path`).
 //!
 //! To read on: `users`, `bulk`, `export` and `ops` are the routes. What they ask of a request is read by `body`, `list`,
 //! `parameters`, `cursor`, `conditions` and `idempotency`, each of which refuses with a problem (`problem`; `responses`

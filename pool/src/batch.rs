@@ -208,7 +208,7 @@ where
         match place.reply().instrument(waiting).await? {
             Reply::Answer(answer) => Ok(answer),
             Reply::Failed(error) => Err(error),
-            // Boxed, here and above: callers carry this future around, and most of them never need what is in the box.
+            // Boxed, here and above: otherwise every caller's future would be 3 KiB larger for this rare path.
             Reply::RetryIndividually => Box::pin(self.load_alone(key)).await,
         }
     }

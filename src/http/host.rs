@@ -37,10 +37,15 @@ impl Hosts {
     fn serve(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
-            // The usual ones need no parser.
+            // Parsing would take 2 % of the instructions of a GET by id.
             Self::Local(_) if is_usual(host) => true,
             Self::Local(allowed) => {
                 let Ok(authority) = host.parse::<Authority>() else { return false };
+                let after_user = host.rsplit_once('@').map_or(host, |(_, after)| after);
+                let (_, port) = after_user.split_at(authority.host().len());
+                if !is_port(port) {
+                    return false;
+                }
                 let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
                 is_local(&name) || allowed.contains(&name)
             }
@@ -58,10 +63,15 @@ fn is_local(name: &str) -> bool {
 fn is_usual(host: &str) -> bool {
     let rest = host.strip_prefix("localhost").or_else(|| host.strip_prefix("127.0.0.1"));
     let Some(rest) = rest else { return false };
+    is_port(rest)
+}
+
+/// Whether what follows a host is a port, or nothing.
+fn is_port(rest: &str) -> bool {
     rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Refuses requests for other names. Browsers always send one; other clients may send none.
+/// Refuses requests for other hosts. Browsers always send the header; other clients may omit it.
 ///
 /// # Errors
 ///
@@ -107,6 +117,10 @@ mod tests {
             "notlocalhost",
             "127.0.0.1.evil.example",
             "localhost:80@evil.example",
+            "127.0.0.1:evil.example",
+            "LOCALHOST:99a",
+            "localhost.:localhost.",
+            "[::1]:x",
             "10.0.0.1",
             "[::2]",
             "x y",

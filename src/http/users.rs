@@ -150,7 +150,7 @@ pub(super) async fn create(
         return Ok(created(&service.create(draft).await?));
     };
     let seal = |user: &User| idempotency::seal(created(user));
-    // Boxed: most creations have no key, and do not carry this around.
+    // Boxed, so that creations without a key have a smaller future.
     idempotency::open(&Box::pin(service.create_once(draft, once, seal)).await?)
 }
 

@@ -10,58 +10,58 @@ use serde::Serialize;
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub enum DbErrorKind {
-    /// Nobody listens at the address.
+    /// The connection was refused: nothing listens at the address.
     Refused,
-    /// The host's name means nothing.
+    /// The host name cannot be resolved.
     NameResolution,
-    /// No secure channel could be agreed on.
+    /// TLS negotiation failed.
     Tls,
-    /// The server does not know the user or the password.
+    /// The server rejected the user or the password.
     Authentication,
-    /// The server has no such database, or the file is none.
+    /// The database does not exist, or the file is not a database.
     NoSuchDatabase,
-    /// The database cannot be used as it is set up; the error's text says what to change.
+    /// The server's configuration is not supported; the error message says what to change.
     Unsuitable,
-    /// The server has no connection to spare.
+    /// The server has reached its limit of connections.
     TooManyConnections,
-    /// The server is starting, stopping or recovering.
+    /// The server is starting up, shutting down or recovering.
     NotAccepting,
-    /// The server ended the connection on purpose.
+    /// The server terminated the connection.
     Terminated,
-    /// The connection broke.
+    /// The connection was lost.
     Lost,
-    /// There was no answer in time.
+    /// The server did not respond in time.
     Silent,
-    /// The server takes no writes (a replica, or a primary that was demoted).
+    /// The server is read-only: a replica, or a demoted primary.
     ReadOnly,
-    /// The schema changed under a prepared statement.
+    /// A schema change invalidated a prepared statement.
     StalePlan,
-    /// The server holds as many prepared statements as it may (`max_prepared_stmt_count`).
+    /// The server has reached its limit of prepared statements (`max_prepared_stmt_count`).
     TooManyStatements,
-    /// A connection pooler refused, or mixed up the prepared statements of its clients.
+    /// A connection pooler refused the statement, or confused the prepared statements of its clients.
     Pooler,
-    /// Another transaction stood in the way, and this one was rolled back: deadlock, serialization failure.
+    /// The transaction was rolled back because of another one: deadlock or serialization failure.
     Conflict,
-    /// The server ended a statement that ran too long, or was asked to.
+    /// The statement timed out or was cancelled.
     StatementTimeout,
     /// The disk is full.
     DiskFull,
-    /// The server lacks something else that passes: memory, locks, a free turn.
+    /// The server is temporarily out of another resource, such as memory or locks, or is busy.
     Exhausted,
-    /// The database user may not do that.
+    /// The database user lacks a privilege.
     PrivilegeMissing,
-    /// A text cannot be stored in the database's encoding.
+    /// The database's encoding cannot represent a text.
     Encoding,
-    /// A statement or a value is larger than the server takes.
+    /// A statement or a value exceeds the server's size limit.
     TooLarge,
     /// A unique constraint was violated.
     UniqueViolation,
-    /// Anything else: a mistake in the statement, in the schema, in the data.
+    /// Any other error in the statement, the schema or the data.
     Other,
 }
 
 impl DbErrorKind {
-    /// Whether the connection that met it is of no further use.
+    /// Whether the connection on which it occurred must be closed.
     #[must_use]
     pub fn breaks_connection(self) -> bool {
         matches!(
@@ -84,18 +84,18 @@ impl DbErrorKind {
         )
     }
 
-    /// Whether it is a state of the database that an operator has to fix.
+    /// Whether an operator has to fix the database.
     pub(crate) fn is_impairment(self) -> bool {
         matches!(self, Self::ReadOnly | Self::DiskFull | Self::TooManyStatements)
     }
 
-    /// Whether the same request may succeed at another time, unchanged.
+    /// Whether the same request may succeed later, unchanged.
     #[must_use]
     pub fn is_transient(self) -> bool {
         !matches!(self, Self::PrivilegeMissing | Self::Encoding | Self::TooLarge | Self::UniqueViolation | Self::Other)
     }
 
-    /// Whether a server has answered, whatever it says.
+    /// Whether a server responded, with whatever error.
     pub(crate) fn is_response(self) -> bool {
         matches!(
             self,
@@ -108,12 +108,12 @@ impl DbErrorKind {
         )
     }
 
-    /// Whether trying again to connect cannot help: the server refuses it until the settings change.
+    /// Whether retrying to connect cannot help: the server refuses until the settings change.
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::Authentication | Self::NoSuchDatabase | Self::Unsuitable)
     }
 
-    /// In words, without any name or address.
+    /// Returns a description without names or addresses.
     #[must_use]
     pub fn describe(self) -> &'static str {
         match self {
@@ -121,7 +121,7 @@ impl DbErrorKind {
             Self::NameResolution => "the database's host name cannot be resolved",
             Self::Tls => "no secure connection to the database",
             Self::Authentication => "the database does not accept the user or the password",
-            Self::NoSuchDatabase => "there is no such database",
+            Self::NoSuchDatabase => "the database does not exist",
             Self::Unsuitable => "the database cannot be used as it is set up",
             Self::TooManyConnections => "the database has no connection to spare",
             Self::NotAccepting => "the database is starting, stopping or recovering",

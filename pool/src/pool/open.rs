@@ -1,4 +1,4 @@
-//! Opening the pool: the first connection, then the others up to `min`.
+//! Opens the pool: the first connection, then the others up to `min`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -69,7 +69,7 @@ pub(super) fn fitted(url: &DatabaseUrl, options: &PoolOptions) -> Result<PoolOpt
     Ok(options)
 }
 
-/// Logged once per pool: without verification, TLS is no protection from an attacker between here and the server.
+/// Warns, once per pool, of a connection that is not verified: without verification TLS does not protect from an active attacker.
 fn warn_of_weak_tls(url: &DatabaseUrl) {
     const ADVICE: &str = "sslmode=verify-full (PostgreSQL), ssl-mode=VERIFY_IDENTITY (MySQL)";
     if url.is_unverified() {

@@ -55,9 +55,10 @@ pub(super) fn host_and_port(server: &str) -> Result<(Option<Host>, Option<u16>),
     };
     let port = match port_text {
         "" => None,
-        text => {
-            Some(port(text).ok_or_else(|| InvalidUrl::part(format!("the port {PORT}. If that is no port: {ENCODE}")))?)
-        }
+        text => Some(
+            port(text)
+                .ok_or_else(|| InvalidUrl::part(format!("the port {PORT}. If it is part of the password, {ENCODE}")))?,
+        ),
     };
     if name.is_empty() {
         return Ok((None, port));
