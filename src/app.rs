@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 
 use crate::{
     connections::{Connections, Limits},
-    http::{CursorSigner, Hosts, PublicUrl, Rules, State},
+    http::{CursorSigner, Hosts, HttpOptions, PublicUrl, State},
     server,
     service::{self, Progress},
     settings::{Migrate, Settings},
@@ -168,7 +168,7 @@ impl Application {
         let state = State::new(
             pool.clone(),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
-            Rules {
+            HttpOptions {
                 request_timeout: settings.server.request_timeout,
                 require_if_match: settings.users.require_if_match,
                 keep_answers: settings.idempotency.keep,
@@ -276,7 +276,7 @@ pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopReq
 
 /// Works in small pieces, with a pause after each for those who wait for a connection.
 async fn forget_expired_keys(pool: Pool, every: Duration) {
-    let keys = service::IdempotencyKeys::new(pool);
+    let keys = service::IdempotencyStore::new(pool);
     loop {
         tokio::time::sleep(every).await;
         loop {

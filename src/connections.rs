@@ -2,18 +2,20 @@
 //!
 //! At `max` the connection that has been idle for longest is asked to close, as by a graceful shutdown: the server closes
 //! it when it is idle, or after the answer that is under way. Newcomers are accepted meanwhile, up to a few above `max`;
-//! beyond that they wait in the listener's backlog.
+//! beyond that they wait in the listener's backlog. A shutdown asks all of them.
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Poll,
     time::Instant,
 };
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 
 /// Connections by default, if the limit of open files allows it. Each takes about 20 KiB while it is idle.
 const DEFAULT_MAX: usize = 10_000;
@@ -88,6 +90,8 @@ struct Open {
     connections: HashMap<u64, Arc<Activity>>,
     /// Those of them that were asked to close.
     closing: usize,
+    /// Whether connections are asked to close as soon as they are open.
+    is_shutting_down: bool,
 }
 
 /// What is known of one connection.
@@ -96,7 +100,19 @@ struct Activity {
     /// Microseconds since the registry's beginning, or [`BUSY`].
     idle_since: AtomicU64,
     is_closing: AtomicBool,
-    close: Notify,
+    /// Of the connection's task. Registered with each request, which is why it takes no lock.
+    waker: AtomicWaker,
+}
+
+impl Activity {
+    fn ask_to_close(&self) {
+        self.is_closing.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
+    }
 }
 
 /// One open connection; lives as long as it.
@@ -126,9 +142,23 @@ impl Connections {
         open.last_id += 1;
         let id = open.last_id;
         open.make_room(self.0.max);
+        if open.is_shutting_down {
+            activity.ask_to_close();
+            open.closing += 1;
+        }
         open.connections.insert(id, Arc::clone(&activity));
         drop(open);
         OpenConnection { registry: self.clone(), id, activity }
+    }
+
+    /// Asks all connections to close, those included that are opened later.
+    pub(crate) fn close_all(&self) {
+        let mut open = self.lock();
+        open.is_shutting_down = true;
+        open.closing = open.connections.len();
+        for activity in open.connections.values() {
+            activity.ask_to_close();
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -162,10 +192,9 @@ impl Open {
         if self.connections.len() - self.closing < max {
             return;
         }
-        let staying = self.connections.values().filter(|activity| !activity.is_closing.load(Ordering::Relaxed));
+        let staying = self.connections.values().filter(|activity| !activity.is_closing());
         let Some(longest) = staying.min_by_key(|activity| activity.idle_since.load(Ordering::Relaxed)) else { return };
-        longest.is_closing.store(true, Ordering::Relaxed);
-        longest.close.notify_one();
+        longest.ask_to_close();
         self.closing += 1;
         metrics::counter!(CLOSED).increment(1);
     }
@@ -180,7 +209,11 @@ impl OpenConnection {
     /// Ready when the connection is asked to close.
     pub(crate) fn asked_to_close(&self) -> impl Future<Output = ()> + use<> {
         let activity = Arc::clone(&self.activity);
-        async move { activity.close.notified().await }
+        poll_fn(move |context| {
+            // First registered, then read: a request to close in between wakes.
+            activity.waker.register(context.waker());
+            if activity.is_closing() { Poll::Ready(()) } else { Poll::Pending }
+        })
     }
 
     /// Updates the gauges of all connections.
@@ -205,7 +238,7 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         let mut open = self.registry.lock();
         open.connections.remove(&self.id);
-        if self.activity.is_closing.load(Ordering::Relaxed) {
+        if self.activity.is_closing() {
             open.closing -= 1;
         }
     }
@@ -213,6 +246,11 @@ impl Drop for OpenConnection {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Wake},
+    };
+
     use super::*;
 
     #[test]
@@ -233,7 +271,7 @@ mod tests {
             connection.activity.idle_since.store(since, Ordering::Relaxed);
         }
         let busy = open[1].busy();
-        let is_closing = |number: usize| open[number].activity.is_closing.load(Ordering::Relaxed);
+        let is_closing = |number: usize| open[number].activity.is_closing();
         let newcomer = connections.open();
         assert!(is_closing(0) && !is_closing(1) && !is_closing(2), "the busy one stays");
         drop(busy);
@@ -244,5 +282,32 @@ mod tests {
         assert_eq!(connections.count(), 2);
         assert_eq!(connections.lock().closing, 0);
         drop((newcomer, another));
+    }
+
+    #[test]
+    fn a_shutdown_asks_all_connections_to_close() {
+        let connections = Connections::new(3);
+        let open = connections.open();
+        let mut asked = pin!(open.asked_to_close());
+        let woken = Arc::new(Woken::default());
+        let waker = Arc::clone(&woken).into();
+        let mut context = Context::from_waker(&waker);
+        assert!(asked.as_mut().poll(&mut context).is_pending());
+        connections.close_all();
+        assert!(woken.0.load(Ordering::Relaxed));
+        assert!(asked.as_mut().poll(&mut context).is_ready());
+        let late = connections.open();
+        assert!(pin!(late.asked_to_close()).poll(&mut context).is_ready());
+        drop((open, late));
+        assert_eq!(connections.lock().closing, 0);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What a user is: parsed newtypes that cannot hold anything invalid.
 //!
-//! Text becomes a [`Name`] or an [`Email`] once, at the edge, or a [`Fault`] that says what is wrong with it. Nothing
+//! Text becomes a [`Name`] or an [`Email`] once, at the edge, or a [`ValidationError`] that says what is wrong with it. Nothing
 //! behind the edge checks again. A [`UserId`] tells when its user was created, a [`Prefix`] is the range of the keys that
 //! begin so, and a [`Precondition`] says at which [`Version`] a user may be changed. This module imports nothing of ours.
 
@@ -44,14 +44,14 @@ pub struct User {
 
 /// What is wrong with a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ValidationError {
     /// A stable word for programs (`too-long`).
     pub code: &'static str,
     /// A sentence for people. Never repeats the value.
     pub message: String,
 }
 
-impl Fault {
+impl ValidationError {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }

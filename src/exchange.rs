@@ -13,8 +13,8 @@ mod user;
 mod write;
 
 pub use self::{
-    import::{Import, Refused, Report, Reported, Row, Stop, Tally, import, import_all_or_none},
-    rows::{Format, MemberFault, RawRow, ReadError, Reader},
+    import::{ChunkReport, Import, ImportError, Refused, Report, Row, Tally, import, import_all_or_none},
+    rows::{Format, MemberError, RawRow, ReadError, Reader},
     user::{ExportedBody, Field, Fields, Selected, UserBody},
     write::Writer,
 };

@@ -2,12 +2,12 @@
 //!
 //! The routes are listed here, once; the OpenAPI document is collected from the same list. Each handler is wrapped, from the
 //! outside in, by [`OneAtATime`] (one request of a connection at a time; `refusal`), [`frame`] (framing for HTTP/1.0 and
-//! upgrades), [`RequestSpan`] (span, log line, metrics), `finish` (request id, path of a problem, `policy`: caching headers,
-//! `public_url`, `compression`) and `limits` (unknown hosts: `host`; time-out, panics, HEAD, undecoded paths: `path`).
+//! upgrades), [`RequestSpan`] (span, log line, metrics) and `finish` (request id, path of a problem, `policy`: caching headers,
+//! `public_url`, `compression`), which calls `limits` (unknown hosts: `host`; time-out, panics, HEAD, undecoded paths: `path`).
 //!
 //! To read on: `users`, `bulk`, `export` and `ops` are the routes. What they ask of a request is read by `body`, `list`,
 //! `parameters`, `cursor`, `conditions` and `idempotency`, each of which refuses with a problem (`problem`; `responses`
-//! tells the document of them). `tag` is what is known of a request from its first moment on, and `observe`, `series` and
+//! tells the document of them). `info` is what is known of a request from its first moment on, and `observe`, `metrics` and
 //! `limits` work with it. `docs` and `fallback` live on the document; `documented` describes parameters in it.
 
 mod body;
@@ -24,6 +24,7 @@ mod host;
 mod idempotency;
 mod limits;
 mod list;
+mod metrics;
 mod observe;
 mod one_at_a_time;
 mod ops;
@@ -33,9 +34,8 @@ mod policy;
 mod problem;
 mod public_url;
 mod refusal;
+mod request_info;
 mod responses;
-mod series;
-mod tag;
 mod users;
 
 use std::{rc::Rc, time::Duration};
@@ -68,7 +68,7 @@ use crate::service::UserService;
 
 /// How requests are treated.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct HttpOptions {
     /// Longest time to an answer.
     pub request_timeout: Duration,
     /// Whether a change has to say by `If-Match` what it changes.
@@ -84,7 +84,7 @@ pub struct State {
     pool: web::Data<Pool>,
     signer: web::Data<CursorSigner>,
     draining: web::Data<Draining>,
-    rules: Rules,
+    rules: HttpOptions,
     hosts: web::Data<Hosts>,
     metrics: web::Data<PrometheusHandle>,
     public_url: web::Data<PublicUrl>,
@@ -99,7 +99,7 @@ impl State {
     pub fn new(
         pool: Pool,
         signer: CursorSigner,
-        rules: Rules,
+        rules: HttpOptions,
         hosts: Hosts,
         public_url: PublicUrl,
         metrics: PrometheusHandle,
@@ -200,7 +200,6 @@ pub fn app(
         .route("/swagger", web::get().to(docs::to_swagger))
         .route("/swagger/{file}*", web::get().to(docs::swagger))
         .default_service(web::to(fallback::fallback))
-        .wrap(from_fn(limits::limits))
         .wrap(from_fn(observe::finish))
         .wrap(TracingLogger::<RequestSpan>::new())
 }

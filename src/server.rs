@@ -11,13 +11,13 @@ use std::{
 };
 
 use actix_http::{HttpService, HttpServiceBuilder, Protocol, error::DispatchError};
-use actix_server::{GracefulShutdownSignal, Server, ServerBuilder};
+use actix_server::{Server, ServerBuilder};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service, map_config};
 use actix_web::{dev::AppConfig, rt::net::TcpStream};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    connections::{Connections, Limits, OpenConnection},
+    connections::{Connections, Limits},
     http::{self, OneAtATime, State},
     settings::ServerSettings,
 };
@@ -56,26 +56,25 @@ pub(crate) fn start(
         // Ours to handle: see `shutdown`. The limit is ours too, in finer steps than the server's whole seconds.
         .disable_signals()
         .shutdown_timeout(settings.shutdown_timeout.as_secs() + 1);
-    let ending = builder.graceful_shutdown_signal();
     let (connections, state) = (connections.clone(), state.clone());
     let builder = builder.listen("http", listener, move || {
         // The server asks for the signal of a connection right after it has announced it.
         let newest = Rc::new(RefCell::new(None));
         let http = HttpService::build()
             .on_connect_ext({
-                let (connections, newest, ending) = (connections.clone(), Rc::clone(&newest), ending.clone());
+                let (connections, newest) = (connections.clone(), Rc::clone(&newest));
                 move |stream: &OneAtATime<TcpStream>, extensions| {
                     extensions.insert(stream.turn());
                     let connection = connections.open();
-                    newest.replace(Some(closing(&connection, ending.clone())));
+                    newest.replace(Some(connection.asked_to_close()));
                     extensions.insert(connection);
                 }
             })
             .graceful_shutdown_signal(move || {
-                let closing = newest.take();
+                let asked_to_close = newest.take();
                 async move {
-                    match closing {
-                        Some(closing) => closing.await,
+                    match asked_to_close {
+                        Some(asked_to_close) => asked_to_close.await,
                         None => std::future::pending().await,
                     }
                 }
@@ -105,17 +104,6 @@ pub(crate) fn start(
         fn_service(connect).and_then(http)
     })?;
     Ok(builder.run())
-}
-
-/// Ready when a connection is to be closed as soon as it is idle.
-fn closing(connection: &OpenConnection, ending: GracefulShutdownSignal) -> impl Future<Output = ()> + use<> {
-    let asked = connection.asked_to_close();
-    async move {
-        tokio::select! {
-            () = asked => {}
-            () = ending.notified() => {}
-        }
-    }
 }
 
 /// Listens where the settings say.

@@ -193,11 +193,11 @@ impl Drain<'_> {
         let until = Instant::now() + self.limit;
 
         self.stop_listening().await;
-        self.draining.enter(Phase::Farewell);
+        self.draining.enter(Phase::ClosingConnections);
         tracing::info!(connections = self.connections.count(), "shutdown: listening stopped");
         self.say_farewell().await;
 
-        self.draining.enter(Phase::Finishing);
+        self.draining.enter(Phase::Draining);
         let Status { waiting, in_use, .. } = self.pool.status();
         self.pool.drain();
         tracing::info!(refused = waiting, running = in_use, "shutdown: the queue is refused, what runs is finished");
@@ -237,6 +237,7 @@ impl Drain<'_> {
     }
 
     async fn answer_the_rest(&self, until: Instant) -> Result<(), ShutdownError> {
+        self.connections.close_all();
         if timeout_at(until, self.server.stop(true)).await.is_ok() {
             return Ok(());
         }

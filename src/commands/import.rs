@@ -23,8 +23,8 @@ use super::{
     interruptible::{print, report},
 };
 use crate::{
-    exchange::{self, Format, Import, MemberFault, ReadError, Refused, Reported, Row, Stop, Tally},
-    service::{Mode, Terms, Written},
+    exchange::{self, ChunkReport, Format, Import, ImportError, MemberError, ReadError, Refused, Row, Tally},
+    service::{Mode, WriteOptions, Written},
     settings::Settings,
     shutdown::StopRequest,
 };
@@ -86,7 +86,7 @@ pub(crate) fn import(settings: &Settings, options: &ImportOptions) -> Result<(),
     let file = (options.file != Path::new("-")).then_some(options.file.as_path());
     let format = FormatName::or_by_name(options.format, file);
     let (source, length) = source(file)?;
-    let terms = Terms {
+    let terms = WriteOptions {
         mode: if options.mode == ModeName::Upsert { Mode::Upsert } else { Mode::Insert },
         dry_run: options.dry_run,
         all_or_none: options.atomic,
@@ -94,7 +94,7 @@ pub(crate) fn import(settings: &Settings, options: &ImportOptions) -> Result<(),
     bulk::run(settings, async |service, stop| {
         let read = Arc::new(AtomicU64::new(0));
         let progress = bulk::progress(length, if length.is_some() { "{bytes}/{total_bytes}" } else { "{bytes}" });
-        let import = Import { service, terms, once: None, from_line: options.from_line, report: Arc::new(complaints) };
+        let import = Import { service, terms, keyed: None, from_line: options.from_line, report: Arc::new(complaints) };
         let source = pieces(source, Arc::clone(&read), stop.clone());
         run(&import, format, source, &stop, &progress, &read).await
     })
@@ -112,7 +112,7 @@ async fn run(
     let mut tally = Tally::default();
     let mut last_line = import.from_line.saturating_sub(1);
     let mut is_kept = true;
-    let tell = async |reported: Reported, tally: &mut Tally| {
+    let tell = async |reported: ChunkReport, tally: &mut Tally| {
         *tally += reported.tally;
         progress.set_position(read.load(Ordering::Relaxed));
         progress.set_message(in_words(tally));
@@ -133,7 +133,7 @@ async fn run(
                 Err(stopped) => Err(stopped),
             }
         } else {
-            let hear = async |reported: Reported| {
+            let hear = async |reported: ChunkReport| {
                 last_line = reported.last_line;
                 told = tell(reported, &mut tally).await;
                 told.is_ok() && !stop.is_made()
@@ -146,7 +146,7 @@ async fn run(
         ended = work => ended,
         () = stop.work_is_over() => {
             is_known = false;
-            Err(Stop::Unheard)
+            Err(ImportError::Unheard)
         }
     };
     told?;
@@ -166,13 +166,13 @@ async fn run(
     match ended {
         Ok(()) if tally.refused > 0 => Err(CommandError::Refused),
         Ok(()) => Ok(()),
-        Err(Stop::Unheard | Stop::Source(_)) if stop.is_made() => {
+        Err(ImportError::Unheard | ImportError::Source(_)) if stop.is_made() => {
             Err(CommandError::Interrupted(format!("stopped{go_on}")))
         }
-        Err(Stop::Read(ReadError::Header(fault))) => {
+        Err(ImportError::Read(ReadError::Header(fault))) => {
             Err(CommandError::failed(format!("the rows cannot be read: {fault}")))
         }
-        Err(Stop::Read(error @ ReadError::UnclosedQuote { first, .. })) => {
+        Err(ImportError::Read(error @ ReadError::UnclosedQuote { first, .. })) => {
             let go_on = if import.terms.all_or_none {
                 String::new()
             } else {
@@ -180,10 +180,12 @@ async fn run(
             };
             Err(CommandError::failed(format!("{error}{go_on}")))
         }
-        Err(Stop::TooMany(most)) => Err(CommandError::failed(format!("all or none: at most {most} rows"))),
-        Err(Stop::Source(error)) => Err(CommandError::failed(format!("no more rows can be read: {error}{go_on}"))),
-        Err(Stop::Unheard) => Err(CommandError::failed("stopped")),
-        Err(Stop::Service(error)) => {
+        Err(ImportError::TooMany(most)) => Err(CommandError::failed(format!("all or none: at most {most} rows"))),
+        Err(ImportError::Source(error)) => {
+            Err(CommandError::failed(format!("no more rows can be read: {error}{go_on}")))
+        }
+        Err(ImportError::Unheard) => Err(CommandError::failed("stopped")),
+        Err(ImportError::Service(error)) => {
             let error = crate::telemetry::chain(&error);
             Err(CommandError::failed(format!("stopped: {error}{go_on}")))
         }
@@ -212,10 +214,12 @@ fn complaints(rows: &[Row]) -> Vec<u8> {
     let mut text = String::new();
     for Row { line, last_line, outcome } in rows {
         let why = match outcome {
-            Err(Refused::Undone) | Ok(Written::Created(_) | Written::Updated(_) | Written::Unchanged(_)) => continue,
+            Err(Refused::RolledBack) | Ok(Written::Created(_) | Written::Updated(_) | Written::Unchanged(_)) => {
+                continue;
+            }
             Err(Refused::EmailTaken) => "another user has this email".to_owned(),
             Err(Refused::Invalid(faults)) => {
-                let why = |MemberFault { member, fault }: &MemberFault| match member.as_str() {
+                let why = |MemberError { member, fault }: &MemberError| match member.as_str() {
                     "" => fault.message.clone(),
                     // What a file says is not repeated at any length.
                     member => {

@@ -4,7 +4,7 @@ use email_address::{EmailAddress, Options};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use unicode_normalization::UnicodeNormalization;
 
-use super::{Fault, fold, visibility::is_visible_in_text};
+use super::{ValidationError, fold, visibility::is_visible_in_text};
 
 /// An email address: as it was typed, and the key by which it is unique.
 ///
@@ -25,20 +25,20 @@ impl Email {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] with code `empty`, `too-long`, `malformed` or `invisible`.
-    pub fn parse(text: &str) -> Result<Self, Fault> {
+    /// A [`ValidationError`] with code `empty`, `too-long`, `malformed` or `invisible`.
+    pub fn parse(text: &str) -> Result<Self, ValidationError> {
         if text.is_empty() {
-            return Err(Fault::new("empty", "an email address is needed"));
+            return Err(ValidationError::new("empty", "an email address is needed"));
         }
         if text.len() > Self::MAX {
-            return Err(Fault::new("too-long", format!("an email address has at most {} octets", Self::MAX)));
+            return Err(ValidationError::new("too-long", format!("an email address has at most {} octets", Self::MAX)));
         }
-        let malformed = || Fault::new("malformed", "an email address looks like ann@example.com");
+        let malformed = || ValidationError::new("malformed", "an email address looks like ann@example.com");
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(malformed());
         }
         if !text.chars().all(is_visible_in_text) {
-            return Err(Fault::new("invisible", "an email address has no invisible characters"));
+            return Err(ValidationError::new("invisible", "an email address has no invisible characters"));
         }
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
         let composed: String = text.nfc().collect();

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::Fault;
+use super::ValidationError;
 
 /// A user's id: a UUID of version 7 that says to the microsecond when the user was created. So ids sort by time of
 /// creation, whichever process made them, and a span of time is a range of ids.
@@ -50,11 +50,12 @@ impl From<Uuid> for UserId {
 }
 
 impl FromStr for UserId {
-    type Err = Fault;
+    type Err = ValidationError;
 
     /// Takes the hyphenated form of 36 characters in either case: one user has one address.
-    fn from_str(text: &str) -> Result<Self, Fault> {
-        let malformed = || Fault::new("malformed", "a user id is a UUID such as 0197b5f0-3c4a-7def-8123-456789abcdef");
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
+        let malformed =
+            || ValidationError::new("malformed", "a user id is a UUID such as 0197b5f0-3c4a-7def-8123-456789abcdef");
         if text.len() != 36 {
             return Err(malformed());
         }

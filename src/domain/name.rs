@@ -3,7 +3,7 @@
 use unicode_normalization::UnicodeNormalization;
 
 use super::{
-    Fault, fold,
+    ValidationError, fold,
     visibility::{is_bidi_formatting, is_control, is_visible},
 };
 
@@ -26,32 +26,32 @@ impl Name {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] with code `control-character`, `bidi-control`, `empty`, `invisible` or `too-long`.
-    pub fn parse(text: &str) -> Result<Self, Fault> {
+    /// A [`ValidationError`] with code `control-character`, `bidi-control`, `empty`, `invisible` or `too-long`.
+    pub fn parse(text: &str) -> Result<Self, ValidationError> {
         let name = Self::normalized(text)?;
         if name.contains(is_bidi_formatting) {
             let message = "a name has no characters that embed, override or isolate a direction of writing";
-            return Err(Fault::new("bidi-control", message));
+            return Err(ValidationError::new("bidi-control", message));
         }
         if !name.contains(is_visible) {
-            return Err(Fault::new("invisible", "a name has at least 1 visible character"));
+            return Err(ValidationError::new("invisible", "a name has at least 1 visible character"));
         }
         Ok(Self(name))
     }
 
     /// The text as names are written, whether or not it can be seen: users may have such names from earlier versions of
     /// this service.
-    pub(super) fn normalized(text: &str) -> Result<String, Fault> {
+    pub(super) fn normalized(text: &str) -> Result<String, ValidationError> {
         // Line ends and tabs around a name are control characters like any other: whoever sends them should know.
         if text.contains(is_control) {
-            return Err(Fault::new("control-character", "a name has no control characters"));
+            return Err(ValidationError::new("control-character", "a name has no control characters"));
         }
         // What is too long need not be normalised to its end.
         let name: String = text.trim().nfc().take(Self::MAX + 1).collect();
         match name.chars().count() {
-            0 => Err(Fault::new("empty", "a name has at least 1 character that is no white space")),
+            0 => Err(ValidationError::new("empty", "a name has at least 1 character that is no white space")),
             1..=Self::MAX => Ok(name),
-            _ => Err(Fault::new("too-long", format!("a name has at most {} characters", Self::MAX))),
+            _ => Err(ValidationError::new("too-long", format!("a name has at most {} characters", Self::MAX))),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::{Email, Fault, Name, fold};
+use super::{Email, Name, ValidationError, fold};
 
 /// The beginning of a name or an email, without regard to case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,12 +17,12 @@ impl Prefix {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] with code `control-character`, `empty` or `too-long`.
-    pub fn parse(text: &str) -> Result<Self, Fault> {
+    /// A [`ValidationError`] with code `control-character`, `empty` or `too-long`.
+    pub fn parse(text: &str) -> Result<Self, ValidationError> {
         let name = Name::normalized(text).map_err(|fault| match fault.code {
-            "empty" => Fault::new("empty", "at least 1 character that is no white space is needed"),
-            "too-long" => Fault::new("too-long", format!("at most {} characters are taken", Name::MAX)),
-            _ => Fault::new(fault.code, "control characters are not taken"),
+            "empty" => ValidationError::new("empty", "at least 1 character that is no white space is needed"),
+            "too-long" => ValidationError::new("too-long", format!("at most {} characters are taken", Name::MAX)),
+            _ => ValidationError::new(fault.code, "control characters are not taken"),
         })?;
         let folded = fold(&name);
         let email = Email::parse(&name).ok().map(|email| email.into_parts().1);

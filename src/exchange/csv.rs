@@ -11,9 +11,9 @@
 
 use super::{
     cell::unguarded,
-    rows::{IGNORED, LONGEST_ROW, MemberFault, RawRow, ReadError, draft, too_long},
+    rows::{IGNORED, LONGEST_ROW, MemberError, RawRow, ReadError, draft, too_long},
 };
-use crate::{domain::Fault, service::Draft};
+use crate::{domain::ValidationError, service::Draft};
 
 /// More columns than any table of users has.
 const MOST_COLUMNS: usize = 64;
@@ -217,7 +217,7 @@ impl CsvReader {
         let line = self.record.line;
         let draft = cells.and_then(|cells| columns.draft(&cells)).and_then(|draft| {
             let is_one_line = line == last_line;
-            let fault = || vec![MemberFault::of_row("control-character", "no cell of a user has line ends")];
+            let fault = || vec![MemberError::of_row("control-character", "no cell of a user has line ends")];
             is_one_line.then_some(draft).ok_or_else(fault)
         });
         Ok(Some(RawRow { line, last_line, draft }))
@@ -269,9 +269,9 @@ impl Record {
         self.quotes % 2 == 1
     }
 
-    fn cells(&self) -> Result<Vec<&str>, Vec<MemberFault>> {
+    fn cells(&self) -> Result<Vec<&str>, Vec<MemberError>> {
         if let Some(fault) = self.fault {
-            return Err(vec![MemberFault::of_row("malformed", fault)]);
+            return Err(vec![MemberError::of_row("malformed", fault)]);
         }
         if self.is_too_long() {
             return Err(too_long());
@@ -282,7 +282,7 @@ impl Record {
             start = *end;
             str::from_utf8(cell)
         });
-        cells.collect::<Result<_, _>>().map_err(|_| vec![MemberFault::of_row("malformed", "a row must be UTF-8")])
+        cells.collect::<Result<_, _>>().map_err(|_| vec![MemberError::of_row("malformed", "a row must be UTF-8")])
     }
 }
 
@@ -309,10 +309,13 @@ impl Columns {
         Ok(Self { name: find("name")?, email: find("email")?, count: names.len() })
     }
 
-    fn draft(self, cells: &[&str]) -> Result<Draft, Vec<MemberFault>> {
+    fn draft(self, cells: &[&str]) -> Result<Draft, Vec<MemberError>> {
         if cells.len() != self.count {
             let message = format!("the row has {} cells, the header has {}", cells.len(), self.count);
-            return Err(vec![MemberFault { member: String::new(), fault: Fault::new("wrong-length", message) }]);
+            return Err(vec![MemberError {
+                member: String::new(),
+                fault: ValidationError::new("wrong-length", message),
+            }]);
         }
         draft(&unguarded(cells[self.name]), &unguarded(cells[self.email]))
     }

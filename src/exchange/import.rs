@@ -14,10 +14,10 @@ use futures_util::{
 };
 use sha2::{Digest, Sha256};
 
-use super::rows::{Format, MemberFault, RawRow, ReadError, Reader};
+use super::rows::{Format, MemberError, RawRow, ReadError, Reader};
 use crate::{
     domain::Email,
-    service::{Answer, Draft, Error, Mode, Once, Outcome, Terms, UserService, Written},
+    service::{Draft, Error, KeyedRequest, KeyedResponse, Mode, Outcome, UserService, WriteOptions, Written},
 };
 
 /// Rows that are written in one transaction. Under a key each such piece is kept by itself, so it is a promise to those who
@@ -37,11 +37,11 @@ const MOST_SEEN: usize = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// It is no user.
-    Invalid(Vec<MemberFault>),
+    Invalid(Vec<MemberError>),
     /// Another user has the email.
     EmailTaken,
     /// It was valid, but another row was refused, and it was to be all of them or none.
-    Undone,
+    RolledBack,
 }
 
 /// What became of a row.
@@ -64,9 +64,9 @@ pub struct Import {
     /// Where to.
     pub service: UserService,
     /// On what terms.
-    pub terms: Terms,
-    /// By what it is known, if it is to be done once.
-    pub once: Option<Once>,
+    pub terms: WriteOptions,
+    /// By what it is known, if it is to be done keyed.
+    pub keyed: Option<KeyedRequest>,
     /// Rows that begin before this line are passed over.
     pub from_line: u64,
     /// How rows are told of.
@@ -75,7 +75,7 @@ pub struct Import {
 
 /// Some rows that are done.
 #[derive(Clone, Debug)]
-pub struct Reported {
+pub struct ChunkReport {
     /// Their report.
     pub report: Vec<u8>,
     /// What became of them; nothing is known of those that were done before.
@@ -105,7 +105,7 @@ pub struct Tally {
 
 /// Why an import ended before its end.
 #[derive(Debug)]
-pub enum Stop {
+pub enum ImportError {
     /// The input is not a table of users, or no longer.
     Read(ReadError),
     /// No more of the input came.
@@ -118,7 +118,7 @@ pub enum Stop {
     Unheard,
 }
 
-impl Stop {
+impl ImportError {
     /// The same, where rows from this one on were read but not written.
     fn with_unwritten(mut self, row: Option<&RawRow>) -> Self {
         if let (Self::Read(ReadError::UnclosedQuote { first, .. }), Some(row)) = (&mut self, row) {
@@ -137,7 +137,7 @@ impl Tally {
                 Ok(Written::Updated(_)) => &mut tally.updated,
                 Ok(Written::Unchanged(_)) => &mut tally.unchanged,
                 Err(Refused::Invalid(_) | Refused::EmailTaken) => &mut tally.refused,
-                Err(Refused::Undone) => &mut tally.undone,
+                Err(Refused::RolledBack) => &mut tally.undone,
             } += 1;
         }
         tally
@@ -161,33 +161,33 @@ impl std::ops::AddAssign for Tally {
 ///
 /// # Errors
 ///
-/// [`Stop`]. What was told of before is done.
+/// [`ImportError`]. What was told of before is done.
 pub async fn import<B: AsRef<[u8]>>(
     import: &Import,
     format: Format,
     source: impl Stream<Item = io::Result<B>>,
-    mut tell: impl AsyncFnMut(Reported) -> bool,
-) -> Result<(), Stop> {
+    mut tell: impl AsyncFnMut(ChunkReport) -> bool,
+) -> Result<(), ImportError> {
     let mut source = pin!(source);
     let mut reader = Reader::new(format);
     let mut waiting: VecDeque<RawRow> = VecDeque::new();
-    let mut working: Option<BoxFuture<'static, Result<Reported, Error>>> = None;
-    let mut ended: Option<Result<(), Stop>> = None;
+    let mut working: Option<BoxFuture<'static, Result<ChunkReport, Error>>> = None;
+    let mut ended: Option<Result<(), ImportError>> = None;
     let mut pieces = 0;
     let mut seen = (import.terms.dry_run && import.terms.mode == Mode::Insert).then(Seen::default);
     // Under its key it may have come to its end before.
-    let all_pieces = match import.once {
-        Some(once) => import.service.pieces_of(once).await.map_err(Stop::Service)?,
+    let all_pieces = match import.keyed {
+        Some(keyed) => import.service.pieces_of(keyed).await.map_err(ImportError::Service)?,
         None => None,
     };
     loop {
         if working.is_none() {
-            let is_piece = waiting.len() >= AT_ONCE || import.once.is_none() || matches!(ended, Some(Ok(())));
+            let is_piece = waiting.len() >= AT_ONCE || import.keyed.is_none() || matches!(ended, Some(Ok(())));
             if is_piece && !waiting.is_empty() {
                 if all_pieces == Some(pieces) {
-                    return Err(Stop::Service(Error::KeyReused));
+                    return Err(ImportError::Service(Error::KeyReused));
                 }
-                let gives_way = import.once.is_none() && import.service.gives_way();
+                let gives_way = import.keyed.is_none() && import.service.gives_way();
                 let most = if gives_way { AT_ONCE_GIVING_WAY } else { AT_ONCE };
                 let rows = waiting.drain(..waiting.len().min(most)).map(|row| Candidate::of(row, &mut seen)).collect();
                 working = Some(Box::pin(import.clone().write(rows, pieces)));
@@ -201,9 +201,11 @@ pub async fn import<B: AsRef<[u8]>>(
                 if let Some(Err(stop)) = ended {
                     return Err(stop.with_unwritten(waiting.front()));
                 }
-                return match (import.once, all_pieces) {
-                    (Some(_), Some(all)) if all != pieces => Err(Stop::Service(Error::KeyReused)),
-                    (Some(once), None) => import.service.keep_pieces(once, pieces).await.map_err(Stop::Service),
+                return match (import.keyed, all_pieces) {
+                    (Some(_), Some(all)) if all != pieces => Err(ImportError::Service(Error::KeyReused)),
+                    (Some(keyed), None) => {
+                        import.service.keep_pieces(keyed, pieces).await.map_err(ImportError::Service)
+                    }
                     _ => Ok(()),
                 };
             }
@@ -211,8 +213,8 @@ pub async fn import<B: AsRef<[u8]>>(
                 let next = async { if reads { source.next().await } else { std::future::pending().await } };
                 match select(work, pin!(next)).await {
                     Either::Left((done, _)) => {
-                        if !tell(done.map_err(Stop::Service)?).await {
-                            return Err(Stop::Unheard);
+                        if !tell(done.map_err(ImportError::Service)?).await {
+                            return Err(ImportError::Unheard);
                         }
                         continue;
                     }
@@ -228,9 +230,9 @@ pub async fn import<B: AsRef<[u8]>>(
             // What has come is not written either: it may be cut off within a row, and is sent again anyway.
             Some(Err(error)) => {
                 waiting.clear();
-                Some(Err(Stop::Source(error)))
+                Some(Err(ImportError::Source(error)))
             }
-            None => Some(reader.read(&[], &mut waiting).map_err(Stop::Read)),
+            None => Some(reader.read(&[], &mut waiting).map_err(ImportError::Read)),
         };
         while waiting.front().is_some_and(|row| row.line < import.from_line) {
             waiting.pop_front();
@@ -242,34 +244,34 @@ pub async fn import<B: AsRef<[u8]>>(
 ///
 /// # Errors
 ///
-/// [`Stop`]; then nothing was written.
+/// [`ImportError`]; then nothing was written.
 pub async fn import_all_or_none<B: AsRef<[u8]>>(
     import: &Import,
     format: Format,
     source: impl Stream<Item = io::Result<B>>,
-) -> Result<Reported, Stop> {
+) -> Result<ChunkReport, ImportError> {
     let mut source = pin!(source);
     let mut reader = Reader::new(format);
     let mut rows: Vec<RawRow> = Vec::new();
     while let Some(piece) = source.next().await {
-        let piece = piece.map_err(Stop::Source)?;
+        let piece = piece.map_err(ImportError::Source)?;
         read_on(&mut reader, piece.as_ref(), &mut rows).await?;
         if rows.len() > MOST_ALL_OR_NONE {
             break;
         }
     }
-    reader.read(&[], &mut rows).map_err(Stop::Read)?;
+    reader.read(&[], &mut rows).map_err(ImportError::Read)?;
     if rows.len() > MOST_ALL_OR_NONE {
-        return Err(Stop::TooMany(MOST_ALL_OR_NONE));
+        return Err(ImportError::TooMany(MOST_ALL_OR_NONE));
     }
     let rows = rows.into_iter().map(|row| Candidate::of(row, &mut None)).collect();
-    import.clone().write(rows, 0).await.map_err(Stop::Service)
+    import.clone().write(rows, 0).await.map_err(ImportError::Service)
 }
 
 /// Reads a piece, and lets others have their turn meanwhile: they share the thread.
-async fn read_on(reader: &mut Reader, piece: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), Stop> {
+async fn read_on(reader: &mut Reader, piece: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), ImportError> {
     for slice in piece.chunks(BYTES_A_TURN) {
-        reader.read(slice, rows).map_err(Stop::Read)?;
+        reader.read(slice, rows).map_err(ImportError::Read)?;
         tokio::task::yield_now().await;
     }
     Ok(())
@@ -310,9 +312,9 @@ impl Candidate {
 
 impl Import {
     /// Writes some rows in one transaction.
-    async fn write(mut self, rows: Vec<Candidate>, piece: u64) -> Result<Reported, Error> {
+    async fn write(mut self, rows: Vec<Candidate>, piece: u64) -> Result<ChunkReport, Error> {
         let last_line = rows.last().map_or(0, |row| row.last_line);
-        let once = self.once.map(|once| of_piece(once, self.terms, piece, &rows));
+        let keyed = self.keyed.map(|keyed| of_piece(keyed, self.terms, piece, &rows));
         let mut drafts = Vec::with_capacity(rows.len());
         let rows: Vec<(u64, u64, Option<Refused>)> = rows
             .into_iter()
@@ -328,24 +330,26 @@ impl Import {
         // Those who are all right are not written if another is not.
         self.terms.dry_run |= all_or_none && rows.iter().any(|(_, _, refused)| refused.is_some());
         let told = move |written: &[Option<Written>]| rows_of(&rows, written, all_or_none);
-        let once = once.filter(|_| !self.terms.dry_run);
-        let (report, rows, is_replay, is_kept) = match once {
+        let keyed = keyed.filter(|_| !self.terms.dry_run);
+        let (report, rows, is_replay, is_kept) = match keyed {
             None => {
                 let Outcome { written, is_kept } = self.service.write_many(drafts, self.terms).await?;
                 let rows = told(&written);
                 ((self.report)(&rows), rows, false, is_kept)
             }
-            Some(once) => {
+            Some(keyed) => {
                 let told = Arc::new(told);
                 let (seal, report) = (Arc::clone(&told), Arc::clone(&self.report));
                 let seal = move |written: &[Option<Written>]| report(&seal(written));
-                match self.service.write_many_once(drafts, self.terms, once, seal).await? {
-                    (Answer::First(report), Outcome { written, is_kept }) => (report, told(&written), false, is_kept),
-                    (Answer::Again(report), _) => (report, Vec::new(), true, true),
+                match self.service.write_many_once(drafts, self.terms, keyed, seal).await? {
+                    (KeyedResponse::Fresh(report), Outcome { written, is_kept }) => {
+                        (report, told(&written), false, is_kept)
+                    }
+                    (KeyedResponse::Replayed(report), _) => (report, Vec::new(), true, true),
                 }
             }
         };
-        Ok(Reported { report, tally: Tally::of(&rows), last_line, is_replay, is_kept })
+        Ok(ChunkReport { report, tally: Tally::of(&rows), last_line, is_replay, is_kept })
     }
 }
 
@@ -360,7 +364,7 @@ fn rows_of(rows: &[(u64, u64, Option<Refused>)], written: &[Option<Written>], al
                 Some(refused) => Err(refused.clone()),
                 None => match written.next().copied().flatten() {
                     None => Err(Refused::EmailTaken),
-                    Some(_) if is_undone => Err(Refused::Undone),
+                    Some(_) if is_undone => Err(Refused::RolledBack),
                     Some(written) => Ok(written),
                 },
             };
@@ -370,9 +374,9 @@ fn rows_of(rows: &[(u64, u64, Option<Refused>)], written: &[Option<Written>], al
 }
 
 /// By what a piece of an import is known.
-fn of_piece(once: Once, terms: Terms, piece: u64, rows: &[Candidate]) -> Once {
+fn of_piece(keyed: KeyedRequest, terms: WriteOptions, piece: u64, rows: &[Candidate]) -> KeyedRequest {
     let mut key = Sha256::new();
-    key.update(once.key);
+    key.update(keyed.key);
     key.update(piece.to_be_bytes());
     let mut fingerprint = Sha256::new();
     fingerprint.update([u8::from(terms.mode == Mode::Upsert), u8::from(terms.all_or_none)]);
@@ -384,7 +388,7 @@ fn of_piece(once: Once, terms: Terms, piece: u64, rows: &[Candidate]) -> Once {
         }
         let texts: Vec<&str> = match &row.draft {
             Ok(Draft { name, email }) => vec![name.as_str(), email.as_str()],
-            Err(Refused::EmailTaken | Refused::Undone) => Vec::new(),
+            Err(Refused::EmailTaken | Refused::RolledBack) => Vec::new(),
             // What is told of it.
             Err(Refused::Invalid(faults)) => {
                 faults.iter().flat_map(|it| [&*it.member, it.fault.code, &*it.fault.message]).collect()
@@ -397,5 +401,5 @@ fn of_piece(once: Once, terms: Terms, piece: u64, rows: &[Candidate]) -> Once {
             fingerprint.update(text);
         }
     }
-    Once { key: key.finalize().into(), fingerprint: fingerprint.finalize().into(), keep: once.keep }
+    KeyedRequest { key: key.finalize().into(), fingerprint: fingerprint.finalize().into(), retention: keyed.retention }
 }

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
-use super::rows::{IGNORED, LONGEST_ROW, MOST_FAULTS, MemberFault, RawRow, draft, too_long};
-use crate::{domain::Fault, service::Draft};
+use super::rows::{IGNORED, LONGEST_ROW, MOST_FAULTS, MemberError, RawRow, draft, too_long};
+use crate::{domain::ValidationError, service::Draft};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -80,7 +80,7 @@ struct Plain<'a> {
     _cursor: Option<IgnoredAny>,
 }
 
-fn understand(line: &[u8]) -> Result<Draft, Vec<MemberFault>> {
+fn understand(line: &[u8]) -> Result<Draft, Vec<MemberError>> {
     // A derived reader takes an array for an object, too.
     let is_object = line.trim_ascii_start().first() == Some(&b'{');
     match serde_json::from_slice::<Plain>(line) {
@@ -90,23 +90,23 @@ fn understand(line: &[u8]) -> Result<Draft, Vec<MemberFault>> {
 }
 
 /// What is wrong with a line, in every detail.
-fn faults(line: &[u8]) -> Vec<MemberFault> {
+fn faults(line: &[u8]) -> Vec<MemberError> {
     let members = match serde_json::from_slice::<Value>(line) {
         Ok(Value::Object(members)) => members,
-        Ok(_) => return vec![MemberFault::of_row("wrong-type", "a row must be a JSON object")],
+        Ok(_) => return vec![MemberError::of_row("wrong-type", "a row must be a JSON object")],
         Err(error) => {
             let message = format!("not valid JSON at column {}", error.column());
-            return vec![MemberFault::of_row("malformed", message)];
+            return vec![MemberError::of_row("malformed", message)];
         }
     };
     let mut faults = Vec::new();
     let mut text = |name: &str| {
         let fault = match members.get(name) {
             Some(Value::String(text)) => return text.as_str(),
-            None | Some(Value::Null) => Fault::new("required", format!("{name} is needed")),
-            Some(_) => Fault::new("wrong-type", format!("{name} must be a string")),
+            None | Some(Value::Null) => ValidationError::new("required", format!("{name} is needed")),
+            Some(_) => ValidationError::new("wrong-type", format!("{name} must be a string")),
         };
-        faults.push(MemberFault::of(name, fault));
+        faults.push(MemberError::of(name, fault));
         ""
     };
     let (name, email) = (text("name"), text("email"));
@@ -118,11 +118,11 @@ fn faults(line: &[u8]) -> Vec<MemberFault> {
             && !["name", "email"].contains(&name.as_str())
             && !IGNORED.contains(&name.as_str())
         {
-            faults.push(MemberFault::of(name, Fault::new("unknown-member", "there is no such member")));
+            faults.push(MemberError::of(name, ValidationError::new("unknown-member", "there is no such member")));
         }
     }
     if faults.is_empty() {
-        faults.push(MemberFault::of_row("duplicate-member", "a member is given more than once"));
+        faults.push(MemberError::of_row("duplicate-member", "a member is given more than once"));
     }
     faults
 }

@@ -2,7 +2,7 @@
 
 use super::{csv::CsvReader, ndjson::NdjsonReader};
 use crate::{
-    domain::{Email, Fault, Name},
+    domain::{Email, Name, ValidationError},
     service::Draft,
 };
 
@@ -31,16 +31,16 @@ pub struct RawRow {
     /// The line that it ends in.
     pub last_line: u64,
     /// A user to write, or what is wrong with it.
-    pub draft: Result<Draft, Vec<MemberFault>>,
+    pub draft: Result<Draft, Vec<MemberError>>,
 }
 
 /// What is wrong with a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberFault {
+pub struct MemberError {
     /// The member, the beginning of its name if that is long; empty if it is the row as a whole.
     pub member: String,
     /// What is wrong.
-    pub fault: Fault,
+    pub fault: ValidationError,
 }
 
 /// Why no more rows can be read.
@@ -99,12 +99,12 @@ impl Reader {
 /// Members that a user has and a draft has not: an export may be imported as it is.
 pub(super) const IGNORED: [&str; 5] = ["id", "version", "createdAt", "updatedAt", "cursor"];
 
-impl MemberFault {
+impl MemberError {
     pub(super) fn of_row(code: &'static str, message: impl Into<String>) -> Self {
-        Self { member: String::new(), fault: Fault::new(code, message) }
+        Self { member: String::new(), fault: ValidationError::new(code, message) }
     }
 
-    pub(super) fn of(member: &str, fault: Fault) -> Self {
+    pub(super) fn of(member: &str, fault: ValidationError) -> Self {
         let member = match member.char_indices().nth(LONGEST_NAME) {
             Some((end, _)) => format!("{}…", &member[..end]),
             None => member.to_owned(),
@@ -114,18 +114,18 @@ impl MemberFault {
 }
 
 /// A draft of its texts, or all that is wrong with them.
-pub(super) fn draft(name: &str, email: &str) -> Result<Draft, Vec<MemberFault>> {
+pub(super) fn draft(name: &str, email: &str) -> Result<Draft, Vec<MemberError>> {
     match (Name::parse(name), Email::parse(email)) {
         (Ok(name), Ok(email)) => Ok(Draft { name, email }),
         (name, email) => {
             let faults = [("name", name.err()), ("email", email.err())];
-            Err(faults.into_iter().filter_map(|(member, fault)| Some(MemberFault::of(member, fault?))).collect())
+            Err(faults.into_iter().filter_map(|(member, fault)| Some(MemberError::of(member, fault?))).collect())
         }
     }
 }
 
-pub(super) fn too_long() -> Vec<MemberFault> {
-    vec![MemberFault::of_row("too-long", format!("a row has at most {LONGEST_ROW} bytes"))]
+pub(super) fn too_long() -> Vec<MemberError> {
+    vec![MemberError::of_row("too-long", format!("a row has at most {LONGEST_ROW} bytes"))]
 }
 
 #[cfg(test)]
@@ -146,7 +146,7 @@ mod tests {
 
     /// `lines name` of each row, or `lines member:code …`.
     fn told(rows: &[RawRow]) -> Vec<String> {
-        let fault = |fault: &MemberFault| format!("{}:{}", fault.member, fault.fault.code);
+        let fault = |fault: &MemberError| format!("{}:{}", fault.member, fault.fault.code);
         rows.iter()
             .map(|row| {
                 let lines = if row.line == row.last_line {

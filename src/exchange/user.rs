@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::domain::{Fault, User};
+use crate::domain::{User, ValidationError};
 
 /// A user.
 #[derive(Serialize, ToSchema)]
@@ -131,13 +131,16 @@ impl Fields {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] with code `unknown-value`.
-    pub fn parse(text: &str) -> Result<Self, Fault> {
+    /// A [`ValidationError`] with code `unknown-value`.
+    pub fn parse(text: &str) -> Result<Self, ValidationError> {
         let mut fields = Self { left_out: [true; Field::ALL.len()] };
         for name in text.split(',') {
             let Some(field) = Field::ALL.into_iter().find(|field| field.name() == name) else {
                 let names = Field::ALL.map(Field::name).join(", ");
-                return Err(Fault::new("unknown-value", format!("fields are some of {names}, with commas between")));
+                return Err(ValidationError::new(
+                    "unknown-value",
+                    format!("fields are some of {names}, with commas between"),
+                ));
             };
             fields.left_out[field as usize] = false;
         }

@@ -18,9 +18,9 @@ use serde_json::Value;
 
 use super::{
     problem::{FieldError, Kind, Problem},
-    tag,
+    request_info::RequestInfo,
 };
-use crate::domain::Fault;
+use crate::domain::ValidationError;
 
 /// Largest body, in bytes. A user takes less than two kilobytes.
 pub(super) const LIMIT: usize = 64 * 1024;
@@ -81,8 +81,8 @@ async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Prob
         return Err(too_large());
     }
     // Whoever ends the request before its time knows by this what it waited for.
-    let tag = tag::tag(request);
-    let arriving = |is: bool| tag.iter().for_each(|tag| tag.arriving.set(is));
+    let info = RequestInfo::of(request);
+    let arriving = |is: bool| info.iter().for_each(|info| info.arriving.set(is));
     arriving(true);
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0));
     while let Some(chunk) = payload.next().await {
@@ -100,7 +100,7 @@ fn understand<T: FromMembers>(bytes: &[u8]) -> Result<T, Problem> {
     let mut members = match serde_json::from_slice::<Document>(bytes) {
         Ok(Document::Object(members)) => members,
         Ok(Document::Other) => {
-            let fault = Fault::new("wrong-type", "the body must be a JSON object");
+            let fault = ValidationError::new("wrong-type", "the body must be a JSON object");
             return Err(invalid(vec![FieldError::at_member(String::new(), fault)]));
         }
         Err(error) => {
@@ -131,25 +131,38 @@ pub(super) struct Members {
 
 impl Members {
     /// Takes a text that must be there.
-    pub(super) fn required<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Option<T> {
+    pub(super) fn required<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValidationError>,
+    ) -> Option<T> {
         let Some(value) = self.remove(name) else {
-            self.note(name, Fault::new("required", format!("{name} is needed")));
+            self.note(name, ValidationError::new("required", format!("{name} is needed")));
             return None;
         };
         self.text(name, &value, parse)
     }
 
     /// Takes a text that may be left out. A merge patch removes a member by `null`; none of ours can be removed.
-    pub(super) fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Option<T> {
+    pub(super) fn optional<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValidationError>,
+    ) -> Option<T> {
         let value = self.remove(name)?;
         self.text(name, &value, parse)
     }
 
-    fn text<T>(&mut self, name: &str, value: &Value, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Option<T> {
+    fn text<T>(
+        &mut self,
+        name: &str,
+        value: &Value,
+        parse: impl FnOnce(&str) -> Result<T, ValidationError>,
+    ) -> Option<T> {
         let parsed = match value {
             Value::String(text) => parse(text),
-            Value::Null => Err(Fault::new("required", format!("{name} cannot be null"))),
-            _ => Err(Fault::new("wrong-type", format!("{name} must be a string"))),
+            Value::Null => Err(ValidationError::new("required", format!("{name} cannot be null"))),
+            _ => Err(ValidationError::new("wrong-type", format!("{name} must be a string"))),
         };
         parsed.map_err(|fault| self.note(name, fault)).ok()
     }
@@ -160,19 +173,19 @@ impl Members {
         let before = self.left.len();
         self.left.retain(|(member, _)| member != name);
         if self.left.len() < before {
-            self.note(name, Fault::new("duplicate-member", format!("{name} is given more than once")));
+            self.note(name, ValidationError::new("duplicate-member", format!("{name} is given more than once")));
         }
         Some(value)
     }
 
-    fn note(&mut self, name: &str, fault: Fault) {
+    fn note(&mut self, name: &str, fault: ValidationError) {
         self.errors.push(FieldError::at_member(pointer(name), fault));
     }
 
     /// Every fault, members that nobody took among them.
     fn finish(mut self) -> Vec<FieldError> {
         for (name, _) in std::mem::take(&mut self.left) {
-            self.note(&name, Fault::new("unknown-member", "there is no such member"));
+            self.note(&name, ValidationError::new("unknown-member", "there is no such member"));
         }
         self.errors
     }

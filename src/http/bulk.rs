@@ -24,7 +24,7 @@ use tokio::{sync::mpsc, time::timeout};
 pub(super) use self::line::{BulkLine, BulkSummary};
 use self::report::{Choice, Filter, Held, Progress, Report};
 use super::{
-    Rules,
+    HttpOptions,
     compression::compressible,
     conditions::ListCondition,
     documented::{BulkParameters, KeyParameter, ListConditionParameters},
@@ -32,12 +32,12 @@ use super::{
     observe,
     parameters::Parameters,
     problem::{Kind, Problem},
+    request_info::{self, RequestInfo},
     responses::{BulkProblems, ServerProblems},
-    tag::{self, Tag},
 };
 use crate::{
-    exchange::{Format, Import, ReadError, Reported, Stop, import, import_all_or_none},
-    service::{Mode, Terms, UserService},
+    exchange::{ChunkReport, Format, Import, ImportError, ReadError, import, import_all_or_none},
+    service::{Mode, UserService, WriteOptions},
 };
 
 /// What NDJSON is sent as, and the other names that it goes by.
@@ -49,7 +49,7 @@ const MOST_BYTES_ALL_OR_NONE: usize = 16 * 1024 * 1024;
 
 /// How rows are written and reported.
 pub(super) struct BulkQuery {
-    terms: Terms,
+    terms: WriteOptions,
     answer: Answer,
     choice: Choice,
 }
@@ -73,7 +73,7 @@ impl FromRequest for BulkQuery {
         const CHOICES: [(&str, Choice); 3] =
             [("all", Choice::All), ("refused", Choice::Refused), ("summary", Choice::Summary)];
         let mut parameters = Parameters::read(request.query_string());
-        let terms = Terms {
+        let terms = WriteOptions {
             mode: parameters.choice("mode", &[("insert", Mode::Insert), ("upsert", Mode::Upsert)]).unwrap_or_default(),
             dry_run: parameters.choice("dryRun", &YES).unwrap_or_default(),
             all_or_none: parameters.choice("atomic", &YES).unwrap_or_default(),
@@ -123,24 +123,24 @@ pub(super) async fn write(
 ) -> Result<HttpResponse, Problem> {
     let BulkQuery { terms, answer, choice } = query;
     let format = format(&request)?;
-    let rules = request.app_data::<Rules>().ok_or_else(|| Problem::internal("no rules are wired"))?;
+    let rules = request.app_data::<HttpOptions>().ok_or_else(|| Problem::internal("no HTTP options are wired"))?;
     if rules.require_if_match && terms.mode == Mode::Upsert && !condition.is_any {
         let detail = "mode=upsert changes users at whatever version they are; say so by If-Match: *.";
         return Err(Problem::new(Kind::PreconditionRequired, detail));
     }
-    let tag = tag::tag(&request);
-    let once = key.of_bulk().filter(|_| !terms.dry_run);
-    let begun = once.map(|once| service.begin(once.key)).transpose()?;
+    let info = RequestInfo::of(&request);
+    let keyed = key.of_bulk().filter(|_| !terms.dry_run);
+    let begun = keyed.map(|keyed| service.begin(keyed.key)).transpose()?;
     let of_rows = Arc::new(move |rows: &[_]| line::of_rows(rows, terms.dry_run));
-    let import = Import { service: service.as_ref().clone(), terms, once, from_line: 1, report: of_rows };
-    let source = bounded(payload, terms, rules.request_timeout, tag.clone());
+    let import = Import { service: service.as_ref().clone(), terms, keyed, from_line: 1, report: of_rows };
+    let source = bounded(payload, terms, rules.request_timeout, info.clone());
     if terms.all_or_none {
         // In a task of its own: it goes on when nobody waits for it any more, and keeps its key meanwhile.
         let importing = async move {
             let _begun = begun;
             import_all_or_none(&import, format, source).await
         };
-        let importing = actix_web::rt::spawn(tag::on_behalf(tag.as_deref(), importing));
+        let importing = actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
         let reported = importing.await.map_err(Problem::internal)?.map_err(problem)?;
         let status = if reported.is_kept || reported.tally.refused == 0 {
             StatusCode::OK
@@ -152,29 +152,29 @@ pub(super) async fn write(
     // Rows are read and told of by a task of their own, so that the one goes on while the other does. There is no more
     // between the two than one report.
     let (sender, mut reports) = mpsc::channel::<Progress>(1);
-    let about = tag.clone();
+    let about = info.clone();
     let importing = async move {
         let _begun = begun;
-        let tell = async |reported: Reported| sender.send(Ok(Some(reported))).await.is_ok();
+        let tell = async |reported: ChunkReport| sender.send(Ok(Some(reported))).await.is_ok();
         let end = match self::import(&import, format, source, tell).await {
             Ok(()) => Ok(None),
-            Err(Stop::Unheard) => return observe::unheard(about.as_deref()),
+            Err(ImportError::Unheard) => return observe::unheard(about.as_deref()),
             Err(stop) => Err(stop),
         };
         // Fails if the client has disconnected.
         let _ = sender.send(end).await;
     };
-    actix_web::rt::spawn(tag::on_behalf(tag.as_deref(), importing));
+    actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
     // The first rows decide about the status.
     let first = reports.recv().await.ok_or_else(|| Problem::internal("the import panicked"))?.map_err(problem)?;
     let mut response = response(StatusCode::OK, first.as_ref().is_some_and(|reported| reported.is_replay));
-    let mut report = Report::new(reports, first, choice, tag.clone());
+    let mut report = Report::new(reports, first, choice, info.clone());
     if matches!(answer, Answer::Stream) {
         return Ok(response.streaming(report.into_stream()));
     }
-    if let Some(tag) = tag {
+    if let Some(info) = info {
         // From here on the import bounds its own time: rows are written that have to be reported.
-        tag.is_unbounded.set(true);
+        info.is_unbounded.set(true);
     }
     let mut held = Held::new().map_err(Problem::internal)?;
     while let Some(lines) = report.next().await {
@@ -209,21 +209,21 @@ fn format(request: &HttpRequest) -> Result<Format, Problem> {
 /// The body, as long as it keeps coming.
 fn bounded(
     payload: web::Payload,
-    terms: Terms,
+    terms: WriteOptions,
     idle: Duration,
-    tag: Option<Rc<Tag>>,
+    info: Option<Rc<RequestInfo>>,
 ) -> impl Stream<Item = io::Result<Bytes>> {
     let most = if terms.all_or_none { MOST_BYTES_ALL_OR_NONE } else { usize::MAX };
     stream::unfold((payload, most), move |(mut payload, left)| {
-        let tag = tag.clone();
+        let info = info.clone();
         async move {
             // A time-out tells a slow body (408) from a slow answer (503) by this.
-            let arriving = |is: bool| tag.iter().for_each(|tag| tag.arriving.set(is));
+            let arriving = |is: bool| info.iter().for_each(|info| info.arriving.set(is));
             arriving(true);
             let piece = timeout(idle, payload.next()).await;
             arriving(false);
-            if let Some(tag) = &tag {
-                tag.heard.set(Some(Instant::now()));
+            if let Some(info) = &info {
+                info.heard.set(Some(Instant::now()));
             }
             let piece = match piece {
                 Ok(None) => return None,
@@ -238,23 +238,25 @@ fn bounded(
     })
 }
 
-fn problem(stop: Stop) -> Problem {
+fn problem(stop: ImportError) -> Problem {
     match stop {
-        Stop::Service(error) => error.into(),
-        Stop::Read(error) => {
+        ImportError::Service(error) => error.into(),
+        ImportError::Read(error) => {
             let kind = match error {
                 ReadError::Header(_) => Kind::ValidationFailed,
                 ReadError::UnclosedQuote { .. } => Kind::MalformedCsv,
             };
             Problem::new(kind, format!("The rows cannot be read: {error}."))
         }
-        Stop::TooMany(most) => Problem::new(Kind::PayloadTooLarge, format!("All or none: at most {most} rows.")),
-        Stop::Source(error) if error.kind() == io::ErrorKind::TimedOut => {
+        ImportError::TooMany(most) => Problem::new(Kind::PayloadTooLarge, format!("All or none: at most {most} rows.")),
+        ImportError::Source(error) if error.kind() == io::ErrorKind::TimedOut => {
             Problem::new(Kind::BodyTimeout, "No more of the body came.")
         }
-        Stop::Source(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+        ImportError::Source(error) if error.kind() == io::ErrorKind::FileTooLarge => {
             Problem::new(Kind::PayloadTooLarge, format!("All or none: at most {MOST_BYTES_ALL_OR_NONE} bytes."))
         }
-        Stop::Source(_) | Stop::Unheard => Problem::new(Kind::MalformedJson, "The body ended before its end."),
+        ImportError::Source(_) | ImportError::Unheard => {
+            Problem::new(Kind::MalformedJson, "The body ended before its end.")
+        }
     }
 }

@@ -9,7 +9,7 @@ use actix_web::{
 };
 
 use super::{
-    Rules,
+    HttpOptions,
     problem::{Kind, Problem},
 };
 use crate::domain::{Precondition, Version, Versions};
@@ -36,7 +36,7 @@ impl FromRequest for ChangeCondition {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         // What cannot be read may forbid the change.
         let precondition = precondition(request, Versions::Any);
-        let is_required = request.app_data::<Rules>().is_some_and(|rules| rules.require_if_match);
+        let is_required = request.app_data::<HttpOptions>().is_some_and(|rules| rules.require_if_match);
         ready(if is_required && precondition.is.is_none() {
             Err(Problem::new(Kind::PreconditionRequired, "Say in If-Match which version you change: send its ETag."))
         } else {

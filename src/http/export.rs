@@ -21,13 +21,13 @@ use super::{
     parameters::Parameters,
     policy,
     problem::{Kind, Problem},
+    request_info::{self, RequestInfo},
     responses::{ExportProblems, ServerProblems},
-    tag::{self, Tag},
 };
 use crate::{
     domain::User,
     exchange::{Fields, Format, Writer},
-    service::{Edge, Position, Selection, Slice, UserService},
+    service::{Edge, Page, Position, Selection, UserService},
 };
 
 /// Users that are read at a time. What a client that stops reading costs is some of these.
@@ -139,8 +139,8 @@ pub(super) async fn export(
     let (format, media_type) = format(&request)?;
     let ExportQuery { selection, position, fields, has_cursors } = query.0;
     let writer = Writer::new(format, fields, has_cursors);
-    let tag = tag::tag(&request);
-    let pages = Pages { service: service.as_ref().clone(), selection: Arc::new(selection), next: None, tag };
+    let info = RequestInfo::of(&request);
+    let pages = Pages { service: service.as_ref().clone(), selection: Arc::new(selection), next: None, info };
     // The first users decide about the status.
     let first = pages.service.export(Arc::clone(&pages.selection), position, AT_ONCE).await?;
     let mut begun = Vec::new();
@@ -159,7 +159,7 @@ pub(super) async fn export(
                 Ok(slice) => (slice, Vec::new()),
                 Err(problem) => {
                     // It can only be cut off.
-                    observe::broken_off(pages.tag.as_deref(), &problem);
+                    observe::broken_off(pages.info.as_deref(), &problem);
                     return Some((Err(io::Error::other(problem.to_string())), (pages, None, write)));
                 }
             },
@@ -178,14 +178,14 @@ pub(super) async fn export(
     Ok(compressible(response.streaming(body)))
 }
 
-type Page = Slice<(User, Edge)>;
+type ExportPage = Page<(User, Edge)>;
 
 /// Pages as they are read.
 struct Pages {
     service: UserService,
     selection: Arc<Selection>,
-    next: Option<LocalBoxFuture<'static, Result<Page, Problem>>>,
-    tag: Option<Rc<Tag>>,
+    next: Option<LocalBoxFuture<'static, Result<ExportPage, Problem>>>,
+    info: Option<Rc<RequestInfo>>,
 }
 
 impl Pages {
@@ -193,7 +193,7 @@ impl Pages {
         let Some(edge) = behind else { return };
         let (service, selection) = (self.service.clone(), Arc::clone(&self.selection));
         let reading = async move { service.export(selection, Position::After(edge), AT_ONCE).await };
-        let reading = actix_web::rt::spawn(tag::on_behalf(self.tag.as_deref(), reading));
+        let reading = actix_web::rt::spawn(request_info::on_behalf(self.info.as_deref(), reading));
         let read = reading.map(|read| read.map_err(Problem::internal)?.map_err(Problem::from));
         self.next = Some(read.boxed_local());
     }

@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Rules,
+    HttpOptions,
     problem::{Kind, Problem},
 };
-use crate::service::{Answer, Draft, Once};
+use crate::service::{Draft, KeyedRequest, KeyedResponse};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -35,8 +35,8 @@ impl FromRequest for IdempotencyKey {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let Some(&Rules { keep_answers, .. }) = request.app_data() else {
-            return ready(Err(Problem::internal("no rules are wired")));
+        let Some(&HttpOptions { keep_answers, .. }) = request.app_data() else {
+            return ready(Err(Problem::internal("no HTTP options are wired")));
         };
         ready(match read(request.headers()) {
             Ok(None) => Ok(Self(None)),
@@ -51,16 +51,16 @@ impl FromRequest for IdempotencyKey {
 
 impl IdempotencyKey {
     /// By what a creation is known, if it is to be done once.
-    pub(super) fn once(&self, draft: &Draft) -> Option<Once> {
-        let (key, keep) = self.0?;
+    pub(super) fn keyed_request(&self, draft: &Draft) -> Option<KeyedRequest> {
+        let (key, retention) = self.0?;
         let fingerprint = hash(&[draft.name.as_str().as_bytes(), draft.email.as_str().as_bytes()]);
-        Some(Once { key, fingerprint, keep })
+        Some(KeyedRequest { key, fingerprint, retention })
     }
 
     /// By what work in bulk is known, if it is to be done once. What is asked for is not known before it is read.
-    pub(super) fn of_bulk(&self) -> Option<Once> {
-        let (key, keep) = self.0?;
-        Some(Once { key, fingerprint: [0; 32], keep })
+    pub(super) fn of_bulk(&self) -> Option<KeyedRequest> {
+        let (key, retention) = self.0?;
+        Some(KeyedRequest { key, fingerprint: [0; 32], retention })
     }
 }
 
@@ -135,14 +135,14 @@ pub(super) fn seal(response: HttpResponse) -> Vec<u8> {
 }
 
 /// Gives an answer that was sealed.
-pub(super) fn open(answer: &Answer) -> Result<HttpResponse, Problem> {
-    let (Answer::First(bytes) | Answer::Again(bytes)) = answer;
+pub(super) fn open(answer: &KeyedResponse) -> Result<HttpResponse, Problem> {
+    let (KeyedResponse::Fresh(bytes) | KeyedResponse::Replayed(bytes)) = answer;
     let sealed: Sealed = serde_json::from_slice(bytes).map_err(Problem::internal)?;
     let mut response = HttpResponse::build(StatusCode::from_u16(sealed.status).map_err(Problem::internal)?);
     for (name, value) in sealed.headers {
         response.insert_header((name, value));
     }
-    if matches!(answer, Answer::Again(_)) {
+    if matches!(answer, KeyedResponse::Replayed(_)) {
         response.insert_header((REPLAYED, "true"));
     }
     Ok(response.body(sealed.body))
@@ -191,12 +191,12 @@ mod tests {
     #[test]
     fn what_was_sealed_is_given_again() {
         let response = || HttpResponse::Created().insert_header((header::ETAG, "\"1\"")).body("ä");
-        let again = open(&Answer::Again(seal(response()))).unwrap();
+        let again = open(&KeyedResponse::Replayed(seal(response()))).unwrap();
         assert_eq!((again.status(), again.headers().len()), (StatusCode::CREATED, 2));
         assert_eq!(again.headers().get(header::ETAG).unwrap(), "\"1\"");
         assert_eq!(again.headers().get(REPLAYED).unwrap(), "true");
         assert_eq!(again.into_body().try_into_bytes().unwrap(), "ä".as_bytes());
-        let first = open(&Answer::First(seal(response()))).unwrap();
+        let first = open(&KeyedResponse::Fresh(seal(response()))).unwrap();
         assert!(!first.headers().contains_key(REPLAYED));
     }
 

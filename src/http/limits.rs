@@ -18,7 +18,7 @@ use super::{
     fallback::Paths,
     host, path,
     problem::{Kind, Problem},
-    tag,
+    request_info::RequestInfo,
 };
 
 /// What a worker needs to keep the limits.
@@ -29,10 +29,11 @@ pub(super) struct Bounds {
 }
 
 /// Refuses requests for other hosts, bounds the handler in time, turns its panic into an answer, and answers HEAD as GET.
-pub(super) async fn limits(
+pub(super) async fn limits<B: MessageBody>(
     mut request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    next: Next<B>,
+    info: Option<&Rc<RequestInfo>>,
+) -> Result<ServiceResponse<B>, Error> {
     host::check(&request)?;
     path::route_as_written(&mut request);
     if request.method() == Method::HEAD {
@@ -41,20 +42,19 @@ pub(super) async fn limits(
     }
     let bounds = request.app_data::<Rc<Bounds>>().cloned();
     let limit = bounds.as_ref().map_or(Duration::MAX, |bounds| bounds.timeout);
-    let tag = tag::tag(&request);
-    let caller = tag.as_ref().map_or("", |tag| tag.caller());
+    let caller = info.map_or("", |info| info.caller());
     // Whatever the pool does for this request, it does in its name, and not for longer than it waits.
     let handling = RequestContext::new(caller).timeout(limit).scope(next.call(request));
     let mut handling = pin!(AssertUnwindSafe(handling).catch_unwind());
     let mut left = limit;
     let handled = loop {
         let handled = timeout(left, &mut handling).await;
-        if handled.is_err() && tag.as_ref().is_some_and(|tag| tag.is_unbounded.get()) {
+        if handled.is_err() && info.is_some_and(|info| info.is_unbounded.get()) {
             left = limit;
             continue;
         }
         // As long as a body of any length goes on, its time begins anew with each piece.
-        let heard = tag.as_ref().and_then(|tag| tag.heard.get());
+        let heard = info.and_then(|info| info.heard.get());
         match (handled, heard.and_then(|heard| limit.checked_sub(heard.elapsed()))) {
             (Err(_), Some(more)) if !more.is_zero() => left = more,
             (handled, _) => break handled,
@@ -63,7 +63,7 @@ pub(super) async fn limits(
     let problem = match handled {
         Ok(Ok(answered)) => return answered,
         Ok(Err(panic)) => Problem::internal(format!("the handler panicked: {}", message(panic.as_ref()))),
-        Err(_) if tag.as_ref().is_some_and(|tag| tag.arriving.get()) => {
+        Err(_) if info.is_some_and(|info| info.arriving.get()) => {
             Problem::new(Kind::BodyTimeout, format!("The body was not here after {limit:?}."))
         }
         Err(_) => {
@@ -71,11 +71,11 @@ pub(super) async fn limits(
             Problem::new(Kind::RequestTimeout, detail)
         }
     };
-    if let (Some(tag), Some(bounds)) = (tag, bounds)
-        && let Some(template) = bounds.paths.template(&tag.path)
+    if let (Some(info), Some(bounds)) = (info, bounds)
+        && let Some(template) = bounds.paths.template(&info.path)
     {
         // The request itself is gone with its handler.
-        tag.route.get_or_init(|| template);
+        info.route.get_or_init(|| template);
     }
     Err(problem.into())
 }
@@ -105,7 +105,10 @@ mod tests {
     fn a_panic_becomes_an_answer() {
         System::new().block_on(async {
             let panics = || async { if true { panic!("a bug") } else { HttpResponse::Ok().finish() } };
-            let app = init_service(App::new().route("/", web::get().to(panics)).wrap(from_fn(limits))).await;
+            let app = init_service(
+                App::new().route("/", web::get().to(panics)).wrap(from_fn(|request, next| limits(request, next, None))),
+            )
+            .await;
             for _ in 0..2 {
                 let error = try_call_service(&app, TestRequest::get().to_request()).await.err().unwrap();
                 let problem = error.as_error::<Problem>().unwrap();

@@ -10,9 +10,9 @@ use super::{
     problem::{Kind, Problem},
 };
 use crate::{
-    domain::Fault,
+    domain::ValidationError,
     exchange::Fields,
-    service::{Count, Position, Selection, Slice},
+    service::{Count, Page, Position, Selection},
 };
 
 const DEFAULT_LIMIT: u64 = 20;
@@ -57,7 +57,7 @@ impl ListQuery {
     }
 
     /// The `Link` header (RFC 8288) of this page.
-    pub(super) fn links(&self, slice: &Slice, signer: &CursorSigner) -> String {
+    pub(super) fn links(&self, slice: &Page, signer: &CursorSigner) -> String {
         let same = &self.same;
         let mut links = format!("</users?{same}>; rel=\"first\"");
         let mut link = |position, relation| {
@@ -90,8 +90,8 @@ pub(super) fn position(
     })
 }
 
-fn limit(text: &str) -> Result<u64, Fault> {
-    let fault = || Fault::new("out-of-range", format!("limit is a whole number from 1 to {MAX_LIMIT}"));
+fn limit(text: &str) -> Result<u64, ValidationError> {
+    let fault = || ValidationError::new("out-of-range", format!("limit is a whole number from 1 to {MAX_LIMIT}"));
     text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(fault)
 }
 

@@ -16,10 +16,10 @@ use tracing_actix_web::RootSpanBuilder;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{
-    Draining, Phase, compression, policy,
+    Draining, Phase, compression, limits, policy,
     problem::Problem,
-    public_url, series,
-    tag::{REQUEST_ID, Tag, tag},
+    public_url,
+    request_info::{REQUEST_ID, RequestInfo},
 };
 use crate::connections::OpenConnection;
 
@@ -33,38 +33,38 @@ impl RootSpanBuilder for RequestSpan {
         // nothing is formatted when there are no traces.
         let span = tracing::info_span!("request", otel.kind = "server");
         let trace_id = if span.is_disabled() { None } else { join_trace(&span, request, &method) };
-        let tag = Tag::new(request, method, trace_id);
-        span.set_attribute("request_id", tag.request_id.to_str().unwrap_or_default().to_owned());
-        request.extensions_mut().insert(Rc::new(tag));
+        let info = RequestInfo::new(request, method, trace_id);
+        span.set_attribute("request_id", info.request_id.to_str().unwrap_or_default().to_owned());
+        request.extensions_mut().insert(Rc::new(info));
         span
     }
 
     fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, Error>) {
-        let (status, problem, tag) = match outcome {
+        let (status, problem, info) = match outcome {
             Ok(response) => {
                 let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
-                let tag = tag(response.request());
-                if let (Some(tag), Some(route)) = (&tag, response.request().match_pattern()) {
-                    tag.route.get_or_init(|| route);
+                let info = RequestInfo::of(response.request());
+                if let (Some(info), Some(route)) = (&info, response.request().match_pattern()) {
+                    info.route.get_or_init(|| route);
                 }
-                (response.status(), problem, tag)
+                (response.status(), problem, info)
             }
             Err(error) => {
                 let problem = error.as_error::<Problem>();
-                (error.as_response_error().status_code(), problem, problem.and_then(Problem::tag))
+                (error.as_response_error().status_code(), problem, problem.and_then(Problem::info))
             }
         };
         span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
         if status.is_server_error() {
             span.set_status(opentelemetry::trace::Status::error(""));
         }
-        if let Some(tag) = tag {
+        if let Some(info) = info {
             if !span.is_disabled() {
-                span.context().span().update_name(format!("{} {}", tag.method, tag.route()));
-                span.set_attribute("http.route", tag.route().to_owned());
+                span.context().span().update_name(format!("{} {}", info.method, info.route()));
+                span.set_attribute("http.route", info.route().to_owned());
             }
-            series::record(&tag.method, tag.route(), status, tag.started.elapsed());
-            log(&tag, status, problem);
+            super::metrics::record(&info.method, info.route(), status, info.started.elapsed());
+            log(&info, status, problem);
         }
     }
 }
@@ -75,40 +75,40 @@ pub(super) async fn finish(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let tag = tag(&request);
+    let info = RequestInfo::of(&request);
     let _busy = request.conn_data::<OpenConnection>().map(OpenConnection::busy);
-    let mut response = match (next.call(request).await, &tag) {
-        (Ok(response), Some(tag)) => named(response, tag),
+    let mut response = match (limits::limits(request, next, info.as_ref()).await, &info) {
+        (Ok(response), Some(info)) => named(response, info),
         (Ok(response), None) => response.map_into_boxed_body(),
-        (Err(error), Some(tag)) => return Err(about(error, tag)),
+        (Err(error), Some(info)) => return Err(about(error, info)),
         (Err(error), None) => return Err(error),
     };
     policy::apply(response.response_mut());
     public_url::complete(&mut response);
     response = compression::compress(response);
     let draining = response.request().app_data::<web::Data<Draining>>();
-    if draining.is_some_and(|draining| draining.phase() >= Phase::Farewell) {
+    if draining.is_some_and(|draining| draining.phase() >= Phase::ClosingConnections) {
         // A client that keeps its connection learns this way that it has to look for another instance.
         response.response_mut().head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     }
     Ok(response)
 }
 
-fn named(response: ServiceResponse<impl MessageBody + 'static>, tag: &Tag) -> ServiceResponse<BoxBody> {
+fn named(response: ServiceResponse<impl MessageBody + 'static>, info: &RequestInfo) -> ServiceResponse<BoxBody> {
     let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
-    let body = problem.map(|problem| problem.body(Some(tag)));
+    let body = problem.map(|problem| problem.body(Some(info)));
     let mut response = match body {
         // A handler that makes a problem does not know its path; the error itself stays with the answer, for the log.
         Some(body) => response.map_body(|_, _| BoxBody::new(body)),
         None => response.map_into_boxed_body(),
     };
-    response.headers_mut().insert(REQUEST_ID, tag.request_id.clone());
+    response.headers_mut().insert(REQUEST_ID, info.request_id.clone());
     response
 }
 
-fn about(error: Error, tag: &Rc<Tag>) -> Error {
+fn about(error: Error, info: &Rc<RequestInfo>) -> Error {
     if let Some(problem) = error.as_error::<Problem>() {
-        problem.happened_to(Rc::clone(tag));
+        problem.happened_to(Rc::clone(info));
     }
     error
 }
@@ -140,18 +140,18 @@ fn join_trace(span: &Span, request: &ServiceRequest, method: &Method) -> Option<
     (id != opentelemetry::trace::TraceId::INVALID).then(|| id.to_string())
 }
 
-fn log(tag: &Tag, status: StatusCode, problem: Option<&Problem>) {
-    let request_id = tag.caller();
-    let trace_id = tag.trace_id.as_deref();
-    let duration_ms = (tag.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
+    let request_id = info.caller();
+    let trace_id = info.trace_id.as_deref();
+    let duration_ms = (info.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     // One event with all fields: the error, if there is one, is told here and nowhere else.
     let error = problem.and_then(Problem::chain);
     let code = problem.map(Problem::code);
     macro_rules! event {
         ($level:ident) => {
             tracing::$level!(
-                method = %tag.method,
-                route = tag.route(),
+                method = %info.method,
+                route = info.route(),
                 status = status.as_u16(),
                 duration_ms,
                 request_id,
@@ -170,9 +170,9 @@ fn log(tag: &Tag, status: StatusCode, problem: Option<&Problem>) {
 }
 
 /// Tells why an answer ended before its end. By then its request has been told of as a success.
-pub(super) fn broken_off(tag: Option<&Tag>, problem: &Problem) {
-    let (request_id, trace_id) = (tag.map(Tag::caller), tag.and_then(|tag| tag.trace_id.as_deref()));
-    let (route, code, error) = (tag.map(Tag::route), problem.code(), problem.chain());
+pub(super) fn broken_off(info: Option<&RequestInfo>, problem: &Problem) {
+    let (request_id, trace_id) = (info.map(RequestInfo::caller), info.and_then(|info| info.trace_id.as_deref()));
+    let (route, code, error) = (info.map(RequestInfo::route), problem.code(), problem.chain());
     macro_rules! event {
         ($level:ident) => {
             tracing::$level!(route, request_id, trace_id, code, error, "answer broken off")
@@ -186,10 +186,10 @@ pub(super) fn broken_off(tag: Option<&Tag>, problem: &Problem) {
 }
 
 /// Tells that the client went, or read no more for `server.write_timeout`, so that the rest was not done.
-pub(super) fn unheard(tag: Option<&Tag>) {
+pub(super) fn unheard(info: Option<&RequestInfo>) {
     tracing::info!(
-        route = tag.map(Tag::route),
-        request_id = tag.map(Tag::caller),
+        route = info.map(RequestInfo::route),
+        request_id = info.map(RequestInfo::caller),
         "answer broken off: nobody reads it"
     );
 }

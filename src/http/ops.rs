@@ -31,9 +31,9 @@ pub enum Phase {
     NotReady,
     /// Nobody listens any more, and each answer asks its client to close the connection. Not before: a client that comes
     /// back too early would find a door that is just being shut.
-    Farewell,
+    ClosingConnections,
     /// What waits for a connection of the pool is refused; what runs is finished.
-    Finishing,
+    Draining,
     /// All is answered; the pool is being closed.
     Closing,
 }
@@ -52,8 +52,8 @@ impl Draining {
         match self.0.load(Ordering::Acquire) {
             0 => Phase::Serving,
             1 => Phase::NotReady,
-            2 => Phase::Farewell,
-            3 => Phase::Finishing,
+            2 => Phase::ClosingConnections,
+            3 => Phase::Draining,
             _ => Phase::Closing,
         }
     }

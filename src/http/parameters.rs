@@ -7,7 +7,7 @@ use url::form_urlencoded;
 
 use super::problem::{FieldError, Kind, Problem};
 use crate::{
-    domain::{Email, Fault, Prefix, UserId},
+    domain::{Email, Prefix, UserId, ValidationError},
     service::{Filter, Selection, Sort, SortKey},
 };
 
@@ -26,12 +26,16 @@ impl<'a> Parameters<'a> {
         Self { given, taken: Vec::new(), errors: Vec::new() }
     }
 
-    pub(super) fn take<T>(&mut self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Option<T> {
+    pub(super) fn take<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, ValidationError>,
+    ) -> Option<T> {
         self.taken.push(name);
         let mut values = self.given.iter().filter(|(given, _)| given == name).map(|(_, value)| value);
         let value = values.next()?;
         let fault = if values.next().is_some() {
-            Fault::new("duplicate-parameter", "the parameter is given more than once")
+            ValidationError::new("duplicate-parameter", "the parameter is given more than once")
         } else {
             match parse(value) {
                 Ok(value) => return Some(value),
@@ -46,7 +50,7 @@ impl<'a> Parameters<'a> {
     pub(super) fn take_list<T>(
         &mut self,
         name: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, Fault>,
+        parse: impl FnOnce(&str) -> Result<T, ValidationError>,
     ) -> Option<T> {
         self.taken.push(name);
         let values: Vec<&str> = self.given.iter().filter(|(given, _)| given == name).map(|(_, it)| &**it).collect();
@@ -68,7 +72,7 @@ impl<'a> Parameters<'a> {
             let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
             chosen.ok_or_else(|| {
                 let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-                Fault::new("unknown-value", format!("{name} is {}", words.join(" or ")))
+                ValidationError::new("unknown-value", format!("{name} is {}", words.join(" or ")))
             })
         })
     }
@@ -97,7 +101,8 @@ impl<'a> Parameters<'a> {
         for (name, _) in &self.given {
             if !self.taken.contains(&name.as_ref()) {
                 let known = self.taken.join(", ");
-                let fault = Fault::new("unknown-parameter", format!("there is no such parameter; there are {known}"));
+                let fault =
+                    ValidationError::new("unknown-parameter", format!("there is no such parameter; there are {known}"));
                 self.errors.push(FieldError::at_parameter(name, fault));
             }
         }
@@ -107,35 +112,41 @@ impl<'a> Parameters<'a> {
     }
 }
 
-fn sort(text: &str) -> Result<Sort, Fault> {
+fn sort(text: &str) -> Result<Sort, ValidationError> {
     let (descending, key) = text.strip_prefix('-').map_or((false, text), |key| (true, key));
     let key = match key {
         "createdAt" => SortKey::Created,
         "name" => SortKey::Name,
         "email" => SortKey::Email,
-        _ => return Err(Fault::new("unknown-value", "sort is createdAt, name or email, or one of them after a minus")),
+        _ => {
+            return Err(ValidationError::new(
+                "unknown-value",
+                "sort is createdAt, name or email, or one of them after a minus",
+            ));
+        }
     };
     Ok(Sort { key, descending })
 }
 
-fn email(text: &str) -> Result<Email, Fault> {
+fn email(text: &str) -> Result<Email, ValidationError> {
     Email::parse(text).map_err(|fault| match fault.message {
-        message if text.contains(' ') => Fault::new(fault.code, format!("{message}; a plus is sent as %2B")),
-        message => Fault::new(fault.code, message),
+        message if text.contains(' ') => ValidationError::new(fault.code, format!("{message}; a plus is sent as %2B")),
+        message => ValidationError::new(fault.code, message),
     })
 }
 
-fn moment(text: &str) -> Result<DateTime<Utc>, Fault> {
-    let fault = || Fault::new("malformed", "a time is RFC 3339 such as 2026-11-21T10:15:30Z; a plus is sent as %2B");
+fn moment(text: &str) -> Result<DateTime<Utc>, ValidationError> {
+    let fault =
+        || ValidationError::new("malformed", "a time is RFC 3339 such as 2026-11-21T10:15:30Z; a plus is sent as %2B");
     // Without the colon it is what Python's %z and PHP write.
     let read = DateTime::parse_from_rfc3339(text).or_else(|_| DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f%z"));
     read.map(|time| time.to_utc()).map_err(|_| fault())
 }
 
-fn ids(text: &str) -> Result<Vec<UserId>, Fault> {
-    let ids = text.split(',').map(str::parse).collect::<Result<Vec<UserId>, Fault>>()?;
+fn ids(text: &str) -> Result<Vec<UserId>, ValidationError> {
+    let ids = text.split(',').map(str::parse).collect::<Result<Vec<UserId>, ValidationError>>()?;
     if ids.len() > MAX_IDS {
-        return Err(Fault::new("too-many", format!("ids are at most {MAX_IDS}")));
+        return Err(ValidationError::new("too-many", format!("ids are at most {MAX_IDS}")));
     }
     Ok(ids)
 }

@@ -50,28 +50,28 @@ pub(super) fn problem(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, NO_STORE);
 }
 
-/// What is part of the binary, with a tag of its bytes.
+/// What is part of the binary, with an entity tag of its bytes.
 pub(super) struct Asset {
     bytes: Bytes,
     content_type: HeaderValue,
-    tag: String,
+    etag: String,
 }
 
 impl Asset {
     pub(super) fn new(bytes: Bytes, content_type: HeaderValue) -> Self {
         let digest = Sha256::digest(&bytes);
-        let tag = digest.iter().take(12).fold("\"".to_owned(), |tag, byte| tag + &format!("{byte:02x}")) + "\"";
-        Self { bytes, content_type, tag }
+        let etag = digest.iter().take(12).fold("\"".to_owned(), |etag, byte| etag + &format!("{byte:02x}")) + "\"";
+        Self { bytes, content_type, etag }
     }
 
     /// The whole, or 304 for those who have it.
     pub(super) fn answer(&self, request: &HttpRequest) -> HttpResponse {
         let is_known = request.headers().get_all(header::IF_NONE_MATCH).any(|tags| {
             let tags = tags.to_str().unwrap_or_default();
-            tags.split(',').any(|tag| [self.tag.as_str(), "*"].contains(&tag.trim().trim_start_matches("W/")))
+            tags.split(',').any(|etag| [self.etag.as_str(), "*"].contains(&etag.trim().trim_start_matches("W/")))
         });
         let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-        response.insert_header((header::ETAG, self.tag.as_str())).insert_header((header::CACHE_CONTROL, SHARED));
+        response.insert_header((header::ETAG, self.etag.as_str())).insert_header((header::CACHE_CONTROL, SHARED));
         if is_known {
             return response.finish();
         }

@@ -19,10 +19,10 @@ use utoipa::{
 use super::{
     conditions::etag,
     policy,
-    tag::{REQUEST_ID, Tag},
+    request_info::{REQUEST_ID, RequestInfo},
 };
 use crate::{
-    domain::Fault,
+    domain::ValidationError,
     service::{self, Unavailable},
     telemetry,
 };
@@ -212,7 +212,7 @@ pub(super) struct Problem {
     /// What this kind of problem tells in a header of its own.
     header: Option<Box<(HeaderName, String)>>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
-    tag: OnceCell<Rc<Tag>>,
+    info: OnceCell<Rc<RequestInfo>>,
 }
 
 /// A problem as the client sees it (RFC 9457).
@@ -264,18 +264,18 @@ pub(super) struct FieldError {
 }
 
 impl FieldError {
-    pub(super) fn at_member(pointer: String, fault: Fault) -> Self {
+    pub(super) fn at_member(pointer: String, fault: ValidationError) -> Self {
         Self { pointer: Some(pointer), parameter: None, code: fault.code, message: fault.message }
     }
 
-    pub(super) fn at_parameter(name: &str, fault: Fault) -> Self {
+    pub(super) fn at_parameter(name: &str, fault: ValidationError) -> Self {
         Self { pointer: None, parameter: Some(name.to_owned()), code: fault.code, message: fault.message }
     }
 }
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), header: None, cause: None, tag: OnceCell::new() }
+        Self { kind, detail: detail.into(), errors: Vec::new(), header: None, cause: None, info: OnceCell::new() }
     }
 
     pub(super) fn with_errors(kind: Kind, detail: impl Into<String>, mut errors: Vec<FieldError>) -> Self {
@@ -308,31 +308,31 @@ impl Problem {
     }
 
     /// Notes the request that the problem happened to.
-    pub(super) fn happened_to(&self, tag: Rc<Tag>) {
+    pub(super) fn happened_to(&self, info: Rc<RequestInfo>) {
         // Set once; the first is right.
-        let _ = self.tag.set(tag);
+        let _ = self.info.set(info);
     }
 
     /// The request that the problem happened to, if it was noted.
-    pub(super) fn tag(&self) -> Option<Rc<Tag>> {
-        self.tag.get().cloned()
+    pub(super) fn info(&self) -> Option<Rc<RequestInfo>> {
+        self.info.get().cloned()
     }
 
     /// The body of the answer.
-    pub(super) fn body(&self, tag: Option<&Tag>) -> Vec<u8> {
+    pub(super) fn body(&self, info: Option<&RequestInfo>) -> Vec<u8> {
         // Texts and numbers always serialize.
-        serde_json::to_vec(&self.to_body(tag)).unwrap_or_default()
+        serde_json::to_vec(&self.to_body(info)).unwrap_or_default()
     }
 
     /// What is told of it.
-    pub(super) fn to_body<'a>(&'a self, tag: Option<&'a Tag>) -> ProblemBody<'a> {
+    pub(super) fn to_body<'a>(&'a self, info: Option<&'a RequestInfo>) -> ProblemBody<'a> {
         let (status, code, title) = self.kind.parts();
         ProblemBody {
             type_: format!("urn:problem-type:users-api:{code}"),
             title,
             status: status.as_u16(),
             detail: &self.detail,
-            instance: tag.map(|tag| tag.path.as_str()),
+            instance: info.map(|info| info.path.as_str()),
             code,
             errors: &self.errors,
         }
@@ -361,12 +361,12 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
-        let tag = self.tag.get();
+        let info = self.info.get();
         let status = self.status_code();
         let mut response = HttpResponse::build(status);
         response.content_type("application/problem+json");
-        if let Some(tag) = tag {
-            response.insert_header((REQUEST_ID, tag.request_id.clone()));
+        if let Some(info) = info {
+            response.insert_header((REQUEST_ID, info.request_id.clone()));
         }
         if let Some((name, value)) = self.header.as_deref() {
             response.insert_header((name.clone(), value.as_str()));
@@ -374,7 +374,7 @@ impl ResponseError for Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
         }
-        let mut response = response.body(self.body(tag.map(Rc::as_ref)));
+        let mut response = response.body(self.body(info.map(Rc::as_ref)));
         policy::problem(response.headers_mut());
         response
     }

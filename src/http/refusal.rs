@@ -15,8 +15,7 @@ use super::{
     fallback::Paths,
     one_at_a_time::Turn,
     problem::{Kind, Problem},
-    series,
-    tag::{self, REQUEST_ID},
+    request_info::{self, REQUEST_ID},
 };
 
 /// What is sent instead of an answer that the parser has made, if it is one: a status, no body, and the end of the
@@ -29,7 +28,7 @@ pub(super) fn of_parser(answer: &[u8]) -> Option<Bytes> {
         b"431" => Problem::new(Kind::HeadTooLarge, "The head of the request is too large."),
         _ => return None,
     };
-    let id = tag::new_id();
+    let id = request_info::new_id();
     report(&problem, "(none)", &Method::from_bytes(b"-").ok()?, id.to_str().ok()?);
     let body = problem.body(None);
     let status = problem.status_code();
@@ -58,7 +57,7 @@ pub(super) fn before_body(mut request: Request, paths: &Paths) -> Result<Request
         turn.begin(&mut request);
         turn.answered();
     }
-    let id = tag::sane_id(request.headers()).cloned().unwrap_or_else(tag::new_id);
+    let id = request_info::sane_id(request.headers()).cloned().unwrap_or_else(request_info::new_id);
     report(&problem, route, request.method(), id.to_str().unwrap_or_default());
     let mut response = problem.error_response();
     response.headers_mut().insert(REQUEST_ID, id);
@@ -69,6 +68,6 @@ pub(super) fn before_body(mut request: Request, paths: &Paths) -> Result<Request
 /// The log line and the metrics that other requests have from `observe`.
 fn report(problem: &Problem, route: &str, method: &Method, request_id: &str) {
     let status: StatusCode = problem.status_code();
-    series::record(method, route, status, Duration::ZERO);
+    super::metrics::record(method, route, status, Duration::ZERO);
     tracing::info!(%method, route, status = status.as_u16(), request_id, code = problem.code(), "request");
 }

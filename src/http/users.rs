@@ -146,12 +146,12 @@ pub(super) async fn create(
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
     let draft = body.0;
-    let Some(once) = key.once(&draft) else {
+    let Some(keyed) = key.keyed_request(&draft) else {
         return Ok(created(&service.create(draft).await?));
     };
     let seal = |user: &User| idempotency::seal(created(user));
     // Boxed, so that creations without a key have a smaller future.
-    idempotency::open(&Box::pin(service.create_once(draft, once, seal)).await?)
+    idempotency::open(&Box::pin(service.create_once(draft, keyed, seal)).await?)
 }
 
 /// Get a user

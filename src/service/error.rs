@@ -1,5 +1,5 @@
 //! What can go wrong in a use case. What an error means to the pool, the pool says; what it means to users is decided
-//! here, once, by constraint name.
+//! here, keyed, by constraint name.
 
 use entity::users::EMAIL_KEY_INDEX;
 use orm_pool::DbErrorKind;

@@ -27,24 +27,24 @@ const FORGOTTEN_AT_ONCE: u64 = 500;
 /// A hash that stands for a key or for a request.
 pub(super) type Hash = [u8; 32];
 
-/// By what a request is known, so that it is done once.
+/// By what a request is known, so that it is done keyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Once {
+pub struct KeyedRequest {
     /// The operation, the caller and the caller's key, hashed.
     pub key: Hash,
     /// What is asked for, hashed: the same key with something else is a mistake.
     pub fingerprint: Hash,
     /// How long the answer is kept.
-    pub keep: Duration,
+    pub retention: Duration,
 }
 
 /// An answer, in the form in which it was sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum KeyedResponse {
     /// It has been done now.
-    First(Vec<u8>),
+    Fresh(Vec<u8>),
     /// It was done before; this is what was answered then.
-    Again(Vec<u8>),
+    Replayed(Vec<u8>),
 }
 
 /// A key with the answer that it will have if all goes well.
@@ -57,13 +57,13 @@ pub(super) struct Claim {
 
 /// What is known of a key.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct StoredResponse {
     fingerprint: Hash,
     answer: Vec<u8>,
     expires_at: DateTime<Utc>,
 }
 
-impl Kept {
+impl StoredResponse {
     /// The answer, if it is one to this request.
     pub(super) fn answer_to(&self, fingerprint: &Hash) -> Option<Vec<u8>> {
         (self.fingerprint == *fingerprint).then(|| self.answer.clone())
@@ -71,21 +71,21 @@ impl Kept {
 }
 
 /// What became of something that was asked for under a key.
-pub(super) enum Done<T> {
-    Now(T),
-    Before(Vec<u8>),
+pub(super) enum KeyedOutcome<T> {
+    Executed(T),
+    Replayed(Vec<u8>),
     /// With this key something else was asked for.
-    Otherwise,
+    Mismatch,
 }
 
-impl<T> Done<T> {
-    pub(super) fn before(kept: &Kept, fingerprint: &Hash) -> Self {
-        kept.answer_to(fingerprint).map_or(Self::Otherwise, Self::Before)
+impl<T> KeyedOutcome<T> {
+    pub(super) fn replayed(kept: &StoredResponse, fingerprint: &Hash) -> Self {
+        kept.answer_to(fingerprint).map_or(Self::Mismatch, Self::Replayed)
     }
 }
 
 /// Claims the keys that are free, inside a transaction, and gives what is kept of the others.
-pub(super) async fn claim(db: &Connection, claims: &[&Claim]) -> Result<HashMap<Hash, Kept>, DbErr> {
+pub(super) async fn claim(db: &Connection, claims: &[&Claim]) -> Result<HashMap<Hash, StoredResponse>, DbErr> {
     let hashes: Vec<Vec<u8>> = claims.iter().map(|claim| claim.key.to_vec()).collect();
     let mut kept = find(db, &hashes, false).await?;
     let now = clock::now();
@@ -113,7 +113,7 @@ pub(super) async fn claim(db: &Connection, claims: &[&Claim]) -> Result<HashMap<
 }
 
 /// `is_latest` looks past the snapshot that a transaction has on MySQL.
-async fn find(db: &Connection, hashes: &[Vec<u8>], is_latest: bool) -> Result<HashMap<Hash, Kept>, DbErr> {
+async fn find(db: &Connection, hashes: &[Vec<u8>], is_latest: bool) -> Result<HashMap<Hash, StoredResponse>, DbErr> {
     let mut select = Entity::find().filter(is_one_of(db.get_database_backend(), Column::KeyHash, hashes));
     if is_latest {
         select = select.lock_shared();
@@ -121,7 +121,7 @@ async fn find(db: &Connection, hashes: &[Vec<u8>], is_latest: bool) -> Result<Ha
     let kept = |row: Model| {
         let hash = |bytes: Vec<u8>| Hash::try_from(bytes).map_err(|_| DbErr::Type("not a hash".to_owned()));
         let Model { key_hash, fingerprint, answer, expires_at } = row;
-        Ok((hash(key_hash)?, Kept { fingerprint: hash(fingerprint)?, answer, expires_at }))
+        Ok((hash(key_hash)?, StoredResponse { fingerprint: hash(fingerprint)?, answer, expires_at }))
     };
     select.all(db).await?.into_iter().map(kept).collect()
 }
@@ -158,7 +158,7 @@ async fn insert(db: &Connection, claims: &[&Claim]) -> Result<bool, DbErr> {
 }
 
 /// What is kept of these keys, in their order.
-pub(super) async fn kept(db: Connection, keys: Arc<[Hash]>) -> Result<Vec<Option<Arc<Kept>>>, DbErr> {
+pub(super) async fn kept(db: Connection, keys: Arc<[Hash]>) -> Result<Vec<Option<Arc<StoredResponse>>>, DbErr> {
     let hashes: Vec<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
     let mut kept = find(&db, &hashes, false).await?;
     let now = clock::now();
@@ -187,11 +187,11 @@ pub(super) async fn keep(db: &Connection, key: &Hash, answer: &[u8]) -> Result<(
 
 /// The keys that are kept.
 #[derive(Clone, Debug)]
-pub struct IdempotencyKeys {
+pub struct IdempotencyStore {
     pool: Pool,
 }
 
-impl IdempotencyKeys {
+impl IdempotencyStore {
     /// The keys in this pool's database.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
@@ -230,30 +230,30 @@ impl IdempotencyKeys {
 
 /// The keys whose requests are under way in this process. Those of other processes are met in the database.
 #[derive(Clone, Default)]
-pub(super) struct UnderWay(Arc<Mutex<HashSet<Hash>>>);
+pub(super) struct InFlight(Arc<Mutex<HashSet<Hash>>>);
 
 /// A request under way, until it is dropped: by who asked, once there is an answer, or else by the last who works on it.
-pub(super) struct Begun {
-    under_way: UnderWay,
+pub(super) struct InFlightGuard {
+    under_way: InFlight,
     key: Hash,
 }
 
-impl UnderWay {
+impl InFlight {
     /// `None` if there is one with this key already.
-    pub(super) fn begin(&self, key: Hash) -> Option<Begun> {
+    pub(super) fn begin(&self, key: Hash) -> Option<InFlightGuard> {
         let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
-        is_new.then(|| Begun { under_way: self.clone(), key })
+        is_new.then(|| InFlightGuard { under_way: self.clone(), key })
     }
 }
 
-impl Drop for Begun {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.under_way.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
 
-impl fmt::Debug for UnderWay {
+impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("UnderWay")
+        f.write_str("InFlight")
     }
 }

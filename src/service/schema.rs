@@ -94,7 +94,7 @@ impl SchemaService {
         Self { pool }
     }
 
-    /// Applies the pending migrations and returns their number; any number of processes may do so at once. Stops as soon as
+    /// Applies the pending migrations and returns their number; any number of processes may do so at keyed. Stops as soon as
     /// it safely can once `stop` is ready.
     ///
     /// # Errors

@@ -18,20 +18,20 @@ use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, Q
 use uuid::Uuid;
 
 use self::{
-    bulk::Undone,
+    bulk::Rollback,
     create::Created,
     model::{changed, row, rows},
     once::Creation,
 };
 pub use self::{
-    bulk::{Mode, Outcome, Terms, Written},
-    page::{Edge, Position, Slice},
-    search::{Count, Filter, Selection, Sort, SortKey, Way},
+    bulk::{Mode, Outcome, WriteOptions, Written},
+    page::{Edge, Page, Position},
+    search::{Count, Filter, Selection, Sort, SortKey, SortPlan},
 };
 pub(super) use self::{create::powers_of_two, find::is_one_of};
 use super::{
     Error, clock,
-    idempotency::{Answer, Claim, Done, Hash, Kept, Once, UnderWay, kept},
+    idempotency::{Claim, Hash, InFlight, KeyedOutcome, KeyedRequest, KeyedResponse, StoredResponse, kept},
 };
 use crate::domain::{Email, Name, Precondition, User, UserId, Version};
 
@@ -58,12 +58,12 @@ pub struct Change {
 pub struct UserService {
     pool: Pool,
     creates: Batch<Arc<Model>, Created>,
-    creates_once: Batch<Arc<Creation>, Done<Created>>,
-    under_way: UnderWay,
-    answers: Batch<Hash, Option<Arc<Kept>>>,
+    creates_once: Batch<Arc<Creation>, KeyedOutcome<Created>>,
+    under_way: InFlight,
+    answers: Batch<Hash, Option<Arc<StoredResponse>>>,
     finds: Batch<Uuid, Option<User>>,
     finds_by_email: Batch<String, Option<User>>,
-    lists: Batch<list::Page, Arc<Slice>>,
+    lists: Batch<list::PageRequest, Arc<Page>>,
 }
 
 impl UserService {
@@ -73,7 +73,7 @@ impl UserService {
         Self {
             creates: pool.batch_writes("users.create", create::all),
             creates_once: pool.batch_transactions("users.create_once", once::all),
-            under_way: UnderWay::default(),
+            under_way: InFlight::default(),
             answers: pool.batch_reads("idempotency.find", kept),
             finds: pool.batch_reads("users.find", find::by_ids),
             finds_by_email: pool.batch_reads("users.find_by_email", find::by_email_keys),
@@ -109,23 +109,23 @@ impl UserService {
     pub async fn create_once(
         &self,
         draft: Draft,
-        once: Once,
+        keyed: KeyedRequest,
         seal: impl Fn(&User) -> Vec<u8>,
-    ) -> Result<Answer, Error> {
-        let Some(begun) = self.under_way.begin(once.key) else {
+    ) -> Result<KeyedResponse, Error> {
+        let Some(begun) = self.under_way.begin(keyed.key) else {
             // It may be one that asks for the same answer as this one does.
-            return match self.answers.load(once.key).await? {
-                Some(kept) => kept.answer_to(&once.fingerprint).map(Answer::Again).ok_or(Error::KeyReused),
+            return match self.answers.load(keyed.key).await? {
+                Some(kept) => kept.answer_to(&keyed.fingerprint).map(KeyedResponse::Replayed).ok_or(Error::KeyReused),
                 None => Err(Error::KeyInUse),
             };
         };
         let model = row(draft);
         let creation = Arc::new(Creation {
             claim: Claim {
-                key: once.key,
-                fingerprint: once.fingerprint,
+                key: keyed.key,
+                fingerprint: keyed.fingerprint,
                 answer: seal(&model.clone().into()),
-                expires_at: model.created_at + once.keep,
+                expires_at: model.created_at + keyed.retention,
             },
             model,
             begun: Mutex::new(Some(begun)),
@@ -133,10 +133,10 @@ impl UserService {
         let done = self.creates_once.load(Arc::clone(&creation)).await;
         creation.end();
         match done? {
-            Done::Now(Created::Yes) => Ok(Answer::First(creation.claim.answer.clone())),
-            Done::Now(Created::EmailTaken) => Err(Error::EmailTaken),
-            Done::Before(answer) => Ok(Answer::Again(answer)),
-            Done::Otherwise => Err(Error::KeyReused),
+            KeyedOutcome::Executed(Created::Yes) => Ok(KeyedResponse::Fresh(creation.claim.answer.clone())),
+            KeyedOutcome::Executed(Created::EmailTaken) => Err(Error::EmailTaken),
+            KeyedOutcome::Replayed(answer) => Ok(KeyedResponse::Replayed(answer)),
+            KeyedOutcome::Mismatch => Err(Error::KeyReused),
         }
     }
 
@@ -145,7 +145,7 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`]; then nothing was written, or it is not known.
-    pub async fn write_many(&self, drafts: Vec<Draft>, terms: Terms) -> Result<Outcome, Error> {
+    pub async fn write_many(&self, drafts: Vec<Draft>, terms: WriteOptions) -> Result<Outcome, Error> {
         let models = rows(drafts).await;
         let body = move |db| {
             let models = Arc::clone(&models);
@@ -153,8 +153,8 @@ impl UserService {
         };
         match self.pool.bulk_transaction("users.write_many", body).await {
             Ok(written) => Ok(Outcome { written, is_kept: true }),
-            Err(Undone::Outcome(written)) => Ok(Outcome { written, is_kept: false }),
-            Err(Undone::Failed(error)) => Err(error),
+            Err(Rollback::Outcome(written)) => Ok(Outcome { written, is_kept: false }),
+            Err(Rollback::Failed(error)) => Err(error),
         }
     }
 
@@ -167,10 +167,10 @@ impl UserService {
     pub async fn write_many_once(
         &self,
         drafts: Vec<Draft>,
-        terms: Terms,
-        once: Once,
+        terms: WriteOptions,
+        keyed: KeyedRequest,
         seal: impl Fn(&[Option<Written>]) -> Vec<u8> + Send + Sync + 'static,
-    ) -> Result<(Answer, Outcome), Error> {
+    ) -> Result<(KeyedResponse, Outcome), Error> {
         let models = rows(drafts).await;
         let seal = Arc::new(seal);
         let body = {
@@ -178,20 +178,26 @@ impl UserService {
             move |db| {
                 let (models, seal) = (Arc::clone(&models), Arc::clone(&seal));
                 let claim = Claim {
-                    key: once.key,
-                    fingerprint: once.fingerprint,
+                    key: keyed.key,
+                    fingerprint: keyed.fingerprint,
                     answer: Vec::new(),
-                    expires_at: clock::now() + once.keep,
+                    expires_at: clock::now() + keyed.retention,
                 };
                 async move { bulk::once(&db, &models, terms, &claim, seal.as_ref()).await }
             }
         };
         match self.pool.bulk_transaction("users.write_many_once", body).await {
-            Ok(Done::Now((written, answer))) => Ok((Answer::First(answer), Outcome { written, is_kept: true })),
-            Ok(Done::Before(answer)) => Ok((Answer::Again(answer), Outcome { written: Vec::new(), is_kept: true })),
-            Ok(Done::Otherwise) => Err(Error::KeyReused),
-            Err(Undone::Outcome(written)) => Ok((Answer::First(seal(&written)), Outcome { written, is_kept: false })),
-            Err(Undone::Failed(error)) => Err(error),
+            Ok(KeyedOutcome::Executed((written, answer))) => {
+                Ok((KeyedResponse::Fresh(answer), Outcome { written, is_kept: true }))
+            }
+            Ok(KeyedOutcome::Replayed(answer)) => {
+                Ok((KeyedResponse::Replayed(answer), Outcome { written: Vec::new(), is_kept: true }))
+            }
+            Ok(KeyedOutcome::Mismatch) => Err(Error::KeyReused),
+            Err(Rollback::Outcome(written)) => {
+                Ok((KeyedResponse::Fresh(seal(&written)), Outcome { written, is_kept: false }))
+            }
+            Err(Rollback::Failed(error)) => Err(error),
         }
     }
 
@@ -221,7 +227,7 @@ impl UserService {
         selection: Arc<Selection>,
         position: Position,
         limit: u64,
-    ) -> Result<Slice<(User, Edge)>, Error> {
+    ) -> Result<Page<(User, Edge)>, Error> {
         let page = move |db| {
             let (selection, position) = (Arc::clone(&selection), position.clone());
             async move { Ok(search::page(db, &selection, &position, limit).await?) }
@@ -243,21 +249,21 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn list(&self, selection: &Selection, position: Position, limit: u64) -> Result<Arc<Slice>, Error> {
+    pub async fn list(&self, selection: &Selection, position: Position, limit: u64) -> Result<Arc<Page>, Error> {
         if *selection == Selection::default() {
             return Ok(self.lists.load((position, limit)).await?);
         }
         if let (Some(key), Position::First) = (selection.filter.email_alone(), &position) {
             let users = self.finds_by_email.load(key.to_owned()).await?.into_iter().collect();
-            return Ok(Arc::new(Slice { users, previous: None, next: None }));
+            return Ok(Arc::new(Page { users, previous: None, next: None }));
         }
         let selection = Arc::new(selection.clone());
         let page = move |db| {
             let (selection, position) = (Arc::clone(&selection), position.clone());
             async move {
-                let Slice { users, previous, next } = search::page(db, &selection, &position, limit).await?;
+                let Page { users, previous, next } = search::page(db, &selection, &position, limit).await?;
                 let users = users.into_iter().map(|(user, _)| user).collect();
-                Ok(Arc::new(Slice { users, previous, next }))
+                Ok(Arc::new(Page { users, previous, next }))
             }
         };
         self.pool.read("users.search", page).await

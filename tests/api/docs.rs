@@ -125,7 +125,7 @@ async fn every_code_is_documented(context: Context) {
                 folders.push(path);
             } else {
                 let source = fs::read_to_string(&path).unwrap();
-                for begin in ["Fault::new(", "of_row("] {
+                for begin in ["ValidationError::new(", "of_row("] {
                     faults.extend(source.split(begin).skip(1).filter_map(|rest| {
                         words(rest).next().filter(|_| rest.trim_start().starts_with('"')).map(str::to_owned)
                     }));

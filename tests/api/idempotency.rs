@@ -12,7 +12,7 @@ use reqwest::Method;
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use users_api::service::IdempotencyKeys;
+use users_api::service::IdempotencyStore;
 
 use crate::{
     cases,
@@ -271,7 +271,7 @@ async fn an_expired_key_is_free_again(context: Context) {
     assert!(is_replayed(&posted(&app, KEY, &draft("ann")).await), "the new answer is kept");
 
     let pool = bare::pool_on(&app.url, orm_pool::PoolOptions::default()).await;
-    let keys = IdempotencyKeys::new(pool.clone());
+    let keys = IdempotencyStore::new(pool.clone());
     assert!(!keys.forget_expired().await.unwrap(), "there is but one that has expired");
     assert_eq!(count(&app, "idempotency_keys").await, 1, "the renewed one stays");
     expire(&context, &app).await;

@@ -6,7 +6,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, IntoActiveModel,
 use serde_json::Value;
 use users_api::{
     domain::{Email, Name, Prefix, UserId},
-    service::{Edge, Filter, Position, Selection, Sort, SortKey, Way},
+    service::{Edge, Filter, Position, Selection, Sort, SortKey, SortPlan},
 };
 
 use crate::{
@@ -129,7 +129,7 @@ async fn nothing_is_found_by_scanning(context: Context) {
                 let sort = Sort { key, descending };
                 // An order without a filter is that of an index, from the edge on.
                 let selection = Selection { filter: Filter::default(), sort };
-                let plan = plan(&database, selection.statement(backend, &position, 20, Way::Planned)).await;
+                let plan = plan(&database, selection.statement(backend, &position, 20, SortPlan::Planned)).await;
                 let text = plan.join("\n");
                 assert!(!["Sort", "filesort", "TEMP B-TREE"].iter().any(|sort| text.contains(sort)), "{text}");
                 plans.push((selection, position.clone(), plan));
@@ -137,7 +137,7 @@ async fn nothing_is_found_by_scanning(context: Context) {
                     let selection = Selection { filter: filter.clone(), sort };
                     // There are but some dozens in each of the spans.
                     let is_unplanned = context.engine() == Engine::Sqlite && selection.is_span_in_another_order();
-                    let way = if is_unplanned { Way::SpanFirst } else { Way::Planned };
+                    let way = if is_unplanned { SortPlan::FilterThenSort } else { SortPlan::Planned };
                     let plan = self::plan(&database, selection.statement(backend, &position, 20, way)).await;
                     if is_unplanned {
                         assert!(plan[0].contains("USING PRIMARY KEY (id"), "by its primary key: {plan:?}");

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::UserId,
-    exchange::{MemberFault, Refused, Row, Tally},
+    exchange::{MemberError, Refused, Row, Tally},
     http::{
         body,
         problem::{FieldError, Kind, Problem, ProblemBody},
@@ -84,7 +84,7 @@ pub(super) fn of_rows(rows: &[Row], is_dry_run: bool) -> Vec<u8> {
             Ok(Written::Created(id)) => (Outcome::Created, Some(id)),
             Ok(Written::Updated(id)) => (Outcome::Updated, Some(id)),
             Ok(Written::Unchanged(id)) => (Outcome::Unchanged, Some(id)),
-            Err(Refused::Undone) => (Outcome::Undone, None),
+            Err(Refused::RolledBack) => (Outcome::Undone, None),
             Err(Refused::EmailTaken) => {
                 refused = Some(Problem::new(Kind::EmailTaken, "Another user has this email."));
                 (Outcome::Refused, None)
@@ -109,8 +109,8 @@ fn push(lines: &mut Vec<u8>, line: &impl Serialize) {
     lines.push(b'\n');
 }
 
-fn invalid(faults: &[MemberFault]) -> Problem {
-    let error = |MemberFault { member, fault }: &MemberFault| {
+fn invalid(faults: &[MemberError]) -> Problem {
+    let error = |MemberError { member, fault }: &MemberError| {
         let pointer = if member.is_empty() { String::new() } else { body::pointer(member) };
         FieldError::at_member(pointer, fault.clone())
     };

@@ -14,8 +14,8 @@ use zstd::stream::{read::Decoder, write::Encoder};
 
 use super::{line, problem};
 use crate::{
-    exchange::{ReadError, Reported, Stop, Tally},
-    http::{observe, problem::Problem, tag::Tag},
+    exchange::{ChunkReport, ImportError, ReadError, Tally},
+    http::{observe, problem::Problem, request_info::RequestInfo},
 };
 
 /// Most bytes of a report that are held back, compressed: the lines of about a million rows.
@@ -39,7 +39,7 @@ pub(super) enum Choice {
 }
 
 /// What an import sends: rows that are done, and at last its end. One that sends no end has panicked.
-pub(super) type Progress = Result<Option<Reported>, Stop>;
+pub(super) type Progress = Result<Option<ChunkReport>, ImportError>;
 
 /// What an import reports, in the lines that a client gets.
 pub(super) struct Report {
@@ -47,7 +47,7 @@ pub(super) struct Report {
     /// What has been received, if it has not been sent on.
     first: Option<Progress>,
     filter: Filter,
-    tag: Option<Rc<Tag>>,
+    info: Option<Rc<RequestInfo>>,
     last_line: u64,
     is_over: bool,
 }
@@ -56,11 +56,11 @@ impl Report {
     /// `first` was received before.
     pub(super) fn new(
         reports: mpsc::Receiver<Progress>,
-        first: Option<Reported>,
+        first: Option<ChunkReport>,
         choice: Choice,
-        tag: Option<Rc<Tag>>,
+        info: Option<Rc<RequestInfo>>,
     ) -> Self {
-        Self { reports, first: Some(Ok(first)), filter: Filter::new(choice), tag, last_line: 0, is_over: false }
+        Self { reports, first: Some(Ok(first)), filter: Filter::new(choice), info, last_line: 0, is_over: false }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -88,7 +88,7 @@ impl Report {
                 Some(Ok(None)) => self.end(&mut lines),
                 Some(Err(stop)) => {
                     let last_line = match stop {
-                        Stop::Read(ReadError::UnclosedQuote { last, .. }) => Some(last),
+                        ImportError::Read(ReadError::UnclosedQuote { last, .. }) => Some(last),
                         _ => None,
                     };
                     self.stop(&mut lines, last_line, &problem(stop));
@@ -109,7 +109,7 @@ impl Report {
 
     fn stop(&mut self, lines: &mut Vec<u8>, last_line: Option<u64>, problem: &Problem) {
         self.end(lines);
-        observe::broken_off(self.tag.as_deref(), problem);
+        observe::broken_off(self.info.as_deref(), problem);
         line::push_stopped(lines, self.last_line + 1, last_line, problem);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     domain::UserId,
     service::{
         Error, clock,
-        idempotency::{Claim, Done, Once, claim, keep, release},
+        idempotency::{Claim, KeyedOutcome, KeyedRequest, claim, keep, release},
     },
 };
 
@@ -28,7 +28,7 @@ pub enum Mode {
 
 /// The terms on which many users are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct WriteOptions {
     /// What to do with those who are there already.
     pub mode: Mode,
     /// Find out what would happen, and undo it.
@@ -61,35 +61,39 @@ pub struct Outcome {
 }
 
 /// Why a transaction ends without a commit.
-pub(super) enum Undone {
+pub(super) enum Rollback {
     /// As it should: this is what would have happened.
     Outcome(Vec<Option<Written>>),
     Failed(Error),
 }
 
-impl<E: Into<Error>> From<E> for Undone {
+impl<E: Into<Error>> From<E> for Rollback {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
 }
 
 /// Writes them in their order, as the terms say.
-pub(super) async fn all(db: &Connection, models: &[Model], terms: Terms) -> Result<Vec<Option<Written>>, Undone> {
+pub(super) async fn all(
+    db: &Connection,
+    models: &[Model],
+    terms: WriteOptions,
+) -> Result<Vec<Option<Written>>, Rollback> {
     let written = write_in_order(db, models, terms.mode).await?;
     let is_refused = || written.contains(&None);
-    if terms.dry_run || terms.all_or_none && is_refused() { Err(Undone::Outcome(written)) } else { Ok(written) }
+    if terms.dry_run || terms.all_or_none && is_refused() { Err(Rollback::Outcome(written)) } else { Ok(written) }
 }
 
 /// The same once, with the answer kept under a key, unless every row was refused.
 pub(super) async fn once(
     db: &Connection,
     models: &[Model],
-    terms: Terms,
+    terms: WriteOptions,
     under: &Claim,
     seal: &(impl Fn(&[Option<Written>]) -> Vec<u8> + ?Sized),
-) -> Result<Done<(Vec<Option<Written>>, Vec<u8>)>, Undone> {
+) -> Result<KeyedOutcome<(Vec<Option<Written>>, Vec<u8>)>, Rollback> {
     if let Some(kept) = claim(db, &[under]).await?.get(&under.key) {
-        return Ok(Done::before(kept, &under.fingerprint));
+        return Ok(KeyedOutcome::replayed(kept, &under.fingerprint));
     }
     let written = all(db, models, terms).await?;
     let answer = seal(&written);
@@ -98,7 +102,7 @@ pub(super) async fn once(
     } else {
         keep(db, &under.key, &answer).await?;
     }
-    Ok(Done::Now((written, answer)))
+    Ok(KeyedOutcome::Executed((written, answer)))
 }
 
 impl UserService {
@@ -107,8 +111,8 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn pieces_of(&self, once: Once) -> Result<Option<u64>, Error> {
-        let end = end_of(once);
+    pub async fn pieces_of(&self, keyed: KeyedRequest) -> Result<Option<u64>, Error> {
+        let end = end_of(keyed);
         let kept = self.answers.load(end.key).await?.and_then(|kept| kept.answer_to(&end.fingerprint));
         Ok(kept.and_then(|answer| answer.try_into().ok()).map(u64::from_be_bytes))
     }
@@ -118,11 +122,11 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn keep_pieces(&self, once: Once, pieces: u64) -> Result<(), Error> {
+    pub async fn keep_pieces(&self, keyed: KeyedRequest, pieces: u64) -> Result<(), Error> {
         let keep = move |db| async move {
-            let Once { key, fingerprint, keep } = end_of(once);
+            let KeyedRequest { key, fingerprint, retention } = end_of(keyed);
             let answer = pieces.to_be_bytes().to_vec();
-            claim(&db, &[&Claim { key, fingerprint, answer, expires_at: clock::now() + keep }]).await?;
+            claim(&db, &[&Claim { key, fingerprint, answer, expires_at: clock::now() + retention }]).await?;
             Ok::<_, Error>(())
         };
         self.pool.transaction("users.keep_pieces", keep).await
@@ -130,9 +134,9 @@ impl UserService {
 }
 
 /// The end of work in bulk has a key of its own.
-fn end_of(once: Once) -> Once {
-    let key = Sha256::new().chain_update(once.key).chain_update(b"end").finalize().into();
-    Once { key, ..once }
+fn end_of(keyed: KeyedRequest) -> KeyedRequest {
+    let key = Sha256::new().chain_update(keyed.key).chain_update(b"end").finalize().into();
+    KeyedRequest { key, ..keyed }
 }
 
 async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result<Vec<Option<Written>>, Error> {

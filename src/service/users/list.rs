@@ -11,29 +11,29 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    page::{Edge, Position, Slice, slice},
+    page::{Edge, Page, Position, page_of},
     row::{self, COLUMNS, unnest},
 };
 use crate::domain::User;
 
 /// A page that is asked for: from where, and how many at the most.
-pub(super) type Page = (Position, u64);
+pub(super) type PageRequest = (Position, u64);
 
 /// Several pages, in their order.
-pub(super) async fn pages(db: Connection, pages: Arc<[Page]>) -> Result<Vec<Arc<Slice>>, DbErr> {
-    let mut slices: HashMap<Page, Arc<Slice>> = HashMap::with_capacity(pages.len());
+pub(super) async fn pages(db: Connection, pages: Arc<[PageRequest]>) -> Result<Vec<Arc<Page>>, DbErr> {
+    let mut pages_by_request: HashMap<PageRequest, Arc<Page>> = HashMap::with_capacity(pages.len());
     if db.get_database_backend() == DbBackend::Postgres {
         for (kind, edges) in alike(&pages) {
             for (edge, rows) in beside(&db, kind, &edges).await? {
                 let page = (kind.0.at(edge), kind.1);
                 let slice = of(&page, rows);
-                slices.insert(page, Arc::new(slice));
+                pages_by_request.insert(page, Arc::new(slice));
             }
         }
     }
     let mut answers = Vec::with_capacity(pages.len());
     for page in pages.iter() {
-        answers.push(match slices.remove(page) {
+        answers.push(match pages_by_request.remove(page) {
             Some(slice) => slice,
             None => Arc::new(of(page, one(&db, page).await?)),
         });
@@ -69,7 +69,7 @@ impl Side {
 
 /// Pages that one statement can give: those of the same length, to the same side of different ids. Not of one page
 /// alone, for which a simple statement does.
-fn alike(pages: &[Page]) -> HashMap<(Side, u64), Vec<Uuid>> {
+fn alike(pages: &[PageRequest]) -> HashMap<(Side, u64), Vec<Uuid>> {
     let mut kinds: HashMap<_, Vec<Uuid>> = HashMap::new();
     for (position, limit) in pages {
         let (side, edge) = match position {
@@ -85,7 +85,7 @@ fn alike(pages: &[Page]) -> HashMap<(Side, u64), Vec<Uuid>> {
 
 /// The rows of one page, the nearest to its edge first, and one more: it tells whether there is a further page, without
 /// counting.
-async fn one(db: &Connection, (position, limit): &Page) -> Result<Vec<User>, DbErr> {
+async fn one(db: &Connection, (position, limit): &PageRequest) -> Result<Vec<User>, DbErr> {
     let select = match position {
         Position::First => row::select().order_by_asc(Column::Id),
         Position::After(edge) => Side::After.of(edge.id.as_uuid()),
@@ -124,6 +124,6 @@ async fn beside(
 }
 
 /// A page of the rows that were found for it.
-fn of((position, limit): &Page, users: Vec<User>) -> Slice {
-    slice(position, *limit, users, |user| Edge::of_id(user.id), |user| user)
+fn of((position, limit): &PageRequest, users: Vec<User>) -> Page {
+    page_of(position, *limit, users, |user| Edge::of_id(user.id), |user| user)
 }

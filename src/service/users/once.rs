@@ -7,14 +7,14 @@ use orm_pool::Connection;
 use sea_orm::DbErr;
 
 use super::create::{Created, free_ones};
-use crate::service::idempotency::{Begun, Claim, Done, claim, release};
+use crate::service::idempotency::{Claim, InFlightGuard, KeyedOutcome, claim, release};
 
 /// A user to create, under a key.
 pub(super) struct Creation {
     pub(super) model: Model,
     pub(super) claim: Claim,
     /// Outlives a caller who goes away while this is being done.
-    pub(super) begun: Mutex<Option<Begun>>,
+    pub(super) begun: Mutex<Option<InFlightGuard>>,
 }
 
 impl Creation {
@@ -25,7 +25,7 @@ impl Creation {
 }
 
 /// Creates the users whose keys are new and whose emails are free, in one transaction with their keys.
-pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Result<Vec<Done<Created>>, DbErr> {
+pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Result<Vec<KeyedOutcome<Created>>, DbErr> {
     let claims: Vec<&Claim> = creations.iter().map(|creation| &creation.claim).collect();
     let kept = claim(&db, &claims).await?;
     let is_new = |creation: &&Arc<Creation>| !kept.contains_key(&creation.claim.key);
@@ -35,11 +35,11 @@ pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Resu
     let mut refused = Vec::new();
     for creation in creations.iter() {
         done.push(match kept.get(&creation.claim.key) {
-            Some(kept) => Done::before(kept, &creation.claim.fingerprint),
-            None if inserted.contains(&creation.model.id) => Done::Now(Created::Yes),
+            Some(kept) => KeyedOutcome::replayed(kept, &creation.claim.fingerprint),
+            None if inserted.contains(&creation.model.id) => KeyedOutcome::Executed(Created::Yes),
             None => {
                 refused.push(&creation.claim.key);
-                Done::Now(Created::EmailTaken)
+                KeyedOutcome::Executed(Created::EmailTaken)
             }
         });
     }

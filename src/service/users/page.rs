@@ -30,7 +30,7 @@ pub enum Position {
 
 /// One page of a list, in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice<U = User> {
+pub struct Page<U = User> {
     /// The users.
     pub users: Vec<U>,
     /// The row before which there may be more.
@@ -40,13 +40,13 @@ pub struct Slice<U = User> {
 }
 
 /// A page of the rows that were found for it, the nearest to its edge first; `limit` and one more were asked for.
-pub(super) fn slice<R, U>(
+pub(super) fn page_of<R, U>(
     position: &Position,
     limit: u64,
     mut rows: Vec<R>,
     edge: impl Fn(&R) -> Edge,
     user: impl FnMut(R) -> U,
-) -> Slice<U> {
+) -> Page<U> {
     let more = rows.len() as u64 > limit;
     if more {
         rows.pop();
@@ -63,5 +63,5 @@ pub(super) fn slice<R, U>(
     let beside = |row: Option<&R>| row.map(&edge).or_else(|| from.cloned());
     let previous = if has_previous { beside(rows.first()) } else { None };
     let next = if has_next { beside(rows.last()) } else { None };
-    Slice { users: rows.into_iter().map(user).collect(), previous, next }
+    Page { users: rows.into_iter().map(user).collect(), previous, next }
 }

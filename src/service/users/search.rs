@@ -13,7 +13,7 @@ use sea_orm::{
 
 use super::{
     find::is_one_of,
-    page::{Edge, Position, Slice, slice},
+    page::{Edge, Page, Position, page_of},
     row::{self, COLUMNS},
 };
 use crate::domain::{Email, Prefix, User, UserId};
@@ -81,19 +81,19 @@ const FEW_TO_SORT: u64 = 2000;
 
 /// How those of a span of time are found in another order than that of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum SortPlan {
     /// As the database thinks best.
     Planned,
     /// First those of the span, then in order. SQLite keeps no statistics, and would walk along the order until it met
     /// enough of them.
-    SpanFirst,
+    FilterThenSort,
 }
 
 impl Selection {
     /// The statement that reads a page of this selection, and one row more.
     #[must_use]
-    pub fn statement(&self, backend: DbBackend, position: &Position, limit: u64, way: Way) -> Statement {
-        StatementBuilder::build(&self.select(backend, position, limit, way), &backend)
+    pub fn statement(&self, backend: DbBackend, position: &Position, limit: u64, sort_plan: SortPlan) -> Statement {
+        StatementBuilder::build(&self.select(backend, position, limit, sort_plan), &backend)
     }
 
     /// Whether a span of time is all that is asked for, in another order.
@@ -105,15 +105,15 @@ impl Selection {
             && self.filter == Filter { created_after, created_before, ..Filter::default() }
     }
 
-    fn select(&self, backend: DbBackend, position: &Position, limit: u64, way: Way) -> SelectStatement {
+    fn select(&self, backend: DbBackend, position: &Position, limit: u64, sort_plan: SortPlan) -> SelectStatement {
         let backwards = self.sort.descending != matches!(position, Position::Before(_));
         let order = if backwards { Order::Desc } else { Order::Asc };
         let mut select = row::select().filter(self.filter.condition(backend));
         if let Position::After(edge) | Position::Before(edge) = position {
-            select = select.filter(self.sort.key.beyond(backend, edge, backwards, way));
+            select = select.filter(self.sort.key.beyond(backend, edge, backwards, sort_plan));
         }
         for column in self.sort.key.columns() {
-            select = select.order_by(way.column(*column), order.clone());
+            select = select.order_by(sort_plan.column(*column), order.clone());
         }
         // The key of each row, for the edges.
         if let Some(key) = self.sort.key.column() {
@@ -123,12 +123,12 @@ impl Selection {
     }
 }
 
-impl Way {
+impl SortPlan {
     fn column(self, column: Column) -> Expr {
         match self {
             Self::Planned => Expr::col((Entity, column)),
             // No index is used for what is no bare column.
-            Self::SpanFirst => Expr::cust(format!("+\"users\".\"{}\"", column.as_str())),
+            Self::FilterThenSort => Expr::cust(format!("+\"users\".\"{}\"", column.as_str())),
         }
     }
 }
@@ -152,16 +152,16 @@ impl SortKey {
     }
 
     /// Which rows lie beyond this one.
-    fn beyond(self, backend: DbBackend, edge: &Edge, backwards: bool, way: Way) -> Expr {
+    fn beyond(self, backend: DbBackend, edge: &Edge, backwards: bool, sort_plan: SortPlan) -> Expr {
         fn beyond(left: impl ExprTrait, right: impl Into<Expr>, backwards: bool) -> Expr {
             if backwards { left.lt(right) } else { left.gt(right) }
         }
         let id = edge.id.as_uuid();
         match self {
             Self::Created => beyond(Expr::col((Entity, Column::Id)), id, backwards),
-            Self::Email => beyond(way.column(Column::EmailKey), edge.key.as_str(), backwards),
+            Self::Email => beyond(sort_plan.column(Column::EmailKey), edge.key.as_str(), backwards),
             Self::Name => {
-                let (name, row) = (way.column(Column::NameKey), way.column(Column::Id));
+                let (name, row) = (sort_plan.column(Column::NameKey), sort_plan.column(Column::Id));
                 let key = edge.key.as_str();
                 if backend == DbBackend::MySql {
                     // It uses the index for this form only.
@@ -232,15 +232,15 @@ pub(super) async fn page(
     selection: &Selection,
     position: &Position,
     limit: u64,
-) -> Result<Slice<(User, Edge)>, DbErr> {
+) -> Result<Page<(User, Edge)>, DbErr> {
     let backend = db.get_database_backend();
     let is_unplanned = backend == DbBackend::Sqlite && selection.is_span_in_another_order();
-    let way = if is_unplanned && few(&db, &selection.filter, FEW_TO_SORT).await? <= FEW_TO_SORT {
-        Way::SpanFirst
+    let sort_plan = if is_unplanned && few(&db, &selection.filter, FEW_TO_SORT).await? <= FEW_TO_SORT {
+        SortPlan::FilterThenSort
     } else {
-        Way::Planned
+        SortPlan::Planned
     };
-    let rows = db.query_all(&selection.select(backend, position, limit, way)).await?;
+    let rows = db.query_all(&selection.select(backend, position, limit, sort_plan)).await?;
     let has_key = selection.sort.key.column().is_some();
     let read = |row: &QueryResult| -> Result<(User, Edge), DbErr> {
         let user = row::user(row, 0)?;
@@ -249,7 +249,7 @@ pub(super) async fn page(
         Ok((user, edge))
     };
     let rows = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok(slice(position, limit, rows, |(_, edge)| edge.clone(), |row| row))
+    Ok(page_of(position, limit, rows, |(_, edge)| edge.clone(), |row| row))
 }
 
 /// How many there are.

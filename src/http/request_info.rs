@@ -24,7 +24,7 @@ const LONGEST_REQUEST_ID: usize = 128;
 
 /// What is known of a request.
 #[derive(Debug)]
-pub(super) struct Tag {
+pub(super) struct RequestInfo {
     pub(super) request_id: HeaderValue,
     pub(super) path: String,
     pub(super) method: Method,
@@ -40,7 +40,7 @@ pub(super) struct Tag {
     pub(super) is_unbounded: Cell<bool>,
 }
 
-impl Tag {
+impl RequestInfo {
     /// Read before the request is routed.
     pub(super) fn new(request: &ServiceRequest, method: Method, trace_id: Option<String>) -> Self {
         Self {
@@ -56,6 +56,11 @@ impl Tag {
         }
     }
 
+    /// What is known of this request; nothing before its span is opened.
+    pub(super) fn of(message: &impl HttpMessage) -> Option<Rc<Self>> {
+        message.extensions().get::<Rc<Self>>().cloned()
+    }
+
     /// Its id, as the pool and the log tell it.
     pub(super) fn caller(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
@@ -67,14 +72,9 @@ impl Tag {
     }
 }
 
-/// The tag of a request.
-pub(super) fn tag(message: &impl HttpMessage) -> Option<Rc<Tag>> {
-    message.extensions().get::<Rc<Tag>>().cloned()
-}
-
 /// The work of a request that goes on without its handler: in its name, and in its span, but not within its time.
-pub(super) fn on_behalf<F: Future>(tag: Option<&Tag>, work: F) -> impl Future<Output = F::Output> + use<F> {
-    let caller = RequestContext::new(tag.map_or("", Tag::caller));
+pub(super) fn on_behalf<F: Future>(info: Option<&RequestInfo>, work: F) -> impl Future<Output = F::Output> + use<F> {
+    let caller = RequestContext::new(info.map_or("", RequestInfo::caller));
     caller.scope(work).in_current_span()
 }
 
