@@ -1,41 +1,48 @@
-# The commands of the house; each is one that can be typed as well.
+# Names for the project's commands; each can be typed directly.
 
 # Serve from users.db
 run:
     cargo run --release
 
-# Everything, on every engine
+# All tests on all engines
 test:
     scripts/test
 
-# The service against its own document
+# The service against its OpenAPI document
 contract:
     scripts/contract
 
-# An hour of trouble; memory, file descriptors and tasks must not grow
+# One hour of faults; memory, file descriptors and tasks must not grow
 soak:
     scripts/soak
 
-# What a change must pass
+# All checks that a change must pass
 ci:
     .ci/run
 
-# The service beside its peers
+# Benchmark the service beside its peers
 bench:
     bench/run
 
-# Instructions a request, against those that are kept
+# Instructions per request, compared with the recorded ones
 instructions:
     scripts/instructions
 
-# Write docs/openapi.json anew
+# Regenerate docs/openapi.json
 openapi:
     cargo run -- openapi > docs/openapi.json
 
-# Licences, advisories, sources
+# Regenerate config/default.toml and .env.example
+settings:
+    cargo run -- config --template toml > target/default.toml && mv target/default.toml config/default.toml
+    cargo run -- config --template env > target/env && mv target/env .env.example
+
+# Licences, bans, sources and advisories of dependencies
 deny:
-    cargo deny check
+    scripts/get-tools
+    target/tools/bin/cargo-deny check
 
 # Spelling
 typos:
-    typos
+    scripts/get-tools
+    target/tools/venv/bin/typos

@@ -1,4 +1,4 @@
-//! Where the parts are wired together, and the only place that knows them all.
+//! Builds the service from its parts and runs it. The only module that knows all of them.
 
 use std::{
     io,
@@ -14,70 +14,44 @@ use secrecy::ExposeSecret;
 
 use crate::{
     connections::{Connections, Limits},
-    http::{CursorSigner, Hosts, HttpOptions, PublicUrl, State},
+    exchange::CursorSigner,
+    http::{Hosts, HttpOptions, PublicUrl, State},
+    jobs::Jobs,
+    lifecycle::{
+        Drain, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges, prepare_schema,
+    },
     server,
-    service::{self, Progress},
     settings::{Migrate, Settings},
-    shutdown::{Drain, STOP_LIMIT, ShutdownError, StopRequest},
     telemetry,
 };
-
-/// How often the metrics' recorder puts its raw values into buckets when nobody asks for them.
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
-
-/// How often expired idempotency keys are looked for, unless they are not even kept for as long.
-const FORGETTING: Duration = Duration::from_secs(30);
-
-/// The pause after some have been forgotten: some thousands a second at the most, in a fraction of one connection.
-const BETWEEN_PIECES: Duration = Duration::from_millis(100);
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There is no database.
+    /// The pool could not connect to the database.
     #[error(transparent)]
     Database(#[from] ConnectError),
-    /// The schema is not what it should be, or could not be brought there.
+    /// The schema is not up to date or could not be migrated.
     #[error(transparent)]
     Schema(SchemaError),
-    /// A signal came first.
+    /// A signal stopped the startup.
     #[error("stopped")]
     Stopped,
-    /// The address is not to be had.
+    /// The address could not be bound.
     #[error("cannot listen on {address}")]
     Listen {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
     /// The HTTP server could not be set up.
     #[error("cannot start the HTTP server")]
     Server(#[source] io::Error),
-    /// The database's URL was not validated.
+    /// The database URL is invalid.
     #[error("database.url: {0}")]
     Url(#[from] orm_pool::InvalidUrl),
-}
-
-/// Why the schema does not let the service start.
-#[derive(Debug, thiserror::Error)]
-pub enum SchemaError {
-    /// Changes are pending, and `database.migrate` is `check`.
-    #[error("{0} migrations are pending; run `users-api migrate up`, or set database.migrate to auto")]
-    Pending(usize),
-    /// The database refused.
-    #[error("cannot migrate the database")]
-    Failed(#[from] service::SchemaFailure),
-    /// A signal came first.
-    #[error("stopped; {applied} migrations were applied")]
-    Stopped {
-        /// How many of the pending migrations were applied before.
-        applied: usize,
-    },
-    /// The service cannot work on this database.
-    #[error("cannot use the database")]
-    Unusable(#[source] service::SchemaFailure),
 }
 
 impl From<SchemaError> for StartError {
@@ -97,51 +71,51 @@ pub struct Application {
     connections: Connections,
     state: State,
     pool: Pool,
-    keep_answers: Duration,
+    idempotency_retention: Duration,
     drain_delay: Duration,
     shutdown_timeout: Duration,
 }
 
 impl Application {
-    /// Opens the pool, brings the schema up to date, and listens. Nothing is answered before [`run`](Self::run).
+    /// Opens the pool, prepares the schema and starts to listen. Requests are served once [`run`](Self::run) is called.
     ///
     /// # Errors
     ///
-    /// [`StartError`], after the pool has been closed again.
+    /// [`StartError`]; the pool has been closed again.
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
-        Self::build_unless_stopped(settings, StopRequest::never()).await
+        Self::build_interruptible(settings, StopRequest::never()).await
     }
 
-    /// The same, but stops as soon as it safely can once it is asked to.
+    /// Like [`build`](Self::build), but a stop request ends it as soon as that is safe.
     ///
     /// # Errors
     ///
-    /// As [`build`](Self::build); [`StartError::Stopped`] when it was stopped.
-    pub async fn build_unless_stopped(settings: Settings, stop: StopRequest) -> Result<Self, StartError> {
+    /// As [`build`](Self::build); [`StartError::Stopped`] after a stop request.
+    pub async fn build_interruptible(settings: Settings, stop: StopRequest) -> Result<Self, StartError> {
         let url = settings.database.url()?;
-        // Before the pool, which measures from its first connection on.
+        // Before the pool, which records metrics from its first connection on.
         let metrics = telemetry::metrics();
-        // Before the pool, too, which opens files.
-        let limits = Limits::of_process(
+        // Also before the pool, which opens files.
+        let limits = Limits::for_process(
             settings.server.max_connections,
             server::workers(&settings.server),
             usize::try_from(settings.pool.max).unwrap_or(usize::MAX),
         );
-        let pool = stop.or(Pool::connect(&url, &settings.pool)).await.ok_or(StartError::Stopped)??;
+        let pool = stop.run_until_requested(Pool::connect(&url, &settings.pool)).await.ok_or(StartError::Stopped)??;
         tracing::info!(database = %url, max = settings.pool.max, min = settings.pool.min, "pool opened");
-        match Self::on(pool.clone(), &settings, limits, metrics, &stop).await {
+        match Self::with_pool(pool.clone(), &settings, limits, metrics, &stop).await {
             Ok(application) => Ok(application),
             Err(error) => {
-                let limit = if stop.is_made() { STOP_LIMIT } else { settings.pool.acquire };
-                if let Err(close) = pool.close(limit).await {
-                    tracing::warn!(error = %close, "the pool was left open");
+                let timeout = if stop.is_requested() { INTERRUPTED_CLOSE_TIMEOUT } else { settings.pool.acquire };
+                if let Err(close) = pool.close(timeout).await {
+                    tracing::warn!(error = %close, "pool not closed");
                 }
                 Err(error)
             }
         }
     }
 
-    async fn on(
+    async fn with_pool(
         pool: Pool,
         settings: &Settings,
         limits: Limits,
@@ -150,14 +124,7 @@ impl Application {
     ) -> Result<Self, StartError> {
         prepare_schema(&pool, settings.database.migrate, stop).await?;
         if settings.database.migrate != Migrate::Off {
-            let schema = service::SchemaService::new(pool.clone());
-            match stop.or(schema.check_privileges()).await.ok_or(StartError::Stopped)? {
-                // A replica, or a table that is locked: that may pass, and the first write says so if not.
-                Err(service::SchemaFailure::Pool(error)) => {
-                    tracing::warn!(error = telemetry::chain(&error), "database privileges could not be checked");
-                }
-                checked => checked.map_err(SchemaError::Unusable)?,
-            }
+            check_privileges(&pool, stop).await?;
         }
         let listener = server::listen(&settings.server).map_err(|cause| {
             let address = SocketAddr::new(settings.server.host, settings.server.port);
@@ -171,7 +138,7 @@ impl Application {
             HttpOptions {
                 request_timeout: settings.server.request_timeout,
                 require_if_match: settings.users.require_if_match,
-                keep_answers: settings.idempotency.keep,
+                idempotency_retention: settings.idempotency.keep,
             },
             Hosts::of_listener(settings.server.host, &settings.server.allowed_hosts),
             PublicUrl::new(&settings.server.public_url, settings.server.trusted_proxies().unwrap_or_default()),
@@ -187,108 +154,53 @@ impl Application {
             connections,
             state,
             pool,
-            keep_answers: settings.idempotency.keep,
+            idempotency_retention: settings.idempotency.keep,
             drain_delay: settings.server.drain_delay,
             shutdown_timeout: settings.server.shutdown_timeout,
         })
     }
 
-    /// Where the service listens, the port that was free included.
+    /// Returns the address that the service listens on, with the actual port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The one pool.
+    /// Returns the pool.
     #[must_use]
     pub fn pool(&self) -> Pool {
         self.pool.clone()
     }
 
-    /// Answers requests until `stop` is ready, then goes through the phases of [`shutdown`](crate::shutdown).
+    /// Serves requests until `stop` completes, then shuts down in [`Phase`](crate::lifecycle::Phase)s.
     ///
     /// # Errors
     ///
-    /// [`ShutdownError`] if something had to be left behind.
+    /// [`ShutdownError`] if requests were aborted, the pool was not closed, or the server failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ShutdownError> {
         let handle = self.server.handle();
         let mut server = tokio::spawn(self.server);
-        let upkeep = tokio::spawn(async {
-            let metrics = telemetry::metrics();
-            loop {
-                tokio::time::sleep(METRICS_UPKEEP).await;
-                metrics.run_upkeep();
-            }
-        });
-        let forgetting = tokio::spawn(forget_expired_keys(self.pool.clone(), FORGETTING.min(self.keep_answers)));
+        let jobs = Jobs::start(self.pool.clone(), self.idempotency_retention);
         tracing::info!(address = %self.address, "listening");
-        let failed = tokio::select! {
+        let server_result = tokio::select! {
             () = stop => None,
             ended = &mut server => Some(ended.unwrap_or_else(|error| Err(io::Error::other(error)))),
         };
         let drain = Drain {
-            draining: self.state.draining(),
+            phase: self.state.phase(),
             listener: &self.listener,
             connections: &self.connections,
             server: handle,
             pool: &self.pool,
             delay: self.drain_delay,
-            limit: self.shutdown_timeout,
+            timeout: self.shutdown_timeout,
         };
-        forgetting.abort();
+        drop(jobs);
         let drained = drain.run().await;
-        upkeep.abort();
-        match failed {
+        match server_result {
             Some(Err(error)) => Err(ShutdownError::Server(error)),
-            Some(Ok(())) => Err(ShutdownError::Server(io::Error::other("it ended by itself"))),
+            Some(Ok(())) => Err(ShutdownError::Server(io::Error::other("it ended unexpectedly"))),
             None => drained,
-        }
-    }
-}
-
-/// Checks the server, and does to the schema what `database.migrate` says.
-pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopRequest) -> Result<(), SchemaError> {
-    let stopped = SchemaError::Stopped { applied: 0 };
-    let schema = service::SchemaService::new(pool.clone());
-    let Some(checked) = stop.or(schema.check_server()).await else { return Err(stopped) };
-    checked.map_err(SchemaError::Unusable)?;
-    match migrate {
-        Migrate::Auto => {
-            let Progress { changed, is_stopped } = schema.up(stop.clone().made()).await?;
-            if changed > 0 {
-                tracing::info!(applied = changed, "schema migrated");
-            }
-            if is_stopped {
-                return Err(SchemaError::Stopped { applied: changed });
-            }
-        }
-        Migrate::Check => {
-            let Some(status) = stop.or(schema.status()).await else { return Err(stopped) };
-            let pending = status?.iter().filter(|migration| !migration.applied).count();
-            if pending > 0 {
-                return Err(SchemaError::Pending(pending));
-            }
-        }
-        Migrate::Off => {}
-    }
-    Ok(())
-}
-
-/// Works in small pieces, with a pause after each for those who wait for a connection.
-async fn forget_expired_keys(pool: Pool, every: Duration) {
-    let keys = service::IdempotencyStore::new(pool);
-    loop {
-        tokio::time::sleep(every).await;
-        loop {
-            match keys.forget_expired().await {
-                Ok(true) => tokio::time::sleep(BETWEEN_PIECES).await,
-                Ok(false) => break,
-                // The database's own troubles are told by the pool; this can wait.
-                Err(error) => {
-                    tracing::debug!(%error, "expired idempotency keys are kept for now");
-                    break;
-                }
-            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: which command, with which settings, and what the process says at its end.
+//! The command line: parses it, runs the command, and maps its result to an exit code.
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
@@ -6,19 +6,19 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     commands::{self, CommandError},
-    reload::Reload,
+    lifecycle::Reload,
     settings::{Environment, Layers, Settings},
     telemetry,
 };
 
 /// A REST service for users on one shared, tuned connection pool.
 ///
-/// Without a command it serves. Without settings it serves http://127.0.0.1:8080 from the SQLite file users.db in the
+/// The default command is serve. The default settings serve http://127.0.0.1:8080 from the SQLite file users.db in the
 /// working directory.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = SETTINGS_HELP)]
 struct Cli {
-    /// Settings file (TOML). Its keys and their defaults are shown by `users-api config`.
+    /// Settings file (TOML). `users-api config --template toml` prints one with every key and its default.
     #[arg(long, global = true, env = "USERS_API_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -27,15 +27,15 @@ struct Cli {
 }
 
 const SETTINGS_HELP: &str = "\
-Settings, later ones win:
+Settings, in ascending precedence:
   defaults < --config FILE < .env < environment < options of serve
   A key such as pool.max is USERS_API__POOL__MAX in the environment.
-  DATABASE_URL also sets database.url; PORT server.port; RUST_LOG log.filter.
-  The .env of the working directory is read, and no other.
-  A secret can come from a file: DATABASE_URL_FILE, USERS_API__DATABASE__PASSWORD_FILE,
+  DATABASE_URL also sets database.url; PORT sets server.port; RUST_LOG sets log.filter.
+  The file .env is read from the working directory only.
+  Secrets can be read from files: DATABASE_URL_FILE, USERS_API__DATABASE__PASSWORD_FILE,
   USERS_API__USERS__CURSOR_KEY_FILE.
-  What a PostgreSQL URL leaves open is taken from PGHOST, PGUSER, PGPASSWORD, PGSSLMODE
-  and the other variables of libpq.
+  Parts that a PostgreSQL URL omits default to PGHOST, PGUSER, PGPASSWORD, PGSSLMODE and
+  the other variables of libpq.
 
 Examples:
   users-api
@@ -44,69 +44,69 @@ Examples:
   users-api migrate status
 
 Exit codes:
-  0  all is well
-  1  it could not start, or did not end cleanly
-  2  the command line or a setting is not valid
-  3  import: rows were refused; the others were written, unless --atomic or --dry-run
-  4  stopped by a signal; import and export say where to continue, migrate what was done
-  128 + N  ended at once by a second signal N";
+  0  success
+  1  startup failed, the command failed, or the shutdown was not clean
+  2  invalid command line or setting
+  3  import: some rows were refused; the others were written, unless --atomic or --dry-run
+  4  stopped by a signal; import and export print where to continue, migrate what was done
+  128 + N  exited immediately on a second signal N";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve requests until SIGTERM or SIGINT (the default)
     ///
-    /// On the first signal: not ready any more, no new connections, running requests are answered within
-    /// server.shutdown_timeout, the pool is closed. A second signal ends the process at once.
+    /// The first signal starts a graceful shutdown: readiness turns false, the listener closes, requests in flight are
+    /// completed within server.shutdown_timeout, and the pool closes. A second signal exits immediately.
     ///
-    /// On SIGHUP the file and .env are read again: the pool's limits and the database's credentials change while
-    /// requests go on, and the log tells what takes a restart.
+    /// SIGHUP reads the settings file and .env again. Pool limits and database credentials change while requests are
+    /// served; the log names the settings that need a restart.
     Serve(commands::ServeOptions),
-    /// Bring the database's schema up or down, or show where it is
+    /// Apply or revert migrations of the database schema, or show their status
     ///
-    /// Any number of processes may do so at the same time; they take turns.
+    /// Safe to run from several processes at the same time: a lock serialises them.
     Migrate {
         #[command(subcommand)]
         action: Option<commands::MigrateAction>,
     },
-    /// Write the users of an NDJSON or CSV file
+    /// Import users from an NDJSON or CSV file
     ///
-    /// A row each user, with name and email; what else an export has is passed over. Each row is written or refused by
-    /// itself, unless --atomic; refused rows are told of on standard error. A second run with the same file writes no row
-    /// twice. Ctrl-C stops after the rows that are being written, and tells how to go on.
+    /// Each row is a user with name and email; the other columns of an export are ignored. Each row is written or
+    /// refused independently, unless --atomic; refused rows are reported on standard error. A second run with the same
+    /// file writes no row twice. Ctrl-C stops after the current chunk of rows and prints how to continue.
     Import(commands::ImportOptions),
-    /// Write all users, or some, as NDJSON or CSV
+    /// Export all or selected users as NDJSON or CSV
     ///
-    /// Ctrl-C stops behind a user, and tells how to go on.
+    /// Ctrl-C stops after a complete user and prints how to continue.
     Export(commands::ExportOptions),
     /// Print the OpenAPI document
     Openapi,
-    /// Print the effective settings, and where each value came from
+    /// Print the effective settings and the origin of each value
     ///
-    /// Passwords and keys are not shown. Ends with 2, and says what is wrong, if a value is not valid.
+    /// Passwords and keys are hidden. If a value is invalid, the error is printed and the exit code is 2.
     Config(commands::ConfigOptions),
     /// Print a completion script for a shell
     ///
     /// For bash: users-api completions bash > ~/.local/share/bash-completion/completions/users-api
     Completions(commands::CompletionsOptions),
-    /// Print the manual page, or write one per command
+    /// Print the manual page, or write one page per command
     Man(commands::ManOptions),
-    /// Ask the running service whether it is ready; exit code 0 if so
+    /// Check whether the service on this machine is ready; exit code 0 if it is
     ///
-    /// Asks /health/ready on server.port of this machine, or /health/live.
+    /// Requests /health/ready, or /health/live, on server.port.
     Healthcheck(commands::HealthcheckOptions),
 }
 
-/// Runs the command that the process was started with.
+/// Runs the command that the process's arguments name. Returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             match error {
                 CommandError::Settings(_) | CommandError::Usage(_) => ExitCode::from(2),
-                CommandError::Refused => ExitCode::from(3),
+                CommandError::RowsRefused => ExitCode::from(3),
                 CommandError::Interrupted(_) => ExitCode::from(4),
                 CommandError::Failed(_) => ExitCode::FAILURE,
             }
@@ -120,7 +120,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
     let settings = || Ok::<Settings, CommandError>(layers()?.settings()?);
     match command {
         Command::Serve(options) => {
-            let overrides = options.settings();
+            let overrides = options.overrides();
             let layers = layers()?.overridden(&overrides);
             commands::serve(layers.settings()?, Reload::new(cli.config, overrides, layers))
         }
@@ -143,7 +143,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
     }
 }
 
-/// One line on standard error: the error and its causes, each told once.
-fn complain(error: &dyn Error) {
-    telemetry::print_error(format!("users-api: {}", telemetry::chain(error)));
+/// Prints the error and its causes as one line on standard error.
+fn print_error(error: &dyn Error) {
+    telemetry::print_error(format!("users-api: {}", crate::error_chain::chain(error)));
 }

@@ -1,4 +1,4 @@
-//! The commands, one file each.
+//! The commands of the CLI, one file each.
 
 mod bulk;
 mod completions;
@@ -31,7 +31,7 @@ pub(crate) use self::{
 };
 use crate::settings::SettingsError;
 
-/// Why a command ended without success.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
     #[error(transparent)]
@@ -39,7 +39,7 @@ pub(crate) enum CommandError {
     #[error("{0}")]
     Usage(String),
     #[error("some rows were refused")]
-    Refused,
+    RowsRefused,
     #[error("{0}")]
     Interrupted(String),
     #[error(transparent)]
@@ -47,7 +47,7 @@ pub(crate) enum CommandError {
 }
 
 impl CommandError {
-    /// A signal came first.
+    /// A signal arrived before the command changed anything.
     fn nothing_done() -> Self {
         Self::Interrupted("stopped before anything was done".to_owned())
     }
@@ -57,12 +57,12 @@ impl CommandError {
     }
 }
 
-/// The runtime that a command waits on. HTTP workers and the pool have runtimes of their own, so one thread will do.
+/// Returns a runtime for a command. One thread is enough, because HTTP workers and the pool have separate runtimes.
 fn runtime() -> Result<Runtime, CommandError> {
     Builder::new_current_thread().enable_all().build().map_err(CommandError::failed)
 }
 
-/// Prints what was asked for. A reader that has had enough (`| head`) is no error.
+/// Prints to standard output. A reader that closes the pipe early (`| head`) is not an error.
 fn print(text: &str) -> Result<(), CommandError> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::failed(error)),

@@ -1,8 +1,8 @@
-//! The connections of clients: how many may be open, and which one is closed for a newcomer.
+//! Client connections: how many may be open, and which one is closed for a new one.
 //!
-//! At `max` the connection that has been idle for longest is asked to close, as by a graceful shutdown: the server closes
-//! it when it is idle, or after the answer that is under way. Newcomers are accepted meanwhile, up to a few above `max`;
-//! beyond that they wait in the listener's backlog. A shutdown asks all of them.
+//! At `max`, each new connection makes the one that has been idle longest close gracefully: immediately if it is idle,
+//! otherwise after the response in flight. In the meantime, new connections are accepted up to `hard`; beyond that they
+//! wait in the listener's backlog. A shutdown closes all connections the same way.
 
 use std::{
     collections::HashMap,
@@ -17,63 +17,63 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// Connections by default, if the limit of open files allows it. Each takes about 20 KiB while it is idle.
+/// Default maximum, if the open file limit allows it. An idle connection uses about 20 KiB.
 const DEFAULT_MAX: usize = 10_000;
-/// Connections that are served however low the limit of open files is.
-const LEAST: usize = 16;
-/// Files that are open besides clients' and databases' connections: standard streams, the listener, event queues.
+/// Lower bound of the maximum, however low the open file limit is.
+const MIN_CONNECTIONS: usize = 16;
+/// Files other than connections: standard streams, the listener, event queues.
 const OTHER_FILES: usize = 64;
-/// Files of one more HTTP worker.
+/// Files per HTTP worker.
 const FILES_PER_WORKER: usize = 8;
-/// Files of a database connection: SQLite has the database, its log, its index, and temporary files.
+/// Files per database connection: SQLite opens the database, its WAL, the index of the WAL, and temporary files.
 const FILES_PER_DATABASE_CONNECTION: usize = 4;
-/// While a request is under way, its connection is not idle.
+/// Value of [`Activity::idle_since`] while a request is in flight.
 const BUSY: u64 = u64::MAX;
 
 /// How many connections may be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// At this number a connection is closed for each newcomer.
+    /// At this number, each new connection makes another one close.
     pub(crate) max: usize,
-    /// At this number newcomers are not accepted: those that were asked to close are not closed yet.
+    /// At this number, no connection is accepted until one has closed.
     pub(crate) hard: usize,
 }
 
 impl Limits {
-    /// Raises the limit of open files as far as the system allows, and fits the number of connections into it.
-    pub(crate) fn of_process(wanted: usize, workers: usize, database: usize) -> Self {
+    /// Raises the open file limit as far as the system allows, and returns the limits that fit into it.
+    pub(crate) fn for_process(requested: usize, workers: usize, database: usize) -> Self {
         let files = match rlimit::increase_nofile_limit(u64::MAX) {
             Ok(files) => usize::try_from(files).unwrap_or(usize::MAX),
             Err(error) => {
-                tracing::warn!(%error, "the limit of open files could not be raised");
+                tracing::warn!(%error, "cannot raise the open file limit");
                 rlimit::Resource::NOFILE.get_soft().map_or(usize::MAX, |files| files.try_into().unwrap_or(usize::MAX))
             }
         };
-        let limits = Self::within(files, wanted, workers, database);
-        let is_low = if wanted == 0 { limits.max < DEFAULT_MAX / 10 } else { limits.max < wanted };
+        let limits = Self::for_open_files(files, requested, workers, database);
+        let is_low = if requested == 0 { limits.max < DEFAULT_MAX / 10 } else { limits.max < requested };
         if is_low {
             tracing::warn!(
                 open_files = files,
                 max_connections = limits.max,
                 pool_max = database,
-                "the limit of open files is low; raise it (ulimit -n, LimitNOFILE=) to serve more connections"
+                "the open file limit is low; raise it (ulimit -n, LimitNOFILE=) to serve more connections"
             );
         }
         limits
     }
 
-    /// As many as are wanted (0 = the default), if they fit into this number of open files.
-    fn within(files: usize, wanted: usize, workers: usize, database: usize) -> Self {
+    /// Returns the limits for a requested maximum (0 = the default) that fit into a number of open files.
+    fn for_open_files(files: usize, requested: usize, workers: usize, database: usize) -> Self {
         let others = OTHER_FILES + workers * FILES_PER_WORKER + database * FILES_PER_DATABASE_CONNECTION;
-        let fitting = files.saturating_sub(others);
-        // An eighth more while connections are being closed.
-        let most = (fitting - fitting / 8).max(LEAST);
-        let max = if wanted == 0 { DEFAULT_MAX } else { wanted }.min(most);
+        let available = files.saturating_sub(others);
+        // An eighth is reserved for new connections that are accepted while others close.
+        let upper_bound = (available - available / 8).max(MIN_CONNECTIONS);
+        let max = if requested == 0 { DEFAULT_MAX } else { requested }.min(upper_bound);
         Self { max, hard: max + (max / 8).max(1) }
     }
 }
 
-/// The connections that are open now.
+/// The registry of open connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections(Arc<Registry>);
 
@@ -88,24 +88,24 @@ struct Registry {
 struct Open {
     last_id: u64,
     connections: HashMap<u64, Arc<Activity>>,
-    /// Those of them that were asked to close.
+    /// How many of them were requested to close.
     closing: usize,
-    /// Whether connections are asked to close as soon as they are open.
+    /// Whether new connections are requested to close immediately.
     is_shutting_down: bool,
 }
 
-/// What is known of one connection.
+/// The state of a connection.
 #[derive(Debug, Default)]
 struct Activity {
-    /// Microseconds since the registry's beginning, or [`BUSY`].
+    /// Microseconds since the registry was created, or [`BUSY`].
     idle_since: AtomicU64,
     is_closing: AtomicBool,
-    /// Of the connection's task. Registered with each request, which is why it takes no lock.
+    /// Wakes the connection's task. Registered again for each request, and therefore lock-free.
     waker: AtomicWaker,
 }
 
 impl Activity {
-    fn ask_to_close(&self) {
+    fn request_close(&self) {
         self.is_closing.store(true, Ordering::Release);
         self.waker.wake();
     }
@@ -115,7 +115,7 @@ impl Activity {
     }
 }
 
-/// One open connection; lives as long as it.
+/// An open connection. Dropping it deregisters the connection.
 #[derive(Debug)]
 pub(crate) struct OpenConnection {
     registry: Connections,
@@ -123,27 +123,27 @@ pub(crate) struct OpenConnection {
     activity: Arc<Activity>,
 }
 
-/// A request under way on a connection, until it is dropped.
-pub(crate) struct Busy(Connections, Arc<Activity>);
+/// A request in flight on a connection, until it is dropped.
+pub(crate) struct InFlightGuard(Connections, Arc<Activity>);
 
 impl Connections {
     pub(crate) fn new(max: usize) -> Self {
-        metrics::describe_counter!(CLOSED, "Connections that were closed to make room for others");
+        metrics::describe_counter!(CLOSED, "Connections closed at server.max_connections in favour of new ones");
         metrics::counter!(CLOSED).absolute(0);
-        metrics::describe_gauge!(OPEN, "Open connections of clients");
-        metrics::describe_gauge!(ACTIVE, "Requests in flight: those whose answer has not begun");
+        metrics::describe_gauge!(OPEN, "Open client connections");
+        metrics::describe_gauge!(ACTIVE, "Requests in flight, until the head of the response");
         Self(Arc::new(Registry { max, began: Instant::now(), open: Mutex::default() }))
     }
 
-    /// Registers a connection, and asks another one to close if there are too many.
+    /// Registers a connection. At the maximum, another one is requested to close.
     pub(crate) fn open(&self) -> OpenConnection {
         let activity = Arc::new(Activity { idle_since: AtomicU64::new(self.now()), ..Activity::default() });
         let mut open = self.lock();
         open.last_id += 1;
         let id = open.last_id;
-        open.make_room(self.0.max);
+        open.close_longest_idle_at(self.0.max);
         if open.is_shutting_down {
-            activity.ask_to_close();
+            activity.request_close();
             open.closing += 1;
         }
         open.connections.insert(id, Arc::clone(&activity));
@@ -151,13 +151,13 @@ impl Connections {
         OpenConnection { registry: self.clone(), id, activity }
     }
 
-    /// Asks all connections to close, those included that are opened later.
+    /// Requests all connections to close, including those opened later.
     pub(crate) fn close_all(&self) {
         let mut open = self.lock();
         open.is_shutting_down = true;
         open.closing = open.connections.len();
         for activity in open.connections.values() {
-            activity.ask_to_close();
+            activity.request_close();
         }
     }
 
@@ -165,8 +165,7 @@ impl Connections {
         self.lock().connections.len()
     }
 
-    /// Updates the gauges.
-    fn publish(&self) {
+    fn update_gauges(&self) {
         let (open, busy) = {
             let open = self.lock();
             let is_busy = |activity: &&Arc<Activity>| activity.idle_since.load(Ordering::Relaxed) == BUSY;
@@ -187,14 +186,14 @@ impl Connections {
 }
 
 impl Open {
-    /// Asks the connection that has been idle for longest to close, if one more would exceed `max`.
-    fn make_room(&mut self, max: usize) {
+    /// Requests the connection that has been idle longest to close, if one more would exceed `max`.
+    fn close_longest_idle_at(&mut self, max: usize) {
         if self.connections.len() - self.closing < max {
             return;
         }
         let staying = self.connections.values().filter(|activity| !activity.is_closing());
         let Some(longest) = staying.min_by_key(|activity| activity.idle_since.load(Ordering::Relaxed)) else { return };
-        longest.ask_to_close();
+        longest.request_close();
         self.closing += 1;
         metrics::counter!(CLOSED).increment(1);
     }
@@ -202,33 +201,33 @@ impl Open {
 
 const OPEN: &str = "http_server_open_connections";
 const ACTIVE: &str = "http_server_active_requests";
-/// The metric of connections that were closed for others.
+/// Metric: connections closed in favour of new ones.
 pub(crate) const CLOSED: &str = "http_server_connections_closed_for_others_total";
 
 impl OpenConnection {
-    /// Ready when the connection is asked to close.
-    pub(crate) fn asked_to_close(&self) -> impl Future<Output = ()> + use<> {
+    /// Completes when the connection is requested to close.
+    pub(crate) fn close_requested(&self) -> impl Future<Output = ()> + use<> {
         let activity = Arc::clone(&self.activity);
         poll_fn(move |context| {
-            // First registered, then read: a request to close in between wakes.
+            // Register before reading, so that a request in between wakes the task.
             activity.waker.register(context.waker());
             if activity.is_closing() { Poll::Ready(()) } else { Poll::Pending }
         })
     }
 
     /// Updates the gauges of all connections.
-    pub(crate) fn publish(&self) {
-        self.registry.publish();
+    pub(crate) fn update_gauges(&self) {
+        self.registry.update_gauges();
     }
 
-    /// Notes that a request is under way.
-    pub(crate) fn busy(&self) -> Busy {
+    /// Marks the connection as busy until the guard is dropped.
+    pub(crate) fn begin_request(&self) -> InFlightGuard {
         self.activity.idle_since.store(BUSY, Ordering::Relaxed);
-        Busy(self.registry.clone(), Arc::clone(&self.activity))
+        InFlightGuard(self.registry.clone(), Arc::clone(&self.activity))
     }
 }
 
-impl Drop for Busy {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.1.idle_since.store(self.0.now(), Ordering::Relaxed);
     }
@@ -249,55 +248,58 @@ mod tests {
     use std::{
         pin::pin,
         task::{Context, Wake},
+        time::Duration,
     };
 
     use super::*;
 
     #[test]
-    fn connections_fit_into_the_open_files() {
-        let fitted = |files, wanted| Limits::within(files, wanted, 2, 10);
+    fn limits_fit_into_the_open_file_limit() {
+        let fitted = |files, requested| Limits::for_open_files(files, requested, 2, 10);
         assert_eq!(fitted(1_048_576, 0), Limits { max: 10_000, hard: 11_250 });
         assert_eq!(fitted(1_048_576, 200), Limits { max: 200, hard: 225 });
         assert_eq!(fitted(1024, 0), Limits { max: 791, hard: 889 });
         assert!(fitted(1024, 5000).hard + OTHER_FILES + 16 + 40 <= 1024);
-        assert_eq!(fitted(64, 0).max, LEAST);
+        assert_eq!(fitted(64, 0).max, MIN_CONNECTIONS);
     }
 
     #[test]
-    fn the_longest_idle_is_asked_to_close() {
-        let connections = Connections::new(3);
+    fn the_longest_idle_connection_is_closed() {
+        // Makes every timestamp of the test later than the values below.
+        let began = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        let connections = Connections(Arc::new(Registry { max: 3, began, open: Mutex::default() }));
         let open: Vec<OpenConnection> = (0..3).map(|_| connections.open()).collect();
         for (connection, since) in open.iter().zip([20, 10, 30]) {
             connection.activity.idle_since.store(since, Ordering::Relaxed);
         }
-        let busy = open[1].busy();
+        let busy = open[1].begin_request();
         let is_closing = |number: usize| open[number].activity.is_closing();
-        let newcomer = connections.open();
-        assert!(is_closing(0) && !is_closing(1) && !is_closing(2), "the busy one stays");
+        let new = connections.open();
+        assert!(is_closing(0) && !is_closing(1) && !is_closing(2), "the busy connection stays open");
         drop(busy);
-        newcomer.activity.idle_since.store(BUSY, Ordering::Relaxed);
+        new.activity.idle_since.store(BUSY, Ordering::Relaxed);
         let another = connections.open();
-        assert!(is_closing(2) && !is_closing(1), "it became idle later than the other");
+        assert!(is_closing(2) && !is_closing(1), "connection 1 became idle later");
         drop(open);
         assert_eq!(connections.count(), 2);
         assert_eq!(connections.lock().closing, 0);
-        drop((newcomer, another));
+        drop((new, another));
     }
 
     #[test]
-    fn a_shutdown_asks_all_connections_to_close() {
+    fn a_shutdown_closes_all_connections() {
         let connections = Connections::new(3);
         let open = connections.open();
-        let mut asked = pin!(open.asked_to_close());
+        let mut requested = pin!(open.close_requested());
         let woken = Arc::new(Woken::default());
         let waker = Arc::clone(&woken).into();
         let mut context = Context::from_waker(&waker);
-        assert!(asked.as_mut().poll(&mut context).is_pending());
+        assert!(requested.as_mut().poll(&mut context).is_pending());
         connections.close_all();
         assert!(woken.0.load(Ordering::Relaxed));
-        assert!(asked.as_mut().poll(&mut context).is_ready());
+        assert!(requested.as_mut().poll(&mut context).is_ready());
         let late = connections.open();
-        assert!(pin!(late.asked_to_close()).poll(&mut context).is_ready());
+        assert!(pin!(late.close_requested()).poll(&mut context).is_ready());
         drop((open, late));
         assert_eq!(connections.lock().closing, 0);
     }

@@ -1,8 +1,9 @@
-//! What a user is: parsed newtypes that cannot hold anything invalid.
+//! What a user is: newtypes that are always valid.
 //!
-//! Text becomes a [`Name`] or an [`Email`] once, at the edge, or a [`ValidationError`] that says what is wrong with it. Nothing
-//! behind the edge checks again. A [`UserId`] tells when its user was created, a [`Prefix`] is the range of the keys that
-//! begin so, and a [`Precondition`] says at which [`Version`] a user may be changed. This module imports nothing of ours.
+//! Input is parsed once, where it enters the program: into a [`Name`] or an [`Email`], or it is rejected with a
+//! [`ValidationError`]. No later code checks it again. A [`UserId`] contains the creation time, a [`Prefix`] is a range
+//! of search keys, and a [`Precondition`] states which [`Version`]s of a user a request applies to. This module uses no
+//! other module of the crate.
 
 mod email;
 mod id;
@@ -22,32 +23,32 @@ pub use self::{
     prefix::Prefix,
 };
 
-/// How often a user has been written: 1 at creation, one more with each change.
+/// The version of a user: 1 at creation, incremented by each change.
 pub type Version = i64;
 
-/// A user as the service gives it.
+/// A user as the service returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Identity, for ever.
+    /// The id, which never changes.
     pub id: UserId,
     /// The name, trimmed and in NFC.
-    pub name: String,
-    /// The email as it was typed.
-    pub email: String,
+    pub name: Name,
+    /// The email as entered.
+    pub email: Email,
     /// See [`Version`].
     pub version: Version,
-    /// When it was created, UTC, to the microsecond.
+    /// When the user was created, UTC, to the microsecond.
     pub created_at: DateTime<Utc>,
-    /// When it was last changed, UTC, to the microsecond.
+    /// When the user was last changed, UTC, to the microsecond.
     pub updated_at: DateTime<Utc>,
 }
 
-/// What is wrong with a value.
+/// Why a value is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidationError {
-    /// A stable word for programs (`too-long`).
+    /// A stable code for programs (`too-long`).
     pub code: &'static str,
-    /// A sentence for people. Never repeats the value.
+    /// A message for people. Never contains the value.
     pub message: String,
 }
 
@@ -57,9 +58,9 @@ impl ValidationError {
     }
 }
 
-/// Text without regard to case. The sigma at a word's end is a sigma, and where an end is depends on what follows. Lower
-/// case may decompose, so NFC comes last.
-fn fold(text: &str) -> String {
+/// Folds case. A final sigma becomes a plain one, because whether a sigma is final depends on the text after it, which
+/// a prefix does not have. NFC comes last, because lowercasing can decompose characters.
+fn fold_case(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }

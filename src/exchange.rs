@@ -1,20 +1,36 @@
-//! Users as text: what HTTP and the command line have in common.
+//! Users as text, as HTTP and the command line share it: JSON, NDJSON and CSV, queries and cursors, imports and
+//! exports.
 //!
-//! A user is written as JSON, whole or in part ([`Selected`]), and many of them as NDJSON or CSV ([`Writer`]). Rows come
-//! in as NDJSON or CSV ([`Reader`]), each right or wrong by itself, and [`import()`] hands them to the service as fast as it
-//! takes them.
+//! * `user`: a user as JSON, with all members or some of them ([`Selected`]).
+//! * `query` parses query strings, `cursor` signs cursors ([`CursorSigner`]).
+//! * `reader` reads rows in either format (`ndjson`, `csv`), `row` validates them, and `import` passes them to the
+//!   service ([`import()`]).
+//! * `export` reads users page by page ([`Export`]), and `write` writes them as NDJSON or CSV ([`Writer`]). `cell`
+//!   escapes the cells of CSV.
 
 mod cell;
 mod csv;
+mod cursor;
+mod export;
 mod import;
 mod ndjson;
-mod rows;
+mod query;
+mod reader;
+mod row;
 mod user;
 mod write;
 
+pub(crate) use self::query::query_parameters;
 pub use self::{
+    cursor::CursorSigner,
+    export::{Chunk, Export, ExportError},
     import::{ChunkReport, Import, ImportError, Refused, Report, Row, Tally, import, import_all_or_none},
-    rows::{Format, MemberError, RawRow, ReadError, Reader},
-    user::{ExportedBody, Field, Fields, Selected, UserBody},
+    query::{
+        ExportParameters, ExportQuery, ListParameters, ListQuery, ParameterError, ParameterValue, Parameters,
+        QueryError, QueryParameters, SelectionParameters, UserSort, parameter_names, read, word,
+    },
+    reader::Reader,
+    row::{Format, MemberError, RawRow, ReadError},
+    user::{ExportedUser, Field, Fields, Selected, UserBody},
     write::Writer,
 };

@@ -1,41 +1,49 @@
-//! HTTP: from bytes to a use case and back. Knows the service, and no ORM.
+//! HTTP: routes, extractors and responses. It calls the service and does not use the ORM.
 //!
-//! The routes are listed here, once; the OpenAPI document is collected from the same list. Each handler is wrapped, from the
-//! outside in, by [`OneAtATime`] (one request of a connection at a time; `refusal`), [`frame`] (framing for HTTP/1.0 and
-//! upgrades), [`RequestSpan`] (span, log line, metrics) and `finish` (request id, path of a problem, `policy`: caching headers,
-//! `public_url`, `compression`), which calls `limits` (unknown hosts: `host`; time-out, panics, HEAD, undecoded paths: `path`).
+//! The routes are listed once, in `routes`; the OpenAPI document is collected from the same list. A request passes
+//! through, from the outside in:
 //!
-//! To read on: `users`, `bulk`, `export` and `ops` are the routes. What they ask of a request is read by `body`, `list`,
-//! `parameters`, `cursor`, `conditions` and `idempotency`, each of which refuses with a problem (`problem`; `responses`
-//! tells the document of them). `info` is what is known of a request from its first moment on, and `observe`, `metrics` and
-//! `limits` work with it. `docs` and `fallback` live on the document; `documented` describes parameters in it.
+//! 1. [`OneAtATime`]: the connection, which passes one pipelined request at a time to the parser. `refusal` creates the
+//!    responses to requests that never reach a route.
+//! 2. [`frame`]: the framing of responses to HTTP/1.0 clients and to upgrade requests (`framing`).
+//! 3. [`RequestSpan`]: the span, the log line and the metrics of the request (`observe`, `metrics`).
+//! 4. `observe::finish`: the request id, caching and security headers (`policy`), public URLs (`public_url`),
+//!    `compression`.
+//! 5. `limits`: accepted hosts (`host`), undecoded paths (`path`), the request timeout, panics, HEAD.
+//! 6. A handler in `users`, `bulk`, `export`, `ops` or `docs`; `fallback` for any other path or method.
+//!
+//! The extractors of the handlers refuse invalid input with a `Problem` (`problem`): `body` parses JSON, `query` query
+//! strings, `conditions` and `etag` conditional requests, `idempotency` keys. The parameters and cursors of a query are
+//! defined in [`exchange`](crate::exchange). `links` creates the `Link` header of a page, and `responses` documents the
+//! problems of each route. `request_info` has the properties of a request that all of these share.
 
 mod body;
 mod bulk;
 mod compression;
 mod conditions;
-mod cursor;
 mod docs;
-mod documented;
+mod etag;
 mod export;
 mod fallback;
 mod framing;
 mod host;
 mod idempotency;
 mod limits;
-mod list;
+mod links;
+mod media_types;
 mod metrics;
 mod observe;
 mod one_at_a_time;
 mod ops;
-mod parameters;
 mod path;
 mod policy;
 mod problem;
 mod public_url;
+mod query;
 mod refusal;
 mod request_info;
 mod responses;
+mod turn;
 mod users;
 
 use std::{rc::Rc, time::Duration};
@@ -54,37 +62,28 @@ use tracing_actix_web::TracingLogger;
 use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-pub use self::{
-    cursor::CursorSigner,
-    export::ExportQuery,
-    framing::frame,
-    host::Hosts,
-    observe::RequestSpan,
-    one_at_a_time::OneAtATime,
-    ops::{Draining, Phase},
-    public_url::PublicUrl,
-};
-use crate::service::UserService;
+pub use self::{framing::frame, host::Hosts, observe::RequestSpan, one_at_a_time::OneAtATime, public_url::PublicUrl};
+use crate::{exchange::CursorSigner, lifecycle::CurrentPhase, service::UserService};
 
-/// How requests are treated.
+/// The options of request handling.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpOptions {
-    /// Longest time to an answer.
+    /// The maximum time until the response starts.
     pub request_timeout: Duration,
-    /// Whether a change has to say by `If-Match` what it changes.
+    /// Whether a change requires `If-Match`.
     pub require_if_match: bool,
-    /// How long the answer to a request with an `Idempotency-Key` is kept.
-    pub keep_answers: Duration,
+    /// How long the response to a request with an `Idempotency-Key` is stored.
+    pub idempotency_retention: Duration,
 }
 
-/// What the handlers work with, shared by all workers.
+/// The state of the handlers, shared by all workers.
 #[derive(Clone)]
 pub struct State {
     service: web::Data<UserService>,
     pool: web::Data<Pool>,
     signer: web::Data<CursorSigner>,
-    draining: web::Data<Draining>,
-    rules: HttpOptions,
+    phase: web::Data<CurrentPhase>,
+    options: HttpOptions,
     hosts: web::Data<Hosts>,
     metrics: web::Data<PrometheusHandle>,
     public_url: web::Data<PublicUrl>,
@@ -94,12 +93,12 @@ pub struct State {
 }
 
 impl State {
-    /// Gathers what the handlers need.
+    /// Returns the state of a service on this pool.
     #[must_use]
     pub fn new(
         pool: Pool,
         signer: CursorSigner,
-        rules: HttpOptions,
+        options: HttpOptions,
         hosts: Hosts,
         public_url: PublicUrl,
         metrics: PrometheusHandle,
@@ -109,8 +108,8 @@ impl State {
             service: web::Data::new(UserService::new(pool.clone())),
             pool: web::Data::new(pool),
             signer: web::Data::new(signer),
-            draining: web::Data::new(Draining::default()),
-            rules,
+            phase: web::Data::new(CurrentPhase::default()),
+            options,
             hosts: web::Data::new(hosts),
             metrics: web::Data::new(metrics),
             paths: web::Data::new(fallback::Paths::of(&document)),
@@ -120,28 +119,28 @@ impl State {
         }
     }
 
-    /// Answers `Expect: 100-continue`: lets the body come, or refuses it.
+    /// Handles `Expect: 100-continue`: accepts the body, or refuses it.
     ///
     /// # Errors
     ///
-    /// The answer to a body that its route does not take.
+    /// The response to a body whose media type the route does not support.
     pub fn before_body(&self, request: Request) -> Result<Request, Box<HttpResponse>> {
         refusal::before_body(request, &self.paths)
     }
 
-    /// The switch that turns readiness off.
+    /// The phase of the service, which decides readiness.
     #[must_use]
-    pub fn draining(&self) -> &Draining {
-        &self.draining
+    pub fn phase(&self) -> &CurrentPhase {
+        &self.phase
     }
 }
 
-/// Every route, in the order in which the document shows them.
+/// All routes, in the order of the document.
 fn routes(config: &mut ServiceConfig) {
     config
         .service(users::list)
         .service(users::create)
-        // Before the routes of a single user, whose id could be anything.
+        // Before the routes of a single user, because `{id}` matches any text.
         .service(bulk::write)
         .service(export::export)
         .service(users::find)
@@ -155,7 +154,7 @@ fn routes(config: &mut ServiceConfig) {
         .service(docs::document);
 }
 
-/// The OpenAPI document of all routes.
+/// Returns the OpenAPI document of all routes.
 #[must_use]
 pub fn document() -> OpenApi {
     let base = docs::Base::openapi();
@@ -164,7 +163,7 @@ pub fn document() -> OpenApi {
     document
 }
 
-/// The application that each worker runs.
+/// Returns the application of a worker.
 pub fn app(
     state: State,
 ) -> App<
@@ -176,22 +175,22 @@ pub fn app(
         InitError = (),
     >,
 > {
-    let bounds = Rc::new(limits::Bounds { timeout: state.rules.request_timeout, paths: state.paths.clone() });
+    let limits = Rc::new(limits::Limits { timeout: state.options.request_timeout, paths: state.paths.clone() });
     App::new()
-        .app_data(bounds)
-        .app_data(state.rules)
+        .app_data(limits)
+        .app_data(state.options)
         .app_data(state.hosts)
         .app_data(state.service)
         .app_data(state.pool)
         .app_data(state.signer)
-        .app_data(state.draining)
+        .app_data(state.phase)
         .app_data(state.metrics)
         .app_data(state.public_url)
         .app_data(state.document)
         .app_data(state.paths)
         .app_data(state.swagger)
         .configure(|config| routes(&mut ServiceConfig::new(config)))
-        // What people and platforms try first.
+        // The paths that browsers and platforms request by default.
         .route("/", web::get().to(docs::home))
         .route("/favicon.ico", web::get().to(docs::no_icon))
         .route("/healthz", web::get().to(ops::is_live))

@@ -1,35 +1,38 @@
 //! A REST service for users on one shared, tuned connection pool.
 //!
-//! The way of the data is one line, and this is the order to read it in:
+//! # The path of a request
 //!
-//! 1. [`http`]: bytes become newtypes at the edge, and results become JSON. The routes and the OpenAPI document are the
-//!    same list. Knows no ORM.
-//! 2. [`domain`]: what a user is; newtypes that cannot hold anything invalid. Imports nothing of ours.
-//! 3. [`service`]: the use cases. Transactions and SeaORM live here, and a `DbErr` gets its meaning here, once.
-//! 4. [`orm_pool`]: the one pool, a crate of its own: admission in front, a runtime of its own beneath.
-//! 5. `entity` and `migration`: the tables, and how they came to be.
+//! 1. `server` and `connections` accept the connection, and limit how many are open.
+//! 2. [`http`] routes the request, parses and validates its input, and writes the response. The routes and the OpenAPI
+//!    document come from one list. It does not use the ORM.
+//! 3. [`domain`] defines a user: newtypes that are valid by construction. It imports no other module.
+//! 4. [`service`] implements the use cases and their transactions with SeaORM. It maps each `DbErr` to a
+//!    [`service::Error`].
+//! 5. [`orm_pool`], a separate crate, is the connection pool: a bounded queue, and a dedicated runtime for operations.
+//! 6. `entity` and `migration` define the tables and the history of the schema.
 //!
-//! Around that way stand:
+//! # Supporting modules
 //!
-//! * [`exchange`]: users as text, one or many; what HTTP and the command line have in common.
-//! * [`settings`]: defaults, file, `.env`, environment; checked before anything starts.
-//! * [`telemetry`]: log, metrics, traces.
-//! * [`app`]: where the service is wired together; a command that works without it wires its own few parts.
-//! * `server` and `connections`: the listener, the HTTP server, and which of its connections are kept.
-//! * [`reload`]: SIGHUP; what can be changed while requests go on.
-//! * [`shutdown`]: signals, and the way out in phases.
-//! * [`cli`]: the command line; `main` does nothing but call it. `commands` has a file for each command.
+//! * [`exchange`]: shared by HTTP and the CLI: users as JSON, NDJSON and CSV; queries, cursors, imports, exports.
+//! * [`settings`]: defaults, file, `.env`, environment and command line, validated before anything starts.
+//! * [`telemetry`]: log, metrics and traces.
+//! * [`app`]: builds the service from its parts and runs it.
+//! * [`lifecycle`]: signals, the schema check at startup, reload on SIGHUP, graceful shutdown in phases.
+//! * `jobs`: background work: metrics upkeep, deletion of expired idempotency keys.
+//! * [`cli`]: parses the command line. `commands` has a file for each command.
+//! * `error_chain`: an error and its causes as one line.
 
 pub mod app;
 pub mod cli;
 mod commands;
 mod connections;
 pub mod domain;
+mod error_chain;
 pub mod exchange;
 pub mod http;
-pub mod reload;
+mod jobs;
+pub mod lifecycle;
 mod server;
 pub mod service;
 pub mod settings;
-pub mod shutdown;
 pub mod telemetry;

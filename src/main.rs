@@ -1,4 +1,4 @@
-//! The binary: command line in, exit code out.
+//! The binary: runs the command line and returns its exit code.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
-//! The HTTP server: its listener, its time limits, and which connections it keeps.
+//! The HTTP server: its listener, its timeouts, and how its connections are closed.
 
 use std::{
     cell::RefCell,
-    future::ready,
+    future::{pending, ready},
     io,
     net::{SocketAddr, TcpListener},
     rc::Rc,
@@ -22,16 +22,16 @@ use crate::{
     settings::ServerSettings,
 };
 
-/// Connections that wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// An idle connection is kept for longer than the usual proxy keeps it (60 s), so that the proxy is the one to close it.
+/// Idle connections are kept longer than proxies usually keep theirs (60 s), so that the proxy closes them first.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a client may take to send the head of a request.
-const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// How long a client may take to close its side of a connection.
-const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Time for a client to send the head of a request.
+const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a client to close its side of a connection.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The threads that speak HTTP.
+/// Returns the number of HTTP worker threads.
 pub(crate) fn workers(settings: &ServerSettings) -> usize {
     match settings.workers {
         0 => thread::available_parallelism().map_or(1, |count| count.get().min(512)),
@@ -39,8 +39,8 @@ pub(crate) fn workers(settings: &ServerSettings) -> usize {
     }
 }
 
-/// Starts a server on a listener. It is built from the parts of `actix_web::HttpServer`, which closes idle connections
-/// only all at once.
+/// Starts a server on a listener. It uses the building blocks of `actix_web::HttpServer`, which itself cannot close
+/// connections one by one.
 pub(crate) fn start(
     listener: TcpListener,
     settings: &ServerSettings,
@@ -53,40 +53,32 @@ pub(crate) fn start(
     let builder = ServerBuilder::new()
         .workers(workers)
         .max_concurrent_connections(limits.hard.div_ceil(workers))
-        // Ours to handle: see `shutdown`. The limit is ours too, in finer steps than the server's whole seconds.
+        // `lifecycle` handles signals. It also enforces the timeout, more precisely than the server's whole seconds.
         .disable_signals()
         .shutdown_timeout(settings.shutdown_timeout.as_secs() + 1);
     let (connections, state) = (connections.clone(), state.clone());
     let builder = builder.listen("http", listener, move || {
-        // The server asks for the signal of a connection right after it has announced it.
-        let newest = Rc::new(RefCell::new(None));
+        // The server requests the shutdown signal of a connection right after `on_connect_ext`.
+        let latest = Rc::new(RefCell::new(None));
         let http = HttpService::build()
             .on_connect_ext({
-                let (connections, newest) = (connections.clone(), Rc::clone(&newest));
+                let (connections, latest) = (connections.clone(), Rc::clone(&latest));
                 move |stream: &OneAtATime<TcpStream>, extensions| {
                     extensions.insert(stream.turn());
                     let connection = connections.open();
-                    newest.replace(Some(connection.asked_to_close()));
+                    latest.replace(Some(connection.close_requested()));
                     extensions.insert(connection);
                 }
             })
-            .graceful_shutdown_signal(move || {
-                let asked_to_close = newest.take();
-                async move {
-                    match asked_to_close {
-                        Some(asked_to_close) => asked_to_close.await,
-                        None => std::future::pending().await,
-                    }
-                }
-            })
+            .graceful_shutdown_signal(move || if_any(latest.take()))
             .keep_alive(KEEP_ALIVE)
-            .client_request_timeout(HEAD_LIMIT)
-            .client_disconnect_timeout(DISCONNECT_LIMIT)
+            .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             .local_addr(address);
         let state = state.clone();
         let expect = fn_service({
             let state = state.clone();
-            move |request| ready(state.before_body(request).map_err(|answer| *answer))
+            move |request| ready(state.before_body(request).map_err(|response| *response))
         });
         let http = HttpServiceBuilder::expect(http, expect).finish(apply_fn_factory(
             map_config(
@@ -96,7 +88,7 @@ pub(crate) fn start(
             http::frame,
         ));
         let connect = |stream: TcpStream| async {
-            // The end of an answer does not wait for the client's acknowledgement of its beginning.
+            // Otherwise Nagle's algorithm delays the end of a response until the client has acknowledged its start.
             let _ = stream.set_nodelay(true);
             let peer = stream.peer_addr().ok();
             Ok::<_, DispatchError>((OneAtATime::new(stream), Protocol::Http1, peer))
@@ -106,13 +98,21 @@ pub(crate) fn start(
     Ok(builder.run())
 }
 
-/// Listens where the settings say.
+/// Waits for a signal; forever if there is none.
+async fn if_any(signal: Option<impl Future<Output = ()>>) {
+    match signal {
+        Some(signal) => signal.await,
+        None => pending().await,
+    }
+}
+
+/// Opens the listener on the configured address.
 pub(crate) fn listen(settings: &ServerSettings) -> io::Result<TcpListener> {
     let address = SocketAddr::new(settings.host, settings.port);
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // A port that was ours a moment ago is not kept from us by connections that are still closing.
+    // So that a restart is not blocked by connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
-    // Connections inherit it. The server itself would wait for ever for a client that does not read.
+    // Accepted connections inherit it. The server itself would wait forever for a client that does not read.
     #[cfg(target_os = "linux")]
     if !settings.write_timeout.is_zero() {
         socket.set_tcp_user_timeout(Some(settings.write_timeout))?;

@@ -1,13 +1,15 @@
-//! The use cases. Transactions and SeaORM live here, and only here a `DbErr` gets its meaning.
+//! The use cases: transactions and SeaORM are used here, and database errors become service errors.
 //!
-//! [`UserService`] is the one to begin with: each of its functions is an operation on the pool, and what one statement for
-//! many looks like lies in the modules below it. [`KeyedRequest`] and [`KeyedResponse`] are what is done once; [`IdempotencyStore`] forgets
-//! them. [`SchemaService`] brings the schema up and down. [`Error`] is what all of them fail by.
+//! Start with [`UserService`]: each of its methods is a named operation on the pool, and the modules below it build the
+//! statements, many of which serve several requests at the same time. A request with an idempotency key is a
+//! [`KeyedRequest`] and gets a [`KeyedResponse`]; [`IdempotencyStore`] deletes expired keys. [`SchemaService`] migrates
+//! and checks the schema. [`Error`] is the error of all use cases.
 
 pub mod clock;
 mod error;
 mod idempotency;
 mod schema;
+mod statement;
 mod users;
 
 pub use self::{

@@ -1,21 +1,24 @@
 //! Settings: defaults, then a file, then `.env`, then the environment; checked as a whole before anything starts.
 //!
-//! Each section is a struct in a file of its own, with its limits. The defaults are `config/default.toml`, embedded in
-//! the binary, where every key is explained. `pool.max` is `USERS_API__POOL__MAX` in the environment; `DATABASE_URL`
+//! Each section is declared in a separate file: its fields, and for each setting the default, the allowed values, the description,
+//! and whether it is secret or reloadable. `config/default.toml` and `.env.example` are written from these declarations
+//! (`users-api config --template`). `pool.max` is `USERS_API__POOL__MAX` in the environment; `DATABASE_URL`
 //! also sets `database.url` and `RUST_LOG` also sets `log.filter`, both below their longer names. A secret can come from a
 //! file instead: `USERS_API__DATABASE__PASSWORD_FILE`.
 
 mod database;
+mod declaration;
 mod dotenv;
 mod environment;
 mod error;
 mod idempotency;
-mod kinds;
 mod layers;
 mod log;
+mod pool;
 mod secret_file;
 mod server;
 mod telemetry;
+mod templates;
 mod users;
 
 use std::path::Path;
@@ -23,6 +26,7 @@ use std::path::Path;
 use orm_pool::PoolOptions;
 use serde::Deserialize;
 
+use self::declaration::Setting;
 pub use self::{
     database::{DatabaseSettings, Migrate},
     environment::Environment,
@@ -32,6 +36,7 @@ pub use self::{
     log::{LogFormat, LogSettings},
     server::ServerSettings,
     telemetry::TelemetrySettings,
+    templates::{default_toml, env_example},
     users::UsersSettings,
 };
 
@@ -70,10 +75,39 @@ impl Settings {
         self.server.validate()?;
         self.database.validate()?;
         self.pool.validate().map_err(|invalid| Invalid::new(format!("pool.{}", invalid.option), invalid.allowed))?;
-        self.idempotency.validate()?;
         self.log.validate()?;
         self.telemetry.validate()
     }
+}
+
+/// Every setting, section by section.
+fn all() -> impl Iterator<Item = &'static Setting> {
+    [
+        server::SETTINGS,
+        database::SETTINGS,
+        pool::SETTINGS,
+        users::SETTINGS,
+        idempotency::SETTINGS,
+        log::SETTINGS,
+        telemetry::SETTINGS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Returns a setting by its key.
+fn setting(key: &str) -> Option<&'static Setting> {
+    all().find(|setting| setting.key == key)
+}
+
+/// Whether a change of this setting takes effect on SIGHUP.
+#[must_use]
+pub fn is_reloadable(key: &str) -> bool {
+    setting(key).is_some_and(|setting| setting.is_reloadable)
+}
+
+fn is_secret(key: &str) -> bool {
+    setting(key).is_some_and(|setting| setting.is_secret)
 }
 
 /// A value that cannot be used.
@@ -90,6 +124,11 @@ enum Reason {
 }
 
 impl Invalid {
+    /// The value is not among those that the setting's declaration allows.
+    fn not_allowed(key: &'static str) -> Self {
+        Self::new(key, setting(key).map_or(String::new(), |setting| setting.allowed.to_string()))
+    }
+
     fn new(key: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self { key: key.into(), reason: Reason::MustBe(allowed.into()) }
     }

@@ -1,4 +1,4 @@
-//! What the service tells of itself: the log, the metrics' recorder, and traces by OTLP.
+//! Observability: the log, the metrics recorder, and traces over OTLP.
 
 mod open_metrics;
 mod writer;
@@ -32,63 +32,63 @@ pub use self::open_metrics::open_metrics;
 use self::writer::LogWriter;
 use crate::settings::{LogFormat, LogSettings, Settings};
 
-/// How long the process waits at its end for a reader of its output that stalls.
-const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-/// How long the last spans may take to be sent.
-const LAST_EXPORT_LIMIT: Duration = Duration::from_secs(2);
-/// How long a batch of spans may take to be sent.
-const EXPORT_LIMIT: Duration = Duration::from_secs(5);
-/// Bounds of the buckets of request durations, in seconds: a key look-up takes one millisecond, a patient client waits ten.
+/// How long the process waits at exit for a stalled reader of its output.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout for exporting the remaining spans at exit.
+const FINAL_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout for exporting a batch of spans.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bucket bounds for request durations, in seconds: a lookup by key takes 1 ms, a patient client waits 10 s.
 const DURATION_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// The same of the pool's times: a connection is free at once as a rule, and a key look-up holds it for a fraction of a
-/// millisecond.
-const HOLD_BUCKETS: [f64; 15] =
+/// Bucket bounds for times of the pool, in seconds: usually a connection is available immediately, and a lookup by key
+/// holds it for a fraction of a millisecond.
+const POOL_TIME_BUCKETS: [f64; 15] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
-/// Where the log goes.
+/// The output of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Log {
-    /// Of the service, whose output it is.
+    /// Standard output, for the service.
     Stdout,
-    /// Of commands that put out something else.
+    /// Standard error, for commands that print a result.
     Stderr,
 }
 
-/// Why the service could not begin to tell of itself.
+/// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The exporter of traces could not be made.
-    #[error("cannot send traces")]
+    /// The trace exporter could not be built.
+    #[error("cannot set up the trace exporter")]
     Traces(#[from] opentelemetry_otlp::ExporterBuildError),
-    /// Something else logs already.
-    #[error("cannot log")]
+    /// Another logger is already installed.
+    #[error("cannot install the logger")]
     Log(#[from] tracing_subscriber::util::TryInitError),
-    /// The output of the log could not be opened, or its thread not be started.
-    #[error("cannot start the log")]
+    /// The output of the log could not be opened, or its thread could not be started.
+    #[error("cannot start the log writer")]
     Output(#[from] io::Error),
 }
 
-/// Writes and sends what is left of the log and the traces when the service ends.
-#[must_use = "what is not flushed is lost"]
+/// Flushes the log and the traces at exit.
+#[must_use = "log lines and spans that are not flushed are lost"]
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
     log: LogWriter,
 }
 
-/// Writes what is left of the log, for a process that ends elsewhere than at the end of [`Telemetry`].
+/// Flushes the log, for a process that exits without [`Telemetry::end`].
 #[derive(Clone)]
 pub struct LogFlush(LogWriter);
 
 impl LogFlush {
-    /// Waits until the log is written, for a second at most.
+    /// Waits until the log is written, for 1 s at most.
     pub fn flush(&self) {
-        self.0.flush(FLUSH_LIMIT);
+        self.0.flush(FLUSH_TIMEOUT);
     }
 }
 
 impl Telemetry {
-    /// Starts the log, and traces if there is somewhere to send them. Once a process, outside any async runtime.
+    /// Starts the log, and traces if an endpoint is set. Call it once per process, outside any async runtime.
     ///
     /// # Errors
     ///
@@ -100,45 +100,45 @@ impl Telemetry {
         };
         let spans = traces.as_ref().map(|provider| {
             opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-            // Our own spans and nobody else's: the driver's would carry what it was asked to connect to.
-            let ours =
+            // Exclude the driver's spans, which would carry connection parameters.
+            let own_spans =
                 Targets::new().with_target("users_api", LevelFilter::INFO).with_target("orm_pool", LevelFilter::INFO);
             tracing_opentelemetry::layer()
                 .with_tracer(provider.tracer("users-api"))
                 .with_location(false)
                 .with_threads(false)
-                .with_filter(ours)
+                .with_filter(own_spans)
         });
         let (writer, is_terminal) = log.open()?;
         let logged = tracing_subscriber::registry().with(log_layer(&settings.log, writer.clone(), is_terminal));
         match spans {
             Some(spans) => logged.with(spans).try_init()?,
-            // Not `with(None)`, which wants every span, and has all of them made for nobody.
+            // Not `with(None)`: it would enable all spans, at a cost for every request.
             None => logged.try_init()?,
         }
-        let last_words = LogFlush(writer.clone());
-        std::panic::set_hook(Box::new(move |panic| log_panic(panic, &last_words)));
+        let flush = LogFlush(writer.clone());
+        std::panic::set_hook(Box::new(move |panic| log_panic(panic, &flush)));
         Ok(Self { traces, log: writer })
     }
 
-    /// What writes the rest of the log.
+    /// Returns a handle that flushes the log.
     #[must_use]
     pub fn log_flush(&self) -> LogFlush {
         LogFlush(self.log.clone())
     }
 
-    /// Sends and writes what is left; takes three seconds at most.
+    /// Exports the remaining spans and flushes the log. Takes 3 s at most.
     pub fn end(self) {
         let log = self.log_flush();
-        if let Some(Err(error)) = self.traces.map(|traces| traces.shutdown_with_timeout(LAST_EXPORT_LIMIT)) {
-            tracing::warn!(%error, "the last traces could not be sent");
+        if let Some(Err(error)) = self.traces.map(|traces| traces.shutdown_with_timeout(FINAL_EXPORT_TIMEOUT)) {
+            tracing::warn!(%error, "cannot export the remaining spans");
         }
         log.flush();
     }
 }
 
 impl Log {
-    /// A writer that never blocks, and whether a terminal is behind it.
+    /// Returns a writer that never blocks, and whether it writes to a terminal.
     fn open(self) -> io::Result<(LogWriter, bool)> {
         let (descriptor, is_terminal) = match self {
             Self::Stdout => (io::stdout().as_fd().try_clone_to_owned()?, io::stdout().is_terminal()),
@@ -148,7 +148,7 @@ impl Log {
     }
 }
 
-/// Logs a panic. The default is to write to standard error, which blocks while its reader stalls.
+/// Logs a panic. The default hook writes to standard error, which blocks while its reader stalls.
 fn log_panic(panic: &PanicHookInfo<'_>, log: &LogFlush) {
     let thread = thread::current();
     let backtrace = Backtrace::capture();
@@ -161,22 +161,22 @@ fn log_panic(panic: &PanicHookInfo<'_>, log: &LogFlush) {
         "panicked"
     );
     if thread.name() == Some("main") {
-        // The process may end with it.
+        // A panic of the main thread ends the process.
         log.flush();
     }
 }
 
-/// Prints a line to standard error. A reader that stalls holds it up for a second at most.
-#[expect(clippy::print_stderr, reason = "for processes whose log has ended, or has not begun")]
+/// Prints a line to standard error. A stalled reader delays it by 1 s at most.
+#[expect(clippy::print_stderr, reason = "for use before the log starts and after it ends")]
 pub fn print_error(line: String) {
     let (send, printed) = std::sync::mpsc::channel();
     let print = move || {
         eprintln!("{line}");
-        // No one waits any more after the limit.
+        // The receiver is gone after the timeout.
         let _ = send.send(());
     };
     if thread::Builder::new().spawn(print).is_ok() {
-        let _ = printed.recv_timeout(FLUSH_LIMIT);
+        let _ = printed.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
@@ -186,10 +186,10 @@ fn log_layer(settings: &LogSettings, writer: LogWriter, is_terminal: bool) -> Bo
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
-    // Each event says all that it has to say; spans are for traces, and formatting them here would cost every request.
+    // Events are self-contained. Spans are for traces; formatting them here would cost every request.
     let filter = EnvFilter::new(&settings.filter)
         .and(filter_fn(is_event))
-        .and(dynamic_filter_fn(|metadata, _| !is_about_our_own_end(metadata)));
+        .and(dynamic_filter_fn(|metadata, _| !is_expected_accept_error(metadata)));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     if human {
         layer.compact().with_filter(filter).boxed()
@@ -199,16 +199,16 @@ fn log_layer(settings: &LogSettings, writer: LogWriter, is_terminal: bool) -> Bo
     }
 }
 
-static LISTENING_ENDED: AtomicBool = AtomicBool::new(false);
+static LISTENER_CLOSING: AtomicBool = AtomicBool::new(false);
 
-/// Says that the listener is about to be shut on purpose. The server's accept thread meets that as an error which means
-/// nothing; until now its errors mean much (no file descriptors left), so they are not silenced for good.
-pub(crate) fn listening_ends() {
-    LISTENING_ENDED.store(true, Ordering::Release);
+/// Silences the errors of the server's accept thread, which are expected once the listener is closed on purpose. Until
+/// then they matter (no file descriptors left).
+pub(crate) fn expect_listener_close() {
+    LISTENER_CLOSING.store(true, Ordering::Release);
 }
 
-fn is_about_our_own_end(metadata: &tracing::Metadata<'_>) -> bool {
-    metadata.target() == "actix_server::accept" && LISTENING_ENDED.load(Ordering::Acquire)
+fn is_expected_accept_error(metadata: &tracing::Metadata<'_>) -> bool {
+    metadata.target() == "actix_server::accept" && LISTENER_CLOSING.load(Ordering::Acquire)
 }
 
 fn is_event(metadata: &tracing::Metadata<'_>) -> bool {
@@ -220,23 +220,23 @@ fn tracer_provider(url: String, service: String) -> Result<SdkTracerProvider, Te
         .with_http()
         .with_endpoint(url)
         .with_protocol(Protocol::HttpBinary)
-        .with_timeout(EXPORT_LIMIT)
+        .with_timeout(EXPORT_TIMEOUT)
         .build()?;
     let resource = Resource::builder().with_service_name(service).build();
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// The same of how many operations shared a connection's use.
+/// Bucket bounds for batch sizes, in operations.
 const BATCH_BUCKETS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1000.0];
 
 fn with_buckets(builder: PrometheusBuilder) -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
     builder
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)?
-        .set_buckets_for_metric(Matcher::Suffix("_time_seconds".to_owned()), &HOLD_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_time_seconds".to_owned()), &POOL_TIME_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &BATCH_BUCKETS)
 }
 
-/// The process's one recorder of metrics. Whoever asks first installs it.
+/// Returns the metrics recorder of the process. The first call installs it.
 #[must_use]
 pub fn metrics() -> PrometheusHandle {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -245,71 +245,36 @@ pub fn metrics() -> PrometheusHandle {
             let recorder = with_buckets(PrometheusBuilder::new()).unwrap_or_default().build_recorder();
             let handle = recorder.handle();
             if metrics::set_global_recorder(recorder).is_err() {
-                tracing::warn!("another recorder of metrics was installed before; /metrics stays empty");
+                tracing::warn!("another metrics recorder is already installed; /metrics is empty");
             }
-            // Descriptions go to the recorder that is installed.
+            // Descriptions need an installed recorder.
             metrics::describe_histogram!(
                 "http_server_request_duration_seconds",
                 metrics::Unit::Seconds,
-                "Time from the request's head to the answer's"
+                "Time from the head of the request to the head of the response"
             );
-            metrics::describe_counter!("http_server_requests_total", "Requests answered");
+            metrics::describe_counter!("http_server_requests_total", "Completed requests");
             metrics::describe_counter!(
                 writer::DROPPED,
-                "Log lines that were dropped because the reader of the log stalled or failed"
+                "Log lines dropped because the reader of the log stalled or failed"
             );
-            metrics::describe_gauge!("users_api_build_info", "1, with the version that runs");
+            metrics::describe_gauge!("users_api_build_info", "Always 1; the label is the running version");
             metrics::gauge!("users_api_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
             process().describe();
-            // Shown from the beginning on.
+            // Exports the counter before the first line is dropped.
             metrics::counter!(writer::DROPPED).absolute(0);
             handle
         })
         .clone()
 }
 
-/// What the system says of this process (`process_*`).
+/// Collects the operating system's metrics of this process (`process_*`).
 fn process() -> &'static metrics_process::Collector {
     static PROCESS: OnceLock<metrics_process::Collector> = OnceLock::new();
     PROCESS.get_or_init(metrics_process::Collector::default)
 }
 
-/// Updates the gauges of the process.
+/// Updates the metrics of this process (`process_*`).
 pub fn update_process_metrics() {
     process().collect();
-}
-
-/// An error and its causes in one line, each told once.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut links: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let text = error.to_string();
-        // Some errors repeat their cause in their own text.
-        if links.last().is_none_or(|last| !last.ends_with(&text)) {
-            links.push(text);
-        }
-        next = error.source();
-    }
-    links.join(": ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("cannot be served")]
-    struct Outer(#[source] Middle);
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("query failed: {0}")]
-    struct Middle(#[source] std::io::Error);
-
-    #[test]
-    fn the_chain_tells_each_cause_once() {
-        let error = Outer(Middle(std::io::Error::other("connection reset")));
-        assert_eq!(chain(&error), "cannot be served: query failed: connection reset");
-    }
 }

@@ -1,9 +1,9 @@
--- What the loads have in common.
+-- Shared by the wrk scripts.
 
 local common = {}
 
--- Requests for the paths of a file. They are made before the measurement begins: making one takes longer than
--- sending it.
+-- GET requests for the paths in a file. They are formatted before the measurement, because formatting one takes longer
+-- than sending it.
 function common.reads(file)
    local requests = {}
    for path in io.lines(file) do
@@ -12,13 +12,13 @@ function common.reads(file)
    return requests
 end
 
--- A function that gives requests which create users. No email comes twice: the tag differs from run to run, and the
--- number within one.
+-- A function that returns requests which create users. No email occurs twice: each run has a separate tag, and each
+-- request a separate number.
 function common.writes(tag)
-   local place = "NNNNNNNNN"
-   local body = string.format('{"name":"Bench","email":"bench-%s-%s@example.com"}', tag, place)
+   local placeholder = "NNNNNNNNN"
+   local body = string.format('{"name":"Bench","email":"bench-%s-%s@example.com"}', tag, placeholder)
    local request = wrk.format("POST", "/users", { ["Content-Type"] = "application/json" }, body)
-   local from, to = request:find(place, 1, true)
+   local from, to = request:find(placeholder, 1, true)
    local before, after = request:sub(1, from - 1), request:sub(to + 1)
    local number = 0
    return function()
@@ -27,7 +27,7 @@ function common.writes(tag)
    end
 end
 
--- One line that the runner reads. Times are in microseconds.
+-- Prints the line that the runner parses. Times are in microseconds.
 function common.done(summary, latency)
    local errors = summary.errors
    io.write(string.format(

@@ -1,5 +1,5 @@
--- Eight of ten read one user, one reads the first page, one creates a user.
--- Arguments: a file of users' paths, a file with the first page's path, a seed, a tag that no other run has.
+-- 80 % of the requests read one user, 10 % read the first page, 10 % create a user.
+-- Arguments: a file of users' paths, a file with the path of the first page, a seed, a tag that is unique to the run.
 
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 local users, first, write

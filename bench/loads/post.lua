@@ -1,4 +1,4 @@
--- Creates users. Arguments: a tag that no other run has.
+-- Creates users. Arguments: a tag that is unique to the run.
 
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 

@@ -1,4 +1,4 @@
--- Reads at random. Arguments: a file of paths, a seed.
+-- Reads random paths. Arguments: a file of paths, a seed.
 
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 local requests

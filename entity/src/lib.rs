@@ -1,4 +1,4 @@
-//! SeaORM entities: the tables as the ORM sees them, nothing else.
+//! SeaORM entities: the tables as the ORM maps them.
 
 pub mod idempotency_keys;
 pub mod users;

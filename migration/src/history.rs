@@ -1,8 +1,9 @@
-//! Which migrations were applied, kept in a table of our own.
+//! History of applied migrations, in a separate table.
 //!
-//! SeaORM's default table, `seaql_migrations`, is shared by every SeaORM application of a database, and each of them takes
-//! the others' rows for migrations that it has lost. The first releases of users-api kept their history there too; it is
-//! copied once. The rows are left there, so that the previous release still starts, and are removed with their migration.
+//! SeaORM's default table, `seaql_migrations`, is shared by all SeaORM applications of a database, and each of them
+//! reports the rows of the others as missing migrations. The first releases of users-api used that table too; its rows
+//! are copied once. They are kept there, so that the previous release still starts, and are deleted when their
+//! migration is reverted.
 
 use sea_orm_migration::{
     MigratorTrait,
@@ -13,33 +14,33 @@ use sea_orm_migration::{
 
 use crate::{Migrator, ownership};
 
-/// The table that the history is kept in.
+/// The table of the migration history.
 pub(crate) const TABLE: &str = "users_api_migrations";
-/// The table that it was kept in before, and that others use as well.
+/// The table of earlier releases, which other applications use as well.
 const SHARED_TABLE: &str = "seaql_migrations";
 
-/// The name of the table, as the migrator takes it.
+/// Returns the name of the history table as an identifier.
 pub(crate) fn table() -> DynIden {
     Alias::new(TABLE).into_iden()
 }
 
-/// The names of the migrations that were applied, oldest first. Writes nothing.
+/// Returns the names of the applied migrations, oldest first. Writes nothing.
 pub(crate) async fn applied(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
-    let own = own(db).await?;
-    if own.is_empty() { shared(db).await } else { Ok(own) }
+    let own = own_versions(db).await?;
+    if own.is_empty() { shared_versions(db).await } else { Ok(own) }
 }
 
-/// The same, by our own table alone.
-pub(crate) async fn own(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
+/// Returns the migrations in the separate table, oldest first.
+pub(crate) async fn own_versions(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
     versions(db, TABLE).await
 }
 
-/// Copies the history from the shared table, if it is only there.
+/// Copies the history from the shared table if the separate one is empty.
 pub(crate) async fn adopt(db: &impl ConnectionTrait) -> Result<(), DbErr> {
-    if !own(db).await?.is_empty() {
+    if !own_versions(db).await?.is_empty() {
         return Ok(());
     }
-    let shared = shared(db).await?;
+    let shared = shared_versions(db).await?;
     if shared.is_empty() {
         return Ok(());
     }
@@ -53,8 +54,8 @@ pub(crate) async fn adopt(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     Ok(())
 }
 
-/// Removes from the shared table what is no longer applied.
-pub(crate) async fn forget_shared(db: &impl ConnectionTrait, reverted: &[String]) -> Result<(), DbErr> {
+/// Deletes reverted migrations from the shared table.
+pub(crate) async fn delete_shared(db: &impl ConnectionTrait, reverted: &[String]) -> Result<(), DbErr> {
     if reverted.is_empty() || !ownership::exists(db, SHARED_TABLE).await? {
         return Ok(());
     }
@@ -64,8 +65,8 @@ pub(crate) async fn forget_shared(db: &impl ConnectionTrait, reverted: &[String]
     Ok(())
 }
 
-/// Our rows of the shared table, if their tables exist and are ours.
-async fn shared(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
+/// Returns the migrations of users-api in the shared table, if their tables exist and users-api created them.
+async fn shared_versions(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
     let names: Vec<String> = Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect();
     let mut ours = Vec::new();
     for version in versions(db, SHARED_TABLE).await? {

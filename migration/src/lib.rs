@@ -1,10 +1,11 @@
-//! Schema changes, one file each, with the way back.
+//! Schema migrations, one file each, with a way back.
 //!
-//! [`up`] and [`down`] hold a lock of the database for as long as they work, so that any number of processes may start
-//! at once on an empty database: one migrates, the others wait and find nothing left to do.
+//! [`up`] and [`down`] hold a database lock while they run, so that any number of processes may start concurrently on
+//! an empty database: one migrates, the others wait and find nothing to do.
 //!
-//! They change only what they created: `ownership` compares every table with one of our names with what its migration
-//! makes, before anything is written, and `history` keeps the applied migrations in a table that no other application uses.
+//! They change only tables that they created: before anything is written, `ownership` compares every table that has one
+//! of their names with what its migration creates. `history` records the applied migrations in a table that no other
+//! application uses.
 
 mod history;
 mod m20261121_000001_create_users;
@@ -27,10 +28,10 @@ use sea_orm_migration::{
     },
 };
 
-/// Why the schema was not read or changed.
+/// Why the schema could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A table of another application has the name of one of ours.
+    /// A table of another application has the name of a table of users-api.
     #[error(
         "the table {table} exists, but users-api did not create it (its columns: {}); nothing was changed. Use another \
          database or schema, or rename the table and load its rows with `users-api import` (docs/OPERATIONS.md)",
@@ -39,10 +40,10 @@ pub enum Error {
     ForeignTable {
         /// The table's name.
         table: &'static str,
-        /// The columns that it has.
+        /// Its columns.
         columns: Vec<String>,
     },
-    /// The history says that a table was created, but there is none.
+    /// The history says that a table was created, but it does not exist.
     #[error(
         "the table {table} is missing, although the history in {history} says that it was created; nothing was changed. \
          Restore it from a backup or, to start without users, drop the table {history}",
@@ -52,20 +53,20 @@ pub enum Error {
         /// The table's name.
         table: &'static str,
     },
-    /// Another process held the lock for too long.
+    /// Another process held the migration lock for too long.
     #[error("another process has held the migration lock for more than {MYSQL_LOCK_SECONDS} s")]
     Locked,
-    /// The database refused a statement.
+    /// The database returned an error.
     #[error(transparent)]
     Database(#[from] DbErr),
 }
 
-/// How far [`up`] or [`down`] came.
+/// The result of [`up`] or [`down`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// How many migrations were applied or reverted.
+    /// Number of migrations that were applied or reverted.
     pub changed: usize,
-    /// Whether it was stopped before all of them were.
+    /// Whether it was stopped before all of them were done.
     pub is_stopped: bool,
 }
 
@@ -73,7 +74,7 @@ impl Progress {
     const NOTHING: Self = Self { changed: 0, is_stopped: true };
 }
 
-/// The changes, oldest first.
+/// The migrations, oldest first.
 pub struct Migrator;
 
 #[async_trait::async_trait]
@@ -92,32 +93,32 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// A column for a moment, to the microsecond.
-fn moment(name: impl IntoIden, backend: DbBackend) -> ColumnDef {
+/// Returns a timestamp column with microsecond precision.
+fn timestamp_column(name: impl IntoIden, backend: DbBackend) -> ColumnDef {
     let mut column = ColumnDef::new(name);
     match backend {
-        // MySQL's TIMESTAMP ends in 2038, and DATETIME drops fractions unless told otherwise.
+        // MySQL's TIMESTAMP ends in 2038, and DATETIME without a precision drops fractions.
         DbBackend::MySql => column.custom("datetime(6)"),
         _ => column.timestamp_with_time_zone(),
     };
     column.not_null().take()
 }
 
-/// Any number that nothing else in the database locks.
+/// An arbitrary number that nothing else in the database locks.
 const POSTGRES_LOCK: i64 = 0x7573_6572_7361_7069;
-/// Followed by a digest of the database's name: these locks belong to the whole server, which may have other databases of
-/// ours.
+/// Followed by a digest of the database's name: these locks are per server, which may host several databases of
+/// users-api.
 const MYSQL_LOCK: &str = "users-api.migration.";
 const MYSQL_LOCK_SECONDS: i32 = 60;
 
 /// Applies the pending migrations and returns how many were applied.
 ///
-/// Once `stop` is ready it ends as soon as it safely can: at once, with everything rolled back, where a migration is part
-/// of a transaction; on MySQL behind the migration that is running, as half of one could not be undone.
+/// When `stop` completes, it ends as soon as it is safe: immediately, with everything rolled back, where migrations are
+/// transactional; on MySQL after the running migration, because half of one could not be undone.
 ///
 /// # Errors
 ///
-/// [`Error`]. A table that is not ours is found before anything is changed.
+/// [`Error`]. A table that users-api did not create is detected before anything is changed.
 pub async fn up(db: &DatabaseConnection, stop: impl Future<Output = ()>) -> Result<Progress, Error> {
     let mut stop = pin!(stop.fuse());
     let prepare = async {
@@ -130,7 +131,7 @@ pub async fn up(db: &DatabaseConnection, stop: impl Future<Output = ()>) -> Resu
     let Some(prepared) = unless_stopped(prepare, stop.as_mut()).await else { return Ok(Progress::NOTHING) };
     let (locked, pending) = prepared?;
     let mut applied = 0;
-    // Nothing is run if nothing is pending: it takes privileges that a service need not have once its schema is there.
+    // If nothing is pending, nothing is run: it takes privileges that a service does not need once its schema exists.
     while applied < pending {
         if !step(&locked, Migrator::up(&locked, Some(1)), stop.as_mut()).await? {
             return end(locked, applied, true).await;
@@ -144,7 +145,7 @@ pub async fn up(db: &DatabaseConnection, stop: impl Future<Output = ()>) -> Resu
 ///
 /// # Errors
 ///
-/// [`Error`]. A table that is not ours is found before anything is changed.
+/// [`Error`]. A table that users-api did not create is detected before anything is changed.
 pub async fn down(
     db: &DatabaseConnection,
     steps: Option<u32>,
@@ -160,9 +161,9 @@ pub async fn down(
     };
     let Some(prepared) = unless_stopped(prepare, stop.as_mut()).await else { return Ok(Progress::NOTHING) };
     let (locked, mut reverted) = prepared?;
-    let asked = steps.map_or(reverted.len(), |steps| reverted.len().min(steps as usize));
+    let count = steps.map_or(reverted.len(), |steps| reverted.len().min(steps as usize));
     let mut is_stopped = false;
-    for _ in 0..asked {
+    for _ in 0..count {
         if !step(&locked, Migrator::down(&locked, Some(1)), stop.as_mut()).await? {
             is_stopped = true;
             break;
@@ -171,13 +172,13 @@ pub async fn down(
     if is_stopped && is_transactional(&locked) {
         return end(locked, 0, true).await;
     }
-    let left = history::own(&locked).await?;
-    reverted.retain(|version| !left.contains(version));
-    history::forget_shared(&locked, &reverted).await?;
+    let remaining = history::own_versions(&locked).await?;
+    reverted.retain(|version| !remaining.contains(version));
+    history::delete_shared(&locked, &reverted).await?;
     end(locked, reverted.len(), is_stopped).await
 }
 
-/// Runs one migration, and returns whether it was: not if `stop` was ready first.
+/// Runs one migration. Returns `false` if `stop` completed first.
 async fn step(
     locked: &DatabaseTransaction,
     migration: impl Future<Output = Result<(), DbErr>>,
@@ -193,7 +194,7 @@ async fn step(
     unless_stopped(migration, stop).await.transpose().map(|done| done.is_some())
 }
 
-/// Runs `work`, unless `stop` is ready before it ends; then it is dropped.
+/// Runs `work`, unless `stop` completes first; then `work` is dropped.
 async fn unless_stopped<T>(work: impl Future<Output = T>, stop: Pin<&mut impl FusedFuture<Output = ()>>) -> Option<T> {
     match select(pin!(work), stop).await {
         Either::Left((done, _)) => Some(done),
@@ -201,15 +202,16 @@ async fn unless_stopped<T>(work: impl Future<Output = T>, stop: Pin<&mut impl Fu
     }
 }
 
-/// Whether migrations are part of the transaction that holds the lock. MySQL commits before and after each change.
+/// Whether migrations are part of the transaction that holds the lock. MySQL commits before and after each schema
+/// change.
 fn is_transactional(locked: &DatabaseTransaction) -> bool {
     locked.get_database_backend() != DbBackend::MySql
 }
 
-/// Keeps what was changed, unless it was stopped half-way and can be undone.
+/// Commits the changes, unless it was stopped before the end and they can be rolled back.
 async fn end(locked: DatabaseTransaction, changed: usize, is_stopped: bool) -> Result<Progress, Error> {
     if is_stopped && is_transactional(&locked) {
-        // Closing the connection undoes it as well, so that no one has to wait for this.
+        // Closing the connection rolls back as well, and no one has to wait for it.
         drop(locked);
         return Ok(Progress::NOTHING);
     }
@@ -217,11 +219,11 @@ async fn end(locked: DatabaseTransaction, changed: usize, is_stopped: bool) -> R
     Ok(Progress { changed, is_stopped })
 }
 
-/// Every migration by name, oldest first, and whether it is applied. Writes nothing.
+/// Returns every migration by name, oldest first, and whether it is applied. Writes nothing.
 ///
 /// # Errors
 ///
-/// [`Error`], if a table is not ours as well.
+/// [`Error`], also for a table that users-api did not create.
 pub async fn status(db: &DatabaseConnection) -> Result<Vec<(String, bool)>, Error> {
     let applied = history::applied(db).await?;
     ownership::check(db, &applied).await?;
@@ -229,8 +231,8 @@ pub async fn status(db: &DatabaseConnection) -> Result<Vec<(String, bool)>, Erro
     Ok(migrations.iter().map(|it| (it.name().to_owned(), applied.iter().any(|name| name == it.name()))).collect())
 }
 
-/// A transaction that nobody else can hold at the same time. On MySQL a schema change commits by itself, so there it
-/// serves only to keep to the one connection that owns the lock.
+/// Begins a transaction that only one process can hold at a time. On MySQL schema changes commit implicitly, so there
+/// it only keeps all statements on the connection that owns the lock.
 async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
     let transaction = db
         .begin_with_options(TransactionOptions {
@@ -240,13 +242,14 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
         .await?;
     match transaction.get_database_backend() {
         DbBackend::Postgres => {
-            // A change may take its time. For the transaction: a connection pooler may keep nothing for longer.
+            // Schema changes can take long. Set for the transaction only: a connection pooler may keep no settings
+            // beyond it.
             transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
-            // Otherwise the server would go on for a process that was stopped, or keep its place among those who wait for a
-            // lock. From PostgreSQL 14 on.
-            let notice = "SELECT set_config('client_connection_check_interval', '1s', true) FROM pg_settings \
+            // Otherwise the server would keep working for a process that was stopped, or keep it queued for a lock.
+            // PostgreSQL 14 and later.
+            let check_client = "SELECT set_config('client_connection_check_interval', '1s', true) FROM pg_settings \
                           WHERE name = 'client_connection_check_interval' AND version() LIKE '%linux%'";
-            transaction.execute_unprepared(notice).await?;
+            transaction.execute_unprepared(check_client).await?;
             let lock = Statement::from_sql_and_values(
                 DbBackend::Postgres,
                 "SELECT pg_advisory_xact_lock($1)",
@@ -261,11 +264,11 @@ async fn lock(db: &DatabaseConnection) -> Result<DatabaseTransaction, Error> {
                 [MYSQL_LOCK.into(), MYSQL_LOCK_SECONDS.into()],
             );
             let row = transaction.query_one_raw(lock).await?;
-            let got: Option<i64> = match row {
+            let acquired: Option<i64> = match row {
                 Some(row) => row.try_get_by_index(0)?,
                 None => None,
             };
-            if got != Some(1) {
+            if acquired != Some(1) {
                 return Err(Error::Locked);
             }
         }

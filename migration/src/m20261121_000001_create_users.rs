@@ -2,7 +2,7 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
-use crate::moment;
+use crate::timestamp_column;
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
@@ -30,21 +30,22 @@ impl MigrationTrait for Migration {
             .table(Users::Table)
             .if_not_exists()
             .col(id(backend))
-            // Lengths count characters. An address has at most 254 octets; its key may grow by punycode and lower case.
+            // Lengths are in characters. An email address has at most 254 octets; its key may be longer, because of
+            // punycode and lower case.
             .col(ColumnDef::new(Users::Name).string_len(200).not_null())
             .col(ColumnDef::new(Users::Email).string_len(254).not_null())
             .col(ColumnDef::new(Users::EmailKey).string_len(512).not_null())
             .col(ColumnDef::new(Users::Version).big_integer().not_null())
-            .col(moment(Users::CreatedAt, backend))
-            .col(moment(Users::UpdatedAt, backend))
-            // Inside the table's own statement: on MySQL nothing can come between the two.
+            .col(timestamp_column(Users::CreatedAt, backend))
+            .col(timestamp_column(Users::UpdatedAt, backend))
+            // Part of CREATE TABLE: on MySQL nothing can come between the two.
             .index(Index::create().name(EMAIL_KEY_INDEX).col(Users::EmailKey).unique());
         match backend {
-            // A binary collation: whether two keys are one is for the application to say, not for the server's locale.
+            // A binary collation: the application decides whether two keys are equal, not the locale of the server.
             DbBackend::MySql => {
                 table.engine("InnoDB").character_set("utf8mb4").collate("utf8mb4_bin");
             }
-            // Rows lie in the order of their key, and pages follow it.
+            // Rows are stored in the order of their key, and pages follow it.
             DbBackend::Sqlite => {
                 table.extra("WITHOUT ROWID");
             }
@@ -62,7 +63,7 @@ fn id(backend: DbBackend) -> ColumnDef {
     let mut column = ColumnDef::new(Users::Id);
     match backend {
         DbBackend::Postgres => column.uuid(),
-        // Sixteen bytes compare like the text they stand for, in half the room.
+        // 16 bytes sort like the text form, in half the space.
         _ => column.binary_len(16),
     };
     column.not_null().primary_key().take()

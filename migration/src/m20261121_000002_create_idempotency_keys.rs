@@ -2,7 +2,7 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
-use crate::moment;
+use crate::timestamp_column;
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
@@ -29,12 +29,12 @@ impl MigrationTrait for Migration {
             .col(ColumnDef::new(IdempotencyKeys::KeyHash).binary_len(32).not_null().primary_key())
             .col(ColumnDef::new(IdempotencyKeys::Fingerprint).binary_len(32).not_null())
             .col(ColumnDef::new(IdempotencyKeys::Answer).blob().not_null())
-            .col(moment(IdempotencyKeys::ExpiresAt, backend));
-        // What has expired is found by it, a few at a time.
+            .col(timestamp_column(IdempotencyKeys::ExpiresAt, backend));
+        // Expired keys are found by this index, in small batches.
         let mut index = Index::create();
         index.name(EXPIRES_AT_INDEX).col(IdempotencyKeys::ExpiresAt);
         if backend == DbBackend::MySql {
-            // Inside the table's own statement: on MySQL nothing can come between the two.
+            // Part of CREATE TABLE: on MySQL nothing can come between the two.
             return manager.create_table(table.index(&mut index).engine("InnoDB").take()).await;
         }
         manager.create_table(table).await?;

@@ -1,4 +1,4 @@
-//! What names and emails are found and sorted by: keys without case, in the order of their code points.
+//! Keys for searching and sorting names and emails: without case, in the order of code points.
 
 use sea_orm_migration::{
     prelude::*,
@@ -20,7 +20,7 @@ enum Users {
 
 const NAME_KEY_INDEX: &str = "users_name_key_ix";
 const LAST_WORD_KEY_INDEX: &str = "users_last_word_key_ix";
-/// Rows that are given their keys at a time.
+/// Rows that are updated at a time.
 const CHUNK: u64 = 1000;
 
 #[async_trait::async_trait]
@@ -29,7 +29,8 @@ impl MigrationTrait for Migration {
         let db = manager.get_connection();
         match manager.get_database_backend() {
             DbBackend::MySql => {
-                // In one statement, which is done whole or not at all: MySQL knows no transaction for it.
+                // One statement, which is applied completely or not at all: MySQL has no transactions for schema
+                // changes.
                 if !manager.has_column("users", "name_key").await? {
                     let keys = keys(manager.get_database_backend());
                     let alter = Table::alter()
@@ -61,7 +62,7 @@ impl MigrationTrait for Migration {
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         match manager.get_database_backend() {
             DbBackend::MySql => {
-                // An index of this column alone goes with it.
+                // An index on this column alone is dropped with it.
                 let drop = format!(
                     "ALTER TABLE users DROP INDEX {NAME_KEY_INDEX}, DROP COLUMN name_key, DROP COLUMN last_word_key"
                 );
@@ -84,12 +85,12 @@ impl MigrationTrait for Migration {
     }
 }
 
-/// The new columns. A name has at most 200 characters; in lower case one character may become two.
+/// Returns the new columns. A name has at most 200 characters; in lower case one character may become two.
 fn keys(backend: DbBackend) -> (ColumnDef, ColumnDef) {
     let column = |name: Users| {
         let mut column = ColumnDef::new(name);
         match backend {
-            // The order of code points, whatever the locale of the server.
+            // The order of code points, regardless of the server's locale.
             DbBackend::Postgres => column.custom(r#"varchar(400) COLLATE "C""#),
             _ => column.string_len(400),
         };
@@ -98,7 +99,7 @@ fn keys(backend: DbBackend) -> (ColumnDef, ColumnDef) {
     (column(Users::NameKey), column(Users::LastWordKey))
 }
 
-/// Gives their keys to rows that have none. What was done is not done again.
+/// Sets the keys of rows that have none; it may run again.
 async fn fill(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     let db = manager.get_connection();
     let mut missing = Query::select();
@@ -111,7 +112,7 @@ async fn fill(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         let rows: Vec<QueryResult> = db.query_all(&missing).await?;
         for row in &rows {
             let (id, name): (Uuid, String) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
-            // As the service makes its keys; a migration stays what it was.
+            // The same keys as the service makes; copied here because a migration must not change.
             let key: String = name.to_lowercase().chars().map(|c| if c == 'ς' { 'σ' } else { c }).nfc().collect();
             let last_word_key = match key.rsplit_once(char::is_whitespace) {
                 Some((others, last)) => format!("{last} {}", others.trim_end()),

@@ -1,4 +1,4 @@
-//! Answers of any length: those of work in bulk are longer than MySQL's plain `blob` (64 KiB).
+//! Larger stored responses: those of bulk operations exceed MySQL's plain `blob` (64 KiB).
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
@@ -11,7 +11,7 @@ impl MigrationTrait for Migration {
         resize(manager, "mediumblob").await
     }
 
-    /// Answers that no longer fit are forgotten, with their keys.
+    /// Deletes responses that no longer fit, with their keys.
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         if manager.get_database_backend() == DbBackend::MySql {
             let db = manager.get_connection();
@@ -21,7 +21,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-/// The other engines have but one type, without a limit.
+/// The other engines have a single type, without a limit.
 async fn resize(manager: &SchemaManager<'_>, to: &str) -> Result<(), DbErr> {
     if manager.get_database_backend() == DbBackend::MySql {
         let alter = format!("ALTER TABLE idempotency_keys MODIFY answer {to} NOT NULL");

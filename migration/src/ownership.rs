@@ -1,9 +1,9 @@
-//! Which tables are ours: those that look exactly as our migrations made them.
+//! Table ownership: users-api owns the tables that match its migrations exactly.
 //!
-//! A database may hold a `users` table of another application (every Sequelize tutorial makes one). `CREATE TABLE IF NOT
-//! EXISTS` would adopt it, and `migrate down` would drop it with its rows. So before anything is changed, each table is
-//! compared with what its migration creates. The mark is the name of an index or constraint that only our migration uses,
-//! together with all columns of the first version; it needs no state beside the schema itself.
+//! A database may contain a `users` table of another application (every Sequelize tutorial creates one). `CREATE TABLE
+//! IF NOT EXISTS` would adopt it, and `migrate down` would drop it with its rows. So before anything is changed, each
+//! table is compared with what its migration creates. The marker is the name of an index or constraint that only
+//! users-api uses, together with all columns of the first version; it needs no state beside the schema itself.
 
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 
@@ -13,10 +13,10 @@ use crate::Error;
 struct OwnTable {
     name: &'static str,
     created_by: &'static str,
-    /// The columns that it has from its beginning.
+    /// The columns at its creation.
     columns: &'static [&'static str],
-    /// The index or constraint by which it is known.
-    mark: &'static str,
+    /// The index or constraint that identifies it.
+    marker: &'static str,
 }
 
 const TABLES: [OwnTable; 2] = [
@@ -24,17 +24,17 @@ const TABLES: [OwnTable; 2] = [
         name: "users",
         created_by: "m20261121_000001_create_users",
         columns: &["id", "name", "email", "email_key", "version", "created_at", "updated_at"],
-        mark: "users_email_key_uq",
+        marker: "users_email_key_uq",
     },
     OwnTable {
         name: "idempotency_keys",
         created_by: "m20261121_000002_create_idempotency_keys",
         columns: &["key_hash", "fingerprint", "answer", "expires_at"],
-        mark: "idempotency_keys_expires_at_ix",
+        marker: "idempotency_keys_expires_at_ix",
     },
 ];
 
-/// What stands in the place of one of our tables.
+/// What exists under the name of one of the tables.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
@@ -42,15 +42,15 @@ enum Found {
     Foreign { columns: Vec<String> },
 }
 
-/// Checks that every table with one of our names was created by our migrations, and that none of those that `applied`
-/// created is missing.
+/// Checks that users-api created every table that has one of its names, and that no table that `applied` created is
+/// missing.
 ///
 /// # Errors
 ///
-/// [`Error::ForeignTable`], [`Error::MissingTable`], or whatever the database refuses.
+/// [`Error::ForeignTable`], [`Error::MissingTable`], or an error of the database.
 pub(crate) async fn check(db: &impl ConnectionTrait, applied: &[String]) -> Result<(), Error> {
     for table in &TABLES {
-        match look(db, table).await? {
+        match inspect(db, table).await? {
             Found::Foreign { columns } => return Err(Error::ForeignTable { table: table.name, columns }),
             Found::Nothing if applied.iter().any(|version| version == table.created_by) => {
                 return Err(Error::MissingTable { table: table.name });
@@ -61,34 +61,35 @@ pub(crate) async fn check(db: &impl ConnectionTrait, applied: &[String]) -> Resu
     Ok(())
 }
 
-/// Whether the table that this migration created exists and is ours; `true` for migrations that create none.
+/// Whether the table that this migration created exists and is owned by users-api; `true` for migrations that create
+/// none.
 pub(crate) async fn has_table_of(db: &impl ConnectionTrait, migration: &str) -> Result<bool, DbErr> {
     match TABLES.iter().find(|table| table.created_by == migration) {
-        Some(table) => Ok(look(db, table).await? == Found::Ours),
+        Some(table) => Ok(inspect(db, table).await? == Found::Ours),
         None => Ok(true),
     }
 }
 
-/// Whether the schema where our tables are created has a relation of this name.
+/// Whether a relation of this name exists in the schema where the tables are created.
 pub(crate) async fn exists(db: &impl ConnectionTrait, name: &str) -> Result<bool, DbErr> {
-    Ok(!texts(db, columns_of(db.get_database_backend()), &[name]).await?.is_empty())
+    Ok(!query_strings(db, columns_query(db.get_database_backend()), &[name]).await?.is_empty())
 }
 
-async fn look(db: &impl ConnectionTrait, table: &OwnTable) -> Result<Found, DbErr> {
-    let columns = texts(db, columns_of(db.get_database_backend()), &[table.name]).await?;
-    // A relation without columns, such as a sequence, takes the name as well.
+async fn inspect(db: &impl ConnectionTrait, table: &OwnTable) -> Result<Found, DbErr> {
+    let columns = query_strings(db, columns_query(db.get_database_backend()), &[table.name]).await?;
+    // A relation without columns, such as a sequence, occupies the name as well.
     let Some(columns) = (!columns.is_empty()).then(|| columns.into_iter().flatten().collect::<Vec<_>>()) else {
         return Ok(Found::Nothing);
     };
-    let is_marked = !texts(db, mark_of(db.get_database_backend()), &[table.name, table.mark]).await?.is_empty();
-    let is_ours = is_marked && table.columns.iter().all(|column| columns.iter().any(|it| it == column));
+    let marker = query_strings(db, marker_query(db.get_database_backend()), &[table.name, table.marker]).await?;
+    let is_ours = !marker.is_empty() && table.columns.iter().all(|column| columns.iter().any(|it| it == column));
     Ok(if is_ours { Found::Ours } else { Found::Foreign { columns } })
 }
 
-/// Lists the columns of a relation in the schema where our tables are created.
-fn columns_of(backend: DbBackend) -> &'static str {
+/// Returns the query for the columns of a relation in the schema where the tables are created.
+fn columns_query(backend: DbBackend) -> &'static str {
     match backend {
-        // The catalog, and not information_schema, which hides what this user may not read.
+        // The catalog, because information_schema hides what this user may not read.
         DbBackend::Postgres => {
             "SELECT a.attname::text FROM pg_catalog.pg_class c \
              LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
@@ -103,8 +104,8 @@ fn columns_of(backend: DbBackend) -> &'static str {
     }
 }
 
-/// Finds the mark of a table.
-fn mark_of(backend: DbBackend) -> &'static str {
+/// Returns the query for the marker of a table.
+fn marker_query(backend: DbBackend) -> &'static str {
     match backend {
         DbBackend::Postgres => {
             "SELECT i.relname::text FROM pg_catalog.pg_index x \
@@ -116,12 +117,12 @@ fn mark_of(backend: DbBackend) -> &'static str {
             "SELECT CAST(index_name AS CHAR) FROM information_schema.statistics \
              WHERE table_schema = DATABASE() AND table_name = ? AND index_name = ? AND seq_in_index = 1"
         }
-        // The constraint of a table is known by its text only.
+        // SQLite records the name of a constraint only in the SQL text of the table.
         _ => "SELECT name FROM sqlite_master WHERE lower(tbl_name) = ? AND instr(sql, ?) > 0",
     }
 }
 
-async fn texts(db: &impl ConnectionTrait, sql: &str, values: &[&str]) -> Result<Vec<Option<String>>, DbErr> {
+async fn query_strings(db: &impl ConnectionTrait, sql: &str, values: &[&str]) -> Result<Vec<Option<String>>, DbErr> {
     let values = values.iter().map(|value| (*value).into()).collect::<Vec<_>>();
     let query = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
     db.query_all_raw(query).await?.iter().map(|row| row.try_get_by_index(0)).collect()

@@ -1,9 +1,9 @@
-//! A service of notes on axum: `cargo run -p orm-pool --example axum [URL]`, then
+//! A notes service with axum: `cargo run -p orm-pool --example axum [URL]`, then
 //! `curl -d 'pooled' localhost:3000/notes; curl localhost:3000/notes/1; curl localhost:3000/pool`.
 //!
-//! The pool is a part of the state, like a `DatabaseConnection` would be. New to that: operations have names, an overloaded or
-//! absent database is answered with 503 at once, and the pool is closed after the last request.
-#![expect(clippy::print_stdout, reason = "an example shows what it did")]
+//! The pool is part of the application state, like a `DatabaseConnection`. In addition, operations have names, requests
+//! immediately get a 503 when the pool is full or the database is down, and the pool is closed after the last request.
+#![expect(clippy::print_stdout, reason = "examples print their results")]
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ struct App {
 
 impl App {
     fn new(pool: Pool) -> Self {
-        // While all connections are busy, requests for single notes share a statement.
+        // Concurrent requests for single notes share a statement.
         let notes = pool.batch_reads("notes.find", |db, ids: std::sync::Arc<[i32]>| async move {
             let found = note::Entity::find().filter(note::Column::Id.is_in(ids.iter().copied())).all(&db).await?;
             Ok(ids.iter().map(|id| found.iter().find(|note| note.id == *id).cloned()).collect())
@@ -58,7 +58,7 @@ async fn find(State(app): State<App>, Path(id): Path<i32>) -> Result<Response, F
 }
 
 async fn add(State(app): State<App>, text: String) -> Result<(StatusCode, String), Failure> {
-    // The body may run again after a deadlock, so it borrows nothing that it would use up.
+    // The body may run more than once, so it clones what it consumes.
     let body = move |db| {
         let note = note::ActiveModel { text: Set(text.clone()), ..Default::default() };
         async move { Ok::<_, Error>(note::Entity::insert(note).exec(&db).await?.last_insert_id) }
@@ -67,12 +67,12 @@ async fn add(State(app): State<App>, text: String) -> Result<(StatusCode, String
     Ok((StatusCode::CREATED, format!("/notes/{id}\n")))
 }
 
-/// What the pool does, for an operator.
+/// Returns the state of the pool.
 async fn snapshot(State(app): State<App>) -> Json<Snapshot> {
     Json(app.pool.snapshot())
 }
 
-/// Operations that cannot begin before the client gives up are refused on arrival.
+/// Sets a deadline: operations that cannot start before it are refused on arrival.
 async fn limit(request: Request, next: Next) -> Response {
     let label = request.uri().path().to_owned();
     RequestContext::new(label).timeout(Duration::from_secs(10)).scope(next.run(request)).await
@@ -119,13 +119,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_state(App::new(pool.clone()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("listening on http://{}", listener.local_addr()?);
-    axum::serve(listener, app).with_graceful_shutdown(interrupted()).await?;
+    axum::serve(listener, app).with_graceful_shutdown(shutdown_signal()).await?;
     Ok(pool.close(Duration::from_secs(5)).await?)
 }
 
-async fn interrupted() {
+async fn shutdown_signal() {
     if let Err(error) = tokio::signal::ctrl_c().await {
-        println!("no signal will end this: {error}");
+        println!("failed to listen for Ctrl-C: {error}");
         std::future::pending::<()>().await;
     }
 }

@@ -1,5 +1,5 @@
-//! Nothing but SeaORM and the pool: `cargo run -p orm-pool --example notes [URL]`.
-#![expect(clippy::print_stdout, reason = "an example shows what it did")]
+//! The smallest example, with SeaORM only: `cargo run -p orm-pool --example notes [URL]`.
+#![expect(clippy::print_stdout, reason = "examples print their results")]
 
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let add = |db: Connection| async move {
         let schema = Schema::new(db.get_database_backend());
         db.execute(schema.create_table_from_entity(note::Entity).if_not_exists()).await?;
-        let note = note::ActiveModel { text: Set("pooled, and properly".to_owned()), ..Default::default() };
+        let note = note::ActiveModel { text: Set("written through the pool".to_owned()), ..Default::default() };
         Ok::<_, Error>(note::Entity::insert(note).exec(&db).await?)
     };
     pool.write("notes.add", add).await?;
 
-    // Any SeaORM query takes the connection. A read whose connection dies is run again on another one.
+    // Any SeaORM query accepts the connection. If it is lost, the read is retried on another one.
     let list = |db| async move { Ok::<_, Error>(note::Entity::find().all(&db).await?) };
     println!("{:?}", pool.read("notes.list", list).await?);
     println!("{}", pool.snapshot().advice.sentence);

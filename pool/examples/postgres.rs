@@ -1,5 +1,5 @@
-//! PostgreSQL, with what only it has: `cargo run -p orm-pool --example postgres postgres://USER@HOST/DATABASE`.
-#![expect(clippy::print_stdout, reason = "an example shows what it did")]
+//! Features of PostgreSQL: `cargo run -p orm-pool --example postgres postgres://USER@HOST/DATABASE`.
+#![expect(clippy::print_stdout, reason = "examples print their results")]
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pool = Pool::builder(&DatabaseUrl::parse(&url)?)
         .options(PoolOptions::default().max(10).min(2).statement_timeout(Duration::from_secs(10)))
         .map_sqlx_postgres_opts(|options| options.statement_cache_capacity(200))
-        // On every connection of the pool, before its first operation.
+        // Runs on every new connection, before its first operation.
         .after_connect(|connection| {
             Box::pin(async move { connection.execute_unprepared("SET work_mem = '8MB'").await.map(drop) })
         })
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     })
     .await?;
 
-    // Serialization failures (40001) and deadlocks (40P01) run the body again, at the commit as well.
+    // The body is retried after serialization failures (40001) and deadlocks (40P01), also at the commit.
     let serializable =
         TransactionOptions { isolation_level: Some(IsolationLevel::Serializable), ..TransactionOptions::default() };
     let count = |tx: Connection| async move {
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     pool.transaction_with("counters.count", serializable, count).await?;
 
-    // Rows as they come, on a connection that is held meanwhile.
+    // Streams rows on a connection that is held until it is dropped.
     let connection = pool.acquire_reader("counters.list").await?;
     let all = Statement::from_string(DbBackend::Postgres, "SELECT name, n FROM orm_pool_counters");
     let mut rows = connection.stream_raw(all).await?;

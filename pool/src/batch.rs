@@ -1,7 +1,7 @@
-//! Batches: one statement for many operations that ask alike.
+//! Batches: one statement serves many concurrent operations of the same kind.
 //!
-//! While a statement is in flight, operations of the same kind wait in a queue, and the next statement serves all of them.
-//! There is no timer and no minimum batch size: an operation that finds no statement in flight runs immediately.
+//! While a statement is in flight, operations of the same kind wait in a queue, and the next statement serves all of
+//! them. There is no timer and no minimum batch size: if no statement is in flight, an operation runs immediately.
 
 mod queue;
 
@@ -24,33 +24,33 @@ use crate::{
     pool::Pool,
 };
 
-/// Statements for reads that ask alike that are in flight at the same time. One would leave the database without work
-/// while answers are handed out; more would make each serve fewer.
+/// Maximum number of concurrent statements per batch of reads. With one, the database would be idle while results are
+/// dispatched; with more, each would serve fewer operations.
 const READS_IN_FLIGHT: u32 = 2;
-/// The same for writes: what one commit can serve, two should not.
+/// The same for writes. One, because each statement costs a commit.
 const WRITES_IN_FLIGHT: u32 = 1;
-/// Above this number of keys, queues without requests are removed.
+/// Number of keys above which empty queues are removed.
 const KEYS: usize = 1024;
 
-/// Operations that ask alike, and share a statement while they would have to wait for each other.
+/// Loads values by key. Concurrent loads share a statement.
 ///
-/// Made by [`Pool::batch_reads`], [`Pool::coalesce_reads`], [`Pool::batch_writes`] and [`Pool::batch_transactions`]; clones share
-/// it.
+/// Created by [`Pool::batch_reads`], [`Pool::coalesce_reads`], [`Pool::batch_writes`] and [`Pool::batch_transactions`].
+/// Clones share its queue.
 pub struct Batch<K, V> {
     pool: Pool,
     config: Arc<BatchConfig<K, V>>,
-    /// The queue of a key.
+    /// Returns the queue of a key.
     queue_of: Arc<QueueOf<K, V>>,
 }
 
 type QueueOf<K, V> = dyn Fn(&K) -> Arc<BatchQueue<K, V>> + Send + Sync;
 
 impl Pool {
-    /// Reads that ask alike, by key. `operation` names them in traces, logs and refusals (`users.find`).
+    /// Creates a batch of reads by key. `operation` names them in traces, logs and errors (`users.find`).
     ///
-    /// The body gets keys, each once, and returns as many answers, in the same order. An answer that several asked
-    /// for is cloned. A read sees the state at its arrival, or a later one: it never shares a statement that was begun
-    /// before it came.
+    /// The body gets distinct keys and returns one value per key, in the same order. A value that was requested more
+    /// than once is cloned. A read never joins a statement that started before it, so it sees the state at its arrival
+    /// or a later one.
     ///
     /// ```no_run
     /// # use std::{collections::HashMap, sync::Arc};
@@ -73,13 +73,14 @@ impl Pool {
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
-        self.one_queue(self.reads(operation, body))
+        self.one_queue(self.read_config(operation, body))
     }
 
-    /// Reads that share a statement only if their keys are equal. Use it where one statement cannot answer several keys: a
-    /// batch would run one statement per key in sequence, and answer all of them after the last.
+    /// Creates a batch of reads that share a statement only if their keys are equal. Use it if one statement cannot
+    /// serve several keys: [`batch_reads`](Self::batch_reads) would run one statement per key in sequence, and return
+    /// all values after the last.
     ///
-    /// The body gets a slice with a single key and returns a single answer. Otherwise as [`batch_reads`](Self::batch_reads).
+    /// The body gets a single key and returns a single value.
     pub fn coalesce_reads<K, V, F, Fut>(&self, operation: &'static str, body: F) -> Batch<K, V>
     where
         K: Clone + Eq + Hash + Send + Sync + 'static,
@@ -87,7 +88,7 @@ impl Pool {
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
-        let config = Arc::new(self.reads(operation, body));
+        let config = Arc::new(self.read_config(operation, body));
         let queues: Mutex<HashMap<K, Arc<BatchQueue<K, V>>>> = Mutex::default();
         let queue_of = {
             let (inner, config) = (Arc::clone(self.inner()), Arc::clone(&config));
@@ -107,14 +108,14 @@ impl Pool {
         Batch { pool: self.clone(), config, queue_of: Arc::new(queue_of) }
     }
 
-    /// Writes that ask alike.
+    /// Creates a batch of writes.
     ///
-    /// The body gets what each one asks for and returns as many answers, in the same order. Several are one transaction,
-    /// and none is answered before it is committed; a single one is a single statement, as with [`write`](Self::write).
+    /// The body gets the keys of all operations and returns one value per key, in the same order. Several operations
+    /// run in one transaction, and none returns before the commit. A single one runs as with [`write`](Self::write).
     ///
-    /// If the shared transaction fails before its commit is sent, or the server refuses the commit, each operation is retried
-    /// individually, so that one failing member does not fail the others. For the same reason it waits for locks only briefly.
-    /// If the outcome of a commit is unknown, all members get the error.
+    /// If the shared transaction fails before its commit is sent, or the server refuses the commit, each operation is
+    /// retried individually, so that one failing operation does not fail the others. For the same reason the
+    /// transaction waits for locks only briefly. If the outcome of a commit is unknown, all operations get the error.
     pub fn batch_writes<K, V, F, Fut>(&self, operation: &'static str, body: F) -> Batch<K, V>
     where
         K: Clone + Send + Sync + 'static,
@@ -122,11 +123,11 @@ impl Pool {
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
-        self.one_queue(self.changes(operation, Kind::Write, body))
+        self.one_queue(self.write_config(operation, Kind::Write, body))
     }
 
-    /// Like the above for writes of several statements: even a single one is a transaction. Otherwise as
-    /// [`batch_writes`](Self::batch_writes).
+    /// Like [`batch_writes`](Self::batch_writes), for writes with several statements: even a single operation runs in a
+    /// transaction.
     pub fn batch_transactions<K, V, F, Fut>(&self, operation: &'static str, body: F) -> Batch<K, V>
     where
         K: Clone + Send + Sync + 'static,
@@ -134,10 +135,10 @@ impl Pool {
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
     {
-        self.one_queue(self.changes(operation, Kind::Transaction(TransactionOptions::default()), body))
+        self.one_queue(self.write_config(operation, Kind::Transaction(TransactionOptions::default()), body))
     }
 
-    fn reads<K, V, F, Fut>(&self, operation: &'static str, body: F) -> BatchConfig<K, V>
+    fn read_config<K, V, F, Fut>(&self, operation: &'static str, body: F) -> BatchConfig<K, V>
     where
         K: Clone + Eq + Hash,
         V: Clone,
@@ -150,13 +151,13 @@ impl Pool {
             several: Kind::Read,
             in_flight: READS_IN_FLIGHT,
             group: by_key,
-            copy: |answer: &V| Some(answer.clone()),
+            copy: |value: &V| Some(value.clone()),
             body: Box::new(move |db, keys| Box::pin(body(db, keys))),
             sizes: self.inner().metrics.batch_sizes(operation),
         }
     }
 
-    fn changes<K, V, F, Fut>(&self, operation: &'static str, single: Kind, body: F) -> BatchConfig<K, V>
+    fn write_config<K, V, F, Fut>(&self, operation: &'static str, single: Kind, body: F) -> BatchConfig<K, V>
     where
         F: Fn(Connection, Arc<[K]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<V>, DbErr>> + Send + 'static,
@@ -189,26 +190,26 @@ where
     K: Clone + Send + Sync + 'static,
     V: Send + 'static,
 {
-    /// Asks, and waits for the answer. Dropping the future leaves the queue.
+    /// Loads the value of a key. Dropping the future leaves the queue.
     ///
     /// # Errors
     ///
-    /// What the body returns, or why the operation was refused.
+    /// Returns the body's error, or an [`Error`] if the operation was refused, aborted or panicked.
     pub async fn load(&self, key: K) -> Result<V, Error> {
         let inner = self.pool.inner();
         let options = inner.options();
-        // An operation that must not wait cannot share, and an outage is reported to each operation individually.
+        // Without waiting there is nothing to share, and an outage is reported to each operation individually.
         if !options.batch || !options.wait || inner.health.is_down() {
             return Box::pin(self.load_alone(key)).await;
         }
         refuse_nested(self.pool.runtime(), self.config.operation)?;
         let span = span(inner, self.config.operation);
-        let waiting = tracing::info_span!(parent: &span, "wait", otel.name = "pool.wait");
+        let wait_span = tracing::info_span!(parent: &span, "wait", otel.name = "pool.wait");
         let place = (self.queue_of)(&key).enter(key.clone(), span, &options)?;
-        match place.reply().instrument(waiting).await? {
-            Reply::Answer(answer) => Ok(answer),
+        match place.reply().instrument(wait_span).await? {
+            Reply::Value(value) => Ok(value),
             Reply::Failed(error) => Err(error),
-            // Boxed, here and above: otherwise every caller's future would be 3 KiB larger for this rare path.
+            // Boxed, here and above: otherwise this rare path would add 3 KiB to the future of every caller.
             Reply::RetryIndividually => Box::pin(self.load_alone(key)).await,
         }
     }
@@ -221,18 +222,18 @@ where
             async move { config.run_body(db, keys).await }
         };
         let (operation, single) = (self.config.operation, self.config.single);
-        let answers: Vec<V> = operate(self.pool.inner(), self.pool.runtime(), operation, single, body, || ()).await?;
-        answers.into_iter().next().ok_or_else(|| queue::wrong_count(operation))
+        let values: Vec<V> = operate(self.pool.inner(), self.pool.runtime(), operation, single, body, || ()).await?;
+        values.into_iter().next().ok_or_else(|| queue::wrong_count(operation))
     }
 }
 
 /// Groups requests with the same key.
 fn by_key<K: Clone + Eq + Hash, V>(requests: Vec<PendingRequest<K, V>>) -> Vec<Group<K, V>> {
-    let mut places = HashMap::with_capacity(requests.len());
+    let mut indexes = HashMap::with_capacity(requests.len());
     let mut groups: Vec<Group<K, V>> = Vec::with_capacity(requests.len());
     for request in requests {
-        let place = *places.entry(request.key.clone()).or_insert(groups.len());
-        match groups.get_mut(place) {
+        let index = *indexes.entry(request.key.clone()).or_insert(groups.len());
+        match groups.get_mut(index) {
             Some(group) => group.others.push(request),
             None => groups.push(Group::of_one(request)),
         }

@@ -1,7 +1,9 @@
-//! Bulk work: long sequences of operations, such as imports and exports, that would otherwise use every connection.
+//! Bulk operations: long sequences of operations, such as imports and exports, that would otherwise use every
+//! connection.
 //!
-//! A bulk operation needs a permit before it enters the queue, which limits bulk work to its share of the connections. While
-//! other operations run, a permit pauses before it is returned, which limits bulk work to its share of the database's time.
+//! A bulk operation acquires a permit before it enters the queue, which limits bulk operations to their share of the
+//! connections. While other operations run, permits are returned after a pause, which limits bulk operations to their
+//! share of the database's time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,12 +20,12 @@ use crate::{
     pool::Pool,
 };
 
-/// The longest pause of a permit.
-const LONGEST_REST: Duration = Duration::from_secs(1);
+/// The maximum pause before a permit is returned.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 impl Pool {
-    /// As [`read`](Self::read), on the share of bulk work (`bulk_share`): it waits for a permit without a time limit,
-    /// and only then for a connection. At most `queue_limit` operations wait for a permit.
+    /// Like [`read`](Self::read), on the share of bulk operations (`bulk_share`): it first waits for a permit, without
+    /// a time limit, and then for a connection. At most `queue_limit` operations wait for a permit.
     ///
     /// # Errors
     ///
@@ -35,10 +37,10 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.operate_in_bulk(operation, Kind::Read, body).await
+        self.bulk_operate(operation, Kind::Read, body).await
     }
 
-    /// As [`transaction`](Self::transaction), on the share of bulk work.
+    /// Like [`transaction`](Self::transaction), on the share of bulk operations.
     ///
     /// # Errors
     ///
@@ -50,17 +52,17 @@ impl Pool {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.operate_in_bulk(operation, Kind::Transaction(TransactionOptions::default()), body).await
+        self.bulk_operate(operation, Kind::Transaction(TransactionOptions::default()), body).await
     }
 
-    /// Whether other operations ran during the last bulk operation. If so, prefer many small bulk operations to a few large
-    /// ones.
+    /// Returns whether other operations ran during the last bulk operation. If so, prefer many small bulk operations to
+    /// a few large ones.
     #[must_use]
     pub fn bulk_gives_way(&self) -> bool {
         self.inner().metrics.bulk_gives_way()
     }
 
-    async fn operate_in_bulk<T, E, F, Fut>(&self, operation: &'static str, kind: Kind, body: F) -> Result<T, E>
+    async fn bulk_operate<T, E, F, Fut>(&self, operation: &'static str, kind: Kind, body: F) -> Result<T, E>
     where
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
@@ -69,39 +71,40 @@ impl Pool {
     {
         let permit = BulkPermit::acquire(self.inner(), operation).await?;
         // The task holds the permit until it ends, even if the caller is dropped.
-        operate(self.inner(), self.runtime(), operation, kind, body, move || permit.rest()).await
+        operate(self.inner(), self.runtime(), operation, kind, body, move || permit.release()).await
     }
 }
 
-/// A permit for one bulk operation, given back when dropped.
+/// A permit for one bulk operation, returned on drop.
 struct BulkPermit {
     inner: Arc<PoolInner>,
-    taken: Instant,
-    /// Operations of others that had ended when it was taken.
-    others: u64,
+    acquired_at: Instant,
+    /// The number of other operations that had ended when the permit was acquired.
+    others_ended: u64,
 }
 
 impl BulkPermit {
     async fn acquire(inner: &Arc<PoolInner>, operation: &'static str) -> Result<Self, Error> {
         let acquired = inner.bulk.acquire(inner.options().queue_limit).await;
         acquired.map_err(|reason| inner.refusal(operation, reason))?;
-        Ok(Self { inner: Arc::clone(inner), taken: Instant::now(), others: inner.metrics.other_than_bulk() })
+        let others_ended = inner.metrics.other_than_bulk();
+        Ok(Self { inner: Arc::clone(inner), acquired_at: Instant::now(), others_ended })
     }
 
-    /// Ends the operation. If other operations ran meanwhile, the permit is returned after a pause: a database that is busy
-    /// with bulk work slows every connection down.
-    fn rest(self) {
+    /// Ends the operation. If other operations ran concurrently, the permit is returned after a pause: a database that
+    /// is busy with bulk operations slows every connection down.
+    fn release(self) {
         let metrics = &self.inner.metrics;
         metrics.bulk_ended();
-        let gives_way = metrics.other_than_bulk() != self.others;
+        let gives_way = metrics.other_than_bulk() != self.others_ended;
         metrics.set_bulk_gives_way(gives_way);
         if !gives_way {
             return;
         }
         let share = self.inner.options().bulk_share.clamp(1, 100);
-        let rest = (self.taken.elapsed() * (100 - share) / share).min(LONGEST_REST);
+        let pause = (self.acquired_at.elapsed() * (100 - share) / share).min(MAX_PAUSE);
         self.inner.handle.clone().spawn(async move {
-            sleep(rest).await;
+            sleep(pause).await;
             drop(self);
         });
     }

@@ -1,8 +1,8 @@
-//! A moment as a number that fits into an atomic.
+//! Monotonic time as an integer that fits into an atomic.
 
 use tokio::time::Instant;
 
-/// Counts milliseconds since the pool began.
+/// Counts the milliseconds since the pool was created.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 

@@ -1,9 +1,10 @@
-//! From a URL to an open connection: the only part that speaks to the drivers.
+//! Opens connections: the only module that uses the drivers.
 //!
-//! [`url`] reads database URLs. [`connector`] opens connections; what differs between the engines is in `sqlite`, `postgres`
-//! and `mysql`, each of which can be left out of the build. [`session`] keeps what their statements rely on, and
-//! [`driver_options`] what the application sets. [`driver`] runs SeaORM's statements on an open connection; [`socket`] sees
-//! that the server has closed it, and [`file`](mod@file) that an SQLite database was moved or replaced.
+//! [`url`] parses database URLs. [`connector`] opens connections; what differs between the engines is in `sqlite`,
+//! `postgres` and `mysql`, each of which can be left out of the build. [`session`] sets what statements rely on, and
+//! [`driver_options`] what the application configures. [`driver`] runs SeaORM statements on an open connection.
+//! [`socket`] detects that the server has closed it, and [`file`](mod@file) that an SQLite database file was moved or
+//! replaced.
 
 pub(crate) mod connector;
 pub(crate) mod driver;

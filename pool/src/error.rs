@@ -1,4 +1,4 @@
-//! Errors, in a form that a caller can act on.
+//! The error types of the public API.
 
 use std::time::Duration;
 
@@ -12,36 +12,36 @@ use crate::{
     stats::snapshot::{OperationInfo, Status},
 };
 
-/// Why an operation gave no result.
+/// Why an operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operation never began.
+    /// The operation was refused before it started.
     #[error("{operation} was refused: {reason} ({usage})")]
     Refused {
         /// The operation's name.
         operation: &'static str,
-        /// Why.
+        /// The reason.
         reason: AcquireError,
-        /// The pool at that moment, for the log.
+        /// The state of the pool at that moment, for logs.
         usage: Box<PoolUsage>,
     },
-    /// The operation asked for a second connection while it held one. In a full pool it would wait for itself.
-    #[error("{operation} asked for a connection inside {within}, which holds one already; use that one")]
+    /// The operation requested a second connection while it held one. In a full pool it would wait for itself.
+    #[error("{operation} requested a connection inside {within}, which already holds one; use that connection")]
     Nested {
         /// The operation that was refused.
         operation: &'static str,
-        /// The one that it was asked for in.
+        /// The operation that already holds a connection.
         within: &'static str,
     },
-    /// The operation's body panicked; what it did inside a transaction is rolled back.
+    /// The operation's body panicked. Its open transaction is rolled back.
     #[error("{operation} panicked")]
     Panicked {
         /// The operation's name.
         operation: &'static str,
     },
-    /// The operation was given up because the database had gone silent. Whether a write took effect is not known.
-    #[error("{operation} was given up: the database had gone silent")]
+    /// The operation was aborted because the database did not respond. Whether a write took effect is unknown.
+    #[error("{operation} was aborted: no response from the database")]
     Abandoned {
         /// The operation's name.
         operation: &'static str,
@@ -49,8 +49,8 @@ pub enum Error {
     /// The pool is closed.
     #[error("the pool is closed")]
     Closed,
-    /// SeaORM or the driver failed.
-    #[error("the database failed")]
+    /// SeaORM or the driver returned an error.
+    #[error("database error")]
     Database(#[source] DbErr),
 }
 
@@ -60,13 +60,13 @@ impl From<DbErr> for Error {
     }
 }
 
-/// The pool at the moment of a refusal.
+/// The state of the pool when an operation was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolUsage {
-    /// What is there and who waits.
+    /// Connections and waiting operations.
     pub counts: Status,
-    /// Who has held a connection longest.
+    /// The operations that have held a connection longest.
     pub holders: Vec<OperationInfo>,
 }
 
@@ -82,53 +82,53 @@ impl std::fmt::Display for PoolUsage {
     }
 }
 
-/// Why there is no pool.
+/// Why [`Pool::connect`](crate::Pool::connect) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// An option is outside its limits.
     #[error("pool option {0}")]
     Option(#[from] InvalidOption),
-    /// The crate was built without the engine of the URL.
+    /// The crate was built without the URL's engine.
     #[error("orm-pool was built without {0:?}; enable its feature `{feature}`", feature = .0.feature())]
     EngineDisabled(Engine),
-    /// The pool's runtime could not start.
-    #[error("the pool's threads could not be started")]
+    /// The pool's runtime could not be started.
+    #[error("failed to start the pool's runtime")]
     Runtime(#[source] std::io::Error),
     /// The database could not be reached in time.
     #[error("cannot reach the database {url} (tried for {waited:.1?}): {kind}")]
     Unreachable {
-        /// Where, without the password.
+        /// The URL, without the password.
         url: String,
-        /// How long it was tried.
+        /// How long the pool has tried.
         waited: Duration,
-        /// The kind of the last cause.
+        /// The kind of the last error.
         kind: DbErrorKind,
-        /// The last cause.
+        /// The last error.
         #[source]
         cause: DbErr,
     },
-    /// The pool's runtime ended while it was connecting.
+    /// The pool's runtime ended while connecting.
     #[error("connecting was interrupted")]
     Interrupted,
 }
 
-/// Why settings were not changed.
+/// Why [`Pool::reconfigure`](crate::Pool::reconfigure) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReconfigureError {
     /// An option is outside its limits.
     #[error("pool option {0}")]
     Option(#[from] InvalidOption),
-    /// The new URL leads to another database.
-    #[error("another database needs a restart; only the credentials can change while it runs")]
+    /// The new URL names another database.
+    #[error("the URL names another database; only credentials can change without a restart")]
     AnotherDatabase,
-    /// The new credentials were tried, and the old ones stay.
-    #[error("the new credentials were refused and the old ones stay: {kind}")]
+    /// A connection with the new credentials could not be opened. The old ones remain in use.
+    #[error("the new credentials were rejected, the old ones remain in use: {kind}")]
     Refused {
-        /// The kind of the cause.
+        /// The kind of the error.
         kind: DbErrorKind,
-        /// The cause.
+        /// The error.
         #[source]
         cause: DbErr,
     },
@@ -137,13 +137,13 @@ pub enum ReconfigureError {
     Closed,
 }
 
-/// Why the pool did not close cleanly.
+/// [`Pool::close`](crate::Pool::close) timed out while operations were still running.
 #[derive(Debug, thiserror::Error)]
-#[error("the pool did not close within {limit:?}: {} operations still running ({})", operations.len(), operations.join(", "))]
+#[error("the pool did not close within {limit:?}; operations still running: {} ({})", operations.len(), operations.join(", "))]
 #[non_exhaustive]
 pub struct CloseError {
-    /// The limit.
+    /// The time limit.
     pub limit: Duration,
-    /// The operations that were left behind.
+    /// The names of the operations that were still running.
     pub operations: Vec<&'static str>,
 }

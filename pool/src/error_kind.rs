@@ -1,4 +1,4 @@
-//! Reads errors of the database by the driver's code, never by their text.
+//! Classifies database errors by the driver's error code, never by their text.
 
 mod kind;
 mod mysql;
@@ -19,7 +19,7 @@ pub use self::kind::DbErrorKind;
 pub(crate) use self::mysql::{is_interrupted, number as mysql_number};
 
 impl DbErrorKind {
-    /// Reads an error of SeaORM.
+    /// Classifies a SeaORM error.
     #[must_use]
     pub fn of(error: &DbErr) -> Self {
         match error {
@@ -32,14 +32,14 @@ impl DbErrorKind {
         }
     }
 
-    /// Reads an error of the driver.
+    /// Classifies an sqlx error.
     #[must_use]
     pub fn of_driver(error: &sqlx::Error) -> Self {
         match error {
             sqlx::Error::Io(error) => match error.kind() {
                 std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => Self::Refused,
                 std::io::ErrorKind::TimedOut => Self::Silent,
-                _ if is_of_tls(error) => Self::Tls,
+                _ if is_tls_error(error) => Self::Tls,
                 _ => Self::Lost,
             },
             sqlx::Error::Tls(_) => Self::Tls,
@@ -61,27 +61,27 @@ impl DbErrorKind {
     }
 }
 
-/// Whether the server has rolled the whole transaction back with this error, or may have. PostgreSQL itself refuses what
-/// follows any other error.
+/// Whether the server has, or may have, rolled back the whole transaction with this error. Other errors need no check
+/// on PostgreSQL, which rejects all further statements of the transaction itself.
 pub(crate) fn ends_transaction(error: &sqlx::Error) -> bool {
     DbErrorKind::of_driver(error) == DbErrorKind::Conflict
         || mysql::ends_transaction(error)
         || sqlite::ends_transaction(error)
 }
 
-/// Whether it was the server that refused TLS.
-pub(crate) fn is_refused_by_server(error: &sqlx::Error) -> bool {
+/// Whether the server rejected the TLS connection, by sending an alert.
+pub(crate) fn is_tls_alert(error: &sqlx::Error) -> bool {
     let sqlx::Error::Io(error) = error else { return false };
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     matches!(cause, Some(rustls::Error::AlertReceived(_)))
 }
 
-/// Whether TLS refused the connection: the driver passes its errors on as those of the socket.
-fn is_of_tls(error: &std::io::Error) -> bool {
+/// Whether this is a TLS error, which the driver reports as an I/O error.
+fn is_tls_error(error: &std::io::Error) -> bool {
     error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()).is_some()
 }
 
-/// An error that the pool itself has found, with its kind: it travels inside one of the driver's.
+/// An error detected by the pool itself, with its kind. It is wrapped in an [`sqlx::Error`].
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct PoolError {
@@ -90,25 +90,25 @@ pub(crate) struct PoolError {
 }
 
 impl PoolError {
-    /// The database cannot be used as it is set up.
+    /// The configuration of the database is not supported.
     pub(crate) fn unsuitable(text: impl Into<String>) -> sqlx::Error {
         sqlx::Error::Configuration(Box::new(Self { kind: DbErrorKind::Unsuitable, text: text.into() }))
     }
 
-    /// A statement that was not sent: the server would close the connection while it still comes in, and the reason would
-    /// be lost.
-    pub(crate) fn too_large(size: usize, largest: usize) -> sqlx::Error {
-        let text = format!("the statement has {size} bytes, and the server's max_allowed_packet is {largest}");
+    /// The statement exceeds the server's size limit and was not sent: the server would close the connection while
+    /// still receiving it, and the reason would be lost.
+    pub(crate) fn too_large(size: usize, limit: usize) -> sqlx::Error {
+        let text = format!("the statement has {size} bytes; the server's max_allowed_packet is {limit}");
         sqlx::Error::Encode(Box::new(Self { kind: DbErrorKind::TooLarge, text }))
     }
 }
 
-/// A time-out, as an error of the driver.
+/// A timeout as an sqlx error.
 pub(crate) fn timed_out() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer"))
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not respond"))
 }
 
-/// The message of an error's root cause.
+/// Returns the message of the root cause.
 pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -117,22 +117,22 @@ pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     error.to_string()
 }
 
-/// An error of the driver, as SeaORM gives it for a statement that returns no rows.
+/// Converts an sqlx error to the SeaORM error of a statement that returns no rows.
 pub(crate) fn exec_error(error: sqlx::Error) -> DbErr {
     DbErr::Exec(RuntimeErr::SqlxError(error.into()))
 }
 
-/// The same for one that returns rows.
+/// Converts an sqlx error to the SeaORM error of a query.
 pub(crate) fn query_error(error: sqlx::Error) -> DbErr {
     DbErr::Query(RuntimeErr::SqlxError(error.into()))
 }
 
-/// The same for opening a connection.
+/// Converts an sqlx error to the SeaORM error of a connection attempt.
 pub(crate) fn connection_error(error: Arc<sqlx::Error>) -> DbErr {
     DbErr::Conn(RuntimeErr::SqlxError(error))
 }
 
-/// An error of SeaORM, as the driver would give it.
+/// Returns the sqlx error inside a SeaORM error, or wraps the SeaORM error in one.
 pub(crate) fn driver_error(error: DbErr) -> sqlx::Error {
     match error {
         DbErr::Conn(RuntimeErr::SqlxError(error))

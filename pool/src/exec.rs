@@ -1,4 +1,4 @@
-//! Operations and what they see: from admission to the answer, on the pool's own runtime.
+//! Runs operations on the pool's runtime: admission, retries, and the connection that a body gets.
 
 pub(crate) mod connection;
 mod lending;

@@ -1,4 +1,4 @@
-//! How the database is: Up, Down or Recovering, since when, and why.
+//! Health of the database: up, down or recovering, since when, and why.
 
 use std::{
     sync::{
@@ -12,38 +12,38 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{clock::Clock, connect::connector::ConnectFailure, error_kind::DbErrorKind};
 
-/// How long a shortage or an impairment is reported after it was last met.
-const MEMORY: Duration = Duration::from_secs(10);
-/// The clock counts whole milliseconds.
+/// How long a shortage or an impairment is reported after it was last seen.
+const REPORT_PERIOD: Duration = Duration::from_secs(10);
+/// Tolerance for the clock, which counts whole milliseconds.
 const CLOCK_GRAIN: Duration = Duration::from_millis(2);
 
-/// How the database is, as far as the pool can tell.
+/// Health of the database, as far as the pool can tell.
 #[derive(Clone, Debug)]
 pub(crate) enum State {
     Up,
     Down {
         incident: Incident,
     },
-    /// It answers again; connections are opened step by step, and `min` is restored.
+    /// The database responds again; connections are opened gradually until `min` is restored.
     Recovering,
 }
 
-/// A problem of the database: its kind, the original message, and since when.
+/// A problem of the database: its kind, the original message, and its start.
 #[derive(Clone, Debug)]
 pub(crate) struct Incident {
     pub(crate) kind: DbErrorKind,
     pub(crate) detail: Arc<str>,
     pub(crate) since: Instant,
-    last_met: Instant,
+    last_seen: Instant,
 }
 
 impl Incident {
     fn new(kind: DbErrorKind, detail: &str) -> Self {
         let now = Instant::now();
-        Self { kind, detail: detail.into(), since: now, last_met: now }
+        Self { kind, detail: detail.into(), since: now, last_seen: now }
     }
 
-    /// Continues an earlier incident of the same kind.
+    /// Continues a recent incident of the same kind.
     fn after(self, before: Option<&Self>) -> Self {
         match before.filter(|before| before.kind == self.kind && before.is_recent()) {
             Some(before) => Self { since: before.since, ..self },
@@ -52,30 +52,31 @@ impl Incident {
     }
 
     fn is_new(&self) -> bool {
-        self.since == self.last_met
+        self.since == self.last_seen
     }
 
     fn is_recent(&self) -> bool {
-        self.last_met.elapsed() < MEMORY
+        self.last_seen.elapsed() < REPORT_PERIOD
     }
 }
 
+/// Tracks the health of the database.
 #[derive(Debug)]
 pub(crate) struct Health {
     clock: Clock,
     state: watch::Sender<State>,
     // A copy of `state` for the hot path.
     is_down: AtomicBool,
-    // These three are times on the clock, plus one; 0 if never.
-    /// When the database last answered.
+    // The next three are times on the clock, plus one; 0 if never.
+    /// When the database last responded.
     responded: AtomicU64,
-    /// When a connection last died.
+    /// When a connection was last lost.
     suspected: AtomicU64,
     /// When a ping or a connection attempt last timed out.
     silent: AtomicU64,
-    /// Why no further connection can be opened while those that are open work.
+    /// Why no more connections can be opened while the open ones work.
     shortage: Mutex<Option<Incident>>,
-    /// What keeps writes from working while reads do.
+    /// Why writes fail while reads work.
     impairment: Mutex<Option<Incident>>,
 }
 
@@ -109,17 +110,17 @@ impl Health {
         self.clock.millis() + 1
     }
 
-    /// The database answered.
+    /// Records a response of the database.
     pub(crate) fn on_response(&self) {
         self.responded.store(self.now(), Ordering::Release);
     }
 
-    /// How long the database has not answered.
+    /// Returns the time since the last response of the database.
     pub(crate) fn since_response(&self) -> Duration {
         Duration::from_millis(self.now().saturating_sub(self.responded.load(Ordering::Acquire)))
     }
 
-    /// A ping or a connection attempt has timed out.
+    /// Records that a ping or a connection attempt has timed out.
     pub(crate) fn on_silence(&self) {
         self.silent.store(self.now(), Ordering::Release);
     }
@@ -129,15 +130,15 @@ impl Health {
         self.is_down() && self.silent.load(Ordering::Acquire) > self.responded.load(Ordering::Acquire)
     }
 
-    /// A connection died: those that last answered before this are not to be trusted.
+    /// Records that a connection was lost: those that last responded earlier are suspect.
     pub(crate) fn mark_suspect(&self) {
         self.suspected.store(self.now(), Ordering::Release);
     }
 
-    /// Whether a connection that last answered so long ago may have died with another one.
+    /// Whether a connection that last responded this long ago may have been lost along with another one.
     pub(crate) fn is_suspect(&self, since_response: Duration) -> bool {
         let suspected = self.suspected.load(Ordering::Acquire);
-        // One millisecond more than needed, as the clock counts whole ones.
+        // One millisecond of tolerance, because the clock counts whole ones.
         suspected != 0
             && Duration::from_millis((self.now() + 1).saturating_sub(suspected)) <= since_response + CLOCK_GRAIN
     }
@@ -145,15 +146,16 @@ impl Health {
     pub(crate) fn mark_down(&self, failure: &ConnectFailure) {
         let incident = Incident::new(failure.kind, &failure.detail());
         self.state.send_if_modified(|state| {
-            // Inside, so that flag and state cannot come to differ.
+            // Set inside the closure, so that flag and state cannot diverge.
             self.is_down.store(true, Ordering::Release);
             match state {
                 State::Down { incident: before } if before.kind == incident.kind => {
-                    before.last_met = incident.last_met;
+                    before.last_seen = incident.last_seen;
                     false
                 }
                 State::Down { incident: before } => {
-                    tracing::error!(cause = %incident.kind, detail = %incident.detail, "the database is still down");
+                    let Incident { kind, detail, .. } = &incident;
+                    tracing::error!(cause = %kind, %detail, "the database is still down, for another reason");
                     let since = before.since;
                     *before = Incident { since, ..incident };
                     true
@@ -167,12 +169,12 @@ impl Health {
         });
     }
 
-    /// The database answers again.
+    /// Marks the database as recovering, if it is down.
     pub(crate) fn mark_recovering(&self) {
         self.state.send_if_modified(|state| {
             self.is_down.store(false, Ordering::Release);
             let State::Down { incident } = state else { return false };
-            tracing::info!(after = ?incident.since.elapsed(), "the database is back; connections are being restored");
+            tracing::info!(after = ?incident.since.elapsed(), "the database is available again; restoring connections");
             *state = State::Recovering;
             true
         });
@@ -183,18 +185,18 @@ impl Health {
             if !matches!(state, State::Recovering) {
                 return false;
             }
-            tracing::info!("the pool is restored");
+            tracing::info!("the pool has recovered");
             *state = State::Up;
             true
         });
     }
 
-    /// No further connection can be opened, while those that are open work.
+    /// Records that no more connections can be opened while the open ones work.
     pub(crate) fn note_shortage(&self, failure: &ConnectFailure) {
         let mut shortage = self.shortage.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Incident::new(failure.kind, &failure.detail()).after(shortage.as_ref());
         if next.is_new() {
-            tracing::warn!(cause = %next.kind, detail = %next.detail, "no further connection can be opened");
+            tracing::warn!(cause = %next.kind, detail = %next.detail, "no more connections can be opened");
         }
         *shortage = Some(next);
     }
@@ -203,13 +205,13 @@ impl Health {
         *self.shortage.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// A statement was refused because of the database's state.
+    /// Records that a statement was rejected because of the database's state.
     pub(crate) fn note_impairment(&self, kind: DbErrorKind, operation: &'static str, detail: &str) {
         let mut impairment = self.impairment.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Incident::new(kind, detail).after(impairment.as_ref());
-        // Statements that cannot be prepared are logged with what is done about them.
+        // The limit of prepared statements is logged where it is handled.
         if next.is_new() && kind != DbErrorKind::TooManyStatements {
-            tracing::error!(cause = %next.kind, detail = %next.detail, operation, "the database takes no writes");
+            tracing::error!(cause = %next.kind, detail = %next.detail, operation, "the database rejects writes");
         }
         *impairment = Some(next);
     }

@@ -1,5 +1,5 @@
-//! The state that all parts of the pool share. It only coordinates: the connection set counts connections, [`Health`] keeps
-//! the state of the database, [`PoolMetrics`] counts events.
+//! The state that all parts of the pool share. It only coordinates: the connection set counts connections, [`Health`]
+//! tracks the state of the database, [`PoolMetrics`] counts events.
 
 pub(crate) mod connections;
 pub(crate) mod housekeeper;
@@ -30,8 +30,8 @@ use crate::{
     stats::metrics::PoolMetrics,
 };
 
-/// While operations run and none gets an answer, the database is probed after this. For this long after its last
-/// response the database counts as up, even if an attempt to connect fails.
+/// Time without a response after which the database is probed while operations run. For this long after its last
+/// response the database counts as up, even if a connection attempt fails.
 const SILENCE_THRESHOLD: Duration = Duration::from_secs(1);
 
 pub(crate) struct PoolInner {
@@ -40,9 +40,9 @@ pub(crate) struct PoolInner {
     pub(crate) admission: Admission<DriverConnection>,
     pub(crate) health: Health,
     pub(crate) metrics: PoolMetrics,
-    /// The pool's own runtime.
+    /// The pool's runtime.
     pub(crate) handle: Handle,
-    /// Permits for bulk work.
+    /// Permits for bulk operations.
     #[cfg(feature = "bulk")]
     pub(crate) bulk: BulkLimiter,
     probes: Probes,
@@ -124,8 +124,13 @@ impl PoolInner {
         generation
     }
 
-    /// Starts a new generation, unless this one has been replaced already. `change` may return another connector for it.
-    fn renew(self: &Arc<Self>, generation: u32, change: impl FnOnce(&Connector) -> Option<Connector>) -> bool {
+    /// Starts a new generation, unless `generation` has already been replaced. `change` may return a new connector for
+    /// it.
+    fn start_generation(
+        self: &Arc<Self>,
+        generation: u32,
+        change: impl FnOnce(&Connector) -> Option<Connector>,
+    ) -> bool {
         {
             let mut connector = self.connector.write().unwrap_or_else(PoisonError::into_inner);
             if connector.1 != generation {
@@ -148,12 +153,12 @@ impl PoolInner {
         }
     }
 
-    /// Whether the connections are the database itself, and must never all be closed.
+    /// Whether the database is in memory: closing its only connection would delete it.
     pub(crate) fn is_in_memory(&self) -> bool {
         self.connector().url().is_in_memory()
     }
 
-    /// A connection died: the others are checked before they are used again.
+    /// Marks connections as suspect after one of them broke: they are validated before they are used again.
     pub(crate) fn mark_suspect(&self) {
         if !self.is_in_memory() {
             self.health.mark_suspect();
@@ -161,7 +166,7 @@ impl PoolInner {
         self.attention.notify_one();
     }
 
-    /// Updates health and connections after an operation's error.
+    /// Updates health and connections after an operation has failed.
     pub(crate) fn on_error(
         self: &Arc<Self>,
         kind: DbErrorKind,
@@ -170,15 +175,15 @@ impl PoolInner {
         error: &(dyn std::error::Error + 'static),
     ) {
         if kind == DbErrorKind::StalePlan {
-            if self.renew(generation, |_| None) {
+            if self.start_generation(generation, |_| None) {
                 tracing::info!("schema changed; recycling connections");
             }
         } else if kind == DbErrorKind::TooManyStatements {
-            if self.renew(generation, Connector::with_fewer_statements) {
+            if self.start_generation(generation, Connector::with_fewer_statements) {
                 let statement_cache = self.connector().statement_cache();
                 tracing::warn!(
                     statement_cache,
-                    "the server has no room for more prepared statements; recycling connections"
+                    "prepared statement limit of the server reached; recycling connections"
                 );
             }
         } else if kind.breaks_connection() {

@@ -1,8 +1,20 @@
-//! One shared, bounded connection pool for SeaORM, on a runtime of its own.
+//! A bounded, fair connection pool for SeaORM, on a dedicated Tokio runtime.
 //!
-//! `orm-pool` knows nothing about users, HTTP or settings files, so that any SeaORM service can use it. It opens the
-//! driver's connections itself (sqlx 0.9, as SeaORM does) and hands them to *operations*, one at a time. An operation
-//! sees a [`Connection`], which every SeaORM query takes as it takes a `DatabaseConnection`.
+//! The pool opens connections with the drivers of sqlx 0.9, as SeaORM does, and supports SQLite, PostgreSQL, MySQL and
+//! MariaDB. It depends on no web framework and no settings format.
+//!
+//! * Connections and waiters are limited. An operation that cannot get a connection in time is refused on arrival.
+//! * Outages are reported immediately, with their cause, and recovery is automatic.
+//! * Operations are retried after deadlocks, serialization failures and lost connections, but only where that is safe.
+//! * A dropped caller leaves the queue. Once its operation has started, the operation runs to completion.
+//! * [`Pool::snapshot`] shows holders, waiters, timings and the cause of an outage. Counters and timings also go to the
+//!   `metrics` crate.
+//!
+//! # Usage
+//!
+//! Work is passed to the pool as an *operation*: a name, which appears in logs, traces and errors, and a closure, the
+//! *body*. The body runs as a task of the pool's runtime and gets a [`Connection`], which implements SeaORM's
+//! `ConnectionTrait`, `StreamTrait` and `TransactionTrait`.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -13,64 +25,85 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let url = DatabaseUrl::parse("sqlite://users.db?mode=rwc")?;
 //! let pool = Pool::connect(&url, &PoolOptions::default().max(20)).await?;
-//! let answer = pool
-//!     .read("example.one", |db| async move {
-//!         let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), "SELECT 1")).await?;
-//!         Ok::<_, Error>(row.is_some())
+//!
+//! let is_found = pool
+//!     .read("users.exists", |db| async move {
+//!         let query = Statement::from_string(db.get_database_backend(), "SELECT 1 FROM users WHERE id = 7");
+//!         Ok::<_, Error>(db.query_one_raw(query).await?.is_some())
 //!     })
 //!     .await?;
-//! assert!(answer);
+//!
+//! // Committed when the body returns `Ok`, rolled back when it returns `Err`.
+//! pool.transaction("users.clear", |tx| async move {
+//!     tx.execute_unprepared("DELETE FROM sessions").await?;
+//!     tx.execute_unprepared("DELETE FROM users").await?;
+//!     Ok::<_, Error>(())
+//! })
+//! .await?;
+//!
 //! pool.close(Duration::from_secs(5)).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # A guided tour
+//! | to | use |
+//! |---|---|
+//! | read | [`Pool::read`] |
+//! | write with a single statement | [`Pool::write`] |
+//! | run several statements atomically | [`Pool::transaction`], [`Pool::transaction_with`] |
+//! | hold a connection | [`Pool::acquire`], [`Pool::acquire_reader`] |
+//! | run code that needs a `DatabaseConnection`, such as migrations | [`Pool::with_database_connection`] |
+//! | serve concurrent operations with one statement | [`Pool::batch_reads`], [`Pool::batch_writes`] ([`Batch`]) |
+//! | run imports and exports on a share of the pool | [`Pool::bulk_read`], [`Pool::bulk_transaction`] |
+//! | give operations a deadline and a request id | [`RequestContext`] |
+//! | set driver options, pragmas, statements for new connections | [`Pool::builder`] |
+//! | change limits or credentials at run time | [`Pool::reconfigure`] |
+//! | check the health of the database | [`Pool::ping`] |
+//! | shut down | [`Pool::drain`], [`Pool::close`] |
 //!
-//! The modules are layers: each uses those below it and none above. From bottom to top:
+//! A body may run more than once, so it must not have side effects outside the database. Use the connection that it
+//! gets: requesting a second one inside a body fails with [`Error::Nested`]. [`Error::Refused`] means that the
+//! operation has not started, because the pool is full or closing or the database is down ([`AcquireError`]); a web
+//! service responds with 503.
 //!
-//! 1. `error_kind`: what an error of the database means, by the driver's code and never by its text ([`DbErrorKind`]).
-//!    `options`: [`PoolOptions`] with their limits.
-//! 2. `connect`: from a URL to an open connection, the only part that speaks to the drivers. [`DatabaseUrl`] names the
-//!    [`Engine`] and displays itself without the password.
-//! 3. `context`: the operation that runs and the request behind it. A [`RequestContext`] says which request that is and how
-//!    long its caller waits.
-//! 4. `health`: Up, Down, Recovering, since when and why.
-//! 5. `set`: the open connections, who uses them, and who waits. Admission is fair and bounded, and an operation that cannot
-//!    be served in time is refused on arrival ([`AcquireError`]).
-//! 6. `stats`: counters, times and the [`Snapshot`]; the `metrics` crate gets them too. `error`: [`Error`].
-//! 7. `inner`: what the parts share. `inner/connections` is the one task that opens connections, and everything that closes
-//!    them; `inner/probe` finds out whether the database answers, `inner/lost_answers` whether it has answered already;
-//!    `inner/housekeeper` closes what is idle or too old, warns
-//!    of long holds, and ends operations that get no answer. A `lease` is a connection in use.
-//! 8. `exec`: an operation runs as a task of the pool's own `runtime`, so that a caller that goes away neither ends it
-//!    half-way nor loses its connection, and is repeated where that is safe. `progress` keeps what it has done on its
-//!    connection. [`PooledConnection`] is a connection that its caller holds instead.
-//! 9. `pool`: [`Pool`], which ties all this together: [`read`](Pool::read), [`write`](Pool::write),
-//!    [`transaction`](Pool::transaction), [`acquire`](Pool::acquire), [`reconfigure`](Pool::reconfigure),
-//!    [`close`](Pool::close).
-//! 10. `batch` and `bulk`, on top: operations that ask alike share one statement ([`Batch`]), and those that come without
-//!     end keep to a share of the pool ([`Pool::bulk_read`]). A reader who needs only the pool can skip both.
+//! # How it works
+//!
+//! The modules are layers: each uses only those below it. From bottom to top:
+//!
+//! 1. `error_kind` classifies database errors by the driver's code, never by the message ([`DbErrorKind`]). `options`
+//!    defines [`PoolOptions`] and their limits.
+//! 2. `connect` parses a [`DatabaseUrl`] and opens connections. Only this layer uses the drivers' APIs.
+//! 3. `context` describes an operation and the request that it belongs to.
+//! 4. `health` tracks whether the database is up, down or recovering, since when and why.
+//! 5. `set` holds the open connections and the queue. Admission is fair and bounded.
+//! 6. `stats` collects counters and timings and defines the [`Snapshot`]. `error` defines [`Error`].
+//! 7. `inner` is the shared state and the background tasks. `inner/connections` opens connections in one task and
+//!    closes them; `inner/probe` checks whether the database responds; `inner/lost_answers` detects lost responses;
+//!    `inner/housekeeper` enforces idle timeout and max lifetime, warns about long holds and aborts operations that get
+//!    no response. A `lease` is a connection in use.
+//! 8. `exec` runs operations on the pool's `runtime` and retries them where that is safe. `progress` tracks what an
+//!    operation has done on its connection. [`PooledConnection`] is a connection that the caller holds.
+//! 9. `pool` is the public API, [`Pool`].
+//! 10. `batch` and `bulk` are optional layers on top.
 //!
 //! # Features
 //!
-//! `sqlite`, `postgres` and `mysql` (MySQL and MariaDB) are the engines; `batch` and `bulk` are the optional layers. All five are
-//! on by default. `utoipa` derives OpenAPI schemas for [`Snapshot`]. What a URL and [`PoolOptions`] do not say is set by
-//! [`Pool::builder`]: options of the drivers, pragmas, and statements for each new connection.
+//! `sqlite`, `postgres` and `mysql` (MySQL and MariaDB) enable the engines; `batch` and `bulk` enable the optional
+//! layers. All five are on by default. `utoipa` derives OpenAPI schemas for [`Snapshot`].
 //!
 //! # Why not sqlx's own pool
 //!
-//! sqlx's pool pings a connection each time it comes back, without a time limit (sqlx #4349), queues without a bound
-//! (#1860), reports no cause when the database is away, does not restore `min`, and its reaper may spin (#3645). None of
-//! that can be fixed from outside, so this crate uses sqlx's connections and not its pool.
+//! sqlx's pool pings each returned connection without a timeout (sqlx #4349), has an unbounded queue (#1860), does not
+//! report why the database is unavailable, does not restore `min`, and its reaper may spin (#3645). None of that can be
+//! fixed from outside, so this crate uses sqlx's connections but not its pool.
 
 #![cfg_attr(
     not(all(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "batch", feature = "bulk")),
-    allow(unused, clippy::unnecessary_wraps, clippy::unused_self, reason = "what only some engines and layers use")
+    allow(unused, clippy::unnecessary_wraps, clippy::unused_self, reason = "used by some engines and layers only")
 )]
 
 #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
-compile_error!("orm-pool needs an engine: enable its feature `sqlite`, `postgres` or `mysql`");
+compile_error!("orm-pool needs a database engine: enable the feature `sqlite`, `postgres` or `mysql`");
 
 #[cfg(feature = "batch")]
 mod batch;

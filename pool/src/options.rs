@@ -1,10 +1,11 @@
-//! The knobs of the pool and their limits.
+//! Pool options and their limits.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// How the pool behaves. Deserializes from any serde format; durations as people write them (`250ms`, `5s`, `10m`).
+/// Configuration of a [`Pool`](crate::Pool). Deserializes from any serde format; durations are written like `250ms`,
+/// `5s` or `10m`.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -16,60 +17,60 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct PoolOptions {
-    /// Most connections, 1 to 10,000. Too low: requests queue. Too high: the database spends its time switching, and
-    /// instances together exceed its own limit.
+    /// Maximum number of connections, 1 to 10,000. Too low: operations queue. Too high: the database spends its time
+    /// switching between connections, and all instances together exceed its connection limit.
     pub max: u32,
-    /// Connections kept open when nothing happens, 0 to `max`.
+    /// Minimum number of connections that the pool keeps open, 0 to `max`.
     pub min: u32,
-    /// Longest wait for a connection, and for the database at start; 1 ms to 1 h.
+    /// Acquire timeout: the longest wait for a connection, and for the database at startup; 1 ms to 1 h.
     #[serde(with = "humantime_serde")]
     pub acquire: Duration,
-    /// An unused connection above `min` is closed after this; 0 = never. Keep it below the server's and the firewall's
-    /// own idle limits.
+    /// Idle timeout: an unused connection above `min` is closed after this time; 0 = never. Keep it below the idle
+    /// limits of the server and of firewalls.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
-    /// A connection is replaced after this, used or not; 0 = never.
+    /// Max lifetime: a connection is replaced after this time, or up to a tenth earlier (jitter); 0 = never.
     #[serde(with = "humantime_serde")]
     pub lifetime: Duration,
-    /// Whether an operation waits for a connection at all. `false` refuses at once when all are in use.
+    /// Whether operations wait for a connection. If `false`, they are refused immediately when all are in use.
     pub wait: bool,
-    /// How many operations may wait at once; 0 = no limit. One more is refused.
+    /// Maximum number of waiting operations; 0 = no limit. Further operations are refused.
     pub queue_limit: usize,
-    /// Whether operations that ask alike share a statement while they would have to wait for each other
-    /// ([`Batch`](crate::Batch)). `false`, and `wait = false`, gives each a separate connection.
+    /// Whether operations of the same kind share a statement while they would have to wait for each other
+    /// ([`Batch`](crate::Batch)). If this or `wait` is `false`, each uses a separate connection.
     #[cfg(feature = "batch")]
     pub batch: bool,
-    /// Most operations that share one, 1 to 1,000. Too low: a statement for few; too high: the first of many waits for
-    /// the answer to the last.
+    /// Maximum number of operations in a batch, 1 to 1,000. Too low: statements serve few operations. Too high: the
+    /// first operation of a batch waits for the result of the last.
     #[cfg(feature = "batch")]
     pub batch_max: usize,
-    /// The share of operations in bulk ([`Pool::bulk_read`](crate::Pool::bulk_read)), 1 to 100 per cent: of `max` (one
-    /// connection at the least, and never all unless there is but one), and of the time while others are being served. Too
-    /// low: imports crawl; too high: everybody else waits for them.
+    /// Share of bulk operations ([`Pool::bulk_read`](crate::Pool::bulk_read)), 1 to 100 percent: of `max` (at least one
+    /// connection, and never all unless `max` is 1), and of the time while other operations are served. Too low:
+    /// imports are slow. Too high: all other operations wait for them.
     #[cfg(feature = "bulk")]
     pub bulk_share: u32,
-    /// While the database is down, an operation that arrives within this time of the beginning waits for the rest of it,
-    /// in case it is only a blip; later ones are refused at once. 0 = none waits; 1 min at the most.
+    /// While the database is down, operations that arrive within this time after the start of the outage wait for the
+    /// rest of it, in case the interruption is short; later ones are refused immediately. 0 to 1 min; 0 = none waits.
     #[serde(with = "humantime_serde")]
     pub outage_wait: Duration,
-    /// An operation that holds its connection for longer is warned of once, by name; 0 = never.
+    /// Leak detection: an operation that holds its connection for longer is logged once, by name; 0 = never.
     #[serde(with = "humantime_serde")]
     pub slow_hold: Duration,
-    /// A connection that was unused for longer is asked for a sign of life before it is handed out; 0 = always ask.
+    /// A connection that was idle for longer is pinged before it is handed out; 0 = always ping.
     #[serde(with = "humantime_serde")]
     pub validate_after: Duration,
-    /// Longest run time of a statement; 0 = the server's own. The server enforces it, and on MySQL, which limits reads only,
-    /// the pool kills what else exceeds it. No effect on SQLite.
+    /// Statement timeout; 0 = the server's default. The server enforces it; on MySQL, which limits reads only, the pool
+    /// kills other statements that exceed it. No effect on SQLite.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
-    /// The pool's name in metrics, and what the server shows as this client's name (PostgreSQL:
+    /// Name of the pool in metrics, and client name that the server shows (PostgreSQL:
     /// `pg_stat_activity.application_name`).
     pub application_name: String,
-    /// Threads of the pool's own runtime, 0 to 64; 0 = half the processors, one at the least.
+    /// Threads of the pool's runtime, 0 to 64; 0 = half the processors, at least one.
     pub threads: usize,
 }
 
-/// A setter for each option.
+/// Generates a setter for each option.
 macro_rules! setters {
     ($($(#[$attribute:meta])? $option:ident: $kind:ty,)*) => {
         impl PoolOptions {
@@ -142,13 +143,13 @@ impl Default for PoolOptions {
     }
 }
 
-/// An option outside its limits.
+/// An option is outside its limits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{option}: must be {allowed}")]
 pub struct InvalidOption {
     /// The option's name.
     pub option: &'static str,
-    /// What it may be, in words.
+    /// The allowed values, in words.
     pub allowed: String,
 }
 
@@ -157,31 +158,31 @@ impl PoolOptions {
     ///
     /// # Errors
     ///
-    /// The first [`InvalidOption`].
+    /// Returns the first [`InvalidOption`].
     pub fn validate(&self) -> Result<(), InvalidOption> {
-        let refuse = |option, allowed: String| Err(InvalidOption { option, allowed });
+        let invalid = |option, allowed: String| Err(InvalidOption { option, allowed });
         if !(1..=10_000).contains(&self.max) {
-            return refuse("max", "a whole number from 1 to 10000".to_owned());
+            return invalid("max", "a whole number from 1 to 10000".to_owned());
         }
         if self.min > self.max {
-            return refuse("min", format!("a whole number from 0 to pool.max ({})", self.max));
+            return invalid("min", format!("a whole number from 0 to pool.max ({})", self.max));
         }
         if !(Duration::from_millis(1)..=Duration::from_hours(1)).contains(&self.acquire) {
-            return refuse("acquire", "a duration from 1ms to 1h".to_owned());
+            return invalid("acquire", "a duration from 1ms to 1h".to_owned());
         }
         #[cfg(feature = "batch")]
         if !(1..=1000).contains(&self.batch_max) {
-            return refuse("batch_max", "a whole number from 1 to 1000".to_owned());
+            return invalid("batch_max", "a whole number from 1 to 1000".to_owned());
         }
         #[cfg(feature = "bulk")]
         if !(1..=100).contains(&self.bulk_share) {
-            return refuse("bulk_share", "a whole number from 1 to 100, per cent of pool.max".to_owned());
+            return invalid("bulk_share", "a whole number from 1 to 100, percent of pool.max".to_owned());
         }
         if self.outage_wait > Duration::from_mins(1) {
-            return refuse("outage_wait", "a duration from 0s to 1m".to_owned());
+            return invalid("outage_wait", "a duration from 0s to 1m".to_owned());
         }
         if self.threads > 64 {
-            return refuse("threads", "a whole number from 0 to 64".to_owned());
+            return invalid("threads", "a whole number from 0 to 64".to_owned());
         }
         Ok(())
     }
@@ -189,7 +190,7 @@ impl PoolOptions {
 
 #[cfg(feature = "batch")]
 impl PoolOptions {
-    /// How many operations may share a connection's use.
+    /// Returns the maximum number of operations in a batch.
     pub(crate) fn batch_limit(&self) -> usize {
         self.batch_max.max(1)
     }
@@ -197,7 +198,7 @@ impl PoolOptions {
 
 #[cfg(not(feature = "batch"))]
 impl PoolOptions {
-    /// How many operations may share a connection's use.
+    /// Returns the maximum number of operations in a batch.
     pub(crate) fn batch_limit(&self) -> usize {
         1
     }
@@ -205,8 +206,8 @@ impl PoolOptions {
 
 #[cfg(feature = "bulk")]
 impl PoolOptions {
-    /// How many connections bulk work may use at once: its share, but one at the least, and never all unless there is only
-    /// one.
+    /// Returns how many connections bulk operations may use at the same time: their share of `max`, but at least one,
+    /// and never all unless `max` is 1.
     #[must_use]
     pub fn bulk_places(&self) -> u32 {
         let share = u64::from(self.max) * u64::from(self.bulk_share) / 100;
@@ -219,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_never_none_and_never_all() {
+    fn bulk_operations_get_at_least_one_connection_and_never_all() {
         let places = |max, bulk_share| PoolOptions { max, bulk_share, ..PoolOptions::default() }.bulk_places();
         assert_eq!([places(10, 25), places(10, 100), places(10, 1), places(2, 100), places(1, 1)], [2, 9, 1, 1, 1]);
         assert_eq!(places(10_000, 50), 5000);
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn every_limit_is_named() {
+    fn the_error_names_the_option_outside_its_limits() {
         let cases = [
             ("max", PoolOptions { max: 0, min: 0, ..PoolOptions::default() }),
             ("max", PoolOptions { max: 10_001, ..PoolOptions::default() }),

@@ -1,4 +1,4 @@
-//! The pool itself: operations, state, closing.
+//! The public API of the pool.
 
 pub(crate) mod builder;
 mod open;
@@ -24,12 +24,12 @@ use crate::{
     stats::snapshot::{Snapshot, Status},
 };
 
-/// The one pool of a process. Clones share it.
+/// A connection pool. Clones share it.
 #[derive(Clone)]
 pub struct Pool(Arc<PoolParts>);
 
 struct PoolParts {
-    // Before `runtime`: connections are dropped while the runtime that owns their sockets still stands.
+    // Declared before `runtime`: connections must be dropped before the runtime that their sockets are bound to.
     inner: Arc<PoolInner>,
     runtime: PoolRuntime,
 }
@@ -43,7 +43,7 @@ impl Pool {
         &self.0.runtime
     }
 
-    /// The engine behind the pool.
+    /// Returns the database engine.
     #[must_use]
     pub fn engine(&self) -> Engine {
         self.inner().engine
@@ -51,7 +51,7 @@ impl Pool {
 
     /// Acquires a connection and holds it until the guard is dropped.
     ///
-    /// On SQLite it also takes the writer's turn: use [`acquire_reader`](Self::acquire_reader) for what only reads.
+    /// On SQLite the guard also excludes other writers: use [`acquire_reader`](Self::acquire_reader) for reads.
     ///
     /// ```no_run
     /// # use sea_orm::{ConnectionTrait, TransactionTrait, TransactionSession};
@@ -71,7 +71,7 @@ impl Pool {
         PooledConnection::acquire(self.inner(), self.runtime(), operation, Access::Write).await
     }
 
-    /// As [`acquire`](Self::acquire), for what only reads.
+    /// Like [`acquire`](Self::acquire), for reads only.
     ///
     /// # Errors
     ///
@@ -80,15 +80,15 @@ impl Pool {
         PooledConnection::acquire(self.inner(), self.runtime(), operation, Access::Read).await
     }
 
-    /// Runs an operation that changes nothing.
+    /// Runs a read-only operation.
     ///
-    /// `operation` names it in traces, logs and refusals (`users.find`). The body runs on the pool's runtime, on one
-    /// connection, one statement after the other; use [`transaction`](Self::transaction) where several must see the
-    /// same state. If the connection dies, the body is run again on another one.
+    /// `operation` names it in traces, logs and errors (`users.find`). The body runs on the pool's runtime, on one
+    /// connection. Use [`transaction`](Self::transaction) if several statements must see the same state. After a
+    /// conflict or a lost connection the body is retried.
     ///
     /// # Errors
     ///
-    /// What the body returns, or [`Error`] converted into it when the operation was refused or panicked.
+    /// Returns the body's error, or an [`Error`] converted into `E` if the operation was refused, aborted or panicked.
     pub async fn read<T, E, F, Fut>(&self, operation: &'static str, body: F) -> Result<T, E>
     where
         F: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -99,10 +99,10 @@ impl Pool {
         operate(self.inner(), self.runtime(), operation, Kind::Read, body, || ()).await
     }
 
-    /// Runs an operation that writes with a single statement. On SQLite writes take turns.
+    /// Runs an operation that writes with a single statement. On SQLite writes run one at a time.
     ///
-    /// It is run again only if its first statement was rolled back by the database, as after a deadlock. When a
-    /// connection dies under it, it is not known whether the write took effect, and the error is the caller's.
+    /// It is retried only if the database has rolled its first statement back, as after a deadlock, or has not executed
+    /// it. If the connection is lost, the write may have taken effect, so the error is returned.
     ///
     /// # Errors
     ///
@@ -117,11 +117,11 @@ impl Pool {
         operate(self.inner(), self.runtime(), operation, Kind::Write, body, || ()).await
     }
 
-    /// Runs a body inside one transaction: committed when it returns `Ok`, rolled back when it returns `Err`.
+    /// Runs the body in a transaction, which is committed if it returns `Ok` and rolled back if it returns `Err`.
     ///
-    /// After a deadlock or a serialization failure, at the commit as well, the whole transaction is run again after a
-    /// random pause, as long as the caller waits for it. So is one whose connection died before the commit was sent. The
-    /// body must therefore leave no traces outside the database.
+    /// After a deadlock or a serialization failure, also at the commit, the whole transaction is retried after a random
+    /// pause, as long as the caller's deadline allows. It is also retried if the connection is lost before the commit
+    /// is sent. Therefore the body must not have side effects outside the database.
     ///
     /// # Errors
     ///
@@ -136,10 +136,10 @@ impl Pool {
         self.transaction_with(operation, TransactionOptions::default(), body).await
     }
 
-    /// As [`transaction`](Self::transaction), with an isolation level or an access mode.
+    /// Like [`transaction`](Self::transaction), with an isolation level or an access mode.
     ///
-    /// On SQLite the transaction is `IMMEDIATE`, unless it is read-only: a deferred one that turns into a writer
-    /// ignores the busy time-out.
+    /// On SQLite the transaction is `IMMEDIATE` unless it is read-only: a deferred transaction that becomes a writer
+    /// ignores the busy timeout.
     ///
     /// # Errors
     ///
@@ -159,13 +159,13 @@ impl Pool {
         operate(self.inner(), self.runtime(), operation, Kind::Transaction(options), body, || ()).await
     }
 
-    /// Runs an operation with a separate SeaORM `DatabaseConnection`, for code that takes nothing else, such as
-    /// `sea-orm-migration`. It takes a place of the pool, and one more connection than that for as long as it runs;
-    /// `statement_timeout` does not apply on PostgreSQL.
+    /// Runs an operation with a separate SeaORM `DatabaseConnection`, for code that requires one, such as
+    /// `sea-orm-migration`. While it runs, it holds a pooled connection and opens one more. `statement_timeout` does
+    /// not apply on PostgreSQL.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read); it is never run again.
+    /// As [`read`](Self::read); it is never retried.
     pub async fn with_database_connection<T, E, F, Fut>(&self, operation: &'static str, body: F) -> Result<T, E>
     where
         F: FnOnce(DatabaseConnection) -> Fut + Send + 'static,
@@ -175,27 +175,28 @@ impl Pool {
     {
         let span = operation::span(self.inner(), operation);
         let (context, mut lease) =
-            operation::arrive(self.inner(), self.runtime(), operation, Access::Write, &span).await?;
+            operation::admit(self.inner(), self.runtime(), operation, Access::Write, &span).await?;
         let inner = Arc::clone(self.inner());
         let work = async move {
             let database = inner.connector().database_connection(inner.options().acquire);
             let outcome = body(database.clone()).await;
-            // A statement that was dropped half-way keeps its connection busy.
+            // A statement that was dropped before its response keeps its connection busy.
             if let Ok(Err(error)) = timeout(CLOSE_TIMEOUT, database.close()).await {
-                tracing::warn!(operation, %error, "a connection was not closed cleanly");
+                tracing::warn!(operation, %error, "failed to close the database connection");
             }
             if let Some(entry) = lease.take() {
-                lease.end_unlike_others(entry);
+                lease.end_unmeasured(entry);
             }
             inner.metrics.ended(1, outcome.is_ok());
             outcome
         };
-        operation::await_task(self.runtime(), context, work).await
+        operation::run_task(self.runtime(), context, work).await
     }
 
-    /// Checks whether the database answers, by what was heard last or else by asking it. Never waits behind operations.
+    /// Checks whether the database responds. Never queues behind operations.
     ///
-    /// While it is down the cause is returned at once; otherwise an answer within the last second is enough.
+    /// A response within the last second is sufficient; otherwise the database is probed. While it is down, the cause
+    /// is returned immediately.
     ///
     /// # Errors
     ///
@@ -204,26 +205,27 @@ impl Pool {
         self.inner().ping().await.map_err(|reason| self.inner().refusal("pool.ping", reason))
     }
 
-    /// Why the database refuses statements, if an operation has met that recently.
+    /// Returns why the database refuses some statements, such as writes, if an operation has failed for that reason
+    /// recently.
     #[must_use]
     pub fn impairment(&self) -> Option<DbErrorKind> {
         self.inner().health.impairment().map(|incident| incident.kind)
     }
 
-    /// Connections and operations at this moment.
+    /// Returns the current number of connections and waiting operations.
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner().status()
     }
 
-    /// The state of the pool at this moment, and what has happened.
+    /// Returns the current state of the pool, with counters and timings.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.inner().snapshot()
     }
 
-    /// Sets the gauges of the `metrics` crate to the values of this moment; counters and histograms are always up to date.
-    /// To be called before metrics are read.
+    /// Updates the gauges of the `metrics` crate. Call it before metrics are read; counters and histograms are always
+    /// up to date.
     pub fn update_gauges(&self) {
         let inner = self.inner();
         inner.metrics.update_gauges(&self.status(), &inner.options(), inner.handle.metrics().num_alive_tasks());
@@ -234,11 +236,11 @@ impl Pool {
         self.inner().stop_admission();
     }
 
-    /// Refuses waiting and new operations, waits for running ones, and closes every connection.
+    /// Closes the pool: refuses waiting and new operations, waits for running ones, and closes all connections.
     ///
     /// # Errors
     ///
-    /// [`CloseError`] names the operations that had to be left behind after `limit`. They are ended with the runtime.
+    /// [`CloseError`] names the operations that were still running after `limit`. They are aborted.
     pub async fn close(&self, limit: Duration) -> Result<(), CloseError> {
         self.drain();
         let inner = self.inner();
@@ -247,7 +249,7 @@ impl Pool {
             let holders = inner.admission.connections().holders();
             CloseError { limit, operations: holders.iter().map(|holder| holder.context.operation).collect() }
         });
-        self.runtime().end().await;
+        self.runtime().shutdown().await;
         closed
     }
 }

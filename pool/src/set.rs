@@ -1,4 +1,4 @@
-//! The connections that are open, who uses them, and who waits for one.
+//! Open connections, their holders, and the queue of waiters.
 
 mod acquire_error;
 pub(crate) mod admission;

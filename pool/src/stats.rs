@@ -1,4 +1,4 @@
-//! What happened and what is so now: counters, times, the snapshot of the pool, and advice on its size.
+//! Statistics: counters, times, the snapshot of the pool, and advice on its size.
 
 pub(crate) mod advice;
 pub(crate) mod metrics;

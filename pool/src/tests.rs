@@ -1,4 +1,4 @@
-//! The promises of an operation, on an embedded database.
+//! Tests of operations, on an in-memory database and on servers that misbehave.
 
 use std::{
     sync::{
@@ -41,17 +41,17 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_panic_is_one_operations_own() {
+async fn a_panic_affects_only_its_operation() {
     let pool = pool().await;
     let panics = |_: Connection| async { if true { panic!("a bug") } else { Ok::<(), Error>(()) } };
     let failed = pool.read("buggy", panics).await.unwrap_err();
     assert!(matches!(failed, Error::Panicked { operation: "buggy" }), "{failed:?}");
-    assert_eq!(pool.status().in_use, 0, "its place is free again");
+    assert_eq!(pool.status().in_use, 0, "the connection was returned");
     assert_eq!(count(&pool).await, 0);
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_cancels_nothing() {
+async fn a_dropped_caller_does_not_cancel_its_operation() {
     let pool = pool().await;
     let (release, released) = oneshot::channel::<()>();
     let began = Arc::new(AtomicBool::new(false));
@@ -75,14 +75,14 @@ async fn a_caller_that_goes_away_cancels_nothing() {
     until(|| began.load(Ordering::Relaxed)).await;
     request.abort();
     assert!(request.await.unwrap_err().is_cancelled());
-    assert_eq!(pool.status().in_use, 1, "the operation holds its place to its end");
+    assert_eq!(pool.status().in_use, 1, "the operation holds its connection until it ends");
     release.send(()).unwrap();
     until(|| pool.status().in_use == 0).await;
-    assert_eq!(count(&pool).await, 2, "it was neither cut in half nor rolled back");
+    assert_eq!(count(&pool).await, 2, "the transaction was committed as a whole");
 }
 
 #[tokio::test]
-async fn an_error_rolls_back() {
+async fn an_error_rolls_the_transaction_back() {
     let pool = pool().await;
     let failed = pool
         .transaction("insert", |transaction| async move {
@@ -96,7 +96,7 @@ async fn an_error_rolls_back() {
 }
 
 #[tokio::test]
-async fn an_in_memory_database_lives_as_long_as_its_pool() {
+async fn an_in_memory_database_exists_as_long_as_its_pool() {
     let pool = pool().await;
     assert_eq!((pool.snapshot().limits.max, pool.status().total), (1, 1));
     for _ in 0..3 {
@@ -104,16 +104,16 @@ async fn an_in_memory_database_lives_as_long_as_its_pool() {
     }
 }
 
-/// A server that hangs up on the first who come, and lets the others wait.
-async fn moody(hangs_up: usize) -> u16 {
+/// Starts a server that closes the first connections and does not respond on the others. Returns its port.
+async fn unresponsive_server(closed: usize) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
-        let mut kept = Vec::new();
-        for turn in 0.. {
+        let mut open = Vec::new();
+        for index in 0.. {
             let (stream, _) = listener.accept().await.unwrap();
-            if turn >= hangs_up {
-                kept.push(stream);
+            if index >= closed {
+                open.push(stream);
             }
         }
     });
@@ -121,17 +121,18 @@ async fn moody(hangs_up: usize) -> u16 {
 }
 
 #[tokio::test]
-async fn a_last_attempt_without_time_hides_no_cause() {
-    for (hangs_up, told) in [(1, DbErrorKind::Lost), (0, DbErrorKind::Silent)] {
-        let url = DatabaseUrl::parse(&format!("postgres://app@127.0.0.1:{}/app", moody(hangs_up).await)).unwrap();
+async fn a_last_attempt_that_has_just_begun_does_not_hide_the_cause() {
+    for (closed, expected) in [(1, DbErrorKind::Lost), (0, DbErrorKind::Silent)] {
+        let port = unresponsive_server(closed).await;
+        let url = DatabaseUrl::parse(&format!("postgres://app@127.0.0.1:{port}/app")).unwrap();
         let options = PoolOptions { acquire: Duration::from_secs(1), ..PoolOptions::default() };
         let error = Pool::connect(&url, &options).await.unwrap_err();
-        assert!(matches!(&error, ConnectError::Unreachable { kind, .. } if *kind == told), "{error:?}");
+        assert!(matches!(&error, ConnectError::Unreachable { kind, .. } if *kind == expected), "{error:?}");
     }
 }
 
 #[tokio::test]
-async fn a_closed_pool_says_so() {
+async fn a_closed_pool_refuses_operations() {
     let pool = pool().await;
     pool.close(Duration::from_secs(5)).await.unwrap();
     let closed = pool.ping().await.unwrap_err();
@@ -141,7 +142,7 @@ async fn a_closed_pool_says_so() {
 }
 
 #[tokio::test]
-async fn a_close_that_takes_too_long_tells_what_still_runs() {
+async fn a_close_that_times_out_names_the_running_operations() {
     let pool = pool().await;
     let (_keep, released) = oneshot::channel::<()>();
     let running = tokio::spawn({
@@ -160,36 +161,33 @@ async fn a_close_that_takes_too_long_tells_what_still_runs() {
         }
     });
     until(|| pool.status().in_use == 1).await;
-    let left = pool.close(Duration::from_millis(50)).await.unwrap_err();
-    assert_eq!(left.operations, ["endless"]);
+    let error = pool.close(Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(error.operations, ["endless"]);
     assert!(running.await.unwrap().is_err());
 }
 
 #[tokio::test]
-async fn a_host_whose_name_is_lost_at_run_time_is_reported() {
+async fn a_failing_name_resolution_at_run_time_is_reported() {
     let pool = pool().await;
     let inner = Arc::clone(pool.inner());
-    let elsewhere = DatabaseUrl::parse("postgres://app:secret@db.invalid/app").unwrap();
-    let gone = crate::connect::connector::Connector::new(&elsewhere, &inner.options(), &Arc::default()).unwrap();
-    pool.runtime().spawn(async move { inner.set_connector(gone) }).await.unwrap();
+    let url = DatabaseUrl::parse("postgres://app:secret@db.invalid/app").unwrap();
+    let unresolvable = crate::connect::connector::Connector::new(&url, &inner.options(), &Arc::default()).unwrap();
+    pool.runtime().spawn(async move { inner.set_connector(unresolvable) }).await.unwrap();
     until(|| pool.snapshot().state == PoolState::Down).await;
     let snapshot = pool.snapshot();
     assert_eq!(snapshot.state, PoolState::Down);
     let cause = snapshot.cause.unwrap();
     assert_eq!(cause.kind, DbErrorKind::NameResolution, "{cause:?}");
     assert!(!format!("{cause:?}").contains("secret"));
-    let not_ready = pool.ping().await.unwrap_err();
+    let refused = pool.ping().await.unwrap_err();
     assert!(
-        matches!(
-            &not_ready,
-            Error::Refused { reason: AcquireError::Down { kind: DbErrorKind::NameResolution, .. }, .. }
-        ),
-        "{not_ready:?}"
+        matches!(&refused, Error::Refused { reason: AcquireError::Down { kind: DbErrorKind::NameResolution, .. }, .. }),
+        "{refused:?}"
     );
 }
 
 #[tokio::test]
-async fn a_statement_that_was_dropped_is_owed_no_more() {
+async fn a_dropped_statement_awaits_no_response() {
     let pool = pool().await;
     let inner = Arc::clone(pool.inner());
     pool.read("impatient", move |db| {
@@ -197,9 +195,9 @@ async fn a_statement_that_was_dropped_is_owed_no_more() {
         async move {
             let slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500000) SELECT MAX(i) FROM n";
             assert!(db.execute_unprepared(slow).now_or_never().is_none());
-            let owed: Vec<_> =
-                inner.admission.connections().holders().iter().map(|holder| holder.context.unanswered(inner.clock)).collect();
-            assert_eq!(owed, [None]);
+            let holders = inner.admission.connections().holders();
+            let unanswered: Vec<_> = holders.iter().map(|holder| holder.context.unanswered(inner.clock)).collect();
+            assert_eq!(unanswered, [None]);
             Ok::<_, Error>(())
         }
     })
@@ -208,7 +206,7 @@ async fn a_statement_that_was_dropped_is_owed_no_more() {
 }
 
 #[tokio::test]
-async fn a_migration_says_nothing_of_how_long_others_will_take() {
+async fn migrations_do_not_affect_the_mean_hold_time() {
     let pool = pool().await;
     let before = pool.inner().metrics.mean_hold();
     pool.with_database_connection("migrate", |_| async {
@@ -220,30 +218,29 @@ async fn a_migration_says_nothing_of_how_long_others_will_take() {
     assert_eq!(pool.inner().metrics.mean_hold(), before);
 }
 
-/// A server that says something short and odd to the first that comes.
-async fn odd(listener: tokio::net::TcpListener, greeting: &'static [u8]) {
+/// Accepts one connection, sends `greeting`, and stops listening.
+async fn greet_and_close(listener: tokio::net::TcpListener, greeting: &'static [u8]) {
     use tokio::io::AsyncWriteExt;
 
     let (mut stream, _) = listener.accept().await.unwrap();
     stream.write_all(greeting).await.unwrap();
     drop(stream);
-    // From then on it is closed.
 }
 
 #[tokio::test]
-async fn a_peer_that_speaks_another_protocol_ends_nothing_but_its_connection() {
+async fn a_malformed_greeting_fails_only_its_connection() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    tokio::spawn(odd(listener, &[1, 0, 0, 0, 10]));
+    tokio::spawn(greet_and_close(listener, &[1, 0, 0, 0, 10]));
     let url = DatabaseUrl::parse(&format!("mysql://app@127.0.0.1:{port}/app")).unwrap();
     let options = PoolOptions { acquire: Duration::from_secs(2), ..PoolOptions::default() };
     let error = Pool::connect(&url, &options).await.unwrap_err();
-    // It was tried again, and then nobody listened.
+    // The second attempt was refused, because the server no longer listens.
     assert!(matches!(&error, ConnectError::Unreachable { kind: DbErrorKind::Refused, .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn an_in_memory_database_outlives_errors_that_close_other_connections() {
+async fn errors_that_break_other_connections_do_not_close_an_in_memory_database() {
     let pool = pool().await;
     let refused = pool.write("read_only", |db| async move {
         db.execute_unprepared("PRAGMA query_only = 1").await?;
@@ -260,17 +257,17 @@ async fn an_in_memory_database_outlives_errors_that_close_other_connections() {
 }
 
 #[tokio::test]
-async fn another_busy_timeout_does_not_forget_which_file_was_opened() {
+async fn a_new_busy_timeout_does_not_disable_the_file_check() {
     let folder = std::env::temp_dir().join(format!("orm-pool-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let (file, elsewhere) = (folder.join("kept.db"), folder.join("elsewhere.db"));
+    let (file, moved) = (folder.join("kept.db"), folder.join("moved.db"));
     let url = DatabaseUrl::parse(&format!("sqlite://{}?mode=rwc", file.display())).unwrap();
     let pool = Pool::connect(&url, &PoolOptions::default()).await.unwrap();
     let create = |db: Connection| async move {
         Ok::<_, Error>(db.execute_unprepared("CREATE TABLE t (n INTEGER)").await.map(drop)?)
     };
     pool.write("create", create).await.unwrap();
-    std::fs::rename(&file, &elsewhere).unwrap();
+    std::fs::rename(&file, &moved).unwrap();
     pool.reconfigure(&url, &PoolOptions { acquire: Duration::from_secs(1), ..PoolOptions::default() }).await.unwrap();
     let insert = |db: Connection| async move {
         Ok::<_, Error>(db.execute_unprepared("INSERT INTO t VALUES (1)").await.map(drop)?)
@@ -280,7 +277,7 @@ async fn another_busy_timeout_does_not_forget_which_file_was_opened() {
         matches!(&refused, Error::Refused { reason: AcquireError::Down { kind: DbErrorKind::NoSuchDatabase, .. }, .. }),
         "{refused:?}"
     );
-    assert!(!file.exists(), "no other file takes its place");
+    assert!(!file.exists(), "no new file was created");
     pool.close(Duration::from_secs(5)).await.unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
 }

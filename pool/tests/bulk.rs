@@ -1,4 +1,4 @@
-//! Bulk work: who waits for a permit, and what ends the wait.
+//! Bulk operations: which of them wait for a permit, and what ends the wait.
 
 use std::sync::{
     Arc, Mutex,
@@ -16,74 +16,74 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use crate::Context;
 
 cases![
-    work_in_bulk_never_takes_all,
-    work_in_bulk_gives_way_to_others_and_to_nobody_else,
-    a_pool_that_drains_refuses_bulk_work_that_waits,
-    a_larger_share_wakes_bulk_work_that_waits,
+    bulk_operations_never_use_all_connections,
+    bulk_operations_give_way_only_to_other_operations,
+    a_draining_pool_refuses_waiting_bulk_operations,
+    a_larger_bulk_share_admits_waiting_bulk_operations,
 ];
 
-/// Bulk work that ends when it is let go.
-fn held(pool: &Pool) -> (oneshot::Sender<()>, JoinHandle<Result<(), Error>>) {
-    let (go, gone) = oneshot::channel::<()>();
-    let gone = Arc::new(Mutex::new(Some(gone)));
+/// Spawns a bulk operation that runs until the sender is used or dropped.
+fn held_operation(pool: &Pool) -> (oneshot::Sender<()>, JoinHandle<Result<(), Error>>) {
+    let (release, released) = oneshot::channel::<()>();
+    let released = Arc::new(Mutex::new(Some(released)));
     let pool = pool.clone();
-    let work = tokio::spawn(async move {
+    let operation = tokio::spawn(async move {
         let body = move |_| {
-            let gone = gone.lock().unwrap().take();
+            let released = released.lock().unwrap().take();
             async move {
-                if let Some(gone) = gone {
-                    drop(gone.await);
+                if let Some(released) = released {
+                    drop(released.await);
                 }
                 Ok(())
             }
         };
         pool.bulk_read("test.bulk", body).await
     });
-    (go, work)
+    (release, operation)
 }
 
-async fn usage(pool: &Pool, what: &str, taken: u32, waiting: u32) {
-    let is_so = |usage: BulkUsage| (usage.taken, usage.waiting) == (taken, waiting);
-    eventually(what, || async { is_so(pool.snapshot().bulk).then_some(()) }).await;
+async fn await_usage(pool: &Pool, what: &str, taken: u32, waiting: u32) {
+    let matches = |usage: BulkUsage| (usage.taken, usage.waiting) == (taken, waiting);
+    eventually(what, || async { matches(pool.snapshot().bulk).then_some(()) }).await;
 }
 
-async fn a_pool_that_drains_refuses_bulk_work_that_waits(context: Context) {
+async fn a_draining_pool_refuses_waiting_bulk_operations(context: Context) {
     let pool = pool(&context, PoolOptions::default().max(4).bulk_share(1)).await;
-    let (go, running) = held(&pool);
-    usage(&pool, "one works", 1, 0).await;
-    let (_keep, waiting) = held(&pool);
-    usage(&pool, "another waits", 1, 1).await;
+    let (release, running) = held_operation(&pool);
+    await_usage(&pool, "one runs", 1, 0).await;
+    let (_release, waiting) = held_operation(&pool);
+    await_usage(&pool, "another waits", 1, 1).await;
     pool.drain();
     let refused = waiting.await.unwrap().unwrap_err();
     assert!(matches!(refused, Error::Refused { reason: AcquireError::Closing, .. }), "{refused:?}");
-    assert!(!running.is_finished(), "what runs continues");
-    go.send(()).unwrap();
+    assert!(!running.is_finished(), "running operations continue");
+    release.send(()).unwrap();
     running.await.unwrap().unwrap();
     end(pool).await;
 }
 
-async fn a_larger_share_wakes_bulk_work_that_waits(context: Context) {
+async fn a_larger_bulk_share_admits_waiting_bulk_operations(context: Context) {
     let options = PoolOptions::default().max(4).bulk_share(1);
     let pool = pool(&context, options.clone()).await;
-    let (first, running) = held(&pool);
-    usage(&pool, "one works", 1, 0).await;
-    let (second, waiting) = held(&pool);
-    usage(&pool, "another waits", 1, 1).await;
+    let (first, running) = held_operation(&pool);
+    await_usage(&pool, "one runs", 1, 0).await;
+    let (second, waiting) = held_operation(&pool);
+    await_usage(&pool, "another waits", 1, 1).await;
     let url = DatabaseUrl::parse(&context.last_database()).unwrap();
     pool.reconfigure(&url, &options.bulk_share(50)).await.unwrap();
-    usage(&pool, "both work", 2, 0).await;
-    for go in [first, second] {
-        go.send(()).unwrap();
+    await_usage(&pool, "both run", 2, 0).await;
+    for release in [first, second] {
+        release.send(()).unwrap();
     }
-    for work in [running, waiting] {
-        work.await.unwrap().unwrap();
+    for operation in [running, waiting] {
+        operation.await.unwrap().unwrap();
     }
     end(pool).await;
 }
 
-async fn work_in_bulk_never_takes_all(context: Context) {
+async fn bulk_operations_never_use_all_connections(context: Context) {
     if context.engine() == Engine::Sqlite {
-        // Its transactions take turns anyway.
+        // SQLite runs one transaction at a time anyway.
         return;
     }
     let options = PoolOptions::default().max(4).bulk_share(50).queue_limit(4);
@@ -98,7 +98,7 @@ async fn work_in_bulk_never_takes_all(context: Context) {
                     let (running, mut released) = (Arc::clone(&running), released.clone());
                     async move {
                         running.fetch_add(1, Ordering::Relaxed);
-                        released.wait_for(|it| *it).await.unwrap();
+                        released.wait_for(|released| *released).await.unwrap();
                         Ok::<_, Error>(number(&db, "SELECT 1").await?)
                     }
                 };
@@ -106,27 +106,27 @@ async fn work_in_bulk_never_takes_all(context: Context) {
             })
         })
         .collect();
-    eventually("two are at work", || async { (running.load(Ordering::Relaxed) == 2).then_some(()) }).await;
-    // The others wait for these, and nobody waits for them.
+    eventually("two run", || async { (running.load(Ordering::Relaxed) == 2).then_some(()) }).await;
+    // Other bulk operations wait, and reads do not.
     for _ in 0..10 {
         assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
         assert_eq!(running.load(Ordering::Relaxed), 2);
     }
     assert_eq!(pool.status().in_use, 2);
-    // They are told, and there are no more of them than may wait.
-    let full = || async {
+    // The waiting ones are reported, and `queue_limit` applies to them.
+    let is_full = || async {
         {
             let bulk = pool.snapshot().bulk;
             ((bulk.places, bulk.taken, bulk.waiting) == (2, 2, 4)).then_some(())
         }
     };
-    eventually("four wait", full).await;
+    eventually("four wait", is_full).await;
     let refused = pool.bulk_read("test.bulk", |_| async { Ok::<_, Error>(()) }).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused { reason: AcquireError::QueueFull { limit: 4 }, .. }), "{refused:?}");
-    // Nor is a place free because nobody waits any more for what is done in it.
-    for one in all {
-        one.abort();
-        assert!(one.await.unwrap_err().is_cancelled());
+    // A cancelled bulk operation keeps its permit until it ends.
+    for caller in all {
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
     }
     let late = {
         let (pool, running) = (pool.clone(), Arc::clone(&running));
@@ -147,17 +147,17 @@ async fn work_in_bulk_never_takes_all(context: Context) {
     end(pool).await;
 }
 
-async fn work_in_bulk_gives_way_to_others_and_to_nobody_else(context: Context) {
+async fn bulk_operations_give_way_only_to_other_operations(context: Context) {
     let pool = pool(&context, PoolOptions::default().bulk_share(1)).await;
-    let bulk = |others: bool| {
+    let bulk = |with_others: bool| {
         let pool = pool.clone();
         async move {
             let (inner, outside) = (pool.clone(), tokio::runtime::Handle::current());
             let body = move |db: Connection| {
                 let (inner, outside) = (inner.clone(), outside.clone());
                 async move {
-                    if others {
-                        // As another request: a task outside of the pool's runtime.
+                    if with_others {
+                        // Like another request: in a task outside the pool's runtime.
                         outside.spawn(async move { read(&inner, "SELECT 1").await }).await.unwrap();
                     }
                     Ok::<_, Error>(number(&db, "SELECT 1").await?)
@@ -168,11 +168,11 @@ async fn work_in_bulk_gives_way_to_others_and_to_nobody_else(context: Context) {
     };
     for _ in 0..5 {
         bulk(false).await;
-        assert!(!pool.bulk_gives_way(), "who is alone need not give way");
+        assert!(!pool.bulk_gives_way(), "no other operation ran");
     }
     bulk(true).await;
     assert!(pool.bulk_gives_way());
     bulk(false).await;
-    assert!(!pool.bulk_gives_way(), "it goes on once others have gone");
+    assert!(!pool.bulk_gives_way(), "no other operation ran any more");
     end(pool).await;
 }

@@ -1,4 +1,4 @@
-//! What an operation leaves on its connection: nothing.
+//! Connections are clean between operations: no open transaction, no unread response, no use after the end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,18 +16,18 @@ use test_support::{
 use crate::Context;
 
 cases![
-    a_failed_transaction_is_not_taken_for_committed,
-    a_failure_before_a_transaction_does_not_fail_it,
-    a_write_that_fails_at_its_end_is_not_taken_for_done,
-    a_dropped_savepoint_is_undone,
-    a_dropped_statement_does_not_answer_the_next_one,
+    a_failed_transaction_is_not_reported_as_committed,
+    an_error_before_a_transaction_does_not_fail_it,
+    a_write_that_fails_after_its_last_row_is_an_error,
+    a_dropped_savepoint_is_rolled_back,
+    the_response_of_a_dropped_statement_is_not_read_by_the_next,
     a_dropped_begin_leaves_no_transaction_open,
-    a_clone_that_was_kept_is_of_no_use,
+    a_clone_cannot_be_used_after_its_operation,
 ];
 
-async fn a_failed_transaction_is_not_taken_for_committed(context: Context) {
+async fn a_failed_transaction_is_not_reported_as_committed(context: Context) {
     let pool = pool(&context, PoolOptions::default()).await;
-    // The body overlooks an error. PostgreSQL answers the COMMIT of such a transaction politely, and rolls back.
+    // The body ignores an error. PostgreSQL then rolls back at the COMMIT, without an error.
     let careless = |tx: Connection| async move {
         tx.execute_unprepared("UPDATE t SET n = 7").await?;
         let _ = tx.execute_unprepared("INSERT INTO t VALUES (1, 1)").await;
@@ -40,7 +40,7 @@ async fn a_failed_transaction_is_not_taken_for_committed(context: Context) {
     end(pool).await;
 }
 
-async fn a_dropped_savepoint_is_undone(context: Context) {
+async fn a_dropped_savepoint_is_rolled_back(context: Context) {
     let pool = pool(&context, PoolOptions::default()).await;
     pool.transaction("test.nested", |tx| async move {
         tx.execute_unprepared("UPDATE t SET n = 1 WHERE id = 1").await?;
@@ -56,7 +56,7 @@ async fn a_dropped_savepoint_is_undone(context: Context) {
     .unwrap();
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 2);
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 0);
-    // What failed inside the one that was dropped is undone with it, even when the commit is all that follows.
+    // A failed statement inside a dropped savepoint is rolled back with it, even if the commit follows directly.
     pool.transaction("test.failed", |tx| async move {
         tx.execute_unprepared("UPDATE t SET n = 3 WHERE id = 1").await?;
         let inner = tx.begin().await?;
@@ -67,7 +67,7 @@ async fn a_dropped_savepoint_is_undone(context: Context) {
     .await
     .unwrap();
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 3);
-    // The same without a transaction of the pool's own around it.
+    // The same for a transaction inside an operation without one.
     pool.write("test.dropped", |db| async move {
         let dropped = db.begin().await?;
         dropped.execute_unprepared("UPDATE t SET n = 9 WHERE id = 2").await?;
@@ -80,7 +80,7 @@ async fn a_dropped_savepoint_is_undone(context: Context) {
     end(pool).await;
 }
 
-async fn a_dropped_statement_does_not_answer_the_next_one(context: Context) {
+async fn the_response_of_a_dropped_statement_is_not_read_by_the_next(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -88,23 +88,23 @@ async fn a_dropped_statement_does_not_answer_the_next_one(context: Context) {
     let sleep = if context.engine() == Engine::Postgres { "SELECT pg_sleep(2)" } else { "SELECT SLEEP(2)" };
     let dropped = pool
         .read("test.dropped", move |db| async move {
-            let asked = db.execute_unprepared(sleep);
-            assert!(tokio::time::timeout(Duration::from_millis(50), asked).await.is_err());
+            let slow = db.execute_unprepared(sleep);
+            assert!(tokio::time::timeout(Duration::from_millis(50), slow).await.is_err());
             Ok::<_, Error>(number(&db, "SELECT 1").await.is_err())
         })
         .await
         .unwrap();
-    assert!(dropped, "what is on its way is the answer to another question");
+    assert!(dropped, "the next response belongs to the dropped statement");
     assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
     assert_eq!(pool.snapshot().counters.closed_broken, 1);
     end(pool).await;
 }
 
-async fn a_failure_before_a_transaction_does_not_fail_it(context: Context) {
+async fn an_error_before_a_transaction_does_not_fail_it(context: Context) {
     let pool = pool(&context, PoolOptions::default()).await;
     pool.write("test.upsert", |db| async move {
-        let taken = db.execute_unprepared("INSERT INTO t VALUES (1, 5)").await.unwrap_err();
-        assert_eq!(DbErrorKind::of(&taken), DbErrorKind::UniqueViolation);
+        let duplicate = db.execute_unprepared("INSERT INTO t VALUES (1, 5)").await.unwrap_err();
+        assert_eq!(DbErrorKind::of(&duplicate), DbErrorKind::UniqueViolation);
         let transaction = db.begin().await?;
         transaction.execute_unprepared("UPDATE t SET n = 5 WHERE id = 1").await?;
         transaction.commit().await?;
@@ -116,8 +116,8 @@ async fn a_failure_before_a_transaction_does_not_fail_it(context: Context) {
     end(pool).await;
 }
 
-/// SQLite commits a single statement when it is at its end, which is after its last row.
-async fn a_write_that_fails_at_its_end_is_not_taken_for_done(context: Context) {
+/// SQLite commits a statement outside a transaction at its end, after its last row.
+async fn a_write_that_fails_after_its_last_row_is_an_error(context: Context) {
     if context.engine() != Engine::Sqlite {
         return;
     }
@@ -137,7 +137,7 @@ async fn a_write_that_fails_at_its_end_is_not_taken_for_done(context: Context) {
 async fn a_dropped_begin_leaves_no_transaction_open(context: Context) {
     let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
     pool.write("test.impatient", |db| async move {
-        // On its way as a rule, and nobody waits for it. If it is there already, it is dropped.
+        // Usually the BEGIN is still in flight when it is dropped; otherwise its transaction is dropped.
         drop(db.begin().now_or_never());
         Ok::<_, Error>(())
     })
@@ -145,12 +145,12 @@ async fn a_dropped_begin_leaves_no_transaction_open(context: Context) {
     .unwrap();
     run(&pool, "INSERT INTO t VALUES (3, 0)").await;
     let outside = connect(&context.last_database()).await;
-    assert_eq!(number(&outside, "SELECT COUNT(*) FROM t").await.unwrap(), 3, "what was answered is stored");
+    assert_eq!(number(&outside, "SELECT COUNT(*) FROM t").await.unwrap(), 3, "the acknowledged row is stored");
     outside.close().await.unwrap();
     end(pool).await;
 }
 
-async fn a_clone_that_was_kept_is_of_no_use(context: Context) {
+async fn a_clone_cannot_be_used_after_its_operation(context: Context) {
     let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
     let sleep = match context.engine() {
         Engine::Postgres => "SELECT pg_sleep(2)",
@@ -159,29 +159,29 @@ async fn a_clone_that_was_kept_is_of_no_use(context: Context) {
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT MAX(i) FROM n"
         }
     };
-    let (kept, keeps) = oneshot::channel();
-    let kept = Arc::new(Mutex::new(Some(kept)));
+    let (sender, receiver) = oneshot::channel();
+    let sender = Arc::new(Mutex::new(Some(sender)));
     pool.read("test.kept", move |db| {
-        let kept = Arc::clone(&kept);
+        let sender = Arc::clone(&sender);
         async move {
             let clone = db.clone();
-            let (began, begins) = oneshot::channel();
+            let (started, starts) = oneshot::channel();
             let slow = tokio::spawn(async move {
                 let mut slow = Box::pin(clone.execute_unprepared(sleep));
                 assert!(slow.as_mut().now_or_never().is_none());
-                began.send(()).unwrap();
+                started.send(()).unwrap();
                 let _ = slow.await;
                 clone.execute_unprepared("UPDATE t SET n = 9").await.is_err()
             });
-            begins.await.unwrap();
-            kept.lock().await.take().unwrap().send(slow).unwrap();
+            starts.await.unwrap();
+            sender.lock().await.take().unwrap().send(slow).unwrap();
             Ok::<_, Error>(())
         }
     })
     .await
     .unwrap();
-    let slow = keeps.await.unwrap();
-    assert!(slow.await.unwrap(), "the operation has ended");
+    let slow = receiver.await.unwrap();
+    assert!(slow.await.unwrap(), "a clone fails once its operation has ended");
     assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, 0);
     assert!(pool.status().total <= 1, "{:?}", pool.status());
     tokio::time::timeout(Duration::from_secs(30), end(pool)).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the application sets beyond the URL: options of the driver, pragmas, and statements on each new connection.
+//! Settings beyond the URL: driver options, pragmas, and statements on each new connection.
 
 use std::{
     sync::{
@@ -22,10 +22,10 @@ use test_support::{
 use crate::Context;
 
 cases![
-    every_connection_runs_what_is_set_after_connect,
-    a_connection_that_refuses_it_is_not_opened,
-    a_shortage_ends_when_it_succeeds_again,
-    the_options_of_the_driver_can_be_changed,
+    after_connect_runs_on_every_connection,
+    an_error_of_after_connect_discards_the_connection,
+    a_shortage_ends_when_after_connect_succeeds_again,
+    driver_options_can_be_changed,
     pragmas_are_set_on_every_connection,
 ];
 
@@ -34,8 +34,8 @@ async fn builder(context: &Context, max: u32) -> PoolBuilder {
     Pool::builder(&url).options(PoolOptions::default().max(max).min(max))
 }
 
-/// Gives the session of a connection a value, which [`value_of`] reads.
-async fn set_value(connection: &NewConnection<'_>) -> Result<(), DbErr> {
+/// Sets a session variable, which [`session_value`] reads.
+async fn set_session_value(connection: &NewConnection<'_>) -> Result<(), DbErr> {
     let sql = match connection.get_database_backend() {
         sea_orm::DbBackend::Sqlite => "PRAGMA cache_size = -7168",
         sea_orm::DbBackend::Postgres => "SET work_mem = '7168kB'",
@@ -44,7 +44,7 @@ async fn set_value(connection: &NewConnection<'_>) -> Result<(), DbErr> {
     connection.execute_unprepared(sql).await.map(drop)
 }
 
-fn value_of(engine: Engine) -> &'static str {
+fn session_value(engine: Engine) -> &'static str {
     match engine {
         Engine::Sqlite => "SELECT -cache_size FROM pragma_cache_size",
         Engine::Postgres => "SELECT setting::bigint FROM pg_settings WHERE name = 'work_mem'",
@@ -52,15 +52,15 @@ fn value_of(engine: Engine) -> &'static str {
     }
 }
 
-async fn every_connection_runs_what_is_set_after_connect(context: Context) {
+async fn after_connect_runs_on_every_connection(context: Context) {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
     let pool = builder(&context, 3).await.after_connect(move |connection| {
         counted.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async move { set_value(&connection).await })
+        Box::pin(async move { set_session_value(&connection).await })
     });
     let pool = pool.connect().await.unwrap();
-    let sql = value_of(context.engine());
+    let sql = session_value(context.engine());
     let guards = join_all((0..3).map(|_| pool.acquire_reader("test.guard"))).await;
     for guard in guards {
         assert_eq!(number(&*guard.unwrap(), sql).await.unwrap(), 7168);
@@ -73,7 +73,7 @@ async fn every_connection_runs_what_is_set_after_connect(context: Context) {
     end(pool).await;
 }
 
-async fn a_connection_that_refuses_it_is_not_opened(context: Context) {
+async fn an_error_of_after_connect_discards_the_connection(context: Context) {
     let refused = builder(&context, 1).await.after_connect(|connection| {
         Box::pin(async move { connection.execute_unprepared("SELECT no_such_column").await.map(drop) })
     });
@@ -86,12 +86,12 @@ async fn a_connection_that_refuses_it_is_not_opened(context: Context) {
     }
 }
 
-async fn a_shortage_ends_when_it_succeeds_again(context: Context) {
+async fn a_shortage_ends_when_after_connect_succeeds_again(context: Context) {
     let fails = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&fails);
+    let is_failing = Arc::clone(&fails);
     let options = PoolOptions::default().max(2).min(1).outage_wait(Duration::ZERO);
     let pool = builder(&context, 2).await.options(options).after_connect(move |_| {
-        let fails = asked.load(Ordering::Relaxed);
+        let fails = is_failing.load(Ordering::Relaxed);
         Box::pin(async move { if fails { Err(DbErr::Custom("not now".to_owned())) } else { Ok(()) } })
     });
     let pool = pool.connect().await.unwrap();
@@ -111,7 +111,7 @@ async fn a_shortage_ends_when_it_succeeds_again(context: Context) {
     end(pool).await;
 }
 
-async fn the_options_of_the_driver_can_be_changed(context: Context) {
+async fn driver_options_can_be_changed(context: Context) {
     let pool = builder(&context, 2)
         .await
         .map_sqlx_sqlite_opts(|options| options.synchronous(SqliteSynchronous::Normal))
@@ -136,7 +136,7 @@ async fn pragmas_are_set_on_every_connection(context: Context) {
     let guards = join_all((0..2).map(|_| pool.acquire_reader("test.guard"))).await;
     for guard in guards {
         let guard = guard.unwrap();
-        assert_eq!(number(&*guard, value_of(context.engine())).await.unwrap(), 7168);
+        assert_eq!(number(&*guard, session_value(context.engine())).await.unwrap(), 7168);
         assert_eq!(number(&*guard, "SELECT synchronous FROM pragma_synchronous").await.unwrap(), 1);
         assert_eq!(number(&*guard, "SELECT foreign_keys FROM pragma_foreign_keys").await.unwrap(), 1);
     }

@@ -1,4 +1,4 @@
-//! Connections that their caller holds: by a guard, and while rows come in.
+//! Connections that a caller holds: with a guard, and while it streams rows.
 
 use std::time::Duration;
 
@@ -14,52 +14,52 @@ use test_support::{
 use crate::Context;
 
 cases![
-    a_guard_gives_its_connection_back,
+    a_guard_returns_its_connection,
     a_dropped_guard_rolls_back,
     a_guard_inside_an_operation_is_refused,
-    a_silent_server_ends_the_statement_of_a_guard,
+    a_statement_of_a_guard_is_aborted_without_a_response,
     rows_are_streamed,
-    a_stream_that_is_dropped_answers_no_other_statement,
+    rows_of_a_dropped_stream_are_not_read_by_the_next_statement,
 ];
 
-fn one() -> PoolOptions {
+fn one_connection() -> PoolOptions {
     PoolOptions::default().max(1).min(1)
 }
 
-async fn a_guard_gives_its_connection_back(context: Context) {
-    let pool = pool(&context, one()).await;
+async fn a_guard_returns_its_connection(context: Context) {
+    let pool = pool(&context, one_connection()).await;
     let opened = pool.snapshot().counters.opened;
-    for turn in 0..10 {
+    for count in 0..10 {
         let connection = pool.acquire("test.guard").await.unwrap();
         assert_eq!(pool.snapshot().longest_holders[0].operation, "test.guard");
         let transaction = connection.begin().await.unwrap();
         transaction.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await.unwrap();
         transaction.commit().await.unwrap();
-        assert_eq!(number(&connection, "SELECT n FROM t WHERE id = 1").await.unwrap(), turn + 1);
+        assert_eq!(number(&connection, "SELECT n FROM t WHERE id = 1").await.unwrap(), count + 1);
     }
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 10);
-    assert_eq!(pool.snapshot().counters.opened, opened, "it was the same connection each time");
+    assert_eq!(pool.snapshot().counters.opened, opened, "the connection is reused");
     assert_eq!(pool.snapshot().counters.failed, 0);
     end(pool).await;
 }
 
 async fn a_dropped_guard_rolls_back(context: Context) {
-    let pool = pool(&context, one()).await;
+    let pool = pool(&context, one_connection()).await;
     let connection = pool.acquire("test.guard").await.unwrap();
     let transaction = connection.begin().await.unwrap();
     transaction.execute_unprepared("UPDATE t SET n = 9").await.unwrap();
-    let kept = (*connection).clone();
-    // In the wrong order, which leaves the transaction without its connection.
+    let clone = (*connection).clone();
+    // Before its transaction, which thus loses its connection.
     drop(connection);
     assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, 0);
     assert!(transaction.commit().await.is_err());
-    assert!(kept.execute_unprepared("UPDATE t SET n = 9").await.is_err(), "the guard was dropped");
+    assert!(clone.execute_unprepared("UPDATE t SET n = 9").await.is_err(), "the guard was dropped");
     assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, 0);
     end(pool).await;
 }
 
 async fn a_guard_inside_an_operation_is_refused(context: Context) {
-    let pool = pool(&context, one()).await;
+    let pool = pool(&context, one_connection()).await;
     let inner = pool.clone();
     let refused = pool
         .read("test.outer", move |_| {
@@ -72,7 +72,7 @@ async fn a_guard_inside_an_operation_is_refused(context: Context) {
     end(pool).await;
 }
 
-async fn a_silent_server_ends_the_statement_of_a_guard(context: Context) {
+async fn a_statement_of_a_guard_is_aborted_without_a_response(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -82,16 +82,16 @@ async fn a_silent_server_ends_the_statement_of_a_guard(context: Context) {
     let connection = pool.acquire("test.guard").await.unwrap();
     assert_eq!(number(&connection, "SELECT 1").await.unwrap(), 1);
     proxy.stall();
-    assert!(number(&connection, "SELECT 1").await.is_err(), "no answer comes");
+    assert!(number(&connection, "SELECT 1").await.is_err(), "there is no response");
     drop(connection);
-    eventually("its place is free", || async { (pool.status().in_use == 0).then_some(()) }).await;
+    eventually("its permit is released", || async { (pool.status().in_use == 0).then_some(()) }).await;
     assert_eq!(pool.snapshot().counters.stranded, 1);
-    proxy.mend();
-    eventually("the pool serves", || async { pool.acquire_reader("test.guard").await.ok() }).await;
+    proxy.restore();
+    eventually("the pool serves again", || async { pool.acquire_reader("test.guard").await.ok() }).await;
     end(pool).await;
 }
 
-/// A query of so many rows.
+/// A query that returns this many rows.
 fn rows(context: &Context, count: u32) -> String {
     match context.engine() {
         Engine::Postgres => format!("SELECT i::bigint FROM generate_series(1, {count}) AS g (i)"),
@@ -102,7 +102,7 @@ fn rows(context: &Context, count: u32) -> String {
 }
 
 async fn rows_are_streamed(context: Context) {
-    let pool = pool(&context, one()).await;
+    let pool = pool(&context, one_connection()).await;
     let sql = rows(&context, 900);
     let sum = pool
         .read("test.stream", move |db| {
@@ -114,7 +114,7 @@ async fn rows_are_streamed(context: Context) {
                     sum += row.try_get_by_index::<i64>(0).or_else(|_| row.try_get_by_index::<i32>(0).map(i64::from))?;
                 }
                 drop(rows);
-                // And the connection is free again.
+                // The connection can be used again.
                 Ok::<_, Error>((sum, number(&db, "SELECT 7").await?))
             }
         })
@@ -124,7 +124,7 @@ async fn rows_are_streamed(context: Context) {
     let bad = Statement::from_string(pool_backend(&context), "SELECT * FROM nowhere");
     let connection = pool.acquire_reader("test.stream").await.unwrap();
     let failed = async { connection.stream_raw(bad).await?.try_next().await.map(drop) }.await;
-    assert!(failed.is_err(), "an error of the query arrives");
+    assert!(failed.is_err(), "errors of the query are returned");
     assert_eq!(number(&connection, "SELECT 7").await.unwrap(), 7);
     drop(connection);
     end(pool).await;
@@ -138,8 +138,8 @@ fn pool_backend(context: &Context) -> sea_orm::DbBackend {
     }
 }
 
-async fn a_stream_that_is_dropped_answers_no_other_statement(context: Context) {
-    let pool = pool(&context, one()).await;
+async fn rows_of_a_dropped_stream_are_not_read_by_the_next_statement(context: Context) {
+    let pool = pool(&context, one_connection()).await;
     let sql = rows(&context, 900);
     let next = pool
         .read("test.stream", move |db| {
@@ -153,7 +153,7 @@ async fn a_stream_that_is_dropped_answers_no_other_statement(context: Context) {
         })
         .await
         .unwrap();
-    assert!(next.is_none_or(|seven| seven == 7), "an answer to another statement: {next:?}");
+    assert!(next.is_none_or(|seven| seven == 7), "the response of another statement: {next:?}");
     assert_eq!(read(&pool, "SELECT 7").await, 7);
     end(pool).await;
 }

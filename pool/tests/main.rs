@@ -1,7 +1,7 @@
-//! The pool on its own, on every engine: `cargo test -p orm-pool --test pool`.
+//! Tests of the pool without the service, on every engine: `cargo test -p orm-pool --test pool`.
 //!
-//! Each case gets a fresh database on each engine that this machine has; an engine that is missing is reported and counted
-//! as skipped. Servers are started when the first case needs them, and end with the run.
+//! Each case runs on each available engine, with a fresh database; missing engines are reported and counted as skipped.
+//! Servers are started when the first case needs them, and stopped at the end of the run.
 
 #![allow(
     clippy::expect_used,
@@ -13,7 +13,7 @@
     clippy::unwrap_used,
     missing_docs,
     unreachable_pub,
-    reason = "a test ends by panicking, and no one depends on it"
+    reason = "tests fail by panicking, and no crate depends on them"
 )]
 
 mod batch_failures;
@@ -34,10 +34,10 @@ use std::{ops::Deref, process::ExitCode, sync::Arc, time::Duration};
 
 use test_support::{CaseContext, Databases, Engine, suite};
 
-/// No case takes longer; one that hangs is a failure with a name.
+/// A case that takes longer fails, so that a hang is reported by the name of its case.
 const CASE_LIMIT: Duration = Duration::from_secs(120);
 
-/// What a case works with.
+/// The context of a case: its databases.
 #[derive(Clone)]
 pub struct Context(Arc<Databases>);
 

@@ -1,4 +1,4 @@
-//! What an operation is promised, on the pool itself: repeated where it is safe, and only there; done whole or not at all.
+//! Guarantees of an operation: it is retried only if that is safe, and it is atomic.
 
 use std::{
     sync::{
@@ -23,87 +23,87 @@ use test_support::{
 use crate::Context;
 
 cases![
-    conflicts_are_run_again,
-    a_read_outlives_four_connections,
-    a_transaction_whose_connection_dies_before_the_commit_is_run_again,
-    a_transaction_whose_commit_was_sent_is_not_run_again,
+    conflicts_are_retried,
+    a_read_survives_four_broken_connections,
+    a_transaction_is_retried_if_its_connection_breaks_before_the_commit,
+    a_transaction_is_not_retried_after_its_commit_was_sent,
     isolation_and_access_mode_reach_the_server,
-    a_panic_costs_nobody_else_anything,
-    plans_for_an_old_schema_cost_no_read,
-    a_conflict_inside_a_savepoint_is_run_again,
+    a_panic_rolls_back_and_keeps_the_connection,
+    reads_succeed_after_a_schema_change,
+    a_conflict_inside_a_savepoint_is_retried,
 ];
 
 fn serializable() -> TransactionOptions {
     TransactionOptions { isolation_level: Some(IsolationLevel::Serializable), ..TransactionOptions::default() }
 }
 
-/// Reads both rows, waits for the others to have read them as well, then counts one of them up.
-async fn count_up(tx: Connection, row: i64, met: Option<Arc<Barrier>>) -> Result<(), Error> {
+/// Reads both rows, waits until the other transaction has read them as well, then updates one of them.
+async fn update_sum(tx: Connection, row: i64, barrier: Option<Arc<Barrier>>) -> Result<(), Error> {
     let sum = number(&tx, "SELECT SUM(n) FROM t").await?;
-    if let Some(met) = met {
-        met.wait().await;
+    if let Some(barrier) = barrier {
+        barrier.wait().await;
     }
     let sql = format!("UPDATE t SET n = {} WHERE id = {row}", sum + 1);
     tx.execute_unprepared(&sql).await?;
     Ok(())
 }
 
-async fn conflicts_are_run_again(context: Context) {
+async fn conflicts_are_retried(context: Context) {
     if context.engine() == Engine::Sqlite {
-        // One writer at a time: nothing stands in anybody's way.
+        // One writer at a time: there are no conflicts.
         return;
     }
     let pool = pool(&context, PoolOptions::default().max(4)).await;
     // Both read both rows before either writes: a serializable database lets only one of them through. PostgreSQL fails
     // the other one (40001), at its update or at its commit; in MariaDB each waits for the other (1213).
-    let met = Arc::new(Barrier::new(2));
+    let barrier = Arc::new(Barrier::new(2));
     let both = [1, 2].map(|row| {
-        let (pool, met, attempts) = (pool.clone(), Arc::clone(&met), AtomicU32::new(0));
+        let (pool, barrier, attempts) = (pool.clone(), Arc::clone(&barrier), AtomicU32::new(0));
         tokio::spawn(async move {
-            let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
+            let request = RequestContext::new("test").timeout(Duration::from_secs(30));
             let body = move |tx| {
                 let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
-                count_up(tx, row, is_first.then(|| Arc::clone(&met)))
+                update_sum(tx, row, is_first.then(|| Arc::clone(&barrier)))
             };
-            caller.scope(pool.transaction_with("test.count", serializable(), body)).await
+            request.scope(pool.transaction_with("test.count", serializable(), body)).await
         })
     });
-    for one in both {
-        one.await.unwrap().unwrap();
+    for transaction in both {
+        transaction.await.unwrap().unwrap();
     }
     assert!(pool.snapshot().counters.retried_conflicts >= 1, "{:?}", pool.snapshot().counters);
-    // One after the other they see 0 and then 1: one row has 1, the other 2.
+    // As if they ran in sequence, the sums are 0 and 1: one row is 1, the other 2.
     assert_eq!((read(&pool, "SELECT MIN(n) FROM t").await, read(&pool, "SELECT MAX(n) FROM t").await), (1, 2));
     end(pool).await;
 }
 
-async fn a_read_outlives_four_connections(context: Context) {
-    let suicide = match context.engine() {
+async fn a_read_survives_four_broken_connections(context: Context) {
+    let kill_self = match context.engine() {
         Engine::Sqlite => return,
         Engine::Postgres => "SELECT pg_terminate_backend(pg_backend_pid())",
         Engine::MariaDb | Engine::MySql => "KILL CONNECTION_ID()",
     };
     let pool = pool(&context, PoolOptions::default().max(2)).await;
-    for (deaths, survives) in [(4, true), (5, false)] {
+    for (failures, succeeds) in [(4, true), (5, false)] {
         let attempts = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&attempts);
         let body = move |db: Connection| {
             let attempt = counted.fetch_add(1, Ordering::Relaxed);
             async move {
-                if attempt < deaths {
-                    db.execute_unprepared(suicide).await?;
+                if attempt < failures {
+                    db.execute_unprepared(kill_self).await?;
                 }
                 Ok::<_, Error>(number(&db, "SELECT 1").await?)
             }
         };
-        let answer = pool.read("test.read", body).await;
-        assert_eq!(answer.is_ok(), survives, "after {deaths} deaths: {answer:?}");
+        let outcome = pool.read("test.read", body).await;
+        assert_eq!(outcome.is_ok(), succeeds, "after {failures} broken connections: {outcome:?}");
         assert_eq!(attempts.load(Ordering::Relaxed), 5);
     }
     end(pool).await;
 }
 
-async fn a_transaction_whose_connection_dies_before_the_commit_is_run_again(context: Context) {
+async fn a_transaction_is_retried_if_its_connection_breaks_before_the_commit(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -122,21 +122,21 @@ async fn a_transaction_whose_connection_dies_before_the_commit_is_run_again(cont
                 if attempt == 0 {
                     proxy.cut();
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    proxy.mend();
+                    proxy.restore();
                 }
                 tx.execute_unprepared("INSERT INTO t VALUES (2, 2)").await?;
                 Ok::<_, Error>(())
             }
         }
     };
-    let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
-    caller.scope(pool.transaction("test.insert", body)).await.unwrap();
+    let request = RequestContext::new("test").timeout(Duration::from_secs(30));
+    request.scope(pool.transaction("test.insert", body)).await.unwrap();
     assert!(attempts.load(Ordering::Relaxed) >= 2);
-    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2, "once, and whole");
+    assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2, "committed once");
     end(pool).await;
 }
 
-async fn a_transaction_whose_commit_was_sent_is_not_run_again(context: Context) {
+async fn a_transaction_is_not_retried_after_its_commit_was_sent(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -148,19 +148,19 @@ async fn a_transaction_whose_commit_was_sent_is_not_run_again(context: Context) 
     run(&pool, "CREATE TABLE one (id INTEGER PRIMARY KEY)").await;
     run(&pool, "INSERT INTO one VALUES (1)").await;
     let (proxy, attempts) = (Arc::new(proxy), Arc::new(AtomicU32::new(0)));
-    let overlooks = context.engine().is_mysql_like();
+    let ignores_error = context.engine().is_mysql_like();
     let body = {
         let (proxy, attempts) = (Arc::clone(&proxy), Arc::clone(&attempts));
         move |tx: Connection| {
             let proxy = Arc::clone(&proxy);
             attempts.fetch_add(1, Ordering::Relaxed);
             async move {
-                if overlooks {
-                    // An error that the body can live with makes the commit no less of one.
+                if ignores_error {
+                    // An error that the body ignores does not change the outcome of the commit.
                     assert!(tx.execute_unprepared("INSERT INTO one VALUES (1)").await.is_err());
                 }
                 tx.execute_unprepared("INSERT INTO t VALUES (1)").await?;
-                proxy.mute();
+                proxy.hold_responses();
                 Ok::<_, Error>(())
             }
         }
@@ -168,21 +168,21 @@ async fn a_transaction_whose_commit_was_sent_is_not_run_again(context: Context) 
     let committing = {
         let pool = pool.clone();
         tokio::spawn(async move {
-            let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
-            caller.scope(pool.transaction("test.insert", body)).await
+            let request = RequestContext::new("test").timeout(Duration::from_secs(30));
+            request.scope(pool.transaction("test.insert", body)).await
         })
     };
     let outside = connect(&direct).await;
-    eventually("it is committed", || async {
+    eventually("the transaction is committed", || async {
         (number(&outside, "SELECT COUNT(*) FROM t").await.unwrap() == 1).then_some(())
     })
     .await;
     proxy.cut();
-    proxy.mend();
+    proxy.restore();
     let outcome = committing.await.unwrap();
-    assert!(outcome.is_err(), "nobody can know that it was committed");
+    assert!(outcome.is_err(), "the outcome of the commit is unknown");
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
-    assert_eq!(number(&outside, "SELECT COUNT(*) FROM t").await.unwrap(), 1, "once");
+    assert_eq!(number(&outside, "SELECT COUNT(*) FROM t").await.unwrap(), 1, "committed once");
     outside.close().await.unwrap();
     end(pool).await;
 }
@@ -201,7 +201,7 @@ async fn isolation_and_access_mode_reach_the_server(context: Context) {
                 .unwrap();
             assert_eq!(level, "serializable");
         }
-        // Tested by what it does: see the conflicts above. SQLite is always serializable.
+        // `conflicts_are_retried` tests the effect. SQLite is always serializable.
         Engine::MariaDb | Engine::MySql | Engine::Sqlite => {}
     }
     if context.engine() != Engine::Sqlite {
@@ -214,14 +214,14 @@ async fn isolation_and_access_mode_reach_the_server(context: Context) {
             matches!(&refused, Error::Database(error) if DbErrorKind::of(error) == DbErrorKind::ReadOnly),
             "{refused:?}"
         );
-        assert_eq!(pool.impairment(), None, "the database would take writes");
-        assert_eq!(pool.snapshot().counters.closed_broken, 0, "and the connection is as good as before");
+        assert_eq!(pool.impairment(), None, "the database itself accepts writes");
+        assert_eq!(pool.snapshot().counters.closed_broken, 0, "the connection is kept");
     }
     assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, 0);
     end(pool).await;
 }
 
-async fn a_panic_costs_nobody_else_anything(context: Context) {
+async fn a_panic_rolls_back_and_keeps_the_connection(context: Context) {
     let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
     let opened = pool.snapshot().counters.opened;
     let bug = |tx: Connection| async move {
@@ -231,28 +231,28 @@ async fn a_panic_costs_nobody_else_anything(context: Context) {
     let failed = pool.transaction("test.bug", bug).await.unwrap_err();
     assert!(matches!(failed, Error::Panicked { operation: "test.bug" }), "{failed:?}");
     assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, 0, "its transaction was rolled back");
-    assert_eq!(pool.snapshot().counters.opened, opened, "and its connection is as good as before");
+    assert_eq!(pool.snapshot().counters.opened, opened, "its connection is kept");
     end(pool).await;
 }
 
-async fn plans_for_an_old_schema_cost_no_read(context: Context) {
+async fn reads_succeed_after_a_schema_change(context: Context) {
     if context.engine() == Engine::Sqlite {
-        // sqlx 0.9 loses its worker over a `SELECT *` whose columns have become more, and gives no rows and no error.
-        // SeaORM names its columns.
+        // In sqlx 0.9, a cached `SELECT *` that gains columns ends the SQLite worker, and returns no rows and no error.
+        // SeaORM lists its columns.
         return;
     }
     let pool = pool(&context, PoolOptions::default().max(8).min(8)).await;
     let all = async || {
         // Eight at the same time, so that each connection prepares the statement.
-        let met = Arc::new(Barrier::new(8));
+        let barrier = Arc::new(Barrier::new(8));
         let reads = (0..8).map(|_| {
-            let met = Arc::clone(&met);
+            let barrier = Arc::clone(&barrier);
             pool.read("test.all", move |db| {
-                let met = Arc::clone(&met);
+                let barrier = Arc::clone(&barrier);
                 async move {
                     let statement = Statement::from_string(db.get_database_backend(), "SELECT * FROM t");
                     let rows = db.query_all_raw(statement).await;
-                    let _ = tokio::time::timeout(Duration::from_secs(5), met.wait()).await;
+                    let _ = tokio::time::timeout(Duration::from_secs(5), barrier.wait()).await;
                     Ok::<_, Error>(rows?.len())
                 }
             })
@@ -263,40 +263,40 @@ async fn plans_for_an_old_schema_cost_no_read(context: Context) {
         assert_eq!(rows.unwrap(), 2);
     }
     run(&pool, "ALTER TABLE t ADD COLUMN m INTEGER").await;
-    // One after the other, so that each would meet another connection that still knows the old schema.
+    // In sequence, so that each read may use another connection whose plans are for the old schema.
     for _ in 0..3 {
         let rows = pool.read("test.all", |db| async move {
             let statement = Statement::from_string(db.get_database_backend(), "SELECT * FROM t");
             Ok::<_, Error>(db.query_all_raw(statement).await?.len())
         });
-        assert_eq!(rows.await.unwrap(), 2, "nobody notices that the schema was changed");
+        assert_eq!(rows.await.unwrap(), 2, "the schema change is not visible to reads");
     }
     end(pool).await;
 }
 
-async fn a_conflict_inside_a_savepoint_is_run_again(context: Context) {
+async fn a_conflict_inside_a_savepoint_is_retried(context: Context) {
     if context.engine() == Engine::Sqlite {
-        // One writer at a time: nothing stands in anybody's way.
+        // One writer at a time: there are no conflicts.
         return;
     }
     let pool = pool(&context, PoolOptions::default().max(4)).await;
-    let met = Arc::new(Barrier::new(2));
+    let barrier = Arc::new(Barrier::new(2));
     let both = [(); 2].map(|()| {
-        let (pool, met, attempts) = (pool.clone(), Arc::clone(&met), AtomicU32::new(0));
+        let (pool, barrier, attempts) = (pool.clone(), Arc::clone(&barrier), AtomicU32::new(0));
         tokio::spawn(async move {
-            let caller = RequestContext::new("test").timeout(Duration::from_secs(30));
+            let request = RequestContext::new("test").timeout(Duration::from_secs(30));
             let body = move |tx: Connection| {
-                let met = (attempts.fetch_add(1, Ordering::Relaxed) == 0).then(|| Arc::clone(&met));
+                let barrier = (attempts.fetch_add(1, Ordering::Relaxed) == 0).then(|| Arc::clone(&barrier));
                 async move {
                     let inner = tx.begin().await?;
                     let sum = number(&inner, "SELECT SUM(n) FROM t").await?;
-                    if let Some(met) = met {
-                        met.wait().await;
+                    if let Some(barrier) = barrier {
+                        barrier.wait().await;
                     }
-                    // The same row: the second one finds it changed by the first, in PostgreSQL as well.
+                    // The same row: the second transaction conflicts with the first, in PostgreSQL as well.
                     let update = format!("UPDATE t SET n = {} WHERE id = 1", sum + 1);
                     if let Err(error) = inner.execute_unprepared(&update).await {
-                        // As SeaORM's own `transaction` does it.
+                        // As SeaORM's `transaction` does.
                         inner.rollback().await?;
                         return Err(error.into());
                     }
@@ -304,13 +304,13 @@ async fn a_conflict_inside_a_savepoint_is_run_again(context: Context) {
                     Ok::<_, Error>(())
                 }
             };
-            caller.scope(pool.transaction_with("test.count", serializable(), body)).await
+            request.scope(pool.transaction_with("test.count", serializable(), body)).await
         })
     });
-    for one in both {
-        one.await.unwrap().unwrap();
+    for transaction in both {
+        transaction.await.unwrap().unwrap();
     }
     assert!(pool.snapshot().counters.retried_conflicts >= 1, "{:?}", pool.snapshot().counters);
-    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 2, "once each");
+    assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 2, "each committed once");
     end(pool).await;
 }

@@ -1,4 +1,4 @@
-//! A server that is slow, hung, or takes no new connections: what the pool makes of it.
+//! Outages: servers that are slow, hang or refuse new connections.
 
 use std::{
     sync::Arc,
@@ -16,17 +16,17 @@ use test_support::{
 use crate::Context;
 
 cases![
-    a_server_that_is_slow_to_connect_to_comes_back,
-    a_hung_server_is_not_showered_with_handshakes,
-    a_long_statement_outlives_a_listener_that_is_shut,
-    a_long_statement_outlives_a_listener_that_is_deaf,
-    pings_do_not_delay_the_end_of_stranded_operations,
-    a_server_without_room_for_statements_costs_no_read,
-    a_connection_that_is_never_opened_is_noticed,
-    a_pool_that_drains_still_kills_statements,
-    answers_that_were_lost_do_not_keep_connections,
-    a_long_statement_is_not_taken_for_a_lost_answer,
-    new_credentials_after_the_end_are_refused_at_once,
+    the_pool_recovers_if_connecting_is_slow,
+    a_hung_server_gets_few_connection_attempts,
+    a_long_statement_survives_refused_connections,
+    a_long_statement_survives_ignored_connections,
+    pings_do_not_delay_the_abort_of_stranded_operations,
+    reads_succeed_at_the_limit_of_prepared_statements,
+    a_hung_connection_attempt_is_detected,
+    a_draining_pool_still_kills_statements,
+    lost_responses_do_not_hold_connections,
+    a_long_statement_is_not_mistaken_for_a_lost_response,
+    reconfigure_fails_immediately_after_close,
 ];
 
 fn sleep(context: &Context, seconds: u32) -> String {
@@ -36,39 +36,39 @@ fn sleep(context: &Context, seconds: u32) -> String {
     }
 }
 
-async fn a_server_that_is_slow_to_connect_to_comes_back(context: Context) {
+async fn the_pool_recovers_if_connecting_is_slow(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
     let pool = pool_on(&url, PoolOptions::default().max(4).min(2)).await;
     proxy.cut();
-    eventually("it is down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
-    // Longer than a ping may take.
+    eventually("the pool is down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
+    // Longer than the time limit of a ping.
     proxy.slow_to_connect(Duration::from_secs(2));
-    proxy.mend_listener();
-    eventually("it is up", || async { (pool.snapshot().state == PoolState::Up).then_some(()) }).await;
+    proxy.reopen_listener();
+    eventually("the pool is up", || async { (pool.snapshot().state == PoolState::Up).then_some(()) }).await;
     assert_eq!(read(&pool, "SELECT 1").await, 1);
     end(pool).await;
 }
 
-async fn a_hung_server_is_not_showered_with_handshakes(context: Context) {
+async fn a_hung_server_gets_few_connection_attempts(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
     let pool = pool_on(&url, PoolOptions::default().max(4).min(2)).await;
     proxy.stall();
-    eventually("it is down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
+    eventually("the pool is down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
     let before = proxy.accepted();
     let until = Instant::now() + Duration::from_secs(15);
     while Instant::now() < until {
-        // As a readiness probe does.
+        // Like readiness probes.
         assert!(pool.ping().await.is_err());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let attempts = proxy.accepted() - before;
-    assert!(attempts <= 3, "MySQL shuts out a host that gives up many handshakes: {attempts} in 15 s");
-    proxy.mend();
-    eventually("it is up", || async { (pool.snapshot().state == PoolState::Up).then_some(()) }).await;
+    assert!(attempts <= 3, "MySQL blocks a host after many aborted handshakes: {attempts} in 15 s");
+    proxy.restore();
+    eventually("the pool is up", || async { (pool.snapshot().state == PoolState::Up).then_some(()) }).await;
     end(pool).await;
 }
 
-async fn long_statement(context: Context, trouble: impl FnOnce(&Proxy)) {
+async fn long_statement(context: Context, fail: impl FnOnce(&Proxy)) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
     let pool = pool_on(&url, PoolOptions::default().max(1).min(1)).await;
     let slow = Arc::new(sleep(&context, 8));
@@ -82,34 +82,34 @@ async fn long_statement(context: Context, trouble: impl FnOnce(&Proxy)) {
             .await
         })
     };
-    eventually("it runs", || async { (pool.status().in_use == 1).then_some(()) }).await;
-    trouble(&proxy);
-    // Newcomers are refused.
-    eventually("it is down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
-    assert!(pool.read("test.newcomer", |_| async { Ok::<_, Error>(()) }).await.is_err());
+    eventually("the statement runs", || async { (pool.status().in_use == 1).then_some(()) }).await;
+    fail(&proxy);
+    // New operations are refused.
+    eventually("the pool is down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
+    assert!(pool.read("test.refused", |_| async { Ok::<_, Error>(()) }).await.is_err());
     long.await.unwrap().unwrap();
     assert_eq!(pool.snapshot().counters.stranded, 0);
-    proxy.mend();
-    eventually("its connection serves", || async {
+    proxy.restore();
+    eventually("its connection serves again", || async {
         pool.read("test.read", |db| async move { Ok::<_, Error>(number(&db, "SELECT 1").await?) }).await.ok()
     })
     .await;
     end(pool).await;
 }
 
-async fn a_long_statement_outlives_a_listener_that_is_shut(context: Context) {
-    long_statement(context, Proxy::shut).await;
+async fn a_long_statement_survives_refused_connections(context: Context) {
+    long_statement(context, Proxy::close_listener).await;
 }
 
-async fn a_long_statement_outlives_a_listener_that_is_deaf(context: Context) {
-    long_statement(context, Proxy::deafen).await;
+async fn a_long_statement_survives_ignored_connections(context: Context) {
+    long_statement(context, Proxy::ignore_connections).await;
 }
 
-/// As after a firewall has forgotten all connections: new ones work.
-async fn answers_that_were_lost_do_not_keep_connections(context: Context) {
+/// As after a firewall has lost its connection table: new connections work.
+async fn lost_responses_do_not_hold_connections(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
     let pool = pool_on(&url, PoolOptions::default().max(4).min(4)).await;
-    proxy.forget();
+    proxy.blackhole();
     let began = Instant::now();
     let reads: Vec<_> = (0..4)
         .map(|_| {
@@ -130,9 +130,9 @@ async fn answers_that_were_lost_do_not_keep_connections(context: Context) {
     end(pool).await;
 }
 
-async fn a_long_statement_is_not_taken_for_a_lost_answer(context: Context) {
+async fn a_long_statement_is_not_mistaken_for_a_lost_response(context: Context) {
     for max in [1, 2] {
-        // The server is asked over a separate connection, or over an idle one.
+        // The pool queries the state of the statement over a new connection, or over an idle one.
         let pool = pool_on(&context.database().await, PoolOptions::default().max(max).min(max)).await;
         let slow = Arc::new(sleep(&context, 5));
         let long = pool.read("test.long", move |db| {
@@ -145,7 +145,7 @@ async fn a_long_statement_is_not_taken_for_a_lost_answer(context: Context) {
     }
 }
 
-async fn pings_do_not_delay_the_end_of_stranded_operations(context: Context) {
+async fn pings_do_not_delay_the_abort_of_stranded_operations(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
     let pool = pool_on(&url, PoolOptions::default().max(8).min(8)).await;
     let slow = Arc::new(sleep(&context, 60));
@@ -161,9 +161,9 @@ async fn pings_do_not_delay_the_end_of_stranded_operations(context: Context) {
             })
         })
         .collect();
-    eventually("they run", || async { (pool.status().in_use == 2).then_some(()) }).await;
+    eventually("both run", || async { (pool.status().in_use == 2).then_some(()) }).await;
     proxy.stall();
-    let silent = Instant::now();
+    let stalled_at = Instant::now();
     let pings: Vec<_> = (0..150)
         .map(|number| {
             let pool = pool.clone();
@@ -173,14 +173,14 @@ async fn pings_do_not_delay_the_end_of_stranded_operations(context: Context) {
             })
         })
         .collect();
-    for one in stranded {
-        let outcome = one.await.unwrap();
+    for operation in stranded {
+        let outcome = operation.await.unwrap();
         assert!(matches!(&outcome, Err(Error::Abandoned { operation: "test.stranded" })), "{outcome:?}");
     }
-    let ended = silent.elapsed();
-    assert!(ended < Duration::from_secs(15), "it took {ended:?} to end them");
+    let aborted = stalled_at.elapsed();
+    assert!(aborted < Duration::from_secs(15), "it took {aborted:?} to abort them");
     for ping in pings {
-        // Those that came before it was found silent may have been lucky.
+        // Pings before the stall may have succeeded.
         let _ = ping.await.unwrap();
     }
     assert!(pool.ping().await.is_err());
@@ -188,8 +188,8 @@ async fn pings_do_not_delay_the_end_of_stranded_operations(context: Context) {
     end(pool).await;
 }
 
-/// MySQL and MariaDB bound the prepared statements of all clients together.
-async fn a_server_without_room_for_statements_costs_no_read(context: Context) {
+/// MySQL and MariaDB limit the total number of prepared statements of all clients.
+async fn reads_succeed_at_the_limit_of_prepared_statements(context: Context) {
     if !context.engine().is_mysql_like() {
         return;
     }
@@ -197,50 +197,50 @@ async fn a_server_without_room_for_statements_costs_no_read(context: Context) {
     server.start(End::Orderly);
     server.await_ready();
     let pool = pool_on(&new_database(server.url()).await, PoolOptions::default().max(4).min(4)).await;
-    let ask = async |number: usize| {
-        let one = move |db: orm_pool::Connection| async move {
+    let query = async |number: usize| {
+        let read = move |db: orm_pool::Connection| async move {
             let sql = format!("SELECT {number} + ?");
             let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [1_i64.into()]);
             let row = db.query_one_raw(statement).await?.unwrap();
             Ok::<_, Error>(row.try_get_by_index::<i64>(0)?)
         };
-        pool.read("test.statement", one).await
+        pool.read("test.statement", read).await
     };
     let mut opened = 0;
     for round in 0..5 {
         opened = pool.snapshot().counters.opened;
-        let all = futures_util::future::join_all((0..80).map(&ask)).await;
-        for (number, answer) in all.into_iter().enumerate() {
-            let answer = answer.unwrap_or_else(|error| panic!("round {round}, statement {number}: {error:?}"));
-            assert_eq!(answer, i64::try_from(number).unwrap() + 1);
+        let all = futures_util::future::join_all((0..80).map(&query)).await;
+        for (number, outcome) in all.into_iter().enumerate() {
+            let value = outcome.unwrap_or_else(|error| panic!("round {round}, statement {number}: {error:?}"));
+            assert_eq!(value, i64::try_from(number).unwrap() + 1);
         }
     }
-    assert_eq!(pool.impairment(), Some(DbErrorKind::TooManyStatements), "an operator sees it");
-    assert_eq!(pool.snapshot().counters.opened, opened, "in the end connections keep as few as there is room for");
+    assert_eq!(pool.impairment(), Some(DbErrorKind::TooManyStatements), "the impairment is reported");
+    assert_eq!(pool.snapshot().counters.opened, opened, "connections end up with caches that fit the limit");
     end(pool).await;
     server.stop();
 }
 
-async fn a_connection_that_is_never_opened_is_noticed(context: Context) {
+async fn a_hung_connection_attempt_is_detected(context: Context) {
     let (proxy, url) = Proxy::before(&context.database().await).await;
     let options = PoolOptions::default().min(0).idle(Duration::from_millis(50)).acquire(Duration::from_secs(60));
     let pool = pool_on(&url, options).await;
-    eventually("none is open", || async { (pool.status().total == 0).then_some(()) }).await;
+    eventually("no connection is open", || async { (pool.status().total == 0).then_some(()) }).await;
     proxy.stall();
-    let asked = Instant::now();
+    let began = Instant::now();
     let refused = pool.read("test.read", |db| async move { Ok::<_, Error>(number(&db, "SELECT 1").await?) }).await;
     assert!(refused.is_err());
-    let noticed = asked.elapsed();
-    assert!(noticed < Duration::from_secs(8), "before the attempt itself has ended: {noticed:?}");
+    let detected = began.elapsed();
+    assert!(detected < Duration::from_secs(8), "before the connection attempt times out: {detected:?}");
     assert_eq!(pool.snapshot().state, PoolState::Down);
-    proxy.mend();
-    eventually("it is up", || async { (pool.snapshot().state == PoolState::Up).then_some(()) }).await;
+    proxy.restore();
+    eventually("the pool is up", || async { (pool.snapshot().state == PoolState::Up).then_some(()) }).await;
     end(pool).await;
 }
 
-async fn a_pool_that_drains_still_kills_statements(context: Context) {
+async fn a_draining_pool_still_kills_statements(context: Context) {
     if context.engine() != Engine::MySql {
-        // The others end statements themselves.
+        // The other engines enforce statement timeouts themselves.
         return;
     }
     let pool = pool(&context, PoolOptions::default().statement_timeout(Duration::from_secs(1))).await;
@@ -259,16 +259,16 @@ async fn a_pool_that_drains_still_kills_statements(context: Context) {
             .await
         })
     };
-    eventually("it is blocked", || async { (pool.status().in_use == 1).then_some(()) }).await;
+    eventually("the write is blocked", || async { (pool.status().in_use == 1).then_some(()) }).await;
     pool.drain();
-    let ended = tokio::time::timeout(Duration::from_secs(5), blocked).await.expect("it is killed, not left behind");
-    assert!(matches!(ended.unwrap(), Err(Error::Database(_))), "by an answer of the server");
+    let ended = tokio::time::timeout(Duration::from_secs(5), blocked).await.expect("it was not killed");
+    assert!(matches!(ended.unwrap(), Err(Error::Database(_))), "an error of the server");
     lock.unlock().await;
     outside.close().await.unwrap();
     end(pool).await;
 }
 
-async fn new_credentials_after_the_end_are_refused_at_once(context: Context) {
+async fn reconfigure_fails_immediately_after_close(context: Context) {
     let pool = pool(&context, PoolOptions::default()).await;
     let mut other = url::Url::parse(&context.last_database()).unwrap();
     other.set_password(Some("another")).unwrap();

@@ -1,7 +1,7 @@
-//! Everything at once: operations that fail, panic and are dropped, connections that are killed, limits that change.
+//! A stress test: operations fail, panic and are dropped while connections are killed and limits change.
 //!
-//! Short as a rule; `ORM_POOL_STORM_SECONDS` makes it longer, and `ORM_POOL_STORM_SEED` repeats the choices of a run, which
-//! prints its own (not the order in which the machine runs them).
+//! `ORM_POOL_STORM_SECONDS` sets its duration. `ORM_POOL_STORM_SEED` repeats the random choices of a run, but not their
+//! interleaving; each run prints its seed.
 
 use std::{
     collections::BTreeSet,
@@ -18,46 +18,46 @@ use sea_orm::{ConnectionTrait, DbErr, Statement, TransactionSession, Transaction
 use test_support::{
     Engine,
     bare::{end, pool, run},
-    cases, connect, eventually, kill_all, wanted,
+    cases, connect, env_or, eventually, kill_all,
 };
 use tokio::{sync::Barrier, task::JoinSet};
 
 use crate::Context;
 
-cases![a_storm_loses_nothing];
+cases![failures_lose_no_writes_and_no_permits];
 
 const TASKS: usize = 80;
 const MAX: u32 = 12;
 
-/// What is known of the rows of one task.
+/// The expected rows of one task.
 #[derive(Default)]
 struct Ledger {
-    /// Rows whose writing was acknowledged.
+    /// Rows whose write was acknowledged.
     stored: BTreeSet<i64>,
-    /// Rows that were rolled back, or never begun.
+    /// Rows that were rolled back or never written.
     absent: BTreeSet<i64>,
-    /// The first of two rows of one transaction.
+    /// The first row of each transaction of two rows.
     pairs: Vec<i64>,
 }
 
-/// Whether an error says for certain that nothing was written.
+/// Whether an error guarantees that nothing was written.
 fn is_refusal(error: &Error) -> bool {
     matches!(error, Error::Refused { .. } | Error::Panicked { .. })
 }
 
-struct Sailor {
+struct Client {
     pool: Pool,
     batch: Batch<i64, ()>,
     rng: Rng,
-    /// Numbers of rows: of this task alone.
-    next: i64,
+    /// The last row number, from a range of this task.
+    last_row: i64,
     ledger: Ledger,
 }
 
-impl Sailor {
-    fn row(&mut self) -> i64 {
-        self.next += 1;
-        self.next
+impl Client {
+    fn next_row(&mut self) -> i64 {
+        self.last_row += 1;
+        self.last_row
     }
 
     async fn step(&mut self) {
@@ -70,25 +70,25 @@ impl Sailor {
                 let _ = self.pool.read("storm.read", read).await;
             }
             25..45 => {
-                let row = self.row();
+                let row = self.next_row();
                 let outcome = self.pool.write("storm.write", move |db| insert(db, row)).await;
-                self.note(&[row], &outcome);
+                self.record(&[row], &outcome);
             }
             45..65 => {
-                let row = self.row();
+                let row = self.next_row();
                 let outcome = self.batch.load(row).await;
-                self.note(&[row], &outcome);
+                self.record(&[row], &outcome);
             }
             65..80 => self.pair().await,
             80..85 => self.rolled_back().await,
             85..88 => self.panicked().await,
-            88..90 => self.begun_past_the_pool().await,
+            88..90 => self.unmanaged_transaction().await,
             90..94 => self.guarded().await,
             _ => self.dropped().await,
         }
     }
 
-    fn note(&mut self, rows: &[i64], outcome: &Result<(), Error>) {
+    fn record(&mut self, rows: &[i64], outcome: &Result<(), Error>) {
         match outcome {
             Ok(()) => self.ledger.stored.extend(rows),
             Err(error) if is_refusal(error) => self.ledger.absent.extend(rows),
@@ -96,9 +96,9 @@ impl Sailor {
         }
     }
 
-    /// Two rows, the second one inside a savepoint.
+    /// Writes two rows in a transaction, the second one inside a savepoint.
     async fn pair(&mut self) {
-        let (one, two) = (self.row(), self.row());
+        let (one, two) = (self.next_row(), self.next_row());
         self.ledger.pairs.push(one);
         let body = move |tx: Connection| async move {
             insert(tx.clone(), one).await?;
@@ -108,14 +108,14 @@ impl Sailor {
             Ok(())
         };
         let outcome = self.pool.transaction("storm.pair", body).await;
-        self.note(&[one, two], &outcome);
+        self.record(&[one, two], &outcome);
     }
 
     async fn rolled_back(&mut self) {
-        let row = self.row();
+        let row = self.next_row();
         let body = move |tx: Connection| async move {
             insert(tx, row).await?;
-            Err::<(), _>(Error::Database(DbErr::Custom("enough".to_owned())))
+            Err::<(), _>(Error::Database(DbErr::Custom("rolled back".to_owned())))
         };
         let outcome = self.pool.transaction("storm.rollback", body).await;
         assert!(outcome.is_err());
@@ -123,12 +123,12 @@ impl Sailor {
     }
 
     async fn panicked(&mut self) {
-        let row = self.row();
+        let row = self.next_row();
         let body = move |tx: Connection| async move {
             insert(tx, row).await?;
-            // Without a word, as there are thousands of them.
+            // Without the panic hook, which would print thousands of messages.
             std::panic::resume_unwind(Box::new("a bug of the storm"));
-            #[expect(unreachable_code, reason = "it has a type")]
+            #[expect(unreachable_code, reason = "sets the type")]
             Ok::<(), Error>(())
         };
         let outcome = self.pool.transaction("storm.panic", body).await;
@@ -136,8 +136,8 @@ impl Sailor {
         self.ledger.absent.insert(row);
     }
 
-    async fn begun_past_the_pool(&mut self) {
-        let row = self.row();
+    async fn unmanaged_transaction(&mut self) {
+        let row = self.next_row();
         let body = move |db: Connection| async move {
             db.execute_unprepared("BEGIN").await?;
             insert(db, row).await
@@ -146,9 +146,9 @@ impl Sailor {
         self.ledger.absent.insert(row);
     }
 
-    /// Two rows in a transaction of a guard, which is dropped half-way one time in two.
+    /// Writes two rows in a transaction of a guard, which is dropped before the commit half of the time.
     async fn guarded(&mut self) {
-        let (one, two) = (self.row(), self.row());
+        let (one, two) = (self.next_row(), self.next_row());
         let commits = self.rng.bool();
         let guarded = async {
             let connection = self.pool.acquire("storm.guard").await?;
@@ -164,24 +164,24 @@ impl Sailor {
         let outcome = guarded.await;
         if commits {
             self.ledger.pairs.push(one);
-            self.note(&[one, two], &outcome);
+            self.record(&[one, two], &outcome);
         } else {
             self.ledger.absent.extend([one, two]);
         }
     }
 
-    /// The caller goes away; what has begun runs to its end.
+    /// Drops a transaction after a random time. If it has begun, it runs to its end.
     async fn dropped(&mut self) {
-        let (one, two) = (self.row(), self.row());
+        let (one, two) = (self.next_row(), self.next_row());
         self.ledger.pairs.push(one);
         let body = move |tx: Connection| async move {
             insert(tx.clone(), one).await?;
             insert(tx, two).await
         };
-        let patience = Duration::from_micros(self.rng.u64(..5000));
-        let work = self.pool.transaction("storm.dropped", body);
-        if let Ok(outcome) = tokio::time::timeout(patience, work).await {
-            self.note(&[one, two], &outcome);
+        let limit = Duration::from_micros(self.rng.u64(..5000));
+        let transaction = self.pool.transaction("storm.dropped", body);
+        if let Ok(outcome) = tokio::time::timeout(limit, transaction).await {
+            self.record(&[one, two], &outcome);
         }
     }
 }
@@ -190,9 +190,9 @@ async fn insert(db: Connection, row: i64) -> Result<(), Error> {
     Ok(db.execute_unprepared(&format!("INSERT INTO ledger VALUES ({row})")).await.map(drop)?)
 }
 
-async fn a_storm_loses_nothing(context: Context) {
-    let seconds: u64 = wanted("ORM_POOL_STORM_SECONDS", 5);
-    let seed: u64 = wanted("ORM_POOL_STORM_SEED", fastrand::u64(..));
+async fn failures_lose_no_writes_and_no_permits(context: Context) {
+    let seconds: u64 = env_or("ORM_POOL_STORM_SECONDS", 5);
+    let seed: u64 = env_or("ORM_POOL_STORM_SEED", fastrand::u64(..));
     println!("{}: ORM_POOL_STORM_SEED={seed}", context.engine().name());
     let options =
         PoolOptions::default().max(MAX).min(2).acquire(Duration::from_secs(20)).outage_wait(Duration::from_secs(2));
@@ -206,27 +206,27 @@ async fn a_storm_loses_nothing(context: Context) {
     });
     let is_over = Arc::new(AtomicBool::new(false));
     let ledgers: Arc<Mutex<Vec<Ledger>>> = Arc::default();
-    let mut sailors = JoinSet::new();
+    let mut clients = JoinSet::new();
     for task in 0..TASKS {
-        let mut sailor = Sailor {
+        let mut client = Client {
             pool: pool.clone(),
             batch: batch.clone(),
             rng: Rng::with_seed(seed.wrapping_add(task as u64)),
-            next: i64::try_from(task).unwrap() * 10_000_000,
+            last_row: i64::try_from(task).unwrap() * 10_000_000,
             ledger: Ledger::default(),
         };
         let (is_over, ledgers) = (Arc::clone(&is_over), Arc::clone(&ledgers));
-        sailors.spawn(async move {
+        clients.spawn(async move {
             while !is_over.load(Ordering::Relaxed) {
                 let request = RequestContext::new("storm").timeout(Duration::from_secs(20));
-                request.scope(sailor.step()).await;
+                request.scope(client.step()).await;
             }
-            ledgers.lock().unwrap().push(sailor.ledger);
+            ledgers.lock().unwrap().push(client.ledger);
         });
     }
     disturb(&context, &pool, &options, &mut Rng::with_seed(seed), Duration::from_secs(seconds)).await;
     is_over.store(true, Ordering::Relaxed);
-    while let Some(ended) = sailors.join_next().await {
+    while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }
     check_permits(&context, &pool, &options).await;
@@ -235,12 +235,12 @@ async fn a_storm_loses_nothing(context: Context) {
     for ledger in ledgers.lock().unwrap().iter() {
         acknowledged += ledger.stored.len();
         let lost: Vec<_> = ledger.stored.difference(&stored).collect();
-        assert!(lost.is_empty(), "acknowledged and not stored: {lost:?}");
+        assert!(lost.is_empty(), "acknowledged but not stored: {lost:?}");
         let kept: Vec<_> = ledger.absent.intersection(&stored).collect();
-        assert!(kept.is_empty(), "rolled back and stored: {kept:?}");
-        for one in &ledger.pairs {
-            let both = (stored.contains(one), stored.contains(&(one + 1)));
-            assert_eq!(both.0, both.1, "half of a transaction: {one}");
+        assert!(kept.is_empty(), "rolled back but stored: {kept:?}");
+        for first in &ledger.pairs {
+            let both = (stored.contains(first), stored.contains(&(first + 1)));
+            assert_eq!(both.0, both.1, "only half of a transaction is stored: {first}");
             written += usize::from(both.0);
         }
     }
@@ -249,11 +249,11 @@ async fn a_storm_loses_nothing(context: Context) {
         context.engine().name(),
         pool.snapshot().counters
     );
-    assert!(acknowledged > 100, "hardly anything was done");
+    assert!(acknowledged > 100, "too few rows were acknowledged");
     end(pool).await;
 }
 
-/// Kills connections and changes limits.
+/// Kills connections and changes limits until the time is over.
 async fn disturb(context: &Context, pool: &Pool, options: &PoolOptions, rng: &mut Rng, time: Duration) {
     let url = DatabaseUrl::parse(&context.last_database()).unwrap();
     let admin = match context.engine() {
@@ -284,33 +284,33 @@ async fn disturb(context: &Context, pool: &Pool, options: &PoolOptions, rng: &mu
     }
 }
 
-/// No permit is lost or made up: as many operations as `max` run at the same time, and no more.
+/// Checks that no permit was lost or duplicated: exactly `max` operations run at the same time.
 async fn check_permits(context: &Context, pool: &Pool, options: &PoolOptions) {
     let url = DatabaseUrl::parse(&context.last_database()).unwrap();
     pool.reconfigure(&url, options).await.unwrap();
-    // What was dropped still runs to its end.
-    let idle = || async {
+    // Dropped operations still run to their end.
+    let is_idle = || async {
         let status = pool.status();
         (status.in_use == 0 && status.waiting == 0).then_some(())
     };
-    eventually("nothing runs and nothing waits", idle).await;
-    let met = Arc::new(Barrier::new(MAX as usize));
+    eventually("nothing runs and nothing waits", is_idle).await;
+    let barrier = Arc::new(Barrier::new(MAX as usize));
     let mut all = JoinSet::new();
     for _ in 0..MAX {
-        let (pool, met) = (pool.clone(), Arc::clone(&met));
+        let (pool, barrier) = (pool.clone(), Arc::clone(&barrier));
         all.spawn(async move {
             let body = move |_| {
-                let met = Arc::clone(&met);
+                let barrier = Arc::clone(&barrier);
                 async move {
-                    met.wait().await;
+                    barrier.wait().await;
                     Ok::<_, Error>(())
                 }
             };
             pool.read("storm.meet", body).await
         });
     }
-    while let Some(one) = all.join_next().await {
-        let outcome = one.unwrap();
+    while let Some(joined) = all.join_next().await {
+        let outcome = joined.unwrap();
         assert!(!matches!(outcome, Err(Error::Refused { reason: AcquireError::TimedOut { .. }, .. })), "{outcome:?}");
         outcome.unwrap();
     }

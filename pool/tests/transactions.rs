@@ -1,4 +1,4 @@
-//! Transactions that the server has ended, or that an operation has begun past the pool.
+//! Transactions that the server has ended, or that an operation has begun with plain SQL.
 
 use std::sync::{
     Arc,
@@ -17,21 +17,21 @@ use tokio::sync::Notify;
 use crate::Context;
 
 cases![
-    a_deadlock_that_was_overlooked_is_not_committed,
-    nothing_of_a_failed_attempt_is_kept,
-    a_begin_past_the_pool_does_not_meet_the_next_operation,
-    settings_of_an_operation_do_not_meet_the_next_one,
-    what_mysql_commits_implicitly_is_not_repeated,
-    a_savepoint_does_not_outlive_its_transaction,
-    a_commit_that_is_refused_needs_no_rollback,
+    an_ignored_deadlock_is_retried,
+    nothing_of_a_failed_attempt_is_committed,
+    an_open_transaction_is_not_seen_by_the_next_operation,
+    session_settings_are_not_seen_by_the_next_operation,
+    a_transaction_is_not_retried_after_an_implicit_commit,
+    a_savepoint_cannot_be_used_after_its_transaction,
+    a_failed_commit_needs_no_rollback,
 ];
 
-fn one() -> PoolOptions {
+fn one_connection() -> PoolOptions {
     PoolOptions::default().max(1).min(1)
 }
 
-/// A deadlock of a transaction of the pool, which loses it, with one from outside. InnoDB undoes the whole transaction of the
-/// loser, and autocommits the statements that follow.
+/// A deadlock between a transaction of the pool, which is the victim, and one of a direct connection. InnoDB rolls back
+/// the victim's whole transaction, and autocommits the statements that follow.
 #[derive(Default)]
 struct Deadlock {
     reached: Notify,
@@ -39,18 +39,18 @@ struct Deadlock {
 }
 
 impl Deadlock {
-    /// The loser's part: it holds row 1 and asks for row 2.
+    /// The part of the victim, which holds row 1 and requests row 2.
     async fn lose(&self, tx: &impl ConnectionTrait) -> Result<(), DbErr> {
         self.reached.notify_one();
         self.locked.notified().await;
         tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 2").await.map(drop)
     }
 
-    /// The winner's part: it holds row 2, asks for row 1 and commits.
+    /// The part of the winner, which holds row 2, requests row 1 and commits.
     async fn win(&self, outside: &DatabaseConnection) {
         self.reached.notified().await;
         outside.execute_unprepared("BEGIN").await.unwrap();
-        // The one that has changed more is spared.
+        // InnoDB chooses the transaction with fewer changes as the victim.
         for row in 10..60 {
             outside.execute_unprepared(&format!("INSERT INTO heavy VALUES ({row})")).await.unwrap();
         }
@@ -61,7 +61,7 @@ impl Deadlock {
     }
 }
 
-async fn a_deadlock_that_was_overlooked_is_not_committed(context: Context) {
+async fn an_ignored_deadlock_is_retried(context: Context) {
     if !context.engine().is_mysql_like() {
         return;
     }
@@ -76,7 +76,7 @@ async fn a_deadlock_that_was_overlooked_is_not_committed(context: Context) {
             async move {
                 tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await?;
                 if attempt == 1 {
-                    let _overlooked = deadlock.lose(&tx).await;
+                    let _ignored = deadlock.lose(&tx).await;
                 } else {
                     tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 2").await?;
                 }
@@ -86,14 +86,14 @@ async fn a_deadlock_that_was_overlooked_is_not_committed(context: Context) {
     };
     let ((), outcome) = tokio::join!(deadlock.win(&outside), pool.transaction("test.careless", careless));
     outcome.unwrap();
-    assert_eq!(attempts.load(Ordering::Relaxed), 2, "the whole transaction was repeated");
+    assert_eq!(attempts.load(Ordering::Relaxed), 2, "the whole transaction was retried");
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 1").await, 11);
     assert_eq!(read(&pool, "SELECT n FROM t WHERE id = 2").await, 11);
     outside.close().await.unwrap();
     end(pool).await;
 }
 
-async fn nothing_of_a_failed_attempt_is_kept(context: Context) {
+async fn nothing_of_a_failed_attempt_is_committed(context: Context) {
     if !context.engine().is_mysql_like() {
         return;
     }
@@ -110,7 +110,7 @@ async fn nothing_of_a_failed_attempt_is_kept(context: Context) {
                 tx.execute_unprepared("UPDATE t SET n = n + 1 WHERE id = 1").await?;
                 for line in 1..=5 {
                     let deadlock = Arc::clone(&deadlock);
-                    // An import that skips lines that fail.
+                    // An import that skips lines with errors.
                     let _skipped = tx
                         .transaction::<_, (), DbErr>(move |inner| {
                             Box::pin(async move {
@@ -129,18 +129,18 @@ async fn nothing_of_a_failed_attempt_is_kept(context: Context) {
     };
     let ((), outcome) = tokio::join!(deadlock.win(&outside), pool.transaction("test.import", import));
     outcome.unwrap();
-    assert_eq!(number(&outside, "SELECT COUNT(*) FROM log WHERE attempt = 1").await.unwrap(), 0, "it was undone");
+    assert_eq!(number(&outside, "SELECT COUNT(*) FROM log WHERE attempt = 1").await.unwrap(), 0, "it was rolled back");
     assert_eq!(number(&outside, "SELECT COUNT(*) FROM log WHERE attempt = 2").await.unwrap(), 5);
     assert_eq!(number(&outside, "SELECT n FROM t WHERE id = 1").await.unwrap(), 11);
     outside.close().await.unwrap();
     end(pool).await;
 }
 
-async fn a_begin_past_the_pool_does_not_meet_the_next_operation(context: Context) {
-    let pool = pool(&context, one()).await;
+async fn an_open_transaction_is_not_seen_by_the_next_operation(context: Context) {
+    let pool = pool(&context, one_connection()).await;
     let begin = if context.engine() == Engine::Sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
     let outside = connect(&context.last_database()).await;
-    // MySQL has committed implicitly when the table was made.
+    // On MySQL, creating the table was an implicit commit.
     let before = pool.snapshot().counters.closed_session_changed;
     for (count, returns_early) in [(1, true), (2, false)] {
         let outcome = pool
@@ -156,18 +156,18 @@ async fn a_begin_past_the_pool_does_not_meet_the_next_operation(context: Context
         assert_eq!(outcome.is_err(), returns_early);
         run(&pool, "INSERT INTO t SELECT MAX(id) + 1, 0 FROM t").await;
         let stored = number(&outside, "SELECT COUNT(*) FROM t").await.unwrap();
-        assert_eq!(stored, 2 + count, "what was acknowledged is stored");
+        assert_eq!(stored, 2 + count, "acknowledged rows are stored");
         let closed = pool.snapshot().counters.closed_session_changed - before;
         assert_eq!(closed, u64::try_from(count).unwrap());
     }
-    assert_eq!(number(&outside, "SELECT MAX(n) FROM t").await.unwrap(), 0, "what was never committed is not");
+    assert_eq!(number(&outside, "SELECT MAX(n) FROM t").await.unwrap(), 0, "uncommitted changes are not stored");
     outside.close().await.unwrap();
     end(pool).await;
 }
 
-async fn settings_of_an_operation_do_not_meet_the_next_one(context: Context) {
-    let pool = pool(&context, one()).await;
-    let (set, ask, value) = match context.engine() {
+async fn session_settings_are_not_seen_by_the_next_operation(context: Context) {
+    let pool = pool(&context, one_connection()).await;
+    let (set, query, expected) = match context.engine() {
         Engine::Sqlite => ("PRAGMA foreign_keys = 0", "SELECT foreign_keys FROM pragma_foreign_keys", 1),
         Engine::Postgres => {
             ("SET work_mem = '77kB'", "SELECT (setting = '77')::int FROM pg_settings WHERE name = 'work_mem'", 0)
@@ -177,16 +177,16 @@ async fn settings_of_an_operation_do_not_meet_the_next_one(context: Context) {
     pool.read("test.set", move |db| async move { Ok::<_, Error>(db.execute_unprepared(set).await.map(drop)?) })
         .await
         .unwrap();
-    assert_eq!(read(&pool, ask).await, value);
+    assert_eq!(read(&pool, query).await, expected);
     assert_eq!(pool.status().total, 1);
     end(pool).await;
 }
 
-async fn what_mysql_commits_implicitly_is_not_repeated(context: Context) {
+async fn a_transaction_is_not_retried_after_an_implicit_commit(context: Context) {
     if !context.engine().is_mysql_like() {
         return;
     }
-    let pool = pool(&context, one()).await;
+    let pool = pool(&context, one_connection()).await;
     let attempts = Arc::new(AtomicU32::new(0));
     let body = {
         let attempts = Arc::clone(&attempts);
@@ -208,19 +208,19 @@ async fn what_mysql_commits_implicitly_is_not_repeated(context: Context) {
     end(pool).await;
 }
 
-async fn a_savepoint_does_not_outlive_its_transaction(context: Context) {
-    let pool = pool(&context, one()).await;
+async fn a_savepoint_cannot_be_used_after_its_transaction(context: Context) {
+    let pool = pool(&context, one_connection()).await;
     pool.write("test.outlives", |db| async move {
         let outer = db.begin().await?;
         let (inner, dropped) = (outer.begin().await?, outer.begin().await?);
         outer.execute_unprepared("UPDATE t SET n = 1 WHERE id = 1").await?;
         outer.commit().await?;
         let late = inner.execute_unprepared("UPDATE t SET n = 2 WHERE id = 1").await;
-        assert!(late.is_err(), "it would run outside of any transaction");
+        assert!(late.is_err(), "it would run outside a transaction");
         assert!(inner.begin().await.is_err());
         assert!(inner.commit().await.is_err());
         drop(dropped);
-        // A later transaction has nothing to do with them.
+        // A later transaction is not affected.
         let next = db.begin().await?;
         next.execute_unprepared("UPDATE t SET n = n + 2 WHERE id = 1").await?;
         next.commit().await?;
@@ -232,13 +232,13 @@ async fn a_savepoint_does_not_outlive_its_transaction(context: Context) {
     end(pool).await;
 }
 
-/// PostgreSQL has ended the transaction, and warns of a ROLLBACK outside of one.
-async fn a_commit_that_is_refused_needs_no_rollback(context: Context) {
+/// PostgreSQL has ended the transaction, and would log a warning about a ROLLBACK outside a transaction.
+async fn a_failed_commit_needs_no_rollback(context: Context) {
     if context.engine() != Engine::Postgres {
         return;
     }
     let (proxy, url) = Proxy::before(&context.database().await).await;
-    let pool = pool_on(&url, one()).await;
+    let pool = pool_on(&url, one_connection()).await;
     run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY)").await;
     run(&pool, "CREATE TABLE child (t INTEGER REFERENCES t (id) DEFERRABLE INITIALLY DEFERRED)").await;
     proxy.record();

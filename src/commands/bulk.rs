@@ -1,24 +1,24 @@
-//! What imports and exports have in common on the command line.
+//! Shared parts of `import` and `export`: the service, counts, the progress bar.
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
-use super::{CommandError, interruptible::on_pool};
+use super::{CommandError, interruptible::with_pool};
 use crate::{
-    app::{self, SchemaError},
+    lifecycle::{self, SchemaError, StopRequest},
     service::UserService,
     settings::Settings,
-    shutdown::StopRequest,
 };
 
-/// Works on a pool of its own, on a schema that is up to date. The first signal asks to stop where it can be resumed.
-pub(super) fn run(
+/// Runs `work` with a service on a separate pool, once the schema is up to date. The first signal requests a stop at a
+/// point where the work can be resumed.
+pub(super) fn with_service(
     settings: &Settings,
     work: impl AsyncFnOnce(UserService, StopRequest) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
-    // One statement after the other: more than two connections would have nothing to do.
+    // Statements run one at a time, so more than two connections would be idle.
     let options = settings.pool.clone().max(settings.pool.max.min(2)).min(1);
-    on_pool(settings, &options, async |pool, stop| {
-        app::prepare_schema(&pool, settings.database.migrate, &stop).await.map_err(|error| match error {
+    with_pool(settings, &options, async |pool, stop| {
+        lifecycle::prepare_schema(&pool, settings.database.migrate, &stop).await.map_err(|error| match error {
             SchemaError::Stopped { applied: 0 } => CommandError::nothing_done(),
             SchemaError::Stopped { .. } => CommandError::Interrupted(error.to_string()),
             error => CommandError::failed(error),
@@ -27,19 +27,19 @@ pub(super) fn run(
     })
 }
 
-/// So many of something: "1 user", "1,000 users".
-pub(super) fn counted(count: u64, noun: &str) -> String {
+/// Formats a count with its noun: "1 user", "1,000 users".
+pub(super) fn pluralize(count: u64, noun: &str) -> String {
     format!("{} {noun}{}", HumanCount(count), if count == 1 { "" } else { "s" })
 }
 
-/// A bar on standard error, if that is a terminal.
+/// Returns a progress bar on standard error, hidden unless that is a terminal.
 pub(super) fn progress(length: Option<u64>, position: &str) -> ProgressBar {
     let bar = match length {
         Some(length) => ProgressBar::new(length),
         None => ProgressBar::no_length(),
     };
     let template = match length {
-        // The message gets the columns that are left.
+        // The message fills the remaining columns.
         Some(_) => format!("{{elapsed}} {{bar:20}} {position}, {{eta}} left  {{wide_msg}}"),
         None => format!("{{elapsed}} {{spinner}} {position}  {{wide_msg}}"),
     };
@@ -60,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    /// A terminal of 80 columns that keeps what is written.
+    /// A terminal of 80 columns that records its output.
     #[derive(Clone, Debug, Default)]
     struct Terminal(Arc<Mutex<String>>);
 
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_fits_a_terminal() {
+    fn progress_fits_in_80_columns() {
         for (length, position) in [
             (Some(1 << 40), "{bytes}/{total_bytes}"),
             (Some(123_456_789), "{human_pos}/~{human_len} users"),
@@ -123,9 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn one_is_no_plural() {
+    fn counts_are_pluralized() {
         for (count, text) in [(0, "0 users"), (1, "1 user"), (2, "2 users"), (1_000_000, "1,000,000 users")] {
-            assert_eq!(counted(count, "user"), text);
+            assert_eq!(pluralize(count, "user"), text);
         }
     }
 }

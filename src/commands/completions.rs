@@ -1,4 +1,4 @@
-//! `users-api completions` and `users-api man`: what shells and manuals know of the command line.
+//! `users-api completions` and `users-api man`: shell completions and manual pages.
 
 use std::{fs, io, path::PathBuf};
 
@@ -7,17 +7,17 @@ use clap_complete::Shell;
 
 use super::CommandError;
 
-/// For which shell.
+/// Options of `completions`.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsOptions {
     /// The shell
     shell: Shell,
 }
 
-/// Where to write manual pages.
+/// Options of `man`.
 #[derive(Debug, Args)]
 pub(crate) struct ManOptions {
-    /// A directory for users-api.1 and a page per command, instead of standard output; created if missing
+    /// Write users-api.1 and one page per command to this directory, which is created if missing
     #[arg(long, value_name = "DIRECTORY")]
     output: Option<PathBuf>,
 }
@@ -29,7 +29,7 @@ pub(crate) fn completions(mut command: Command, options: &CompletionsOptions) ->
     super::print(&String::from_utf8_lossy(&script))
 }
 
-/// Prints the manual page, or writes one per command.
+/// Prints the manual page, or writes one page per command.
 pub(crate) fn man(command: Command, options: &ManOptions) -> Result<(), CommandError> {
     let Some(directory) = &options.output else {
         let mut page = Vec::new();

@@ -1,23 +1,37 @@
-//! `users-api config`: every setting, its value and where it came from.
+//! `users-api config`: every setting, its value and its origin.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::CommandError;
-use crate::settings::Layers;
+use crate::settings::{self, Layers};
 
-/// How to print them.
+/// Options of `config`.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ConfigOptions {
-    /// As JSON: an object with value and origin for each key
+    /// Print JSON: an object with value and origin for each key
     #[arg(long)]
     json: bool,
+    /// Print a commented settings file (toml) or .env file (env) with all defaults instead
+    #[arg(long, value_enum, conflicts_with = "json")]
+    template: Option<Template>,
 }
 
-/// Prints every setting with its origin, then checks them all.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Template {
+    Toml,
+    Env,
+}
+
+/// Prints every setting with its origin, then validates them.
 pub(crate) fn config(layers: &Layers, options: ConfigOptions) -> Result<(), CommandError> {
+    match options.template {
+        Some(Template::Toml) => return super::print(&settings::default_toml()),
+        Some(Template::Env) => return super::print(&settings::env_example()),
+        None => {}
+    }
     super::print(&if options.json { json(layers)? } else { table(layers) })?;
     layers.settings()?;
     Ok(())

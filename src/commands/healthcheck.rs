@@ -1,4 +1,4 @@
-//! `users-api healthcheck`: asks the service on this machine how it is.
+//! `users-api healthcheck`: checks the service on this machine.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,44 +11,44 @@ use clap::Args;
 use super::CommandError;
 use crate::settings::Settings;
 
-/// For all of it.
-const LIMIT: Duration = Duration::from_secs(5);
+/// Timeout of the whole check.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What to ask for.
+/// Options of `healthcheck`.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct HealthcheckOptions {
-    /// Whether it is alive, however its database is
+    /// Check liveness only, regardless of the database
     #[arg(long)]
     live: bool,
 }
 
-/// Asks the service on this machine whether it is ready, or merely alive.
+/// Checks that the service on this machine is ready, or only live.
 pub(crate) fn healthcheck(settings: &Settings, options: HealthcheckOptions) -> Result<(), CommandError> {
     let (path, word) = if options.live { ("/health/live", "live") } else { ("/health/ready", "ready") };
-    // An address that means "all of them" is no address to ask.
+    // A service that listens on all addresses is reached on loopback.
     let host = match settings.server.host {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         host => host,
     };
     let address = SocketAddr::new(host, settings.server.port);
-    let status =
-        ask(address, path).map_err(|error| CommandError::failed(format!("{address} does not answer: {error}")))?;
+    let status = status_line(address, path)
+        .map_err(|error| CommandError::failed(format!("no response from {address}: {error}")))?;
     if status.split(' ').nth(1) == Some("200") {
         return super::print(&format!("{word}\n"));
     }
     Err(CommandError::failed(format!("{address} is not {word}: {status}")))
 }
 
-/// The status line. One request of HTTP/1.0 is not worth a client library.
-fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
+/// Requests `path` and returns the status line. A single HTTP/1.0 request needs no client library.
+fn status_line(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let began = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
-    let left = LIMIT.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
-    stream.set_read_timeout(Some(left))?;
-    stream.set_write_timeout(Some(left))?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    let remaining = TIMEOUT.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(remaining))?;
+    stream.set_write_timeout(Some(remaining))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(64 * 1024).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned())
+    let mut response = Vec::new();
+    stream.take(64 * 1024).read_to_end(&mut response)?;
+    Ok(String::from_utf8_lossy(&response).lines().next().unwrap_or_default().to_owned())
 }

@@ -1,4 +1,4 @@
-//! `users-api import`: users out of a file or a pipe.
+//! `users-api import`: reads users from a file or a pipe.
 
 use std::{
     fmt::Write as _,
@@ -24,37 +24,37 @@ use super::{
 };
 use crate::{
     exchange::{self, ChunkReport, Format, Import, ImportError, MemberError, ReadError, Refused, Row, Tally},
+    lifecycle::StopRequest,
     service::{Mode, WriteOptions, Written},
     settings::Settings,
-    shutdown::StopRequest,
 };
 
-/// How much of a file is read at a time.
-const PIECE: usize = 64 * 1024;
+/// Bytes read from the input at a time.
+const READ_SIZE: usize = 64 * 1024;
 
-/// What to import, and how.
+/// Options of `import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportOptions {
-    /// The file; - is standard input
+    /// Input file; - for standard input
     file: PathBuf,
-    /// How it is written; by default as its name ends (.csv), or else NDJSON
+    /// Input format; default: CSV if the file's name ends in .csv, NDJSON otherwise
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// What to do with a row whose email is there already
+    /// What to do with a row whose email is already in use
     #[arg(long, value_enum, default_value_t = ModeName::Insert)]
     mode: ModeName,
-    /// Tell what would happen, and change nothing
+    /// Report what would happen without writing anything
     #[arg(long)]
     dry_run: bool,
-    /// All rows in one transaction, or none; up to 10,000
+    /// Write all rows in one transaction, or none; up to 10,000 rows
     #[arg(long, conflicts_with = "from_line")]
     atomic: bool,
-    /// Pass over the rows before this line
+    /// Skip the rows before this line
     #[arg(long, default_value_t = 1, value_name = "N")]
     from_line: u64,
 }
 
-/// A format, on the command line.
+/// A format as it is named on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FormatName {
     Ndjson,
@@ -63,17 +63,17 @@ pub(crate) enum FormatName {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ModeName {
-    /// Refuse it
+    /// Refuse the row
     Insert,
-    /// Give the user who has it the row's name and spelling
+    /// Update the user that has the email: its name and the spelling of its email
     Upsert,
 }
 
 impl FormatName {
-    /// The format that is asked for, or that a file's name says.
-    pub(super) fn or_by_name(asked: Option<Self>, file: Option<&Path>) -> Format {
-        let is_csv = || file.and_then(Path::extension).is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
-        match asked {
+    /// Returns the requested format, or else the format of the file's extension.
+    pub(super) fn or_from_extension(requested: Option<Self>, file: Option<&Path>) -> Format {
+        let is_csv = || file.and_then(Path::extension).is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+        match requested {
             Some(Self::Csv) => Format::Csv,
             None if is_csv() => Format::Csv,
             Some(Self::Ndjson) | None => Format::Ndjson,
@@ -81,22 +81,28 @@ impl FormatName {
     }
 }
 
-/// Writes the rows of a file, and tells of each that was refused.
+/// Imports the rows of a file and reports each refused row.
 pub(crate) fn import(settings: &Settings, options: &ImportOptions) -> Result<(), CommandError> {
     let file = (options.file != Path::new("-")).then_some(options.file.as_path());
-    let format = FormatName::or_by_name(options.format, file);
-    let (source, length) = source(file)?;
-    let terms = WriteOptions {
+    let format = FormatName::or_from_extension(options.format, file);
+    let (source, length) = open_source(file)?;
+    let write_options = WriteOptions {
         mode: if options.mode == ModeName::Upsert { Mode::Upsert } else { Mode::Insert },
         dry_run: options.dry_run,
         all_or_none: options.atomic,
     };
-    bulk::run(settings, async |service, stop| {
-        let read = Arc::new(AtomicU64::new(0));
+    bulk::with_service(settings, async |service, stop| {
+        let bytes_read = Arc::new(AtomicU64::new(0));
         let progress = bulk::progress(length, if length.is_some() { "{bytes}/{total_bytes}" } else { "{bytes}" });
-        let import = Import { service, terms, keyed: None, from_line: options.from_line, report: Arc::new(complaints) };
-        let source = pieces(source, Arc::clone(&read), stop.clone());
-        run(&import, format, source, &stop, &progress, &read).await
+        let import = Import {
+            service,
+            options: write_options,
+            keyed: None,
+            from_line: options.from_line,
+            report: Arc::new(refusals),
+        };
+        let source = chunks(source, Arc::clone(&bytes_read), stop.clone());
+        run(&import, format, source, &stop, &progress, &bytes_read).await
     })
 }
 
@@ -106,95 +112,106 @@ async fn run(
     source: impl Stream<Item = io::Result<Vec<u8>>>,
     stop: &StopRequest,
     progress: &ProgressBar,
-    read: &AtomicU64,
+    bytes_read: &AtomicU64,
 ) -> Result<(), CommandError> {
     let began = std::time::Instant::now();
     let mut tally = Tally::default();
     let mut last_line = import.from_line.saturating_sub(1);
-    let mut is_kept = true;
-    let tell = async |reported: ChunkReport, tally: &mut Tally| {
-        *tally += reported.tally;
-        progress.set_position(read.load(Ordering::Relaxed));
-        progress.set_message(in_words(tally));
-        if reported.report.is_empty() {
+    let mut is_committed = true;
+    let report_chunk = async |chunk: ChunkReport, tally: &mut Tally| {
+        *tally += chunk.tally;
+        progress.set_position(bytes_read.load(Ordering::Relaxed));
+        progress.set_message(summary(tally));
+        if chunk.report.is_empty() {
             return Ok(());
         }
-        report(String::from_utf8_lossy(&reported.report).into_owned(), progress, stop).await
+        report(String::from_utf8_lossy(&chunk.report).into_owned(), progress, stop).await
     };
-    let mut told = Ok(());
+    let mut reported = Ok(());
     let work = async {
-        if import.terms.all_or_none {
+        if import.options.all_or_none {
             match exchange::import_all_or_none(import, format, source).await {
-                Ok(reported) => {
-                    is_kept = reported.is_kept;
-                    told = tell(reported, &mut tally).await;
+                Ok(chunk) => {
+                    is_committed = chunk.is_committed;
+                    reported = report_chunk(chunk, &mut tally).await;
                     Ok(())
                 }
-                Err(stopped) => Err(stopped),
+                Err(error) => Err(error),
             }
         } else {
-            let hear = async |reported: ChunkReport| {
-                last_line = reported.last_line;
-                told = tell(reported, &mut tally).await;
-                told.is_ok() && !stop.is_made()
+            let on_chunk = async |chunk: ChunkReport| {
+                last_line = chunk.last_line;
+                reported = report_chunk(chunk, &mut tally).await;
+                reported.is_ok() && !stop.is_requested()
             };
-            exchange::import(import, format, source, hear).await
+            exchange::import(import, format, source, on_chunk).await
         }
     };
-    let mut is_known = true;
-    let ended = tokio::select! {
-        ended = work => ended,
-        () = stop.work_is_over() => {
-            is_known = false;
-            Err(ImportError::Unheard)
+    let mut is_outcome_known = true;
+    let result = tokio::select! {
+        result = work => result,
+        () = stop.work_grace_elapsed() => {
+            is_outcome_known = false;
+            Err(ImportError::Disconnected)
         }
     };
-    told?;
+    reported?;
     progress.finish_and_clear();
-    let words = in_words(&tally);
+    let summary = summary(&tally);
     let seconds = began.elapsed().as_secs_f64();
-    let is_undone = !is_kept || import.terms.all_or_none && ended.is_err();
-    let undone = match is_known {
-        false => " (the database did not answer; more may have been written)",
-        true if import.terms.dry_run || is_undone => " (nothing was written)",
+    let is_rolled_back = !is_committed || import.options.all_or_none && result.is_err();
+    let note = match is_outcome_known {
+        false => " (no response from the database; more rows may have been written)",
+        true if import.options.dry_run || is_rolled_back => " (nothing was written)",
         true => "",
     };
-    print(format!("{words} in {seconds:.1} s{undone}\n"), stop).await?;
-    // All or none of them is begun anew.
-    let go_on =
-        if import.terms.all_or_none { String::new() } else { format!("; go on with --from-line {}", last_line + 1) };
-    match ended {
-        Ok(()) if tally.refused > 0 => Err(CommandError::Refused),
+    print(format!("{summary} in {seconds:.1} s{note}\n"), stop).await?;
+    outcome(result, tally, import.options.all_or_none, last_line, stop)
+}
+
+/// Returns the outcome of the command, with a hint how to resume an interrupted import after its last line.
+fn outcome(
+    result: Result<(), ImportError>,
+    tally: Tally,
+    is_atomic: bool,
+    last_line: u64,
+    stop: &StopRequest,
+) -> Result<(), CommandError> {
+    // An atomic import starts again from the first line.
+    let resume_hint = if is_atomic { String::new() } else { format!("; continue with --from-line {}", last_line + 1) };
+    match result {
+        Ok(()) if tally.refused > 0 => Err(CommandError::RowsRefused),
         Ok(()) => Ok(()),
-        Err(ImportError::Unheard | ImportError::Source(_)) if stop.is_made() => {
-            Err(CommandError::Interrupted(format!("stopped{go_on}")))
+        Err(ImportError::Disconnected | ImportError::Source(_)) if stop.is_requested() => {
+            Err(CommandError::Interrupted(format!("stopped{resume_hint}")))
         }
-        Err(ImportError::Read(ReadError::Header(fault))) => {
-            Err(CommandError::failed(format!("the rows cannot be read: {fault}")))
+        Err(ImportError::Read(ReadError::Header(error))) => {
+            Err(CommandError::failed(format!("cannot read the rows: {error}")))
         }
         Err(ImportError::Read(error @ ReadError::UnclosedQuote { first, .. })) => {
-            let go_on = if import.terms.all_or_none {
+            let resume_hint = if is_atomic {
                 String::new()
             } else {
-                format!("; close it and go on with --from-line {first}")
+                format!("; close the quote and continue with --from-line {first}")
             };
-            Err(CommandError::failed(format!("{error}{go_on}")))
+            Err(CommandError::failed(format!("{error}{resume_hint}")))
         }
-        Err(ImportError::TooMany(most)) => Err(CommandError::failed(format!("all or none: at most {most} rows"))),
+        Err(ImportError::TooMany(max)) => Err(CommandError::failed(format!("--atomic allows at most {max} rows"))),
         Err(ImportError::Source(error)) => {
-            Err(CommandError::failed(format!("no more rows can be read: {error}{go_on}")))
+            Err(CommandError::failed(format!("cannot read the input: {error}{resume_hint}")))
         }
-        Err(ImportError::Unheard) => Err(CommandError::failed("stopped")),
+        Err(ImportError::Disconnected) => Err(CommandError::failed("stopped")),
         Err(ImportError::Service(error)) => {
-            let error = crate::telemetry::chain(&error);
-            Err(CommandError::failed(format!("stopped: {error}{go_on}")))
+            let error = crate::error_chain::chain(&error);
+            Err(CommandError::failed(format!("stopped: {error}{resume_hint}")))
         }
     }
 }
 
-fn in_words(tally: &Tally) -> String {
-    let all = tally.created + tally.updated + tally.unchanged + tally.refused + tally.undone;
-    let mut words = format!("{}: {} created", bulk::counted(all, "row"), HumanCount(tally.created));
+/// Formats a tally: "5 rows: 3 created, 2 refused".
+fn summary(tally: &Tally) -> String {
+    let total = tally.created + tally.updated + tally.unchanged + tally.refused + tally.undone;
+    let mut text = format!("{}: {} created", bulk::pluralize(total, "row"), HumanCount(tally.created));
     for (count, word) in [
         (tally.updated, "updated"),
         (tally.unchanged, "unchanged"),
@@ -203,43 +220,43 @@ fn in_words(tally: &Tally) -> String {
     ] {
         if count > 0 {
             // Writing into a String does not fail.
-            let _ = write!(words, ", {} {word}", HumanCount(count));
+            let _ = write!(text, ", {} {word}", HumanCount(count));
         }
     }
-    words
+    text
 }
 
-/// A line for each row that was refused.
-fn complaints(rows: &[Row]) -> Vec<u8> {
+/// Formats a line for each refused row.
+fn refusals(rows: &[Row]) -> Vec<u8> {
     let mut text = String::new();
     for Row { line, last_line, outcome } in rows {
-        let why = match outcome {
+        let reason = match outcome {
             Err(Refused::RolledBack) | Ok(Written::Created(_) | Written::Updated(_) | Written::Unchanged(_)) => {
                 continue;
             }
-            Err(Refused::EmailTaken) => "another user has this email".to_owned(),
-            Err(Refused::Invalid(faults)) => {
-                let why = |MemberError { member, fault }: &MemberError| match member.as_str() {
-                    "" => fault.message.clone(),
-                    // What a file says is not repeated at any length.
+            Err(Refused::EmailTaken) => "email already in use".to_owned(),
+            Err(Refused::Invalid(errors)) => {
+                let reason = |MemberError { member, error }: &MemberError| match member.as_str() {
+                    "" => error.message.clone(),
+                    // The name comes from the file: shorten and escape it.
                     member => {
-                        format!("{}: {}", member.chars().take(40).collect::<String>().escape_debug(), fault.message)
+                        format!("{}: {}", member.chars().take(40).collect::<String>().escape_debug(), error.message)
                     }
                 };
-                faults.iter().map(why).collect::<Vec<_>>().join("; ")
+                errors.iter().map(reason).collect::<Vec<_>>().join("; ")
             }
         };
         let lines = if last_line == line { format!("line {line}") } else { format!("lines {line} to {last_line}") };
-        let _ = writeln!(text, "{lines}: {why}");
+        let _ = writeln!(text, "{lines}: {reason}");
     }
     text.into_bytes()
 }
 
-/// Opens what rows are read from.
+/// Opens the input.
 type Source = Box<dyn FnOnce() -> io::Result<Box<dyn Read + Send>> + Send>;
 
-/// The file, and how long it is. A pipe is not opened yet: that waits for somebody who writes.
-fn source(path: Option<&Path>) -> Result<(Source, Option<u64>), CommandError> {
+/// Returns the input and its length. A named pipe is opened later, because opening it blocks until it has a writer.
+fn open_source(path: Option<&Path>) -> Result<(Source, Option<u64>), CommandError> {
     let Some(path) = path.map(Path::to_owned) else { return Ok((Box::new(|| Ok(Box::new(io::stdin()))), None)) };
     let failed = |error| CommandError::failed(format!("cannot read {}: {error}", path.display()));
     if fs::metadata(&path).map_err(failed)?.file_type().is_fifo() {
@@ -250,8 +267,8 @@ fn source(path: Option<&Path>) -> Result<(Source, Option<u64>), CommandError> {
     Ok((Box::new(|| Ok(Box::new(file))), Some(length)))
 }
 
-/// A file piece by piece. It is read by a thread: a terminal may block for ever, and must not hold up a stop.
-fn pieces(open: Source, read: Arc<AtomicU64>, stop: StopRequest) -> impl Stream<Item = io::Result<Vec<u8>>> {
+/// Reads the input in chunks, on a separate thread: a terminal can block forever and must not delay a stop.
+fn chunks(open: Source, bytes_read: Arc<AtomicU64>, stop: StopRequest) -> impl Stream<Item = io::Result<Vec<u8>>> {
     let (send, receive) = mpsc::channel(2);
     thread::spawn(move || {
         let mut source = match open() {
@@ -259,27 +276,27 @@ fn pieces(open: Source, read: Arc<AtomicU64>, stop: StopRequest) -> impl Stream<
             Err(error) => return drop(send.blocking_send(Err(error))),
         };
         loop {
-            let mut piece = vec![0; PIECE];
-            let piece = match source.read(&mut piece) {
+            let mut chunk = vec![0; READ_SIZE];
+            let chunk = match source.read(&mut chunk) {
                 Ok(0) => return,
                 Ok(length) => {
-                    read.fetch_add(length as u64, Ordering::Relaxed);
-                    piece.truncate(length);
-                    Ok(piece)
+                    bytes_read.fetch_add(length as u64, Ordering::Relaxed);
+                    chunk.truncate(length);
+                    Ok(chunk)
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
             };
-            if send.blocking_send(piece).is_err() {
+            if send.blocking_send(chunk).is_err() {
                 return;
             }
         }
     });
     stream::unfold((receive, stop), |(mut receive, stop)| async {
-        let piece = tokio::select! {
-            piece = receive.recv() => piece?,
-            () = stop.clone().made() => Err(io::ErrorKind::Interrupted.into()),
+        let chunk = tokio::select! {
+            chunk = receive.recv() => chunk?,
+            () = stop.clone().requested() => Err(io::ErrorKind::Interrupted.into()),
         };
-        Some((piece, (receive, stop)))
+        Some((chunk, (receive, stop)))
     })
 }

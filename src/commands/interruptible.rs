@@ -1,95 +1,96 @@
-//! What commands have in common: they end by a signal, whatever they wait for.
+//! Signal handling of the commands: a signal ends them, whatever they wait for.
 //!
-//! A process that is the first of its container (PID 1) ignores every signal that it has no handler for, so each command
-//! handles SIGTERM and SIGINT itself. The first one asks to stop; the second one ends the process at once.
+//! The first process of a container (PID 1) ignores every signal without a handler, so each command handles SIGTERM and
+//! SIGINT. The first signal requests a stop; the second one exits immediately.
 
 use indicatif::ProgressBar;
 use orm_pool::{Pool, PoolOptions};
-use tokio::{runtime::Builder, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::CommandError;
 use crate::{
+    lifecycle::{INTERRUPTED_CLOSE_TIMEOUT, Signals, StopRequest},
     settings::Settings,
-    shutdown::{STOP_LIMIT, Signals, StopRequest},
     telemetry::{Log, Telemetry},
 };
 
-/// Runs a command that asks for no database, and does not wait for its end once a signal came: standard output may be a
-/// pipe that is not read.
+/// Runs a command that uses no database. A signal does not wait for it to end: standard output may be a pipe without
+/// a reader.
 pub(crate) fn interruptible(
     command: impl FnOnce() -> Result<(), CommandError> + Send + 'static,
 ) -> Result<(), CommandError> {
     block_on(async |stop| {
-        let done = stop.or(spawn_blocking(command)).await;
-        done.ok_or_else(|| CommandError::Interrupted("stopped".to_owned()))?.map_err(CommandError::failed)?
+        let result = stop.run_until_requested(spawn_blocking(command)).await;
+        result.ok_or_else(|| CommandError::Interrupted("stopped".to_owned()))?.map_err(CommandError::failed)?
     })
 }
 
-/// Runs a command on a pool of its own.
-pub(super) fn on_pool(
+/// Runs a command with a separate pool.
+pub(super) fn with_pool(
     settings: &Settings,
     options: &PoolOptions,
     command: impl AsyncFnOnce(Pool, StopRequest) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let telemetry = Telemetry::start(settings, Log::Stderr).map_err(CommandError::failed)?;
-    let done = block_on(async |stop| {
+    let result = block_on(async |stop| {
         let url = settings.database.url().map_err(CommandError::failed)?;
-        let connected = stop.or(Pool::connect(&url, options)).await;
+        let connected = stop.run_until_requested(Pool::connect(&url, options)).await;
         let pool = connected.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)?;
-        let done = command(pool.clone(), stop.clone()).await;
-        // Whatever was left running has nothing to finish.
-        let closed = pool.close(if stop.is_made() { STOP_LIMIT } else { options.acquire }).await;
-        done.and(closed.map_err(CommandError::failed))
+        let result = command(pool.clone(), stop.clone()).await;
+        // After a stop request, operations that still run need not be completed.
+        let closed = pool.close(if stop.is_requested() { INTERRUPTED_CLOSE_TIMEOUT } else { options.acquire }).await;
+        result.and(closed.map_err(CommandError::failed))
     });
     telemetry.end();
-    done
+    result
 }
 
-/// Prints the outcome of a command.
+/// Prints the result of a command to standard output.
 pub(super) async fn print(text: String, stop: &StopRequest) -> Result<(), CommandError> {
-    written(move || super::print(&text), "standard output", stop).await
+    write_output(move || super::print(&text), "standard output", stop).await
 }
 
 /// Prints to standard error, above a progress bar.
-#[expect(clippy::print_stderr, reason = "standard output is for what was asked for")]
+#[expect(clippy::print_stderr, reason = "standard output carries the result")]
 pub(super) async fn report(text: String, progress: &ProgressBar, stop: &StopRequest) -> Result<(), CommandError> {
     let progress = progress.clone();
     let write = move || {
         progress.suspend(|| eprint!("{text}"));
         Ok(())
     };
-    written(write, "standard error", stop).await
+    write_output(write, "standard error", stop).await
 }
 
-/// Waits for an output that may not be read, but not for long once there is a request to stop.
-async fn written(
+/// Runs a blocking `write` to an output that no one may be reading. A stop request limits the wait.
+async fn write_output(
     write: impl FnOnce() -> Result<(), CommandError> + Send + 'static,
     output: &str,
     stop: &StopRequest,
 ) -> Result<(), CommandError> {
     tokio::select! {
         written = spawn_blocking(write) => written.map_err(CommandError::failed)?,
-        () = stop.grace_is_over() => Err(CommandError::Interrupted(format!("stopped: {output} is not read"))),
+        () = stop.output_grace_elapsed() => {
+            Err(CommandError::Interrupted(format!("stopped: {output} is not being read")))
+        }
     }
 }
 
-/// Runs a future that is asked to stop by the first signal. HTTP workers and the pool have runtimes of their own, so one
-/// thread will do.
+/// Runs a future with a stop request, which the first signal makes.
 fn block_on(work: impl AsyncFnOnce(StopRequest) -> Result<(), CommandError>) -> Result<(), CommandError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(CommandError::failed)?;
-    let done = runtime.block_on(async {
-        let mut signals = Signals::listen_to_stop().map_err(CommandError::failed)?;
-        let (ask, stop) = StopRequest::channel();
+    let runtime = super::runtime()?;
+    let result = runtime.block_on(async {
+        let mut signals = Signals::listen_for_stop().map_err(CommandError::failed)?;
+        let (requester, stop) = StopRequest::channel();
         tokio::spawn(async move {
-            let (name, _) = signals.stop().await;
-            tracing::info!(signal = name, "stopping; a second signal ends the process at once");
-            ask.send_replace(true);
-            let (_, number) = signals.stop().await;
+            let (name, _) = signals.next_stop().await;
+            tracing::info!(signal = name, "stopping; a second signal exits immediately");
+            requester.send_replace(true);
+            let (_, number) = signals.next_stop().await;
             std::process::exit(128 + i32::from(number));
         });
         work(stop).await
     });
-    // A thread that is blocked by a pipe does not hold up the end.
+    // Does not wait for a thread that a pipe blocks.
     runtime.shutdown_background();
-    done
+    result
 }

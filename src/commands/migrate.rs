@@ -1,4 +1,4 @@
-//! `users-api migrate`: the schema up, down, or where it is.
+//! `users-api migrate`: applies and reverts migrations, and shows their status.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -6,48 +6,48 @@ use clap::Subcommand;
 
 use super::{
     CommandError,
-    interruptible::{on_pool, print},
+    interruptible::{print, with_pool},
 };
 use crate::{
+    lifecycle::StopRequest,
     service::{Progress, SchemaFailure, SchemaService},
     settings::Settings,
-    shutdown::StopRequest,
 };
 
-/// What to do with the schema.
+/// Actions of `migrate`.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum MigrateAction {
-    /// Apply what is pending (the default)
+    /// Apply pending migrations (the default)
     Up,
-    /// Take back the newest change
+    /// Revert the latest migration
     Down {
-        /// How many changes to take back
+        /// Number of migrations to revert
         #[arg(long, default_value_t = 1, value_name = "N")]
         steps: u32,
     },
-    /// Show every change and whether it is applied; writes nothing
+    /// Show every migration and whether it is applied; changes nothing
     Status,
 }
 
-/// Brings the schema up or down, or shows where it is.
+/// Applies or reverts migrations, or prints their status.
 pub(crate) fn migrate(settings: &Settings, action: MigrateAction) -> Result<(), CommandError> {
-    // A change of the schema may take as long as it takes, and needs one connection.
+    // A migration needs one connection, and its statements may take any length of time.
     let options = settings.pool.clone().max(1).min(0).statement_timeout(Duration::ZERO);
-    on_pool(settings, &options, async |pool, stop| {
-        print(act(&SchemaService::new(pool), action, &stop).await?, &stop).await
+    with_pool(settings, &options, async |pool, stop| {
+        print(run(&SchemaService::new(pool), action, &stop).await?, &stop).await
     })
 }
 
-async fn act(schema: &SchemaService, action: MigrateAction, stop: &StopRequest) -> Result<String, CommandError> {
+async fn run(schema: &SchemaService, action: MigrateAction, stop: &StopRequest) -> Result<String, CommandError> {
     match action {
         MigrateAction::Up => {
-            unless_stopped(stop, schema.check_server()).await?;
-            done(schema.up(stop.clone().made()).await, "applied")
+            run_unless_stopped(stop, schema.check_server()).await?;
+            outcome(schema.up(stop.clone().requested()).await, "applied")
         }
-        MigrateAction::Down { steps } => done(schema.down(Some(steps), stop.clone().made()).await, "taken back"),
+        MigrateAction::Down { steps } => outcome(schema.down(Some(steps), stop.clone().requested()).await, "reverted"),
         MigrateAction::Status => {
             let mut text = String::new();
-            for migration in unless_stopped(stop, schema.status()).await? {
+            for migration in run_unless_stopped(stop, schema.status()).await? {
                 let status = if migration.applied { "applied" } else { "pending" };
                 // Writing into a String does not fail.
                 let _ = writeln!(text, "{status}  {}", migration.name);
@@ -57,19 +57,20 @@ async fn act(schema: &SchemaService, action: MigrateAction, stop: &StopRequest) 
     }
 }
 
-async fn unless_stopped<T>(
+/// Runs `work`. A stop request that arrives first is an error.
+async fn run_unless_stopped<T>(
     stop: &StopRequest,
     work: impl Future<Output = Result<T, SchemaFailure>>,
 ) -> Result<T, CommandError> {
-    stop.or(work).await.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)
+    stop.run_until_requested(work).await.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)
 }
 
-fn done(outcome: Result<Progress, SchemaFailure>, what: &str) -> Result<String, CommandError> {
-    match outcome.map_err(CommandError::failed)? {
-        Progress { changed, is_stopped: false } => Ok(format!("{changed} {what}\n")),
+fn outcome(progress: Result<Progress, SchemaFailure>, verb: &str) -> Result<String, CommandError> {
+    match progress.map_err(CommandError::failed)? {
+        Progress { changed, is_stopped: false } => Ok(format!("{changed} {verb}\n")),
         Progress { changed: 0, .. } => Err(CommandError::nothing_done()),
         Progress { changed, .. } => {
-            Err(CommandError::Interrupted(format!("stopped: {changed} {what}; run the command again for the others")))
+            Err(CommandError::Interrupted(format!("stopped: {changed} {verb}; run the command again to continue")))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `users-api openapi`: the document, as `docs/openapi.json` keeps it.
+//! `users-api openapi`: the OpenAPI document, of which `docs/openapi.json` is a copy.
 
 use super::CommandError;
 use crate::http;

@@ -1,4 +1,4 @@
-//! `users-api serve`: the service, until a signal.
+//! `users-api serve`: runs the service until a signal.
 
 use std::{net::IpAddr, pin::pin};
 
@@ -7,52 +7,51 @@ use clap::Args;
 use super::CommandError;
 use crate::{
     app::{Application, StartError},
-    reload::Reload,
+    lifecycle::{Reload, Signal, Signals, StopRequest},
     settings::{Override, Settings},
-    shutdown::{Signal, Signals, StopRequest},
     telemetry::{Log, Telemetry},
 };
 
-/// Where to listen.
+/// Options of `serve`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ServeOptions {
-    /// The address to listen on, instead of server.host
+    /// Address to listen on; overrides server.host
     #[arg(long, value_name = "ADDRESS")]
     host: Option<IpAddr>,
-    /// The port, instead of server.port
+    /// Port to listen on; overrides server.port
     #[arg(long)]
     port: Option<u16>,
 }
 
 impl ServeOptions {
-    /// As settings.
-    pub(crate) fn settings(&self) -> Vec<Override> {
-        let given = |key, option, value| Override { key, option, value };
-        let host = self.host.map(|host| given("server.host", "--host", host.to_string()));
-        let port = self.port.map(|port| given("server.port", "--port", port.to_string()));
+    /// Returns the settings that the options override.
+    pub(crate) fn overrides(&self) -> Vec<Override> {
+        let entry = |key, option, value| Override { key, option, value };
+        let host = self.host.map(|host| entry("server.host", "--host", host.to_string()));
+        let port = self.port.map(|port| entry("server.port", "--port", port.to_string()));
         host.into_iter().chain(port).collect()
     }
 }
 
-/// Serves until a signal, then ends in order.
+/// Serves until a signal, then shuts down gracefully.
 pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), CommandError> {
     let telemetry = Telemetry::start(&settings, Log::Stdout).map_err(CommandError::failed)?;
     let log = telemetry.log_flush();
-    let served = super::runtime()?.block_on(async {
+    let result = super::runtime()?.block_on(async {
         let mut signals = Signals::listen().map_err(CommandError::failed)?;
-        let (ask, stop) = StopRequest::channel();
-        let mut building = pin!(Application::build_unless_stopped(settings, stop));
+        let (requester, stop) = StopRequest::channel();
+        let mut building = pin!(Application::build_interruptible(settings, stop));
         let application = tokio::select! {
             built = &mut building => built.map_err(CommandError::failed)?,
-            (name, _) = signals.stop() => {
-                tracing::info!(signal = name, "shutdown: stopped before it had started");
-                ask.send_replace(true);
+            (name, _) = signals.next_stop() => {
+                tracing::info!(signal = name, "shutdown: stopped during startup");
+                requester.send_replace(true);
                 return tokio::select! {
                     built = building => match built {
                         Ok(_) | Err(StartError::Stopped) => Ok(()),
                         Err(error) => Err(CommandError::failed(error)),
                     },
-                    (_, number) = signals.stop() => std::process::exit(128 + i32::from(number)),
+                    (_, number) = signals.next_stop() => std::process::exit(128 + i32::from(number)),
                 };
             }
         };
@@ -65,20 +64,20 @@ pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), Comman
                     Signal::Reload => reload.run(&pool).await,
                 }
             };
-            tracing::info!(signal = name, "shutdown: signal received; a second one ends the process at once");
-            // Nobody listens any more if the service has ended by itself.
+            tracing::info!(signal = name, "shutdown: signal received; a second signal exits immediately");
+            // The receiver is gone if the service has already ended.
             let _ = stop.send(());
-            let (name, number) = signals.stop().await;
-            tracing::warn!(signal = name, "second signal: ended at once");
+            let (name, number) = signals.next_stop().await;
+            tracing::warn!(signal = name, "shutdown: second signal; exiting immediately");
             log.flush();
             std::process::exit(128 + i32::from(number));
         });
         application.run(async { drop(stopped.await) }).await.map_err(CommandError::failed)
     });
-    // An error is told by the process's last words on standard error, and told once.
-    if served.is_ok() {
+    // `cli` prints an error, so it is not logged here as well.
+    if result.is_ok() {
         tracing::info!("stopped");
     }
     telemetry.end();
-    served
+    result
 }

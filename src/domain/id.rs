@@ -1,4 +1,4 @@
-//! Ids, which tell when a user was created.
+//! User ids.
 
 use std::{fmt, str::FromStr};
 
@@ -7,36 +7,36 @@ use uuid::Uuid;
 
 use super::ValidationError;
 
-/// A user's id: a UUID of version 7 that says to the microsecond when the user was created. So ids sort by time of
-/// creation, whichever process made them, and a span of time is a range of ids.
+/// A user's id: a UUIDv7 that contains the creation time to the microsecond. Ids from all processes therefore sort by
+/// creation time, and a time span is a range of ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Uuid);
 
 impl UserId {
-    /// A new id for a user created at this time.
+    /// Generates an id for a user created at this time.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place where ids are made")]
+    #[expect(clippy::disallowed_methods, reason = "the only place where ids are generated")]
     pub fn generate(created_at: DateTime<Utc>) -> Self {
         let mut bytes = Self::first_at(created_at).0.into_bytes();
         bytes[8..].copy_from_slice(&Uuid::new_v4().as_bytes()[8..]);
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// The least id of all users created at this time (to the microsecond) or later.
+    /// Returns the lowest id of users created at this time (to the microsecond) or later.
     #[must_use]
     pub fn first_at(created_at: DateTime<Utc>) -> Self {
         let microseconds = u64::try_from(created_at.timestamp_micros()).unwrap_or(0);
         let (milliseconds, rest) = (microseconds / 1000, microseconds % 1000);
-        // The fraction of the millisecond takes the twelve bits behind it (RFC 9562, section 6.2, method 3): they tell
-        // each of the thousand microseconds from the next.
+        // The fraction of the millisecond is in the 12 bits after it (RFC 9562, section 6.2, method 3), which
+        // distinguish its 1000 microseconds.
         let fraction = rest * 4096 / 1000;
-        // Forty-eight bits last for ten thousand years.
+        // 48 bits of milliseconds last until the year 10889.
         let milliseconds = milliseconds.min((1 << 48) - 1);
         let high = milliseconds << 16 | 0x7000 | fraction;
         Self(Uuid::from_u64_pair(high, 0x8000_0000_0000_0000))
     }
 
-    /// The UUID itself.
+    /// Returns the id as a UUID.
     #[must_use]
     pub fn as_uuid(self) -> Uuid {
         self.0
@@ -52,10 +52,10 @@ impl From<Uuid> for UserId {
 impl FromStr for UserId {
     type Err = ValidationError;
 
-    /// Takes the hyphenated form of 36 characters in either case: one user has one address.
+    /// Parses the hyphenated form of 36 characters, in either case. Other forms would be further URLs of the same user.
     fn from_str(text: &str) -> Result<Self, ValidationError> {
         let malformed =
-            || ValidationError::new("malformed", "a user id is a UUID such as 0197b5f0-3c4a-7def-8123-456789abcdef");
+            || ValidationError::new("malformed", "must be a UUID such as 0197b5f0-3c4a-7def-8123-456789abcdef");
         if text.len() != 36 {
             return Err(malformed());
         }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_one_form_only() {
+    fn only_the_hyphenated_form_is_accepted() {
         let id = UserId::generate(at(0));
         assert_eq!(id.to_string().parse(), Ok(id));
         for other in
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn every_id_has_its_microsecond() {
+    fn ids_sort_by_microsecond() {
         for microseconds in 1_763_720_130_123_000..1_763_720_130_125_000 {
             let (id, next) = (UserId::generate(at(microseconds)), UserId::first_at(at(microseconds + 1)));
             assert!(UserId::first_at(at(microseconds)) <= id && id < next, "{id} {next}");

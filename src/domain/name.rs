@@ -1,28 +1,28 @@
-//! Names, and the keys by which they are found and sorted.
+//! Names and their search keys.
 
 use unicode_normalization::UnicodeNormalization;
 
 use super::{
-    ValidationError, fold,
+    ValidationError, fold_case,
     visibility::{is_bidi_formatting, is_control, is_visible},
 };
 
-/// A person's name: NFC, 1 to 200 characters without the white space around them, at least one of them visible; no control
-/// characters, and none that format directions.
+/// A person's name: trimmed, in NFC, 1 to 200 characters, at least one of them visible, without control characters and
+/// explicit directional formatting characters.
 ///
-/// Embeddings, overrides and isolates of directions are refused anywhere in a name: they reorder the text around it on
+/// Directional embeddings, overrides and isolates are rejected anywhere in a name: they reorder the text around it on
 /// any page that shows it, and make one name look like another (Unicode Technical Report #36, "Bidirectional Text
-/// Spoofing"). Scripts that are written from right to left need none of them: their letters have a direction, and a page
-/// isolates a name by its own markup. Other invisible characters may stand between visible ones: joiners are part of the
-/// spelling of Persian and Indic names and of emoji, and names are not unique, so there is no one to take the place of.
+/// Spoofing"). Right-to-left scripts do not need them: their letters have a direction, and a page isolates a name by
+/// its markup. Other invisible characters are accepted next to visible ones: Persian and Indic names and emoji are
+/// spelled with joiners, and since names are not unique, a look-alike impersonates no account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(String);
 
 impl Name {
-    /// Longest name, in characters (Unicode scalar values), after trimming and NFC.
+    /// Maximum length in characters (Unicode scalar values), after trimming and NFC.
     pub const MAX: usize = 200;
 
-    /// Reads a name.
+    /// Parses a name.
     ///
     /// # Errors
     ///
@@ -30,36 +30,41 @@ impl Name {
     pub fn parse(text: &str) -> Result<Self, ValidationError> {
         let name = Self::normalized(text)?;
         if name.contains(is_bidi_formatting) {
-            let message = "a name has no characters that embed, override or isolate a direction of writing";
+            let message = "must not contain directional formatting characters (U+202A to U+202E, U+2066 to U+2069)";
             return Err(ValidationError::new("bidi-control", message));
         }
         if !name.contains(is_visible) {
-            return Err(ValidationError::new("invisible", "a name has at least 1 visible character"));
+            return Err(ValidationError::new("invisible", "must contain at least one visible character"));
         }
         Ok(Self(name))
     }
 
-    /// The text as names are written, whether or not it can be seen: users may have such names from earlier versions of
-    /// this service.
+    /// Takes a name from the database, where names were validated when they were written.
+    pub(crate) fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Trims and composes a name. Does not require visible characters: users may have names without any from earlier
+    /// versions of this service.
     pub(super) fn normalized(text: &str) -> Result<String, ValidationError> {
-        // Line ends and tabs around a name are control characters like any other: whoever sends them should know.
+        // Before trimming, so that line ends and tabs around a name are reported too.
         if text.contains(is_control) {
-            return Err(ValidationError::new("control-character", "a name has no control characters"));
+            return Err(ValidationError::new("control-character", "must not contain control characters"));
         }
-        // What is too long need not be normalised to its end.
+        // One character too many is enough: the rest of a long text need not be normalized.
         let name: String = text.trim().nfc().take(Self::MAX + 1).collect();
         match name.chars().count() {
-            0 => Err(ValidationError::new("empty", "a name has at least 1 character that is no white space")),
+            0 => Err(ValidationError::new("empty", "name must not be blank")),
             1..=Self::MAX => Ok(name),
-            _ => Err(ValidationError::new("too-long", format!("a name has at most {} characters", Self::MAX))),
+            _ => Err(ValidationError::new("too-long", format!("must be at most {} characters", Self::MAX))),
         }
     }
 
-    /// The form by which names are found and sorted: without regard to case; and the same with its last word first
-    /// (`lovelace ada`).
+    /// Returns the two keys by which names are searched and sorted: the name without case, and the same with the last
+    /// word first (`lovelace ada`).
     #[must_use]
     pub fn keys(&self) -> (String, String) {
-        let key = fold(&self.0);
+        let key = fold_case(&self.0);
         let last_word_first = match key.rsplit_once(char::is_whitespace) {
             Some((others, last)) => format!("{last} {}", others.trim_end()),
             None => key.clone(),
@@ -67,13 +72,13 @@ impl Name {
         (key, last_word_first)
     }
 
-    /// The name as text.
+    /// Returns the name as a string slice.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name as text, taken out.
+    /// Returns the name as a string.
     #[must_use]
     pub fn into_string(self) -> String {
         self.0
@@ -88,13 +93,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trims_and_composes() {
+    fn names_are_trimmed_and_composed() {
         assert_eq!(Name::parse("\u{3000} Ame\u{301}lie  ").unwrap().as_str(), "Amélie");
         assert_eq!(Name::parse("👩‍👩‍👧‍👦").unwrap().as_str(), "👩‍👩‍👧‍👦");
     }
 
     #[test]
-    fn invisible_characters_may_join_visible_ones() {
+    fn invisible_characters_are_accepted_next_to_visible_ones() {
         for name in [
             "می\u{200c}خواهم",
             "क\u{94d}\u{200d}ष",
@@ -109,14 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_no_case() {
+    fn keys_ignore_case() {
         let name = Name::parse("Ada  LOVELACE").unwrap();
         assert_eq!(name.keys(), ("ada  lovelace".to_owned(), "lovelace ada".to_owned()));
         assert_eq!(Name::parse("İnce").unwrap().keys().1, "i\u{307}nce");
     }
 
     #[test]
-    fn tells_what_is_wrong() {
+    fn invalid_names_are_rejected() {
         for (text, code) in [
             ("", "empty"),
             (" \u{2003}\u{3000}", "empty"),
@@ -147,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taken_keeps_the_rules(text in any::<String>()) {
+        fn accepted_names_keep_the_rules(text in any::<String>()) {
             if let Ok(name) = Name::parse(&text) {
                 let name = name.as_str();
                 prop_assert!(is_nfc(name));
@@ -155,7 +160,7 @@ mod tests {
                 prop_assert!((1..=Name::MAX).contains(&name.chars().count()));
                 prop_assert!(!name.contains(is_control) && !name.contains(is_bidi_formatting));
                 prop_assert!(name.contains(is_visible));
-                // What the columns hold.
+                // The sizes of the columns.
                 let (key, last_word_key) = Name::parse(name).unwrap().keys();
                 prop_assert!(key.chars().count() <= 2 * Name::MAX);
                 prop_assert!(last_word_key.chars().count() <= key.chars().count());
@@ -163,16 +168,16 @@ mod tests {
         }
 
         #[test]
-        fn reading_twice_changes_nothing(text in "\\PC{0,220}") {
+        fn parsing_is_idempotent(text in "\\PC{0,220}") {
             if let Ok(name) = Name::parse(&text) {
                 prop_assert_eq!(Name::parse(name.as_str()), Ok(name.clone()));
             }
         }
 
         #[test]
-        fn ordinary_names_are_taken_as_they_are(name in "[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ' -]{0,50}[A-Za-z]") {
-            let read = Name::parse(&name).unwrap();
-            prop_assert_eq!(read.as_str(), name);
+        fn ordinary_names_are_accepted_unchanged(name in "[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ' -]{0,50}[A-Za-z]") {
+            let parsed = Name::parse(&name).unwrap();
+            prop_assert_eq!(parsed.as_str(), name);
         }
     }
 }

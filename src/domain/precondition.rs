@@ -1,18 +1,18 @@
-//! What must hold of a version before something is done.
+//! Preconditions on a user's version (optimistic concurrency control).
 
 use super::Version;
 
-/// Versions that a client names.
+/// The versions that a client names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Versions {
-    /// Whatever there is.
+    /// Every version.
     Any,
     /// One of these.
     OneOf(Vec<Version>),
 }
 
 impl Versions {
-    /// Whether this version is among them.
+    /// Returns whether this version is among them.
     #[must_use]
     pub fn contain(&self, version: Version) -> bool {
         match self {
@@ -22,12 +22,12 @@ impl Versions {
     }
 }
 
-/// What must hold of a user's version before a request is done; by default, nothing.
+/// A precondition on a user's version; the default holds for every version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Precondition {
-    /// It must be one of these.
+    /// The version must be one of these.
     pub is: Option<Versions>,
-    /// It must be none of these.
+    /// The version must be none of these.
     pub is_not: Option<Versions>,
 }
 
@@ -35,7 +35,7 @@ impl Precondition {
     /// Holds for every version.
     pub const NONE: Self = Self { is: None, is_not: None };
 
-    /// Whether it holds for a user at this version.
+    /// Returns whether it holds for this version.
     #[must_use]
     pub fn holds(&self, version: Version) -> bool {
         self.is.as_ref().is_none_or(|versions| versions.contain(version))
@@ -44,7 +44,7 @@ impl Precondition {
 }
 
 impl From<Version> for Precondition {
-    /// The user must be at this version.
+    /// A precondition that holds for this version only.
     fn from(version: Version) -> Self {
         Self { is: Some(Versions::OneOf(vec![version])), is_not: None }
     }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_sides_must_hold() {
+    fn both_conditions_must_hold() {
         let is = |versions: &[Version]| Some(Versions::OneOf(versions.to_vec()));
         for (precondition, holds) in [
             (Precondition::NONE, true),

@@ -1,4 +1,4 @@
-//! What a reader sees of a character, by Unicode's own properties.
+//! Visibility of characters, by their Unicode properties.
 
 use icu_properties::{
     CodePointMapData, CodePointSetData,
@@ -10,24 +10,23 @@ const VISIBLE: GeneralCategoryGroup = GeneralCategoryGroup::Letter
     .union(GeneralCategoryGroup::Punctuation)
     .union(GeneralCategoryGroup::Symbol);
 
-/// Letters and symbols whose glyph is blank, for which Unicode has no property: a Braille cell without dots, a note without
-/// a head, and the blanks of hieroglyphs.
+/// Letters and symbols with a blank glyph, for which Unicode has no property: the blank Braille pattern, the null
+/// notehead, and the full and half blanks of hieroglyphs.
 const BLANK: [char; 4] = ['\u{2800}', '\u{1d159}', '\u{13441}', '\u{13442}'];
 
-/// Whether the character can be seen where it stands alone: it is a letter, a number, punctuation or a symbol, and it is
-/// displayed. A combining mark needs a character to stand on; private and unassigned characters look like nothing that all
-/// readers have in common.
+/// Returns whether the character is visible alone: it is a letter, a number, punctuation or a symbol, and not blank. A
+/// combining mark needs a base character; private-use and unassigned characters have no common appearance.
 pub(super) fn is_visible(c: char) -> bool {
     c.is_ascii_graphic() || !c.is_ascii() && VISIBLE.contains(category(c)) && is_displayed(c)
 }
 
-/// Whether the character can be seen within a text: it is visible, or it changes the character that it stands on.
+/// Returns whether the character is visible within a text: alone, or as a mark on its base character.
 pub(super) fn is_visible_in_text(c: char) -> bool {
     is_visible(c) || GeneralCategoryGroup::Mark.contains(category(c)) && is_displayed(c)
 }
 
-/// Whether the character embeds, overrides or isolates a direction (UAX #9, "explicit directional formatting"). The marks
-/// U+200E, U+200F and U+061C are not among them: they are characters of one direction, and change no others.
+/// Returns whether the character embeds, overrides or isolates text of one direction (UAX #9, "explicit directional
+/// formatting characters"). The marks U+200E, U+200F and U+061C do not: they have a direction and embed nothing.
 pub(super) fn is_bidi_formatting(c: char) -> bool {
     const CLASSES: [BidiClass; 9] = [
         BidiClass::LeftToRightEmbedding,
@@ -43,7 +42,7 @@ pub(super) fn is_bidi_formatting(c: char) -> bool {
     !c.is_ascii() && CLASSES.contains(&CodePointMapData::<BidiClass>::new().get(c))
 }
 
-/// Whether the character ends a line or controls a device, and is no text.
+/// Returns whether the character is a control character, or a line or paragraph separator.
 pub(super) fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
@@ -61,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_blank_is_not_visible() {
+    fn blank_characters_are_not_visible() {
         for c in ['a', 'é', '世', 'ع', '7', '½', '.', '—', '€', '👩', '\u{fffd}'] {
             assert!(is_visible(c) && is_visible_in_text(c), "{c:?}");
         }
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn formatting_of_directions_is_recognised() {
+    fn directional_formatting_characters_are_recognized() {
         let all: String = (char::MIN..=char::MAX).filter(|c| is_bidi_formatting(*c)).collect();
         assert_eq!(all, "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}");
     }

@@ -1,54 +1,54 @@
 //! CSV (RFC 4180) with a header.
 //!
-//! What RFC 4180 does not allow is refused, not interpreted: a row with a quote in a cell that is not enclosed in quotes, or
-//! with text after a closing quote. The next row begins on the next line, unless a quoted cell is not closed: it holds line
-//! ends until the input ends or the row is too long, or it is closed by a quote of another row, after which the quotes of a
-//! line are odd in number. Then no line end can be trusted. The rest of the input is not read, and reported as such: a guess
-//! could skip rows, or take the text of a cell for rows.
+//! Rows that violate RFC 4180 are refused, not interpreted: a row with a quote in an unquoted cell, or with text after
+//! a closing quote. The next row starts on the next line, unless a quoted cell is not closed: such a cell contains line
+//! breaks until the input ends or the row is too long, or a quote of another row closes it, which leaves an odd number
+//! of quotes on a line. Then no line break can be trusted. The rest of the input is not read, and is reported as
+//! unread: a guess could skip rows, or mistake the text of a cell for rows.
 //!
-//! No member of a user has line ends. A row that spans several lines is valid CSV and never a user, so each user that is
-//! read is exactly one line of the input.
+//! No member of a user contains a line break. A row that spans several lines is valid CSV but never a valid user, so
+//! each user is exactly one line of the input.
 
 use super::{
-    cell::unguarded,
-    rows::{IGNORED, LONGEST_ROW, MemberError, RawRow, ReadError, draft, too_long},
+    cell::unescape_cell,
+    row::{IGNORED_MEMBERS, MAX_ROW_LENGTH, MemberError, RawRow, ReadError, too_long, validate},
 };
-use crate::{domain::ValidationError, service::Draft};
+use crate::service::Draft;
 
-/// More columns than any table of users has.
-const MOST_COLUMNS: usize = 64;
+/// More columns than any file of users has.
+const MAX_COLUMNS: usize = 64;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads users from CSV.
 #[derive(Debug)]
 pub struct CsvReader {
-    /// How much of a byte order mark has been passed over.
-    marked: usize,
+    /// How many bytes of a byte order mark have been skipped; all of them if there is none.
+    mark_bytes: usize,
     columns: Option<Columns>,
     state: State,
     record: Record,
     /// The line of the next byte, from 1.
     line: u64,
-    /// The last byte.
+    /// The previous byte.
     previous: u8,
 }
 
-/// Where the next byte stands.
+/// The position of the next byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Between two records.
-    Between,
-    /// At the beginning of a cell.
-    Begin,
-    /// In a cell that is not enclosed in quotes.
-    Bare,
+    /// Before a record.
+    RecordStart,
+    /// At the start of a cell.
+    CellStart,
+    /// In an unquoted cell.
+    Unquoted,
     /// In a quoted cell.
     Quoted,
-    /// After a quote in a quoted cell: the end of the cell, or the first of two quotes that stand for one.
+    /// After a quote in a quoted cell: the end of the cell, or the first half of an escaped quote.
     Quote,
-    /// After a closing quote with text behind it.
-    Broken,
-    /// After a quote that is not closed. Only lines are counted.
+    /// In a record with text after a closing quote.
+    Malformed,
+    /// After an unclosed quote. Only lines are counted.
     Unread,
 }
 
@@ -58,19 +58,19 @@ struct Record {
     line: u64,
     /// The line of the last opening quote.
     quote_line: u64,
-    /// Quotes of its quoted cells.
+    /// The number of quotes around and in quoted cells.
     quotes: u64,
-    /// In bytes, and one more for the separator that the last cell has not.
+    /// The length in bytes, plus one for the separator that the last cell does not have.
     length: usize,
-    /// The cells, one behind the other; no more than a row may have.
+    /// The text of all cells, up to the maximum length of a row.
     cells: Vec<u8>,
-    /// Where each cell ends.
+    /// The end of each cell in `cells`.
     ends: Vec<usize>,
-    /// What RFC 4180 does not allow in it.
-    fault: Option<&'static str>,
+    /// How it violates RFC 4180.
+    error: Option<&'static str>,
 }
 
-/// Where the members of a draft stand.
+/// The columns of a user's members.
 #[derive(Clone, Copy, Debug)]
 struct Columns {
     name: usize,
@@ -80,26 +80,27 @@ struct Columns {
 
 impl Default for CsvReader {
     fn default() -> Self {
-        Self { marked: 0, columns: None, state: State::Between, record: Record::default(), line: 1, previous: 0 }
+        let record = Record::default();
+        Self { mark_bytes: 0, columns: None, state: State::RecordStart, record, line: 1, previous: 0 }
     }
 }
 
 impl CsvReader {
-    pub(super) fn read(&mut self, piece: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), ReadError> {
-        if piece.is_empty() {
+    pub(super) fn read(&mut self, chunk: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), ReadError> {
+        if chunk.is_empty() {
             rows.extend(self.end()?);
             return Ok(());
         }
-        let mut rest = piece;
-        while let (Some(expected), Some(first)) = (BYTE_ORDER_MARK.get(self.marked), rest.first()) {
-            if first != expected && self.marked > 0 {
-                return Err(header("the header begins with no column of users"));
+        let mut rest = chunk;
+        while let (Some(expected), Some(first)) = (BYTE_ORDER_MARK.get(self.mark_bytes), rest.first()) {
+            if first != expected && self.mark_bytes > 0 {
+                return Err(header("the header starts with an unknown column"));
             }
-            (self.marked, rest) =
-                if first == expected { (self.marked + 1, &rest[1..]) } else { (BYTE_ORDER_MARK.len(), rest) };
+            (self.mark_bytes, rest) =
+                if first == expected { (self.mark_bytes + 1, &rest[1..]) } else { (BYTE_ORDER_MARK.len(), rest) };
         }
         while !rest.is_empty() {
-            let (text, after) = rest.split_at(self.plain(rest));
+            let (text, after) = rest.split_at(self.plain_length(rest));
             if let Some(last) = text.last() {
                 self.previous = *last;
                 if self.state != State::Unread {
@@ -109,7 +110,7 @@ impl CsvReader {
             let Some((&byte, after)) = after.split_first() else { break };
             rest = after;
             let line = self.line;
-            // A line feed behind a carriage return ends no line by itself.
+            // A line feed after a carriage return is part of the same line break.
             self.line += u64::from(byte == b'\r' || byte == b'\n' && self.previous != b'\r');
             self.previous = byte;
             if let Some(row) = self.step(byte, line)? {
@@ -119,12 +120,12 @@ impl CsvReader {
         Ok(())
     }
 
-    /// How many bytes change nothing but the cell.
-    fn plain(&self, rest: &[u8]) -> usize {
+    /// Returns the number of bytes that only add text to the cell.
+    fn plain_length(&self, rest: &[u8]) -> usize {
         match self.state {
-            State::Between | State::Begin | State::Quote => Some(0),
-            State::Bare => rest.iter().position(|byte| matches!(byte, b',' | b'"' | b'\r' | b'\n')),
-            State::Quoted | State::Broken => memchr::memchr3(b'"', b'\r', b'\n', rest),
+            State::RecordStart | State::CellStart | State::Quote => Some(0),
+            State::Unquoted => rest.iter().position(|byte| matches!(byte, b',' | b'"' | b'\r' | b'\n')),
+            State::Quoted | State::Malformed => memchr::memchr3(b'"', b'\r', b'\n', rest),
             State::Unread => memchr::memchr2(b'\r', b'\n', rest),
         }
         .unwrap_or(rest.len())
@@ -132,19 +133,21 @@ impl CsvReader {
 
     fn step(&mut self, byte: u8, line: u64) -> Result<Option<RawRow>, ReadError> {
         let ends_line = matches!(byte, b'\r' | b'\n');
-        if self.state == State::Between {
+        if self.state == State::RecordStart {
             if ends_line {
                 return Ok(None);
             }
-            self.record.begin(line);
-            self.state = State::Begin;
+            self.record.reset(line);
+            self.state = State::CellStart;
         }
         self.state = match (self.state, byte) {
-            // A user has no line ends. In a row that is too long this is a quote that was not closed.
+            // A line break in a row that is too long: the quote was not closed, since no user contains line breaks.
             (State::Quoted, _) if ends_line && self.record.is_too_long() => State::Unread,
-            (State::Broken, _) if ends_line && self.record.is_open() => State::Unread,
-            (State::Begin | State::Bare | State::Quote | State::Broken, _) if ends_line => return self.record(line),
-            (State::Begin, b'"') => {
+            (State::Malformed, _) if ends_line && self.record.has_unclosed_quote() => State::Unread,
+            (State::CellStart | State::Unquoted | State::Quote | State::Malformed, _) if ends_line => {
+                return self.record(line);
+            }
+            (State::CellStart, b'"') => {
                 self.record.quote_line = line;
                 self.record.quote();
                 State::Quoted
@@ -155,28 +158,28 @@ impl CsvReader {
             }
             (State::Quote, b'"') => {
                 self.record.quote();
-                self.record.keep(b"\"");
+                self.record.append(b"\"");
                 State::Quoted
             }
-            (State::Broken, b'"') => {
+            (State::Malformed, b'"') => {
                 self.record.quote();
-                State::Broken
+                State::Malformed
             }
-            (State::Begin | State::Bare | State::Quote, b',') => {
+            (State::CellStart | State::Unquoted | State::Quote, b',') => {
                 self.record.end_cell();
-                State::Begin
+                State::CellStart
             }
-            (State::Begin | State::Bare, _) => {
+            (State::CellStart | State::Unquoted, _) => {
                 if byte == b'"' {
-                    self.record.fault =
-                        Some("a cell with a quote in it must be enclosed in quotes, and the quote in it doubled");
+                    self.record.error =
+                        Some("a cell that contains a quote must be enclosed in quotes, and the quote doubled");
                 }
                 self.record.push(&[byte]);
-                State::Bare
+                State::Unquoted
             }
             (State::Quote, _) => {
-                self.record.fault = Some("text follows the closing quote of a cell");
-                State::Broken
+                self.record.error = Some("text follows the closing quote of a cell");
+                State::Malformed
             }
             (state, _) => {
                 self.record.push(&[byte]);
@@ -186,46 +189,47 @@ impl CsvReader {
         Ok(None)
     }
 
-    /// The input has ended.
+    /// Returns the last row at the end of the input.
     fn end(&mut self) -> Result<Option<RawRow>, ReadError> {
         let last = if matches!(self.previous, b'\r' | b'\n') { self.line - 1 } else { self.line };
         let row = match self.state {
-            State::Between => None,
-            State::Broken if !self.record.is_open() => self.record(last)?,
-            State::Begin | State::Bare | State::Quote => self.record(last)?,
-            State::Quoted | State::Broken | State::Unread => {
+            State::RecordStart => None,
+            State::Malformed if !self.record.has_unclosed_quote() => self.record(last)?,
+            State::CellStart | State::Unquoted | State::Quote => self.record(last)?,
+            State::Quoted | State::Malformed | State::Unread => {
                 let Record { line: first, quote_line: line, .. } = self.record;
                 return Err(ReadError::UnclosedQuote { line, first, last });
             }
         };
         if self.columns.is_none() {
-            return Err(header("there is no header; it names the columns, such as name,email"));
+            return Err(header("the header is missing; it names the columns, such as name,email"));
         }
         Ok(row)
     }
 
-    /// The record that has been read to its end.
+    /// Returns the row of a complete record; `None` for the header.
     fn record(&mut self, last_line: u64) -> Result<Option<RawRow>, ReadError> {
-        self.state = State::Between;
+        self.state = State::RecordStart;
         self.record.end_cell();
         let cells = self.record.cells();
         let Some(columns) = self.columns else {
-            let names = cells.map_err(|faults| header(format!("the header: {}", faults[0].fault.message)))?;
+            let names = cells.map_err(|errors| header(format!("header: {}", errors[0].error.message)))?;
             self.columns = Some(Columns::of(&names)?);
             return Ok(None);
         };
         let line = self.record.line;
         let draft = cells.and_then(|cells| columns.draft(&cells)).and_then(|draft| {
             let is_one_line = line == last_line;
-            let fault = || vec![MemberError::of_row("control-character", "no cell of a user has line ends")];
-            is_one_line.then_some(draft).ok_or_else(fault)
+            let error = || vec![MemberError::of_row("control-character", "must not span several lines")];
+            is_one_line.then_some(draft).ok_or_else(error)
         });
         Ok(Some(RawRow { line, last_line, draft }))
     }
 }
 
 impl Record {
-    fn begin(&mut self, line: u64) {
+    /// Starts a new record; its buffers are reused.
+    fn reset(&mut self, line: u64) {
         self.cells.clear();
         self.ends.clear();
         *self = Self {
@@ -238,16 +242,16 @@ impl Record {
 
     fn push(&mut self, text: &[u8]) {
         self.length += text.len();
-        self.keep(text);
+        self.append(text);
     }
 
-    fn keep(&mut self, text: &[u8]) {
+    fn append(&mut self, text: &[u8]) {
         if !self.is_too_long() {
             self.cells.extend_from_slice(text);
         }
     }
 
-    /// Notes a quote around a cell or in a quoted one.
+    /// Counts a quote around or in a quoted cell.
     fn quote(&mut self) {
         self.quotes += 1;
         self.length += 1;
@@ -261,17 +265,17 @@ impl Record {
     }
 
     fn is_too_long(&self) -> bool {
-        self.length > LONGEST_ROW + 1
+        self.length > MAX_ROW_LENGTH + 1
     }
 
-    /// Whether one of its quotes is the only one of its pair.
-    fn is_open(&self) -> bool {
+    /// Whether the number of quotes is odd.
+    fn has_unclosed_quote(&self) -> bool {
         self.quotes % 2 == 1
     }
 
     fn cells(&self) -> Result<Vec<&str>, Vec<MemberError>> {
-        if let Some(fault) = self.fault {
-            return Err(vec![MemberError::of_row("malformed", fault)]);
+        if let Some(error) = self.error {
+            return Err(vec![MemberError::of_row("malformed", error)]);
         }
         if self.is_too_long() {
             return Err(too_long());
@@ -282,29 +286,29 @@ impl Record {
             start = *end;
             str::from_utf8(cell)
         });
-        cells.collect::<Result<_, _>>().map_err(|_| vec![MemberError::of_row("malformed", "a row must be UTF-8")])
+        cells.collect::<Result<_, _>>().map_err(|_| vec![MemberError::of_row("malformed", "must be UTF-8")])
     }
 }
 
 impl Columns {
     fn of(names: &[&str]) -> Result<Self, ReadError> {
-        if names.len() > MOST_COLUMNS {
-            return Err(header(format!("the header has {} columns; at most {MOST_COLUMNS} are read", names.len())));
+        if names.len() > MAX_COLUMNS {
+            return Err(header(format!("the header has {} columns; at most {MAX_COLUMNS} are allowed", names.len())));
         }
         let names: Vec<&str> = names.iter().map(|name| name.trim()).collect();
-        for (place, name) in names.iter().enumerate() {
-            if !["name", "email"].contains(name) && !IGNORED.contains(name) {
-                // What a client sent is not repeated at any length.
+        for (position, name) in names.iter().enumerate() {
+            if !["name", "email"].contains(name) && !IGNORED_MEMBERS.contains(name) {
+                // The name comes from the client and may be of any length.
                 let name: String = name.chars().take(40).collect();
-                return Err(header(format!("there is no column {name:?}; name and email are read")));
+                return Err(header(format!("unknown column {name:?}; required are name and email")));
             }
-            if names[..place].contains(name) {
-                return Err(header(format!("the column {name} is there twice")));
+            if names[..position].contains(name) {
+                return Err(header(format!("duplicate column {name}")));
             }
         }
-        let find = |wanted: &str| {
-            let place = names.iter().position(|name| *name == wanted);
-            place.ok_or_else(|| header(format!("the column {wanted} is missing")))
+        let find = |member: &str| {
+            let position = names.iter().position(|name| *name == member);
+            position.ok_or_else(|| header(format!("the column {member} is missing")))
         };
         Ok(Self { name: find("name")?, email: find("email")?, count: names.len() })
     }
@@ -312,12 +316,9 @@ impl Columns {
     fn draft(self, cells: &[&str]) -> Result<Draft, Vec<MemberError>> {
         if cells.len() != self.count {
             let message = format!("the row has {} cells, the header has {}", cells.len(), self.count);
-            return Err(vec![MemberError {
-                member: String::new(),
-                fault: ValidationError::new("wrong-length", message),
-            }]);
+            return Err(vec![MemberError::of_row("wrong-length", message)]);
         }
-        draft(&unguarded(cells[self.name]), &unguarded(cells[self.email]))
+        validate(&unescape_cell(cells[self.name]), &unescape_cell(cells[self.email]))
     }
 }
 

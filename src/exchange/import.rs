@@ -1,4 +1,5 @@
-//! Rows on their way into the service: read while others are being written, and told of as soon as they are.
+//! The import loop of `POST /users/bulk` and `users-api import`. The next rows are read while a chunk is written, and
+//! each chunk is reported as soon as it is written.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -14,88 +15,90 @@ use futures_util::{
 };
 use sha2::{Digest, Sha256};
 
-use super::rows::{Format, MemberError, RawRow, ReadError, Reader};
+use super::{
+    reader::Reader,
+    row::{Format, MemberError, RawRow, ReadError},
+};
 use crate::{
     domain::Email,
     service::{Draft, Error, KeyedRequest, KeyedResponse, Mode, Outcome, UserService, WriteOptions, Written},
 };
 
-/// Rows that are written in one transaction. Under a key each such piece is kept by itself, so it is a promise to those who
-/// ask again after an update of this program that this number stays.
-const AT_ONCE: usize = 1000;
-/// The same while others are being served, and no key says otherwise: the database is done with them in a moment.
-const AT_ONCE_GIVING_WAY: usize = 100;
-/// Bytes that are read in one turn: some dozens of rows, a fraction of a millisecond.
-const BYTES_A_TURN: usize = 4 * 1024;
-/// Rows that are written in one transaction if it is to be all of them or none.
-const MOST_ALL_OR_NONE: usize = 10_000;
-
-/// Rows whose emails a dry run remembers: at most some tens of megabytes.
-const MOST_SEEN: usize = 1_000_000;
+/// The number of rows in a chunk, which is written in one transaction. With an idempotency key each chunk is stored, so
+/// this number must stay the same: a client may retry after an update of this program.
+const CHUNK_ROWS: usize = 1000;
+/// The same without a key while other requests are being served: such a chunk occupies the database only briefly.
+const CHUNK_ROWS_UNDER_LOAD: usize = 100;
+/// Bytes read before the task yields: some dozens of rows, a fraction of a millisecond.
+const BYTES_PER_YIELD: usize = 4 * 1024;
+/// The maximum number of rows of an import that writes all rows or none.
+const MAX_ATOMIC_ROWS: usize = 10_000;
+/// The number of email addresses that a dry run remembers: some tens of megabytes at most.
+const MAX_SEEN_EMAILS: usize = 1_000_000;
 
 /// Why a row was not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It is no user.
+    /// The row is not a valid user.
     Invalid(Vec<MemberError>),
-    /// Another user has the email.
+    /// Another user has the email address.
     EmailTaken,
-    /// It was valid, but another row was refused, and it was to be all of them or none.
+    /// The row is valid, but another row was refused and the import writes all rows or none.
     RolledBack,
 }
 
-/// What became of a row.
+/// The outcome of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The line that it begins in, from 1.
+    /// The line on which the row starts, from 1.
     pub line: u64,
-    /// The line that it ends in; another one only if it was refused.
+    /// The line on which the row ends; differs from `line` only if the row was refused.
     pub last_line: u64,
     /// What was written, or why nothing was.
     pub outcome: Result<Written, Refused>,
 }
 
-/// Makes the report of some rows: what is told of them, and what is kept under a key.
+/// Formats the report of some rows. With an idempotency key the report is stored.
 pub type Report = Arc<dyn Fn(&[Row]) -> Vec<u8> + Send + Sync>;
 
-/// How rows are imported.
+/// The options of an import.
 #[derive(Clone)]
 pub struct Import {
-    /// Where to.
+    /// The service that writes the rows.
     pub service: UserService,
-    /// On what terms.
-    pub terms: WriteOptions,
-    /// By what it is known, if it is to be done keyed.
+    /// How the rows are written.
+    pub options: WriteOptions,
+    /// The idempotency key, if there is one.
     pub keyed: Option<KeyedRequest>,
-    /// Rows that begin before this line are passed over.
+    /// Rows that start before this line are skipped.
     pub from_line: u64,
-    /// How rows are told of.
+    /// Formats the report of each chunk.
     pub report: Report,
 }
 
-/// Some rows that are done.
+/// The result of a chunk.
 #[derive(Clone, Debug)]
 pub struct ChunkReport {
-    /// Their report.
+    /// The report of its rows.
     pub report: Vec<u8>,
-    /// What became of them; nothing is known of those that were done before.
+    /// The outcomes of its rows; zero if the report is a stored one.
     pub tally: Tally,
-    /// The line of the last one.
+    /// The last line of its last row.
     pub last_line: u64,
-    /// Whether they were done before, under the same key.
+    /// Whether the report is a stored one: the chunk had been written before, with the same key.
     pub is_replay: bool,
-    /// Whether what was written was kept.
-    pub is_kept: bool,
+    /// Whether the transaction was committed.
+    pub is_committed: bool,
 }
 
-/// How many rows had which outcome.
+/// The number of rows by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Users that were created.
     pub created: u64,
     /// Users that were changed.
     pub updated: u64,
-    /// Users that were there, just so.
+    /// Users that existed with the same values.
     pub unchanged: u64,
     /// Rows that were refused.
     pub refused: u64,
@@ -103,23 +106,23 @@ pub struct Tally {
     pub undone: u64,
 }
 
-/// Why an import ended before its end.
+/// Why an import stopped before the end of its input.
 #[derive(Debug)]
 pub enum ImportError {
-    /// The input is not a table of users, or no longer.
+    /// The input cannot be parsed any further.
     Read(ReadError),
-    /// No more of the input came.
+    /// The input could not be read.
     Source(io::Error),
-    /// The service could not write the next rows.
+    /// The service could not write a chunk.
     Service(Error),
-    /// There are more rows than can be written all or none.
+    /// There are more rows than can be written in one transaction.
     TooMany(usize),
-    /// Nobody wants to be told of more.
-    Unheard,
+    /// The receiver of the reports has disconnected.
+    Disconnected,
 }
 
 impl ImportError {
-    /// The same, where rows from this one on were read but not written.
+    /// Extends the range of unread lines to rows that were read but not written, from this one on.
     fn with_unwritten(mut self, row: Option<&RawRow>) -> Self {
         if let (Self::Read(ReadError::UnclosedQuote { first, .. }), Some(row)) = (&mut self, row) {
             *first = row.line;
@@ -154,88 +157,91 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// Imports all rows of a source. `tell` hears of each piece as soon as it is written, and says whether to go on.
+/// Imports all rows of a source. `on_chunk` receives the report of each chunk as soon as it is written, and returns
+/// whether to continue.
 ///
-/// While one piece is written the next one is read, and no more: whoever sends faster than the database writes is made to
-/// wait. Without a key a piece is what has come meanwhile; with one it is always the same rows.
+/// While a chunk is written, only the next one is read, so that a client that sends faster than the database writes is
+/// slowed down (back-pressure). Without a key, a chunk is what has arrived in the meantime; with a key, it always has
+/// the same rows.
 ///
 /// # Errors
 ///
-/// [`ImportError`]. What was told of before is done.
+/// [`ImportError`]. The chunks that were reported before are written.
 pub async fn import<B: AsRef<[u8]>>(
     import: &Import,
     format: Format,
     source: impl Stream<Item = io::Result<B>>,
-    mut tell: impl AsyncFnMut(ChunkReport) -> bool,
+    mut on_chunk: impl AsyncFnMut(ChunkReport) -> bool,
 ) -> Result<(), ImportError> {
     let mut source = pin!(source);
     let mut reader = Reader::new(format);
-    let mut waiting: VecDeque<RawRow> = VecDeque::new();
-    let mut working: Option<BoxFuture<'static, Result<ChunkReport, Error>>> = None;
-    let mut ended: Option<Result<(), ImportError>> = None;
-    let mut pieces = 0;
-    let mut seen = (import.terms.dry_run && import.terms.mode == Mode::Insert).then(Seen::default);
-    // Under its key it may have come to its end before.
-    let all_pieces = match import.keyed {
+    let mut pending: VecDeque<RawRow> = VecDeque::new();
+    let mut writing: Option<BoxFuture<'static, Result<ChunkReport, Error>>> = None;
+    let mut end: Option<Result<(), ImportError>> = None;
+    let mut chunks = 0;
+    let mut seen = (import.options.dry_run && import.options.mode == Mode::Insert).then(SeenEmails::default);
+    // An earlier import with this key may have completed.
+    let stored_chunks = match import.keyed {
         Some(keyed) => import.service.pieces_of(keyed).await.map_err(ImportError::Service)?,
         None => None,
     };
     loop {
-        if working.is_none() {
-            let is_piece = waiting.len() >= AT_ONCE || import.keyed.is_none() || matches!(ended, Some(Ok(())));
-            if is_piece && !waiting.is_empty() {
-                if all_pieces == Some(pieces) {
+        if writing.is_none() {
+            let is_complete = pending.len() >= CHUNK_ROWS || import.keyed.is_none() || matches!(end, Some(Ok(())));
+            if is_complete && !pending.is_empty() {
+                if stored_chunks == Some(chunks) {
                     return Err(ImportError::Service(Error::KeyReused));
                 }
-                let gives_way = import.keyed.is_none() && import.service.gives_way();
-                let most = if gives_way { AT_ONCE_GIVING_WAY } else { AT_ONCE };
-                let rows = waiting.drain(..waiting.len().min(most)).map(|row| Candidate::of(row, &mut seen)).collect();
-                working = Some(Box::pin(import.clone().write(rows, pieces)));
-                pieces += 1;
+                let is_under_load = import.keyed.is_none() && import.service.gives_way();
+                let max = if is_under_load { CHUNK_ROWS_UNDER_LOAD } else { CHUNK_ROWS };
+                let rows = pending.drain(..pending.len().min(max)).map(|row| Candidate::of(row, &mut seen)).collect();
+                writing = Some(Box::pin(import.clone().write(rows, chunks)));
+                chunks += 1;
             }
         }
-        let reads = ended.is_none() && waiting.len() < AT_ONCE;
-        let read = match (working.take(), reads) {
+        let may_read = end.is_none() && pending.len() < CHUNK_ROWS;
+        let read = match (writing.take(), may_read) {
             (None, true) => source.next().await,
             (None, false) => {
-                if let Some(Err(stop)) = ended {
-                    return Err(stop.with_unwritten(waiting.front()));
+                if let Some(Err(error)) = end {
+                    return Err(error.with_unwritten(pending.front()));
                 }
-                return match (import.keyed, all_pieces) {
-                    (Some(_), Some(all)) if all != pieces => Err(ImportError::Service(Error::KeyReused)),
+                return match (import.keyed, stored_chunks) {
+                    (Some(_), Some(stored)) if stored != chunks => Err(ImportError::Service(Error::KeyReused)),
                     (Some(keyed), None) => {
-                        import.service.keep_pieces(keyed, pieces).await.map_err(ImportError::Service)
+                        import.service.keep_pieces(keyed, chunks).await.map_err(ImportError::Service)
                     }
                     _ => Ok(()),
                 };
             }
-            (Some(work), reads) => {
-                let next = async { if reads { source.next().await } else { std::future::pending().await } };
+            (Some(work), may_read) => {
+                let next = async { if may_read { source.next().await } else { std::future::pending().await } };
                 match select(work, pin!(next)).await {
-                    Either::Left((done, _)) => {
-                        if !tell(done.map_err(ImportError::Service)?).await {
-                            return Err(ImportError::Unheard);
+                    Either::Left((written, _)) => {
+                        if !on_chunk(written.map_err(ImportError::Service)?).await {
+                            return Err(ImportError::Disconnected);
                         }
                         continue;
                     }
                     Either::Right((read, work)) => {
-                        working = Some(work);
+                        writing = Some(work);
                         read
                     }
                 }
             }
         };
-        ended = match read {
-            Some(Ok(piece)) => read_on(&mut reader, piece.as_ref(), &mut waiting).await.err().map(Err),
-            // What has come is not written either: it may be cut off within a row, and is sent again anyway.
+        end = match read {
+            Some(Ok(bytes)) => read_rows(&mut reader, bytes.as_ref(), &mut pending).await.err().map(Err),
+            // The rows that have arrived are not written either: the input may be cut off inside a row, and the client
+            // sends it again.
             Some(Err(error)) => {
-                waiting.clear();
+                pending.clear();
                 Some(Err(ImportError::Source(error)))
             }
-            None => Some(reader.read(&[], &mut waiting).map_err(ImportError::Read)),
+            None => Some(reader.read(&[], &mut pending).map_err(ImportError::Read)),
         };
-        while waiting.front().is_some_and(|row| row.line < import.from_line) {
-            waiting.pop_front();
+        while pending.front().is_some_and(|row| row.line < import.from_line) {
+            pending.pop_front();
         }
     }
 }
@@ -253,45 +259,45 @@ pub async fn import_all_or_none<B: AsRef<[u8]>>(
     let mut source = pin!(source);
     let mut reader = Reader::new(format);
     let mut rows: Vec<RawRow> = Vec::new();
-    while let Some(piece) = source.next().await {
-        let piece = piece.map_err(ImportError::Source)?;
-        read_on(&mut reader, piece.as_ref(), &mut rows).await?;
-        if rows.len() > MOST_ALL_OR_NONE {
+    while let Some(bytes) = source.next().await {
+        let bytes = bytes.map_err(ImportError::Source)?;
+        read_rows(&mut reader, bytes.as_ref(), &mut rows).await?;
+        if rows.len() > MAX_ATOMIC_ROWS {
             break;
         }
     }
     reader.read(&[], &mut rows).map_err(ImportError::Read)?;
-    if rows.len() > MOST_ALL_OR_NONE {
-        return Err(ImportError::TooMany(MOST_ALL_OR_NONE));
+    if rows.len() > MAX_ATOMIC_ROWS {
+        return Err(ImportError::TooMany(MAX_ATOMIC_ROWS));
     }
     let rows = rows.into_iter().map(|row| Candidate::of(row, &mut None)).collect();
     import.clone().write(rows, 0).await.map_err(ImportError::Service)
 }
 
-/// Reads a piece, and lets others have their turn meanwhile: they share the thread.
-async fn read_on(reader: &mut Reader, piece: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), ImportError> {
-    for slice in piece.chunks(BYTES_A_TURN) {
-        reader.read(slice, rows).map_err(ImportError::Read)?;
+/// Reads rows from `bytes`, and yields regularly to the other tasks of the thread.
+async fn read_rows(reader: &mut Reader, bytes: &[u8], rows: &mut impl Extend<RawRow>) -> Result<(), ImportError> {
+    for part in bytes.chunks(BYTES_PER_YIELD) {
+        reader.read(part, rows).map_err(ImportError::Read)?;
         tokio::task::yield_now().await;
     }
     Ok(())
 }
 
-/// The emails that a dry run has met: of what it finds free in one piece nothing is there in the next.
+/// The email addresses of a dry run so far. The database does not have them: each chunk of a dry run is rolled back.
 #[derive(Default)]
-struct Seen {
-    emails: HashSet<u64>,
+struct SeenEmails {
+    hashes: HashSet<u64>,
     hasher: RandomState,
 }
 
-impl Seen {
+impl SeenEmails {
     fn is_new(&mut self, email: &Email) -> bool {
         let hash = self.hasher.hash_one(email.key());
-        if self.emails.len() < MOST_SEEN { self.emails.insert(hash) } else { !self.emails.contains(&hash) }
+        if self.hashes.len() < MAX_SEEN_EMAILS { self.hashes.insert(hash) } else { !self.hashes.contains(&hash) }
     }
 }
 
-/// A row that may be written, or why it will not.
+/// A row to be written, or the reason why it is refused.
 struct Candidate {
     line: u64,
     last_line: u64,
@@ -299,22 +305,22 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn of(row: RawRow, seen: &mut Option<Seen>) -> Self {
+    fn of(row: RawRow, seen: &mut Option<SeenEmails>) -> Self {
         let mut is_new = |draft: &Draft| seen.as_mut().is_none_or(|seen| seen.is_new(&draft.email));
         let draft = match row.draft {
             Ok(draft) if is_new(&draft) => Ok(draft),
             Ok(_) => Err(Refused::EmailTaken),
-            Err(faults) => Err(Refused::Invalid(faults)),
+            Err(errors) => Err(Refused::Invalid(errors)),
         };
         Self { line: row.line, last_line: row.last_line, draft }
     }
 }
 
 impl Import {
-    /// Writes some rows in one transaction.
-    async fn write(mut self, rows: Vec<Candidate>, piece: u64) -> Result<ChunkReport, Error> {
+    /// Writes a chunk in one transaction.
+    async fn write(mut self, rows: Vec<Candidate>, chunk: u64) -> Result<ChunkReport, Error> {
         let last_line = rows.last().map_or(0, |row| row.last_line);
-        let keyed = self.keyed.map(|keyed| of_piece(keyed, self.terms, piece, &rows));
+        let keyed = self.keyed.map(|keyed| keyed_chunk(keyed, self.options, chunk, &rows));
         let mut drafts = Vec::with_capacity(rows.len());
         let rows: Vec<(u64, u64, Option<Refused>)> = rows
             .into_iter()
@@ -326,37 +332,39 @@ impl Import {
                 Err(refused) => (row.line, row.last_line, Some(refused)),
             })
             .collect();
-        let all_or_none = self.terms.all_or_none;
-        // Those who are all right are not written if another is not.
-        self.terms.dry_run |= all_or_none && rows.iter().any(|(_, _, refused)| refused.is_some());
-        let told = move |written: &[Option<Written>]| rows_of(&rows, written, all_or_none);
-        let keyed = keyed.filter(|_| !self.terms.dry_run);
-        let (report, rows, is_replay, is_kept) = match keyed {
+        let all_or_none = self.options.all_or_none;
+        // One refused row is enough to write none of them.
+        self.options.dry_run |= all_or_none && rows.iter().any(|(_, _, refused)| refused.is_some());
+        let outcomes = move |written: &[Option<Written>]| row_outcomes(&rows, written, all_or_none);
+        let keyed = keyed.filter(|_| !self.options.dry_run);
+        let (report, rows, is_replay, is_committed) = match keyed {
             None => {
-                let Outcome { written, is_kept } = self.service.write_many(drafts, self.terms).await?;
-                let rows = told(&written);
+                let Outcome { written, is_kept } = self.service.write_many(drafts, self.options).await?;
+                let rows = outcomes(&written);
                 ((self.report)(&rows), rows, false, is_kept)
             }
             Some(keyed) => {
-                let told = Arc::new(told);
-                let (seal, report) = (Arc::clone(&told), Arc::clone(&self.report));
-                let seal = move |written: &[Option<Written>]| report(&seal(written));
-                match self.service.write_many_once(drafts, self.terms, keyed, seal).await? {
+                let outcomes = Arc::new(outcomes);
+                let serialize = {
+                    let (outcomes, report) = (Arc::clone(&outcomes), Arc::clone(&self.report));
+                    move |written: &[Option<Written>]| report(&outcomes(written))
+                };
+                match self.service.write_many_once(drafts, self.options, keyed, serialize).await? {
                     (KeyedResponse::Fresh(report), Outcome { written, is_kept }) => {
-                        (report, told(&written), false, is_kept)
+                        (report, outcomes(&written), false, is_kept)
                     }
                     (KeyedResponse::Replayed(report), _) => (report, Vec::new(), true, true),
                 }
             }
         };
-        Ok(ChunkReport { report, tally: Tally::of(&rows), last_line, is_replay, is_kept })
+        Ok(ChunkReport { report, tally: Tally::of(&rows), last_line, is_replay, is_committed })
     }
 }
 
-/// What became of rows: some are wrong, the others were written.
-fn rows_of(rows: &[(u64, u64, Option<Refused>)], written: &[Option<Written>], all_or_none: bool) -> Vec<Row> {
-    let is_refused = written.contains(&None) || rows.iter().any(|(_, _, refused)| refused.is_some());
-    let is_undone = all_or_none && is_refused;
+/// Returns the outcome of each row. `written` has an entry for each row that is not refused in `rows`.
+fn row_outcomes(rows: &[(u64, u64, Option<Refused>)], written: &[Option<Written>], all_or_none: bool) -> Vec<Row> {
+    let is_any_refused = written.contains(&None) || rows.iter().any(|(_, _, refused)| refused.is_some());
+    let is_rolled_back = all_or_none && is_any_refused;
     let mut written = written.iter();
     rows.iter()
         .map(|(line, last_line, refused)| {
@@ -364,7 +372,7 @@ fn rows_of(rows: &[(u64, u64, Option<Refused>)], written: &[Option<Written>], al
                 Some(refused) => Err(refused.clone()),
                 None => match written.next().copied().flatten() {
                     None => Err(Refused::EmailTaken),
-                    Some(_) if is_undone => Err(Refused::RolledBack),
+                    Some(_) if is_rolled_back => Err(Refused::RolledBack),
                     Some(written) => Ok(written),
                 },
             };
@@ -373,26 +381,24 @@ fn rows_of(rows: &[(u64, u64, Option<Refused>)], written: &[Option<Written>], al
         .collect()
 }
 
-/// By what a piece of an import is known.
-fn of_piece(keyed: KeyedRequest, terms: WriteOptions, piece: u64, rows: &[Candidate]) -> KeyedRequest {
+/// Returns the key and the fingerprint of a chunk.
+fn keyed_chunk(keyed: KeyedRequest, options: WriteOptions, chunk: u64, rows: &[Candidate]) -> KeyedRequest {
     let mut key = Sha256::new();
     key.update(keyed.key);
-    key.update(piece.to_be_bytes());
+    key.update(chunk.to_be_bytes());
     let mut fingerprint = Sha256::new();
-    fingerprint.update([u8::from(terms.mode == Mode::Upsert), u8::from(terms.all_or_none)]);
+    fingerprint.update([u8::from(options.mode == Mode::Upsert), u8::from(options.all_or_none)]);
     for row in rows {
         fingerprint.update(row.line.to_be_bytes());
-        // Nearly all rows end where they begin: their fingerprints stay what they were before there was a last line.
+        // Omitted for rows of one line, whose fingerprints must match those of versions without `last_line`.
         if row.last_line != row.line {
             fingerprint.update(row.last_line.to_be_bytes());
         }
         let texts: Vec<&str> = match &row.draft {
             Ok(Draft { name, email }) => vec![name.as_str(), email.as_str()],
             Err(Refused::EmailTaken | Refused::RolledBack) => Vec::new(),
-            // What is told of it.
-            Err(Refused::Invalid(faults)) => {
-                faults.iter().flat_map(|it| [&*it.member, it.fault.code, &*it.fault.message]).collect()
-            }
+            // The reported errors stand for an invalid row. Without their messages, which may change between versions.
+            Err(Refused::Invalid(errors)) => errors.iter().flat_map(|it| [&*it.member, it.error.code]).collect(),
         };
         fingerprint.update([u8::from(row.draft.is_ok())]);
         fingerprint.update((texts.len() as u64).to_be_bytes());

@@ -1,8 +1,11 @@
-//! A user as clients see it: whole, or some members of it.
+//! A user as JSON, with all members or some of them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer, ser::SerializeMap};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 use uuid::Uuid;
 
 use crate::domain::{User, ValidationError};
@@ -18,10 +21,10 @@ pub struct UserBody<'a> {
     /// 1 to 200 characters, trimmed, in NFC.
     #[schema(example = "Ann Example", min_length = 1, max_length = 200)]
     name: &'a str,
-    /// As it was typed.
+    /// The email address as it was entered.
     #[schema(example = "Ann@example.com", format = "idn-email", max_length = 254)]
     email: &'a str,
-    /// 1 at creation, one more with each change.
+    /// 1 at creation; incremented by each change.
     #[schema(example = 1, minimum = 1)]
     version: i64,
     /// When the user was created: RFC 3339, UTC, microseconds.
@@ -35,11 +38,11 @@ pub struct UserBody<'a> {
 }
 
 fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&written(*time))
+    serializer.serialize_str(&format_time(*time))
 }
 
-/// A time as it is written everywhere.
-pub(super) fn written(time: DateTime<Utc>) -> String {
+/// Formats a time as every response and export does.
+pub(super) fn format_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
@@ -47,8 +50,8 @@ impl<'a> From<&'a User> for UserBody<'a> {
     fn from(user: &'a User) -> Self {
         Self {
             id: user.id.as_uuid(),
-            name: &user.name,
-            email: &user.email,
+            name: user.name.as_str(),
+            email: user.email.as_str(),
             version: user.version,
             created_at: user.created_at,
             updated_at: user.updated_at,
@@ -56,32 +59,21 @@ impl<'a> From<&'a User> for UserBody<'a> {
     }
 }
 
-/// A line of an export: a user, all of it unless `fields` selects some members.
-#[derive(ToSchema)]
-#[schema(as = ExportedUser, rename_all = "camelCase")]
-#[expect(dead_code, reason = "documents what `Selected` writes")]
-pub struct ExportedBody {
-    /// UUIDv7: ids sort by time of creation.
-    #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40", value_type = Uuid, required = false)]
-    id: Uuid,
-    /// 1 to 200 characters, trimmed, in NFC.
-    #[schema(example = "Ann Example", min_length = 1, max_length = 200, required = false)]
-    name: String,
-    /// As it was typed.
-    #[schema(example = "Ann@example.com", format = "idn-email", max_length = 254, required = false)]
-    email: String,
-    /// 1 at creation, one more with each change.
-    #[schema(example = 1, minimum = 1, required = false)]
-    version: i64,
-    /// When the user was created: RFC 3339, UTC, microseconds.
-    #[schema(example = "2026-11-21T10:15:30.123456Z", required = false)]
-    created_at: DateTime<Utc>,
-    /// When the user was last changed: RFC 3339, UTC, microseconds.
-    #[schema(example = "2026-11-21T10:15:30.123456Z", required = false)]
-    updated_at: DateTime<Utc>,
-    /// Continues the export after this user; only with `cursors=true`.
-    #[schema(nullable = false)]
-    cursor: Option<String>,
+/// The OpenAPI schema of a line of an export: a user without required members, and a cursor.
+pub struct ExportedUser;
+
+impl ToSchema for ExportedUser {}
+
+impl PartialSchema for ExportedUser {
+    fn schema() -> RefOr<Schema> {
+        let RefOr::T(Schema::Object(mut user)) = UserBody::schema() else { return UserBody::schema() };
+        user.description = Some("A line of an export: a user, with the members that `fields` selects.".to_owned());
+        user.required.clear();
+        let description = "Resumes the export after this user; only with `cursors=true`.";
+        let cursor = ObjectBuilder::new().schema_type(Type::String).description(Some(description));
+        user.properties.insert("cursor".to_owned(), cursor.into());
+        user.into()
+    }
 }
 
 /// A member of a user.
@@ -103,10 +95,10 @@ pub enum Field {
 }
 
 impl Field {
-    /// All of them, in their order.
+    /// All members, in the order of a response.
     pub const ALL: [Self; 6] = [Self::Id, Self::Name, Self::Email, Self::Version, Self::CreatedAt, Self::UpdatedAt];
 
-    /// Its name.
+    /// Returns the name of the member.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -120,47 +112,47 @@ impl Field {
     }
 }
 
-/// Some members of a user; all unless told otherwise.
+/// A set of members of a user; all members by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
-    left_out: [bool; Field::ALL.len()],
+    excluded: [bool; Field::ALL.len()],
 }
 
 impl Fields {
-    /// Reads a list such as `id,email`. Their order is ours.
+    /// Parses a list such as `id,email`. Its order has no effect.
     ///
     /// # Errors
     ///
     /// A [`ValidationError`] with code `unknown-value`.
     pub fn parse(text: &str) -> Result<Self, ValidationError> {
-        let mut fields = Self { left_out: [true; Field::ALL.len()] };
+        let mut fields = Self { excluded: [true; Field::ALL.len()] };
         for name in text.split(',') {
             let Some(field) = Field::ALL.into_iter().find(|field| field.name() == name) else {
                 let names = Field::ALL.map(Field::name).join(", ");
                 return Err(ValidationError::new(
                     "unknown-value",
-                    format!("fields are some of {names}, with commas between"),
+                    format!("must be a comma-separated list of {names}"),
                 ));
             };
-            fields.left_out[field as usize] = false;
+            fields.excluded[field as usize] = false;
         }
         Ok(fields)
     }
 
-    /// Those that are asked for.
+    /// Iterates over the members.
     pub fn iter(self) -> impl Iterator<Item = Field> {
-        Field::ALL.into_iter().filter(move |field| !self.left_out[*field as usize])
+        Field::ALL.into_iter().filter(move |field| !self.excluded[*field as usize])
     }
 }
 
-/// Some members of a user.
+/// A user with a selection of its members.
 #[derive(Clone, Copy, Debug)]
 pub struct Selected<'a> {
     /// The user.
     pub user: &'a User,
     /// Which members.
     pub fields: Fields,
-    /// A member more: where a list goes on behind this user.
+    /// The cursor after this user, as an additional member.
     pub cursor: Option<&'a str>,
 }
 
@@ -171,11 +163,11 @@ impl Serialize for Selected<'_> {
         for field in fields.iter() {
             match field {
                 Field::Id => map.serialize_entry(field.name(), &user.id.as_uuid())?,
-                Field::Name => map.serialize_entry(field.name(), &user.name)?,
-                Field::Email => map.serialize_entry(field.name(), &user.email)?,
+                Field::Name => map.serialize_entry(field.name(), user.name.as_str())?,
+                Field::Email => map.serialize_entry(field.name(), user.email.as_str())?,
                 Field::Version => map.serialize_entry(field.name(), &user.version)?,
-                Field::CreatedAt => map.serialize_entry(field.name(), &written(user.created_at))?,
-                Field::UpdatedAt => map.serialize_entry(field.name(), &written(user.updated_at))?,
+                Field::CreatedAt => map.serialize_entry(field.name(), &format_time(user.created_at))?,
+                Field::UpdatedAt => map.serialize_entry(field.name(), &format_time(user.updated_at))?,
             }
         }
         if let Some(cursor) = cursor {

@@ -1,9 +1,9 @@
-//! Users out, one after the other.
+//! Writes users as NDJSON or CSV.
 
 use super::{
     cell::write_cell,
-    rows::Format,
-    user::{Field, Fields, Selected, written},
+    row::Format,
+    user::{Field, Fields, Selected, format_time},
 };
 use crate::domain::User;
 
@@ -16,13 +16,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer of these members, and of a cursor behind them if there is to be one.
+    /// Returns a writer of these members, and of a cursor for each user if `has_cursors`.
     #[must_use]
     pub fn new(format: Format, fields: Fields, has_cursors: bool) -> Self {
         Self { format, fields, has_cursors }
     }
 
-    /// Writes what comes before the first user.
+    /// Writes the header of CSV; nothing for NDJSON.
     pub fn begin(&self, out: &mut Vec<u8>) {
         if self.format == Format::Ndjson {
             return;
@@ -36,22 +36,22 @@ impl Writer {
     pub fn user(&self, out: &mut Vec<u8>, user: &User, cursor: Option<&str>) {
         match self.format {
             Format::Ndjson => {
-                // Texts and numbers always serialize, and a Vec takes them all.
+                // Strings and numbers always serialize, and writing to a Vec does not fail.
                 let _ = serde_json::to_writer(&mut *out, &Selected { user, fields: self.fields, cursor });
                 out.push(b'\n');
             }
             Format::Csv => {
-                for (place, field) in self.fields.iter().enumerate() {
-                    if place > 0 {
+                for (index, field) in self.fields.iter().enumerate() {
+                    if index > 0 {
                         out.push(b',');
                     }
                     match field {
                         Field::Id => write_cell(out, &user.id.to_string()),
-                        Field::Name => write_cell(out, &user.name),
-                        Field::Email => write_cell(out, &user.email),
+                        Field::Name => write_cell(out, user.name.as_str()),
+                        Field::Email => write_cell(out, user.email.as_str()),
                         Field::Version => write_cell(out, &user.version.to_string()),
-                        Field::CreatedAt => write_cell(out, &written(user.created_at)),
-                        Field::UpdatedAt => write_cell(out, &written(user.updated_at)),
+                        Field::CreatedAt => write_cell(out, &format_time(user.created_at)),
+                        Field::UpdatedAt => write_cell(out, &format_time(user.updated_at)),
                     }
                 }
                 if let Some(cursor) = cursor {

@@ -1,4 +1,4 @@
-//! JSON bodies: read within bounds, understood member by member, every fault told at once.
+//! JSON bodies: of limited size, parsed member by member, with all validation errors reported together.
 
 use std::fmt;
 
@@ -22,19 +22,19 @@ use super::{
 };
 use crate::domain::ValidationError;
 
-/// Largest body, in bytes. A user takes less than two kilobytes.
-pub(super) const LIMIT: usize = 64 * 1024;
+/// The maximum length of a body in bytes. A user takes less than two kilobytes.
+const MAX_LENGTH: usize = 64 * 1024;
 
-/// Something that is read from the members of a JSON object.
+/// A type that is parsed from the members of a JSON object.
 pub(super) trait FromMembers: Sized {
-    /// Media types that may carry it.
+    /// The allowed media types of the body.
     const MEDIA_TYPES: &'static [&'static str];
 
-    /// Takes what it needs; what is wrong is noted in `members`. `None` only if something is.
+    /// Takes its members. Errors are collected in `members`; `None` only if there is one.
     fn take(members: &mut Members) -> Option<Self>;
 }
 
-/// A body that has been read and found right.
+/// A valid body.
 pub(super) struct Valid<T>(pub(super) T);
 
 impl<T: FromMembers + 'static> FromRequest for Valid<T> {
@@ -47,12 +47,12 @@ impl<T: FromMembers + 'static> FromRequest for Valid<T> {
         Box::pin(async move {
             media_type(request.head(), T::MEDIA_TYPES)?;
             let bytes = read(&request, payload).await?;
-            understand(&bytes).map(Valid)
+            parse(&bytes).map(Valid)
         })
     }
 }
 
-/// Which of these media types the body has.
+/// Returns which of these media types the body has.
 pub(super) fn media_type<'a>(request: &RequestHead, allowed: &[&'a str]) -> Result<&'a str, Problem> {
     let headers = request.headers();
     let refuse = || Err(Problem::unsupported_media_type(&request.method, allowed));
@@ -71,45 +71,45 @@ pub(super) fn media_type<'a>(request: &RequestHead, allowed: &[&'a str]) -> Resu
 }
 
 async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Problem> {
-    let too_large = || Problem::new(Kind::PayloadTooLarge, format!("A body has at most {LIMIT} bytes."));
+    let too_large = || Problem::new(Kind::PayloadTooLarge, format!("The body must be at most {MAX_LENGTH} bytes."));
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > LIMIT) {
+    if announced.is_some_and(|length| length > MAX_LENGTH) {
         return Err(too_large());
     }
-    // Whoever ends the request before its time knows by this what it waited for.
+    // If the request times out in the meantime, this decides between 408 and 503.
     let info = RequestInfo::of(request);
-    let arriving = |is: bool| info.iter().for_each(|info| info.arriving.set(is));
-    arriving(true);
+    let set_receiving = |is: bool| info.iter().for_each(|info| info.is_receiving.set(is));
+    set_receiving(true);
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0));
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|_| Problem::new(Kind::MalformedJson, "The body ended before its end."))?;
-        if bytes.len() + chunk.len() > LIMIT {
+        let chunk = chunk.map_err(|_| Problem::new(Kind::MalformedJson, "The request body is incomplete."))?;
+        if bytes.len() + chunk.len() > MAX_LENGTH {
             return Err(too_large());
         }
         bytes.extend_from_slice(&chunk);
     }
-    arriving(false);
+    set_receiving(false);
     Ok(bytes.freeze())
 }
 
-fn understand<T: FromMembers>(bytes: &[u8]) -> Result<T, Problem> {
+fn parse<T: FromMembers>(bytes: &[u8]) -> Result<T, Problem> {
     let mut members = match serde_json::from_slice::<Document>(bytes) {
         Ok(Document::Object(members)) => members,
         Ok(Document::Other) => {
-            let fault = ValidationError::new("wrong-type", "the body must be a JSON object");
-            return Err(invalid(vec![FieldError::at_member(String::new(), fault)]));
+            let error = ValidationError::new("wrong-type", "must be a JSON object");
+            return Err(invalid(vec![FieldError::at_member(String::new(), error)]));
         }
         Err(error) => {
             let (line, column) = (error.line(), error.column());
-            return Err(Problem::new(Kind::MalformedJson, format!("Cannot be read at line {line}, column {column}.")));
+            return Err(Problem::new(Kind::MalformedJson, format!("Invalid JSON at line {line}, column {column}.")));
         }
     };
-    let taken = T::take(&mut members);
-    match (taken, members.finish()) {
+    let value = T::take(&mut members);
+    match (value, members.finish()) {
         (Some(value), errors) if errors.is_empty() => Ok(value),
         (_, errors) => Err(invalid(errors)),
     }
@@ -117,33 +117,33 @@ fn understand<T: FromMembers>(bytes: &[u8]) -> Result<T, Problem> {
 
 fn invalid(errors: Vec<FieldError>) -> Problem {
     let detail = match errors.len() {
-        1 => "1 fault was found; see errors.".to_owned(),
-        many => format!("{many} faults were found; see errors."),
+        1 => "1 error was found; see `errors`.".to_owned(),
+        count => format!("{count} errors were found; see `errors`."),
     };
     Problem::with_errors(Kind::ValidationFailed, detail, errors)
 }
 
-/// The members of an object that have not been taken yet, and the faults found so far.
+/// The members of an object that have not been taken yet, and the errors found so far.
 pub(super) struct Members {
-    left: Vec<(String, Value)>,
+    remaining: Vec<(String, Value)>,
     errors: Vec<FieldError>,
 }
 
 impl Members {
-    /// Takes a text that must be there.
+    /// Takes a required string.
     pub(super) fn required<T>(
         &mut self,
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, ValidationError>,
     ) -> Option<T> {
         let Some(value) = self.remove(name) else {
-            self.note(name, ValidationError::new("required", format!("{name} is needed")));
+            self.add_error(name, ValidationError::new("required", "is required"));
             return None;
         };
         self.text(name, &value, parse)
     }
 
-    /// Takes a text that may be left out. A merge patch removes a member by `null`; none of ours can be removed.
+    /// Takes an optional string. `null` is refused: in a merge patch it removes a member, and no member can be removed.
     pub(super) fn optional<T>(
         &mut self,
         name: &str,
@@ -161,42 +161,42 @@ impl Members {
     ) -> Option<T> {
         let parsed = match value {
             Value::String(text) => parse(text),
-            Value::Null => Err(ValidationError::new("required", format!("{name} cannot be null"))),
-            _ => Err(ValidationError::new("wrong-type", format!("{name} must be a string"))),
+            Value::Null => Err(ValidationError::new("required", "must not be null")),
+            _ => Err(ValidationError::new("wrong-type", "must be a string")),
         };
-        parsed.map_err(|fault| self.note(name, fault)).ok()
+        parsed.map_err(|error| self.add_error(name, error)).ok()
     }
 
     fn remove(&mut self, name: &str) -> Option<Value> {
-        let place = self.left.iter().position(|(member, _)| member == name)?;
-        let (_, value) = self.left.remove(place);
-        let before = self.left.len();
-        self.left.retain(|(member, _)| member != name);
-        if self.left.len() < before {
-            self.note(name, ValidationError::new("duplicate-member", format!("{name} is given more than once")));
+        let index = self.remaining.iter().position(|(member, _)| member == name)?;
+        let (_, value) = self.remaining.remove(index);
+        let before = self.remaining.len();
+        self.remaining.retain(|(member, _)| member != name);
+        if self.remaining.len() < before {
+            self.add_error(name, ValidationError::new("duplicate-member", "must be given only once"));
         }
         Some(value)
     }
 
-    fn note(&mut self, name: &str, fault: ValidationError) {
-        self.errors.push(FieldError::at_member(pointer(name), fault));
+    fn add_error(&mut self, name: &str, error: ValidationError) {
+        self.errors.push(FieldError::at_member(pointer(name), error));
     }
 
-    /// Every fault, members that nobody took among them.
+    /// Returns all errors. The members that were not taken are unknown.
     fn finish(mut self) -> Vec<FieldError> {
-        for (name, _) in std::mem::take(&mut self.left) {
-            self.note(&name, ValidationError::new("unknown-member", "there is no such member"));
+        for (name, _) in std::mem::take(&mut self.remaining) {
+            self.add_error(&name, ValidationError::new("unknown-member", "unknown member"));
         }
         self.errors
     }
 }
 
-/// JSON Pointer to a member of the document (RFC 6901).
+/// Returns the JSON Pointer (RFC 6901) of a member.
 pub(super) fn pointer(name: &str) -> String {
     format!("/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-/// A JSON document whose members are kept as they came: `serde_json`'s own map forgets that a member came twice.
+/// A JSON document with all its members in order. `serde_json::Map` would drop duplicate members.
 enum Document {
     Object(Members),
     Other,
@@ -214,11 +214,11 @@ impl<'de> Deserialize<'de> for Document {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
-                let mut left = Vec::new();
+                let mut remaining = Vec::new();
                 while let Some(member) = map.next_entry()? {
-                    left.push(member);
+                    remaining.push(member);
                 }
-                Ok(Document::Object(Members { left, errors: Vec::new() }))
+                Ok(Document::Object(Members { remaining, errors: Vec::new() }))
             }
 
             fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Document, A::Error> {

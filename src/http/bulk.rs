@@ -1,4 +1,4 @@
-//! `POST /users/bulk`: rows in, a report of them out.
+//! `POST /users/bulk`: imports rows and reports their outcomes.
 
 mod line;
 mod report;
@@ -11,102 +11,140 @@ use std::{
 };
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse,
     body::SizedStream,
-    dev::Payload,
     http::StatusCode,
     post,
     web::{self, Bytes},
 };
 use futures_util::{Stream, StreamExt, stream};
+use serde::Deserialize;
 use tokio::{sync::mpsc, time::timeout};
+use utoipa::ToSchema;
 
 pub(super) use self::line::{BulkLine, BulkSummary};
-use self::report::{Choice, Filter, Held, Progress, Report};
+use self::report::{Filter, LineBuffer, Progress, Report, ReportLevel};
 use super::{
     HttpOptions,
     compression::compressible,
     conditions::ListCondition,
-    documented::{BulkParameters, KeyParameter, ListConditionParameters},
     idempotency::{IdempotencyKey, REPLAYED},
+    media_types::{CSV, NDJSON, NDJSON_ALIASES},
     observe,
-    parameters::Parameters,
     problem::{Kind, Problem},
+    query::Query,
     request_info::{self, RequestInfo},
     responses::{BulkProblems, ServerProblems},
 };
 use crate::{
-    exchange::{ChunkReport, Format, Import, ImportError, ReadError, import, import_all_or_none},
+    domain::ValidationError,
+    exchange::{
+        ChunkReport, Format, Import, ImportError, ParameterValue, ReadError, import, import_all_or_none,
+        query_parameters, word,
+    },
     service::{Mode, UserService, WriteOptions},
 };
 
-/// What NDJSON is sent as, and the other names that it goes by.
-pub(super) const NDJSON: &str = "application/x-ndjson";
-pub(super) const NDJSON_ALIASES: [&str; 2] = ["application/ndjson", "application/jsonl"];
-pub(super) const CSV: &str = "text/csv";
-/// Longest body of rows that are to be written all or none.
-const MOST_BYTES_ALL_OR_NONE: usize = 16 * 1024 * 1024;
+/// The maximum length of a body with `atomic=true`.
+const MAX_ATOMIC_BYTES: usize = 16 * 1024 * 1024;
 
-/// How rows are written and reported.
-pub(super) struct BulkQuery {
-    terms: WriteOptions,
-    answer: Answer,
-    choice: Choice,
+query_parameters! {
+    /// How rows are written and reported.
+    pub(super) struct BulkParameters {
+        /// What happens to a row whose email address is already in use: `insert` refuses it, `upsert` updates the
+        /// user's name and the spelling of the email address.
+        #[param(inline)]
+        mode: Option<BulkMode>,
+        /// Report what would happen, without writing anything.
+        #[param(default = false)]
+        dry_run: Option<bool>,
+        /// Write all rows in one transaction, or none; up to 10,000 rows.
+        #[param(default = false)]
+        atomic: Option<bool>,
+        /// `end` responds once all rows are processed, which works with every client and proxy. `stream` sends each
+        /// line as soon as its row is processed: the client, and every proxy in between, must read while it writes.
+        #[param(inline)]
+        answer: Option<ResponseTime>,
+        /// A line for each row (`all`), a line for each refused row and a summary (`refused`), or only a summary
+        /// (`summary`).
+        #[param(inline)]
+        report: Option<ReportLevel>,
+    }
 }
 
-/// When the answer is sent.
-#[derive(Clone, Copy, Default)]
-enum Answer {
-    /// Once all rows are done.
-    #[default]
+/// What happens to a row whose email address is already in use.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(default = "insert")]
+pub(super) enum BulkMode {
+    Insert,
+    Upsert,
+}
+
+/// When the response is sent.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(default = "end")]
+pub(super) enum ResponseTime {
+    /// Once all rows are processed.
     End,
-    /// A line as soon as its row is done.
+    /// Each line as soon as its row is processed.
     Stream,
 }
 
-impl FromRequest for BulkQuery {
-    type Error = Problem;
-    type Future = std::future::Ready<Result<Self, Problem>>;
+impl ParameterValue for BulkMode {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        word(text)
+    }
+}
 
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        const YES: [(&str, bool); 2] = [("true", true), ("false", false)];
-        const CHOICES: [(&str, Choice); 3] =
-            [("all", Choice::All), ("refused", Choice::Refused), ("summary", Choice::Summary)];
-        let mut parameters = Parameters::read(request.query_string());
-        let terms = WriteOptions {
-            mode: parameters.choice("mode", &[("insert", Mode::Insert), ("upsert", Mode::Upsert)]).unwrap_or_default(),
-            dry_run: parameters.choice("dryRun", &YES).unwrap_or_default(),
-            all_or_none: parameters.choice("atomic", &YES).unwrap_or_default(),
-        };
-        let answer =
-            parameters.choice("answer", &[("end", Answer::End), ("stream", Answer::Stream)]).unwrap_or_default();
-        let choice = parameters.choice("report", &CHOICES).unwrap_or_default();
-        std::future::ready(parameters.finish().map(|()| Self { terms, answer, choice }))
+impl ParameterValue for ResponseTime {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        word(text)
+    }
+}
+
+impl ParameterValue for ReportLevel {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        word(text)
+    }
+}
+
+impl BulkParameters {
+    fn write_options(&self) -> WriteOptions {
+        WriteOptions {
+            mode: match self.mode {
+                Some(BulkMode::Upsert) => Mode::Upsert,
+                Some(BulkMode::Insert) | None => Mode::Insert,
+            },
+            dry_run: self.dry_run.unwrap_or_default(),
+            all_or_none: self.atomic.unwrap_or_default(),
+        }
     }
 }
 
 /// Write many users
 ///
-/// NDJSON or CSV of any length. Each row is a user with `name` and `email`; other members of an export are ignored. Rows are
-/// accepted or refused individually, and the response has one line (`BulkLine`) per row, in input order. It is sent when all rows
-/// have been processed; `answer=stream` sends each line as soon as its row is written. Rows are written in chunks of a few
-/// hundred, one transaction per chunk.
+/// Imports NDJSON or CSV of any length. Each row is a user with `name` and `email`; the other members of an export are
+/// ignored. Rows are written or refused individually, in chunks of up to 1,000 rows, one transaction per chunk. The
+/// response has one line (`BulkLine`) per row, in input order. It is sent when all rows have been processed; with
+/// `answer=stream`, each line is sent as soon as its row is processed.
 ///
-/// CSV is read strictly by RFC 4180. After a quoted cell that is not closed nothing is read any more: the last line has the
-/// outcome `stopped`, and the lines that were not done.
+/// CSV is parsed strictly by RFC 4180. If a quoted cell is not closed, the rest of the body is not read: the last line
+/// has the outcome `stopped` and the range of lines that were not processed.
 #[utoipa::path(
     tag = "users",
     operation_id = "writeUsers",
-    params(BulkParameters, KeyParameter, ListConditionParameters),
+    params(BulkParameters, IdempotencyKey, ListCondition),
     request_body(content(
         (String = "application/x-ndjson", example = "{\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n"),
         (String = "text/csv", example = "name,email\nAnn,ann@example.com\n"),
     )),
     responses(
-        (status = 200, description = "Lines, each a `BulkLine`; with `report=refused` or `report=summary` also a `BulkSummary`",
+        (status = 200, description = "`BulkLine`s; with `report=refused` or `report=summary` also a `BulkSummary`",
             content((String = "application/x-ndjson", example = "{\"line\":1,\"outcome\":\"created\",\"id\":\"019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40\"}\n")),
             headers(
-            ("Idempotency-Replayed" = String, description = "`true` if the first rows were done before"),
+            ("Idempotency-Replayed" = String, description = "`true` if the first chunk is a stored response"),
         )),
         BulkProblems,
         ServerProblems,
@@ -114,81 +152,84 @@ impl FromRequest for BulkQuery {
 )]
 #[post("/users/bulk")]
 pub(super) async fn write(
-    query: BulkQuery,
+    query: Query<BulkParameters>,
     key: IdempotencyKey,
     condition: ListCondition,
     request: HttpRequest,
     payload: web::Payload,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    let BulkQuery { terms, answer, choice } = query;
+    let Query(parameters) = query;
+    let options = parameters.write_options();
+    let level = parameters.report.unwrap_or_default();
     let format = format(&request)?;
-    let rules = request.app_data::<HttpOptions>().ok_or_else(|| Problem::internal("no HTTP options are wired"))?;
-    if rules.require_if_match && terms.mode == Mode::Upsert && !condition.is_any {
-        let detail = "mode=upsert changes users at whatever version they are; say so by If-Match: *.";
+    let http_options =
+        request.app_data::<HttpOptions>().ok_or_else(|| Problem::internal("HttpOptions are not in the app data"))?;
+    if http_options.require_if_match && options.mode == Mode::Upsert && !condition.is_any {
+        let detail = "mode=upsert changes users at any version. Send If-Match: * to confirm this.";
         return Err(Problem::new(Kind::PreconditionRequired, detail));
     }
     let info = RequestInfo::of(&request);
-    let keyed = key.of_bulk().filter(|_| !terms.dry_run);
-    let begun = keyed.map(|keyed| service.begin(keyed.key)).transpose()?;
-    let of_rows = Arc::new(move |rows: &[_]| line::of_rows(rows, terms.dry_run));
-    let import = Import { service: service.as_ref().clone(), terms, keyed, from_line: 1, report: of_rows };
-    let source = bounded(payload, terms, rules.request_timeout, info.clone());
-    if terms.all_or_none {
-        // In a task of its own: it goes on when nobody waits for it any more, and keeps its key meanwhile.
+    let keyed = key.keyed_bulk_request().filter(|_| !options.dry_run);
+    let in_flight = keyed.map(|keyed| service.begin(keyed.key)).transpose()?;
+    let lines = Arc::new(move |rows: &[_]| line::of_rows(rows, options.dry_run));
+    let import = Import { service: service.as_ref().clone(), options, keyed, from_line: 1, report: lines };
+    let source = body_chunks(payload, options, http_options.request_timeout, info.clone());
+    if options.all_or_none {
+        // In a separate task, so that it completes and keeps its key in flight even if the client disconnects.
         let importing = async move {
-            let _begun = begun;
+            let _in_flight = in_flight;
             import_all_or_none(&import, format, source).await
         };
         let importing = actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
-        let reported = importing.await.map_err(Problem::internal)?.map_err(problem)?;
-        let status = if reported.is_kept || reported.tally.refused == 0 {
+        let chunk = importing.await.map_err(Problem::internal)?.map_err(problem)?;
+        let status = if chunk.is_committed || chunk.tally.refused == 0 {
             StatusCode::OK
         } else {
             StatusCode::UNPROCESSABLE_ENTITY
         };
-        return Ok(response(status, reported.is_replay).body(Filter::whole(choice, reported.report)));
+        return Ok(response(status, chunk.is_replay).body(Filter::whole(level, chunk.report)));
     }
-    // Rows are read and told of by a task of their own, so that the one goes on while the other does. There is no more
-    // between the two than one report.
+    // A separate task imports the rows while this one sends the response. At most one chunk waits between the two.
     let (sender, mut reports) = mpsc::channel::<Progress>(1);
-    let about = info.clone();
+    let import_info = info.clone();
     let importing = async move {
-        let _begun = begun;
-        let tell = async |reported: ChunkReport| sender.send(Ok(Some(reported))).await.is_ok();
-        let end = match self::import(&import, format, source, tell).await {
+        let _in_flight = in_flight;
+        let on_chunk = async |chunk: ChunkReport| sender.send(Ok(Some(chunk))).await.is_ok();
+        let end = match self::import(&import, format, source, on_chunk).await {
             Ok(()) => Ok(None),
-            Err(ImportError::Unheard) => return observe::unheard(about.as_deref()),
-            Err(stop) => Err(stop),
+            Err(ImportError::Disconnected) => return observe::client_disconnected(import_info.as_deref()),
+            Err(error) => Err(error),
         };
         // Fails if the client has disconnected.
         let _ = sender.send(end).await;
     };
     actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
-    // The first rows decide about the status.
+    // The result of the first chunk decides the status.
     let first = reports.recv().await.ok_or_else(|| Problem::internal("the import panicked"))?.map_err(problem)?;
-    let mut response = response(StatusCode::OK, first.as_ref().is_some_and(|reported| reported.is_replay));
-    let mut report = Report::new(reports, first, choice, info.clone());
-    if matches!(answer, Answer::Stream) {
+    let mut response = response(StatusCode::OK, first.as_ref().is_some_and(|chunk| chunk.is_replay));
+    let mut report = Report::new(reports, first, level, info.clone());
+    if matches!(parameters.answer, Some(ResponseTime::Stream)) {
         return Ok(response.streaming(report.into_stream()));
     }
     if let Some(info) = info {
-        // From here on the import bounds its own time: rows are written that have to be reported.
-        info.is_unbounded.set(true);
+        // The request timeout no longer applies: the rows that have been written must be reported. The import limits
+        // the time between two chunks of the body.
+        info.is_timeout_disabled.set(true);
     }
-    let mut held = Held::new().map_err(Problem::internal)?;
+    let mut buffer = LineBuffer::new().map_err(Problem::internal)?;
     while let Some(lines) = report.next().await {
-        held.push(&lines).map_err(Problem::internal)?;
-        if held.is_full() {
+        buffer.push(&lines).map_err(Problem::internal)?;
+        if buffer.is_full() {
             break;
         }
     }
-    let (length, held) = held.finish().map_err(Problem::internal)?;
-    let held = stream::iter(held);
+    let (length, lines) = buffer.finish().map_err(Problem::internal)?;
+    let lines = stream::iter(lines);
     Ok(if report.is_over() {
-        compressible(response.body(SizedStream::new(length, held)))
+        compressible(response.body(SizedStream::new(length, lines)))
     } else {
-        response.streaming(held.chain(report.into_stream()))
+        response.streaming(lines.chain(report.into_stream()))
     })
 }
 
@@ -206,40 +247,40 @@ fn format(request: &HttpRequest) -> Result<Format, Problem> {
     Ok(if media_type == CSV { Format::Csv } else { Format::Ndjson })
 }
 
-/// The body, as long as it keeps coming.
-fn bounded(
+/// Streams the body. `max_idle` is the maximum time between two of its chunks.
+fn body_chunks(
     payload: web::Payload,
-    terms: WriteOptions,
-    idle: Duration,
+    options: WriteOptions,
+    max_idle: Duration,
     info: Option<Rc<RequestInfo>>,
 ) -> impl Stream<Item = io::Result<Bytes>> {
-    let most = if terms.all_or_none { MOST_BYTES_ALL_OR_NONE } else { usize::MAX };
-    stream::unfold((payload, most), move |(mut payload, left)| {
+    let max_bytes = if options.all_or_none { MAX_ATOMIC_BYTES } else { usize::MAX };
+    stream::unfold((payload, max_bytes), move |(mut payload, remaining)| {
         let info = info.clone();
         async move {
-            // A time-out tells a slow body (408) from a slow answer (503) by this.
-            let arriving = |is: bool| info.iter().for_each(|info| info.arriving.set(is));
-            arriving(true);
-            let piece = timeout(idle, payload.next()).await;
-            arriving(false);
+            // If the request times out in the meantime, this decides between 408 and 503.
+            let set_receiving = |is: bool| info.iter().for_each(|info| info.is_receiving.set(is));
+            set_receiving(true);
+            let chunk = timeout(max_idle, payload.next()).await;
+            set_receiving(false);
             if let Some(info) = &info {
-                info.heard.set(Some(Instant::now()));
+                info.last_chunk_at.set(Some(Instant::now()));
             }
-            let piece = match piece {
+            let chunk = match chunk {
                 Ok(None) => return None,
-                Ok(Some(Ok(piece))) if piece.len() <= left => Ok(piece),
+                Ok(Some(Ok(chunk))) if chunk.len() <= remaining => Ok(chunk),
                 Ok(Some(Ok(_))) => Err(io::ErrorKind::FileTooLarge.into()),
                 Ok(Some(Err(error))) => Err(io::Error::other(error)),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             };
-            let left = left - piece.as_ref().map_or(0, Bytes::len);
-            Some((piece, (payload, left)))
+            let remaining = remaining - chunk.as_ref().map_or(0, Bytes::len);
+            Some((chunk, (payload, remaining)))
         }
     })
 }
 
-fn problem(stop: ImportError) -> Problem {
-    match stop {
+fn problem(error: ImportError) -> Problem {
+    match error {
         ImportError::Service(error) => error.into(),
         ImportError::Read(error) => {
             let kind = match error {
@@ -248,15 +289,17 @@ fn problem(stop: ImportError) -> Problem {
             };
             Problem::new(kind, format!("The rows cannot be read: {error}."))
         }
-        ImportError::TooMany(most) => Problem::new(Kind::PayloadTooLarge, format!("All or none: at most {most} rows.")),
+        ImportError::TooMany(max) => {
+            Problem::new(Kind::PayloadTooLarge, format!("atomic=true allows at most {max} rows."))
+        }
         ImportError::Source(error) if error.kind() == io::ErrorKind::TimedOut => {
-            Problem::new(Kind::BodyTimeout, "No more of the body came.")
+            Problem::new(Kind::BodyTimeout, "The next part of the body did not arrive in time.")
         }
         ImportError::Source(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            Problem::new(Kind::PayloadTooLarge, format!("All or none: at most {MOST_BYTES_ALL_OR_NONE} bytes."))
+            Problem::new(Kind::PayloadTooLarge, format!("atomic=true allows at most {MAX_ATOMIC_BYTES} bytes."))
         }
-        ImportError::Source(_) | ImportError::Unheard => {
-            Problem::new(Kind::MalformedJson, "The body ended before its end.")
+        ImportError::Source(_) | ImportError::Disconnected => {
+            Problem::new(Kind::MalformedJson, "The request body is incomplete.")
         }
     }
 }

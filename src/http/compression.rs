@@ -1,5 +1,5 @@
-//! Long answers are compressed for those who ask for it, so that no proxy has to: one that compresses by itself makes the tags
-//! of users weak.
+//! Compression of long responses. With it no proxy has to compress, which would turn the entity tags of users into weak
+//! ones.
 
 use actix_http::encoding::Encoder;
 use actix_web::{
@@ -9,22 +9,22 @@ use actix_web::{
     http::header::{self, AcceptEncoding, ContentEncoding, Encoding, HeaderValue},
 };
 
-/// Shorter answers are one packet anyway.
-const SHORTEST: u64 = 1024;
+/// The minimum length of a compressed response; a shorter one fits into one packet.
+const MIN_LENGTH: u64 = 1024;
 
-/// The mark of an answer that is worth it.
+/// Marks a compressible response.
 struct Compressible;
 
-/// Marks an answer of which nobody waits for single lines.
+/// Marks a response as compressible: one whose client does not wait for single lines, which compression delays.
 pub(super) fn compressible(mut response: HttpResponse) -> HttpResponse {
     response.extensions_mut().insert(Compressible);
     response
 }
 
-/// Compresses what is marked and long enough.
+/// Compresses a response that is marked and long enough.
 pub(super) fn compress(mut response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let is_marked = response.response().extensions().contains::<Compressible>();
-    if !is_marked || matches!(response.response().body().size(), BodySize::None | BodySize::Sized(..SHORTEST)) {
+    if !is_marked || matches!(response.response().body().size(), BodySize::None | BodySize::Sized(..MIN_LENGTH)) {
         return response;
     }
     if let Some(encoding) = encoding(&response) {
@@ -34,7 +34,7 @@ pub(super) fn compress(mut response: ServiceResponse<BoxBody>) -> ServiceRespons
     response
 }
 
-/// What the client likes best of what there is.
+/// Negotiates the encoding.
 fn encoding(response: &ServiceResponse<BoxBody>) -> Option<ContentEncoding> {
     let request = response.request();
     if !request.headers().contains_key(header::ACCEPT_ENCODING) {

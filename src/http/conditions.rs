@@ -1,4 +1,5 @@
-//! Conditional requests (RFC 9110, section 13): the entity tag of a user is its version.
+//! Conditional requests (RFC 9110, section 13): `If-Match` and `If-None-Match` as preconditions on the version of a
+//! user.
 
 use std::future::{Ready, ready};
 
@@ -8,16 +9,25 @@ use actix_web::{
     http::header::{self, HeaderName},
 };
 
+use utoipa::{
+    IntoParams,
+    openapi::{
+        ObjectBuilder, Required, Type,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+    },
+};
+
 use super::{
     HttpOptions,
+    etag::EntityTags,
     problem::{Kind, Problem},
 };
-use crate::domain::{Precondition, Version, Versions};
+use crate::domain::{Precondition, Versions};
 
-/// What must hold of a user before it is read.
+/// The precondition of reading a user.
 pub(super) struct ReadCondition(pub(super) Precondition);
 
-/// What must hold of a user before it is changed.
+/// The precondition of changing or deleting a user.
 pub(super) struct ChangeCondition(pub(super) Precondition);
 
 impl FromRequest for ReadCondition {
@@ -34,25 +44,58 @@ impl FromRequest for ChangeCondition {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        // What cannot be read may forbid the change.
+        // A malformed `If-None-Match` forbids the change.
         let precondition = precondition(request, Versions::Any);
-        let is_required = request.app_data::<HttpOptions>().is_some_and(|rules| rules.require_if_match);
+        let is_required = request.app_data::<HttpOptions>().is_some_and(|options| options.require_if_match);
         ready(if is_required && precondition.is.is_none() {
-            Err(Problem::new(Kind::PreconditionRequired, "Say in If-Match which version you change: send its ETag."))
+            Err(Problem::new(Kind::PreconditionRequired, "Send the ETag of the user in If-Match."))
         } else {
             Ok(Self(precondition))
         })
     }
 }
 
-/// A user's entity tag, as header.
-pub(super) fn etag(version: Version) -> (header::HeaderName, String) {
-    (header::ETAG, format!("\"{version}\""))
+/// Returns the OpenAPI parameters of a conditional request.
+fn condition_parameters(if_match: &str, if_none_match: &str) -> Vec<Parameter> {
+    let parameter = |name: &str, description: &str| {
+        let schema = ObjectBuilder::new().schema_type(Type::String);
+        let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header);
+        parameter.required(Required::False).description(Some(description)).schema(Some(schema)).build()
+    };
+    vec![parameter("If-Match", if_match), parameter("If-None-Match", if_none_match)]
 }
 
-/// What must hold of a list before something is added to it. A list has no version.
+fn user_condition_parameters() -> Vec<Parameter> {
+    condition_parameters(
+        "Entity tags, or `*`: the user must be at one of these versions. Example: `\"1\"`.",
+        "Entity tags, or `*`: the user must be at none of these versions. Example: `\"1\"`.",
+    )
+}
+
+impl IntoParams for ReadCondition {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        user_condition_parameters()
+    }
+}
+
+impl IntoParams for ChangeCondition {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        user_condition_parameters()
+    }
+}
+
+impl IntoParams for ListCondition {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        condition_parameters(
+            "`*`: users may be changed at any version. An entity tag belongs to one user and never matches a list.",
+            "An entity tag never matches a list, so the request is processed. `*` always fails.",
+        )
+    }
+}
+
+/// The precondition of adding to a list. A list has no version.
 pub(super) struct ListCondition {
-    /// Whether it is said that any version will do.
+    /// Whether the request has `If-Match: *`.
     pub(super) is_any: bool,
 }
 
@@ -62,8 +105,8 @@ impl FromRequest for ListCondition {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let Precondition { is, is_not } = precondition(request, Versions::Any);
-        let is_false = is.as_ref().is_some_and(|is| *is != Versions::Any) || is_not == Some(Versions::Any);
-        ready(if is_false {
+        let has_failed = is.as_ref().is_some_and(|is| *is != Versions::Any) || is_not == Some(Versions::Any);
+        ready(if has_failed {
             let detail = "A list has no version; If-Match and If-None-Match are for single users.";
             Err(Problem::new(Kind::PreconditionFailed, detail))
         } else {
@@ -72,70 +115,20 @@ impl FromRequest for ListCondition {
     }
 }
 
-/// `unreadable` is what an `If-None-Match` stands for that cannot be read. An `If-Match` that cannot be read names no
-/// version.
-fn precondition(request: &HttpRequest, unreadable: Versions) -> Precondition {
-    let tags = |name: HeaderName| {
+/// Parses the precondition of a request. A malformed `If-Match` matches no version, and a malformed `If-None-Match`
+/// stands for the versions in `malformed`.
+fn precondition(request: &HttpRequest, malformed: Versions) -> Precondition {
+    let versions = |name: HeaderName, malformed: Versions| {
         let mut lines = request.headers().get_all(name).map(header::HeaderValue::as_bytes).peekable();
         lines.peek()?;
         // Several lines are one list (RFC 9110, section 5.3).
-        Some(Tags::parse(&lines.collect::<Vec<_>>().join(&b',')))
+        let tags = EntityTags::parse(&lines.collect::<Vec<_>>().join(&b','));
+        Some(tags.map_or(malformed, EntityTags::versions))
     };
     Precondition {
-        is: tags(header::IF_MATCH).map(|tags| match tags {
-            Some(Tags::Any) => Versions::Any,
-            Some(Tags::List(tags)) => named(tags),
-            None => Versions::OneOf(Vec::new()),
-        }),
-        is_not: tags(header::IF_NONE_MATCH).map(|tags| match tags {
-            Some(Tags::Any) => Versions::Any,
-            Some(Tags::List(tags)) => named(tags),
-            None => unreadable,
-        }),
+        is: versions(header::IF_MATCH, Versions::OneOf(Vec::new())),
+        is_not: versions(header::IF_NONE_MATCH, malformed),
     }
-}
-
-/// Entity tags as a header names them, without the mark of weak ones: a proxy that compresses makes `"1"` into `W/"1"`, and
-/// the version in it is as exact as before. actix's own reader drops those that it cannot read, and then forbids less.
-enum Tags {
-    Any,
-    List(Vec<Vec<u8>>),
-}
-
-impl Tags {
-    /// `None` if it is not what RFC 9110 allows (sections 8.8.3 and 13.1), except that a tag may have spaces in it.
-    fn parse(mut text: &[u8]) -> Option<Self> {
-        if text.trim_ascii() == b"*" {
-            return Some(Self::Any);
-        }
-        let mut tags = Vec::new();
-        loop {
-            text = text.trim_ascii_start();
-            match text {
-                [] => return Some(Self::List(tags)),
-                [b',', rest @ ..] => text = rest,
-                _ => {
-                    let quoted = text.strip_prefix(b"W/").unwrap_or(text).strip_prefix(b"\"")?;
-                    let end = quoted.iter().position(|byte| *byte == b'"')?;
-                    tags.push(quoted[..end].to_vec());
-                    text = quoted[end + 1..].trim_ascii_start();
-                    if !matches!(text, [] | [b',', ..]) {
-                        return None;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The versions that these tags stand for. Tags are compared as text: `"01"` is not `"1"`.
-fn named(tags: Vec<Vec<u8>>) -> Versions {
-    let version = |tag: Vec<u8>| {
-        let text = str::from_utf8(&tag).ok()?;
-        let version: Version = text.parse().ok()?;
-        (version.to_string() == text).then_some(version)
-    };
-    Versions::OneOf(tags.into_iter().filter_map(version).collect())
 }
 
 #[cfg(test)]
@@ -144,22 +137,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::Version;
 
     fn of(name: &'static str, value: &str) -> Precondition {
         precondition(&TestRequest::default().insert_header((name, value)).to_http_request(), Versions::Any)
     }
 
     #[test]
-    fn tags_are_versions() {
+    fn entity_tags_are_parsed_as_versions() {
         let versions = |versions: &[Version]| Some(Versions::OneOf(versions.to_vec()));
         for (text, if_match, if_none_match) in [
             ("*", Some(Versions::Any), Some(Versions::Any)),
             ("\"1\"", versions(&[1]), versions(&[1])),
-            // A proxy that compresses makes strong tags weak.
+            // A proxy that compresses turns strong tags into weak ones.
             ("\"1\" , W/\"2\",\"3\"", versions(&[1, 2, 3]), versions(&[1, 2, 3])),
             (" ,, \"7\" ,", versions(&[7]), versions(&[7])),
             ("\"01\", \"+1\", \" 1\", \"x\", \"1, 2\", \"\"", versions(&[]), versions(&[])),
-            // Not readable: it allows nothing and forbids all.
+            // Malformed: allows no version in If-Match, and excludes every version in If-None-Match.
             ("7", versions(&[]), Some(Versions::Any)),
             ("*, \"9\"", versions(&[]), Some(Versions::Any)),
             ("\"9\" \"7\"", versions(&[]), Some(Versions::Any)),
@@ -178,7 +172,7 @@ mod tests {
             }
             precondition(&request.to_http_request(), Versions::Any)
         };
-        // Somebody else's tag spoils nothing, and several lines are one list.
+        // A foreign tag does not affect the others, and several lines are one list.
         for one in [&[&b"\"\xe4\", \"7\""[..]][..], &[b"\"6\"", b"\"7\""]] {
             assert!(lines("if-match", one).holds(7) && !lines("if-match", one).holds(8));
             assert!(lines("if-none-match", one).holds(8) && !lines("if-none-match", one).holds(7));
@@ -188,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_made_up_never_lets_a_change_through(text in "[ -~]{0,40}") {
+        fn a_forged_tag_never_allows_a_change(text in "[ -~]{0,40}") {
             prop_assume!(text.trim() != "*" && !text.contains("\"7\""));
             prop_assert!(!of("if-match", &text).holds(7));
             let is_list = text.chars().all(|character| " ,".contains(character));

@@ -1,4 +1,4 @@
-//! The OpenAPI document and the pages that show it.
+//! The OpenAPI document and Swagger UI.
 
 use std::{
     collections::BTreeMap,
@@ -17,38 +17,38 @@ use utoipa::{
 use utoipa_swagger_ui::Config;
 
 use super::{
-    bulk::{BulkLine, BulkSummary, NDJSON},
-    documented::SortParameter,
+    bulk::{BulkLine, BulkSummary},
+    media_types::NDJSON,
     policy::Asset,
     problem::{Kind, Problem, ProblemBody, ProblemCode},
     public_url::PublicUrl,
     responses::HostProblems,
 };
-use crate::exchange::{ExportedBody, Field};
+use crate::exchange::{ExportedUser, Field, UserSort};
 
-/// What the document says besides its routes; those are collected from the handlers.
+/// The parts of the document other than the routes, which are collected from the handlers.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "users-api",
         description = "Users over HTTP, on one shared, tuned connection pool.\n\nErrors are problem details (RFC 9457) \
-                       with a stable `code`. Every answer carries `X-Request-Id`, the caller's own if it sent one. \
-                       Every `GET` answers `HEAD` too.",
+                       with a stable `code`. Every response has an `X-Request-Id`: the client's, or a generated one. \
+                       Every `GET` route also supports `HEAD`.",
     ),
-    // The lines of NDJSON bodies have schemas of their own: a body of many lines is a text.
-    components(schemas(BulkLine, BulkSummary, ExportedBody, Field, ProblemBody, ProblemCode, SortParameter)),
+    // Includes the schemas of NDJSON lines. No operation refers to them, because an NDJSON body is described as binary.
+    components(schemas(BulkLine, BulkSummary, ExportedUser, Field, ProblemBody, ProblemCode, UserSort)),
     tags(
-        (name = "users", description = "The users"),
-        (name = "operations", description = "For operators and orchestrators"),
+        (name = "users", description = "Users"),
+        (name = "operations", description = "Health, metrics and status, for operators and orchestrators"),
     ),
 )]
 pub(super) struct Base;
 
-/// Adds what is true of every operation.
+/// Completes the document with what all operations have in common.
 pub(super) fn complete(api: &mut openapi::OpenApi) {
     let request_id = || {
         let schema = ObjectBuilder::new().schema_type(Type::String);
-        let description = "The request's id, which the log has too; the client's own if it sent one";
+        let description = "The id of the request, also in the log: the client's, or a generated one";
         HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
     };
     let bytes = || {
@@ -61,7 +61,7 @@ pub(super) fn complete(api: &mut openapi::OpenApi) {
             for response in operation.responses.responses.values_mut() {
                 let RefOr::T(response) = response else { continue };
                 response.headers.insert("X-Request-Id".to_owned(), request_id().into());
-                // Generated clients would read other texts as JSON, by the name of their media type.
+                // Binary: generated clients would parse a string of this media type as JSON.
                 if let Some(RefOr::T(lines)) = response.content.get_mut(NDJSON) {
                     lines.schema = Some(bytes());
                 }
@@ -71,7 +71,7 @@ pub(super) fn complete(api: &mut openapi::OpenApi) {
     api.servers = Some(vec![Server::new("/")]);
 }
 
-/// The document as it is sent.
+/// The document, serialized once.
 pub(super) struct Document {
     api: openapi::OpenApi,
     json: Asset,
@@ -79,13 +79,13 @@ pub(super) struct Document {
 
 impl Document {
     pub(super) fn new(api: openapi::OpenApi, public_url: &PublicUrl) -> Self {
-        let json = public_url.configured().map_or_else(|| json(&api), |url| at(&api, url));
+        let json = public_url.configured().map_or_else(|| json(&api), |url| with_server(&api, url));
         Self { api, json }
     }
 }
 
-/// The document of a service that clients reach under this URL.
-fn at(api: &openapi::OpenApi, url: &str) -> Asset {
+/// Returns the document of a service with this public URL.
+fn with_server(api: &openapi::OpenApi, url: &str) -> Asset {
     let mut api = api.clone();
     api.servers = Some(vec![Server::new(url)]);
     json(&api)
@@ -95,7 +95,7 @@ fn json(api: &openapi::OpenApi) -> Asset {
     Asset::new(serde_json::to_vec(api).unwrap_or_default().into(), HeaderValue::from_static("application/json"))
 }
 
-/// This document
+/// Get this document
 #[utoipa::path(
     tag = "operations",
     operation_id = "openapi",
@@ -111,16 +111,16 @@ pub(super) async fn document(
     public_url: web::Data<PublicUrl>,
 ) -> HttpResponse {
     match public_url.forwarded(&request) {
-        Some(url) => at(&document.api, &url).answer(&request),
-        None => document.json.answer(&request),
+        Some(url) => with_server(&document.api, &url).respond(&request),
+        None => document.json.respond(&request),
     }
 }
 
-/// Swagger UI, from the binary: no part of it is fetched from elsewhere.
+/// Swagger UI, embedded in the binary: it needs no network.
 pub(super) struct SwaggerUi {
     config: Arc<Config<'static>>,
-    /// What was requested before.
-    parts: RwLock<BTreeMap<String, Arc<Asset>>>,
+    /// The assets that have been requested so far.
+    assets: RwLock<BTreeMap<String, Arc<Asset>>>,
 }
 
 impl SwaggerUi {
@@ -129,45 +129,45 @@ impl SwaggerUi {
             Asset::new(include_str!("docs/swagger.html").into(), HeaderValue::from_static("text/html; charset=utf-8"));
         let script =
             Asset::new(include_str!("docs/swagger-initializer.js").into(), HeaderValue::from_static("text/javascript"));
-        let own = [("", page), ("swagger-initializer.js", script)];
-        let parts = own.into_iter().map(|(name, part)| (name.to_owned(), Arc::new(part))).collect();
-        Self { config: Arc::default(), parts: RwLock::new(parts) }
+        let assets = [("", page), ("swagger-initializer.js", script)];
+        let assets = assets.into_iter().map(|(name, asset)| (name.to_owned(), Arc::new(asset))).collect();
+        Self { config: Arc::default(), assets: RwLock::new(assets) }
     }
 
-    fn part(&self, name: &str) -> Result<Arc<Asset>, Problem> {
+    fn asset(&self, name: &str) -> Result<Arc<Asset>, Problem> {
         let name = if name == "index.html" { "" } else { name };
-        if let Some(part) = self.parts.read().unwrap_or_else(PoisonError::into_inner).get(name) {
-            return Ok(Arc::clone(part));
+        if let Some(asset) = self.assets.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(Arc::clone(asset));
         }
         let served = utoipa_swagger_ui::serve(name, Arc::clone(&self.config));
         let file = served.map_err(|error| Problem::internal(error.to_string()))?;
-        let file = file.ok_or_else(|| Problem::new(Kind::NotFound, "Swagger UI has no such part."))?;
+        let file = file.ok_or_else(|| Problem::new(Kind::NotFound, "Swagger UI has no such file."))?;
         let content_type = HeaderValue::try_from(file.content_type).map_err(Problem::internal)?;
-        let part = Arc::new(Asset::new(file.bytes.into_owned().into(), content_type));
-        self.parts.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(&part));
-        Ok(part)
+        let asset = Arc::new(Asset::new(file.bytes.into_owned().into(), content_type));
+        self.assets.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(&asset));
+        Ok(asset)
     }
 }
 
 pub(super) async fn swagger(
     request: HttpRequest,
     file: web::Path<String>,
-    pages: web::Data<SwaggerUi>,
+    swagger: web::Data<SwaggerUi>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(pages.part(&file)?.answer(&request))
+    Ok(swagger.asset(&file)?.respond(&request))
 }
 
-/// Redirects to the directory that the page loads its assets from. The target is relative, so that it works under any prefix.
+/// Redirects to the directory of Swagger UI. The target is relative, so that it works under any prefix.
 pub(super) async fn to_swagger() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "swagger/")).finish()
 }
 
-/// Until there is another page, people find the API's.
+/// Redirects to Swagger UI, temporarily: `/` may get another page.
 pub(super) async fn home() -> HttpResponse {
     HttpResponse::TemporaryRedirect().insert_header((header::LOCATION, "swagger/")).finish()
 }
 
-/// Browsers ask for one with every page.
+/// Browsers request an icon with every page.
 pub(super) async fn no_icon() -> HttpResponse {
     HttpResponse::NoContent().insert_header((header::CACHE_CONTROL, "public, max-age=86400")).finish()
 }

@@ -1,21 +1,21 @@
-//! What no route takes: a path that is not there (404), or a method that a path does not know (405).
+//! Requests that match no route: an unknown path (404), or a method that the path does not support (405).
 
 use actix_web::{HttpRequest, HttpResponse, dev::ResourceDef, http::Method, web};
 use utoipa::openapi::{OpenApi, PathItem, RefOr};
 
 use super::{
-    bulk::{NDJSON, NDJSON_ALIASES},
+    media_types::{NDJSON, NDJSON_ALIASES},
     problem::{Kind, Problem},
 };
 
-/// What each path takes, read from the OpenAPI document: there is no second list to forget.
+/// The methods and media types of each path, from the OpenAPI document, so that there is no second list to maintain.
 pub(super) struct Paths(Vec<Route>);
 
 struct Route {
     path: ResourceDef,
-    /// The methods.
+    /// The value of `Allow`.
     allow: String,
-    /// The media types of bodies.
+    /// The media types of the body for each method.
     media_types: Vec<(Method, Vec<String>)>,
 }
 
@@ -33,17 +33,17 @@ impl Paths {
         self.0.iter().find(|route| route.path.is_match(path))
     }
 
-    /// The methods of a path without parameters.
+    /// Returns the methods of a path without parameters, as the value of `Allow`.
     pub(super) fn allow(&self, path: &str) -> Option<String> {
         self.0.iter().find(|route| route.path.pattern() == Some(path)).map(|route| route.allow.clone())
     }
 
-    /// The route template of a path, for a request whose handler never returned.
+    /// Returns the route template of a path, for a request whose handler did not return.
     pub(super) fn template(&self, path: &str) -> Option<String> {
         self.find(path).and_then(|route| route.path.pattern()).map(ToOwned::to_owned)
     }
 
-    /// The media types that a body may have, and the route template; `None` if the path takes no body by this method.
+    /// Returns the route template and the media types of the body; `None` if the path has no body with this method.
     pub(super) fn media_types(&self, path: &str, method: &Method) -> Option<(&str, &[String])> {
         let route = self.find(path)?;
         let (_, types) = route.media_types.iter().find(|(known, _)| known == method)?;
@@ -80,6 +80,6 @@ fn allow(item: &PathItem) -> String {
 pub(super) async fn fallback(request: HttpRequest, paths: web::Data<Paths>) -> Result<HttpResponse, Problem> {
     Err(match paths.find(request.path()) {
         Some(route) => Problem::method_not_allowed(route.allow.clone()),
-        None => Problem::new(Kind::NotFound, "There is nothing at this path. See /swagger for what there is."),
+        None => Problem::new(Kind::NotFound, "No resource exists at this path. See /swagger for the API."),
     })
 }

@@ -1,4 +1,4 @@
-//! How answers are framed for those who do not know all of HTTP/1.1.
+//! The framing of responses to HTTP/1.0 clients and to requests for an upgrade.
 
 use std::rc::Rc;
 
@@ -11,13 +11,13 @@ use actix_web::{
     http::{Method, Version, header},
 };
 
-use super::one_at_a_time::Turn;
+use super::turn::Turn;
 
-/// Around everything else, so that it sees the answers to errors as well.
+/// Calls the service and frames its response. This is the outermost middleware, so that it also frames error responses.
 ///
 /// # Errors
 ///
-/// As the service: its answers to errors.
+/// The error responses of the service.
 pub fn frame<S, B>(
     mut request: Request,
     service: &S,
@@ -26,15 +26,15 @@ where
     S: Service<Request, Response = ServiceResponse<B>, Error = HttpResponse<BoxBody>>,
     B: MessageBody,
 {
-    let asked = Asked::of(&request);
+    let framing = Framing::of(&request);
     let turn = request.conn_data::<Rc<Turn>>().cloned();
     if let Some(turn) = &turn {
-        turn.begin(&mut request);
+        turn.request_started(&mut request);
     }
-    let answer = service.call(request);
+    let response = service.call(request);
     async move {
-        let mut answer = answer.await;
-        let (head, size) = match &mut answer {
+        let mut response = response.await;
+        let (head, size) = match &mut response {
             Ok(response) => {
                 let size = response.response().body().size();
                 (response.response_mut().head_mut(), size)
@@ -44,32 +44,32 @@ where
                 (response.head_mut(), size)
             }
         };
-        asked.frame(head, size);
+        framing.apply(head, size);
         if let Some(turn) = turn
-            && !asked.is_last_with(head, size)
+            && !framing.closes_connection(head, size)
         {
-            turn.answered();
+            turn.response_started();
         }
-        answer
+        response
     }
 }
 
-/// What a request says of the connection.
+/// The framing that a request demands of its response.
 #[derive(Clone, Copy)]
-struct Asked {
-    /// Whether the client knows no chunks.
-    is_old: bool,
-    /// Whether no other request follows.
+struct Framing {
+    /// Whether the client does not support chunked encoding (HTTP/1.0).
+    is_http_10: bool,
+    /// Whether the client closes the connection after the response.
     is_last: bool,
-    /// Whether it asks for another protocol, which no route speaks.
+    /// Whether the client requests another protocol, which no route supports.
     is_upgrade: bool,
 }
 
-impl Asked {
+impl Framing {
     fn of(request: &Request) -> Self {
         let head = request.head();
         Self {
-            is_old: head.version < Version::HTTP_11,
+            is_http_10: head.version < Version::HTTP_11,
             is_last: head.connection_type() == ConnectionType::Close,
             is_upgrade: head.connection_type() == ConnectionType::Upgrade
                 || head.headers.contains_key(header::UPGRADE)
@@ -77,22 +77,23 @@ impl Asked {
         }
     }
 
-    /// Whether the connection ends with this answer.
-    fn is_last_with(self, head: &ResponseHead, size: BodySize) -> bool {
-        // An answer to an old client says nothing of its own connection, and ends it if it has no length.
-        let is_ended =
-            if self.is_old { size == BodySize::Stream } else { head.connection_type() == ConnectionType::Close };
-        self.is_last || is_ended
+    /// Whether the connection is closed after this response.
+    fn closes_connection(self, head: &ResponseHead, size: BodySize) -> bool {
+        // The connection type of a response to HTTP/1.0 has no effect: the connection is closed after a response
+        // without a length.
+        let is_closed =
+            if self.is_http_10 { size == BodySize::Stream } else { head.connection_type() == ConnectionType::Close };
+        self.is_last || is_closed
     }
 
-    fn frame(self, head: &mut ResponseHead, size: BodySize) {
-        if (self.is_old || self.is_upgrade) && size == BodySize::Stream {
-            // It ends with its connection.
+    fn apply(self, head: &mut ResponseHead, size: BodySize) {
+        if (self.is_http_10 || self.is_upgrade) && size == BodySize::Stream {
+            // The body ends with the connection.
             head.no_chunking(true);
             head.set_connection_type(ConnectionType::Close);
         }
         if self.is_upgrade {
-            // Otherwise the answer would say "upgrade" as the request did.
+            // The response would otherwise repeat the `Connection: upgrade` of the request.
             head.set_connection_type(ConnectionType::Close);
         }
     }

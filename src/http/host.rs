@@ -1,7 +1,7 @@
-//! Which names clients may use for this service.
+//! The host names that this service accepts.
 //!
-//! A web page can reach a service on loopback by a name of its own that resolves to 127.0.0.1 (DNS rebinding). Its
-//! requests are recognised by that name: on loopback only names of this machine are served, and those that are allowed.
+//! A web page can reach a service on loopback by a foreign host name that resolves to 127.0.0.1 (DNS rebinding). So on
+//! loopback only requests for localhost names and for the allowed names are served.
 
 use std::net::IpAddr;
 
@@ -13,17 +13,18 @@ use actix_web::{
 
 use super::problem::{Kind, Problem};
 
-/// The names that are served.
+/// The accepted host names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hosts {
-    /// Any name.
+    /// All names.
     Any,
-    /// Names of this machine, and these.
+    /// Localhost names and loopback addresses, and these names.
     Local(Vec<String>),
 }
 
 impl Hosts {
-    /// Those of a listener on this address. `allowed` are more names for loopback, separated by commas; `*` is any.
+    /// Returns the accepted names of a listener on this address. `allowed` are additional names for loopback, separated
+    /// by commas; `*` accepts all names.
     #[must_use]
     pub fn of_listener(address: IpAddr, allowed: &str) -> Self {
         let names = || allowed.split(',').map(str::trim).filter(|name| !name.is_empty());
@@ -33,12 +34,12 @@ impl Hosts {
         Self::Local(names().map(str::to_ascii_lowercase).collect())
     }
 
-    /// Whether a `Host` header, with or without a port, names this service.
-    fn serve(&self, host: &str) -> bool {
+    /// Whether a `Host` header, with or without a port, has an accepted name.
+    fn accept(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
-            // Parsing would take 2 % of the instructions of a GET by id.
-            Self::Local(_) if is_usual(host) => true,
+            // Parsing would cost 2 % of the instructions of a GET by id.
+            Self::Local(_) if is_plain_localhost(host) => true,
             Self::Local(allowed) => {
                 let Ok(authority) = host.parse::<Authority>() else { return false };
                 let after_user = host.rsplit_once('@').map_or(host, |(_, after)| after);
@@ -55,33 +56,33 @@ impl Hosts {
 
 fn is_local(name: &str) -> bool {
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    // No resolver asks the network for names below localhost (RFC 6761).
+    // Resolvers resolve names below localhost to loopback without a query (RFC 6761).
     name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|it| it.to_canonical().is_loopback())
 }
 
-/// Whether it is `localhost` or `127.0.0.1`, with or without a port.
-fn is_usual(host: &str) -> bool {
+/// Whether the host is `localhost` or `127.0.0.1`, with or without a port.
+fn is_plain_localhost(host: &str) -> bool {
     let rest = host.strip_prefix("localhost").or_else(|| host.strip_prefix("127.0.0.1"));
     let Some(rest) = rest else { return false };
     is_port(rest)
 }
 
-/// Whether what follows a host is a port, or nothing.
+/// Whether the rest after a host is a port or empty.
 fn is_port(rest: &str) -> bool {
     rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Refuses requests for other hosts. Browsers always send the header; other clients may omit it.
+/// Refuses requests for other hosts. Browsers always send `Host`; other clients may omit it.
 ///
 /// # Errors
 ///
 /// The problem `host-unknown`.
 pub(super) fn check(request: &ServiceRequest) -> Result<(), Problem> {
     let hosts = request.app_data::<web::Data<Hosts>>();
-    let is_served = |host: &str| host.is_empty() || hosts.is_none_or(|hosts| hosts.serve(host));
+    let is_accepted = |host: &str| host.is_empty() || hosts.is_none_or(|hosts| hosts.accept(host));
     let mut headers = request.headers().get_all(header::HOST);
-    let is_known = headers.all(|host| host.to_str().is_ok_and(is_served))
-        && request.uri().authority().is_none_or(|authority| is_served(authority.as_str()));
+    let is_known = headers.all(|host| host.to_str().is_ok_and(is_accepted))
+        && request.uri().authority().is_none_or(|authority| is_accepted(authority.as_str()));
     if is_known {
         return Ok(());
     }
@@ -94,9 +95,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_serves_names_of_this_machine() {
+    fn loopback_accepts_localhost_names() {
         let hosts = Hosts::of_listener([127, 0, 0, 1].into(), " Users.Example, other.example ");
-        for served in [
+        for accepted in [
             "localhost",
             "LOCALHOST:8080",
             "localhost.",
@@ -109,7 +110,7 @@ mod tests {
             "users.example:443",
             "OTHER.example",
         ] {
-            assert!(hosts.serve(served), "{served}");
+            assert!(hosts.accept(accepted), "{accepted}");
         }
         for refused in [
             "evil.example",
@@ -125,14 +126,14 @@ mod tests {
             "[::2]",
             "x y",
         ] {
-            assert!(!hosts.serve(refused), "{refused}");
+            assert!(!hosts.accept(refused), "{refused}");
         }
     }
 
     #[test]
-    fn other_listeners_serve_any_name() {
+    fn other_listeners_accept_all_names() {
         assert_eq!(Hosts::of_listener([0, 0, 0, 0].into(), ""), Hosts::Any);
         assert_eq!(Hosts::of_listener([127, 0, 0, 1].into(), "a,*"), Hosts::Any);
-        assert!(Hosts::Any.serve("evil.example"));
+        assert!(Hosts::Any.accept("evil.example"));
     }
 }

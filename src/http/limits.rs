@@ -1,4 +1,4 @@
-//! What no handler may do: take for ever, or take others down with it.
+//! The limits of a request: accepted hosts, the request timeout, and handlers that panic.
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::pin, rc::Rc, time::Duration};
 
@@ -21,14 +21,15 @@ use super::{
     request_info::RequestInfo,
 };
 
-/// What a worker needs to keep the limits.
-pub(super) struct Bounds {
-    /// Longest time to an answer.
+/// The limits of a worker.
+pub(super) struct Limits {
+    /// The maximum time until the response starts.
     pub(super) timeout: Duration,
     pub(super) paths: web::Data<Paths>,
 }
 
-/// Refuses requests for other hosts, bounds the handler in time, turns its panic into an answer, and answers HEAD as GET.
+/// Refuses requests for other hosts, applies the request timeout, turns a panic into a response, and handles HEAD as
+/// GET.
 pub(super) async fn limits<B: MessageBody>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -37,50 +38,50 @@ pub(super) async fn limits<B: MessageBody>(
     host::check(&request)?;
     path::route_as_written(&mut request);
     if request.method() == Method::HEAD {
-        // The connection remembers that the answer goes without its body.
+        // The connection still omits the body of the response.
         request.head_mut().method = Method::GET;
     }
-    let bounds = request.app_data::<Rc<Bounds>>().cloned();
-    let limit = bounds.as_ref().map_or(Duration::MAX, |bounds| bounds.timeout);
-    let caller = info.map_or("", |info| info.caller());
-    // Whatever the pool does for this request, it does in its name, and not for longer than it waits.
-    let handling = RequestContext::new(caller).timeout(limit).scope(next.call(request));
-    let mut handling = pin!(AssertUnwindSafe(handling).catch_unwind());
-    let mut left = limit;
-    let handled = loop {
-        let handled = timeout(left, &mut handling).await;
-        if handled.is_err() && info.is_some_and(|info| info.is_unbounded.get()) {
-            left = limit;
+    let limits = request.app_data::<Rc<Limits>>().cloned();
+    let limit = limits.as_ref().map_or(Duration::MAX, |limits| limits.timeout);
+    let request_id = info.map_or("", |info| info.id());
+    // The pool's operations carry the id of the request, and end with its timeout.
+    let handler = RequestContext::new(request_id).timeout(limit).scope(next.call(request));
+    let mut handler = pin!(AssertUnwindSafe(handler).catch_unwind());
+    let mut remaining = limit;
+    let result = loop {
+        let result = timeout(remaining, &mut handler).await;
+        if result.is_err() && info.is_some_and(|info| info.is_timeout_disabled.get()) {
+            remaining = limit;
             continue;
         }
-        // As long as a body of any length goes on, its time begins anew with each piece.
-        let heard = info.and_then(|info| info.heard.get());
-        match (handled, heard.and_then(|heard| limit.checked_sub(heard.elapsed()))) {
-            (Err(_), Some(more)) if !more.is_zero() => left = more,
-            (handled, _) => break handled,
+        // Each chunk of a streamed body restarts the timeout.
+        let last_chunk_at = info.and_then(|info| info.last_chunk_at.get());
+        match (result, last_chunk_at.and_then(|at| limit.checked_sub(at.elapsed()))) {
+            (Err(_), Some(more)) if !more.is_zero() => remaining = more,
+            (result, _) => break result,
         }
     };
-    let problem = match handled {
-        Ok(Ok(answered)) => return answered,
-        Ok(Err(panic)) => Problem::internal(format!("the handler panicked: {}", message(panic.as_ref()))),
-        Err(_) if info.is_some_and(|info| info.arriving.get()) => {
-            Problem::new(Kind::BodyTimeout, format!("The body was not here after {limit:?}."))
+    let problem = match result {
+        Ok(Ok(response)) => return response,
+        Ok(Err(panic)) => Problem::internal(format!("the handler panicked: {}", panic_message(panic.as_ref()))),
+        Err(_) if info.is_some_and(|info| info.is_receiving.get()) => {
+            Problem::new(Kind::BodyTimeout, format!("The body did not arrive within {limit:?}."))
         }
         Err(_) => {
-            let detail = format!("There was no answer after {limit:?}. What you asked for may still be done.");
+            let detail = format!("The request took longer than {limit:?}. It may still be executed.");
             Problem::new(Kind::RequestTimeout, detail)
         }
     };
-    if let (Some(info), Some(bounds)) = (info, bounds)
-        && let Some(template) = bounds.paths.template(&info.path)
+    if let (Some(info), Some(limits)) = (info, limits)
+        && let Some(template) = limits.paths.template(&info.path)
     {
-        // The request itself is gone with its handler.
+        // The handler owned the request, so its route is looked up by the path.
         info.route.get_or_init(|| template);
     }
     Err(problem.into())
 }
 
-fn message(panic: &(dyn Any + Send)) -> &str {
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_becomes_an_answer() {
+    fn a_panic_becomes_an_error_response() {
         System::new().block_on(async {
             let panics = || async { if true { panic!("a bug") } else { HttpResponse::Ok().finish() } };
             let app = init_service(

@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::HashMap, time::Duration};
 use actix_web::http::{Method, StatusCode};
 use metrics::{Counter, Histogram};
 
-/// What is counted under one set of labels.
+/// The metrics of one set of labels.
 struct Series {
     method: &'static str,
     status: StatusCode,
@@ -30,29 +30,29 @@ impl Series {
 }
 
 thread_local! {
-    // By route. The recorder would find them by their labels, which costs more than all that is done with them.
-    static KNOWN: RefCell<HashMap<String, Vec<Series>>> = RefCell::default();
+    // By route. A lookup by labels in the recorder would cost more than the updates.
+    static SERIES: RefCell<HashMap<String, Vec<Series>>> = RefCell::default();
 }
 
-/// Counts a request that was answered.
-pub(super) fn record(method: &Method, route: &str, status: StatusCode, took: Duration) {
+/// Records a request.
+pub(super) fn record(method: &Method, route: &str, status: StatusCode, duration: Duration) {
     let method = label(method);
-    KNOWN.with_borrow_mut(|known| {
-        if !known.contains_key(route) {
-            known.insert(route.to_owned(), Vec::new());
+    SERIES.with_borrow_mut(|routes| {
+        if !routes.contains_key(route) {
+            routes.insert(route.to_owned(), Vec::new());
         }
-        let Some(of_route) = known.get_mut(route) else { return };
-        let is_it = |series: &Series| series.method == method && series.status == status;
-        let at = of_route.iter().position(is_it).unwrap_or_else(|| {
+        let Some(of_route) = routes.get_mut(route) else { return };
+        let matches = |series: &Series| series.method == method && series.status == status;
+        let index = of_route.iter().position(matches).unwrap_or_else(|| {
             of_route.push(Series::new(method, route, status));
             of_route.len() - 1
         });
-        of_route[at].requests.increment(1);
-        of_route[at].duration.record(took.as_secs_f64());
+        of_route[index].requests.increment(1);
+        of_route[index].duration.record(duration.as_secs_f64());
     });
 }
 
-/// Methods are the client's to make up; a label is not.
+/// Returns the label of a method. Clients may invent methods, which must not become labels.
 fn label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

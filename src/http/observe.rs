@@ -1,4 +1,4 @@
-//! What is seen of each request: its id, its span, one line in the log, its place in the metrics.
+//! Observability of requests: the id, the span, the log line and the metrics.
 
 use std::rc::Rc;
 
@@ -16,21 +16,24 @@ use tracing_actix_web::RootSpanBuilder;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{
-    Draining, Phase, compression, limits, policy,
+    compression, limits, policy,
     problem::Problem,
     public_url,
     request_info::{REQUEST_ID, RequestInfo},
 };
-use crate::connections::OpenConnection;
+use crate::{
+    connections::OpenConnection,
+    lifecycle::{CurrentPhase, Phase},
+};
 
-/// Opens the span of each request, and closes it with one line in the log.
+/// Opens the span of a request, and logs the request when it ends.
 pub struct RequestSpan;
 
 impl RootSpanBuilder for RequestSpan {
     fn on_request_start(request: &ServiceRequest) -> Span {
         let method = request.method().clone();
-        // Its name is known when the request has been routed. Fields that only traces need are attributes, so that
-        // nothing is formatted when there are no traces.
+        // The span is renamed once the request has been routed. Fields that only traces need are attributes, so that
+        // nothing is formatted if tracing is disabled.
         let span = tracing::info_span!("request", otel.kind = "server");
         let trace_id = if span.is_disabled() { None } else { join_trace(&span, request, &method) };
         let info = RequestInfo::new(request, method, trace_id);
@@ -69,36 +72,39 @@ impl RootSpanBuilder for RequestSpan {
     }
 }
 
-/// Marks the connection as busy, and puts the finishing touches to every answer: its request's id, what a problem happened to,
-/// and how it may be kept.
+/// Marks the connection as busy, and completes every response: the request id, the path of a problem, caching headers,
+/// public URLs and compression.
 pub(super) async fn finish(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let info = RequestInfo::of(&request);
-    let _busy = request.conn_data::<OpenConnection>().map(OpenConnection::busy);
+    let _busy = request.conn_data::<OpenConnection>().map(OpenConnection::begin_request);
     let mut response = match (limits::limits(request, next, info.as_ref()).await, &info) {
-        (Ok(response), Some(info)) => named(response, info),
+        (Ok(response), Some(info)) => with_request_id(response, info),
         (Ok(response), None) => response.map_into_boxed_body(),
-        (Err(error), Some(info)) => return Err(about(error, info)),
+        (Err(error), Some(info)) => return Err(with_request_info(error, info)),
         (Err(error), None) => return Err(error),
     };
     policy::apply(response.response_mut());
     public_url::complete(&mut response);
     response = compression::compress(response);
-    let draining = response.request().app_data::<web::Data<Draining>>();
-    if draining.is_some_and(|draining| draining.phase() >= Phase::ClosingConnections) {
-        // A client that keeps its connection learns this way that it has to look for another instance.
+    let phase = response.request().app_data::<web::Data<CurrentPhase>>();
+    if phase.is_some_and(|phase| phase.get() >= Phase::ClosingConnections) {
+        // A client with a persistent connection must connect to another instance.
         response.response_mut().head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     }
     Ok(response)
 }
 
-fn named(response: ServiceResponse<impl MessageBody + 'static>, info: &RequestInfo) -> ServiceResponse<BoxBody> {
+fn with_request_id(
+    response: ServiceResponse<impl MessageBody + 'static>,
+    info: &RequestInfo,
+) -> ServiceResponse<BoxBody> {
     let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
     let body = problem.map(|problem| problem.body(Some(info)));
     let mut response = match body {
-        // A handler that makes a problem does not know its path; the error itself stays with the answer, for the log.
+        // Adds the path, which the handler does not know. The error stays attached to the response, for the log.
         Some(body) => response.map_body(|_, _| BoxBody::new(body)),
         None => response.map_into_boxed_body(),
     };
@@ -106,14 +112,14 @@ fn named(response: ServiceResponse<impl MessageBody + 'static>, info: &RequestIn
     response
 }
 
-fn about(error: Error, info: &Rc<RequestInfo>) -> Error {
+fn with_request_info(error: Error, info: &Rc<RequestInfo>) -> Error {
     if let Some(problem) = error.as_error::<Problem>() {
-        problem.happened_to(Rc::clone(info));
+        problem.attach_request(Rc::clone(info));
     }
     error
 }
 
-/// Makes the span a part of the caller's trace, or the first of a new one. Gives the trace's id.
+/// Adds the span to the client's trace, or starts a new one. Returns the id of the trace.
 fn join_trace(span: &Span, request: &ServiceRequest, method: &Method) -> Option<String> {
     struct Headers<'a>(&'a actix_web::http::header::HeaderMap);
 
@@ -130,7 +136,7 @@ fn join_trace(span: &Span, request: &ServiceRequest, method: &Method) -> Option<
     let parent =
         opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&Headers(request.headers())));
     if parent.span().span_context().is_valid() {
-        // Refused only when there is no layer for traces, and then there is no span either.
+        // Fails only without a layer for traces, and then there is no span.
         let _ = span.set_parent(parent);
     }
     span.set_attribute("http.request.method", method.to_string());
@@ -141,10 +147,10 @@ fn join_trace(span: &Span, request: &ServiceRequest, method: &Method) -> Option<
 }
 
 fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
-    let request_id = info.caller();
+    let request_id = info.id();
     let trace_id = info.trace_id.as_deref();
     let duration_ms = (info.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-    // One event with all fields: the error, if there is one, is told here and nowhere else.
+    // One event with all fields. An error is logged only here.
     let error = problem.and_then(Problem::chain);
     let code = problem.map(Problem::code);
     macro_rules! event {
@@ -169,13 +175,13 @@ fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
     }
 }
 
-/// Tells why an answer ended before its end. By then its request has been told of as a success.
-pub(super) fn broken_off(info: Option<&RequestInfo>, problem: &Problem) {
-    let (request_id, trace_id) = (info.map(RequestInfo::caller), info.and_then(|info| info.trace_id.as_deref()));
+/// Logs that a response was aborted. The request itself has been logged before, as a success.
+pub(super) fn response_aborted(info: Option<&RequestInfo>, problem: &Problem) {
+    let (request_id, trace_id) = (info.map(RequestInfo::id), info.and_then(|info| info.trace_id.as_deref()));
     let (route, code, error) = (info.map(RequestInfo::route), problem.code(), problem.chain());
     macro_rules! event {
         ($level:ident) => {
-            tracing::$level!(route, request_id, trace_id, code, error, "answer broken off")
+            tracing::$level!(route, request_id, trace_id, code, error, "response aborted")
         };
     }
     match ResponseError::status_code(problem) {
@@ -185,11 +191,12 @@ pub(super) fn broken_off(info: Option<&RequestInfo>, problem: &Problem) {
     }
 }
 
-/// Tells that the client went, or read no more for `server.write_timeout`, so that the rest was not done.
-pub(super) fn unheard(info: Option<&RequestInfo>) {
+/// Logs that the client disconnected, or stopped reading for `server.write_timeout`, and the rest of its rows was not
+/// written.
+pub(super) fn client_disconnected(info: Option<&RequestInfo>) {
     tracing::info!(
         route = info.map(RequestInfo::route),
-        request_id = info.map(RequestInfo::caller),
-        "answer broken off: nobody reads it"
+        request_id = info.map(RequestInfo::id),
+        "response aborted: client stopped reading"
     );
 }

@@ -1,6 +1,4 @@
-//! What operators and orchestrators ask: is it alive, is it ready, how is it doing.
-
-use std::sync::atomic::{AtomicU8, Ordering};
+//! Liveness, readiness, pool status and metrics, for operators and orchestrators.
 
 use actix_web::{
     HttpRequest, HttpResponse, get,
@@ -17,113 +15,77 @@ use super::{
     problem::{Kind, Problem},
     responses::{HostProblems, ServerProblems},
 };
-use crate::{connections::OpenConnection, telemetry};
+use crate::{
+    connections::OpenConnection,
+    lifecycle::{CurrentPhase, Phase},
+    telemetry,
+};
 
-/// How far the service is on its way out. Phases follow one another in this order, and none comes back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-#[repr(u8)]
-pub enum Phase {
-    /// Requests are served, and no end is in sight.
-    #[default]
-    Serving,
-    /// Readiness is false; requests are still taken, until load balancers have noticed.
-    NotReady,
-    /// Nobody listens any more, and each answer asks its client to close the connection. Not before: a client that comes
-    /// back too early would find a door that is just being shut.
-    ClosingConnections,
-    /// What waits for a connection of the pool is refused; what runs is finished.
-    Draining,
-    /// All is answered; the pool is being closed.
-    Closing,
-}
-
-/// The phase that the service is in, for all to see.
-#[derive(Debug, Default)]
-pub struct Draining(AtomicU8);
-
-impl Draining {
-    /// Goes on to a phase.
-    pub fn enter(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Release);
-    }
-
-    pub(super) fn phase(&self) -> Phase {
-        match self.0.load(Ordering::Acquire) {
-            0 => Phase::Serving,
-            1 => Phase::NotReady,
-            2 => Phase::ClosingConnections,
-            3 => Phase::Draining,
-            _ => Phase::Closing,
-        }
-    }
-}
-
-/// The service's phase and the pool at this moment.
+/// The phase of the service, and the state of the pool.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = PoolReport)]
 pub(super) struct Report {
-    /// How far the service is on its way out.
+    /// The phase of the service: `serving`, or a phase of the shutdown.
     phase: Phase,
     #[serde(flatten)]
     pool: Snapshot,
 }
 
-/// How the service is.
+/// The health of the service.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Health {
     /// `live` or `ready`.
     #[schema(example = "ready")]
     status: &'static str,
-    /// What keeps the database from taking writes, while it answers reads.
+    /// Why the database rejects writes while it serves reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "the database's disk is full")]
     impairment: Option<&'static str>,
 }
 
-/// Is the process alive?
+/// Check liveness
 ///
-/// Asks nobody: a database that is away is no reason to restart this process.
+/// Does not check the database: a database outage is no reason to restart this process.
 #[utoipa::path(
     tag = "operations",
     operation_id = "live",
-    responses((status = 200, description = "It is", body = Health), HostProblems),
+    responses((status = 200, description = "The process is alive", body = Health), HostProblems),
 )]
 #[get("/health/live")]
 pub(super) async fn live() -> HttpResponse {
     is_live().await
 }
 
-/// The same for other paths.
+/// The same, for the aliases of the path.
 pub(super) async fn is_live() -> HttpResponse {
     HttpResponse::Ok().json(Health { status: "live", impairment: None })
 }
 
-/// Can requests be served?
+/// Check readiness
 ///
-/// Asks the pool, which keeps an eye on the database; never queues behind requests. False from the first moment of a
-/// shutdown on. While the database is down, the detail tells why.
+/// Checks the pool, which monitors the database, without waiting behind other requests. Fails as soon as a shutdown
+/// starts. While the database is down, `detail` states the cause.
 #[utoipa::path(
     tag = "operations",
     operation_id = "ready",
-    responses((status = 200, description = "They can", body = Health), ServerProblems),
+    responses((status = 200, description = "The service can process requests", body = Health), ServerProblems),
 )]
 #[get("/health/ready")]
-pub(super) async fn ready(pool: web::Data<Pool>, draining: web::Data<Draining>) -> Result<HttpResponse, Problem> {
-    is_ready(pool, draining).await
+pub(super) async fn ready(pool: web::Data<Pool>, phase: web::Data<CurrentPhase>) -> Result<HttpResponse, Problem> {
+    is_ready(pool, phase).await
 }
 
-/// The same for other paths.
-pub(super) async fn is_ready(pool: web::Data<Pool>, draining: web::Data<Draining>) -> Result<HttpResponse, Problem> {
-    if draining.phase() >= Phase::NotReady {
-        return Err(Problem::new(Kind::ShuttingDown, "This instance takes no new work."));
+/// The same, for the aliases of the path.
+pub(super) async fn is_ready(pool: web::Data<Pool>, phase: web::Data<CurrentPhase>) -> Result<HttpResponse, Problem> {
+    if phase.get() >= Phase::NotReady {
+        return Err(Problem::new(Kind::ShuttingDown, "This instance is shutting down."));
     }
     pool.ping().await.map_err(not_ready)?;
     Ok(HttpResponse::Ok().json(Health { status: "ready", impairment: pool.impairment().map(DbErrorKind::describe) }))
 }
 
-/// The cause is told here and not to users: whoever asks for readiness has to mend it.
+/// Adds the cause of an outage, which only readiness reports: its clients are the operators who can fix it.
 fn not_ready(error: orm_pool::Error) -> Problem {
     let cause = match &error {
         orm_pool::Error::Refused { reason: AcquireError::Down { kind, .. }, .. } => Some(kind.describe()),
@@ -136,23 +98,23 @@ fn not_ready(error: orm_pool::Error) -> Problem {
     }
 }
 
-/// The connection pool
+/// Get the state of the connection pool
 ///
-/// Its state and the cause of an outage, its limits, who waits and who holds a connection, what happened since the
-/// start, how long waits and holds took lately, and what size would suit.
+/// Returns its state and the cause of an outage, its limits, the waiters and the holders of connections, counters since
+/// the start, recent wait and hold times, and sizing advice.
 #[utoipa::path(
     tag = "operations",
     operation_id = "pool",
-    responses((status = 200, description = "The pool at this moment", body = Report), HostProblems),
+    responses((status = 200, description = "The state of the pool", body = Report), HostProblems),
 )]
 #[get("/pool")]
-pub(super) async fn snapshot(pool: web::Data<Pool>, draining: web::Data<Draining>) -> HttpResponse {
-    HttpResponse::Ok().json(Report { phase: draining.phase(), pool: pool.snapshot() })
+pub(super) async fn snapshot(pool: web::Data<Pool>, phase: web::Data<CurrentPhase>) -> HttpResponse {
+    HttpResponse::Ok().json(Report { phase: phase.get(), pool: pool.snapshot() })
 }
 
-/// Metrics for Prometheus
+/// Get the metrics
 ///
-/// In Prometheus' text format, or in OpenMetrics if `Accept` prefers it.
+/// Returns the text format of Prometheus, or OpenMetrics if `Accept` prefers it.
 #[utoipa::path(
     tag = "operations",
     operation_id = "metrics",
@@ -170,7 +132,7 @@ pub(super) async fn scrape(
     pool.update_gauges();
     telemetry::update_process_metrics();
     if let Some(connection) = request.conn_data::<OpenConnection>() {
-        connection.publish();
+        connection.update_gauges();
     }
     let mut response = HttpResponse::Ok();
     response.insert_header((header::VARY, "Accept"));

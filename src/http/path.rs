@@ -1,4 +1,5 @@
-//! Paths as they were written. A proxy that keeps `/pool` to itself compares text: `/%70ool` must not mean the same here.
+//! Paths are routed undecoded. A proxy that restricts `/pool` compares the path as text, so `/%70ool` must not be the
+//! same route.
 
 use actix_router::Quoter;
 use actix_web::{HttpRequest, dev::ServiceRequest};
@@ -14,20 +15,20 @@ const ASCII: [u8; 128] = {
 };
 
 thread_local! {
-    /// Leaves every ASCII character as it was written, and with that each letter of a route.
-    static PLAIN: Quoter = Quoter::new(b"", &ASCII);
+    /// Decodes no ASCII character, so that the routes are matched as they are written.
+    static UNDECODED: Quoter = Quoter::new(b"", &ASCII);
 }
 
-/// Undoes the decoding of the path that comes before routing.
+/// Undoes the decoding of the path before routing.
 pub(super) fn route_as_written(request: &mut ServiceRequest) {
     if request.path().contains('%') {
         let uri = request.uri().clone();
-        PLAIN.with(|plain| request.match_info_mut().get_mut().update_with_quoter(&uri, plain));
+        UNDECODED.with(|quoter| request.match_info_mut().get_mut().update_with_quoter(&uri, quoter));
     }
 }
 
-/// A part of the path, decoded.
-pub(super) fn part(request: &HttpRequest, name: &str) -> String {
+/// Returns a parameter of the path, decoded.
+pub(super) fn parameter(request: &HttpRequest, name: &str) -> String {
     let raw = request.match_info().get(name).unwrap_or_default();
     if !raw.contains('%') {
         return raw.to_owned();

@@ -1,4 +1,4 @@
-//! What caches and browsers may do with an answer.
+//! Caching and security headers.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -10,17 +10,17 @@ use sha2::{Digest, Sha256};
 
 use super::compression::compressible;
 
-/// Kept by no one: problems, and how the service is at this moment.
+/// For problems and momentary state: never cached.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-/// Kept by the client alone, which asks with `If-None-Match` before it uses it again.
+/// For users: cached by the client only, and revalidated with `If-None-Match` before each use.
 pub(super) const REVALIDATED: HeaderValue = HeaderValue::from_static("private, no-cache");
-/// The document and the pages: the same for all, until the service is another one.
+/// For the document and the pages, which are the same for all clients until the service is updated.
 const SHARED: HeaderValue = HeaderValue::from_static("public, no-cache");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// What a page may do: nothing from elsewhere, and in nobody's frame. Swagger UI sets styles in its markup, and has its
-/// pictures in its styles.
-const PAGE: [(HeaderName, HeaderValue); 3] = [
+/// The restrictions of a page: no foreign content, and no frames. Swagger UI has inline styles, and images in its
+/// styles.
+const PAGE_HEADERS: [(HeaderName, HeaderValue); 3] = [
     (
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
@@ -32,7 +32,7 @@ const PAGE: [(HeaderName, HeaderValue); 3] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
 ];
 
-/// Answers that say nothing of it themselves are kept by no one.
+/// Adds the headers to a response. Without a `Cache-Control` of its handler, it is not cached.
 pub(super) fn apply(response: &mut HttpResponse<BoxBody>) {
     if response.error().is_some() {
         return problem(response.headers_mut());
@@ -44,13 +44,13 @@ pub(super) fn apply(response: &mut HttpResponse<BoxBody>) {
     }
 }
 
-/// The same for a problem.
+/// Adds the headers to a problem.
 pub(super) fn problem(headers: &mut HeaderMap) {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     headers.insert(header::CACHE_CONTROL, NO_STORE);
 }
 
-/// What is part of the binary, with an entity tag of its bytes.
+/// An asset embedded in the binary. Its entity tag is a hash of its bytes.
 pub(super) struct Asset {
     bytes: Bytes,
     content_type: HeaderValue,
@@ -64,19 +64,19 @@ impl Asset {
         Self { bytes, content_type, etag }
     }
 
-    /// The whole, or 304 for those who have it.
-    pub(super) fn answer(&self, request: &HttpRequest) -> HttpResponse {
-        let is_known = request.headers().get_all(header::IF_NONE_MATCH).any(|tags| {
+    /// Returns the asset, or 304 if the client has it.
+    pub(super) fn respond(&self, request: &HttpRequest) -> HttpResponse {
+        let is_cached = request.headers().get_all(header::IF_NONE_MATCH).any(|tags| {
             let tags = tags.to_str().unwrap_or_default();
             tags.split(',').any(|etag| [self.etag.as_str(), "*"].contains(&etag.trim().trim_start_matches("W/")))
         });
-        let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+        let mut response = if is_cached { HttpResponse::NotModified() } else { HttpResponse::Ok() };
         response.insert_header((header::ETAG, self.etag.as_str())).insert_header((header::CACHE_CONTROL, SHARED));
-        if is_known {
+        if is_cached {
             return response.finish();
         }
         let is_page = self.content_type.as_bytes().starts_with(b"text/html");
-        for (name, value) in PAGE.into_iter().filter(|_| is_page) {
+        for (name, value) in PAGE_HEADERS.into_iter().filter(|_| is_page) {
             response.insert_header((name, value));
         }
         compressible(response.content_type(self.content_type.clone()).body(self.bytes.clone()))

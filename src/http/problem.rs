@@ -1,4 +1,7 @@
-//! Every error answer: RFC 9457 problem details, one type for all.
+//! Problems: every error response is RFC 9457 problem details, of one type.
+
+mod body;
+mod kind;
 
 use std::{cell::OnceCell, error::Error as StdError, fmt, rc::Rc};
 
@@ -10,267 +13,36 @@ use actix_web::{
         header::{self, HeaderName},
     },
 };
-use serde::Serialize;
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, Type},
-};
 
+pub(super) use self::{
+    body::{FieldError, ProblemBody},
+    kind::{Kind, ProblemCode},
+};
 use super::{
-    conditions::etag,
+    etag::etag,
     policy,
     request_info::{REQUEST_ID, RequestInfo},
 };
 use crate::{
-    domain::ValidationError,
+    error_chain,
     service::{self, Unavailable},
-    telemetry,
 };
 
-/// What a client that got a 503 is asked to wait.
+/// The `Retry-After` of a 503.
 const RETRY_AFTER_SECONDS: u64 = 1;
-/// No more faults than this are told: an answer should not be much longer than its question.
-const MOST_ERRORS: usize = 100;
+/// The maximum number of validation errors in a response, so that it is not much longer than the request.
+const MAX_ERRORS: usize = 100;
 
-/// The kinds of problems. The code of each is a promise to clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The request is not HTTP/1.1.
-    MalformedRequest,
-    /// The head of the request took too long to arrive.
-    HeadTimeout,
-    /// The head of the request is too large.
-    HeadTooLarge,
-    /// The body is no JSON.
-    MalformedJson,
-    /// The rows of the body are not CSV.
-    MalformedCsv,
-    /// A query parameter is unknown, doubled or out of range.
-    InvalidQuery,
-    /// A cursor is not one of ours, or was changed.
-    InvalidCursor,
-    /// The id in the path is no UUID.
-    InvalidId,
-    /// There is nothing at this path.
-    NotFound,
-    /// There is no such user.
-    UserNotFound,
-    /// The path does not know the method.
-    MethodNotAllowed,
-    /// The request is for a host that is not served here.
-    HostUnknown,
-    /// The key of the request cannot be one.
-    InvalidIdempotencyKey,
-    /// The body took too long to arrive.
-    BodyTimeout,
-    /// Another user has the email.
-    EmailTaken,
-    /// The user was changed meanwhile.
-    VersionConflict,
-    /// The first request with this key is still under way.
-    IdempotencyKeyInUse,
-    /// The user is at another version than the request asks for.
-    PreconditionFailed,
-    /// The request does not say which version it changes.
-    PreconditionRequired,
-    /// The body is too large.
-    PayloadTooLarge,
-    /// The body is of a type that is not understood here.
-    UnsupportedMediaType,
-    /// No media type that the client takes can be given.
-    NotAcceptable,
-    /// The body is JSON, but not what is asked for.
-    ValidationFailed,
-    /// The key was used for another request.
-    IdempotencyKeyReused,
-    /// A fault of ours.
-    Internal,
-    /// The pool has no connection to give.
-    PoolExhausted,
-    /// The database is away.
-    DatabaseUnavailable,
-    /// The service is being stopped.
-    ShuttingDown,
-    /// The answer was not ready in time.
-    RequestTimeout,
-}
-
-impl Kind {
-    const ALL: [Self; 29] = [
-        Self::MalformedRequest,
-        Self::HeadTimeout,
-        Self::HeadTooLarge,
-        Self::MalformedJson,
-        Self::MalformedCsv,
-        Self::InvalidQuery,
-        Self::InvalidCursor,
-        Self::InvalidId,
-        Self::NotFound,
-        Self::UserNotFound,
-        Self::MethodNotAllowed,
-        Self::HostUnknown,
-        Self::InvalidIdempotencyKey,
-        Self::BodyTimeout,
-        Self::EmailTaken,
-        Self::VersionConflict,
-        Self::IdempotencyKeyInUse,
-        Self::PreconditionFailed,
-        Self::PreconditionRequired,
-        Self::PayloadTooLarge,
-        Self::UnsupportedMediaType,
-        Self::NotAcceptable,
-        Self::ValidationFailed,
-        Self::IdempotencyKeyReused,
-        Self::Internal,
-        Self::PoolExhausted,
-        Self::DatabaseUnavailable,
-        Self::ShuttingDown,
-        Self::RequestTimeout,
-    ];
-
-    /// Status, code and title.
-    pub(super) const fn parts(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "Malformed request"),
-            Self::HeadTimeout => (StatusCode::REQUEST_TIMEOUT, "head-timeout", "Request head timeout"),
-            Self::HeadTooLarge => {
-                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", "Request head too large")
-            }
-            Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not valid JSON"),
-            Self::MalformedCsv => (StatusCode::BAD_REQUEST, "malformed-csv", "The body is not valid CSV"),
-            Self::InvalidQuery => (StatusCode::BAD_REQUEST, "invalid-query", "The query is not valid"),
-            Self::InvalidCursor => (StatusCode::BAD_REQUEST, "invalid-cursor", "The cursor is not valid"),
-            Self::InvalidId => (StatusCode::BAD_REQUEST, "invalid-id", "The id is not valid"),
-            Self::InvalidIdempotencyKey => {
-                (StatusCode::BAD_REQUEST, "invalid-idempotency-key", "The idempotency key is not valid")
-            }
-            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Nothing is here"),
-            Self::UserNotFound => (StatusCode::NOT_FOUND, "user-not-found", "There is no such user"),
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here")
-            }
-            Self::HostUnknown => (StatusCode::MISDIRECTED_REQUEST, "host-unknown", "Misdirected request"),
-            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body did not arrive in time"),
-            Self::EmailTaken => (StatusCode::CONFLICT, "email-taken", "The email is taken"),
-            Self::VersionConflict => (StatusCode::CONFLICT, "version-conflict", "The user was changed meanwhile"),
-            Self::IdempotencyKeyInUse => {
-                (StatusCode::CONFLICT, "idempotency-key-in-use", "The request with this key is still under way")
-            }
-            Self::PreconditionFailed => {
-                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "The precondition does not hold")
-            }
-            Self::PreconditionRequired => (
-                StatusCode::PRECONDITION_REQUIRED,
-                "precondition-required",
-                "The request does not say which version it changes",
-            ),
-            Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large"),
-            Self::UnsupportedMediaType => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The media type is not supported")
-            }
-            Self::NotAcceptable => {
-                (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "No media type that is asked for can be given")
-            }
-            Self::ValidationFailed => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "validation-failed", "The body is not what is asked for")
-            }
-            Self::IdempotencyKeyReused => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The key was used for another request")
-            }
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
-            Self::PoolExhausted => (StatusCode::SERVICE_UNAVAILABLE, "pool-exhausted", "Too much is going on"),
-            Self::DatabaseUnavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "The database is unavailable")
-            }
-            Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "The service is being stopped"),
-            Self::RequestTimeout => {
-                (StatusCode::SERVICE_UNAVAILABLE, "request-timeout", "The answer was not ready in time")
-            }
-        }
-    }
-}
-
-/// The codes, as the document lists them.
-pub(super) struct ProblemCode;
-
-impl PartialSchema for ProblemCode {
-    fn schema() -> RefOr<Schema> {
-        let codes = Kind::ALL.map(|kind| kind.parts().1);
-        let description = "What kind of problem it is: a stable word for programs";
-        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes)).description(Some(description)).into()
-    }
-}
-
-impl ToSchema for ProblemCode {}
-
-/// A problem on its way to the client.
+/// An error response.
 #[derive(Debug)]
 pub(super) struct Problem {
     kind: Kind,
     detail: String,
     errors: Vec<FieldError>,
-    /// What this kind of problem tells in a header of its own.
+    /// An additional header of this kind of problem.
     header: Option<Box<(HeaderName, String)>>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
     info: OnceCell<Rc<RequestInfo>>,
-}
-
-/// A problem as the client sees it (RFC 9457).
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Problem)]
-pub(super) struct ProblemBody<'a> {
-    /// Names the kind of problem.
-    #[serde(rename = "type")]
-    #[schema(example = "urn:problem-type:users-api:email-taken")]
-    type_: String,
-    /// The kind in words.
-    #[schema(example = "The email is taken")]
-    title: &'a str,
-    /// The HTTP status.
-    #[schema(example = 409)]
-    status: u16,
-    /// What is the matter this time.
-    #[schema(example = "Another user has this email.")]
-    detail: &'a str,
-    /// The path of the request.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/users")]
-    instance: Option<&'a str>,
-    /// A stable word for programs.
-    #[schema(example = "email-taken", value_type = ProblemCode)]
-    code: &'a str,
-    /// Each fault of the input.
-    #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
-    errors: &'a [FieldError],
-}
-
-/// One fault of the input.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(super) struct FieldError {
-    /// JSON Pointer (RFC 6901) to the member of the body.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/email")]
-    pub(super) pointer: Option<String>,
-    /// Name of the query parameter.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "limit")]
-    pub(super) parameter: Option<String>,
-    /// A stable word for programs.
-    #[schema(example = "malformed")]
-    pub(super) code: &'static str,
-    /// A sentence for people.
-    #[schema(example = "an email address looks like ann@example.com")]
-    pub(super) message: String,
-}
-
-impl FieldError {
-    pub(super) fn at_member(pointer: String, fault: ValidationError) -> Self {
-        Self { pointer: Some(pointer), parameter: None, code: fault.code, message: fault.message }
-    }
-
-    pub(super) fn at_parameter(name: &str, fault: ValidationError) -> Self {
-        Self { pointer: None, parameter: Some(name.to_owned()), code: fault.code, message: fault.message }
-    }
 }
 
 impl Problem {
@@ -279,11 +51,11 @@ impl Problem {
     }
 
     pub(super) fn with_errors(kind: Kind, detail: impl Into<String>, mut errors: Vec<FieldError>) -> Self {
-        errors.truncate(MOST_ERRORS);
+        errors.truncate(MAX_ERRORS);
         Self { errors, ..Self::new(kind, detail) }
     }
 
-    /// The same problem with another sentence.
+    /// Returns the problem with another detail.
     pub(super) fn with_detail(self, detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), ..self }
     }
@@ -299,32 +71,35 @@ impl Problem {
     }
 
     pub(super) fn method_not_allowed(allow: String) -> Self {
-        let detail = format!("This path knows {allow}.");
+        let detail = format!("Allowed methods: {allow}.");
         Self { header: Some(Box::new((header::ALLOW, allow))), ..Self::new(Kind::MethodNotAllowed, detail) }
     }
 
     pub(super) fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { cause: Some(cause.into()), ..Self::new(Kind::Internal, "It is not your fault, and it has been logged.") }
+        Self {
+            cause: Some(cause.into()),
+            ..Self::new(Kind::Internal, "An unexpected error occurred. It has been logged.")
+        }
     }
 
-    /// Notes the request that the problem happened to.
-    pub(super) fn happened_to(&self, info: Rc<RequestInfo>) {
-        // Set once; the first is right.
+    /// Attaches the request.
+    pub(super) fn attach_request(&self, info: Rc<RequestInfo>) {
+        // A request that is already attached stays.
         let _ = self.info.set(info);
     }
 
-    /// The request that the problem happened to, if it was noted.
+    /// Returns the attached request.
     pub(super) fn info(&self) -> Option<Rc<RequestInfo>> {
         self.info.get().cloned()
     }
 
-    /// The body of the answer.
+    /// Returns the serialized body.
     pub(super) fn body(&self, info: Option<&RequestInfo>) -> Vec<u8> {
-        // Texts and numbers always serialize.
+        // Strings and numbers always serialize.
         serde_json::to_vec(&self.to_body(info)).unwrap_or_default()
     }
 
-    /// What is told of it.
+    /// Returns the body.
     pub(super) fn to_body<'a>(&'a self, info: Option<&'a RequestInfo>) -> ProblemBody<'a> {
         let (status, code, title) = self.kind.parts();
         ProblemBody {
@@ -338,14 +113,14 @@ impl Problem {
         }
     }
 
-    /// The stable word for programs.
+    /// Returns the code.
     pub(super) fn code(&self) -> &'static str {
         self.kind.parts().1
     }
 
-    /// The cause and its causes, for the log.
+    /// Returns the chain of causes, for the log.
     pub(super) fn chain(&self) -> Option<String> {
-        Some(telemetry::chain(self.cause.as_deref()?))
+        Some(error_chain::chain(self.cause.as_deref()?))
     }
 }
 
@@ -384,23 +159,26 @@ impl From<service::Error> for Problem {
     fn from(error: service::Error) -> Self {
         let (kind, detail) = match &error {
             service::Error::NotFound => (Kind::UserNotFound, "There is no user with this id."),
-            service::Error::EmailTaken => (Kind::EmailTaken, "Another user has this email."),
+            service::Error::EmailTaken => (Kind::EmailTaken, "Another user has this email address."),
             service::Error::PreconditionFailed { .. } => {
-                (Kind::PreconditionFailed, "The user is at the version in ETag. Read it again and decide anew.")
+                (Kind::PreconditionFailed, "The user is at the version in ETag. Read the user again before you retry.")
             }
-            service::Error::VersionConflict => {
-                (Kind::VersionConflict, "The user was changed at the same moment. Read it again and decide anew.")
-            }
+            service::Error::VersionConflict => (
+                Kind::VersionConflict,
+                "Another request changed the user at the same time. Read the user again before you retry.",
+            ),
             service::Error::KeyReused => {
-                (Kind::IdempotencyKeyReused, "With this key something else was asked for. Take a new one.")
+                (Kind::IdempotencyKeyReused, "This key was already used for a different request. Use a new key.")
             }
             service::Error::KeyInUse => {
-                (Kind::IdempotencyKeyInUse, "The first request with this key has no answer yet. Try again.")
+                (Kind::IdempotencyKeyInUse, "The first request with this key is still in progress. Retry later.")
             }
             service::Error::Unavailable { kind, .. } => match kind {
-                Unavailable::PoolExhausted => (Kind::PoolExhausted, "All connections are busy. Try again."),
-                Unavailable::Database => (Kind::DatabaseUnavailable, "The database cannot serve now. Try again."),
-                Unavailable::ShuttingDown => (Kind::ShuttingDown, "Another instance will serve you. Try again."),
+                Unavailable::PoolExhausted => (Kind::PoolExhausted, "All database connections are busy. Retry later."),
+                Unavailable::Database => {
+                    (Kind::DatabaseUnavailable, "The database cannot process the request now. Retry later.")
+                }
+                Unavailable::ShuttingDown => (Kind::ShuttingDown, "This instance is shutting down. Retry the request."),
             },
             service::Error::Internal(_) => return Self::internal(error),
         };

@@ -1,5 +1,5 @@
-//! Where clients find the service: a proxy may serve it by another name and below a prefix. What points back to the service
-//! (`Location`, `Link`, the servers of the OpenAPI document) goes through here.
+//! The public URL of the service, which differs behind a reverse proxy: another host name, or a path prefix. It
+//! completes the URLs in `Location` and `Link`, and the servers of the OpenAPI document.
 
 use std::borrow::Cow;
 
@@ -19,12 +19,12 @@ const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// What is known of the way to the service.
+/// Determines the public URL.
 #[derive(Clone, Debug, Default)]
 pub struct PublicUrl {
-    /// Set by the operator; wins over what proxies say.
+    /// Configured by the operator; overrides the headers of proxies.
     configured: Option<String>,
-    /// Proxies whose `X-Forwarded-*` headers count.
+    /// Proxies whose `X-Forwarded-*` headers are trusted.
     trusted_proxies: Vec<IpNet>,
 }
 
@@ -32,22 +32,22 @@ impl PublicUrl {
     /// `configured` is an absolute URL, or empty.
     #[must_use]
     pub fn new(configured: &str, trusted_proxies: Vec<IpNet>) -> Self {
-        // As a URL is written, whatever else was accepted.
+        // Normalized: the parser also accepts malformed URLs.
         let configured = Url::parse(configured).ok().map(|url| url.as_str().trim_end_matches('/').to_owned());
         Self { configured, trusted_proxies }
     }
 
-    /// What precedes the paths of the service for the client that sent this request; `None` if nothing is known.
+    /// Returns the URL or path prefix of the service for the client of this request; `None` if it is unknown.
     pub(super) fn of(&self, request: &HttpRequest) -> Option<Cow<'_, str>> {
         self.configured().map(Cow::from).or_else(|| self.forwarded(request).map(Cow::from))
     }
 
-    /// What the operator has set.
+    /// Returns the configured URL.
     pub(super) fn configured(&self) -> Option<&str> {
         self.configured.as_deref()
     }
 
-    /// What a trusted proxy says, where nothing is set.
+    /// Returns the URL or path prefix from the headers of a trusted proxy, if none is configured.
     pub(super) fn forwarded(&self, request: &HttpRequest) -> Option<String> {
         if self.configured.is_some() || self.trusted_proxies.is_empty() {
             return None;
@@ -56,7 +56,7 @@ impl PublicUrl {
         if !self.trusted_proxies.iter().any(|network| network.contains(&peer)) {
             return None;
         }
-        // Each proxy of a chain may add a value; the first is what the client used.
+        // Each proxy of a chain may append a value; the first one is the client's.
         let first = |name| {
             let values = request.headers().get(name).and_then(|value| value.to_str().ok())?;
             values.split(',').next().map(str::trim).filter(|value| !value.is_empty())
@@ -72,13 +72,13 @@ impl PublicUrl {
     }
 }
 
-/// Whether a prefix is a plain absolute path. Two slashes at the beginning would name another host.
+/// Whether a prefix is a plain absolute path. Two leading slashes would name another host.
 fn is_path(prefix: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%".contains(&byte);
     prefix.starts_with('/') && !prefix.starts_with("//") && prefix.bytes().all(is_plain)
 }
 
-/// Completes the paths in the headers of an answer.
+/// Completes the paths in the headers of a response.
 pub(super) fn complete<B>(response: &mut ServiceResponse<B>) {
     let headers = response.headers();
     let (location, link) = (headers.get(header::LOCATION), headers.get(header::LINK));
@@ -111,20 +111,20 @@ mod tests {
     }
 
     #[test]
-    fn proxies_that_are_trusted_are_believed() {
+    fn headers_of_trusted_proxies_are_used() {
         let all = [
             ("x-forwarded-prefix", "/api/"),
             ("x-forwarded-proto", "https, http"),
             ("x-forwarded-host", "users.example:8443"),
         ];
-        let trusting = PublicUrl::new("", vec!["10.0.0.0/8".parse().unwrap()]);
-        assert_eq!(of(&trusting, &all).unwrap(), "https://users.example:8443/api");
-        assert_eq!(of(&trusting, &all[..1]).unwrap(), "/api");
-        assert_eq!(of(&trusting, &all[1..]).unwrap(), "https://users.example:8443");
-        // A scheme without a host, or a host without a scheme, is no URL.
-        assert_eq!(of(&trusting, &all[1..2]), None);
-        assert_eq!(of(&trusting, &all[2..]), None);
-        assert_eq!(of(&trusting, &[]), None);
+        let trusted = PublicUrl::new("", vec!["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(of(&trusted, &all).unwrap(), "https://users.example:8443/api");
+        assert_eq!(of(&trusted, &all[..1]).unwrap(), "/api");
+        assert_eq!(of(&trusted, &all[1..]).unwrap(), "https://users.example:8443");
+        // A scheme without a host, or a host without a scheme, is not a URL.
+        assert_eq!(of(&trusted, &all[1..2]), None);
+        assert_eq!(of(&trusted, &all[2..]), None);
+        assert_eq!(of(&trusted, &[]), None);
         let other = PublicUrl::new("", vec!["10.0.1.0/24".parse().unwrap()]);
         assert_eq!(of(&other, &all), None);
         assert_eq!(of(&PublicUrl::default(), &all), None);
@@ -137,15 +137,15 @@ mod tests {
     }
 
     #[test]
-    fn what_could_lead_elsewhere_is_ignored() {
-        let trusting = PublicUrl::new("", vec!["10.0.0.7/32".parse().unwrap()]);
+    fn headers_that_could_lead_elsewhere_are_ignored() {
+        let trusted = PublicUrl::new("", vec!["10.0.0.7/32".parse().unwrap()]);
         for prefix in ["//evil.example", "api", "/a b", "/a\"", "/a>", "/a?b", "https://evil.example"] {
-            assert_eq!(of(&trusting, &[("x-forwarded-prefix", prefix)]), None, "{prefix}");
+            assert_eq!(of(&trusted, &[("x-forwarded-prefix", prefix)]), None, "{prefix}");
         }
         for (scheme, host) in
             [("javascript", "a.example"), ("https", "a@evil.example"), ("https", "a/b"), ("https", "a b")]
         {
-            assert_eq!(of(&trusting, &[("x-forwarded-proto", scheme), ("x-forwarded-host", host)]), None, "{host}");
+            assert_eq!(of(&trusted, &[("x-forwarded-proto", scheme), ("x-forwarded-host", host)]), None, "{host}");
         }
     }
 }

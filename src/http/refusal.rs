@@ -1,5 +1,4 @@
-//! Requests that are refused before they reach a route: by the parser, which cannot read them, or in the place of
-//! `100 Continue`.
+//! Requests that are refused before routing: because the parser cannot parse them, or instead of `100 Continue`.
 
 use std::{rc::Rc, time::Duration};
 
@@ -13,22 +12,22 @@ use actix_web::{
 use super::{
     body,
     fallback::Paths,
-    one_at_a_time::Turn,
     problem::{Kind, Problem},
     request_info::{self, REQUEST_ID},
+    turn::Turn,
 };
 
-/// What is sent instead of an answer that the parser has made, if it is one: a status, no body, and the end of the
-/// connection.
-pub(super) fn of_parser(answer: &[u8]) -> Option<Bytes> {
-    let status = answer.strip_prefix(b"HTTP/1.1 ").or_else(|| answer.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;
+/// Returns the problem that replaces an error response of the parser, which has a status but no body. `None` for any
+/// other response.
+pub(super) fn for_parser_response(response: &[u8]) -> Option<Bytes> {
+    let status = response.strip_prefix(b"HTTP/1.1 ").or_else(|| response.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;
     let problem = match status {
         b"400" => Problem::new(Kind::MalformedRequest, "The request is not valid HTTP/1.1."),
         b"408" => Problem::new(Kind::HeadTimeout, "The head of the request did not arrive in time."),
         b"431" => Problem::new(Kind::HeadTooLarge, "The head of the request is too large."),
         _ => return None,
     };
-    let id = request_info::new_id();
+    let id = request_info::generate_id();
     report(&problem, "(none)", &Method::from_bytes(b"-").ok()?, id.to_str().ok()?);
     let body = problem.body(None);
     let status = problem.status_code();
@@ -42,22 +41,22 @@ pub(super) fn of_parser(answer: &[u8]) -> Option<Bytes> {
     Some([head.as_bytes(), &body].concat().into())
 }
 
-/// Refuses a body whose media type its route does not take, before the client sends it.
+/// Refuses a body whose media type the route does not support, before the client sends it.
 ///
 /// # Errors
 ///
-/// The answer.
+/// The response.
 pub(super) fn before_body(mut request: Request, paths: &Paths) -> Result<Request, Box<HttpResponse>> {
     let Some((route, types)) = paths.media_types(request.path(), request.method()) else { return Ok(request) };
     let types: Vec<&str> = types.iter().map(String::as_str).collect();
     let Err(problem) = body::media_type(request.head(), &types) else { return Ok(request) };
     let turn = request.conn_data::<Rc<Turn>>().cloned();
     if let Some(turn) = turn {
-        // The client may send the body all the same.
-        turn.begin(&mut request);
-        turn.answered();
+        // The client may send the body nevertheless.
+        turn.request_started(&mut request);
+        turn.response_started();
     }
-    let id = request_info::sane_id(request.headers()).cloned().unwrap_or_else(request_info::new_id);
+    let id = request_info::client_id(request.headers()).cloned().unwrap_or_else(request_info::generate_id);
     report(&problem, route, request.method(), id.to_str().unwrap_or_default());
     let mut response = problem.error_response();
     response.headers_mut().insert(REQUEST_ID, id);
@@ -65,7 +64,7 @@ pub(super) fn before_body(mut request: Request, paths: &Paths) -> Result<Request
     Err(Box::new(response))
 }
 
-/// The log line and the metrics that other requests have from `observe`.
+/// Logs and records a request like `observe`, which these requests do not reach.
 fn report(problem: &Problem, route: &str, method: &Method, request_id: &str) {
     let status: StatusCode = problem.status_code();
     super::metrics::record(method, route, status, Duration::ZERO);

@@ -1,4 +1,4 @@
-//! What is known of a request from its first moment on, wherever its way ends.
+//! The properties of a request that are known before it is routed, and are kept even if its handler does not return.
 
 use std::{
     cell::{Cell, OnceCell},
@@ -20,28 +20,28 @@ use tracing_actix_web::RequestId;
 use uuid::Uuid;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const LONGEST_REQUEST_ID: usize = 128;
+const MAX_REQUEST_ID_LENGTH: usize = 128;
 
-/// What is known of a request.
+/// The properties of a request.
 #[derive(Debug)]
 pub(super) struct RequestInfo {
     pub(super) request_id: HeaderValue,
     pub(super) path: String,
     pub(super) method: Method,
-    /// The route's template; set when the handler returns.
+    /// The route template; set when the handler returns.
     pub(super) route: OnceCell<String>,
     pub(super) started: Instant,
     pub(super) trace_id: Option<String>,
-    /// Whether the body is still being read.
-    pub(super) arriving: Cell<bool>,
-    /// When the last piece came of a body that may be of any length.
-    pub(super) heard: Cell<Option<Instant>>,
-    /// Whether the handler bounds its time itself, because what it has done must be reported.
-    pub(super) is_unbounded: Cell<bool>,
+    /// Whether the body is being received.
+    pub(super) is_receiving: Cell<bool>,
+    /// When the last chunk of a streamed body arrived.
+    pub(super) last_chunk_at: Cell<Option<Instant>>,
+    /// Whether the request timeout does not apply, because the handler must report what it has done.
+    pub(super) is_timeout_disabled: Cell<bool>,
 }
 
 impl RequestInfo {
-    /// Read before the request is routed.
+    /// Returns the properties of a request that has not been routed yet.
     pub(super) fn new(request: &ServiceRequest, method: Method, trace_id: Option<String>) -> Self {
         Self {
             request_id: request_id(request),
@@ -50,53 +50,54 @@ impl RequestInfo {
             route: OnceCell::new(),
             started: Instant::now(),
             trace_id,
-            arriving: Cell::new(false),
-            heard: Cell::new(None),
-            is_unbounded: Cell::new(false),
+            is_receiving: Cell::new(false),
+            last_chunk_at: Cell::new(None),
+            is_timeout_disabled: Cell::new(false),
         }
     }
 
-    /// What is known of this request; nothing before its span is opened.
+    /// Returns the properties of this request; `None` before its span is opened.
     pub(super) fn of(message: &impl HttpMessage) -> Option<Rc<Self>> {
         message.extensions().get::<Rc<Self>>().cloned()
     }
 
-    /// Its id, as the pool and the log tell it.
-    pub(super) fn caller(&self) -> &str {
+    /// Returns the request id, as the pool and the log report it.
+    pub(super) fn id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
     }
 
-    /// Where the request went.
+    /// Returns the route template, `(none)` if there is none.
     pub(super) fn route(&self) -> &str {
         self.route.get().map_or("(none)", String::as_str)
     }
 }
 
-/// The work of a request that goes on without its handler: in its name, and in its span, but not within its time.
+/// Runs work that continues after the handler of a request: with the id and the span of the request, but without its
+/// timeout.
 pub(super) fn on_behalf<F: Future>(info: Option<&RequestInfo>, work: F) -> impl Future<Output = F::Output> + use<F> {
-    let caller = RequestContext::new(info.map_or("", RequestInfo::caller));
-    caller.scope(work).in_current_span()
+    let context = RequestContext::new(info.map_or("", RequestInfo::id));
+    context.scope(work).in_current_span()
 }
 
-/// A new id, for a request that no span was opened for.
-#[expect(clippy::disallowed_methods, reason = "the id of a request, and of no user")]
-pub(super) fn new_id() -> HeaderValue {
+/// Generates an id, for a request without a span.
+#[expect(clippy::disallowed_methods, reason = "the id of a request, not of a user")]
+pub(super) fn generate_id() -> HeaderValue {
     HeaderValue::try_from(Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
-/// The caller's id, if it sent one that is fit for logs.
-pub(super) fn sane_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+/// Returns the client's request id, if it sent a valid one.
+pub(super) fn client_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     headers.get(REQUEST_ID).filter(|value| {
-        (1..=LONGEST_REQUEST_ID).contains(&value.len())
+        (1..=MAX_REQUEST_ID_LENGTH).contains(&value.len())
             && value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte))
     })
 }
 
-/// The caller's id if it is a sane one, else one of ours.
+/// Returns the client's request id, or a generated one.
 fn request_id(request: &ServiceRequest) -> HeaderValue {
-    let own = || {
+    let generated = || {
         let id = request.extensions().get::<RequestId>().map(ToString::to_string);
         id.and_then(|id| HeaderValue::try_from(id).ok()).unwrap_or(HeaderValue::from_static("unknown"))
     };
-    sane_id(request.headers()).cloned().unwrap_or_else(own)
+    client_id(request.headers()).cloned().unwrap_or_else(generated)
 }

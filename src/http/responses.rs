@@ -1,4 +1,4 @@
-//! The error answers as the OpenAPI document shows them, grouped by what a route takes in.
+//! The error responses of the OpenAPI document, grouped by the input of a route.
 
 use std::collections::BTreeMap;
 
@@ -12,29 +12,29 @@ use utoipa::{
     },
 };
 
-use super::{bulk::NDJSON, problem::Kind};
+use super::{media_types::NDJSON, problem::Kind};
 
-/// Of routes with a query.
+/// For routes with a query string.
 pub(super) struct QueryProblems;
-/// Of routes whose path holds an id.
+/// For routes with an id in the path.
 pub(super) struct IdProblems;
-/// Of routes that delete what an id names.
+/// For routes that delete a user.
 pub(super) struct RemoveProblems;
-/// Of routes that create something from a body.
+/// For routes that create a user.
 pub(super) struct CreateProblems;
-/// Of the route that writes many.
+/// For the bulk route.
 pub(super) struct BulkProblems;
-/// Of the route that gives many.
+/// For the export.
 pub(super) struct ExportProblems;
-/// Of routes that change what an id names by a body.
+/// For routes that change a user.
 pub(super) struct ChangeProblems;
-/// Of routes that read what an id names, if it is so.
+/// For conditional reads.
 pub(super) struct ReadConditionProblems;
-/// Of routes that change what an id names, if it is so.
+/// For conditional changes.
 pub(super) struct ChangeConditionProblems;
-/// Of routes that reach nothing but this process.
+/// For routes that do not use the database.
 pub(super) struct HostProblems;
-/// Of all routes that reach the database.
+/// For routes that use the database.
 pub(super) struct ServerProblems;
 
 type Responses = BTreeMap<String, RefOr<Response>>;
@@ -62,14 +62,14 @@ impl IntoResponses for RemoveProblems {
 
 impl IntoResponses for CreateProblems {
     fn responses() -> Responses {
-        let own = [
+        let others = [
             Kind::InvalidIdempotencyKey,
             Kind::EmailTaken,
             Kind::IdempotencyKeyInUse,
             Kind::PreconditionFailed,
             Kind::IdempotencyKeyReused,
         ];
-        responses(&[&BODY[..], &own].concat())
+        responses(&[&BODY[..], &others].concat())
     }
 }
 
@@ -91,7 +91,7 @@ impl IntoResponses for BulkProblems {
         ])
         .into_iter()
         .map(|(status, response)| match response {
-            // All or none: the lines tell because of which rows it is none.
+            // With `atomic=true` the lines show which rows were refused.
             RefOr::T(mut response) if status == "422" => {
                 response.content.insert(NDJSON.to_owned(), RefOr::T(ContentBuilder::new().build()));
                 (status, RefOr::T(response))
@@ -110,8 +110,8 @@ impl IntoResponses for ExportProblems {
 
 impl IntoResponses for ChangeProblems {
     fn responses() -> Responses {
-        let own = [Kind::InvalidId, Kind::UserNotFound, Kind::EmailTaken, Kind::VersionConflict];
-        responses(&[&BODY[..], &own].concat())
+        let others = [Kind::InvalidId, Kind::UserNotFound, Kind::EmailTaken, Kind::VersionConflict];
+        responses(&[&BODY[..], &others].concat())
     }
 }
 
@@ -146,7 +146,7 @@ impl IntoResponses for ServerProblems {
     }
 }
 
-/// One answer for each status.
+/// Returns one response per status.
 fn responses(kinds: &[Kind]) -> Responses {
     let mut groups: BTreeMap<StatusCode, Vec<Kind>> = BTreeMap::new();
     for kind in kinds {
@@ -173,15 +173,15 @@ fn responses(kinds: &[Kind]) -> Responses {
                 .examples_from_iter(examples)
                 .build();
             let mut response = ResponseBuilder::new().description(title).content("application/problem+json", content);
-            let own = if status == StatusCode::SERVICE_UNAVAILABLE || kinds.contains(&Kind::IdempotencyKeyInUse) {
-                Some(("Retry-After", Type::Integer, "Seconds to wait before the next try"))
+            let header = if status == StatusCode::SERVICE_UNAVAILABLE || kinds.contains(&Kind::IdempotencyKeyInUse) {
+                Some(("Retry-After", Type::Integer, "Seconds to wait before a retry"))
             } else if kinds.contains(&Kind::PreconditionFailed) {
-                Some(("ETag", Type::String, "The version that the user is at"))
+                Some(("ETag", Type::String, "The current version of the user"))
             } else {
                 None
             };
-            if let Some((name, kind, description)) = own {
-                let schema = ObjectBuilder::new().schema_type(kind);
+            if let Some((name, type_, description)) = header {
+                let schema = ObjectBuilder::new().schema_type(type_);
                 let header = HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build();
                 response = response.header(name, header);
             }

@@ -1,24 +1,29 @@
-//! `/users`.
+//! The routes of `/users` and `/users/{id}`.
 
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, delete, dev::Payload, get, http::header, patch, post,
     put, web,
 };
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{
+        KnownFormat, ObjectBuilder, RefOr, Required, Schema, SchemaFormat, Type,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+        schema::AdditionalProperties,
+    },
+};
 
 use super::{
     body::{FromMembers, Members, Valid},
     compression::compressible,
-    conditions::{ChangeCondition, ListCondition, ReadCondition, etag},
-    cursor::CursorSigner,
-    documented::{
-        ConditionParameters, DraftBody, IdParameter, KeyParameter, ListConditionParameters, ListParameters, PatchBody,
-        SelectionParameters,
-    },
+    conditions::{ChangeCondition, ListCondition, ReadCondition},
+    etag::etag,
     fallback::Paths,
     idempotency::{self, IdempotencyKey},
-    list::ListQuery,
+    links::links,
     path, policy,
     problem::{Kind, Problem},
+    query::SignedQuery,
     responses::{
         ChangeConditionProblems, ChangeProblems, CreateProblems, IdProblems, QueryProblems, ReadConditionProblems,
         RemoveProblems, ServerProblems,
@@ -26,7 +31,7 @@ use super::{
 };
 use crate::{
     domain::{Email, Name, Precondition, User, UserId},
-    exchange::{Fields, Selected, UserBody},
+    exchange::{CursorSigner, Fields, ListParameters, ListQuery, Selected, SelectionParameters, UserBody},
     service::{self, Change, Draft, UserService},
 };
 
@@ -34,12 +39,15 @@ const TOTAL_COUNT: &str = "x-total-count";
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
+const NAME: &str = "name";
+const EMAIL: &str = "email";
+
 impl FromMembers for Draft {
     const MEDIA_TYPES: &'static [&'static str] = &[JSON];
 
     fn take(members: &mut Members) -> Option<Self> {
-        let name = members.required("name", Name::parse);
-        let email = members.required("email", Email::parse);
+        let name = members.required(NAME, Name::parse);
+        let email = members.required(EMAIL, Email::parse);
         Some(Self { name: name?, email: email? })
     }
 }
@@ -48,8 +56,8 @@ impl FromMembers for Change {
     const MEDIA_TYPES: &'static [&'static str] = &[MERGE_PATCH, JSON];
 
     fn take(members: &mut Members) -> Option<Self> {
-        let name = members.optional("name", Name::parse);
-        let email = members.optional("email", Email::parse);
+        let name = members.optional(NAME, Name::parse);
+        let email = members.optional(EMAIL, Email::parse);
         Some(Self { name, email })
     }
 }
@@ -62,30 +70,92 @@ impl FromRequest for PathId {
     type Future = std::future::Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        // The names of other routes, which do not know this method.
+        // Another route, such as `/users/bulk`, that does not support this method.
         if let Some(allow) = request.app_data::<web::Data<Paths>>().and_then(|paths| paths.allow(request.path())) {
             return std::future::ready(Err(Problem::method_not_allowed(allow)));
         }
-        let id = path::part(request, "id").parse();
+        let id = path::parameter(request, "id").parse();
         std::future::ready(id.map(Self).map_err(|_| {
             Problem::new(Kind::InvalidId, "A user id is a UUID such as 019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40.")
         }))
     }
 }
 
+impl IntoParams for PathId {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let description = "The user's id, such as `019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40`. `GET /users` lists them.";
+        let uuid = SchemaFormat::KnownFormat(KnownFormat::Uuid);
+        let id = ObjectBuilder::new().schema_type(Type::String).format(Some(uuid));
+        let parameter = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
+        vec![parameter.description(Some(description)).schema(Some(id)).build()]
+    }
+}
+
+/// Returns the OpenAPI schema of a body.
+#[expect(deprecated, reason = "derived schemas use `example`, and the document should use only one of the two")]
+fn members(description: &str, name: &str, email: &str) -> ObjectBuilder {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let name = text()
+        .description(Some(
+            "1 to 200 characters after trimming, at least one of them visible; no control characters, and none that \
+             embed, override or isolate a direction of writing.",
+        ))
+        .example(Some(name.into()))
+        .min_length(Some(1))
+        .max_length(Some(Name::MAX))
+        .pattern(Some(r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"));
+    let email = text()
+        .description(Some(
+            "Unique regardless of case and of whether its domain is written in Unicode or ASCII; at most 254 bytes, no \
+             invisible characters.",
+        ))
+        .example(Some(email.into()))
+        .format(Some(SchemaFormat::Custom("idn-email".to_owned())))
+        .max_length(Some(254));
+    ObjectBuilder::new()
+        .description(Some(description))
+        .property(NAME, name)
+        .property(EMAIL, email)
+        .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+}
+
+/// The body that creates or replaces a user.
+struct UserDraft;
+
+impl ToSchema for UserDraft {}
+
+impl PartialSchema for UserDraft {
+    fn schema() -> RefOr<Schema> {
+        let draft = members("A new user, or the replacement of a user.", "Ann Example", "Ann@example.com");
+        draft.required(NAME).required(EMAIL).into()
+    }
+}
+
+/// The body that changes a user (RFC 7396).
+struct UserPatch;
+
+impl ToSchema for UserPatch {}
+
+impl PartialSchema for UserPatch {
+    fn schema() -> RefOr<Schema> {
+        let description = "Changes of a user (RFC 7396). Missing members are not changed.";
+        members(description, "Ann Other", "ann.other@example.com").into()
+    }
+}
+
 /// List users
 ///
-/// Oldest first, unless `sort` says otherwise. What is asked for by several parameters is true of each user that is given.
-/// Follow `Link` with `rel="next"` until there is none. Users that come or go meanwhile make no page repeat or skip any
-/// other. With `fields` the users of the answer have only these members.
+/// Returns a page of the users that match all filters, oldest first unless `sort` says otherwise. Follow the `Link`
+/// with `rel="next"` until there is none. Users that are created or deleted in the meantime cause no duplicates and no
+/// gaps. With `fields`, each user has only these members.
 #[utoipa::path(
     tag = "users",
     operation_id = "listUsers",
     params(SelectionParameters, ListParameters),
     responses(
         (status = 200, description = "A page of users", body = [UserBody], headers(
-            ("Link" = String, description = "`first`, and `prev` and `next` where there are such pages (RFC 8288)"),
-            ("X-Total-Count" = u64, description = "How many users there are in all pages together, if `count` asks for it"),
+            ("Link" = String, description = "`first`, and `prev` and `next` if these pages exist (RFC 8288)"),
+            ("X-Total-Count" = u64, description = "The number of users on all pages, if `count` is given"),
         )),
         QueryProblems,
         ServerProblems,
@@ -93,41 +163,42 @@ impl FromRequest for PathId {
 )]
 #[get("/users")]
 pub(super) async fn list(
-    query: ListQuery,
+    query: SignedQuery<ListQuery>,
     signer: web::Data<CursorSigner>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    let slice = service.list(&query.selection, query.position.clone(), query.limit).await?;
+    let SignedQuery(query) = query;
+    let page = service.list(&query.selection, query.position.clone(), query.limit).await?;
     let mut response = HttpResponse::Ok();
     response
-        .insert_header((header::LINK, query.links(&slice, &signer)))
+        .insert_header((header::LINK, links(&query, &page, &signer)))
         .insert_header((header::CACHE_CONTROL, policy::REVALIDATED));
     if let Some(how) = query.count {
         let count = service.count(&query.selection.filter, how).await?;
         response.insert_header((TOTAL_COUNT, count));
     }
     let response = if query.fields == Fields::default() {
-        response.json(slice.users.iter().map(UserBody::from).collect::<Vec<_>>())
+        response.json(page.users.iter().map(UserBody::from).collect::<Vec<_>>())
     } else {
         let selected = |user| Selected { user, fields: query.fields, cursor: None };
-        response.json(slice.users.iter().map(selected).collect::<Vec<_>>())
+        response.json(page.users.iter().map(selected).collect::<Vec<_>>())
     };
     Ok(compressible(response))
 }
 
 /// Create a user
 ///
-/// With an `Idempotency-Key` a request may be sent again until it is answered, and is done once.
+/// With an `Idempotency-Key` the request can be retried and is executed once.
 #[utoipa::path(
     tag = "users",
     operation_id = "createUser",
-    params(KeyParameter, ListConditionParameters),
-    request_body = DraftBody,
+    params(IdempotencyKey, ListCondition),
+    request_body = UserDraft,
     responses(
         (status = 201, description = "The user was created", body = UserBody, headers(
-            ("Location" = String, description = "Path of the user"),
+            ("Location" = String, description = "The URL of the user"),
             ("ETag" = String, description = "The user's version, as an entity tag"),
-            ("Idempotency-Replayed" = String, description = "`true` if this answer was given before"),
+            ("Idempotency-Replayed" = String, description = "`true` if this is a stored response"),
         ), links(
             ("user" = (operation_id = "getUser", parameters(("id" = "$response.body#/id")))),
             ("replace" = (operation_id = "replaceUser", parameters(("id" = "$response.body#/id")))),
@@ -149,21 +220,21 @@ pub(super) async fn create(
     let Some(keyed) = key.keyed_request(&draft) else {
         return Ok(created(&service.create(draft).await?));
     };
-    let seal = |user: &User| idempotency::seal(created(user));
-    // Boxed, so that creations without a key have a smaller future.
-    idempotency::open(&Box::pin(service.create_once(draft, keyed, seal)).await?)
+    let serialize = |user: &User| idempotency::serialize(created(user));
+    // Boxed, to keep the future of creations without a key small.
+    idempotency::deserialize(&Box::pin(service.create_once(draft, keyed, serialize)).await?)
 }
 
 /// Get a user
 #[utoipa::path(
     tag = "users",
     operation_id = "getUser",
-    params(IdParameter, ConditionParameters),
+    params(PathId, ReadCondition),
     responses(
         (status = 200, description = "The user", body = UserBody, headers(
             ("ETag" = String, description = "The user's version, as an entity tag"),
         )),
-        (status = 304, description = "The user is at a version that `If-None-Match` names", headers(
+        (status = 304, description = "The user is at a version in `If-None-Match`", headers(
             ("ETag" = String, description = "The user's version, as an entity tag"),
         )),
         IdProblems,
@@ -183,7 +254,7 @@ pub(super) async fn find(
         return Err(service::Error::PreconditionFailed { current: user.version }.into());
     }
     if is_not.is_some_and(|versions| versions.contain(user.version)) {
-        return Ok(about(HttpResponse::NotModified(), &user).finish());
+        return Ok(with_headers(HttpResponse::NotModified(), &user).finish());
     }
     Ok(ok(&user))
 }
@@ -192,10 +263,10 @@ pub(super) async fn find(
 #[utoipa::path(
     tag = "users",
     operation_id = "replaceUser",
-    params(IdParameter, ConditionParameters),
-    request_body = DraftBody,
+    params(PathId, ChangeCondition),
+    request_body = UserDraft,
     responses(
-        (status = 200, description = "The user as it is now", body = UserBody, headers(
+        (status = 200, description = "The updated user", body = UserBody, headers(
             ("ETag" = String, description = "The user's version, as an entity tag"),
         )),
         ChangeProblems,
@@ -213,16 +284,16 @@ pub(super) async fn replace(
     Ok(ok(&service.replace(id.0, condition.0, body.0).await?))
 }
 
-/// Change a part of a user
+/// Update a user
 ///
-/// JSON Merge Patch (RFC 7396). A patch that changes nothing leaves the version as it is.
+/// Applies a JSON Merge Patch (RFC 7396). A patch that changes nothing does not change the version.
 #[utoipa::path(
     tag = "users",
     operation_id = "patchUser",
-    params(IdParameter, ConditionParameters),
-    request_body(content((PatchBody = "application/merge-patch+json"), (PatchBody = "application/json"))),
+    params(PathId, ChangeCondition),
+    request_body(content((UserPatch = "application/merge-patch+json"), (UserPatch = "application/json"))),
     responses(
-        (status = 200, description = "The user as it is now", body = UserBody, headers(
+        (status = 200, description = "The updated user", body = UserBody, headers(
             ("ETag" = String, description = "The user's version, as an entity tag"),
         )),
         ChangeProblems,
@@ -244,9 +315,9 @@ pub(super) async fn patch(
 #[utoipa::path(
     tag = "users",
     operation_id = "deleteUser",
-    params(IdParameter, ConditionParameters),
+    params(PathId, ChangeCondition),
     responses(
-        (status = 204, description = "The user is gone"),
+        (status = 204, description = "The user was deleted"),
         RemoveProblems,
         ChangeConditionProblems,
         ServerProblems,
@@ -271,11 +342,11 @@ fn created(user: &User) -> HttpResponse {
 }
 
 fn ok(user: &User) -> HttpResponse {
-    about(HttpResponse::Ok(), user).json(UserBody::from(user))
+    with_headers(HttpResponse::Ok(), user).json(UserBody::from(user))
 }
 
-/// What is told of a user in headers.
-fn about(mut response: HttpResponseBuilder, user: &User) -> HttpResponseBuilder {
+/// Adds the headers of a user.
+fn with_headers(mut response: HttpResponseBuilder, user: &User) -> HttpResponseBuilder {
     response
         .insert_header(etag(user.version))
         // Another client may change the user at any time.

@@ -1,10 +1,10 @@
-//! The time, in the precision that every engine keeps.
+//! The clock, in the precision that every engine stores.
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-/// Now, UTC, cut to the microsecond: what is answered after a write is what a later read gives.
+/// Returns the current time in UTC, truncated to microseconds, so that a later read returns the same value.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "the one place where the clock is read")]
+#[expect(clippy::disallowed_methods, reason = "the only place where the clock is read")]
 pub fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }

@@ -1,5 +1,5 @@
-//! What can go wrong in a use case. What an error means to the pool, the pool says; what it means to users is decided
-//! here, keyed, by constraint name.
+//! The errors of the use cases. The pool classifies database errors; what they mean to clients is decided here, and
+//! only here: a unique violation by the name of its constraint.
 
 use entity::users::EMAIL_KEY_INDEX;
 use orm_pool::DbErrorKind;
@@ -10,52 +10,52 @@ use sea_orm::{
 
 use crate::domain::Version;
 
-/// Why a use case gave no result.
+/// Why a use case failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such user.
-    #[error("there is no such user")]
+    /// No user has this id.
+    #[error("user not found")]
     NotFound,
-    /// Another user has the email.
-    #[error("another user has this email")]
+    /// Another user has this email.
+    #[error("email already in use")]
     EmailTaken,
-    /// The user is not at a version that the caller asks for.
-    #[error("the user is at another version")]
+    /// The precondition does not hold for the user's version.
+    #[error("precondition failed: the user is at version {current}")]
     PreconditionFailed {
-        /// The version that it is at.
+        /// The user's version.
         current: Version,
     },
-    /// The user was changed by another writer between reading and writing.
-    #[error("the user was changed meanwhile")]
+    /// Another writer changed the user between the read and the write.
+    #[error("the user was changed concurrently")]
     VersionConflict,
-    /// The key was used for another request.
-    #[error("the idempotency key was used for another request")]
+    /// The idempotency key was already used for a different request.
+    #[error("the idempotency key was already used for a different request")]
     KeyReused,
-    /// The request with this key is still under way.
-    #[error("the request with this idempotency key is still under way")]
+    /// A request with this idempotency key is in flight.
+    #[error("a request with this idempotency key is in flight")]
     KeyInUse,
-    /// Nothing is wrong with the request; it cannot be served now.
-    #[error("cannot be served now ({kind:?})")]
+    /// The request cannot be served now. It may succeed later.
+    #[error("temporarily unavailable ({kind:?})")]
     Unavailable {
-        /// What stands in the way.
+        /// Why it cannot be served.
         kind: Unavailable,
         /// The cause, for the log.
         #[source]
         source: orm_pool::Error,
     },
-    /// A fault of ours.
+    /// A bug or a misconfiguration.
     #[error("internal error")]
     Internal(#[source] orm_pool::Error),
 }
 
-/// What stands in the way of a request that could be served at another time.
+/// Why a request cannot be served now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
-    /// The pool has no connection to give.
+    /// No connection of the pool was available in time.
     PoolExhausted,
-    /// The database is away, or cannot take the operation now.
+    /// The database is down, or cannot execute the operation now.
     Database,
-    /// The service is being stopped.
+    /// The service is shutting down.
     ShuttingDown,
 }
 
@@ -74,7 +74,7 @@ impl From<orm_pool::Error> for Error {
             Pool::Refused { .. } => Unavailable::PoolExhausted,
             Pool::Database(cause) if is_email_taken(cause) => return Self::EmailTaken,
             Pool::Database(cause) if DbErrorKind::of(cause).is_transient() => Unavailable::Database,
-            // Among them `Nested` and `Panicked`.
+            // Including `Nested` and `Panicked`.
             _ => return Self::Internal(error),
         };
         Self::Unavailable { kind, source: error }
@@ -93,12 +93,13 @@ fn is_email_taken(error: &DbErr) -> bool {
     }
 }
 
-/// Whether a unique violation is that of `index`.
+/// Returns whether a unique violation is one of `index`.
 fn violates(error: &dyn DatabaseError, index: &str) -> bool {
     if error.try_downcast_ref::<SqlxPostgresError>().is_some() {
         return error.constraint() == Some(index);
     }
-    // MySQL's protocol has no field for the key's name: `users::create` asks for it.
-    // SQLite names columns, not indexes. 2067 is a UNIQUE constraint and the table has one; a primary key is 1555.
+    // MySQL's protocol has no field for the name of the key: `users::create` queries for the other user instead. SQLite
+    // reports columns, not indexes. Code 2067 is a UNIQUE constraint, of which the table has one; a primary key is
+    // 1555.
     error.try_downcast_ref::<SqlxSqliteError>().is_some() && error.code().as_deref() == Some("2067")
 }

@@ -1,5 +1,5 @@
-//! What is done once, however often it is asked for: a key is kept with the answer, in the transaction of the change
-//! itself, so that there is never one without the other.
+//! Idempotency keys: a request with a key is executed once, and its response is replayed to repetitions. Key and
+//! response are stored in the transaction of the change itself, so that all of them are committed or none.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,128 +18,130 @@ use sea_orm::{
 
 use super::{
     Error, clock,
-    users::{is_one_of, powers_of_two},
+    statement::{is_one_of, power_of_two_chunks},
 };
 
-/// Expired keys that are forgotten at a time: few enough that nobody notices.
-const FORGOTTEN_AT_ONCE: u64 = 500;
+/// Maximum number of expired keys deleted per operation: few enough not to delay other operations.
+const SWEEP_BATCH: u64 = 500;
 
-/// A hash that stands for a key or for a request.
+/// A SHA-256 digest of a key or of a request.
 pub(super) type Hash = [u8; 32];
 
-/// By what a request is known, so that it is done keyed.
+/// A request with an idempotency key, which is executed once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyedRequest {
-    /// The operation, the caller and the caller's key, hashed.
+    /// Digest of the operation, the client's scope and the client's key.
     pub key: Hash,
-    /// What is asked for, hashed: the same key with something else is a mistake.
+    /// Digest of the request's content: the same key with different content is an error.
     pub fingerprint: Hash,
-    /// How long the answer is kept.
+    /// How long the response is stored.
     pub retention: Duration,
 }
 
-/// An answer, in the form in which it was sealed.
+/// The serialized response to a [`KeyedRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyedResponse {
-    /// It has been done now.
+    /// The request was executed now.
     Fresh(Vec<u8>),
-    /// It was done before; this is what was answered then.
+    /// The request was executed before. This is the stored response.
     Replayed(Vec<u8>),
 }
 
-/// A key with the answer that it will have if all goes well.
+/// A key to claim, and the response to store with it.
 pub(super) struct Claim {
     pub(super) key: Hash,
     pub(super) fingerprint: Hash,
-    pub(super) answer: Vec<u8>,
+    pub(super) response: Vec<u8>,
     pub(super) expires_at: DateTime<Utc>,
 }
 
-/// What is known of a key.
+/// The response that is stored with a key.
 #[derive(Debug)]
 pub(super) struct StoredResponse {
     fingerprint: Hash,
-    answer: Vec<u8>,
+    response: Vec<u8>,
     expires_at: DateTime<Utc>,
 }
 
 impl StoredResponse {
-    /// The answer, if it is one to this request.
-    pub(super) fn answer_to(&self, fingerprint: &Hash) -> Option<Vec<u8>> {
-        (self.fingerprint == *fingerprint).then(|| self.answer.clone())
+    /// Returns the response, or `None` if it belongs to a different request.
+    pub(super) fn response_to(&self, fingerprint: &Hash) -> Option<Vec<u8>> {
+        (self.fingerprint == *fingerprint).then(|| self.response.clone())
     }
 }
 
-/// What became of something that was asked for under a key.
+/// The outcome of a request with a key.
 pub(super) enum KeyedOutcome<T> {
     Executed(T),
     Replayed(Vec<u8>),
-    /// With this key something else was asked for.
+    /// The key was already used for a different request.
     Mismatch,
 }
 
 impl<T> KeyedOutcome<T> {
-    pub(super) fn replayed(kept: &StoredResponse, fingerprint: &Hash) -> Self {
-        kept.answer_to(fingerprint).map_or(Self::Mismatch, Self::Replayed)
+    pub(super) fn from_stored(stored: &StoredResponse, fingerprint: &Hash) -> Self {
+        stored.response_to(fingerprint).map_or(Self::Mismatch, Self::Replayed)
     }
 }
 
-/// Claims the keys that are free, inside a transaction, and gives what is kept of the others.
-pub(super) async fn claim(db: &Connection, claims: &[&Claim]) -> Result<HashMap<Hash, StoredResponse>, DbErr> {
+/// Claims the free keys, inside a transaction, and returns the stored responses of the others.
+pub(super) async fn claim_keys(db: &Connection, claims: &[&Claim]) -> Result<HashMap<Hash, StoredResponse>, DbErr> {
     let hashes: Vec<Vec<u8>> = claims.iter().map(|claim| claim.key.to_vec()).collect();
-    let mut kept = find(db, &hashes, false).await?;
+    let mut stored = find(db, &hashes, false).await?;
     let now = clock::now();
     let expired: Vec<Vec<u8>> =
-        kept.extract_if(|_, kept| kept.expires_at <= now).map(|(hash, _)| hash.to_vec()).collect();
+        stored.extract_if(|_, response| response.expires_at <= now).map(|(hash, _)| hash.to_vec()).collect();
     if !expired.is_empty() {
         let delete = Entity::delete_many().filter(is_one_of(db.get_database_backend(), Column::KeyHash, &expired));
         delete.filter(Column::ExpiresAt.lte(now)).exec(db).await?;
     }
-    // All transactions take their keys in the same order, so that none waits for another in a circle.
-    let mut free: Vec<&Claim> = claims.iter().filter(|claim| !kept.contains_key(&claim.key)).copied().collect();
+    // All transactions insert their keys in the same order, so that they do not deadlock.
+    let mut free: Vec<&Claim> = claims.iter().filter(|claim| !stored.contains_key(&claim.key)).copied().collect();
     free.sort_unstable_by_key(|claim| claim.key);
     if insert(db, &free).await? {
-        return Ok(kept);
+        return Ok(stored);
     }
-    // Another transaction was faster with one of them, and has been committed by now.
+    // Another transaction has claimed one of the keys and committed. If there are several, the error makes the pool
+    // retry each request individually.
     let [claim] = claims else {
-        return Err(DbErr::Custom("one of several idempotency keys was taken meanwhile".to_owned()));
+        return Err(DbErr::Custom("one of several idempotency keys was claimed concurrently".to_owned()));
     };
-    let kept = find(db, &hashes, true).await?;
-    if kept.contains_key(&claim.key) {
-        return Ok(kept);
+    let stored = find(db, &hashes, true).await?;
+    if stored.contains_key(&claim.key) {
+        return Ok(stored);
     }
-    Err(DbErr::Custom("the idempotency key was taken and given back meanwhile".to_owned()))
+    Err(DbErr::Custom("the idempotency key was claimed and released concurrently".to_owned()))
 }
 
-/// `is_latest` looks past the snapshot that a transaction has on MySQL.
+/// Finds stored responses by key, expired ones included. On MySQL, `is_latest` reads past the transaction's snapshot.
 async fn find(db: &Connection, hashes: &[Vec<u8>], is_latest: bool) -> Result<HashMap<Hash, StoredResponse>, DbErr> {
     let mut select = Entity::find().filter(is_one_of(db.get_database_backend(), Column::KeyHash, hashes));
     if is_latest {
         select = select.lock_shared();
     }
-    let kept = |row: Model| {
-        let hash = |bytes: Vec<u8>| Hash::try_from(bytes).map_err(|_| DbErr::Type("not a hash".to_owned()));
+    let stored = |row: Model| {
+        let hash = |bytes: Vec<u8>| Hash::try_from(bytes).map_err(|_| DbErr::Type("not a SHA-256 digest".to_owned()));
         let Model { key_hash, fingerprint, answer, expires_at } = row;
-        Ok((hash(key_hash)?, StoredResponse { fingerprint: hash(fingerprint)?, answer, expires_at }))
+        Ok((hash(key_hash)?, StoredResponse { fingerprint: hash(fingerprint)?, response: answer, expires_at }))
     };
-    select.all(db).await?.into_iter().map(kept).collect()
+    select.all(db).await?.into_iter().map(stored).collect()
 }
 
-/// Whether all of them were free.
+/// Inserts the claims and returns whether all keys were free.
 async fn insert(db: &Connection, claims: &[&Claim]) -> Result<bool, DbErr> {
-    for piece in powers_of_two(claims) {
-        let rows = Entity::insert_many(piece.iter().map(|claim| {
+    for chunk in power_of_two_chunks(claims) {
+        let rows = Entity::insert_many(chunk.iter().map(|claim| {
             let row = Model {
                 key_hash: claim.key.to_vec(),
                 fingerprint: claim.fingerprint.to_vec(),
-                answer: claim.answer.clone(),
+                answer: claim.response.clone(),
                 expires_at: claim.expires_at,
             };
             row.into_active_model()
         }));
         let are_free = if db.get_database_backend() == DbBackend::MySql {
-            // It counts rows that were there, too. The statement is undone as a whole, the transaction is not.
+            // MySQL counts existing rows as affected, too. A violation rolls back the statement, but not the
+            // transaction.
             match rows.exec_without_returning(db).await {
                 Ok(_) => true,
                 Err(error) if DbErrorKind::of(&error) == DbErrorKind::UniqueViolation => false,
@@ -148,7 +150,7 @@ async fn insert(db: &Connection, claims: &[&Claim]) -> Result<bool, DbErr> {
         } else {
             let mut insert = sea_orm::QueryTrait::into_query(rows);
             insert.on_conflict(OnConflict::column(Column::KeyHash).do_nothing().to_owned());
-            db.execute(&insert).await?.rows_affected() == piece.len() as u64
+            db.execute(&insert).await?.rows_affected() == chunk.len() as u64
         };
         if !are_free {
             return Ok(false);
@@ -157,16 +159,19 @@ async fn insert(db: &Connection, claims: &[&Claim]) -> Result<bool, DbErr> {
     Ok(true)
 }
 
-/// What is kept of these keys, in their order.
-pub(super) async fn kept(db: Connection, keys: Arc<[Hash]>) -> Result<Vec<Option<Arc<StoredResponse>>>, DbErr> {
+/// Returns the stored responses of these keys, in the same order.
+pub(super) async fn stored_responses(
+    db: Connection,
+    keys: Arc<[Hash]>,
+) -> Result<Vec<Option<Arc<StoredResponse>>>, DbErr> {
     let hashes: Vec<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
-    let mut kept = find(&db, &hashes, false).await?;
+    let mut stored = find(&db, &hashes, false).await?;
     let now = clock::now();
-    Ok(keys.iter().map(|key| kept.remove(key).filter(|kept| kept.expires_at > now).map(Arc::new)).collect())
+    Ok(keys.iter().map(|key| stored.remove(key).filter(|response| response.expires_at > now).map(Arc::new)).collect())
 }
 
-/// Gives back keys that this transaction has claimed: what changed nothing needs no answer that is kept.
-pub(super) async fn release(db: &Connection, keys: &[&Hash]) -> Result<(), DbErr> {
+/// Releases keys that this transaction has claimed: the response to a request that changed nothing is not stored.
+pub(super) async fn release_keys(db: &Connection, keys: &[&Hash]) -> Result<(), DbErr> {
     if keys.is_empty() {
         return Ok(());
     }
@@ -175,35 +180,35 @@ pub(super) async fn release(db: &Connection, keys: &[&Hash]) -> Result<(), DbErr
     Ok(())
 }
 
-/// Keeps another answer for a key that this transaction has claimed.
-pub(super) async fn keep(db: &Connection, key: &Hash, answer: &[u8]) -> Result<(), DbErr> {
+/// Stores the response for a key that this transaction has claimed.
+pub(super) async fn store_response(db: &Connection, key: &Hash, response: &[u8]) -> Result<(), DbErr> {
     Entity::update_many()
-        .col_expr(Column::Answer, answer.to_vec().into())
+        .col_expr(Column::Answer, response.to_vec().into())
         .filter(Column::KeyHash.eq(key.to_vec()))
         .exec(db)
         .await?;
     Ok(())
 }
 
-/// The keys that are kept.
+/// The stored idempotency keys.
 #[derive(Clone, Debug)]
 pub struct IdempotencyStore {
     pool: Pool,
 }
 
 impl IdempotencyStore {
-    /// The keys in this pool's database.
+    /// Creates the store on this pool.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         Self { pool }
     }
 
-    /// Forgets some keys that have expired. Gives whether there may be more.
+    /// Deletes a batch of expired keys and returns whether there may be more.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn forget_expired(&self) -> Result<bool, Error> {
+    pub async fn delete_expired(&self) -> Result<bool, Error> {
         self.pool
             .write("idempotency.forget", |db| async move {
                 let now = clock::now();
@@ -212,43 +217,43 @@ impl IdempotencyStore {
                     .column(Column::KeyHash)
                     .filter(Column::ExpiresAt.lte(now))
                     .order_by_asc(Column::ExpiresAt)
-                    .limit(FORGOTTEN_AT_ONCE)
+                    .limit(SWEEP_BATCH)
                     .into_tuple()
                     .all(&db)
                     .await?;
                 if !expired.is_empty() {
-                    // One that was used again meanwhile has another time.
+                    // A key that was reused concurrently has a new expiry.
                     let delete =
                         Entity::delete_many().filter(is_one_of(db.get_database_backend(), Column::KeyHash, &expired));
                     delete.filter(Column::ExpiresAt.lte(now)).exec(&db).await?;
                 }
-                Ok(expired.len() as u64 == FORGOTTEN_AT_ONCE)
+                Ok(expired.len() as u64 == SWEEP_BATCH)
             })
             .await
     }
 }
 
-/// The keys whose requests are under way in this process. Those of other processes are met in the database.
+/// The keys of the requests that are in flight in this process. Those of other processes are found in the database.
 #[derive(Clone, Default)]
 pub(super) struct InFlight(Arc<Mutex<HashSet<Hash>>>);
 
-/// A request under way, until it is dropped: by who asked, once there is an answer, or else by the last who works on it.
+/// Keeps a key in flight until it is dropped.
 pub(super) struct InFlightGuard {
-    under_way: InFlight,
+    in_flight: InFlight,
     key: Hash,
 }
 
 impl InFlight {
-    /// `None` if there is one with this key already.
+    /// Returns `None` if a request with this key is in flight already.
     pub(super) fn begin(&self, key: Hash) -> Option<InFlightGuard> {
         let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
-        is_new.then(|| InFlightGuard { under_way: self.clone(), key })
+        is_new.then(|| InFlightGuard { in_flight: self.clone(), key })
     }
 }
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.under_way.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.in_flight.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
 

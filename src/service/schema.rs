@@ -1,51 +1,51 @@
-//! The schema: migrations through the one pool, and what the service needs of the database it runs on.
+//! The schema: migrations on a connection of the pool, and checks of the server and the database user.
 
 pub use migration::Progress;
 use orm_pool::{DbErrorKind, Engine, Pool};
 use sea_orm::{ConnectionTrait, DbErr, Statement};
 
-/// A change of the schema.
+/// A migration of the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
-    /// The change's name; it begins with its date.
+    /// The migration's name, which begins with its date.
     pub name: String,
-    /// Whether the database has it.
+    /// Whether it is applied.
     pub applied: bool,
 }
 
 /// Why the schema could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaFailure {
-    /// The migrations stopped, or never began.
+    /// A migration failed, or none was started.
     #[error(transparent)]
     Migration(#[from] migration::Error),
     /// The server is too old.
     #[error("the database server is {found}; users-api needs {needed} or newer")]
     Version {
-        /// What the server calls itself.
+        /// The server's version, as it reports it.
         found: String,
-        /// The oldest version that will do.
+        /// The oldest supported version.
         needed: &'static str,
     },
     /// The database cannot store every name.
     #[error(
-        "the database's encoding is {0}, which cannot store every name; create it anew with \
+        "the database's encoding is {0}, which cannot store every name; recreate it with \
          CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8'"
     )]
     Encoding(String),
-    /// The server takes no statement as large as those of bulk operations.
+    /// The server rejects statements as large as those of bulk operations.
     #[error("the server's max_allowed_packet is {0} bytes; users-api needs at least {LARGEST_STATEMENT}")]
     Packet(i64),
-    /// The database user may not do what the service does.
+    /// The database user lacks a privilege that the service needs.
     #[error("the database user needs SELECT, INSERT, UPDATE and DELETE on {table}")]
     Privilege {
         /// The table.
         table: &'static str,
-        /// What the server refused.
+        /// The server's error.
         #[source]
         cause: DbErr,
     },
-    /// The pool gave no connection, or lost it.
+    /// No connection was available, or it broke.
     #[error("the schema could not be read or changed")]
     Pool(#[from] orm_pool::Error),
 }
@@ -56,10 +56,10 @@ impl From<DbErr> for SchemaFailure {
     }
 }
 
-/// Bytes of a statement that writes a thousand rows, each as long as rows get (5 KB), with something to spare.
+/// Bytes of a statement that writes 1000 rows of maximum length (5 KB each), with a margin.
 const LARGEST_STATEMENT: i64 = 8 << 20;
 
-/// Statements that change nothing and need each of the privileges that the service needs.
+/// Statements that change nothing, but together need every privilege that the service needs.
 const PROBES: [(&str, [&str; 4]); 2] = [
     (
         "users",
@@ -88,14 +88,14 @@ pub struct SchemaService {
 }
 
 impl SchemaService {
-    /// The schema behind this pool.
+    /// Creates the service on this pool.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         Self { pool }
     }
 
-    /// Applies the pending migrations and returns their number; any number of processes may do so at keyed. Stops as soon as
-    /// it safely can once `stop` is ready.
+    /// Applies the pending migrations and returns how many were applied. Any number of processes may call it
+    /// concurrently. When `stop` completes, it ends as soon as it is safe.
     ///
     /// # Errors
     ///
@@ -104,7 +104,8 @@ impl SchemaService {
         self.pool.with_database_connection("schema.up", |db| async move { Ok(migration::up(&db, stop).await?) }).await
     }
 
-    /// Reverts the newest `steps` migrations, or all, and returns their number. Stops as [`up`](Self::up) does.
+    /// Reverts the newest `steps` migrations, or all with `None`, and returns how many were reverted. `stop` is as in
+    /// [`up`](Self::up).
     ///
     /// # Errors
     ///
@@ -122,7 +123,7 @@ impl SchemaService {
             .await
     }
 
-    /// All changes, oldest first. Writes nothing.
+    /// Returns all migrations, oldest first. Writes nothing.
     ///
     /// # Errors
     ///
@@ -137,19 +138,19 @@ impl SchemaService {
         Ok(migrations.into_iter().map(|(name, applied)| Migration { name, applied }).collect())
     }
 
-    /// Checks that the server is new enough, takes large statements and can store every text. Writes nothing.
+    /// Checks that the server is supported, accepts large statements and can store every text. Writes nothing.
     ///
     /// # Errors
     ///
     /// [`SchemaFailure::Version`], [`SchemaFailure::Packet`] or [`SchemaFailure::Encoding`].
     pub async fn check_server(&self) -> Result<(), SchemaFailure> {
         let query = match self.pool.engine() {
-            // Part of the binary.
+            // SQLite is part of the binary.
             Engine::Sqlite => return Ok(()),
             Engine::Postgres => {
                 "SELECT current_setting('server_version'), current_setting('server_encoding'), NULL::bigint"
             }
-            // Our tables have an encoding of their own.
+            // The migrations set the encoding of the tables.
             Engine::MySql => "SELECT CAST(VERSION() AS CHAR), 'UTF8', CAST(@@max_allowed_packet AS SIGNED)",
         };
         let (version, encoding, packet): (String, String, Option<i64>) = self
@@ -160,7 +161,7 @@ impl SchemaService {
                 Ok::<_, SchemaFailure>((row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?))
             })
             .await?;
-        if let Some(needed) = is_too_old(self.pool.engine(), &version) {
+        if let Some(needed) = unmet_requirement(self.pool.engine(), &version) {
             return Err(SchemaFailure::Version { found: version, needed });
         }
         if let Some(packet) = packet.filter(|packet| *packet < LARGEST_STATEMENT) {
@@ -169,11 +170,11 @@ impl SchemaService {
         if encoding == "UTF8" { Ok(()) } else { Err(SchemaFailure::Encoding(encoding)) }
     }
 
-    /// Checks that the database user may do what the service does. Changes nothing.
+    /// Checks that the database user has the privileges that the service needs. Changes nothing.
     ///
     /// # Errors
     ///
-    /// [`SchemaFailure::Privilege`]. Anything else that stands in the way may pass.
+    /// [`SchemaFailure::Privilege`]; any other error says nothing about privileges and may be transient.
     pub async fn check_privileges(&self) -> Result<(), SchemaFailure> {
         let probe = |db| async move {
             for (table, statements) in PROBES {
@@ -192,8 +193,8 @@ impl SchemaService {
     }
 }
 
-/// The oldest version that will do, if this one is older.
-fn is_too_old(engine: Engine, version: &str) -> Option<&'static str> {
+/// Returns the oldest supported version if this one is older.
+fn unmet_requirement(engine: Engine, version: &str) -> Option<&'static str> {
     let (needed, oldest) = match engine {
         Engine::Sqlite => return None,
         Engine::Postgres => ("PostgreSQL 10", (10, 0)),
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_servers_are_recognised() {
+    fn old_servers_are_rejected() {
         for (engine, version, needed) in [
             (Engine::Postgres, "9.6.24", Some("PostgreSQL 10")),
             (Engine::Postgres, "10.23", None),
@@ -223,7 +224,7 @@ mod tests {
             (Engine::MySql, "8.0.11-TiDB-v7.5.1", None),
             (Engine::MySql, "9.7.4", None),
         ] {
-            assert_eq!(is_too_old(engine, version), needed, "{version}");
+            assert_eq!(unmet_requirement(engine, version), needed, "{version}");
         }
     }
 }

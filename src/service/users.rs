@@ -19,23 +19,22 @@ use uuid::Uuid;
 
 use self::{
     bulk::Rollback,
-    create::Created,
-    model::{changed, row, rows},
-    once::Creation,
+    create::CreateOutcome,
+    model::{apply_change, new_row, new_rows},
+    once::KeyedCreation,
 };
 pub use self::{
     bulk::{Mode, Outcome, WriteOptions, Written},
     page::{Edge, Page, Position},
     search::{Count, Filter, Selection, Sort, SortKey, SortPlan},
 };
-pub(super) use self::{create::powers_of_two, find::is_one_of};
 use super::{
     Error, clock,
-    idempotency::{Claim, Hash, InFlight, KeyedOutcome, KeyedRequest, KeyedResponse, StoredResponse, kept},
+    idempotency::{Claim, Hash, InFlight, KeyedOutcome, KeyedRequest, KeyedResponse, StoredResponse, stored_responses},
 };
 use crate::domain::{Email, Name, Precondition, User, UserId, Version};
 
-/// What a new or replaced user consists of.
+/// The content of a new or replaced user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// The name.
@@ -44,7 +43,7 @@ pub struct Draft {
     pub email: Email,
 }
 
-/// What to change of a user; `None` leaves it as it is.
+/// A partial change of a user. `None` leaves a value unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// The new name.
@@ -53,31 +52,34 @@ pub struct Change {
     pub email: Option<Email>,
 }
 
-/// The use cases of users, on the one pool.
+/// The use cases of users.
+///
+/// Concurrent calls of the frequent ones share statements: a [`Batch`] collects the calls that would otherwise wait for
+/// each other, and its function serves them with as few statements as possible.
 #[derive(Clone, Debug)]
 pub struct UserService {
     pool: Pool,
-    creates: Batch<Arc<Model>, Created>,
-    creates_once: Batch<Arc<Creation>, KeyedOutcome<Created>>,
-    under_way: InFlight,
-    answers: Batch<Hash, Option<Arc<StoredResponse>>>,
+    creates: Batch<Arc<Model>, CreateOutcome>,
+    keyed_creates: Batch<Arc<KeyedCreation>, KeyedOutcome<CreateOutcome>>,
+    in_flight: InFlight,
+    stored_responses: Batch<Hash, Option<Arc<StoredResponse>>>,
     finds: Batch<Uuid, Option<User>>,
     finds_by_email: Batch<String, Option<User>>,
     lists: Batch<list::PageRequest, Arc<Page>>,
 }
 
 impl UserService {
-    /// A service on this pool.
+    /// Creates the service on this pool.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         Self {
             creates: pool.batch_writes("users.create", create::all),
-            creates_once: pool.batch_transactions("users.create_once", once::all),
-            under_way: InFlight::default(),
-            answers: pool.batch_reads("idempotency.find", kept),
+            keyed_creates: pool.batch_transactions("users.create_once", once::all),
+            in_flight: InFlight::default(),
+            stored_responses: pool.batch_reads("idempotency.find", stored_responses),
             finds: pool.batch_reads("users.find", find::by_ids),
             finds_by_email: pool.batch_reads("users.find_by_email", find::by_email_keys),
-            // Elsewhere one statement cannot give several pages.
+            // Only on PostgreSQL can one statement read several pages.
             lists: match pool.engine() {
                 Engine::Postgres => pool.batch_reads("users.list", list::pages),
                 Engine::Sqlite | Engine::MySql => pool.coalesce_reads("users.list", list::pages),
@@ -90,76 +92,80 @@ impl UserService {
     ///
     /// # Errors
     ///
-    /// [`Error::EmailTaken`]; found by the unique index at the insert itself, never by looking first.
+    /// [`Error::EmailTaken`]: detected by the unique index during the insert, not by a query before it.
     pub async fn create(&self, draft: Draft) -> Result<User, Error> {
-        let model = Arc::new(row(draft));
+        let model = Arc::new(new_row(draft));
         match self.creates.load(Arc::clone(&model)).await? {
-            Created::Yes => Ok(Arc::unwrap_or_clone(model).into()),
-            Created::EmailTaken => Err(Error::EmailTaken),
+            CreateOutcome::Created => Ok(Arc::unwrap_or_clone(model).into()),
+            CreateOutcome::EmailTaken => Err(Error::EmailTaken),
         }
     }
 
-    /// Creates a user once for each key: a second request with the same key gets the first answer, as `seal` makes it.
-    /// The answer is kept in the transaction of the creation. Of a refused creation nothing is kept.
+    /// Creates a user once per key. The response, as `serialize` returns it, is stored in the transaction of the
+    /// creation, and returned again to repeated requests with the key. A failed creation stores nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::EmailTaken`]; [`Error::KeyReused`] if the key was used with another fingerprint; [`Error::KeyInUse`] while the first request
-    /// with it is under way and has no answer.
+    /// [`Error::EmailTaken`]; [`Error::KeyReused`] if the key was used with another fingerprint; [`Error::KeyInUse`]
+    /// while the first request with the key is in flight.
     pub async fn create_once(
         &self,
         draft: Draft,
         keyed: KeyedRequest,
-        seal: impl Fn(&User) -> Vec<u8>,
+        serialize: impl Fn(&User) -> Vec<u8>,
     ) -> Result<KeyedResponse, Error> {
-        let Some(begun) = self.under_way.begin(keyed.key) else {
-            // It may be one that asks for the same answer as this one does.
-            return match self.answers.load(keyed.key).await? {
-                Some(kept) => kept.answer_to(&keyed.fingerprint).map(KeyedResponse::Replayed).ok_or(Error::KeyReused),
+        let Some(guard) = self.in_flight.begin(keyed.key) else {
+            // The request in flight may itself be a repetition, whose response is stored already.
+            return match self.stored_responses.load(keyed.key).await? {
+                Some(stored) => {
+                    stored.response_to(&keyed.fingerprint).map(KeyedResponse::Replayed).ok_or(Error::KeyReused)
+                }
                 None => Err(Error::KeyInUse),
             };
         };
-        let model = row(draft);
-        let creation = Arc::new(Creation {
+        let model = new_row(draft);
+        let creation = Arc::new(KeyedCreation {
             claim: Claim {
                 key: keyed.key,
                 fingerprint: keyed.fingerprint,
-                answer: seal(&model.clone().into()),
+                response: serialize(&model.clone().into()),
                 expires_at: model.created_at + keyed.retention,
             },
             model,
-            begun: Mutex::new(Some(begun)),
+            in_flight: Mutex::new(Some(guard)),
         });
-        let done = self.creates_once.load(Arc::clone(&creation)).await;
+        let outcome = self.keyed_creates.load(Arc::clone(&creation)).await;
         creation.end();
-        match done? {
-            KeyedOutcome::Executed(Created::Yes) => Ok(KeyedResponse::Fresh(creation.claim.answer.clone())),
-            KeyedOutcome::Executed(Created::EmailTaken) => Err(Error::EmailTaken),
-            KeyedOutcome::Replayed(answer) => Ok(KeyedResponse::Replayed(answer)),
+        match outcome? {
+            KeyedOutcome::Executed(CreateOutcome::Created) => Ok(KeyedResponse::Fresh(creation.claim.response.clone())),
+            KeyedOutcome::Executed(CreateOutcome::EmailTaken) => Err(Error::EmailTaken),
+            KeyedOutcome::Replayed(response) => Ok(KeyedResponse::Replayed(response)),
             KeyedOutcome::Mismatch => Err(Error::KeyReused),
         }
     }
 
-    /// Writes many users in one transaction, on the share of the pool for work in bulk.
+    /// Writes many users in one transaction, as a bulk operation.
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] or [`Error::Internal`]; then nothing was written, or it is not known.
-    pub async fn write_many(&self, drafts: Vec<Draft>, terms: WriteOptions) -> Result<Outcome, Error> {
-        let models = rows(drafts).await;
+    /// [`Error::Unavailable`] or [`Error::Internal`]: all or none of the users were written, and it may be unknown
+    /// which.
+    pub async fn write_many(&self, drafts: Vec<Draft>, options: WriteOptions) -> Result<Outcome, Error> {
+        let models = new_rows(drafts).await;
         let body = move |db| {
             let models = Arc::clone(&models);
-            async move { bulk::all(&db, &models, terms).await }
+            async move { bulk::all(&db, &models, options).await }
         };
         match self.pool.bulk_transaction("users.write_many", body).await {
             Ok(written) => Ok(Outcome { written, is_kept: true }),
-            Err(Rollback::Outcome(written)) => Ok(Outcome { written, is_kept: false }),
+            Err(Rollback::Intended(written)) => Ok(Outcome { written, is_kept: false }),
             Err(Rollback::Failed(error)) => Err(error),
         }
     }
 
-    /// The same once for each key: whoever asks again with the same key gets the first answer, which is kept in the same
-    /// transaction. Nothing is kept of what is undone, or refused in all its rows.
+    /// Like [`write_many`](Self::write_many), once per key. The response, as `serialize` returns it, is stored in the
+    /// same transaction, and returned again to repeated requests with the key. Nothing is stored if the transaction is
+    /// rolled back or every row is refused.
     ///
     /// # Errors
     ///
@@ -167,57 +173,57 @@ impl UserService {
     pub async fn write_many_once(
         &self,
         drafts: Vec<Draft>,
-        terms: WriteOptions,
+        options: WriteOptions,
         keyed: KeyedRequest,
-        seal: impl Fn(&[Option<Written>]) -> Vec<u8> + Send + Sync + 'static,
+        serialize: impl Fn(&[Option<Written>]) -> Vec<u8> + Send + Sync + 'static,
     ) -> Result<(KeyedResponse, Outcome), Error> {
-        let models = rows(drafts).await;
-        let seal = Arc::new(seal);
+        let models = new_rows(drafts).await;
+        let serialize = Arc::new(serialize);
         let body = {
-            let seal = Arc::clone(&seal);
+            let serialize = Arc::clone(&serialize);
             move |db| {
-                let (models, seal) = (Arc::clone(&models), Arc::clone(&seal));
+                let (models, serialize) = (Arc::clone(&models), Arc::clone(&serialize));
                 let claim = Claim {
                     key: keyed.key,
                     fingerprint: keyed.fingerprint,
-                    answer: Vec::new(),
+                    // Stored at the end, when it is known.
+                    response: Vec::new(),
                     expires_at: clock::now() + keyed.retention,
                 };
-                async move { bulk::once(&db, &models, terms, &claim, seal.as_ref()).await }
+                async move { bulk::once(&db, &models, options, &claim, serialize.as_ref()).await }
             }
         };
         match self.pool.bulk_transaction("users.write_many_once", body).await {
-            Ok(KeyedOutcome::Executed((written, answer))) => {
-                Ok((KeyedResponse::Fresh(answer), Outcome { written, is_kept: true }))
+            Ok(KeyedOutcome::Executed((written, response))) => {
+                Ok((KeyedResponse::Fresh(response), Outcome { written, is_kept: true }))
             }
-            Ok(KeyedOutcome::Replayed(answer)) => {
-                Ok((KeyedResponse::Replayed(answer), Outcome { written: Vec::new(), is_kept: true }))
+            Ok(KeyedOutcome::Replayed(response)) => {
+                Ok((KeyedResponse::Replayed(response), Outcome { written: Vec::new(), is_kept: true }))
             }
             Ok(KeyedOutcome::Mismatch) => Err(Error::KeyReused),
-            Err(Rollback::Outcome(written)) => {
-                Ok((KeyedResponse::Fresh(seal(&written)), Outcome { written, is_kept: false }))
+            Err(Rollback::Intended(written)) => {
+                Ok((KeyedResponse::Fresh(serialize(&written)), Outcome { written, is_kept: false }))
             }
             Err(Rollback::Failed(error)) => Err(error),
         }
     }
 
-    /// Whether many are better written a few at a time, since others are being served.
+    /// Returns whether bulk operations should use smaller transactions, because other operations run concurrently.
     #[must_use]
     pub fn gives_way(&self) -> bool {
         self.pool.bulk_gives_way()
     }
 
-    /// Marks a key as used by what is under way, until the mark is dropped.
+    /// Marks a key as in flight until the returned guard is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::KeyInUse`] if it is already.
+    /// [`Error::KeyInUse`] if it is in flight already.
     pub fn begin(&self, key: [u8; 32]) -> Result<impl Sized + Send + use<>, Error> {
-        self.under_way.begin(key).ok_or(Error::KeyInUse)
+        self.in_flight.begin(key).ok_or(Error::KeyInUse)
     }
 
-    /// Gives at most `limit` users of a selection, as [`list`](Self::list) does, each with the edge behind it, on the share
-    /// of the pool for work in bulk.
+    /// Returns a page of a selection as [`list`](Self::list) does, each user with its edge, as a bulk operation.
     ///
     /// # Errors
     ///
@@ -235,7 +241,7 @@ impl UserService {
         self.pool.bulk_read("users.export", page).await
     }
 
-    /// Finds a user.
+    /// Finds a user by id.
     ///
     /// # Errors
     ///
@@ -244,7 +250,7 @@ impl UserService {
         self.finds.load(id.as_uuid()).await?.ok_or(Error::NotFound)
     }
 
-    /// Gives at most `limit` users of a selection, from a position on.
+    /// Returns the page of a selection at a position, with at most `limit` users.
     ///
     /// # Errors
     ///
@@ -253,8 +259,8 @@ impl UserService {
         if *selection == Selection::default() {
             return Ok(self.lists.load((position, limit)).await?);
         }
-        if let (Some(key), Position::First) = (selection.filter.email_alone(), &position) {
-            let users = self.finds_by_email.load(key.to_owned()).await?.into_iter().collect();
+        if let (Some(key), Position::First) = (selection.filter.only_email(), &position) {
+            let users = self.finds_by_email.load(key).await?.into_iter().collect();
             return Ok(Arc::new(Page { users, previous: None, next: None }));
         }
         let selection = Arc::new(selection.clone());
@@ -269,7 +275,7 @@ impl UserService {
         self.pool.read("users.search", page).await
     }
 
-    /// Counts those for whom a filter is true.
+    /// Counts the users of a filter.
     ///
     /// # Errors
     ///
@@ -293,12 +299,12 @@ impl UserService {
         self.update("users.replace", id, precondition, change).await
     }
 
-    /// Changes a part of a user. A change that changes nothing is not written, and the version stays.
+    /// Changes a part of a user. If nothing changes, nothing is written, and the version stays the same.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::PreconditionFailed`]; [`Error::EmailTaken`]; [`Error::VersionConflict`] when the
-    /// user was changed by another writer between reading and writing.
+    /// [`Error::NotFound`]; [`Error::PreconditionFailed`]; [`Error::EmailTaken`]; [`Error::VersionConflict`] if another
+    /// writer changed the user between the read and the write.
     pub async fn patch(&self, id: UserId, precondition: Precondition, change: Change) -> Result<User, Error> {
         self.update("users.patch", id, precondition, change).await
     }
@@ -307,18 +313,18 @@ impl UserService {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::PreconditionFailed`]; [`Error::VersionConflict`] when the user was changed by
-    /// another writer between reading and deleting.
+    /// [`Error::NotFound`]; [`Error::PreconditionFailed`]; [`Error::VersionConflict`] if another writer changed the
+    /// user between the read and the deletion.
     pub async fn delete(&self, id: UserId, precondition: Precondition) -> Result<(), Error> {
         if precondition == Precondition::NONE {
-            return self.pool.write("users.delete", move |db| delete(db, id, None)).await;
+            return self.pool.write("users.delete", move |db| delete_row(db, id, None)).await;
         }
         self.pool
             .transaction("users.delete", move |transaction| {
                 let precondition = precondition.clone();
                 async move {
-                    let current = locked(&transaction, id, &precondition).await?;
-                    delete(transaction, id, Some(current.version)).await
+                    let current = find_for_update(&transaction, id, &precondition).await?;
+                    delete_row(transaction, id, Some(current.version)).await
                 }
             })
             .await
@@ -335,9 +341,9 @@ impl UserService {
             .transaction(operation, move |transaction| {
                 let (precondition, change) = (precondition.clone(), change.clone());
                 async move {
-                    let current = locked(&transaction, id, &precondition).await?;
-                    let Some(next) = changed(&current, change) else { return Ok(current.into()) };
-                    write(&transaction, &next, current.version).await?;
+                    let current = find_for_update(&transaction, id, &precondition).await?;
+                    let Some(next) = apply_change(&current, change) else { return Ok(current.into()) };
+                    update_row(&transaction, &next, current.version).await?;
                     Ok(next.into())
                 }
             })
@@ -345,15 +351,19 @@ impl UserService {
     }
 }
 
-/// The row that the precondition holds for, kept from other writers until the transaction ends. SQLite has no row locks
-/// and needs none: the transaction is the only writer.
-async fn locked(transaction: &impl ConnectionTrait, id: UserId, precondition: &Precondition) -> Result<Model, Error> {
+/// Reads a row, checks the precondition, and locks the row until the transaction ends. SQLite has no row locks and
+/// needs none: the transaction is the only writer.
+async fn find_for_update(
+    transaction: &impl ConnectionTrait,
+    id: UserId,
+    precondition: &Precondition,
+) -> Result<Model, Error> {
     let row = Entity::find_by_id(id.as_uuid()).lock_exclusive().one(transaction).await?.ok_or(Error::NotFound)?;
     if precondition.holds(row.version) { Ok(row) } else { Err(Error::PreconditionFailed { current: row.version }) }
 }
 
-/// Deletes a row, at this version if one is given: as in [`write()`], a lock says nothing about another node.
-async fn delete(db: impl ConnectionTrait, id: UserId, version: Option<Version>) -> Result<(), Error> {
+/// Deletes a row. A version, if given, is checked by the DELETE itself, as in [`update_row`].
+async fn delete_row(db: impl ConnectionTrait, id: UserId, version: Option<Version>) -> Result<(), Error> {
     let mut delete = Entity::delete_many().filter(COLUMN.id.eq(id.as_uuid()));
     if let Some(version) = version {
         delete = delete.filter(COLUMN.version.eq(version));
@@ -365,9 +375,9 @@ async fn delete(db: impl ConnectionTrait, id: UserId, version: Option<Version>) 
     }
 }
 
-/// Writes a row over its predecessor. The version is checked by the UPDATE itself: on a multi-master engine a lock held
-/// here says nothing about another node.
-async fn write(transaction: &impl ConnectionTrait, next: &Model, from: Version) -> Result<(), Error> {
+/// Updates a row from version `from`. The UPDATE itself checks the version, because on a multi-primary cluster a lock
+/// on this node does not stop a writer on another one.
+async fn update_row(transaction: &impl ConnectionTrait, next: &Model, from: Version) -> Result<(), Error> {
     let mut row = next.clone().into_active_model().reset_all();
     row.not_set(entity::users::Column::Id);
     row.not_set(entity::users::Column::CreatedAt);
@@ -380,7 +390,7 @@ async fn write(transaction: &impl ConnectionTrait, next: &Model, from: Version) 
     match written {
         Ok(written) if written.rows_affected == 1 => Ok(()),
         Ok(_) => Err(Error::VersionConflict),
-        Err(error) if create::is_taken(transaction, next, &error).await? => Err(Error::EmailTaken),
+        Err(error) if create::is_email_taken(transaction, next, &error).await? => Err(Error::EmailTaken),
         Err(error) => Err(error.into()),
     }
 }

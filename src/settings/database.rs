@@ -6,21 +6,32 @@ use orm_pool::{DatabaseUrl, InvalidUrl};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::Invalid;
+use super::{
+    Invalid,
+    declaration::{Allowed, section},
+};
 
-/// `database.*`: which database.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DatabaseSettings {
-    /// The URL, password and all.
-    url: SecretString,
-    /// The password by itself, not percent-encoded; empty = the one in the URL, if any.
-    password: SecretString,
-    /// What to do about pending migrations at start.
-    pub migrate: Migrate,
-    /// libpq's variables, for what a PostgreSQL URL leaves open.
-    #[serde(skip)]
-    pub(super) libpq: BTreeMap<String, SecretString>,
+section! {
+    /// `database.*`: which database.
+    DatabaseSettings, SETTINGS: "database" {
+        /// `sqlite://FILE?mode=rwc`, `postgres://USER:PASSWORD@HOST/DATABASE` or `mysql://USER:PASSWORD@HOST/DATABASE`.
+        /// `DATABASE_URL` sets it too. Unknown and unsupported parameters are refused. Percent-encode special
+        /// characters in user and password (@ is %40, / is %2F, # is %23). For a database on another machine, add
+        /// sslmode=verify-full (PostgreSQL) or ssl-mode=VERIFY_IDENTITY (MySQL, MariaDB).
+        url: SecretString = "sqlite://users.db?mode=rwc", Allowed::Described("a database URL"), secret, reloadable,
+            alias("DATABASE_URL");
+        /// Password of the database user, not percent-encoded. Set it here or in the URL, not in both. Every secret can
+        /// also come from a file, such as a Docker or Kubernetes secret, which SIGHUP reads again:
+        /// `USERS_API__DATABASE__PASSWORD_FILE`.
+        password: SecretString = "", Allowed::Described("a text"), secret, reloadable;
+        /// What to do about pending migrations at start. auto: apply them. check: refuse to start. off: do not check.
+        pub migrate: Migrate = "auto", Allowed::Described("auto, check or off");
+    }
+    with {
+        /// The environment variables of libpq, for what a PostgreSQL URL does not say.
+        #[serde(skip)]
+        pub(super) libpq: BTreeMap<String, SecretString>,
+    }
 }
 
 /// What to do about pending migrations at start.

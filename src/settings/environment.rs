@@ -4,14 +4,9 @@ use std::{collections::BTreeMap, fmt, io::ErrorKind, path::Path};
 
 use config::Value;
 
-use super::{Origin, SettingsError, dotenv, secret_file};
+use super::{Origin, SettingsError, all, dotenv, is_secret, secret_file};
 
 const PREFIX: &str = "USERS_API__";
-/// Variables with a short name of their own.
-const ALIASES: [(&str, &str); 3] =
-    [("DATABASE_URL", "database.url"), ("PORT", "server.port"), ("RUST_LOG", "log.filter")];
-/// Values that are never shown, and that can come from a file: `database.password_file`, `DATABASE_URL_FILE`.
-pub(super) const SECRETS: [&str; 3] = ["database.password", "database.url", "users.cursor_key"];
 pub(super) const FILE_SUFFIX: &str = "_file";
 
 /// The variables that settings are read from, taken once at start: nothing reads the process's environment later.
@@ -88,7 +83,7 @@ pub(super) fn variable(key: &str) -> String {
 
 /// The value of a secret that comes from a file; anything else as it is.
 pub(super) fn from_file(found: Found, origin: Origin) -> Result<Found, SettingsError> {
-    let Some(key) = found.key.strip_suffix(FILE_SUFFIX).filter(|key| SECRETS.contains(key)) else { return Ok(found) };
+    let Some(key) = found.key.strip_suffix(FILE_SUFFIX).filter(|key| is_secret(key)) else { return Ok(found) };
     let path = found.value.into_string().unwrap_or_default();
     match secret_file::read(&path) {
         Ok(text) => Ok(Found { key: key.to_owned(), value: Value::from(text), name: found.name }),
@@ -98,7 +93,7 @@ pub(super) fn from_file(found: Found, origin: Origin) -> Result<Found, SettingsE
 
 fn is_ours(variable: &str) -> bool {
     let short = variable.strip_suffix("_FILE").unwrap_or(variable);
-    variable.starts_with(PREFIX) || ALIASES.iter().any(|(name, _)| *name == short)
+    variable.starts_with(PREFIX) || all().any(|setting| setting.alias == Some(short))
 }
 
 pub(super) fn is_libpq(variable: &str) -> bool {
@@ -107,10 +102,10 @@ pub(super) fn is_libpq(variable: &str) -> bool {
 
 /// The settings among a set of variables; short names first, so that the long ones win within it.
 pub(super) fn variables(variables: &BTreeMap<String, String>) -> Vec<Found> {
-    let short = ALIASES.iter().flat_map(|(name, key)| {
-        let file = (format!("{name}_FILE"), format!("{key}{FILE_SUFFIX}"));
-        let names = [((*name).to_owned(), (*key).to_owned()), file];
-        names.into_iter().take(if SECRETS.contains(key) { 2 } else { 1 })
+    let short = all().filter_map(|setting| Some((setting.alias?, setting))).flat_map(|(name, setting)| {
+        let file = (format!("{name}_FILE"), format!("{}{FILE_SUFFIX}", setting.key));
+        let names = [(name.to_owned(), setting.key.to_owned()), file];
+        names.into_iter().take(if setting.is_secret { 2 } else { 1 })
     });
     let short = short.filter_map(|(name, key)| {
         let value = Value::from(variables.get(&name)?.as_str());

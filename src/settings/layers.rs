@@ -1,22 +1,24 @@
 //! The layers that settings are made of, and where each value came from.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path, sync::LazyLock};
 
 use config::{Config, File, FileFormat, Value, ValueKind};
 use orm_pool::DatabaseUrl;
 use secrecy::SecretString;
 
 use super::{
-    Reason, Settings, SettingsError,
-    environment::{Environment, FILE_SUFFIX, Found, SECRETS, from_file, is_libpq, variable, variables},
-    kinds::{KINDS, kind_of},
+    Reason, Settings, SettingsError, all,
+    environment::{Environment, FILE_SUFFIX, Found, from_file, is_libpq, variable, variables},
+    is_secret, setting,
+    templates::default_toml,
 };
 
-const DEFAULTS: &str = include_str!("../../config/default.toml");
+static DEFAULTS: LazyLock<String> = LazyLock::new(default_toml);
+
 /// Where a value came from. Later ones win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// `config/default.toml`, embedded in the binary.
+    /// The declaration of the setting.
     Default,
     /// The file named by `--config` or `USERS_API_CONFIG`.
     File,
@@ -73,7 +75,7 @@ impl Layers {
     ///
     /// [`SettingsError`], except for values that are not valid.
     pub fn read(file: Option<&Path>, environment: &Environment) -> Result<Self, SettingsError> {
-        let defaults = flatten(toml("config/default.toml", DEFAULTS)?);
+        let defaults = flatten(toml("config/default.toml", &DEFAULTS)?);
         let mut entries: BTreeMap<String, Entry> = defaults
             .into_iter()
             .map(|(key, value)| (key.clone(), Entry { value, origin: Origin::Default, name: key }))
@@ -128,8 +130,11 @@ impl Layers {
     /// [`SettingsError::Invalid`].
     pub fn settings(&self) -> Result<Settings, SettingsError> {
         // Each value alone first, so that the one that is wrong is the one that is named.
-        for key in self.entries.keys() {
+        for (key, entry) in &self.entries {
             self.understand([key])?;
+            if let Some(setting) = setting(key).filter(|setting| !setting.allowed.contains(&entry.value)) {
+                return Err(self.invalid(key, &setting.allowed.to_string()));
+            }
         }
         let mut settings = self.understand(self.entries.keys())?;
         settings.database.libpq =
@@ -173,7 +178,7 @@ impl Layers {
 
     /// Puts the named values over the defaults and reads the whole.
     fn understand<'a>(&'a self, keys: impl IntoIterator<Item = &'a String>) -> Result<Settings, SettingsError> {
-        let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let mut builder = Config::builder().add_source(File::from_str(&DEFAULTS, FileFormat::Toml));
         let mut last = "";
         for key in keys {
             last = key;
@@ -183,13 +188,14 @@ impl Layers {
         if let Ok(settings) = builder.build().and_then(Config::try_deserialize::<Settings>) {
             return Ok(settings);
         }
-        Err(self.invalid(last, kind_of(last)))
+        let allowed = setting(last).map_or("a plain value".to_owned(), |setting| setting.allowed.to_string());
+        Err(self.invalid(last, &allowed))
     }
 
     fn invalid(&self, key: &str, allowed: &str) -> SettingsError {
         let (name, origin) = self.place(key);
         let value = self.entries.get(key).and_then(|entry| entry.value.clone().into_string().ok());
-        let value = value.filter(|text| is_quantity(text) && !SECRETS.contains(&key));
+        let value = value.filter(|text| is_quantity(text) && !is_secret(key));
         SettingsError::Invalid { name, value, allowed: allowed.to_owned(), origin }
     }
 
@@ -212,7 +218,7 @@ impl Layers {
         match key {
             "database.url" => DatabaseUrl::parse_with(&text, |name| self.libpq.get(name).cloned())
                 .map_or_else(|_| HIDDEN.to_owned(), |url| url.to_string()),
-            _ if SECRETS.contains(&key) => if text.is_empty() { "" } else { "***" }.to_owned(),
+            _ if is_secret(key) => if text.is_empty() { "" } else { "***" }.to_owned(),
             _ if !is_quantity(&text) && !self.is_valid(key) => HIDDEN.to_owned(),
             // It may have a password or a token.
             "telemetry.otlp_endpoint" if text.contains(['@', '?', '#']) => HIDDEN.to_owned(),
@@ -283,10 +289,8 @@ fn flatten(values: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
 
 /// The known key that shares most of its letters with an unknown one, if it is close at all.
 fn nearest(unknown: &str) -> Option<&'static str> {
-    KINDS
-        .iter()
-        .map(|(key, _)| *key)
-        .chain(SECRETS)
+    all()
+        .map(|setting| setting.key)
         .map(|key| (strsim::damerau_levenshtein(key, unknown), key))
         .min()
         .filter(|(distance, _)| *distance <= 3)
@@ -294,128 +298,4 @@ fn nearest(unknown: &str) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn environment(variables: &[(&str, &str)]) -> Environment {
-        let process = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Environment { process, ..Environment::default() }
-    }
-
-    fn refused(variables: &[(&str, &str)]) -> String {
-        Settings::load(None, &environment(variables)).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn the_defaults_are_the_contract() {
-        let settings = Settings::load(None, &Environment::default()).unwrap();
-        assert_eq!((settings.server.host.to_string().as_str(), settings.server.port), ("127.0.0.1", 8080));
-        assert_eq!(settings.pool, orm_pool::PoolOptions::default().application_name("users-api"));
-        assert_eq!(settings.database.url().unwrap().to_string(), "sqlite://users.db?mode=rwc");
-        assert_eq!(settings.database.migrate, super::super::Migrate::Auto);
-    }
-
-    #[test]
-    fn later_layers_win() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("users.toml");
-        std::fs::write(&file, "[pool]\nmax = 3\nmin = 3\nqueue_limit = 7\n").unwrap();
-        let mut environment = environment(&[("USERS_API__POOL__MAX", "5")]);
-        environment.dot_env.insert("USERS_API__POOL__MAX".into(), "4".into());
-        environment.dot_env.insert("USERS_API__POOL__MIN".into(), "4".into());
-        let layers = Layers::read(Some(&file), &environment).unwrap();
-        let pool = layers.settings().unwrap().pool;
-        assert_eq!((pool.max, pool.min, pool.queue_limit), (5, 4, 7));
-        let origin = |key| layers.shown().find(|(shown, _, _)| *shown == key).unwrap().2;
-        assert_eq!(origin("pool.max"), Origin::Environment);
-        assert_eq!(origin("pool.min"), Origin::DotEnv);
-        assert_eq!(origin("pool.queue_limit"), Origin::File);
-        assert_eq!(origin("pool.wait"), Origin::Default);
-    }
-
-    #[test]
-    fn the_short_names_yield_to_the_long_ones() {
-        let url = |variables: &[_]| Settings::load(None, &environment(variables)).unwrap().database.url().unwrap();
-        assert_eq!(url(&[("DATABASE_URL", "postgres://a@h/d")]).to_string(), "postgres://a@h/d");
-        let both = [("DATABASE_URL", "postgres://a@h/d"), ("USERS_API__DATABASE__URL", "mysql://b@h/d")];
-        assert_eq!(url(&both).to_string(), "mysql://b@h/d");
-    }
-
-    #[test]
-    fn a_bad_value_is_named_with_what_is_allowed() {
-        for (name, value, message) in [
-            (
-                "USERS_API__POOL__MAX",
-                "abc",
-                "USERS_API__POOL__MAX: must be a whole number from 1 to 10000 (from environment)",
-            ),
-            (
-                "USERS_API__POOL__MAX",
-                "0",
-                "USERS_API__POOL__MAX=0: must be a whole number from 1 to 10000 (from environment)",
-            ),
-            (
-                "USERS_API__POOL__MIN",
-                "11",
-                "USERS_API__POOL__MIN=11: must be a whole number from 0 to pool.max (10) (from environment)",
-            ),
-            (
-                "USERS_API__POOL__ACQUIRE",
-                "5",
-                "USERS_API__POOL__ACQUIRE=5: must be a duration such as 250ms, 5s or 10m (from environment)",
-            ),
-            (
-                "USERS_API__POOL__ACQUIRE",
-                "0s",
-                "USERS_API__POOL__ACQUIRE=0s: must be a duration from 1ms to 1h (from environment)",
-            ),
-            ("USERS_API__POOL__WAIT", "maybe", "USERS_API__POOL__WAIT: must be true or false (from environment)"),
-            (
-                "USERS_API__SERVER__PORT",
-                "65536",
-                "USERS_API__SERVER__PORT=65536: must be a whole number from 0 to 65535 (from environment)",
-            ),
-            (
-                "USERS_API__SERVER__HOST",
-                "localhost",
-                "USERS_API__SERVER__HOST: must be an IP address such as 127.0.0.1 or :: (from environment)",
-            ),
-            (
-                "USERS_API__DATABASE__MIGRATE",
-                "yes",
-                "USERS_API__DATABASE__MIGRATE: must be auto, check or off (from environment)",
-            ),
-            (
-                "USERS_API__POOL__MAXX",
-                "1",
-                "USERS_API__POOL__MAXX: unknown setting; did you mean USERS_API__POOL__MAX?",
-            ),
-            ("USERS_API__COLOUR", "1", "USERS_API__COLOUR: unknown setting"),
-            (
-                "USERS_API__TELEMETRY__OTLP_ENDPOINT",
-                "here",
-                "USERS_API__TELEMETRY__OTLP_ENDPOINT: must be empty, or the http:// URL of an OTLP receiver near by (from environment)",
-            ),
-        ] {
-            assert_eq!(refused(&[(name, value)]), message);
-        }
-    }
-
-    #[test]
-    fn secrets_are_not_shown() {
-        let refusal = refused(&[("DATABASE_URL", "mongodb://ann:hunter2@h/d")]);
-        assert!(!refusal.contains("hunter2") && refusal.starts_with("DATABASE_URL: unknown scheme"), "{refusal}");
-        let variables = [("DATABASE_URL", "postgres://ann:hunter2@h/d"), ("USERS_API__USERS__CURSOR_KEY", "hunter2")];
-        let layers = Layers::read(None, &environment(&variables)).unwrap();
-        assert!(layers.shown().all(|(_, value, _)| !value.contains("hunter2")));
-        assert!(!format!("{:?}", layers.settings().unwrap()).contains("hunter2"));
-    }
-
-    #[test]
-    fn every_key_has_a_kind() {
-        let layers = Layers::read(None, &Environment::default()).unwrap();
-        for (key, _, _) in layers.shown().filter(|(key, _, _)| !SECRETS.contains(key)) {
-            assert!(KINDS.iter().any(|(kind, _)| *kind == key), "{key}");
-        }
-    }
-}
+mod tests;

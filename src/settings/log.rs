@@ -3,16 +3,22 @@
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use super::Invalid;
+use super::{
+    Invalid,
+    declaration::{Allowed, section},
+};
 
-/// `log.*`: the log on standard output.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LogSettings {
-    /// How a line looks.
-    pub format: LogFormat,
-    /// What is logged.
-    pub filter: String,
+section! {
+    /// `log.*`: the log on standard output.
+    LogSettings, SETTINGS: "log" {
+        /// human, json, or auto: human on a terminal, JSON otherwise.
+        pub format: LogFormat = "auto", Allowed::Described("auto, human or json");
+        /// What is logged, in the syntax of tracing's EnvFilter. `RUST_LOG` sets it too. The default omits the errors
+        /// of actix_http, which report clients that do not speak HTTP.
+        pub filter: String =
+            "info,actix_http=off,actix_server=warn,sea_orm_migration=warn,sqlx::postgres::notice=warn",
+            Allowed::Described("a filter such as info or users_api=debug,info"), alias("RUST_LOG");
+    }
 }
 
 /// How a line of the log looks.
@@ -29,8 +35,6 @@ pub enum LogFormat {
 
 impl LogSettings {
     pub(super) fn validate(&self) -> Result<(), Invalid> {
-        EnvFilter::try_new(&self.filter)
-            .map(drop)
-            .map_err(|_| Invalid::new("log.filter", "a filter such as info or users_api=debug,info"))
+        EnvFilter::try_new(&self.filter).map(drop).map_err(|_| Invalid::not_allowed("log.filter"))
     }
 }

@@ -3,74 +3,78 @@
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
-use serde::Deserialize;
 use url::Url;
 
-use super::Invalid;
+use super::{
+    Invalid,
+    declaration::{Allowed, section},
+};
 
-/// `server.*`: where and how to listen.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServerSettings {
-    /// Address to listen on.
-    pub host: IpAddr,
-    /// Port to listen on; 0 takes any free one.
-    pub port: u16,
-    /// HTTP threads; 0 = one a processor.
-    pub workers: usize,
-    /// Most connections of clients; 0 = as many as the limit of open files allows, 10,000 at most.
-    pub max_connections: usize,
-    /// Names that clients may use in `Host` besides localhost, on a loopback listener; separated by commas.
-    pub allowed_hosts: String,
-    /// URL under which clients reach the service; empty if it is the one that they connect to.
-    pub public_url: String,
-    /// Addresses and networks of proxies whose `X-Forwarded-*` headers are believed; separated by commas.
-    pub trusted_proxies: String,
-    /// Longest time to an answer.
-    #[serde(with = "humantime_serde")]
-    pub request_timeout: Duration,
-    /// How long a client may take nothing of its answer before it is let go; 0 = for ever.
-    #[serde(with = "humantime_serde")]
-    pub write_timeout: Duration,
-    /// How long new connections are still accepted after readiness has turned false.
-    #[serde(with = "humantime_serde")]
-    pub drain_delay: Duration,
-    /// How long running requests and the pool may take to end after that.
-    #[serde(with = "humantime_serde")]
-    pub shutdown_timeout: Duration,
+section! {
+    /// `server.*`: where and how the service listens.
+    ServerSettings, SETTINGS: "server" {
+        /// IP address to listen on. 127.0.0.1 keeps a fresh installation private; use 0.0.0.0 or :: in a container.
+        pub host: IpAddr = "127.0.0.1", Allowed::Described("an IP address such as 127.0.0.1 or ::");
+        /// TCP port to listen on, 0 to 65535; 0 picks a free one. `PORT` sets it too.
+        pub port: u16 = 8080, Allowed::Integer { min: 0, max: 65_535 }, alias("PORT");
+        /// Number of HTTP worker threads, 0 to 512; 0 = one per processor. Too low: processors stay idle. Too high:
+        /// memory and context switches. Workers never block on the database, so raising this rarely helps.
+        pub workers: usize = 0, Allowed::Integer { min: 0, max: 512 };
+        /// Maximum number of client connections, 0 to 1000000; 0 = as many as the limit of open files allows, 10000 at
+        /// most. At the maximum, the connection that has been idle longest is closed for each new one. Too low:
+        /// connections in use are closed. Too high: memory, about 20 KiB per connection. The limit of open files is
+        /// raised to its hard limit (`ulimit -Hn`) at start.
+        pub max_connections: usize = 0, Allowed::Integer { min: 0, max: 1_000_000 };
+        /// Host names that clients may use besides localhost, separated by commas; * = any. Only a loopback listener
+        /// checks them, because web pages could otherwise reach it by DNS rebinding. Set it behind a proxy on the same
+        /// machine that forwards the public name.
+        pub allowed_hosts: String = "", Allowed::Described("names separated by commas, or *");
+        /// URL under which clients reach the service through a proxy, including a prefix that the proxy removes, such
+        /// as `https://api.example.com/users-api`. Location, Link and the server of the OpenAPI document begin with it.
+        /// If it is empty, they are paths.
+        pub public_url: String = "", Allowed::Described("a URL such as https://api.example.com/users-api");
+        /// Addresses and networks of trusted proxies, separated by commas, such as 10.0.0.0/8. Their X-Forwarded-Proto,
+        /// X-Forwarded-Host and X-Forwarded-Prefix are used if public_url is empty. Such a proxy must set or remove all
+        /// three, because clients can send them too.
+        pub trusted_proxies: String = "",
+            Allowed::Described("addresses or networks such as 10.0.0.0/8, separated by commas");
+        /// Maximum time until a request has a response, 1ms to 1h; then it gets a 503. Too low: slow but valid requests
+        /// fail. Too high: work piles up that no one waits for. Keep it below the timeout of a reverse proxy. For a
+        /// body of any length (POST /users/bulk) it limits the time without data instead.
+        #[serde(with = "humantime_serde")]
+        pub request_timeout: Duration = "30s", Allowed::duration(Duration::from_millis(1), Duration::from_hours(1));
+        /// A client that reads nothing of its response for this long is disconnected (Linux); 0s to 1h, 0s = never. Too
+        /// low: clients on bad networks are disconnected. Too high: responses are kept in memory for clients that have
+        /// gone.
+        #[serde(with = "humantime_serde")]
+        pub write_timeout: Duration = "30s", Allowed::duration(Duration::ZERO, Duration::from_hours(1));
+        /// After SIGTERM, /health/ready responds 503 and new connections are still accepted for this long, 0s to 1h.
+        /// Too low: load balancers still send requests to a closed listener. Too high: each stop takes longer. Use 5s
+        /// on Kubernetes, which removes a pod from its endpoints while it sends SIGTERM, and 0s if the load balancer
+        /// removes the instance first.
+        #[serde(with = "humantime_serde")]
+        pub drain_delay: Duration = "0s", Allowed::duration(Duration::ZERO, Duration::from_hours(1));
+        /// Maximum time after drain_delay for requests in flight to finish and the pool to close, 1ms to 1h. Too low:
+        /// requests are aborted. Too high: the process is killed before it ends. It ends within drain_delay +
+        /// shutdown_timeout + 2s (+ 3s if the trace collector or the reader of the log stalls): keep the sum below the
+        /// time after which it is killed (Kubernetes 30s; docker stop 10s unless --stop-timeout or stop_grace_period is
+        /// set).
+        #[serde(with = "humantime_serde")]
+        pub shutdown_timeout: Duration = "20s", Allowed::duration(Duration::from_millis(1), Duration::from_hours(1));
+    }
 }
 
 impl ServerSettings {
     pub(super) fn validate(&self) -> Result<(), Invalid> {
-        if self.workers > 512 {
-            return Err(Invalid::new("server.workers", "a whole number from 0 to 512"));
-        }
-        if self.max_connections > 1_000_000 {
-            return Err(Invalid::new("server.max_connections", "a whole number from 0 to 1000000"));
-        }
-        if self.drain_delay > Duration::from_hours(1) {
-            return Err(Invalid::new("server.drain_delay", "a duration from 0s to 1h"));
-        }
-        if self.write_timeout > Duration::from_hours(1) {
-            return Err(Invalid::new("server.write_timeout", "a duration from 0s to 1h"));
-        }
-        for (key, value) in
-            [("server.request_timeout", self.request_timeout), ("server.shutdown_timeout", self.shutdown_timeout)]
-        {
-            if !(Duration::from_millis(1)..=Duration::from_hours(1)).contains(&value) {
-                return Err(Invalid::new(key, "a duration from 1ms to 1h"));
-            }
-        }
         let is_absolute = |url: &Url| {
             let has_rest = url.query().is_some() || url.fragment().is_some() || !url.username().is_empty();
             ["http", "https"].contains(&url.scheme()) && url.has_host() && url.password().is_none() && !has_rest
         };
         if !self.public_url.is_empty() && !self.public_url.parse().is_ok_and(|url| is_absolute(&url)) {
-            return Err(Invalid::new("server.public_url", "a URL such as https://api.example.com/users-api"));
+            return Err(Invalid::not_allowed("server.public_url"));
         }
         if self.trusted_proxies().is_none() {
-            let example = "addresses or networks such as 10.0.0.0/8, separated by commas";
-            return Err(Invalid::new("server.trusted_proxies", example));
+            return Err(Invalid::not_allowed("server.trusted_proxies"));
         }
         Ok(())
     }

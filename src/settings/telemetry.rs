@@ -1,18 +1,21 @@
 //! The section `[telemetry]`.
 
-use serde::Deserialize;
 use url::Url;
 
-use super::Invalid;
+use super::{
+    Invalid,
+    declaration::{Allowed, section},
+};
 
-/// `telemetry.*`: where traces go.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TelemetrySettings {
-    /// Base URL of an OTLP/HTTP receiver; empty = none.
-    pub otlp_endpoint: String,
-    /// Name of this service in traces.
-    pub service_name: String,
+section! {
+    /// `telemetry.*`: where traces are sent.
+    TelemetrySettings, SETTINGS: "telemetry" {
+        /// Base URL of an OTLP/HTTP receiver for traces, such as `http://localhost:4318`; empty = no traces. https is
+        /// not supported.
+        pub otlp_endpoint: String = "", Allowed::Described("empty, or the http:// URL of a nearby OTLP receiver");
+        /// Name of this service in traces.
+        pub service_name: String = "users-api", Allowed::Described("a text");
+    }
 }
 
 impl TelemetrySettings {
@@ -28,6 +31,6 @@ impl TelemetrySettings {
         if self.otlp_endpoint.is_empty() || plain_http(&self.otlp_endpoint) {
             return Ok(());
         }
-        Err(Invalid::new("telemetry.otlp_endpoint", "empty, or the http:// URL of an OTLP receiver near by"))
+        Err(Invalid::not_allowed("telemetry.otlp_endpoint"))
     }
 }

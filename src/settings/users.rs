@@ -1,14 +1,17 @@
 //! The section `[users]`.
 
 use secrecy::SecretString;
-use serde::Deserialize;
 
-/// `users.*`: the users resource.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UsersSettings {
-    /// Key that signs cursors; empty = the built-in one.
-    pub cursor_key: SecretString,
-    /// Whether a change of a user must say by `If-Match` which version it changes.
-    pub require_if_match: bool,
+use super::declaration::{Allowed, section};
+
+section! {
+    /// `users.*`: the users resource.
+    UsersSettings, SETTINGS: "users" {
+        /// Key that signs the cursors of GET /users, so that altered ones are refused. It must be the same on all
+        /// instances. The built-in key detects accidents; set a secret one to keep clients from forging cursors.
+        pub cursor_key: SecretString = "", Allowed::Described("a text"), secret;
+        /// Whether PUT, PATCH, DELETE and bulk upserts require If-Match. false leaves it to the clients: a client
+        /// without it overwrites concurrent changes.
+        pub require_if_match: bool = false, Allowed::Boolean;
+    }
 }

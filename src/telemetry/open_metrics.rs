@@ -1,9 +1,9 @@
-//! OpenMetrics 1.0 out of Prometheus' text format. They differ in the names of counters' families, in the escapes of `HELP`,
-//! and in the last line.
+//! Converts Prometheus' text format to OpenMetrics 1.0. They differ in the family names of counters, in the escapes of
+//! `HELP`, and in the last line.
 
 use std::fmt::Write as _;
 
-/// The same metrics as OpenMetrics.
+/// Converts metrics in Prometheus' text format to OpenMetrics.
 #[must_use]
 pub fn open_metrics(text: &str) -> String {
     let is_counter = |name: &str| text.contains(&format!("# TYPE {name} counter\n"));
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_families_without_their_suffix() {
+    fn counter_families_lose_the_total_suffix() {
         let text = concat!(
             "# HELP a_total Counted \"so\"\n# TYPE a_total counter\na_total{b=\"c d\"} 1\n\n",
             "# HELP e_total_seconds Of no counter\n# TYPE e_total_seconds gauge\ne_total_seconds 2\n\n",

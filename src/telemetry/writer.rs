@@ -1,7 +1,7 @@
-//! The way of log lines to their file descriptor: a bounded buffer, and a thread that writes it out.
+//! A non-blocking log writer: a bounded buffer, and a thread that writes it to the file descriptor.
 //!
-//! A write to a pipe blocks while its reader stalls. Only that thread may wait for it: when the buffer is full, lines are
-//! dropped and counted, and the count is logged where they are missing.
+//! A write to a pipe blocks while its reader stalls. Only that thread blocks: while the buffer is full, lines are
+//! dropped and counted, and the count is logged in their place.
 
 use std::{
     fs::File,
@@ -14,32 +14,32 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes that wait to be written: some thousand lines, as much as Docker's non-blocking log driver buffers.
+/// Capacity of the buffer in bytes: some thousand lines, as much as Docker's non-blocking log driver buffers.
 const CAPACITY: usize = 1024 * 1024;
-/// The pause before the next try where a descriptor is non-blocking and full.
-const RETRY: Duration = Duration::from_millis(10);
+/// Pause before a write is retried on a non-blocking descriptor that is full.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// Takes log lines without ever blocking.
+/// Buffers log lines. Never blocks.
 #[derive(Clone)]
 pub(super) struct LogWriter(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     buffer: Mutex<Buffer>,
-    /// There is something to write.
+    /// Notified when the buffer has data.
     filled: Condvar,
-    /// Everything has been written.
+    /// Notified when everything has been written.
     flushed: Condvar,
 }
 
 #[derive(Default)]
 struct Buffer {
     pending: Vec<u8>,
-    /// Lines that were dropped and are not reported yet.
+    /// Dropped lines that are not reported yet.
     dropped: u64,
-    /// The thread waits for `filled`. Waking it costs a system call.
+    /// Whether the thread waits for `filled`. Waking it costs a system call.
     is_waiting: bool,
-    /// The thread writes what it has taken out.
+    /// Whether the thread is writing lines that it has taken.
     is_writing: bool,
 }
 
@@ -52,10 +52,10 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Waits until every line so far has been written, for `limit` at most.
-    pub(super) fn flush(&self, limit: Duration) {
+    /// Waits until every line so far has been written, for `timeout` at most.
+    pub(super) fn flush(&self, timeout: Duration) {
         let is_busy = |buffer: &mut Buffer| buffer.is_writing || !buffer.pending.is_empty();
-        drop(self.0.flushed.wait_timeout_while(self.0.lock(), limit, is_busy));
+        drop(self.0.flushed.wait_timeout_while(self.0.lock(), timeout, is_busy));
     }
 
     fn push(&self, line: &[u8]) {
@@ -74,7 +74,7 @@ impl LogWriter {
     }
 }
 
-/// One line at a time: the formatter hands over each event with a single `write_all`.
+/// Each write is one line: the formatter writes an event with a single `write_all`.
 impl Write for &LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -101,7 +101,7 @@ impl Shared {
 
     fn write_out(&self, mut output: File) {
         let mut batch = Vec::new();
-        // A report that could not be written either would be dropped, and reported, for ever.
+        // While writes fail, drops are not reported: that report would be dropped and reported in turn, forever.
         let mut is_healthy = true;
         loop {
             let dropped = self.take(&mut batch, is_healthy);
@@ -110,16 +110,16 @@ impl Shared {
             }
             let written = write(&mut output, &batch);
             is_healthy = written == batch.len();
-            let lost = batch[written..].split(|byte| *byte == b'\n').count() as u64 - 1;
-            if lost > 0 {
-                self.lock().dropped += lost;
-                count_dropped(lost);
+            let unwritten = batch[written..].split(|byte| *byte == b'\n').count() as u64 - 1;
+            if unwritten > 0 {
+                self.lock().dropped += unwritten;
+                count_dropped(unwritten);
             }
             batch.clear();
         }
     }
 
-    /// Waits for lines, takes them all, and gives how many were dropped behind those that were taken before.
+    /// Waits for lines and takes all of them. Returns how many were dropped after the previous batch.
     fn take(&self, batch: &mut Vec<u8>, is_healthy: bool) -> u64 {
         let mut buffer = self.lock();
         buffer.is_writing = false;
@@ -135,7 +135,7 @@ impl Shared {
     }
 }
 
-/// Gives how much was written before an error. There is no one to report it to: this is the log.
+/// Returns how many bytes were written before an error. The error itself cannot be reported: this is the log.
 fn write(output: &mut impl Write, bytes: &[u8]) -> usize {
     let mut written = 0;
     while written < bytes.len() {
@@ -143,7 +143,7 @@ fn write(output: &mut impl Write, bytes: &[u8]) -> usize {
             Ok(0) => break,
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
             Err(_) => break,
         }
     }
@@ -154,17 +154,17 @@ fn count_dropped(lines: u64) {
     metrics::counter!(DROPPED).increment(lines);
 }
 
-/// The metric of lines that were dropped.
+/// Metric: dropped log lines.
 pub(super) const DROPPED: &str = "log_lines_dropped_total";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Takes a few bytes at a time, then fails.
-    struct Reluctant(Vec<io::Result<usize>>);
+    /// Returns the given results of writes.
+    struct ScriptedOutput(Vec<io::Result<usize>>);
 
-    impl Write for Reluctant {
+    impl Write for ScriptedOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.remove(0).map(|count| count.min(bytes.len()))
         }
@@ -175,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn a_full_descriptor_is_retried_and_a_broken_one_is_not() {
+    fn a_full_descriptor_is_retried_but_a_broken_pipe_is_not() {
         let full = || Err(io::ErrorKind::WouldBlock.into());
-        assert_eq!(write(&mut Reluctant(vec![Ok(2), full(), Ok(3)]), b"12345"), 5);
-        assert_eq!(write(&mut Reluctant(vec![Ok(2), Err(io::ErrorKind::BrokenPipe.into())]), b"12345"), 2);
+        assert_eq!(write(&mut ScriptedOutput(vec![Ok(2), full(), Ok(3)]), b"12345"), 5);
+        assert_eq!(write(&mut ScriptedOutput(vec![Ok(2), Err(io::ErrorKind::BrokenPipe.into())]), b"12345"), 2);
     }
 
     #[test]
-    fn what_exceeds_the_buffer_is_dropped_and_counted() {
+    fn lines_beyond_the_capacity_are_dropped_and_counted() {
         let writer = LogWriter(Arc::default());
         let line = vec![b'x'; CAPACITY / 4];
         for _ in 0..6 {

@@ -1,4 +1,4 @@
-//! Many users at a time: rows in, lines out.
+//! Bulk imports: each row of the request gets a result line in the response.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -13,20 +13,20 @@ use crate::{
 };
 
 cases![
-    every_row_has_its_line,
-    an_upsert_writes_what_is_new,
-    an_upsert_survives_the_end_of_the_row_it_meets,
+    every_row_gets_a_result_line,
+    an_upsert_writes_only_new_and_changed_users,
+    an_upsert_inserts_if_the_conflicting_row_is_deleted,
     a_dry_run_changes_nothing,
-    all_or_none,
-    lines_come_as_rows_are_done,
-    what_cannot_be_rows_is_refused,
-    a_body_that_breaks_off_leaves_no_half_row,
-    what_is_told_of_a_row_has_bounds,
-    a_dry_run_knows_its_own_rows,
-    rows_are_listed_as_they_came,
-    what_goes_wrong_is_told_by_its_request,
-    an_outage_is_told_by_the_last_line,
-    a_stop_is_told_by_the_last_line,
+    an_atomic_import_writes_all_rows_or_none,
+    result_lines_are_streamed_while_the_body_is_sent,
+    invalid_requests_are_rejected,
+    an_interrupted_body_does_not_write_its_unterminated_last_row,
+    the_number_of_validation_errors_per_row_is_limited,
+    a_dry_run_detects_duplicates_within_the_import,
+    imported_users_are_listed_in_input_order,
+    pool_and_log_identify_an_import_by_its_request_id,
+    an_outage_is_reported_in_the_last_line,
+    a_shutdown_is_reported_in_the_last_line,
 ];
 
 pub const NDJSON: &str = "application/x-ndjson";
@@ -52,12 +52,12 @@ pub fn lines(reply: &Reply) -> Vec<Value> {
     reply.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// `line outcome` of each line, and the code of its problem.
+/// Returns the number, the outcome and the problem code, if any, of each result line.
 pub fn told(reply: &Reply) -> Vec<String> {
-    lines(reply).iter().map(in_words).collect()
+    lines(reply).iter().map(outcome_of).collect()
 }
 
-pub fn in_words(line: &Value) -> String {
+pub fn outcome_of(line: &Value) -> String {
     let code = line["problem"]["code"].as_str().map_or(String::new(), |code| format!(" {code}"));
     format!("{} {}{code}", line["line"], line["outcome"].as_str().unwrap())
 }
@@ -66,7 +66,7 @@ pub async fn count(app: &App) -> u64 {
     app.get("/users?limit=1&count=exact").await.header("x-total-count").parse().unwrap()
 }
 
-async fn every_row_has_its_line(context: Context) {
+async fn every_row_gets_a_result_line(context: Context) {
     let app = context.app().await;
     app.create("Ann", "ann@example.com").await;
     let body = concat!(
@@ -93,14 +93,15 @@ async fn every_row_has_its_line(context: Context) {
     );
     let lines = lines(&reply);
     let bob = app.get(&format!("/users/{}", lines[0]["id"].as_str().unwrap())).await.json();
-    assert_eq!((&bob["name"], &bob["version"]), (&json!("Bob"), &json!(1)), "the first of two comes first");
-    let faults: Vec<_> = lines[2]["problem"]["errors"].as_array().unwrap().iter().map(|it| &it["pointer"]).collect();
-    assert_eq!(faults, ["/name", "/email", "/age"], "all faults of a row at once");
+    assert_eq!((&bob["name"], &bob["version"]), (&json!("Bob"), &json!(1)), "the first of two equal emails wins");
+    let errors = lines[2]["problem"]["errors"].as_array().unwrap();
+    let pointers: Vec<_> = errors.iter().map(|error| &error["pointer"]).collect();
+    assert_eq!(pointers, ["/name", "/email", "/age"], "all validation errors of a row are reported");
 
-    // Old Macs end lines so; each is counted.
+    // A lone CR (classic Mac OS) ends a line, too. Empty lines are counted.
     let reply = bulk(&app, "", "text/csv", None, "name,email\rAnn,\r\nBob,\r\rCarl,\n\rDan,").await;
-    let faulty = ["2 refused", "3 refused", "5 refused", "7 refused"].map(|line| format!("{line} validation-failed"));
-    assert_eq!(told(&reply), faulty);
+    let expected = ["2 refused", "3 refused", "5 refused", "7 refused"].map(|line| format!("{line} validation-failed"));
+    assert_eq!(told(&reply), expected);
 
     let csv = "email,name\r\nd@example.com,\"D, the 4th\"\r\ne@example.com\r\nf@example.com,'=F\r\n";
     let reply = bulk(&app, "", "text/csv; charset=utf-8", None, csv).await;
@@ -114,31 +115,32 @@ async fn every_row_has_its_line(context: Context) {
     assert_eq!(bulk(&app, "", NDJSON, None, "").await.text, "");
 }
 
-/// The row that keeps the email is locked when it is found to be taken, and deleted when it is to be written over.
-async fn an_upsert_survives_the_end_of_the_row_it_meets(context: Context) {
+/// The row with the same email is locked when the upsert finds the conflict, and deleted before the upsert updates it.
+async fn an_upsert_inserts_if_the_conflicting_row_is_deleted(context: Context) {
     if context.engine() != Engine::Postgres {
-        // Only PostgreSQL finds a taken key without waiting for who holds its row.
+        // Only PostgreSQL detects a duplicate key without waiting for the lock of its row.
         return;
     }
     let app = context.app().await;
     app.create("Ann", "ann@example.com").await;
-    let outside = connect(&app.url).await;
-    outside.execute_unprepared("BEGIN").await.unwrap();
-    outside.execute_unprepared("SELECT id FROM users FOR UPDATE").await.unwrap();
+    let other_session = connect(&app.url).await;
+    other_session.execute_unprepared("BEGIN").await.unwrap();
+    other_session.execute_unprepared("SELECT id FROM users FOR UPDATE").await.unwrap();
     let upsert = {
         let app = app.clone();
         let body = "{\"name\":\"Anna\",\"email\":\"ann@example.com\"}\n";
         tokio::spawn(async move { bulk(&app, "?mode=upsert&atomic=true", NDJSON, None, body).await })
     };
     let waits = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-    eventually("it waits for the row", || async { (number(&outside, waits).await.unwrap() > 0).then_some(()) }).await;
-    outside.execute_unprepared("DELETE FROM users").await.unwrap();
-    outside.execute_unprepared("COMMIT").await.unwrap();
-    outside.close().await.unwrap();
+    let is_waiting = || async { (number(&other_session, waits).await.unwrap() > 0).then_some(()) };
+    eventually("the upsert waits for the row lock", is_waiting).await;
+    other_session.execute_unprepared("DELETE FROM users").await.unwrap();
+    other_session.execute_unprepared("COMMIT").await.unwrap();
+    other_session.close().await.unwrap();
     assert_eq!(told(&upsert.await.unwrap()), ["1 created"]);
 }
 
-async fn an_upsert_writes_what_is_new(context: Context) {
+async fn an_upsert_writes_only_new_and_changed_users(context: Context) {
     let app = context.app().await;
     let ann = app.create("Ann", "ann@example.com").await;
     let body = concat!(
@@ -155,7 +157,7 @@ async fn an_upsert_writes_what_is_new(context: Context) {
     let now = app.get(&format!("/users/{}", ann["id"].as_str().unwrap())).await.json();
     assert_eq!((&now["name"], &now["email"], &now["version"]), (&json!("Anna"), &json!("Ann@example.com"), &json!(2)));
     assert_eq!(now["createdAt"], ann["createdAt"]);
-    assert_eq!(app.get("/users?name=bobby").await.ids().len(), 1, "it is found by its new name");
+    assert_eq!(app.get("/users?name=bobby").await.ids().len(), 1, "the user is found by the new name");
     let again = bulk(&app, "?mode=upsert", NDJSON, None, rows(0..1500)).await;
     assert!(told(&again).iter().all(|line| line.ends_with("created")));
     let again = bulk(&app, "?mode=upsert", NDJSON, None, rows(0..1500)).await;
@@ -176,19 +178,19 @@ async fn a_dry_run_changes_nothing(context: Context) {
             let reply = bulk(&app, &query, NDJSON, Some("a-key"), body).await;
             let second = if mode == "insert" && atomic == "true" { "2 undone" } else { "2 created" };
             assert_eq!(told(&reply), [format!("1 {outcome}"), second.to_owned()], "{query}");
-            assert!(lines(&reply)[1]["id"].is_null(), "what is not there has no id");
+            assert!(lines(&reply)[1]["id"].is_null(), "a user that was not created has no id");
             assert_eq!(app.get("/users").await.text, before);
         }
     }
 }
 
-async fn all_or_none(context: Context) {
+async fn an_atomic_import_writes_all_rows_or_none(context: Context) {
     let app = context.app().await;
     app.create("Ann", "ann@example.com").await;
-    for (wrong, code) in
+    for (bad_row, code) in
         [("{\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n", "email-taken"), ("{}\n", "validation-failed")]
     {
-        let reply = bulk(&app, "?atomic=true", NDJSON, None, rows(0..2) + wrong + &rows(2..3)).await;
+        let reply = bulk(&app, "?atomic=true", NDJSON, None, rows(0..2) + bad_row + &rows(2..3)).await;
         assert_eq!(reply.status, 422);
         assert_eq!(
             told(&reply),
@@ -200,19 +202,19 @@ async fn all_or_none(context: Context) {
     assert_eq!((first.status.as_u16(), told(&first).len(), count(&app).await), (200, 1200, 1201));
     let again = bulk(&app, "?atomic=true", NDJSON, Some("whole"), rows(0..1200)).await;
     assert_eq!((again.header("idempotency-replayed"), &again.text), ("true", &first.text));
-    // As many as there may be, and one more; the last line may have no end.
+    // 10,000 rows are the maximum; one more is rejected, with or without a final line end.
     for (mode, outcome) in [("insert", "created"), ("upsert", "unchanged")] {
-        let most = bulk(&app, &format!("?atomic=true&mode={mode}"), NDJSON, None, rows(2000..12_000)).await;
-        assert_eq!((most.status.as_u16(), told(&most).len()), (200, 10_000), "{}", &most.text[..200]);
-        assert!(told(&most).iter().all(|line| line.ends_with(outcome)));
+        let largest = bulk(&app, &format!("?atomic=true&mode={mode}"), NDJSON, None, rows(2000..12_000)).await;
+        assert_eq!((largest.status.as_u16(), told(&largest).len()), (200, 10_000), "{}", &largest.text[..200]);
+        assert!(told(&largest).iter().all(|line| line.ends_with(outcome)));
     }
-    for many in [rows(20_000..30_001), rows(20_000..30_001).trim_end().to_owned()] {
-        bulk(&app, "?atomic=true", NDJSON, None, many).await.problem(413, "payload-too-large");
+    for too_many in [rows(20_000..30_001), rows(20_000..30_001).trim_end().to_owned()] {
+        bulk(&app, "?atomic=true", NDJSON, None, too_many).await.problem(413, "payload-too-large");
     }
     assert_eq!(count(&app).await, 11_201);
 }
 
-async fn what_is_told_of_a_row_has_bounds(context: Context) {
+async fn the_number_of_validation_errors_per_row_is_limited(context: Context) {
     let app = context.app().await;
     let mut row = r#"{"name":"Ann","email":"ann@example.com""#.to_owned();
     for number in 0..150 {
@@ -224,22 +226,22 @@ async fn what_is_told_of_a_row_has_bounds(context: Context) {
     assert_eq!((told(&reply).len(), &again.text), (1000, &reply.text));
     assert_eq!(lines(&reply)[0]["problem"]["errors"].as_array().unwrap().len(), 10);
     assert!(reply.text.len() < 4_000_000, "{}", reply.text.len());
-    // Neither is a row what merely looks like one.
+    // An array is not a row.
     let reply = bulk(&app, "", NDJSON, None, "[\"Ann\",\"ann@example.com\"]\n").await;
     assert_eq!(told(&reply), ["1 refused validation-failed"]);
     assert_eq!(count(&app).await, 0);
 }
 
-async fn a_dry_run_knows_its_own_rows(context: Context) {
+async fn a_dry_run_detects_duplicates_within_the_import(context: Context) {
     let app = context.app().await;
     let body = rows(0..2500) + &rows(7..8) + "{\"name\":\"\",\"email\":\"user2600@example.com\"}\n" + &rows(2600..2601);
-    let tried = told(&bulk(&app, "?dryRun=true", NDJSON, None, body.as_str()).await);
-    assert_eq!(tried[2500..], ["2501 refused email-taken", "2502 refused validation-failed", "2503 created"]);
+    let dry_run = told(&bulk(&app, "?dryRun=true", NDJSON, None, body.as_str()).await);
+    assert_eq!(dry_run[2500..], ["2501 refused email-taken", "2502 refused validation-failed", "2503 created"]);
     assert_eq!(count(&app).await, 0);
-    assert_eq!(told(&bulk(&app, "", NDJSON, None, body).await), tried);
+    assert_eq!(told(&bulk(&app, "", NDJSON, None, body).await), dry_run);
 }
 
-async fn rows_are_listed_as_they_came(context: Context) {
+async fn imported_users_are_listed_in_input_order(context: Context) {
     let app = context.app().await;
     bulk(&app, "", NDJSON, None, rows(0..2500)).await;
     let listed = app.get("/users/export?fields=email").await.text;
@@ -247,7 +249,7 @@ async fn rows_are_listed_as_they_came(context: Context) {
     assert_eq!(listed, expected);
 }
 
-async fn what_goes_wrong_is_told_by_its_request(context: Context) {
+async fn pool_and_log_identify_an_import_by_its_request_id(context: Context) {
     let url = context.database().await;
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "60s")];
     let service = Service::start(context.folder(), &variables).await;
@@ -258,7 +260,7 @@ async fn what_goes_wrong_is_told_by_its_request(context: Context) {
     assert_eq!(upload.lines(3).await.len(), 3);
     let lock = Locked::users(&context, &url).await;
     upload.send(&rows(3..6)).await;
-    let pool = app.pool_until("it is at work", |pool| pool["inUse"] == 1).await;
+    let pool = app.pool_until("the import holds a connection", |pool| pool["inUse"] == 1).await;
     assert_eq!(pool["longestHolders"][0]["request"], "import-7", "{pool}");
     lock.unlock().await;
     assert_eq!(upload.lines(6).await.len(), 6);
@@ -268,23 +270,23 @@ async fn what_goes_wrong_is_told_by_its_request(context: Context) {
     upload.send(&rows(6..9)).await;
     upload.finish().await;
     let lines = upload.end().await;
-    assert_eq!(in_words(&serde_json::from_str(&lines[6]).unwrap()), "7 stopped internal");
-    let told = eventually("it is told", || async {
-        service.log().into_iter().find(|line| line["message"] == "answer broken off")
+    assert_eq!(outcome_of(&serde_json::from_str(&lines[6]).unwrap()), "7 stopped internal");
+    let line = eventually("the error is logged", || async {
+        service.log().into_iter().find(|line| line["message"] == "response aborted")
     })
     .await;
-    assert_eq!((&told["level"], &told["request_id"]), (&json!("ERROR"), &json!("import-7")), "{told}");
-    assert_eq!((&told["code"], &told["route"]), (&json!("internal"), &json!("/users/bulk")), "{told}");
-    assert!(told["error"].as_str().unwrap().contains("users"), "{told}");
+    assert_eq!((&line["level"], &line["request_id"]), (&json!("ERROR"), &json!("import-7")), "{line}");
+    assert_eq!((&line["code"], &line["route"]), (&json!("internal"), &json!("/users/bulk")), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("users"), "{line}");
 }
 
-async fn lines_come_as_rows_are_done(context: Context) {
+async fn result_lines_are_streamed_while_the_body_is_sent(context: Context) {
     let app = context.app().await;
     let mut upload =
         Upload::begin(app.address, "/users/bulk?answer=stream", "content-type: application/x-ndjson\r\n").await;
     for round in 0..3 {
         upload.send(&rows(round * 5..round * 5 + 5)).await;
-        // The body goes on; the lines are here.
+        // The lines arrive before the body ends.
         assert_eq!(upload.lines(round * 5 + 5).await.len(), round * 5 + 5);
         assert_eq!(count(&app).await, round as u64 * 5 + 5);
     }
@@ -293,10 +295,10 @@ async fn lines_come_as_rows_are_done(context: Context) {
     upload.finish().await;
     let lines = upload.end().await;
     assert_eq!(lines.len(), 16);
-    assert_eq!(in_words(&serde_json::from_str(&lines[15]).unwrap()), "16 created");
+    assert_eq!(outcome_of(&serde_json::from_str(&lines[15]).unwrap()), "16 created");
 }
 
-async fn what_cannot_be_rows_is_refused(context: Context) {
+async fn invalid_requests_are_rejected(context: Context) {
     let app = context.app().await;
     let row = rows(0..1);
     for media_type in ["application/json", "text/plain", "text/csv; charset=latin1", ""] {
@@ -309,7 +311,7 @@ async fn what_cannot_be_rows_is_refused(context: Context) {
         assert_eq!(problem["errors"][0]["parameter"], parameter);
     }
     bulk(&app, "", NDJSON, Some("\"open"), row.as_str()).await.problem(400, "invalid-idempotency-key");
-    for (csv, part) in [("", "no header"), ("name\nAnn\n", "email"), ("name,email,phone\n", "phone")] {
+    for (csv, part) in [("", "header is missing"), ("name\nAnn\n", "email"), ("name,email,phone\n", "phone")] {
         let problem = bulk(&app, "", "text/csv", None, csv).await.problem(422, "validation-failed");
         assert!(problem["detail"].as_str().unwrap().contains(part), "{problem}");
     }
@@ -324,11 +326,11 @@ async fn what_cannot_be_rows_is_refused(context: Context) {
     assert_eq!(count(&app).await, 0);
 }
 
-async fn a_body_that_breaks_off_leaves_no_half_row(context: Context) {
+async fn an_interrupted_body_does_not_write_its_unterminated_last_row(context: Context) {
     let app = context.app().await;
     let mut upload =
         Upload::begin(app.address, "/users/bulk?answer=stream", "content-type: application/x-ndjson\r\n").await;
-    // What has come of the last row would be one.
+    // The last row is complete except for its line end.
     upload.send(&(rows(0..3) + "{\"name\":\"Ann\",\"email\":\"ann@example.com\"}")).await;
     assert_eq!(upload.lines(3).await.len(), 3);
     drop(upload);
@@ -340,7 +342,7 @@ async fn a_body_that_breaks_off_leaves_no_half_row(context: Context) {
     assert_eq!(count(&app).await, 4);
 }
 
-async fn an_outage_is_told_by_the_last_line(context: Context) {
+async fn an_outage_is_reported_in_the_last_line(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -356,17 +358,17 @@ async fn an_outage_is_told_by_the_last_line(context: Context) {
     upload.finish().await;
     let lines = upload.end().await;
     let last: Value = serde_json::from_str(&lines[3]).unwrap();
-    assert_eq!((lines.len(), in_words(&last).as_str()), (4, "4 stopped database-unavailable"));
-    // One that has not begun is told by its status.
+    assert_eq!((lines.len(), outcome_of(&last).as_str()), (4, "4 stopped database-unavailable"));
+    // A response that has not started reports the outage by its status.
     bulk(&app, "", NDJSON, None, rows(3..6)).await.problem(503, "database-unavailable");
     app.get("/users/export").await.problem(503, "database-unavailable");
-    proxy.mend();
+    proxy.restore();
     app.pool_until("up", |pool| pool["state"] == "up").await;
     assert_eq!(told(&bulk(&app, "", NDJSON, None, rows(3..6)).await).len(), 3);
     assert_eq!(count(&app).await, 6);
 }
 
-async fn a_stop_is_told_by_the_last_line(context: Context) {
+async fn a_shutdown_is_reported_in_the_last_line(context: Context) {
     let app = context.app().await;
     let headers = "content-type: application/x-ndjson\r\n";
     let mut upload = Upload::begin(app.address, "/users/bulk?answer=stream", headers).await;
@@ -376,8 +378,8 @@ async fn a_stop_is_told_by_the_last_line(context: Context) {
         let app = app.clone();
         tokio::spawn(async move { app.stop().await })
     };
-    // New connections are refused once it is on its way out.
-    eventually("it does not listen", || async { TcpStream::connect(app.address).await.err() }).await;
+    // New connections are refused once the shutdown has begun.
+    eventually("the service no longer listens", || async { TcpStream::connect(app.address).await.err() }).await;
     tokio::time::timeout(Duration::from_secs(20), async {
         let mut number = 3;
         while upload.lines(0).await.len() <= number {
@@ -395,8 +397,8 @@ async fn a_stop_is_told_by_the_last_line(context: Context) {
     upload.finish().await;
     let lines = upload.end().await;
     let last: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
-    assert_eq!(in_words(&last), format!("{} stopped shutting-down", lines.len()));
+    assert_eq!(outcome_of(&last), format!("{} stopped shutting-down", lines.len()));
     stopping.await.unwrap().unwrap().unwrap();
     let app = context.app_on(&app.url, &[]).await;
-    assert_eq!(count(&app).await, lines.len() as u64 - 1, "what was told of is there, and nothing else");
+    assert_eq!(count(&app).await, lines.len() as u64 - 1, "exactly the reported rows are stored");
 }

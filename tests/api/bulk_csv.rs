@@ -1,4 +1,4 @@
-//! Many users at a time, as CSV: what is not CSV is refused, and no line is passed over.
+//! Bulk imports of CSV: malformed rows are refused, and no line is skipped silently.
 
 use std::fmt::Write as _;
 
@@ -10,9 +10,12 @@ use crate::{
     harness::Context,
 };
 
-cases![an_unclosed_quote_stops_with_its_lines, what_csv_does_not_allow_is_refused_with_its_lines];
+cases![
+    an_unclosed_quote_stops_the_import_and_reports_the_unread_lines,
+    malformed_rows_are_refused_with_their_line_numbers,
+];
 
-/// 3,000 rows of CSV. The first cell of row 6, which is line 7, has an opening quote and no other.
+/// 3,000 rows of CSV. The first cell of row 6 (line 7) has an opening quote, but no closing one.
 fn rows_with_an_unclosed_quote() -> String {
     let mut text = "name,email\n".to_owned();
     for number in 1..=3000 {
@@ -22,15 +25,16 @@ fn rows_with_an_unclosed_quote() -> String {
     text
 }
 
-async fn an_unclosed_quote_stops_with_its_lines(context: Context) {
-    let broken = rows_with_an_unclosed_quote();
-    // Closed by the quote of another row, in a row that is longer than any may be, and in one with an odd quote.
-    let quoted = broken.replace("User 9,", "\"User 9\",").replace("User 2000,", "\"User 2000\",");
-    let odd = broken.replace("\"User 6,", "\"User \"6\",");
+async fn an_unclosed_quote_stops_the_import_and_reports_the_unread_lines(context: Context) {
+    let unclosed = rows_with_an_unclosed_quote();
+    // Variants: quotes of later rows would close it, one of them beyond the maximum row length; or a stray quote
+    // follows in the same cell.
+    let quoted = unclosed.replace("User 9,", "\"User 9\",").replace("User 2000,", "\"User 2000\",");
+    let stray = unclosed.replace("\"User 6,", "\"User \"6\",");
     let last =
         "2,3,4,5,6".split(',').map(|line| format!("{line} created")).chain(["7 stopped malformed-csv".to_owned()]);
     let expected: Vec<String> = last.collect();
-    for body in [&broken, &quoted, &odd] {
+    for body in [&unclosed, &quoted, &stray] {
         let app = context.app().await;
         for query in ["?dryRun=true", ""] {
             let reply = bulk(&app, query, "text/csv", None, body.as_str()).await;
@@ -43,8 +47,8 @@ async fn an_unclosed_quote_stops_with_its_lines(context: Context) {
         }
         assert_eq!(count(&app).await, 5);
         bulk(&app, "?atomic=true", "text/csv", None, body.as_str()).await.problem(400, "malformed-csv");
-        // Under a key, rows go in pieces of 1,000: what is not a whole piece is not written either, so that the key
-        // serves for the corrected body.
+        // With a key, rows are written in chunks of 1,000. An incomplete chunk is not written, so that the corrected
+        // body can use the same key.
         bulk(&app, "?mode=upsert", "text/csv", Some("key"), body.as_str()).await.problem(400, "malformed-csv");
         assert_eq!(count(&app).await, 5);
     }
@@ -60,13 +64,13 @@ async fn an_unclosed_quote_stops_with_its_lines(context: Context) {
     assert!(detail.contains("line 2401: a quoted cell is not closed; lines 2002 to 2501 were not read"), "{detail}");
     let again = bulk(&app, "", "text/csv", Some("late"), late.as_str()).await;
     assert_eq!((again.header("idempotency-replayed"), &again.text), ("true", &reply.text));
-    let whole = bulk(&app, "", "text/csv", Some("late"), late.replace('"', "")).await;
-    assert_eq!((whole.header("idempotency-replayed"), told(&whole).len()), ("true", 2500));
-    assert!(told(&whole).iter().all(|line| line.ends_with("created")));
+    let corrected = bulk(&app, "", "text/csv", Some("late"), late.replace('"', "")).await;
+    assert_eq!((corrected.header("idempotency-replayed"), told(&corrected).len()), ("true", 2500));
+    assert!(told(&corrected).iter().all(|line| line.ends_with("created")));
     assert_eq!(count(&app).await, 2500);
 }
 
-async fn what_csv_does_not_allow_is_refused_with_its_lines(context: Context) {
+async fn malformed_rows_are_refused_with_their_line_numbers(context: Context) {
     let app = context.app().await;
     let body = concat!(
         "name,email\n",
@@ -98,7 +102,7 @@ async fn what_csv_does_not_allow_is_refused_with_its_lines(context: Context) {
     );
     assert_eq!(lines[5]["problem"]["errors"][0]["message"], "the row has 4 cells, the header has 2");
     assert_eq!(count(&app).await, 1);
-    // A cell that is passed over may not hide rows.
+    // A multi-line cell of an ignored column must not hide rows.
     let hidden = "id,name,email\n\"1,Ann,ann@example.com\n2,Bob,bob@example.com\n3\",Carl,carl@example.com\n";
     assert_eq!(told(&bulk(&app, "", "text/csv", None, hidden).await), ["2 refused validation-failed"]);
     let columns: Vec<String> = (0..70).map(|number| format!("c{number}")).collect();

@@ -1,4 +1,4 @@
-//! The command line, as an operator types it.
+//! The command line as an operator uses it.
 
 use std::{fs, os::unix::ffi::OsStringExt, process::Output, time::Instant};
 
@@ -10,18 +10,18 @@ use crate::{
 };
 
 cases![
-    serves_from_a_file_with_no_settings_at_all,
-    help_is_worth_reading,
-    shells_and_manuals_know_the_commands,
-    config_tells_origins_and_no_secrets,
-    config_is_json_for_programs,
-    options_of_serve_win,
-    a_bad_setting_ends_with_2,
-    a_database_that_is_not_there_is_told,
-    a_refused_password_is_told_at_once,
-    an_address_in_use_is_told,
-    healthcheck_tells_ready_or_not,
-    the_example_shows_every_variable,
+    serve_uses_a_sqlite_file_by_default,
+    help_lists_commands_variables_and_exit_codes,
+    completions_and_man_pages_are_generated,
+    config_shows_origins_and_masks_secrets,
+    config_prints_json,
+    serve_options_override_the_environment,
+    an_invalid_setting_exits_with_2,
+    an_unreachable_database_is_reported,
+    a_rejected_password_is_reported_immediately,
+    an_address_in_use_is_reported,
+    healthcheck_reports_readiness_and_liveness,
+    the_env_example_lists_every_variable,
     only_the_dot_env_of_the_working_directory_is_read,
 ];
 
@@ -37,14 +37,14 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-async fn serves_from_a_file_with_no_settings_at_all(context: Context) {
+async fn serve_uses_a_sqlite_file_by_default(context: Context) {
     let mut service = Service::start(context.folder(), &[]).await;
     assert!(context.folder().join("users.db").is_file());
     service.signal("TERM").await;
     assert!(service.ended().await.success());
 }
 
-async fn help_is_worth_reading(context: Context) {
+async fn help_lists_commands_variables_and_exit_codes(context: Context) {
     let help = stdout(&run(&context, &[], &["--help"]).await);
     for word in [
         "serve",
@@ -68,11 +68,11 @@ async fn help_is_worth_reading(context: Context) {
     assert_eq!(run(&context, &[], &["dance"]).await.status.code(), Some(2));
 }
 
-async fn shells_and_manuals_know_the_commands(context: Context) {
+async fn completions_and_man_pages_are_generated(context: Context) {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = stdout(&run(&context, &[], &["completions", shell]).await);
         for word in ["users-api", "migrate", "dry-run"] {
-            assert!(script.contains(word), "{shell}: {word} is not in:\n{script}");
+            assert!(script.contains(word), "{shell}: {word} is missing from:\n{script}");
         }
     }
     assert_eq!(run(&context, &[], &["completions", "csh"]).await.status.code(), Some(2));
@@ -89,7 +89,7 @@ async fn shells_and_manuals_know_the_commands(context: Context) {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/dev/null/man"), "{output:?}");
 }
 
-async fn config_tells_origins_and_no_secrets(context: Context) {
+async fn config_shows_origins_and_masks_secrets(context: Context) {
     fs::write(context.folder().join("own.toml"), "[pool]\nmax = 7\nmin = 1\n").unwrap();
     fs::write(context.folder().join(".env"), "USERS_API__POOL__MIN=3\nDATABASE_URL=postgres://ann:hunter2@db/app\n")
         .unwrap();
@@ -110,7 +110,7 @@ async fn config_tells_origins_and_no_secrets(context: Context) {
     assert!(!text.contains("hunter2"));
 }
 
-async fn config_is_json_for_programs(context: Context) {
+async fn config_prints_json(context: Context) {
     let variables = [("PORT", "8081"), ("USERS_API__USERS__CURSOR_KEY", "hunter2")];
     let output = run(&context, &variables, &["config", "--json"]).await;
     assert!(output.status.success(), "{}", stderr(&output));
@@ -120,7 +120,7 @@ async fn config_is_json_for_programs(context: Context) {
     assert_eq!(settings["pool.wait"], json!({"value": "true", "origin": "default"}));
 }
 
-async fn options_of_serve_win(context: Context) {
+async fn serve_options_override_the_environment(context: Context) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let variables = [("PORT", "1"), ("USERS_API__SERVER__HOST", "127.0.0.9")];
     let mut service =
@@ -128,7 +128,7 @@ async fn options_of_serve_win(context: Context) {
     let line = service.logged("listening").await;
     assert_eq!(line["address"], format!("127.0.0.1:{port}"));
     service.signal("HUP").await;
-    service.logged("reload: nothing to change").await;
+    service.logged("reload: no changes").await;
     service.signal("TERM").await;
     assert!(service.ended().await.success());
     for arguments in [["serve", "--port", "70000"], ["serve", "--host", "localhost"]] {
@@ -136,7 +136,7 @@ async fn options_of_serve_win(context: Context) {
     }
 }
 
-async fn a_bad_setting_ends_with_2(context: Context) {
+async fn an_invalid_setting_exits_with_2(context: Context) {
     for (variables, message) in [
         (
             &[("USERS_API__POOL__MAX", "many")][..],
@@ -162,9 +162,9 @@ async fn a_bad_setting_ends_with_2(context: Context) {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("nowhere.toml"), "{}", stderr(&output));
     fs::write(context.folder().join("own.toml"), "[pool]\nmax = 1\nmax = 2\n").unwrap();
-    let said = stderr(&run(&context, &[], &["--config", "own.toml"]).await);
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains("line 3") && said.contains("duplicate key"), "{said}");
+    let text = stderr(&run(&context, &[], &["--config", "own.toml"]).await);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("line 3") && text.contains("duplicate key"), "{text}");
     let mut command = binary(context.folder(), &[]);
     command.env("USERS_API__POOL__MAX", std::ffi::OsString::from_vec(vec![b'7', 0xff])).arg("config");
     let output = command.output().await.unwrap();
@@ -174,12 +174,12 @@ async fn a_bad_setting_ends_with_2(context: Context) {
     let output = run(&context, &[], &["--config", "own.toml"]).await;
     assert_eq!(stderr(&output), "users-api: pool.max=0: must be a whole number from 1 to 10000 (from file)\n");
     let output = run(&context, &[("USERS_API__POOL__MIN", "99")], &["config"]).await;
-    assert_eq!(output.status.code(), Some(2), "config checks what it shows");
+    assert_eq!(output.status.code(), Some(2), "config validates the settings");
 }
 
-async fn a_database_that_is_not_there_is_told(context: Context) {
+async fn an_unreachable_database_is_reported(context: Context) {
     for scheme in ["postgres", "mysql"] {
-        // A port that was free a moment ago.
+        // No one listens on this port any more.
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let url = format!("{scheme}://ann:hunter2@127.0.0.1:{port}/app");
         let began = Instant::now();
@@ -188,18 +188,18 @@ async fn a_database_that_is_not_there_is_told(context: Context) {
                 .await;
         let waited = began.elapsed().as_secs_f64();
         assert_eq!(output.status.code(), Some(1));
-        assert!((1.5..20.0).contains(&waited), "after pool.acquire, not before and not never: {waited}");
-        let said = stderr(&output);
-        assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(said.contains(&format!("cannot reach the database {scheme}://ann:***@127.0.0.1:{port}/app")), "{said}");
-        assert!(said.contains("refused") && !said.contains("hunter2"), "{said}");
+        assert!((1.5..20.0).contains(&waited), "after pool.acquire, neither earlier nor much later: {waited}");
+        let text = stderr(&output);
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains(&format!("cannot reach the database {scheme}://ann:***@127.0.0.1:{port}/app")), "{text}");
+        assert!(text.contains("refused") && !text.contains("hunter2"), "{text}");
     }
     let output = run(&context, &[("DATABASE_URL", "sqlite:///nowhere/to/be/found.db"), ("RUST_LOG", "off")], &[]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("sqlite:///nowhere/to/be/found.db"), "{}", stderr(&output));
 }
 
-async fn a_refused_password_is_told_at_once(context: Context) {
+async fn a_rejected_password_is_reported_immediately(context: Context) {
     for engine in
         [Engine::Postgres, Engine::MariaDb, Engine::MySql].into_iter().filter(|engine| engine.missing().is_none())
     {
@@ -207,42 +207,42 @@ async fn a_refused_password_is_told_at_once(context: Context) {
         url.set_password(Some("hunter2")).unwrap();
         let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "1h"), ("RUST_LOG", "off")];
         let output = run(&context, &variables, &[]).await;
-        let said = stderr(&output);
-        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
-        assert!(!said.contains("hunter2") && (said.contains("password") || said.contains("denied")), "{said}");
+        let text = stderr(&output);
+        assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+        assert!(!text.contains("hunter2") && (text.contains("password") || text.contains("denied")), "{text}");
     }
 }
 
-async fn an_address_in_use_is_told(context: Context) {
+async fn an_address_in_use_is_reported(context: Context) {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let output = run(&context, &[("USERS_API__SERVER__PORT", &port), ("RUST_LOG", "off")], &[]).await;
     assert_eq!(output.status.code(), Some(1));
-    let said = stderr(&output);
-    assert!(said.contains(&format!("cannot listen on 127.0.0.1:{port}")) && said.contains("in use"), "{said}");
+    let text = stderr(&output);
+    assert!(text.contains(&format!("cannot listen on 127.0.0.1:{port}")) && text.contains("in use"), "{text}");
 }
 
-async fn healthcheck_tells_ready_or_not(context: Context) {
+async fn healthcheck_reports_readiness_and_liveness(context: Context) {
     let mut service = Service::start(context.folder(), &[("USERS_API__SERVER__DRAIN_DELAY", "5s")]).await;
     let port = service.address.port().to_string();
     let output = run(&context, &[("USERS_API__SERVER__PORT", &port)], &["healthcheck"]).await;
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "ready\n"));
-    let everywhere = [("USERS_API__SERVER__PORT", port.as_str()), ("USERS_API__SERVER__HOST", "0.0.0.0")];
-    assert!(run(&context, &everywhere, &["healthcheck"]).await.status.success());
+    let all_interfaces = [("USERS_API__SERVER__PORT", port.as_str()), ("USERS_API__SERVER__HOST", "0.0.0.0")];
+    assert!(run(&context, &all_interfaces, &["healthcheck"]).await.status.success());
     service.signal("TERM").await;
-    service.logged("shutdown: not ready any more").await;
-    let output = run(&context, &everywhere, &["healthcheck"]).await;
+    service.logged("shutdown: readiness is now false").await;
+    let output = run(&context, &all_interfaces, &["healthcheck"]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("is not ready"), "{}", stderr(&output));
-    let output = run(&context, &everywhere, &["healthcheck", "--live"]).await;
+    let output = run(&context, &all_interfaces, &["healthcheck", "--live"]).await;
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "live\n"));
     service.ended().await;
     let output = run(&context, &[("USERS_API__SERVER__PORT", &port)], &["healthcheck"]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("does not answer"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no response from"), "{}", stderr(&output));
 }
 
-async fn the_example_shows_every_variable(context: Context) {
+async fn the_env_example_lists_every_variable(context: Context) {
     let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.env.example")).unwrap();
     let shown = stdout(&run(&context, &[], &["config"]).await);
     for line in shown.lines() {
@@ -254,7 +254,7 @@ async fn the_example_shows_every_variable(context: Context) {
             "#{variable}={value} is not in .env.example"
         );
     }
-    // Read as it would be with every line taken in, it is the defaults again.
+    // With every line uncommented, the example is a valid configuration.
     let all: String = example
         .lines()
         .filter_map(|line| line.strip_prefix("#USERS_API"))
@@ -268,21 +268,21 @@ async fn the_example_shows_every_variable(context: Context) {
 async fn only_the_dot_env_of_the_working_directory_is_read(context: Context) {
     let child = context.folder().join("a/b");
     fs::create_dir_all(&child).unwrap();
-    let another = "DATABASE_URL='sqlite://another.db?mode=rwc'\nUSERS_API__POOL__MAX=3\n";
+    let settings = "DATABASE_URL='sqlite://another.db?mode=rwc'\nUSERS_API__POOL__MAX=3\n";
     for parent in [context.folder().to_owned(), context.folder().join("a")] {
-        fs::write(parent.join(".env"), another).unwrap();
+        fs::write(parent.join(".env"), settings).unwrap();
     }
     let output = binary(&child, &[]).arg("config").output().await.unwrap();
     assert!(output.status.success() && !stdout(&output).contains(".env"), "{}", stdout(&output));
     let mut service = Service::start(&child, &[]).await;
     assert!(child.join("users.db").is_file());
     service.signal("HUP").await;
-    service.logged("reload: nothing to change").await;
+    service.logged("reload: no changes").await;
     service.signal("TERM").await;
     assert!(service.ended().await.success());
     let files = [child.join("another.db"), context.folder().join("another.db"), context.folder().join("a/another.db")];
     assert!(files.iter().all(|file| !file.exists()), "{files:?}");
-    // One of its own is read, and a folder of this name is none.
+    // A `.env` file in the working directory is read; a directory of this name is ignored.
     fs::write(child.join(".env"), "USERS_API__POOL__MAX=4\n").unwrap();
     let output = binary(&child, &[]).arg("config").output().await.unwrap();
     assert!(stdout(&output).contains("# .env"), "{}", stdout(&output));

@@ -1,4 +1,4 @@
-//! The OpenAPI document and its pages.
+//! The OpenAPI document and Swagger UI.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -9,14 +9,19 @@ use crate::{
     harness::{Context, binary},
 };
 
-cases![the_kept_document_is_the_true_one, every_route_is_whole, swagger_needs_no_network, every_code_is_documented];
+cases![
+    the_committed_openapi_document_is_up_to_date,
+    every_route_is_fully_documented,
+    swagger_ui_needs_no_network,
+    every_problem_and_validation_code_is_documented,
+];
 
-async fn the_kept_document_is_the_true_one(context: Context) {
+async fn the_committed_openapi_document_is_up_to_date(context: Context) {
     let printed = binary(context.folder(), &[]).arg("openapi").output().await.unwrap();
     assert!(printed.status.success());
     let printed = String::from_utf8(printed.stdout).unwrap();
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
-    let same = fs::read_to_string(&kept).unwrap_or_default() == printed;
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    let same = fs::read_to_string(&committed).unwrap_or_default() == printed;
     assert!(same, "docs/openapi.json has drifted; run: cargo run -- openapi > docs/openapi.json");
     let app = context.app().await;
     let served = app.get("/openapi.json").await;
@@ -24,7 +29,7 @@ async fn the_kept_document_is_the_true_one(context: Context) {
     assert_eq!(served.json(), serde_json::from_str::<Value>(&printed).unwrap());
 }
 
-async fn every_route_is_whole(context: Context) {
+async fn every_route_is_fully_documented(context: Context) {
     let document = context.app().await.get("/openapi.json").await.json();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     let mut routes = Vec::new();
@@ -36,7 +41,7 @@ async fn every_route_is_whole(context: Context) {
             }
             if path.starts_with("/users") {
                 for status in ["500", "503"] {
-                    assert!(!operation["responses"][status].is_null(), "{method} {path} does not tell of {status}");
+                    assert!(!operation["responses"][status].is_null(), "{method} {path} does not document {status}");
                 }
             }
             for (status, response) in operation["responses"].as_object().unwrap() {
@@ -69,10 +74,10 @@ async fn every_route_is_whole(context: Context) {
     );
     assert_eq!(document["components"]["schemas"]["UserDraft"]["additionalProperties"], Value::Bool(false));
     let email = &document["components"]["schemas"]["User"]["properties"]["email"];
-    assert!(!email["examples"].is_null() || !email["example"].is_null(), "examples are there");
+    assert!(!email["examples"].is_null() || !email["example"].is_null(), "the email has an example");
 }
 
-async fn swagger_needs_no_network(context: Context) {
+async fn swagger_ui_needs_no_network(context: Context) {
     let app = context.app().await;
     let redirect = app.get("/swagger").await;
     assert_eq!((redirect.status.as_u16(), redirect.header("location")), (308, "swagger/"));
@@ -89,33 +94,33 @@ async fn swagger_needs_no_network(context: Context) {
     assert!(start.contains("openapi.json") && !start.contains("http:") && !start.contains("https:"), "{start}");
 }
 
-/// The words in quotes, such as `email-taken`.
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    let is_word = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
-    text.split('"').skip(1).step_by(2).filter(is_word)
+/// Returns the quoted codes, such as `email-taken`.
+fn quoted_codes(text: &str) -> impl Iterator<Item = &str> {
+    let is_code = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    text.split('"').skip(1).step_by(2).filter(is_code)
 }
 
-async fn every_code_is_documented(context: Context) {
+async fn every_problem_and_validation_code_is_documented(context: Context) {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
     let text = context.app().await.get("/openapi.json").await.text;
     let document: Value = serde_json::from_str(&text).unwrap();
-    let source = fs::read_to_string(format!("{root}src/http/problem.rs")).unwrap();
+    let source = fs::read_to_string(format!("{root}src/http/problem/kind.rs")).unwrap();
     let parts = source.split("const fn parts").nth(1).unwrap().split("\n    }").next().unwrap();
-    let codes: BTreeSet<&str> = words(parts).collect();
+    let codes: BTreeSet<&str> = quoted_codes(parts).collect();
     assert!(codes.contains("email-taken") && codes.len() > 20, "{codes:?}");
     for code in codes {
-        // Those of no route are no route's.
-        let is_known =
+        // These codes belong to no route.
+        let has_no_route =
             ["not-found", "method-not-allowed", "malformed-request", "head-timeout", "head-too-large"].contains(&code);
         assert!(
             document["components"]["schemas"]["ProblemCode"]["enum"].as_array().unwrap().contains(&code.into()),
             "{code}"
         );
-        assert!(is_known || text.contains(&format!("urn:problem-type:users-api:{code}")), "{code}");
+        assert!(has_no_route || text.contains(&format!("urn:problem-type:users-api:{code}")), "{code}");
     }
-    // What is wrong with a member or a parameter.
+    // The codes of validation errors.
     let text = fs::read_to_string(format!("{root}docs/API.md")).unwrap();
-    let mut faults = BTreeSet::new();
+    let mut validation_codes = BTreeSet::new();
     let mut folders = vec![format!("{root}src").into()];
     while let Some(folder) = folders.pop() {
         let folder: std::path::PathBuf = folder;
@@ -126,15 +131,15 @@ async fn every_code_is_documented(context: Context) {
             } else {
                 let source = fs::read_to_string(&path).unwrap();
                 for begin in ["ValidationError::new(", "of_row("] {
-                    faults.extend(source.split(begin).skip(1).filter_map(|rest| {
-                        words(rest).next().filter(|_| rest.trim_start().starts_with('"')).map(str::to_owned)
+                    validation_codes.extend(source.split(begin).skip(1).filter_map(|rest| {
+                        quoted_codes(rest).next().filter(|_| rest.trim_start().starts_with('"')).map(str::to_owned)
                     }));
                 }
             }
         }
     }
-    assert!(faults.contains("too-long") && faults.len() > 10, "{faults:?}");
-    for fault in faults {
-        assert!(text.contains(&format!("`{fault}`")), "{fault} is not told in docs/API.md");
+    assert!(validation_codes.contains("too-long") && validation_codes.len() > 10, "{validation_codes:?}");
+    for code in validation_codes {
+        assert!(text.contains(&format!("`{code}`")), "{code} is not documented in docs/API.md");
     }
 }

@@ -1,4 +1,4 @@
-//! All users out, in one answer.
+//! Exports of all users in one response.
 
 use std::fmt::Write as _;
 
@@ -16,11 +16,11 @@ use crate::{
 };
 
 cases![
-    what_is_exported_can_be_imported,
-    an_export_is_a_selection,
-    a_client_says_what_it_likes,
-    an_export_that_broke_off_is_gone_on_with,
-    who_stops_reading_is_let_go,
+    an_export_can_be_imported,
+    an_export_supports_filters_sorting_and_fields,
+    the_media_type_is_negotiated_by_the_accept_header,
+    an_interrupted_export_resumes_from_a_cursor,
+    a_client_that_stops_reading_is_disconnected,
 ];
 
 async fn export(app: &App, query: &str, accept: &str) -> Reply {
@@ -29,8 +29,8 @@ async fn export(app: &App, query: &str, accept: &str) -> Reply {
     reply
 }
 
-async fn what_is_exported_can_be_imported(context: Context) {
-    let one = context.app().await;
+async fn an_export_can_be_imported(context: Context) {
+    let source = context.app().await;
     let names = [
         "=1+1",
         "'=1+1",
@@ -49,35 +49,35 @@ async fn what_is_exported_can_be_imported(context: Context) {
         "a|\"@b\"",
     ];
     for (number, name) in names.iter().enumerate() {
-        one.create(name, &format!("user-{number}@example.com")).await;
+        source.create(name, &format!("user-{number}@example.com")).await;
     }
-    bulk(&one, "", NDJSON, None, rows(0..1300)).await;
-    let pick = |text: &str| -> Vec<(Value, Value)> {
+    bulk(&source, "", NDJSON, None, rows(0..1300)).await;
+    let names_and_emails = |text: &str| -> Vec<(Value, Value)> {
         let users = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         users.map(|user| (user["name"].clone(), user["email"].clone())).collect()
     };
-    let original = export(&one, "", NDJSON).await;
+    let original = export(&source, "", NDJSON).await;
     assert_eq!(original.header("content-type"), NDJSON);
     assert_eq!(original.text.lines().count(), 1315);
     for (accept, media_type) in [(NDJSON, NDJSON), ("text/csv", "text/csv"), ("text/*;q=0.9, image/png", "text/csv")] {
-        let text = export(&one, "?cursors=true", accept).await.text;
+        let text = export(&source, "?cursors=true", accept).await.text;
         if media_type == "text/csv" {
             assert!(text.starts_with("id,name,email,version,createdAt,updatedAt,cursor\r\n"), "{text:.99}");
-            assert!(text.contains(",\"'=1+1\",") && text.contains(",\"''=1+1\","), "formulas are no formulas");
+            assert!(text.contains(",\"'=1+1\",") && text.contains(",\"''=1+1\","), "formulas are escaped");
             assert!(
                 text.contains("\"Ann;'=1+1;\"") && text.contains(",\"'＝1\","),
-                "nor are they where ; separates cells"
+                "formulas are escaped for `;` as separator, too"
             );
         }
-        let two = context.app().await;
-        let reply = bulk(&two, "", media_type, None, text).await;
+        let target = context.app().await;
+        let reply = bulk(&target, "", media_type, None, text).await;
         assert!(told(&reply).iter().all(|line| line.ends_with("created")), "{}", reply.text);
-        let copy = export(&two, "", "*/*").await.text;
-        assert_eq!(pick(&copy), pick(&original.text), "in the same order");
+        let copy = export(&target, "", "*/*").await.text;
+        assert_eq!(names_and_emails(&copy), names_and_emails(&original.text), "in the same order");
     }
 }
 
-async fn an_export_is_a_selection(context: Context) {
+async fn an_export_supports_filters_sorting_and_fields(context: Context) {
     let app = context.app().await;
     bulk(&app, "", NDJSON, None, rows(0..1200)).await;
     assert_eq!(export(&app, "?name=user%2011", NDJSON).await.text.lines().count(), 111);
@@ -92,7 +92,7 @@ async fn an_export_is_a_selection(context: Context) {
     assert_eq!(Reply::of(app.request(Method::HEAD, "/users/export")).await.text, "");
 }
 
-async fn a_client_says_what_it_likes(context: Context) {
+async fn the_media_type_is_negotiated_by_the_accept_header(context: Context) {
     let app = context.app().await;
     for (accept, media_type) in [
         ("", NDJSON),
@@ -112,29 +112,29 @@ async fn a_client_says_what_it_likes(context: Context) {
         if media_type.is_empty() {
             reply.problem(406, "not-acceptable");
         } else {
-            let told = reply.header("content-type");
-            assert!(reply.status == 200 && told.starts_with(media_type), "{told} for {accept}");
+            let content_type = reply.header("content-type");
+            assert!(reply.status == 200 && content_type.starts_with(media_type), "{content_type} for {accept}");
         }
     }
 }
 
-async fn an_export_that_broke_off_is_gone_on_with(context: Context) {
+async fn an_interrupted_export_resumes_from_a_cursor(context: Context) {
     let app = context.app().await;
     bulk(&app, "", NDJSON, None, rows(0..1700)).await;
     for query in ["cursors=true", "cursors=true&sort=-name", "cursors=true&sort=email"] {
-        let whole = export(&app, &format!("?{query}"), NDJSON).await.text;
-        let whole: Vec<&str> = whole.lines().collect();
-        for broken_off in [0, 499, 500, 1234, 1699] {
-            let last: Value = serde_json::from_str(whole[broken_off]).unwrap();
+        let complete = export(&app, &format!("?{query}"), NDJSON).await.text;
+        let complete: Vec<&str> = complete.lines().collect();
+        for last_received in [0, 499, 500, 1234, 1699] {
+            let last: Value = serde_json::from_str(complete[last_received]).unwrap();
             let cursor = last["cursor"].as_str().unwrap();
-            let rest = export(&app, &format!("?{query}&cursor={cursor}"), NDJSON).await.text;
-            assert_eq!(rest.lines().collect::<Vec<_>>(), whole[broken_off + 1..], "{query} {broken_off}");
+            let remaining = export(&app, &format!("?{query}&cursor={cursor}"), NDJSON).await.text;
+            assert_eq!(remaining.lines().collect::<Vec<_>>(), complete[last_received + 1..], "{query} {last_received}");
             app.get(&format!("/users/export?name=u&cursor={cursor}")).await.problem(400, "invalid-cursor");
         }
     }
 }
 
-/// Connections to this port that the system still has on the server's side.
+/// Counts the established connections on the server's side of this port.
 fn connections(port: u16) -> usize {
     let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
     let local = format!(":{port:04X}");
@@ -145,9 +145,9 @@ fn connections(port: u16) -> usize {
     table.lines().skip(1).filter(is_open).count()
 }
 
-async fn who_stops_reading_is_let_go(context: Context) {
+async fn a_client_that_stops_reading_is_disconnected(context: Context) {
     let app = context.app_with(&[("server.write_timeout", "1s")]).await;
-    // More than the system keeps for a client that does not read.
+    // More than the socket buffers hold for a client that does not read.
     let name = "x".repeat(200);
     let mut users = String::new();
     for number in 0..13_000 {
@@ -164,9 +164,10 @@ async fn who_stops_reading_is_let_go(context: Context) {
         stream.read_exact(&mut begin).await.unwrap();
         stalled.push(stream);
     }
-    // The client of this test has connections of its own, and they stay.
-    eventually("they are let go", || async { (connections(app.address.port()) <= 5).then_some(()) }).await;
-    app.pool_until("nothing is read for them", |pool| pool["inUse"] == 0).await;
+    // The HTTP client of this test keeps its connections.
+    let disconnected = || async { (connections(app.address.port()) <= 5).then_some(()) };
+    eventually("the stalled clients are disconnected", disconnected).await;
+    app.pool_until("their connections are returned to the pool", |pool| pool["inUse"] == 0).await;
     drop(stalled);
-    assert_eq!(export(&app, "", NDJSON).await.text.lines().count(), 13_000, "others are served");
+    assert_eq!(export(&app, "", NDJSON).await.text.lines().count(), 13_000, "other clients are served");
 }

@@ -1,4 +1,4 @@
-//! Input that nobody means well with: always a 4xx that says why, never a 5xx, and nothing of the inside.
+//! Malformed and hostile input: always a 4xx that states the reason, never a 5xx, and no internals.
 
 use reqwest::Method;
 use serde_json::json;
@@ -9,25 +9,25 @@ use tokio::{
 
 use crate::{
     cases,
-    harness::{App, Context, Reply, read_message, wanted},
+    harness::{App, Context, Reply, env_or, read_message},
 };
 
 cases![
-    tells_every_fault_at_once,
-    tells_where_json_is_malformed,
-    takes_json_only,
-    bounds_the_body,
-    survives_odd_bodies,
-    survives_odd_paths,
-    refuses_odd_emails,
-    a_slow_body_is_told,
-    raw_noise_takes_nobody_down,
-    forged_cursors_and_keys_are_refused,
+    all_validation_errors_are_reported_together,
+    malformed_json_is_reported_with_its_position,
+    only_json_is_accepted,
+    the_body_size_is_limited,
+    deeply_nested_and_huge_json_is_rejected,
+    invalid_ids_are_rejected,
+    invalid_emails_are_rejected,
+    a_slow_body_times_out,
+    invalid_http_does_not_affect_the_service,
+    forged_cursors_and_invalid_keys_are_rejected,
 ];
 
-/// How many cursors and keys are forged; `USERS_API_TEST_FORGED` makes it more.
+/// How many cursors and keys are forged; `USERS_API_TEST_FORGED` overrides it.
 fn forged() -> usize {
-    wanted("USERS_API_TEST_FORGED", 3000)
+    env_or("USERS_API_TEST_FORGED", 3000)
 }
 
 async fn send(app: &App, content_type: &str, body: impl Into<reqwest::Body>) -> Reply {
@@ -38,9 +38,9 @@ async fn send_json(app: &App, body: impl Into<reqwest::Body>) -> Reply {
     send(app, "application/json", body).await
 }
 
-async fn tells_every_fault_at_once(context: Context) {
+async fn all_validation_errors_are_reported_together(context: Context) {
     let app = context.app().await;
-    for (body, faults) in [
+    for (body, errors) in [
         (r#"{}"#, &["/email required", "/name required"][..]),
         (r#"{"name":"","email":"x"}"#, &["/email malformed", "/name empty"]),
         (
@@ -60,14 +60,14 @@ async fn tells_every_fault_at_once(context: Context) {
         (r#"-1.5"#, &[" wrong-type"]),
         (r#"true"#, &[" wrong-type"]),
     ] {
-        assert_eq!(send_json(&app, body).await.faults(), faults, "{body}");
+        assert_eq!(send_json(&app, body).await.validation_errors(), errors, "{body}");
     }
     let long = json!({"name": "x".repeat(201), "email": format!("{}@example.com", "x".repeat(308))});
-    assert_eq!(app.post("/users", &long).await.faults(), ["/email too-long", "/name too-long"]);
+    assert_eq!(app.post("/users", &long).await.validation_errors(), ["/email too-long", "/name too-long"]);
     assert_eq!(app.get("/users").await.text, "[]");
 }
 
-async fn tells_where_json_is_malformed(context: Context) {
+async fn malformed_json_is_reported_with_its_position(context: Context) {
     let app = context.app().await;
     for (body, place) in [
         (&b"{\n  \"name\": oops\n}"[..], "line 2, column 11"),
@@ -86,7 +86,7 @@ async fn tells_where_json_is_malformed(context: Context) {
     }
 }
 
-async fn takes_json_only(context: Context) {
+async fn only_json_is_accepted(context: Context) {
     let app = context.app().await;
     let body = r#"{"name":"A","email":"a@example.com"}"#;
     for content_type in [
@@ -101,19 +101,19 @@ async fn takes_json_only(context: Context) {
         send(&app, content_type, body).await.problem(415, "unsupported-media-type");
     }
     Reply::of(app.request(Method::POST, "/users").body(body)).await.problem(415, "unsupported-media-type");
-    let packed = app
+    let compressed = app
         .request(Method::POST, "/users")
         .header("content-type", "application/json")
         .header("content-encoding", "gzip");
-    Reply::of(packed.body(body)).await.problem(415, "unsupported-media-type");
+    Reply::of(compressed.body(body)).await.problem(415, "unsupported-media-type");
     assert_eq!(send(&app, "Application/JSON; Charset=UTF-8", body).await.status, 201);
 }
 
-async fn bounds_the_body(context: Context) {
+async fn the_body_size_is_limited(context: Context) {
     let app = context.app().await;
     let large = format!(r#"{{"name":"{}","email":"a@example.com"}}"#, "x".repeat(64 * 1024));
     send_json(&app, large).await.problem(413, "payload-too-large");
-    // Without a length, too: the connection must not be trusted to say how much is to come.
+    // Also without a `Content-Length`: the limit must not rely on the header.
     let mut stream = TcpStream::connect(app.address).await.unwrap();
     stream
         .write_all(
@@ -130,7 +130,7 @@ async fn bounds_the_body(context: Context) {
     assert_eq!(&head, b"HTTP/1.1 413");
 }
 
-async fn survives_odd_bodies(context: Context) {
+async fn deeply_nested_and_huge_json_is_rejected(context: Context) {
     let app = context.app().await;
     let nested = |open: &str, close: &str| format!("{}{}", open.repeat(20_000), close.repeat(20_000));
     let many = format!("{{{}}}", (0..6000).map(|number| format!("\"m{number}\":1")).collect::<Vec<_>>().join(","));
@@ -144,12 +144,12 @@ async fn survives_odd_bodies(context: Context) {
     ] {
         let reply = send_json(&app, body).await;
         assert!(reply.status.is_client_error(), "{}", reply.text);
-        assert!(reply.text.len() < 64 * 1024, "the answer is not longer than the question");
+        assert!(reply.text.len() < 64 * 1024, "the response is not longer than the request");
         assert!(reply.json()["code"].is_string());
     }
 }
 
-async fn survives_odd_paths(context: Context) {
+async fn invalid_ids_are_rejected(context: Context) {
     let app = context.app().await;
     for id in [
         "1",
@@ -168,13 +168,13 @@ async fn survives_odd_paths(context: Context) {
         app.delete(&format!("/users/{id}")).await.problem(400, "invalid-id");
     }
     app.get(&format!("/users/{}", "x".repeat(5000))).await.problem(400, "invalid-id");
-    // With both a bad id and a bad body, one of them is told.
+    // With both an invalid id and an invalid body, one of them is reported.
     assert!(app.put("/users/1", &json!({})).await.status.is_client_error());
-    // Any UUID is an id; not every id is a user.
+    // Any UUID is a valid id, whether or not such a user exists.
     app.get("/users/00000000-0000-0000-0000-000000000000").await.problem(404, "user-not-found");
 }
 
-async fn refuses_odd_emails(context: Context) {
+async fn invalid_emails_are_rejected(context: Context) {
     let app = context.app().await;
     for email in [
         "",
@@ -201,13 +201,13 @@ async fn refuses_odd_emails(context: Context) {
         assert_eq!(reply.status, 422, "{email:?}: {}", reply.text);
         assert!(
             email.len() < 3 || !reply.text.contains(email.trim()),
-            "a refused value is not repeated: {}",
+            "a rejected value is not repeated: {}",
             reply.text
         );
     }
 }
 
-async fn a_slow_body_is_told(context: Context) {
+async fn a_slow_body_times_out(context: Context) {
     let app = context.app_with(&[("server.request_timeout", "300ms")]).await;
     let mut stream = TcpStream::connect(app.address).await.unwrap();
     stream
@@ -223,10 +223,10 @@ async fn a_slow_body_is_told(context: Context) {
     );
 }
 
-async fn raw_noise_takes_nobody_down(context: Context) {
+async fn invalid_http_does_not_affect_the_service(context: Context) {
     let app = context.app().await;
     let long_header = format!("GET /users HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(200_000));
-    for noise in [
+    for bytes in [
         &b"\0\0\0\0\r\n\r\n"[..],
         b"GET /users HTTP/9.9\r\n\r\n",
         b"GET /users\r\n\r\n",
@@ -236,26 +236,27 @@ async fn raw_noise_takes_nobody_down(context: Context) {
         long_header.as_bytes(),
     ] {
         let mut stream = TcpStream::connect(app.address).await.unwrap();
-        // The server may close before it has read all of it.
-        let _ = stream.write_all(noise).await;
+        // The service may close the connection before it has read everything.
+        let _ = stream.write_all(bytes).await;
         let _ = stream.shutdown().await;
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        assert!(!String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 5"), "{}", String::from_utf8_lossy(&answer));
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response).await;
+        let response = String::from_utf8_lossy(&response);
+        assert!(!response.starts_with("HTTP/1.1 5"), "{response}");
     }
     assert_eq!(app.get("/users").await.status, 200);
 }
 
-/// Numbers at random, the same each time.
-fn dice(seed: usize) -> impl FnMut(usize) -> usize {
+/// A generator of pseudorandom numbers, reproducible by its seed.
+fn random_numbers(seed: usize) -> impl FnMut(usize) -> usize {
     let mut state = seed as u64 + 1;
-    move |sides| {
+    move |bound| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(state >> 33).unwrap() % sides
+        usize::try_from(state >> 33).unwrap() % bound
     }
 }
 
-async fn forged_cursors_and_keys_are_refused(context: Context) {
+async fn forged_cursors_and_invalid_keys_are_rejected(context: Context) {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const QUERIES: [&str; 4] = ["", "sort=name&", "sort=-email&", "name=a&"];
     let app = context.app().await;
@@ -270,16 +271,16 @@ async fn forged_cursors_and_keys_are_refused(context: Context) {
     let clients = (0..16).map(|client| {
         let (app, cursors) = (app.clone(), cursors.clone());
         tokio::spawn(async move {
-            let mut roll = dice(client);
+            let mut random = random_numbers(client);
             for number in 0..forged() / 16 {
                 if number % 3 == 0 {
-                    // A key with something in it that no key has.
-                    let mut key: Vec<u8> = (0..roll(40)).map(|_| u8::try_from(33 + roll(94)).unwrap()).collect();
-                    match roll(4) {
-                        0 => key.insert(roll(key.len() + 1), 128 + u8::try_from(roll(128)).unwrap()),
+                    // A key with an invalid character, length or quoting.
+                    let mut key: Vec<u8> = (0..random(40)).map(|_| u8::try_from(33 + random(94)).unwrap()).collect();
+                    match random(4) {
+                        0 => key.insert(random(key.len() + 1), 128 + u8::try_from(random(128)).unwrap()),
                         1 => key.insert(0, b'"'),
-                        2 => key = vec![b'k'; 256 + roll(1000)],
-                        _ => key.insert(roll(key.len() + 1), b','),
+                        2 => key = vec![b'k'; 256 + random(1000)],
+                        _ => key.insert(random(key.len() + 1), b','),
                     }
                     if key.len() > 1 && key.starts_with(b"\"") && key.ends_with(b"\"") {
                         key.pop();
@@ -290,23 +291,23 @@ async fn forged_cursors_and_keys_are_refused(context: Context) {
                     reply.problem(400, "invalid-idempotency-key");
                     continue;
                 }
-                // One of ours with a letter or two changed, cut or added; that of another query; or one made up.
-                let kind = roll(QUERIES.len());
+                // A valid cursor that is truncated, extended or changed; a cursor of another query; or a random one.
+                let kind = random(QUERIES.len());
                 let mut cursor = cursors[kind].clone().into_bytes();
                 let mut query = QUERIES[kind];
-                match roll(5) {
-                    0 => cursor.truncate(roll(cursor.len())),
-                    1 => cursor.extend((0..=roll(60)).map(|_| LETTERS[roll(64)])),
-                    2 => cursor = (0..roll(300)).map(|_| LETTERS[roll(64)]).collect(),
-                    3 => query = QUERIES[(kind + 1 + roll(QUERIES.len() - 1)) % QUERIES.len()],
+                match random(5) {
+                    0 => cursor.truncate(random(cursor.len())),
+                    1 => cursor.extend((0..=random(60)).map(|_| LETTERS[random(64)])),
+                    2 => cursor = (0..random(300)).map(|_| LETTERS[random(64)]).collect(),
+                    3 => query = QUERIES[(kind + 1 + random(QUERIES.len() - 1)) % QUERIES.len()],
                     _ => {
-                        let place = roll(cursor.len());
-                        cursor[place] =
-                            LETTERS[(LETTERS.iter().position(|it| *it == cursor[place]).unwrap() + 1 + roll(63)) % 64];
+                        let place = random(cursor.len());
+                        let letter = LETTERS.iter().position(|it| *it == cursor[place]).unwrap();
+                        cursor[place] = LETTERS[(letter + 1 + random(63)) % 64];
                     }
                 }
                 let cursor = String::from_utf8(cursor).unwrap();
-                let path = if roll(4) == 0 { "/users/export" } else { "/users" };
+                let path = if random(4) == 0 { "/users/export" } else { "/users" };
                 let reply = app.get(&format!("{path}?{query}cursor={cursor}")).await;
                 assert_eq!(reply.status, 400, "{path}?{query}cursor={cursor}");
                 reply.problem(400, "invalid-cursor");

@@ -1,4 +1,4 @@
-//! Limits of the system and of the service: no client can lock out the others.
+//! Limits of the operating system and of the service: no client can lock out others.
 
 use std::net::SocketAddr;
 
@@ -16,13 +16,13 @@ use crate::{
 
 cases![
     idle_connections_do_not_lock_out_others,
-    the_limit_of_open_files_is_raised,
-    a_busy_connection_is_not_closed_for_others,
-    loopback_serves_localhost_names_only,
-    allowed_hosts_are_served,
+    the_open_file_limit_is_raised_to_the_hard_limit,
+    a_busy_connection_is_not_closed_for_new_ones,
+    a_loopback_listener_accepts_localhost_names_only,
+    allowed_hosts_are_accepted,
 ];
 
-/// Asks over a connection, and gives whether it was answered.
+/// Sends a request over the connection and returns whether it succeeded.
 async fn is_answered(stream: &mut TcpStream) -> bool {
     let sent = stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     sent.is_ok() && read_message(stream).await.is_some_and(|(head, _)| head.starts_with("HTTP/1.1 200"))
@@ -31,15 +31,15 @@ async fn is_answered(stream: &mut TcpStream) -> bool {
 async fn connected(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let answered = tokio::time::timeout(std::time::Duration::from_secs(30), is_answered(&mut stream)).await;
-    assert_eq!(answered, Ok(true), "a newcomer is served");
+    assert_eq!(answered, Ok(true), "a new connection is served");
     stream
 }
 
 /// Waits for the server to close a connection.
-async fn is_closed(stream: &mut TcpStream) {
+async fn wait_closed(stream: &mut TcpStream) {
     let mut rest = [0; 64];
     let closed = tokio::time::timeout(std::time::Duration::from_secs(30), stream.read(&mut rest)).await;
-    assert!(matches!(closed.expect("it is still open"), Ok(0) | Err(_)));
+    assert!(matches!(closed.expect("the connection is still open"), Ok(0) | Err(_)));
 }
 
 async fn metric(service: &Service, name: &str) -> u64 {
@@ -49,7 +49,7 @@ async fn metric(service: &Service, name: &str) -> u64 {
 
 async fn idle_connections_do_not_lock_out_others(context: Context) {
     let service = Service::start_limited(context.folder(), &[], "ulimit -n 150").await;
-    // Some have sent nothing at all.
+    // Some clients send nothing at all.
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(TcpStream::connect(service.address).await.unwrap());
@@ -58,20 +58,20 @@ async fn idle_connections_do_not_lock_out_others(context: Context) {
     for _ in 0..200 {
         idle.push(connected(service.address).await);
     }
-    is_closed(&mut silent[0]).await;
-    is_closed(&mut idle[0]).await;
+    wait_closed(&mut silent[0]).await;
+    wait_closed(&mut idle[0]).await;
     assert!(is_answered(idle.last_mut().unwrap()).await, "the newest is still open");
     assert_eq!(service.get(&client(), "/health/ready").send().await.unwrap().status(), 200);
     assert!(metric(&service, "http_server_connections_closed_for_others_total").await > 100);
     let warning = service
-        .logged("the limit of open files is low; raise it (ulimit -n, LimitNOFILE=) to serve more connections")
+        .logged("the open file limit is low; raise it (ulimit -n, LimitNOFILE=) to serve more connections")
         .await;
     assert_eq!(warning["open_files"], 150);
-    let alarms: Vec<_> = service.log().into_iter().filter(|line| line["level"] == "ERROR").collect();
-    assert!(alarms.is_empty(), "no file descriptor is missing: {alarms:#?}");
+    let errors: Vec<_> = service.log().into_iter().filter(|line| line["level"] == "ERROR").collect();
+    assert!(errors.is_empty(), "no shortage of file descriptors: {errors:#?}");
 }
 
-async fn the_limit_of_open_files_is_raised(context: Context) {
+async fn the_open_file_limit_is_raised_to_the_hard_limit(context: Context) {
     let service = Service::start_limited(context.folder(), &[], "ulimit -S -n 150; ulimit -H -n 1500").await;
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", service.id())).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -81,11 +81,11 @@ async fn the_limit_of_open_files_is_raised(context: Context) {
         idle.push(connected(service.address).await);
     }
     for stream in &mut idle {
-        assert!(is_answered(stream).await, "there is room for all");
+        assert!(is_answered(stream).await, "no connection was closed");
     }
 }
 
-async fn a_busy_connection_is_not_closed_for_others(context: Context) {
+async fn a_busy_connection_is_not_closed_for_new_ones(context: Context) {
     let url = context.database().await;
     let variables = [
         ("DATABASE_URL", url.as_str()),
@@ -98,9 +98,9 @@ async fn a_busy_connection_is_not_closed_for_others(context: Context) {
     let body = r#"{"name":"Ann","email":"ann@example.com"}"#;
     let head = format!("host: localhost\r\ncontent-type: application/json\r\ncontent-length: {}", body.len());
     busy.write_all(format!("POST /users HTTP/1.1\r\n{head}\r\n\r\n{body}").as_bytes()).await.unwrap();
-    let asking = client();
-    eventually("it is under way", || async {
-        let pool = service.get(&asking, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
+    let http = client();
+    eventually("the request is in flight", || async {
+        let pool = service.get(&http, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
         (pool["inUse"] == 1).then_some(())
     })
     .await;
@@ -109,25 +109,25 @@ async fn a_busy_connection_is_not_closed_for_others(context: Context) {
         idle.push(connected(service.address).await);
     }
     lock.unlock().await;
-    let (head, _) = read_message(&mut busy).await.expect("the answer is not cut");
+    let (head, _) = read_message(&mut busy).await.expect("the response is complete");
     assert!(head.starts_with("HTTP/1.1 201"), "{head}");
-    is_closed(&mut idle[0]).await;
+    wait_closed(&mut idle[0]).await;
 }
 
-async fn loopback_serves_localhost_names_only(context: Context) {
+async fn a_loopback_listener_accepts_localhost_names_only(context: Context) {
     let app = context.app().await;
-    let ask = async |path: &str, host: &str| {
+    let get = async |path: &str, host: &str| {
         let request = app.request(Method::GET, path).header("host", host);
         Reply::of(request).await
     };
     for path in ["/users", "/pool", "/metrics", "/openapi.json", "/swagger/", "/health/ready", "/nowhere"] {
-        ask(path, "evil.example").await.problem(421, "host-unknown");
+        get(path, "evil.example").await.problem(421, "host-unknown");
     }
     for host in ["evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.0.1"] {
-        ask("/users", host).await.problem(421, "host-unknown");
+        get("/users", host).await.problem(421, "host-unknown");
     }
     for host in ["localhost", "localhost:8080", "users.localhost", "127.0.0.1:1", "[::1]:8080"] {
-        assert_eq!(ask("/users", host).await.status, 200, "{host}");
+        assert_eq!(get("/users", host).await.status, 200, "{host}");
     }
     let body = json!({"name": "Ann", "email": "ann@example.com"});
     let write = app.request(Method::POST, "/users").header("host", "evil.example").json(&body);
@@ -140,13 +140,13 @@ async fn loopback_serves_localhost_names_only(context: Context) {
     ] {
         let mut stream = TcpStream::connect(app.address).await.unwrap();
         stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer[9..].starts_with(status), "{head}: {answer}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(response[9..].starts_with(status), "{head}: {response}");
     }
 }
 
-async fn allowed_hosts_are_served(context: Context) {
+async fn allowed_hosts_are_accepted(context: Context) {
     let app = context.app_with(&[("server.allowed_hosts", "users.example, other.example")]).await;
     for (host, status) in
         [("users.example", 200), ("other.example:443", 200), ("localhost", 200), ("evil.example", 421)]
@@ -154,7 +154,7 @@ async fn allowed_hosts_are_served(context: Context) {
         let reply = Reply::of(app.request(Method::GET, "/users").header("host", host)).await;
         assert_eq!(reply.status, status, "{host}");
     }
-    // Not on loopback alone: which names clients use is not known.
+    // Any host is accepted on other addresses: the names that clients use are unknown.
     let app = context.app_with(&[("server.host", "0.0.0.0")]).await;
     let request =
         client().get(format!("http://127.0.0.1:{}/users", app.address.port())).header("host", "users.example");

@@ -1,4 +1,4 @@
-//! Lists: filters, orders, members and counts, each with each other.
+//! Lists: filters, sort orders, fields and counts, and their combinations.
 
 use std::collections::BTreeSet;
 
@@ -12,14 +12,14 @@ use crate::{
 };
 
 cases![
-    filters_and_orders_combine,
-    a_name_has_no_case,
-    times_are_exact_to_the_microsecond,
-    a_cursor_belongs_to_its_query,
-    members_are_chosen,
-    users_are_counted,
-    what_is_not_valid_is_named,
-    other_orders_are_stable_under_writes,
+    filters_and_sort_orders_combine,
+    names_are_matched_case_insensitively,
+    time_filters_are_exact_to_the_microsecond,
+    a_cursor_is_valid_only_for_its_query,
+    fields_selects_members,
+    total_count_is_returned_on_request,
+    invalid_parameters_are_reported_by_name,
+    sorted_pages_are_stable_under_writes,
 ];
 
 pub const NAMES: [&str; 12] = [
@@ -41,7 +41,7 @@ async fn fill(app: &App) -> Vec<Value> {
     let mut users = Vec::new();
     for number in 0..30 {
         let name = NAMES[number * 7 % NAMES.len()];
-        // Nothing about the order of emails is that of names or of creation.
+        // The orders by email, by name and by creation are unrelated.
         let email = format!("{}{number}@{}.example", ["Ada", "bob", "ann", "cruz"][number % 4], number * 11 % 30);
         users.push(app.create(name, &email).await);
     }
@@ -56,27 +56,27 @@ pub fn encode(value: &str) -> String {
     byte_serialize(value.as_bytes()).collect()
 }
 
-/// Every user of a list, page by page, and back again.
+/// Follows the pages to the last one and back, and returns the ids of all users.
 async fn walk(app: &App, query: &str) -> Vec<String> {
     let mut page = app.get(&format!("/users?limit=4&{query}")).await;
-    let mut there = page.ids();
+    let mut forward = page.ids();
     while let Some(next) = page.link("next") {
         page = app.get(&next).await;
-        there.extend(page.ids());
+        forward.extend(page.ids());
     }
-    let mut back = page.ids();
+    let mut backward = page.ids();
     while let Some(previous) = page.link("prev") {
         page = app.get(&previous).await;
-        back.splice(0..0, page.ids());
+        backward.splice(0..0, page.ids());
     }
-    assert_eq!(back, there, "{query}");
-    there
+    assert_eq!(backward, forward, "{query}");
+    forward
 }
 
-/// A filter as a client writes it, and what is true of those it lets through.
-type Modelled<'a> = (String, Box<dyn Fn(&Value) -> bool + Send + Sync + 'a>);
+/// A filter as a query parameter, and the expected predicate.
+type FilterModel<'a> = (String, Box<dyn Fn(&Value) -> bool + Send + Sync + 'a>);
 
-async fn filters_and_orders_combine(context: Context) {
+async fn filters_and_sort_orders_combine(context: Context) {
     let app = context.app().await;
     let users = fill(&app).await;
     let key = |user: &Value| text(user, "name").to_lowercase();
@@ -84,7 +84,7 @@ async fn filters_and_orders_combine(context: Context) {
     let (early, late) = (text(&users[4], "createdAt"), text(&users[27], "createdAt"));
     let some: Vec<&str> = users.iter().step_by(3).map(|user| text(user, "id")).collect();
 
-    let filters: Vec<Modelled> = vec![
+    let filters: Vec<FilterModel> = vec![
         ("name=aDa".to_owned(), Box::new(|user| key(user).starts_with("ada"))),
         (
             "q=ad".to_owned(),
@@ -97,8 +97,8 @@ async fn filters_and_orders_combine(context: Context) {
         (format!("createdBefore={late}"), Box::new(|user| text(user, "createdAt") < late)),
         (format!("ids={}", some.join(",")), Box::new(|user| some.contains(&text(user, "id")))),
         (format!("email={}", encode(&text(&users[9], "email").to_uppercase())), {
-            let wanted = text(&users[9], "email");
-            Box::new(move |user| text(user, "email") == wanted)
+            let expected = text(&users[9], "email");
+            Box::new(move |user| text(user, "email") == expected)
         }),
     ];
     let compare = |sort: &str, a: &Value, b: &Value| {
@@ -109,11 +109,11 @@ async fn filters_and_orders_combine(context: Context) {
             _ => text(a, "createdAt").cmp(text(b, "createdAt")).then(by_id),
         }
     };
-    // Each alone and each with each other, in every order.
+    // No filter, each alone, each pair, and all but the last, in every sort order.
     let all = 1u32 << filters.len();
     for sort in ["", "createdAt", "-createdAt", "name", "-name", "email", "-email"] {
         for chosen in (0..all).filter(|chosen| chosen.count_ones() <= 2).chain([all / 2 - 1]) {
-            let chosen: Vec<&Modelled> =
+            let chosen: Vec<&FilterModel> =
                 filters.iter().enumerate().filter(|(place, _)| chosen >> place & 1 == 1).map(|(_, f)| f).collect();
             let mut query: Vec<&str> = chosen.iter().map(|(query, _)| query.as_str()).collect();
             let order = format!("sort={sort}");
@@ -132,7 +132,7 @@ async fn filters_and_orders_combine(context: Context) {
     }
 }
 
-async fn a_name_has_no_case(context: Context) {
+async fn names_are_matched_case_insensitively(context: Context) {
     let app = context.app().await;
     let user = app.create("Ada Lovelace", "ada@example.com").await;
     let path = format!("/users/{}", text(&user, "id"));
@@ -142,7 +142,7 @@ async fn a_name_has_no_case(context: Context) {
     for (name, found) in [("ÉLODIE D", 1), ("E\u{301}lo", 1), ("elodie", 0)] {
         assert_eq!(app.get(&format!("/users?name={}", encode(name))).await.ids().len(), found, "{name}");
     }
-    // It follows the name.
+    // The search follows changes of the name.
     app.patch(&path, &json!({"name": "Augusta King"})).await;
     for (query, found) in [("name=ada", 0), ("q=lovelace", 0), ("name=augusta", 1), ("q=king", 1), ("q=ada@", 1)] {
         assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), found, "{query}");
@@ -151,7 +151,7 @@ async fn a_name_has_no_case(context: Context) {
     for (query, found) in [("name=ada", 1), ("q=byr", 1), ("q=ada@", 0), ("q=king", 0)] {
         assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), found, "{query}");
     }
-    // However it is written: the sigma at a word's end, and a domain in its own letters.
+    // Case folding and IDNA: the final sigma, and a domain in Unicode.
     app.create("ΚΩΣΤΑΣ ΠΑΠΑΣ", "ΑΣ+x@bücher.example").await;
     for (query, found) in [
         ("name=ΚΩΣ", 1),
@@ -166,14 +166,14 @@ async fn a_name_has_no_case(context: Context) {
     }
     let taken = json!({"name": "Another", "email": "ας+x@bücher.example"});
     app.post("/users", &taken).await.problem(409, "email-taken");
-    // What SQL takes for something else is a character like any other.
+    // SQL wildcards and quotes are ordinary characters.
     app.create("100% _Sure_ 'O''Hara\\", "odd@example.com").await;
     for (name, found) in [("100%", 1), ("1%", 0), ("100% _s", 1), ("100%__s", 0), ("100% _sure_ 'o''hara\\", 1)] {
         assert_eq!(app.get(&format!("/users?name={}", encode(name))).await.ids().len(), found, "{name}");
     }
 }
 
-async fn times_are_exact_to_the_microsecond(context: Context) {
+async fn time_filters_are_exact_to_the_microsecond(context: Context) {
     let app = context.app().await;
     let user = app.create("Ada", "ada@example.com").await;
     let created: DateTime<Utc> = text(&user, "createdAt").parse().unwrap();
@@ -196,7 +196,7 @@ async fn times_are_exact_to_the_microsecond(context: Context) {
     }
 }
 
-async fn a_cursor_belongs_to_its_query(context: Context) {
+async fn a_cursor_is_valid_only_for_its_query(context: Context) {
     let app = context.app().await;
     fill(&app).await;
     let queries =
@@ -207,7 +207,7 @@ async fn a_cursor_belongs_to_its_query(context: Context) {
         for other in queries {
             let reply = app.get(&format!("/users?{other}&limit=3&fields=id&count=exact&cursor={cursor}")).await;
             if other == query {
-                assert_eq!(reply.ids().len(), 3, "what is given of it may change");
+                assert_eq!(reply.ids().len(), 3, "limit, fields and count may change");
             } else {
                 reply.problem(400, "invalid-cursor");
             }
@@ -215,20 +215,20 @@ async fn a_cursor_belongs_to_its_query(context: Context) {
     }
 }
 
-async fn members_are_chosen(context: Context) {
+async fn fields_selects_members(context: Context) {
     let app = context.app().await;
     let user = app.create("Ada", "ada@example.com").await;
     for query in ["", "q=ada&", "email=ada@example.com&"] {
         let reply = app.get(&format!("/users?{query}fields=email,id,email")).await;
         assert_eq!(reply.text, format!(r#"[{{"id":{},"email":"ada@example.com"}}]"#, user["id"]));
         let listed = app.get(&format!("/users?{query}fields=email&fields=id")).await;
-        assert_eq!(listed.text, reply.text, "as many clients write lists");
+        assert_eq!(listed.text, reply.text, "a repeated parameter is a list, too");
         let all = app.get(&format!("/users?{query}fields=updatedAt,createdAt,version,email,name,id")).await;
-        assert_eq!(all.text, app.get(&format!("/users?{query}")).await.text, "in one order, whoever asks");
+        assert_eq!(all.text, app.get(&format!("/users?{query}")).await.text, "the order of members is fixed");
     }
 }
 
-async fn users_are_counted(context: Context) {
+async fn total_count_is_returned_on_request(context: Context) {
     let app = context.app().await;
     let users = fill(&app).await;
     for count in ["exact", "estimated"] {
@@ -238,12 +238,12 @@ async fn users_are_counted(context: Context) {
         }
         let page = app.get(&format!("/users?count={count}&limit=4")).await;
         let next = app.get(&page.link("next").unwrap()).await;
-        assert_eq!(next.header("x-total-count"), users.len().to_string(), "of all pages together");
+        assert_eq!(next.header("x-total-count"), users.len().to_string(), "the total of all pages");
     }
-    assert!(app.get("/users").await.headers.get("x-total-count").is_none(), "only if asked for");
+    assert!(app.get("/users").await.headers.get("x-total-count").is_none(), "only on request");
 }
 
-async fn what_is_not_valid_is_named(context: Context) {
+async fn invalid_parameters_are_reported_by_name(context: Context) {
     let app = context.app().await;
     let ids = vec!["0197b5f0-3c4a-7def-8123-456789abcdef"; 101].join(",");
     let plus = app.get("/users?email=ann+x@example.com").await.problem(400, "invalid-query");
@@ -274,10 +274,10 @@ async fn what_is_not_valid_is_named(context: Context) {
         assert_eq!((error["parameter"].as_str(), error["code"].as_str()), (Some(parameter), Some(code)), "{query}");
     }
     let problem = app.get("/users?sort=x&count=y&fields=z&page=1").await.problem(400, "invalid-query");
-    assert_eq!(problem["errors"].as_array().unwrap().len(), 4, "all faults at once");
+    assert_eq!(problem["errors"].as_array().unwrap().len(), 4, "all errors are reported");
 }
 
-async fn other_orders_are_stable_under_writes(context: Context) {
+async fn sorted_pages_are_stable_under_writes(context: Context) {
     let app = context.app().await;
     let steady: BTreeSet<String> = fill(&app).await.iter().map(|user| text(user, "id").to_owned()).collect();
     let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -286,7 +286,7 @@ async fn other_orders_are_stable_under_writes(context: Context) {
         tokio::spawn(async move {
             let mut count = 0;
             while !*stopped.borrow() {
-                // At every place of the list, before and behind whoever walks it.
+                // Across the whole list, before and after the current page.
                 let name = NAMES[count % NAMES.len()];
                 let user = app.create(name, &format!("{}guest{count}@example.com", ["a", "m", "z"][count % 3])).await;
                 if count % 4 != 0 {
@@ -302,15 +302,15 @@ async fn other_orders_are_stable_under_writes(context: Context) {
         let mut page = app.get(&format!("/users?limit=3&sort={sort}")).await;
         loop {
             for id in page.ids() {
-                assert!(seen.insert(id), "an id came twice, {sort}");
+                assert!(seen.insert(id), "duplicate id, {sort}");
             }
             match page.link("next") {
                 Some(next) => page = app.get(&next).await,
                 None => break,
             }
         }
-        assert!(steady.is_subset(&seen), "an id was passed over, {sort}");
+        assert!(steady.is_subset(&seen), "missing id, {sort}");
     }
     stop.send(true).unwrap();
-    assert!(writer.await.unwrap() > 0, "nothing was written meanwhile");
+    assert!(writer.await.unwrap() > 0, "nothing was written during the test");
 }

@@ -1,7 +1,7 @@
-//! The service as a black box: over HTTP, on every engine, through production's own `Application::build`.
+//! Black-box tests of the service: over HTTP, on every engine, built by `Application::build` as in production.
 //!
-//! Each case gets a database of its own on each engine that this machine has; an engine that is missing is told and
-//! counted as skipped. Servers are started when the first case needs them, and end with the run.
+//! Each case runs on each available engine, with a fresh database; missing engines are reported and counted as skipped.
+//! Servers are started when the first case needs them, and stopped at the end of the run.
 
 #![allow(
     clippy::expect_used,
@@ -16,53 +16,53 @@
     clippy::unwrap_used,
     missing_docs,
     unreachable_pub,
-    reason = "a test ends by panicking, and nobody depends on it"
+    reason = "tests fail by panicking, and no crate depends on them"
 )]
 
+mod architecture;
+mod batching;
 mod bulk;
-mod bulk_answers;
 mod bulk_csv;
-mod bulk_once;
-mod causes;
+mod bulk_idempotency;
+mod bulk_responses;
 mod cli;
+mod concurrency;
 mod conditions;
 mod contract;
 mod docs;
-mod edges;
 mod exports;
 mod harness;
 mod hostile;
+mod http_semantics;
 mod idempotency;
+mod import_export;
 mod limits;
 mod lists;
 mod logging;
 mod migrations;
 mod ops;
+mod outage_causes;
 mod outages;
 mod overload;
-mod pages;
+mod pagination;
 mod pgbouncer;
 mod pipelines;
-mod plans;
 mod pool;
-mod races;
+mod query_plans;
 mod reload;
 mod requirements;
 mod reverse_proxies;
 mod secrets;
-mod sessions;
+mod session_settings;
 mod shutdown;
 mod signals;
 mod soak;
-mod storage;
+mod sqlite_file;
 mod timeouts;
 mod tls;
-mod together;
 mod traces;
-mod transfer;
 mod urls;
 mod users;
-mod walls;
 
 use std::process::ExitCode;
 
@@ -76,20 +76,20 @@ fn main() -> ExitCode {
     if contract::command().is_some() {
         return harness::run(vec![suite("contract", contract::cases())]);
     }
-    // What requests meet, whether they share statements or not.
+    // These run with and without batching; the others, with batching only.
     let mut suites: Vec<Suite> = vec![
         suite("users", users::cases()),
         suite("conditions", conditions::cases()),
         suite("idempotency", idempotency::cases()),
-        suite("pages", pages::cases()),
-        suite("plans", plans::cases()),
+        suite("pagination", pagination::cases()),
+        suite("query_plans", query_plans::cases()),
         suite("lists", lists::cases()),
         suite("hostile", hostile::cases()),
-        suite("races", races::cases()),
+        suite("concurrency", concurrency::cases()),
         suite("pool", pool::cases()),
         suite("ops", ops::cases()),
         suite("outages", outages::cases()).on_servers(),
-        suite("causes", causes::cases()).on_servers(),
+        suite("outage_causes", outage_causes::cases()).on_servers(),
         suite("overload", overload::cases()).alone(),
         suite("reload", reload::cases()),
         suite("shutdown", shutdown::cases()),
@@ -97,24 +97,24 @@ fn main() -> ExitCode {
     if harness::is_batching() {
         suites.extend([
             suite("bulk", bulk::cases()),
-            suite("bulk_answers", bulk_answers::cases()),
+            suite("bulk_responses", bulk_responses::cases()),
             suite("bulk_csv", bulk_csv::cases()),
-            suite("bulk_once", bulk_once::cases()),
+            suite("bulk_idempotency", bulk_idempotency::cases()),
             suite("exports", exports::cases()),
-            suite("together", together::cases()),
+            suite("batching", batching::cases()),
             suite("migrations", migrations::cases()),
             suite("signals", signals::cases()),
             suite("signals", signals::alone::cases()).without_engine(),
             suite("timeouts", timeouts::cases()).on_servers(),
-            suite("sessions", sessions::cases()),
+            suite("session_settings", session_settings::cases()),
             suite("pgbouncer", pgbouncer::cases()).on_postgres(),
-            suite("transfer", transfer::cases()),
+            suite("import_export", import_export::cases()),
             suite("requirements", requirements::cases()).on_servers(),
-            suite("storage", storage::cases()).without_engine(),
+            suite("sqlite_file", sqlite_file::cases()).without_engine(),
             suite("urls", urls::cases()),
             suite("tls", tls::cases()).on_servers(),
             suite("secrets", secrets::cases()),
-            suite("edges", edges::cases()).without_engine(),
+            suite("http_semantics", http_semantics::cases()).without_engine(),
             suite("pipelines", pipelines::cases()).without_engine(),
             suite("reverse_proxies", reverse_proxies::cases()).without_engine(),
             suite("cli", cli::cases()).without_engine(),
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
             suite("logging", logging::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),
-            suite("walls", walls::cases()).without_engine(),
+            suite("architecture", architecture::cases()).without_engine(),
         ]);
     }
     harness::run(suites)

@@ -1,4 +1,4 @@
-//! The schema: up, down, and many at once.
+//! Schema migrations: up, down, concurrent starts, and tables of other programs.
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
@@ -8,13 +8,13 @@ use crate::{
 };
 
 cases![
-    goes_up_and_down_and_up_again,
-    rows_from_before_are_found_by_name,
-    processes_that_start_at_once_all_come_up,
-    check_refuses_what_is_pending,
-    off_does_not_look,
-    tables_of_others_are_left_alone,
-    histories_of_others_are_left_alone,
+    migrations_apply_revert_and_apply_again,
+    existing_rows_get_their_search_keys,
+    concurrent_starts_migrate_once,
+    check_mode_refuses_pending_migrations,
+    off_mode_neither_checks_nor_migrates,
+    foreign_tables_are_left_untouched,
+    a_foreign_migration_history_is_left_untouched,
     a_history_in_the_shared_table_is_adopted,
     a_missing_table_is_reported
 ];
@@ -26,7 +26,7 @@ async fn migrate(context: &Context, url: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-async fn goes_up_and_down_and_up_again(context: Context) {
+async fn migrations_apply_revert_and_apply_again(context: Context) {
     let url = context.database().await;
     let names = [
         "m20261121_000001_create_users",
@@ -42,43 +42,43 @@ async fn goes_up_and_down_and_up_again(context: Context) {
         assert_eq!(migrate(&context, &url, &["status"]).await, all("applied"));
         let database = connect(&url).await;
         database.execute_unprepared("SELECT name_key FROM users").await.unwrap();
-        assert_eq!(migrate(&context, &url, &["down", "--steps", "2"]).await, "2 taken back\n");
-        assert!(database.execute_unprepared("SELECT name_key FROM users").await.is_err(), "the column is gone");
-        assert_eq!(migrate(&context, &url, &["down"]).await, "1 taken back\n");
-        assert!(database.execute_unprepared("SELECT 1 FROM idempotency_keys").await.is_err(), "the table is gone");
+        assert_eq!(migrate(&context, &url, &["down", "--steps", "2"]).await, "2 reverted\n");
+        assert!(database.execute_unprepared("SELECT name_key FROM users").await.is_err(), "the column is dropped");
+        assert_eq!(migrate(&context, &url, &["down"]).await, "1 reverted\n");
+        assert!(database.execute_unprepared("SELECT 1 FROM idempotency_keys").await.is_err(), "the table is dropped");
         database.execute_unprepared("SELECT 1 FROM users").await.unwrap();
-        assert_eq!(migrate(&context, &url, &["down"]).await, "1 taken back\n");
-        assert!(database.execute_unprepared("SELECT 1 FROM users").await.is_err(), "the table is gone");
+        assert_eq!(migrate(&context, &url, &["down"]).await, "1 reverted\n");
+        assert!(database.execute_unprepared("SELECT 1 FROM users").await.is_err(), "the table is dropped");
     }
-    assert_eq!(migrate(&context, &url, &["down", "--steps", "3"]).await, "0 taken back\n");
+    assert_eq!(migrate(&context, &url, &["down", "--steps", "3"]).await, "0 reverted\n");
 }
 
-async fn rows_from_before_are_found_by_name(context: Context) {
+async fn existing_rows_get_their_search_keys(context: Context) {
     let app = context.app().await;
     for (number, name) in ["Ada Lovelace", "ÉLODIE Dupont", "Ann"].into_iter().enumerate() {
         app.create(name, &format!("user{number}@example.com")).await;
     }
     app.stop().await.unwrap().unwrap();
-    assert_eq!(migrate(&context, &app.url, &["down", "--steps", "2"]).await, "2 taken back\n");
+    assert_eq!(migrate(&context, &app.url, &["down", "--steps", "2"]).await, "2 reverted\n");
     let app = context.app_on(&app.url, &[]).await;
     for query in ["name=ada%20l", "q=lovel", "q=dup", "name=%C3%A9lo", "q=ann", "name=ann"] {
         assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), 1, "{query}");
     }
 }
 
-async fn processes_that_start_at_once_all_come_up(context: Context) {
+async fn concurrent_starts_migrate_once(context: Context) {
     for _ in 0..3 {
         let url = context.database().await;
         let starting = (0..6).map(|_| {
             let (context, url) = (context.clone(), url.clone());
             tokio::spawn(async move { migrate(&context, &url, &["up"]).await })
         });
-        let mut said = Vec::new();
+        let mut outputs = Vec::new();
         for output in futures_util::future::join_all(starting).await {
-            said.push(output.unwrap());
+            outputs.push(output.unwrap());
         }
-        said.sort();
-        assert_eq!(said, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "4 applied\n"]);
+        outputs.sort();
+        assert_eq!(outputs, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "4 applied\n"]);
     }
     let url = context.database().await;
     let apps = futures_util::future::join_all((0..4).map(|_| context.app_on(&url, &[]))).await;
@@ -87,29 +87,30 @@ async fn processes_that_start_at_once_all_come_up(context: Context) {
     }
 }
 
-async fn check_refuses_what_is_pending(context: Context) {
+async fn check_mode_refuses_pending_migrations(context: Context) {
     let url = context.database().await;
     let settings = || context.settings(&url, &[("database.migrate", "check")]);
-    let refused = users_api::app::Application::build(settings()).await.err().unwrap().to_string();
-    assert_eq!(refused, "4 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
+    let error = users_api::app::Application::build(settings()).await.err().unwrap().to_string();
+    assert_eq!(error, "4 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
     migrate(&context, &url, &["up"]).await;
     let app = context.app_on(&url, &[("database.migrate", "check")]).await;
     app.create("Ann", "ann@example.com").await;
 }
 
-async fn off_does_not_look(context: Context) {
+async fn off_mode_neither_checks_nor_migrates(context: Context) {
     let url = context.database().await;
     let app = context.app_on(&url, &[("database.migrate", "off")]).await;
-    // No table: a fault of whoever runs it, and none of the client's business.
+    // No table: an operator's error, whose details the client must not see.
     let problem = app.get("/users").await.problem(500, "internal");
     assert!(!problem.to_string().contains("seaql") && !problem.to_string().contains("SELECT"), "{problem}");
     if context.engine() != Engine::Sqlite {
         let database = connect(&url).await;
-        assert!(database.execute_unprepared("SELECT 1 FROM users_api_migrations").await.is_err(), "nothing was made");
+        let found = database.execute_unprepared("SELECT 1 FROM users_api_migrations").await;
+        assert!(found.is_err(), "no table was created");
     }
 }
 
-/// Every table with its columns, and the rows of these tables.
+/// The columns of every table, and the names stored in these tables.
 async fn contents(context: &Context, database: &DatabaseConnection, tables: &[&str]) -> Vec<String> {
     let columns = match context.engine() {
         Engine::Sqlite => "SELECT m.name || '.' || c.name FROM sqlite_master m, pragma_table_info(m.name) c ORDER BY 1",
@@ -134,8 +135,8 @@ async fn contents(context: &Context, database: &DatabaseConnection, tables: &[&s
     contents
 }
 
-/// Every way to the database is refused with a text that names this table.
-async fn every_command_is_refused(context: &Context, url: &str, part: &str) {
+/// Asserts that every command fails with an error that contains `part`.
+async fn assert_every_command_is_refused(context: &Context, url: &str, part: &str) {
     let file = context.folder().join("users.ndjson");
     std::fs::write(&file, "{\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n").unwrap();
     let file = file.to_str().unwrap();
@@ -159,7 +160,7 @@ async fn every_command_is_refused(context: &Context, url: &str, part: &str) {
     }
 }
 
-async fn tables_of_others_are_left_alone(context: Context) {
+async fn foreign_tables_are_left_untouched(context: Context) {
     let sequelize =
         "name varchar(255), email varchar(255), createdAt varchar(40) not null, updatedAt varchar(40) not null";
     let other = ["create table others (name varchar(20))", "insert into others values ('kept')"].map(str::to_owned);
@@ -171,7 +172,7 @@ async fn tables_of_others_are_left_alone(context: Context) {
                 "insert into users values (1, 'Ann', 'ann@example.com', '2026', '2026')".to_owned(),
             ],
         ),
-        // What the first releases left of it, with their history in the shared table.
+        // The same table as the first releases left it, with their history in the shared table.
         (
             "users",
             vec![
@@ -196,13 +197,13 @@ async fn tables_of_others_are_left_alone(context: Context) {
             database.execute_unprepared(statement).await.unwrap();
         }
         let before = contents(&context, &database, &[table, "others"]).await;
-        every_command_is_refused(&context, &url, &format!("the table {table} exists, but users-api did not create it"))
-            .await;
+        let part = format!("the table {table} exists, but users-api did not create it");
+        assert_every_command_is_refused(&context, &url, &part).await;
         assert_eq!(contents(&context, &database, &[table, "others"]).await, before);
     }
 }
 
-async fn histories_of_others_are_left_alone(context: Context) {
+async fn a_foreign_migration_history_is_left_untouched(context: Context) {
     let url = context.database().await;
     let database = connect(&url).await;
     for statement in [
@@ -211,16 +212,16 @@ async fn histories_of_others_are_left_alone(context: Context) {
     ] {
         database.execute_unprepared(statement).await.unwrap();
     }
-    let theirs = async || {
+    let foreign_versions = async || {
         let query = "SELECT version FROM seaql_migrations ORDER BY 1";
         let rows =
             database.query_all_raw(Statement::from_string(database.get_database_backend(), query)).await.unwrap();
         rows.iter().map(|row| row.try_get_by_index::<String>(0).unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(migrate(&context, &url, &["up"]).await, "4 applied\n");
-    assert_eq!(theirs().await, ["m20250101_000001_create_orders"]);
-    assert_eq!(migrate(&context, &url, &["down", "--steps", "4"]).await, "4 taken back\n");
-    assert_eq!(theirs().await, ["m20250101_000001_create_orders"]);
+    assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
+    assert_eq!(migrate(&context, &url, &["down", "--steps", "4"]).await, "4 reverted\n");
+    assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
 }
 
 async fn a_history_in_the_shared_table_is_adopted(context: Context) {
@@ -243,10 +244,10 @@ async fn a_history_in_the_shared_table_is_adopted(context: Context) {
     let app = context.app_on(&app.url, &[]).await;
     assert_eq!(app.get("/users").await.ids().len(), 1);
     app.stop().await.unwrap().unwrap();
-    assert_eq!(migrate(&context, &app.url, &["down"]).await, "1 taken back\n");
+    assert_eq!(migrate(&context, &app.url, &["down"]).await, "1 reverted\n");
     let query = "SELECT version FROM seaql_migrations";
     let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), query)).await.unwrap();
-    assert_eq!(rows.len(), 3, "the previous release sees what was reverted");
+    assert_eq!(rows.len(), 3, "the revert is visible to the previous release");
     assert_eq!(migrate(&context, &app.url, &["up"]).await, "1 applied\n");
 }
 
@@ -255,7 +256,7 @@ async fn a_missing_table_is_reported(context: Context) {
     migrate(&context, &url, &["up"]).await;
     let database = connect(&url).await;
     database.execute_unprepared("DROP TABLE idempotency_keys").await.unwrap();
-    every_command_is_refused(&context, &url, "the table idempotency_keys is missing").await;
+    assert_every_command_is_refused(&context, &url, "the table idempotency_keys is missing").await;
     database.execute_unprepared("DROP TABLE users_api_migrations").await.unwrap();
     database.execute_unprepared("DROP TABLE users").await.unwrap();
     assert_eq!(migrate(&context, &url, &["up"]).await, "4 applied\n");

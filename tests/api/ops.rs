@@ -1,4 +1,4 @@
-//! What operators see: health, metrics, the log, request ids.
+//! Observability: health, metrics, the log, request ids.
 
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -9,16 +9,16 @@ use crate::{
 };
 
 cases![
-    ready_asks_the_database,
-    requests_carry_an_id,
-    metrics_count_by_route,
-    metrics_are_clean,
-    the_log_has_one_line_a_request,
-    a_request_that_is_cut_off_has_its_route,
-    an_error_is_logged_once_and_not_told,
+    readiness_follows_the_database,
+    valid_request_ids_are_echoed_and_others_replaced,
+    metrics_are_labelled_by_route,
+    metrics_pass_promtool,
+    each_request_logs_one_line,
+    a_timed_out_request_is_logged_with_its_route,
+    an_internal_error_is_logged_once_and_not_exposed,
 ];
 
-async fn ready_asks_the_database(context: Context) {
+async fn readiness_follows_the_database(context: Context) {
     if context.engine() == Engine::Sqlite {
         let app = context.app().await;
         assert_eq!(app.get("/health/ready").await.json(), json!({"status": "ready"}));
@@ -34,12 +34,10 @@ async fn ready_asks_the_database(context: Context) {
     assert_eq!(app.get("/health/live").await.json(), json!({"status": "live"}));
     let users = app.get("/users").await;
     users.problem(503, "database-unavailable");
-    proxy.mend();
-    eventually("ready again, by itself", || async {
-        Some(app.get("/health/ready").await).filter(|reply| reply.status == 200)
-    })
-    .await;
-    eventually("min is restored, though nobody asks for anything", || async {
+    proxy.restore();
+    eventually("ready again", || async { Some(app.get("/health/ready").await).filter(|reply| reply.status == 200) })
+        .await;
+    eventually("min is restored without any request", || async {
         let pool = app.pool().await;
         (pool["total"] == 2 && pool["state"] == "up").then_some(())
     })
@@ -47,26 +45,26 @@ async fn ready_asks_the_database(context: Context) {
     eventually("served again", || async { Some(app.get("/users").await).filter(|reply| reply.status == 200) }).await;
 }
 
-async fn requests_carry_an_id(context: Context) {
+async fn valid_request_ids_are_echoed_and_others_replaced(context: Context) {
     let app = context.app().await;
-    let ask = |id: String| {
+    let echoed_id = |id: String| {
         let request = app.request(reqwest::Method::GET, "/users").header("x-request-id", id);
         async { Reply::of(request).await.header("x-request-id").to_owned() }
     };
-    for sane in
+    for valid in
         ["a", "0197b5f0-3c4a-7def-8123-456789abcdef", "Root=1-67891233-abcdef012345678912345678", "a/b:c_d.e+f@g="]
     {
-        assert_eq!(ask(sane.to_owned()).await, sane);
+        assert_eq!(echoed_id(valid.to_owned()).await, valid);
     }
-    for odd in ["", "a b", "a\tb", "<script>", "a\"b", &"x".repeat(129)] {
-        let id = ask(odd.to_owned()).await;
-        assert!(id != odd && !id.is_empty(), "{odd:?} became {id:?}");
+    for invalid in ["", "a b", "a\tb", "<script>", "a\"b", &"x".repeat(129)] {
+        let id = echoed_id(invalid.to_owned()).await;
+        assert!(id != invalid && !id.is_empty(), "{invalid:?} became {id:?}");
     }
     let (one, two) = (app.get("/users").await, app.get("/users").await);
     assert_ne!(one.header("x-request-id"), two.header("x-request-id"));
 }
 
-async fn metrics_count_by_route(context: Context) {
+async fn metrics_are_labelled_by_route(context: Context) {
     let app = context.app().await;
     let user = app.create("Ann", "ann@example.com").await;
     let id = user["id"].as_str().unwrap();
@@ -94,11 +92,11 @@ async fn metrics_count_by_route(context: Context) {
     }
     assert!(
         !reply.text.contains(id) && !reply.text.contains("/nowhere"),
-        "a label is no place for what clients make up"
+        "labels must not contain values chosen by clients"
     );
 }
 
-async fn metrics_are_clean(context: Context) {
+async fn metrics_pass_promtool(context: Context) {
     let app = context.app().await;
     app.create("Ann", "ann@example.com").await;
     app.get("/users?limit=1").await;
@@ -112,14 +110,14 @@ async fn metrics_are_clean(context: Context) {
         assert!(text.contains(&format!("# HELP {name} ")), "{name} has no HELP");
         assert!(kind != "gauge" || !name.ends_with("_count"), "{name}");
     }
-    assert!(!text.contains(".*"), "a route is shown without expressions");
+    assert!(!text.contains(".*"), "route labels contain no regular expressions");
     for name in [
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",
         "process_open_fds",
         "process_start_time_seconds",
         "http_server_open_connections",
-        // This one.
+        // The scrape itself.
         "http_server_active_requests 1\n",
         concat!("users_api_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),
     ] {
@@ -127,12 +125,12 @@ async fn metrics_are_clean(context: Context) {
     }
 }
 
-/// The lines that tell of requests.
-fn requests(service: &Service) -> Vec<Value> {
+/// The log's request lines.
+fn request_lines(service: &Service) -> Vec<Value> {
     service.log().into_iter().filter(|line| line["message"] == "request").collect()
 }
 
-async fn the_log_has_one_line_a_request(context: Context) {
+async fn each_request_logs_one_line(context: Context) {
     let url = context.database().await;
     let service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
     let client = client();
@@ -141,7 +139,8 @@ async fn the_log_has_one_line_a_request(context: Context) {
         let request = service.get(&client, path).header("x-request-id", format!("id:{path}").replace('?', "/"));
         request.send().await.unwrap();
     }
-    let lines = eventually("three lines", || async { Some(requests(&service)).filter(|lines| lines.len() >= 3) }).await;
+    let three = || async { Some(request_lines(&service)).filter(|lines| lines.len() >= 3) };
+    let lines = eventually("three request lines", three).await;
     assert_eq!(lines.len(), 3);
     let fields = |line: &Value| {
         assert!(line["duration_ms"].as_f64().unwrap() > 0.0, "{line}");
@@ -157,11 +156,11 @@ async fn the_log_has_one_line_a_request(context: Context) {
         ]
     );
     let log = service.log().iter().map(ToString::to_string).collect::<String>();
-    assert!(!log.contains("SELECT"), "statements are not for this level");
-    assert!(!log.contains("secret@"), "the password is not for the log");
+    assert!(!log.contains("SELECT"), "statements are not logged at this level");
+    assert!(!log.contains("secret@"), "the password is not logged");
 }
 
-async fn a_request_that_is_cut_off_has_its_route(context: Context) {
+async fn a_timed_out_request_is_logged_with_its_route(context: Context) {
     let url = context.database().await;
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__SERVER__REQUEST_TIMEOUT", "300ms")];
     let service = Service::start(context.folder(), &variables).await;
@@ -173,16 +172,17 @@ async fn a_request_that_is_cut_off_has_its_route(context: Context) {
     assert_eq!((&line["status"], &line["method"], &line["route"]), (&json!(408), &json!("PUT"), &json!("/users/{id}")));
 }
 
-async fn an_error_is_logged_once_and_not_told(context: Context) {
+async fn an_internal_error_is_logged_once_and_not_exposed(context: Context) {
     let url = context.database().await;
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__DATABASE__MIGRATE", "off")];
     let service = Service::start(context.folder(), &variables).await;
     let reply = Reply::of(service.get(&client(), "/users")).await;
     reply.problem(500, "internal");
-    for inside in ["SQL", "sqlx", "SELECT", "no such table", "does not exist", "doesn't exist", "relation", "DbErr"] {
-        assert!(!reply.text.contains(inside), "{}", reply.text);
+    for internal in ["SQL", "sqlx", "SELECT", "no such table", "does not exist", "doesn't exist", "relation", "DbErr"] {
+        assert!(!reply.text.contains(internal), "{}", reply.text);
     }
-    let lines = eventually("a line", || async { Some(requests(&service)).filter(|lines| !lines.is_empty()) }).await;
+    let any = || async { Some(request_lines(&service)).filter(|lines| !lines.is_empty()) };
+    let lines = eventually("the request is logged", any).await;
     assert_eq!(lines[0]["level"], "ERROR");
     assert_eq!(lines[0]["request_id"], reply.header("x-request-id"));
     let chain = lines[0]["error"].as_str().unwrap();
@@ -193,5 +193,5 @@ async fn an_error_is_logged_once_and_not_told(context: Context) {
     };
     assert!(chain.contains("internal error") && chain.contains(cause), "{chain}");
     let errors = service.log().into_iter().filter(|line| line.to_string().contains(cause)).count();
-    assert_eq!(errors, 1, "told once: {:#?}", service.log());
+    assert_eq!(errors, 1, "logged once: {:#?}", service.log());
 }

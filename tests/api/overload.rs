@@ -1,4 +1,4 @@
-//! More than can be served.
+//! Overload: more requests than the pool can serve.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use crate::{
     cases,
     harness::{
-        App, Context, Engine, Load, Locked, Proxy, Sample, Service, by_status, connect, eventually, quantile, wanted,
+        App, Context, Engine, Load, Locked, Proxy, Sample, Service, by_status, connect, env_or, eventually, quantile,
     },
 };
 
 cases![
-    clients_that_vanish_inside_a_transaction_leave_nothing_behind,
-    too_many_clients_cost_no_goodput,
-    probes_do_not_queue_behind_users,
-    a_long_hold_is_seen,
+    disconnected_clients_leave_no_open_transaction,
+    overload_does_not_reduce_goodput,
+    probes_do_not_wait_for_a_connection,
+    a_slow_hold_is_counted_once_with_its_operation,
 ];
 
-/// Transactions that are open on the server, but for the one that asks.
+/// Transactions open on the server, except that of the query itself.
 async fn open_transactions(context: &Context, url: &str) -> i64 {
     let sql = match context.engine() {
         Engine::Sqlite => return 0,
@@ -39,7 +39,7 @@ async fn open_transactions(context: &Context, url: &str) -> i64 {
     count
 }
 
-async fn clients_that_vanish_inside_a_transaction_leave_nothing_behind(context: Context) {
+async fn disconnected_clients_leave_no_open_transaction(context: Context) {
     let app = context.app_with(&[("pool.max", "10"), ("pool.acquire", "60s")]).await;
     let user = app.create("Ann", "ann@example.com").await;
     let id = user["id"].as_str().unwrap();
@@ -52,18 +52,17 @@ async fn clients_that_vanish_inside_a_transaction_leave_nothing_behind(context: 
             body.len()
         );
         let mut client = TcpStream::connect(app.address).await.unwrap();
-        // What is dropped is reset, not said goodbye to.
+        // Dropping the socket resets the connection instead of closing it in order.
         socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         client.write_all(request.as_bytes()).await.unwrap();
         clients.push(client);
     }
     let writers = if context.engine() == Engine::Sqlite { 1 } else { 10 };
-    app.pool_until("the pool is full of them", |pool| pool["inUse"] == writers && pool["waiting"] == 500 - writers)
-        .await;
+    app.pool_until("the pool is exhausted", |pool| pool["inUse"] == writers && pool["waiting"] == 500 - writers).await;
     drop(clients);
-    app.pool_until("those that waited have left the queue", |pool| pool["waiting"] == 0).await;
+    app.pool_until("disconnected waiters have left the queue", |pool| pool["waiting"] == 0).await;
     lock.unlock().await;
-    app.pool_until("those that had begun are done", |pool| pool["inUse"] == 0).await;
+    app.pool_until("running operations have finished", |pool| pool["inUse"] == 0).await;
     eventually("no transaction is left open", || async {
         (open_transactions(&context, &app.url).await == 0).then_some(())
     })
@@ -71,7 +70,7 @@ async fn clients_that_vanish_inside_a_transaction_leave_nothing_behind(context: 
     let patched = app.patch(&format!("/users/{id}"), &json!({"name": "Bea"})).await;
     assert_eq!(patched.status, 200, "{}", patched.text);
     let version = patched.json()["version"].as_i64().unwrap();
-    assert_eq!(version, 2 + writers, "each one that had begun was done once, and the others never");
+    assert_eq!(version, 2 + writers, "each operation that had begun ran once, the others never");
     let database = connect(&app.url).await;
     let sql = Statement::from_string(database.get_database_backend(), "SELECT name FROM users");
     let name: String = database.query_one_raw(sql).await.unwrap().unwrap().try_get_by_index(0).unwrap();
@@ -79,7 +78,7 @@ async fn clients_that_vanish_inside_a_transaction_leave_nothing_behind(context: 
     database.close().await.unwrap();
 }
 
-/// Answers a second with this status.
+/// Responses per second with this status.
 fn rate(samples: &[Sample], status: u16) -> f64 {
     let began = samples.iter().map(|sample| sample.began).min().unwrap();
     let ended = samples.iter().map(|sample| sample.began + sample.took).max().unwrap();
@@ -90,12 +89,12 @@ fn rate(samples: &[Sample], status: u16) -> f64 {
     }
 }
 
-/// How long each phase lasts; `USERS_API_TEST_OVERLOAD` (seconds) makes it longer.
+/// How long each phase lasts; `USERS_API_TEST_OVERLOAD` (seconds) overrides it.
 fn phase() -> Duration {
-    Duration::from_secs(wanted("USERS_API_TEST_OVERLOAD", 5))
+    Duration::from_secs(env_or("USERS_API_TEST_OVERLOAD", 5))
 }
 
-async fn too_many_clients_cost_no_goodput(context: Context) {
+async fn overload_does_not_reduce_goodput(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -109,44 +108,44 @@ async fn too_many_clients_cost_no_goodput(context: Context) {
     ];
     let service = Service::start(context.folder(), &variables).await;
     let app = App::at(service.address, &url);
-    // Each answer of the database takes 20 ms, so that two connections serve at most a hundred requests a second, and
-    // the machine is not what is measured.
+    // Each response of the database takes 20 ms, so that two connections serve at most 100 requests per second, on any
+    // machine.
     proxy.slow(Duration::from_millis(20));
     let measured = async |clients| {
-        // A client that was refused comes back when it has been asked to, sooner than which would be an attack.
+        // Clients pause between requests: rejected ones that retry immediately would be an attack, not overload.
         let load = Load::start_with(&app, clients, Duration::from_millis(50), |_| false);
         let probes = Load::of_probes(&app, Duration::from_millis(5));
         tokio::time::sleep(phase()).await;
         (load.stop().await, probes.stop().await)
     };
-    let (just_enough, _) = measured(8).await;
-    // Once with so many, so that what they need at all is there.
+    let (at_capacity, _) = measured(8).await;
+    // A first run under this load, so that all the memory it needs is allocated before the measurement.
     measured(80).await;
     let resident_before = service.resident_kib();
-    let (too_many, probes) = measured(80).await;
+    let (overloaded, probes) = measured(80).await;
     let resident_after = service.resident_kib();
-    let (best, goodput) = (rate(&just_enough, 200), rate(&too_many, 200));
-    let of = |status| too_many.iter().filter(|sample| sample.status == status).cloned().collect::<Vec<_>>();
-    let (served, refused) = (of(200), of(503));
-    let (refused_p50, refused_p99) = (quantile(&refused, 0.5), quantile(&refused, 0.99));
+    let (capacity, goodput) = (rate(&at_capacity, 200), rate(&overloaded, 200));
+    let with_status = |status| overloaded.iter().filter(|sample| sample.status == status).cloned().collect::<Vec<_>>();
+    let (served, rejected) = (with_status(200), with_status(503));
+    let (rejected_p50, rejected_p99) = (quantile(&rejected, 0.5), quantile(&rejected, 0.99));
     let served_p99 = quantile(&served, 0.99);
     let (live_p50, live_p99) = (quantile(&probes, 0.5), quantile(&probes, 0.99));
     println!(
-        "{}: live in {live_p50:?} (p50), {live_p99:?} (p99); goodput {goodput:.1}/s of {best:.1}/s; refused in {refused_p50:?} (p50), {refused_p99:?} (p99); served in {served_p99:?} (p99); {resident_before} KiB, then {resident_after} KiB; {:?}",
+        "{}: live in {live_p50:?} (p50), {live_p99:?} (p99); goodput {goodput:.1}/s of {capacity:.1}/s; rejected in {rejected_p50:?} (p50), {rejected_p99:?} (p99); served in {served_p99:?} (p99); {resident_before} KiB, then {resident_after} KiB; {:?}",
         context.engine().name(),
-        by_status(&too_many)
+        by_status(&overloaded)
     );
-    assert!(goodput > 0.8 * best, "goodput fell from {best} to {goodput}");
-    // Beside what the machine makes every answer take.
-    let at_once = Duration::from_millis(20) + live_p50 * 4;
-    assert!(refused_p50 < at_once, "a refusal waits for nobody, and took {refused_p50:?} beside {live_p50:?}");
-    let bound = Duration::from_millis(1500) + live_p99 * 4;
-    assert!(served_p99 < bound, "who is served waits for {served_p99:?} beside {live_p99:?}");
+    assert!(goodput > 0.8 * capacity, "goodput fell from {capacity} to {goodput}");
+    // Relative to the time that any response takes on this machine.
+    let limit = Duration::from_millis(20) + live_p50 * 4;
+    assert!(rejected_p50 < limit, "rejections must be immediate: p50 {rejected_p50:?}, liveness {live_p50:?}");
+    let limit = Duration::from_millis(1500) + live_p99 * 4;
+    assert!(served_p99 < limit, "served requests took too long: p99 {served_p99:?}, liveness {live_p99:?}");
     assert!(resident_after < resident_before + resident_before / 5, "memory grew: {resident_before}, {resident_after}");
-    assert_eq!(served.len() + refused.len(), too_many.len(), "{:?}", by_status(&too_many));
+    assert_eq!(served.len() + rejected.len(), overloaded.len(), "{:?}", by_status(&overloaded));
 }
 
-async fn probes_do_not_queue_behind_users(context: Context) {
+async fn probes_do_not_wait_for_a_connection(context: Context) {
     let settings = [("pool.max", "1"), ("pool.min", "1"), ("pool.acquire", "60s")];
     let app = context.app_with(&settings).await;
     let lock = Locked::users(&context, &app.url).await;
@@ -154,19 +153,19 @@ async fn probes_do_not_queue_behind_users(context: Context) {
         let app = app.clone();
         tokio::spawn(async move { app.post("/users", &json!({"name": "Ann", "email": "ann@example.com"})).await })
     };
-    app.pool_until("the only connection is out", |pool| pool["inUse"] == 1).await;
-    // For long enough that the last answer of the database is old news.
+    app.pool_until("the only connection is in use", |pool| pool["inUse"] == 1).await;
+    // Long enough that the last response of the database is no longer recent.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(app.get("/health/ready").await.status, 200, "the database answers, though nobody can be served");
+    assert_eq!(app.get("/health/ready").await.status, 200, "the database responds, although no connection is free");
     assert_eq!(app.pool().await["state"], "up");
     lock.unlock().await;
     assert_eq!(posting.await.unwrap().status, 201);
 }
 
-async fn a_long_hold_is_seen(context: Context) {
+async fn a_slow_hold_is_counted_once_with_its_operation(context: Context) {
     let settings = [("pool.slow_hold", "100ms"), ("pool.acquire", "60s")];
     let app = context.app_with(&settings).await;
-    // A start that took its time may have been warned of.
+    // A slow start may already have been counted.
     let before = app.pool().await["counters"]["slowHolds"].as_u64().unwrap();
     let lock = Locked::users(&context, &app.url).await;
     let posting = {
@@ -177,11 +176,11 @@ async fn a_long_hold_is_seen(context: Context) {
             request.send().await.unwrap().status().as_u16()
         })
     };
-    let pool = app.pool_until("it is warned of", |pool| pool["counters"]["slowHolds"] == before + 1).await;
+    let pool = app.pool_until("the slow hold is counted", |pool| pool["counters"]["slowHolds"] == before + 1).await;
     assert_eq!(pool["longestHolders"][0]["operation"], "users.create", "{pool}");
     assert_eq!(pool["longestHolders"][0]["request"], "slow-1", "{pool}");
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(app.pool().await["counters"]["slowHolds"], before + 1, "once");
+    assert_eq!(app.pool().await["counters"]["slowHolds"], before + 1, "counted once");
     lock.unlock().await;
     assert_eq!(posting.await.unwrap(), 201);
 }

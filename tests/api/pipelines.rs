@@ -1,4 +1,4 @@
-//! What a connection carries besides one request after the other: pipelines, what is no request, `Expect`.
+//! HTTP/1.1 connections: pipelining, malformed requests, and `Expect: 100-continue`.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -14,48 +14,49 @@ use crate::{
 };
 
 cases![
-    each_answer_has_its_own_frame,
-    a_body_is_not_taken_for_a_request,
-    many_requests_are_answered_in_order,
-    what_is_no_request_is_refused_by_a_problem,
-    a_slow_head_is_refused_by_a_problem,
-    a_refused_body_keeps_no_connection_open,
-    bare_line_feeds_are_left_to_the_parser,
-    nothing_follows_the_last_answer,
-    a_body_that_is_not_taken_is_refused_before_it_is_sent,
-    other_names_of_ndjson_are_understood,
+    pipelined_responses_are_framed_correctly,
+    a_body_is_never_parsed_as_a_request,
+    pipelined_responses_keep_the_order_of_requests,
+    a_malformed_request_gets_a_problem,
+    a_slow_request_head_gets_a_problem,
+    a_rejected_body_closes_the_connection,
+    bare_line_feeds_are_accepted_in_a_request_head,
+    requests_after_the_last_response_are_ignored,
+    an_unsupported_media_type_is_rejected_before_the_body_is_sent,
+    every_ndjson_media_type_is_accepted,
 ];
 
-/// Sends these pieces, and reads to the end of the connection.
-async fn exchange(app: &App, pieces: &[&str]) -> String {
+/// Sends these parts one by one, and reads until the connection is closed.
+async fn exchange(app: &App, parts: &[&str]) -> String {
     let mut stream = TcpStream::connect(app.address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    for piece in pieces {
-        stream.write_all(piece.as_bytes()).await.unwrap();
+    for part in parts {
+        stream.write_all(part.as_bytes()).await.unwrap();
         tokio::task::yield_now().await;
     }
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    String::from_utf8(answer).unwrap()
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).await.unwrap();
+    String::from_utf8(response).unwrap()
 }
 
-/// Status and body of each answer, by what a client makes of their heads. Those to HEAD have no body.
-fn answers(mut text: &str, methods: &[&str]) -> Vec<(u16, String)> {
-    let mut answers = Vec::new();
+/// Status and body of each response, framed as by a client. Responses to HEAD have no body.
+fn responses(mut text: &str, methods: &[&str]) -> Vec<(u16, String)> {
+    let mut responses = Vec::new();
     for method in methods {
-        let (head, rest) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{methods:?}: no answer in {text:?}"));
+        let (head, remaining) =
+            text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{methods:?}: no response in {text:?}"));
         let length =
             head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |it| it.parse().unwrap());
         let length = if *method == "HEAD" { 0 } else { length };
-        answers.push((head[9..12].parse().unwrap(), rest[..length].to_owned()));
-        text = &rest[length..];
+        responses.push((head[9..12].parse().unwrap(), remaining[..length].to_owned()));
+        text = &remaining[length..];
     }
     assert_eq!(text, "", "{methods:?}");
-    answers
+    responses
 }
 
-fn request(method: &str, path: &str, more: &str) -> String {
-    format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n")
+fn request(method: &str, path: &str, headers: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n")
 }
 
 fn creation(number: usize, is_chunked: bool) -> String {
@@ -71,7 +72,7 @@ fn creation(number: usize, is_chunked: bool) -> String {
     }
 }
 
-async fn each_answer_has_its_own_frame(context: Context) {
+async fn pipelined_responses_are_framed_correctly(context: Context) {
     let app = context.app().await;
     let get = request("GET", "/users?limit=1", "");
     let head = request("HEAD", "/health/live", "");
@@ -94,8 +95,8 @@ async fn each_answer_has_its_own_frame(context: Context) {
         let methods: Vec<&str> = methods.into_iter().chain(["GET"]).collect();
         let text = requests.concat() + &last;
         let whole = exchange(&app, &[&text]).await;
-        let answers = answers(&whole, &methods);
-        for (method, (status, body)) in methods.iter().zip(&answers) {
+        let responses = responses(&whole, &methods);
+        for (method, (status, body)) in methods.iter().zip(&responses) {
             let expected = if *method == "POST" { 201 } else { 200 };
             assert_eq!(*status, expected, "{text}\n{whole}");
             assert!(*method == "HEAD" || serde_json::from_str::<Value>(body).is_ok(), "{body}");
@@ -104,23 +105,24 @@ async fn each_answer_has_its_own_frame(context: Context) {
     assert_eq!(app.get("/users").await.ids().len(), number);
 }
 
-async fn a_body_is_not_taken_for_a_request(context: Context) {
+async fn a_body_is_never_parsed_as_a_request(context: Context) {
     let app = context.app().await;
-    // In every possible pair of packets.
+    // Split into two packets at every position.
     let text = |number| creation(number, true) + &request("HEAD", "/health/live", "connection: close\r\n");
     for at in 1..text(1000).len() {
         let text = text(1000 + at);
         let (one, two) = text.split_at(at);
-        let answer = exchange(&app, &[one, two]).await;
-        assert_eq!(answers(&answer, &["POST", "HEAD"]).iter().map(|it| it.0).collect::<Vec<_>>(), [201, 200], "{at}");
+        let response = exchange(&app, &[one, two]).await;
+        let statuses: Vec<u16> = responses(&response, &["POST", "HEAD"]).iter().map(|(status, _)| *status).collect();
+        assert_eq!(statuses, [201, 200], "{at}");
     }
     let text = creation(5000, false) + &request("HEAD", "/health/live", "connection: close\r\n");
     let bytes: Vec<String> = text.chars().map(String::from).collect();
-    let answer = exchange(&app, &bytes.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    assert_eq!(answers(&answer, &["POST", "HEAD"]).len(), 2);
+    let response = exchange(&app, &bytes.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(responses(&response, &["POST", "HEAD"]).len(), 2);
 }
 
-async fn many_requests_are_answered_in_order(context: Context) {
+async fn pipelined_responses_keep_the_order_of_requests(context: Context) {
     let app = context.app().await;
     let mut text = String::new();
     let mut methods = Vec::new();
@@ -136,15 +138,15 @@ async fn many_requests_are_answered_in_order(context: Context) {
     text += &request("GET", "/health/live", "connection: close\r\n");
     methods.push("GET");
     let whole = exchange(&app, &[&text]).await;
-    for (number, (status, body)) in answers(&whole, &methods).into_iter().enumerate().take(200) {
+    for (number, (status, body)) in responses(&whole, &methods).into_iter().enumerate().take(200) {
         let expected = format!("\"email\":\"user{number}@example.com\"");
         assert!((status == 200 && body.is_empty()) || (status == 201 && body.contains(&expected)), "{number}: {body}");
     }
 }
 
-/// The head in small letters, and the problem.
-fn problem(answer: &str) -> (String, Value) {
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+/// The head in lower case, and the problem.
+fn problem(response: &str) -> (String, Value) {
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{response:?}"));
     let (head, problem): (_, Value) = (head.to_lowercase(), serde_json::from_str(body).unwrap());
     for header in
         ["content-type: application/problem+json", "x-request-id: ", "connection: close", "cache-control: no-store"]
@@ -154,7 +156,7 @@ fn problem(answer: &str) -> (String, Value) {
     (head, problem)
 }
 
-async fn what_is_no_request_is_refused_by_a_problem(context: Context) {
+async fn a_malformed_request_gets_a_problem(context: Context) {
     let app = context.app().await;
     let large = request("GET", "/users", &format!("x-large: {}\r\n", "x".repeat(400_000)));
     for (text, status, code) in [
@@ -163,7 +165,7 @@ async fn what_is_no_request_is_refused_by_a_problem(context: Context) {
         ("GET /users HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n", 400, "malformed-request"),
         (large.as_str(), 431, "head-too-large"),
     ] {
-        // Also where it follows a request that was answered.
+        // Also after a successful request on the same connection.
         let mut stream = TcpStream::connect(app.address).await.unwrap();
         for is_first in [true, false] {
             if !is_first {
@@ -171,11 +173,11 @@ async fn what_is_no_request_is_refused_by_a_problem(context: Context) {
                 stream.write_all(request("GET", "/health/live", "").as_bytes()).await.unwrap();
                 crate::harness::read_message(&mut stream).await.unwrap();
             }
-            // What is too large may be refused before it is sent.
+            // A head that is too large may be rejected before all of it is sent.
             let _ = stream.write_all(text.as_bytes()).await;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await.unwrap();
-            let (head, problem) = problem(&String::from_utf8(answer).unwrap());
+            let mut response = Vec::new();
+            stream.read_to_end(&mut response).await.unwrap();
+            let (head, problem) = problem(&String::from_utf8(response).unwrap());
             assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
             assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{problem}");
         }
@@ -185,8 +187,8 @@ async fn what_is_no_request_is_refused_by_a_problem(context: Context) {
     assert!(metrics.contains(counted), "{metrics}");
 }
 
-async fn a_slow_head_is_refused_by_a_problem(context: Context) {
-    // Of its own, whose requests no other case counts.
+async fn a_slow_request_head_gets_a_problem(context: Context) {
+    // A separate service, whose metrics do not count other cases' requests.
     let url = context.database().await;
     let service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
     let app = App::at(service.address, &url);
@@ -198,58 +200,58 @@ async fn a_slow_head_is_refused_by_a_problem(context: Context) {
     assert!(counted.ends_with("\"408\"} 1"), "{counted}");
 }
 
-async fn a_refused_body_keeps_no_connection_open(context: Context) {
-    // Of its own, whose connections no other case has.
+async fn a_rejected_body_closes_the_connection(context: Context) {
+    // A separate service, without other cases' connections.
     let url = context.database().await;
     let service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
     let app = App::at(service.address, &url);
     let expect = "content-type: text/plain\r\nexpect: 100-continue\r\n";
-    for (more, body) in [
+    for (headers, body) in [
         ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n".to_owned()),
         ("content-length: 1000000\r\n", "x".repeat(1_000_000)),
     ] {
         let mut stream = TcpStream::connect(app.address).await.unwrap();
-        let text = request("POST", "/users", &format!("{expect}{more}")) + &body;
+        let text = request("POST", "/users", &format!("{expect}{headers}")) + &body;
         stream.write_all(text.as_bytes()).await.unwrap();
-        let mut answer = [0; 13];
-        stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 415 ");
+        let mut response = [0; 13];
+        stream.read_exact(&mut response).await.unwrap();
+        assert_eq!(&response, b"HTTP/1.1 415 ");
     }
-    // Only the one that asks.
-    eventually("they are closed", || async {
+    // Only the connection that requests the metrics is left.
+    eventually("the rejected connections are closed", || async {
         app.get("/metrics").await.text.contains("\nhttp_server_open_connections 1\n").then_some(())
     })
     .await;
 }
 
-async fn bare_line_feeds_are_left_to_the_parser(context: Context) {
+async fn bare_line_feeds_are_accepted_in_a_request_head(context: Context) {
     let app = context.app().await;
-    let answer = exchange(&app, &["GET /users?limit=x HTTP/1.1\nhost: localhost\nconnection: close\n\n"]).await;
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let response = exchange(&app, &["GET /users?limit=x HTTP/1.1\nhost: localhost\nconnection: close\n\n"]).await;
+    let (_, body) = response.split_once("\r\n\r\n").unwrap();
     assert_eq!(serde_json::from_str::<Value>(body).unwrap()["code"], "invalid-query");
     let body = "name,email\r\n\r\nAnn,ann@example.com\r\n";
     let head = format!(
         "POST /users/bulk HTTP/1.1\nhost: localhost\nconnection: close\ncontent-type: text/csv\ncontent-length: {}\n\n",
         body.len()
     );
-    let answer = exchange(&app, &[&head, body]).await;
-    assert!(answer.contains("\"outcome\":\"created\""), "{answer}");
+    let response = exchange(&app, &[&head, body]).await;
+    assert!(response.contains("\"outcome\":\"created\""), "{response}");
 }
 
-async fn nothing_follows_the_last_answer(context: Context) {
+async fn requests_after_the_last_response_are_ignored(context: Context) {
     let app = context.app().await;
     for number in 0..3 {
         app.create("Ann", &format!("ann{number}@example.com")).await;
     }
-    for more in ["connection: close\r\n", "connection: upgrade\r\nupgrade: h2c\r\n"] {
-        let text = request("GET", "/users/export", more) + &creation(1, false);
-        let answer = exchange(&app, &[&text]).await;
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    for headers in ["connection: close\r\n", "connection: upgrade\r\nupgrade: h2c\r\n"] {
+        let text = request("GET", "/users/export", headers) + &creation(1, false);
+        let response = exchange(&app, &[&text]).await;
+        assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{response}");
     }
     assert_eq!(app.get("/users").await.ids().len(), 3);
 }
 
-async fn a_body_that_is_not_taken_is_refused_before_it_is_sent(context: Context) {
+async fn an_unsupported_media_type_is_rejected_before_the_body_is_sent(context: Context) {
     let app = context.app().await;
     let id = app.create("Ann", "ann@example.com").await["id"].as_str().unwrap().to_owned();
     let one = format!("/users/{id}");
@@ -261,11 +263,11 @@ async fn a_body_that_is_not_taken_is_refused_before_it_is_sent(context: Context)
         ("PATCH", &one, "accept-patch: application/merge-patch+json, application/json"),
     ] {
         for expect in ["", "expect: 100-continue\r\n"] {
-            let more = format!("content-type: text/plain\r\ncontent-length: 2\r\nx-request-id: mine\r\n{expect}");
+            let headers = format!("content-type: text/plain\r\ncontent-length: 2\r\nx-request-id: mine\r\n{expect}");
             let body = if expect.is_empty() { "{}" } else { "" };
-            let more = if expect.is_empty() { more + "connection: close\r\n" } else { more };
-            let answer = exchange(&app, &[&(request(method, path, &more) + body)]).await;
-            let (head, problem) = problem(&answer);
+            let headers = if expect.is_empty() { headers + "connection: close\r\n" } else { headers };
+            let response = exchange(&app, &[&(request(method, path, &headers) + body)]).await;
+            let (head, problem) = problem(&response);
             assert!(head.starts_with("http/1.1 415 ") && head.contains("x-request-id: mine"), "{head}");
             let accepted = head.lines().find(|line| line.starts_with("accept")).unwrap();
             let sorted = |line: &str| {
@@ -278,21 +280,22 @@ async fn a_body_that_is_not_taken_is_refused_before_it_is_sent(context: Context)
             assert_eq!(problem["code"], "unsupported-media-type");
         }
     }
-    // What is taken is asked for.
+    // A supported body is requested with 100 Continue.
     let body = r#"{"name":"Bob","email":"bob@example.com"}"#;
-    let more = format!("content-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n", body.len());
+    let headers =
+        format!("content-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n", body.len());
     let mut stream = TcpStream::connect(app.address).await.unwrap();
-    stream.write_all(request("POST", "/users", &(more + "connection: close\r\n")).as_bytes()).await.unwrap();
-    let mut go_on = [0; 25];
-    stream.read_exact(&mut go_on).await.unwrap();
-    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(request("POST", "/users", &(headers + "connection: close\r\n")).as_bytes()).await.unwrap();
+    let mut interim = [0; 25];
+    stream.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(body.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 201 "), "{response}");
 }
 
-async fn other_names_of_ndjson_are_understood(context: Context) {
+async fn every_ndjson_media_type_is_accepted(context: Context) {
     let app = context.app().await;
     for (number, name) in ["application/ndjson", "application/jsonl", "application/x-ndjson"].into_iter().enumerate() {
         let reply = bulk(&app, "", name, None, rows(number..number + 1)).await;
@@ -301,7 +304,7 @@ async fn other_names_of_ndjson_are_understood(context: Context) {
         assert_eq!((export.status.as_u16(), export.header("content-type")), (200, name));
         assert_eq!(export.text.lines().count(), number + 1);
     }
-    for (accept, given) in [
+    for (accept, expected) in [
         ("application/*", "application/x-ndjson"),
         ("text/csv;q=0.5, application/jsonl;q=0.6", "application/jsonl"),
         ("text/csv, application/jsonl;q=0.6", "text/csv; charset=utf-8; header=present"),
@@ -309,6 +312,6 @@ async fn other_names_of_ndjson_are_understood(context: Context) {
         ("*/*", "application/x-ndjson"),
     ] {
         let export = Reply::of(app.request(Method::GET, "/users/export").header("accept", accept)).await;
-        assert_eq!(export.header("content-type"), given, "{accept}");
+        assert_eq!(export.header("content-type"), expected, "{accept}");
     }
 }

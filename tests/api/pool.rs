@@ -1,4 +1,4 @@
-//! Each knob reaches the pool, and a pool that cannot serve says so.
+//! Every pool setting takes effect, and an exhausted pool reports it.
 
 use std::{
     collections::BTreeSet,
@@ -14,29 +14,29 @@ use crate::{
 };
 
 cases![
-    max_bounds_the_connections,
-    min_is_warm_at_start,
+    max_limits_the_connections,
+    min_connections_are_open_at_start,
     idle_connections_are_closed_down_to_min,
-    lifetime_replaces_connections,
-    acquire_bounds_the_wait,
-    without_wait_a_busy_pool_refuses_at_once,
-    queue_limit_bounds_who_waits,
-    statement_timeout_ends_what_hangs,
-    validate_after_finds_dead_connections,
-    application_name_is_shown,
-    threads_are_the_pools_own,
-    one_pool_for_the_whole_process,
-    a_request_that_takes_too_long_gives_its_place_back,
+    connections_are_replaced_after_their_max_lifetime,
+    the_acquire_timeout_limits_the_wait,
+    without_wait_an_exhausted_pool_rejects_immediately,
+    a_full_queue_rejects_requests,
+    the_statement_timeout_cancels_blocked_statements,
+    validation_detects_dead_connections,
+    connections_have_the_application_name,
+    the_pool_has_dedicated_threads,
+    all_workers_share_one_pool,
+    a_timed_out_request_releases_its_connection_when_its_operation_ends,
 ];
 
-/// A POST that is on its way.
+/// Starts a POST in the background.
 fn post(app: &App, email: &str) -> tokio::task::JoinHandle<Reply> {
     let (app, body) = (app.clone(), json!({"name": "Ann", "email": email}));
     tokio::spawn(async move { app.post("/users", &body).await })
 }
 
-/// The server's own ids of the connections to the application's database, but for the one that asks.
-async fn server_side(context: &Context, app: &App) -> BTreeSet<i64> {
+/// The server's ids of the connections to the application's database, except that of the query itself.
+async fn connection_ids(context: &Context, app: &App) -> BTreeSet<i64> {
     let database = connect(&app.url).await;
     let sql = match context.engine() {
         Engine::Postgres => {
@@ -53,7 +53,7 @@ async fn server_side(context: &Context, app: &App) -> BTreeSet<i64> {
     rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
 }
 
-async fn max_bounds_the_connections(context: Context) {
+async fn max_limits_the_connections(context: Context) {
     let app = context.app_with(&[("pool.max", "3"), ("pool.min", "0"), ("pool.batch", "false")]).await;
     let burst = (0..60).map(|number| post(&app, &format!("ann{number}@example.com")));
     let burst: Vec<_> = burst.collect();
@@ -62,35 +62,35 @@ async fn max_bounds_the_connections(context: Context) {
         most = most.max(app.pool().await["total"].as_u64().unwrap());
         assert_eq!(reply.await.unwrap().status, 201);
     }
-    // SQLite writes through one lane, so its pool need not grow to its bound.
+    // SQLite has a single writer, so its pool need not grow to `max`.
     assert!(if context.engine() == Engine::Sqlite { (1..=3).contains(&most) } else { most == 3 }, "{most}");
     assert_eq!(app.pool().await["limits"]["max"], 3);
     if context.engine() != Engine::Sqlite {
-        has_connections(&context, &app, 3).await;
+        await_connections(&context, &app, 3).await;
     }
 }
 
-/// The server may take a moment to forget a connection that migrated, or one that was closed.
-async fn has_connections(context: &Context, app: &App, count: usize) {
-    let are = || async { (server_side(context, app).await.len() == count).then_some(()) };
-    eventually("the server has so many connections", are).await;
-    app.pool_until("the pool has them", |pool| pool["total"] == count).await;
+/// Waits for this number of connections: the server may still list a closed one, or the one that ran the migrations.
+async fn await_connections(context: &Context, app: &App, count: usize) {
+    let have = || async { (connection_ids(context, app).await.len() == count).then_some(()) };
+    eventually("the server has this number of connections", have).await;
+    app.pool_until("the pool has this number of connections", |pool| pool["total"] == count).await;
 }
 
-async fn min_is_warm_at_start(context: Context) {
+async fn min_connections_are_open_at_start(context: Context) {
     let app = context.app_with(&[("pool.min", "4")]).await;
     assert_eq!(app.pool().await["total"], 4);
     // The connection that migrated is pinged before it counts as idle again.
-    app.pool_until("all are idle", |pool| pool["idle"] == 4 && pool["inUse"] == 0).await;
+    app.pool_until("all connections are idle", |pool| pool["idle"] == 4 && pool["inUse"] == 0).await;
     if context.engine() != Engine::Sqlite {
-        has_connections(&context, &app, 4).await;
+        await_connections(&context, &app, 4).await;
     }
 }
 
 async fn idle_connections_are_closed_down_to_min(context: Context) {
     let settings = [("pool.min", "1"), ("pool.max", "5"), ("pool.idle", "300ms"), ("pool.batch", "false")];
     let app = context.app_with(&settings).await;
-    // How many connections a burst needs, is for the machine to say.
+    // How many connections a burst needs depends on the machine.
     eventually("a burst opens connections", || async {
         let burst = (0..100).map(|_| app.get("/users"));
         let replies = futures_util::future::join_all(burst).await;
@@ -101,26 +101,28 @@ async fn idle_connections_are_closed_down_to_min(context: Context) {
     app.pool_until("the pool shrinks to min", |pool| pool["total"] == 1).await;
 }
 
-async fn lifetime_replaces_connections(context: Context) {
+async fn connections_are_replaced_after_their_max_lifetime(context: Context) {
     let app = context.app_with(&[("pool.min", "2"), ("pool.max", "2"), ("pool.lifetime", "400ms")]).await;
     if context.engine() == Engine::Sqlite {
-        // Nobody outside sees an SQLite connection.
-        app.pool_until("all connections are new ones", |pool| pool["counters"]["closedLifetime"].as_u64() >= Some(2))
+        // SQLite connections are not visible from outside.
+        app.pool_until("all connections are replaced", |pool| pool["counters"]["closedLifetime"].as_u64() >= Some(2))
             .await;
         assert_eq!(app.get("/users").await.status, 200);
         return;
     }
-    let before = server_side(&context, &app).await;
-    let gone =
-        || async { Some(server_side(&context, &app).await).filter(|now| now.is_disjoint(&before) && now.len() == 2) };
-    eventually("all connections are new ones", gone).await;
+    let before = connection_ids(&context, &app).await;
+    let replaced = || async {
+        let now = connection_ids(&context, &app).await;
+        (now.is_disjoint(&before) && now.len() == 2).then_some(())
+    };
+    eventually("all connections are replaced", replaced).await;
     assert_eq!(app.get("/users").await.status, 200);
 }
 
-async fn acquire_bounds_the_wait(context: Context) {
+async fn the_acquire_timeout_limits_the_wait(context: Context) {
     let app = context.app_with(&[("pool.max", "1"), ("pool.min", "1"), ("pool.acquire", "700ms")]).await;
     if context.engine() == Engine::Sqlite {
-        // The writer in front waits for SQLite's own lock as long as the one behind it waits for its turn.
+        // The first writer waits for SQLite's lock as long as the second one waits in the queue.
         let lock = Locked::users(&context, &app.url).await;
         let (first, second) = (post(&app, "a@example.com"), post(&app, "b@example.com"));
         assert_eq!((first.await.unwrap().status.as_u16(), second.await.unwrap().status.as_u16()), (503, 503));
@@ -133,29 +135,29 @@ async fn acquire_bounds_the_wait(context: Context) {
     let second = post(&app, "b@example.com").await.unwrap();
     second.problem(503, "pool-exhausted");
     let waited = began.elapsed();
-    // The lock is held all the while; a machine that is busy may be late, but not by this much.
-    assert!((Duration::from_millis(700)..Duration::from_secs(15)).contains(&waited), "it gave up after {waited:?}");
-    // A probe is not kept waiting by users.
+    // The lock is held throughout; a busy machine may be late, but not by this much.
+    assert!((Duration::from_millis(700)..Duration::from_secs(15)).contains(&waited), "rejected after {waited:?}");
+    // A probe does not wait for a connection.
     assert_eq!(app.get("/health/live").await.status, 200);
     lock.unlock().await;
     assert_eq!(first.await.unwrap().status, 201);
-    assert_eq!(post(&app, "c@example.com").await.unwrap().status, 201, "the pool is whole again");
+    assert_eq!(post(&app, "c@example.com").await.unwrap().status, 201, "the pool serves requests again");
 }
 
-async fn without_wait_a_busy_pool_refuses_at_once(context: Context) {
+async fn without_wait_an_exhausted_pool_rejects_immediately(context: Context) {
     let app = context
         .app_with(&[("pool.max", "1"), ("pool.min", "1"), ("pool.wait", "false"), ("pool.acquire", "60s")])
         .await;
     let lock = Locked::users(&context, &app.url).await;
     let first = post(&app, "a@example.com");
     app.pool_until("the first holds the connection", |pool| pool["inUse"] == 1).await;
-    // An answer at all proves it: a wait would last 60 seconds, and the lock is held throughout.
+    // Any response proves it: a wait would last 60 seconds, and the lock is held throughout.
     post(&app, "b@example.com").await.unwrap().problem(503, "pool-exhausted");
     lock.unlock().await;
     assert_eq!(first.await.unwrap().status, 201);
 }
 
-async fn queue_limit_bounds_who_waits(context: Context) {
+async fn a_full_queue_rejects_requests(context: Context) {
     let app = context
         .app_with(&[("pool.max", "1"), ("pool.min", "1"), ("pool.queue_limit", "2"), ("pool.acquire", "60s")])
         .await;
@@ -163,16 +165,16 @@ async fn queue_limit_bounds_who_waits(context: Context) {
     let first = post(&app, "a@example.com");
     app.pool_until("the first holds the connection", |pool| pool["inUse"] == 1).await;
     let waiting = [post(&app, "b@example.com"), post(&app, "c@example.com")];
-    app.pool_until("two wait", |pool| pool["waiting"] == 2).await;
+    app.pool_until("two requests wait", |pool| pool["waiting"] == 2).await;
     post(&app, "d@example.com").await.unwrap().problem(503, "pool-exhausted");
     lock.unlock().await;
     for reply in [first].into_iter().chain(waiting) {
         assert_eq!(reply.await.unwrap().status, 201);
     }
-    app.pool_until("nothing is left behind", |pool| pool["waiting"] == 0 && pool["inUse"] == 0).await;
+    app.pool_until("no waiter or connection in use is left", |pool| pool["waiting"] == 0 && pool["inUse"] == 0).await;
 }
 
-async fn statement_timeout_ends_what_hangs(context: Context) {
+async fn the_statement_timeout_cancels_blocked_statements(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -185,38 +187,38 @@ async fn statement_timeout_ends_what_hangs(context: Context) {
     assert_eq!(post(&app, "a@example.com").await.unwrap().status, 201);
 }
 
-async fn validate_after_finds_dead_connections(context: Context) {
+async fn validation_detects_dead_connections(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
     let app = context.app_with(&[("pool.validate_after", "0s"), ("pool.max", "3"), ("pool.min", "3")]).await;
     let database = connect(&app.url).await;
-    for id in server_side(&context, &app).await {
+    for id in connection_ids(&context, &app).await {
         let kill = match context.engine() {
             Engine::Postgres => format!("SELECT pg_terminate_backend({id})"),
             _ => format!("KILL {id}"),
         };
-        // The one that asked last may be gone by itself.
+        // The connection of `connection_ids` may be closed already.
         let _ = database.execute_unprepared(&kill).await;
     }
-    // Writes, as a read that meets a dead connection is done again.
+    // Writes, because a read on a dead connection is retried.
     for number in 0..10 {
         assert_eq!(post(&app, &format!("ann{number}@example.com")).await.unwrap().status, 201);
     }
 }
 
-async fn application_name_is_shown(context: Context) {
+async fn connections_have_the_application_name(context: Context) {
     if context.engine() != Engine::Postgres {
         return;
     }
     let app = context.app_with(&[("pool.application_name", "users-api-blue")]).await;
     let database = connect(&app.url).await;
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'users-api-blue' AND datname = current_database()";
-    let are = || async { (number(&database, sql).await.unwrap() == 2).then_some(()) };
-    eventually("they are known by it", are).await;
+    let have = || async { (number(&database, sql).await.unwrap() == 2).then_some(()) };
+    eventually("both connections have the name", have).await;
 }
 
-async fn threads_are_the_pools_own(context: Context) {
+async fn the_pool_has_dedicated_threads(context: Context) {
     let url = context.database().await;
     let service = Service::start(context.folder(), &[("DATABASE_URL", &url), ("USERS_API__POOL__THREADS", "3")]).await;
     let names = std::fs::read_dir(format!("/proc/{}/task", service.id())).unwrap();
@@ -227,23 +229,23 @@ async fn threads_are_the_pools_own(context: Context) {
     assert_eq!(pool.count(), 3);
 }
 
-async fn one_pool_for_the_whole_process(context: Context) {
+async fn all_workers_share_one_pool(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
-    // Eight workers, each of which would open two connections of its own if it had a pool.
+    // Eight workers would open two connections each if every worker had a pool.
     let app = context.app_with(&[("server.workers", "8")]).await;
-    has_connections(&context, &app, 2).await;
+    await_connections(&context, &app, 2).await;
 }
 
-async fn a_request_that_takes_too_long_gives_its_place_back(context: Context) {
+async fn a_timed_out_request_releases_its_connection_when_its_operation_ends(context: Context) {
     let settings = [("pool.max", "1"), ("pool.min", "1"), ("pool.acquire", "60s"), ("server.request_timeout", "2s")];
     let app = context.app_with(&settings).await;
     let lock = Locked::users(&context, &app.url).await;
     post(&app, "a@example.com").await.unwrap().problem(503, "request-timeout");
-    assert_eq!(app.pool().await["inUse"], 1, "the operation goes on: it is not cut half-way");
+    assert_eq!(app.pool().await["inUse"], 1, "the operation continues: it is not interrupted");
     lock.unlock().await;
-    app.pool_until("its place is free", |pool| pool["inUse"] == 0).await;
+    app.pool_until("its connection is released", |pool| pool["inUse"] == 0).await;
     let users = app.get("/users").await.json();
-    assert_eq!(users.as_array().unwrap().len(), 1, "what was asked for was done, as the problem said it might be");
+    assert_eq!(users.as_array().unwrap().len(), 1, "the write was completed, as the problem said it might be");
 }

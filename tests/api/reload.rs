@@ -1,4 +1,4 @@
-//! SIGHUP: settings that change while requests go on.
+//! SIGHUP: settings change while requests are served.
 
 use std::{path::Path, time::Duration};
 
@@ -10,34 +10,34 @@ use crate::{
 };
 
 cases![
-    limits_change_under_load,
+    pool_limits_change_under_load,
     a_rotated_password_takes_effect_under_load,
-    what_cannot_change_is_named,
-    settings_that_are_not_valid_change_nothing,
+    settings_that_need_a_restart_are_reported,
+    invalid_settings_change_nothing,
 ];
 
-/// Writes the file that the service reads its settings from.
+/// Writes the `.env` file that the service reads.
 fn write(folder: &Path, settings: &[(&str, &str)]) {
     let line =
         |(key, value): &(&str, &str)| format!("USERS_API__{}='{value}'\n", key.replace('.', "__").to_uppercase());
     std::fs::write(folder.join(".env"), settings.iter().map(line).collect::<String>()).unwrap();
 }
 
-/// Sends SIGHUP and waits for the next line that tells what came of it.
-async fn hang_up(service: &Service) -> Value {
-    let told = |service: &Service| {
+/// Sends SIGHUP and waits for the log line with the outcome.
+async fn reload(service: &Service) -> Value {
+    let outcomes = |service: &Service| {
         service
             .log()
             .into_iter()
             .filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with("reload: ")))
             .collect::<Vec<_>>()
     };
-    let before = told(service).len();
+    let before = outcomes(service).len();
     service.signal("HUP").await;
-    eventually("the reload is told", || async { told(service).get(before).cloned() }).await
+    eventually("the outcome of the reload is logged", || async { outcomes(service).get(before).cloned() }).await
 }
 
-async fn limits_change_under_load(context: Context) {
+async fn pool_limits_change_under_load(context: Context) {
     let url = context.database().await;
     let set = |max, min| write(context.folder(), &[("database.url", &url), ("pool.max", max), ("pool.min", min)]);
     set("2", "1");
@@ -47,10 +47,10 @@ async fn limits_change_under_load(context: Context) {
     load.answered(200, 100).await;
     for (max, min, total) in [("8", "8", 8), ("2", "1", 2)] {
         set(max, min);
-        let told = hang_up(&service).await;
-        assert_eq!(told["message"], "reload: changed", "{told}");
-        assert_eq!(told["settings"], "pool.max, pool.min", "{told}");
-        app.pool_until("the pool follows", |pool| {
+        let outcome = reload(&service).await;
+        assert_eq!(outcome["message"], "reload: settings applied", "{outcome}");
+        assert_eq!(outcome["settings"], "pool.max, pool.min", "{outcome}");
+        app.pool_until("the pool adopts the limits", |pool| {
             let open = pool["total"].as_u64().unwrap();
             pool["limits"]["max"].as_u64() == max.parse().ok() && if total == 8 { open == 8 } else { open <= 2 }
         })
@@ -58,12 +58,12 @@ async fn limits_change_under_load(context: Context) {
         for _ in 0..20 {
             load.answered(200, 5).await;
             let open = app.pool().await["total"].as_u64().unwrap();
-            assert!(open <= total, "{open} are open, and there may be {total}");
+            assert!(open <= total, "{open} connections are open, the limit is {total}");
         }
     }
     let samples = load.stop().await;
     let counts = by_status(&samples);
-    assert!(counts.keys().all(|(_, status)| [200, 201].contains(status)), "nobody noticed: {counts:?}");
+    assert!(counts.keys().all(|(_, status)| [200, 201].contains(status)), "every request succeeds: {counts:?}");
 }
 
 async fn a_rotated_password_takes_effect_under_load(context: Context) {
@@ -83,19 +83,23 @@ async fn a_rotated_password_takes_effect_under_load(context: Context) {
     let load = Load::start(&app, 32, Duration::from_millis(2));
     load.answered(200, 100).await;
 
-    // A password that the server does not know: the old one stays.
+    // A wrong password: the old one stays in use.
     set("three");
-    let told = hang_up(&service).await;
-    assert_eq!(told["message"], "reload: not all was changed", "{told}");
-    let error = told["error"].as_str().unwrap();
-    assert!(error.contains("the old ones stay") && !error.contains("three"), "{error}");
+    let outcome = reload(&service).await;
+    assert_eq!(outcome["message"], "reload: settings not fully applied", "{outcome}");
+    let error = outcome["error"].as_str().unwrap();
+    assert!(error.contains("the old ones remain in use") && !error.contains("three"), "{error}");
     load.answered(200, 100).await;
 
     account.set_password("two").await;
     set("two");
     let before = app.pool().await["counters"]["opened"].as_u64().unwrap();
-    let told = hang_up(&service).await;
-    assert_eq!((&told["message"], &told["settings"]), (&"reload: changed".into(), &"database.url".into()), "{told}");
+    let outcome = reload(&service).await;
+    assert_eq!(
+        (&outcome["message"], &outcome["settings"]),
+        (&"reload: settings applied".into(), &"database.url".into()),
+        "{outcome}"
+    );
     app.pool_until("connections are replaced", |pool| {
         pool["counters"]["closedReplaced"].as_u64() >= Some(3)
             && pool["counters"]["opened"].as_u64() >= Some(before + 3)
@@ -104,7 +108,7 @@ async fn a_rotated_password_takes_effect_under_load(context: Context) {
     load.answered(201, 20).await;
     let samples = load.stop().await;
     let counts = by_status(&samples);
-    assert!(counts.keys().all(|(_, status)| [200, 201].contains(status)), "nobody noticed: {counts:?}");
+    assert!(counts.keys().all(|(_, status)| [200, 201].contains(status)), "every request succeeds: {counts:?}");
     let log = service.log().iter().map(Value::to_string).collect::<String>();
     assert!(!log.contains(":two@") && !log.contains(":three@"), "no password is logged");
     service.signal("TERM").await;
@@ -112,40 +116,45 @@ async fn a_rotated_password_takes_effect_under_load(context: Context) {
     account.end(&context).await;
 }
 
-async fn what_cannot_change_is_named(context: Context) {
+async fn settings_that_need_a_restart_are_reported(context: Context) {
     let url = context.database().await;
     write(context.folder(), &[("database.url", &url)]);
     let service = Service::start(context.folder(), &[]).await;
     write(context.folder(), &[("database.url", &url), ("server.host", "127.0.0.2"), ("pool.threads", "2")]);
-    let told = hang_up(&service).await;
-    assert_eq!(told["message"], "reload: these take effect at the next start", "{told}");
-    assert_eq!(told["settings"], "pool.threads, server.host", "{told}");
+    let outcome = reload(&service).await;
+    assert_eq!(outcome["message"], "reload: these settings require a restart", "{outcome}");
+    assert_eq!(outcome["settings"], "pool.threads, server.host", "{outcome}");
     let app = App::at(service.address, &url);
     assert_eq!(app.get("/users").await.status, 200);
-    // What else is changed does not make it forgotten, and what was changed is not changed again.
+    // Settings that need a restart are reported at each reload; those that took effect only once.
     let more = [("database.url", &*url), ("server.host", "127.0.0.2"), ("pool.max", "7")];
-    for told in [
-        ["reload: these take effect at the next start", "reload: changed"],
-        ["reload: these take effect at the next start", "reload: nothing to change"],
+    for messages in [
+        ["reload: these settings require a restart", "reload: settings applied"],
+        ["reload: these settings require a restart", "reload: no changes"],
     ] {
         write(context.folder(), &more);
-        let first = hang_up(&service).await;
-        assert_eq!((&first["message"], &first["settings"]), (&told[0].into(), &"server.host".into()), "{first}");
-        eventually("it is told", || async { (service.log().last()?["message"] == told[1]).then_some(()) }).await;
+        let first = reload(&service).await;
+        assert_eq!((&first["message"], &first["settings"]), (&messages[0].into(), &"server.host".into()), "{first}");
+        let is_logged = || async { (service.log().last()?["message"] == messages[1]).then_some(()) };
+        eventually("the second outcome is logged", is_logged).await;
     }
     write(context.folder(), &more[..1]);
-    let told = hang_up(&service).await;
-    assert_eq!((&told["message"], &told["settings"]), (&"reload: changed".into(), &"pool.max".into()), "{told}");
+    let outcome = reload(&service).await;
+    assert_eq!(
+        (&outcome["message"], &outcome["settings"]),
+        (&"reload: settings applied".into(), &"pool.max".into()),
+        "{outcome}"
+    );
 }
 
-async fn settings_that_are_not_valid_change_nothing(context: Context) {
+async fn invalid_settings_change_nothing(context: Context) {
     let url = context.database().await;
     write(context.folder(), &[("database.url", &url), ("pool.max", "4")]);
     let service = Service::start(context.folder(), &[]).await;
     write(context.folder(), &[("database.url", &url), ("pool.max", "0")]);
-    let told = hang_up(&service).await;
-    assert_eq!(told["message"], "reload: the settings are not valid; the old ones stay", "{told}");
-    assert!(told["error"].as_str().unwrap().contains("USERS_API__POOL__MAX=0: must be"), "{told}");
+    let outcome = reload(&service).await;
+    assert_eq!(outcome["message"], "reload: invalid settings; the current ones remain in use", "{outcome}");
+    assert!(outcome["error"].as_str().unwrap().contains("USERS_API__POOL__MAX=0: must be"), "{outcome}");
     let app = App::at(service.address, &url);
     assert_eq!(app.pool().await["limits"]["max"], 4);
 }

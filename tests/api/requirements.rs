@@ -1,4 +1,4 @@
-//! What cannot work is refused at the start, with its reason, and nothing is changed.
+//! An unsuitable database is refused at start, with the reason, and nothing is changed.
 
 use orm_pool::{DbErrorKind, PoolOptions};
 use sea_orm::ConnectionTrait;
@@ -7,18 +7,18 @@ use crate::{
     cases,
     harness::{
         Account, Context, End, Engine, Server,
-        bare::{end, fault, pool_on, run, write},
+        bare::{db_error_kind, end, pool_on, run, write},
         binary, connect, new_database,
     },
 };
 
 cases![
-    a_database_that_cannot_store_every_name_is_refused,
-    a_server_that_takes_no_large_statement_is_refused,
-    a_user_without_privileges_is_refused,
+    a_database_without_utf8_is_refused,
+    a_server_with_a_small_max_allowed_packet_is_refused,
+    a_database_user_without_privileges_is_refused,
 ];
 
-async fn refused(context: &Context, url: &str, arguments: &[&str]) -> String {
+async fn start_error(context: &Context, url: &str, arguments: &[&str]) -> String {
     let variables = [("DATABASE_URL", url), ("RUST_LOG", "off"), ("USERS_API__SERVER__PORT", "0")];
     let output = binary(context.folder(), &variables).args(arguments).output().await.unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
@@ -26,9 +26,9 @@ async fn refused(context: &Context, url: &str, arguments: &[&str]) -> String {
     error
 }
 
-async fn a_database_that_cannot_store_every_name_is_refused(context: Context) {
+async fn a_database_without_utf8_is_refused(context: Context) {
     if context.engine() != Engine::Postgres {
-        // The encoding of our tables is set by their migration.
+        // Elsewhere the migration sets the encoding of the tables.
         return;
     }
     let utf8 = context.database().await;
@@ -39,23 +39,23 @@ async fn a_database_that_cannot_store_every_name_is_refused(context: Context) {
     let mut url = url::Url::parse(&utf8).unwrap();
     url.set_path(&name);
     for arguments in [&["serve"][..], &["migrate", "up"], &["import", "-"], &["export"]] {
-        let error = refused(&context, url.as_str(), arguments).await;
+        let error = start_error(&context, url.as_str(), arguments).await;
         assert!(error.contains("encoding is LATIN1") && error.contains("ENCODING 'UTF8'"), "{error}");
     }
     let database = connect(url.as_str()).await;
     assert!(database.execute_unprepared("SELECT 1 FROM users_api_migrations").await.is_err(), "nothing was created");
     database.close().await.unwrap();
-    // Whoever does without the check is not told to try again.
+    // Without the check, the error is not transient.
     let pool = pool_on(url.as_str(), PoolOptions::default()).await;
     run(&pool, "CREATE TABLE t (s TEXT)").await;
-    let fault = fault(write(&pool, "INSERT INTO t VALUES ('\u{65e5}\u{672c}')".to_owned()).await);
-    assert!(fault == DbErrorKind::Encoding && !fault.is_transient(), "{fault:?}");
+    let kind = db_error_kind(write(&pool, "INSERT INTO t VALUES ('\u{65e5}\u{672c}')".to_owned()).await);
+    assert!(kind == DbErrorKind::Encoding && !kind.is_transient(), "{kind:?}");
     end(pool).await;
     admin.execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
     admin.close().await.unwrap();
 }
 
-async fn a_server_that_takes_no_large_statement_is_refused(context: Context) {
+async fn a_server_with_a_small_max_allowed_packet_is_refused(context: Context) {
     if !context.engine().is_mysql_like() {
         return;
     }
@@ -64,7 +64,7 @@ async fn a_server_that_takes_no_large_statement_is_refused(context: Context) {
     server.await_ready();
     let url = new_database(server.url()).await;
     for arguments in [&["serve"][..], &["migrate", "up"], &["import", "-"], &["export"]] {
-        let error = refused(&context, &url, arguments).await;
+        let error = start_error(&context, &url, arguments).await;
         assert!(error.contains("max_allowed_packet is 4194304 bytes"), "{error}");
     }
     let database = connect(&url).await;
@@ -72,13 +72,13 @@ async fn a_server_that_takes_no_large_statement_is_refused(context: Context) {
     database.close().await.unwrap();
     let pool = pool_on(&url, PoolOptions::default()).await;
     run(&pool, "CREATE TABLE t (s LONGTEXT)").await;
-    let fault = fault(write(&pool, format!("INSERT INTO t VALUES ('{}')", "x".repeat(5 << 20))).await);
-    assert!(fault == DbErrorKind::TooLarge && !fault.is_transient(), "{fault:?}");
+    let kind = db_error_kind(write(&pool, format!("INSERT INTO t VALUES ('{}')", "x".repeat(5 << 20))).await);
+    assert!(kind == DbErrorKind::TooLarge && !kind.is_transient(), "{kind:?}");
     end(pool).await;
     server.stop();
 }
 
-async fn a_user_without_privileges_is_refused(context: Context) {
+async fn a_database_user_without_privileges_is_refused(context: Context) {
     let account = Account::new(&context).await;
     let app = context.app_on(&context.last_database(), &[]).await;
     app.create("Ann", "ann@example.com").await;
@@ -99,16 +99,16 @@ async fn a_user_without_privileges_is_refused(context: Context) {
     for statement in statements {
         database.execute_unprepared(&statement).await.unwrap();
     }
-    let error = refused(&context, &account.url, &["serve"]).await;
+    let error = start_error(&context, &account.url, &["serve"]).await;
     assert!(error.contains("needs SELECT, INSERT, UPDATE and DELETE on users"), "{error}");
     let delete = match context.engine() {
         Engine::Postgres => format!("GRANT DELETE ON users TO {name}"),
         _ => format!("GRANT DELETE ON {path}.users TO {name}"),
     };
     database.execute_unprepared(&delete).await.unwrap();
-    let error = refused(&context, &account.url, &["serve"]).await;
+    let error = start_error(&context, &account.url, &["serve"]).await;
     assert!(error.contains("needs SELECT, INSERT, UPDATE and DELETE on idempotency_keys"), "{error}");
-    // Reading is enough for an export.
+    // An export needs only SELECT.
     let variables =
         [("DATABASE_URL", account.url.as_str()), ("RUST_LOG", "off"), ("USERS_API__DATABASE__MIGRATE", "check")];
     let output = binary(context.folder(), &variables).arg("export").output().await.unwrap();

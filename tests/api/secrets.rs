@@ -1,4 +1,4 @@
-//! No secret in any output, whatever the error: a password in every position of every input, and all output searched.
+//! No output contains a secret, whatever the error: passwords in every position of every input, all output searched.
 
 use std::{fs, process::Stdio};
 
@@ -8,13 +8,13 @@ use crate::{
 };
 
 cases![
-    no_position_of_a_url_is_repeated,
-    no_line_of_dot_env_is_repeated,
-    no_line_of_a_settings_file_is_repeated,
-    no_value_in_the_wrong_place_is_repeated,
-    no_contents_of_a_secret_file_are_repeated,
-    nothing_is_shown_while_it_serves,
-    a_password_in_a_file_rotates_without_a_restart,
+    errors_do_not_quote_a_url,
+    errors_do_not_quote_dot_env,
+    errors_do_not_quote_a_settings_file,
+    errors_do_not_quote_a_misplaced_secret,
+    errors_do_not_quote_a_secret_file,
+    a_running_service_exposes_no_secret,
+    a_password_file_is_rotated_without_a_restart,
 ];
 
 const SECRET: &str = "hunter2";
@@ -29,7 +29,7 @@ const COMMANDS: [&[&str]; 6] = [
     &["healthcheck"],
 ];
 
-/// The code and all output of each command. Those that would reach a server fail soon.
+/// The exit code and all output of each command. Connection attempts fail quickly.
 async fn run(context: &Context, variables: &[(&str, &str)], commands: &[&[&str]]) -> Vec<(Option<i32>, String)> {
     fs::write(context.folder().join("users.csv"), "name,email\n").unwrap();
     let mut outcomes = Vec::new();
@@ -45,9 +45,9 @@ async fn run(context: &Context, variables: &[(&str, &str)], commands: &[&[&str]]
     outcomes
 }
 
-/// Every command refuses the settings and says why, in words that are safe.
-async fn refused(context: &Context, variables: &[(&str, &str)], part: &str) {
-    // One that serves and one that does not suffice for most; they share the way in.
+/// Asserts that the commands refuse the settings with an error that contains `part`, and no secret.
+async fn assert_refused(context: &Context, variables: &[(&str, &str)], part: &str) {
+    // Two commands suffice for most, because all of them load the settings in the same way.
     for (code, text) in run(context, variables, &COMMANDS[..2]).await {
         assert_eq!(code, Some(2), "{variables:?}: {text}");
         assert!(text.contains(part), "{variables:?} {part}: {text}");
@@ -65,7 +65,7 @@ fn scheme(context: &Context) -> &'static str {
     }
 }
 
-async fn no_position_of_a_url_is_repeated(context: Context) {
+async fn errors_do_not_quote_a_url(context: Context) {
     let scheme = scheme(&context);
     if context.engine() == Engine::Sqlite {
         for (rest, part) in [
@@ -76,19 +76,19 @@ async fn no_position_of_a_url_is_repeated(context: Context) {
             ("//users.db?password=hunter2", "unknown parameter password"),
             ("//users%hunter2", "hexadecimal"),
         ] {
-            refused(&context, &[("DATABASE_URL", &format!("{scheme}:{rest}"))], part).await;
+            assert_refused(&context, &[("DATABASE_URL", &format!("{scheme}:{rest}"))], part).await;
         }
         return;
     }
     for rest in ["u:hunter2 word@h/d", "u:p@ss/w#hunter2@h/d", "u:hunter2/x@h/d", "u:p@hunter2@h/d", "u:hunter2%@h/d"] {
-        refused(&context, &[("DATABASE_URL", &format!("{scheme}://{rest}"))], "percent-encode").await;
+        assert_refused(&context, &[("DATABASE_URL", &format!("{scheme}://{rest}"))], "percent-encode").await;
     }
     for name in
         ["sslmode", "sslcert", "sslkey", "sslrootcert", "ssl", "port", "charset", "options", "timezone", "bogus"]
     {
-        refused(&context, &[("DATABASE_URL", &format!("{scheme}://u:hunter2@h/d?{name}=hunter2"))], name).await;
+        assert_refused(&context, &[("DATABASE_URL", &format!("{scheme}://u:hunter2@h/d?{name}=hunter2"))], name).await;
     }
-    // Valid ones, which every command shows or connects to.
+    // Valid URLs, which the commands show or connect to.
     for query in ["", "?password=hunter2", "?application_name=hunter2", "?socket=/hunter2"] {
         let password = if query.contains("password") { "" } else { ":hunter2" };
         let url = format!("{scheme}://u{password}@127.0.0.1:9/d{query}");
@@ -109,12 +109,12 @@ async fn no_position_of_a_url_is_repeated(context: Context) {
         let url = ("DATABASE_URL", "postgres://u@127.0.0.1:9/d");
         run(&context, &[url, ("PGPASSWORD", SECRET)], &COMMANDS).await;
         for name in ["PGSSLMODE", "PGCHANNELBINDING", "PGSSLCRL", "PGREQUIREAUTH", "PGOPTIONS", "PGSERVICE"] {
-            refused(&context, &[url, (name, SECRET)], name).await;
+            assert_refused(&context, &[url, (name, SECRET)], name).await;
         }
     }
 }
 
-async fn no_line_of_dot_env_is_repeated(context: Context) {
+async fn errors_do_not_quote_dot_env(context: Context) {
     let scheme = scheme(&context);
     for (line, part) in [
         (format!("DATABASE_URL={scheme}://app:hunter2 word@db/app"), ".env, line 2 (DATABASE_URL): a value with white"),
@@ -130,13 +130,13 @@ async fn no_line_of_dot_env_is_repeated(context: Context) {
         ("USERS_API__POOL__MAX=hunter2".to_owned(), "USERS_API__POOL__MAX: must be a whole number"),
     ] {
         fs::write(context.folder().join(".env"), format!("# comment\n{line}\n")).unwrap();
-        refused(&context, &[], part).await;
+        assert_refused(&context, &[], part).await;
     }
     fs::write(context.folder().join(".env"), b"A=hunter2\xff\n").unwrap();
-    refused(&context, &[], "not UTF-8").await;
+    assert_refused(&context, &[], "not UTF-8").await;
 }
 
-async fn no_line_of_a_settings_file_is_repeated(context: Context) {
+async fn errors_do_not_quote_a_settings_file(context: Context) {
     for (text, part) in [
         ("[database]\nurl = \"hunter2", "line 2"),
         ("[database]\nurl = hunter2", "line 2"),
@@ -151,11 +151,11 @@ async fn no_line_of_a_settings_file_is_repeated(context: Context) {
         ("[database]\nurl = \"postgres://a:p#hunter2@b/c\"", "database.url: has an unescaped #"),
     ] {
         fs::write(context.folder().join("own.toml"), text).unwrap();
-        refused(&context, &[("USERS_API_CONFIG", "own.toml")], part).await;
+        assert_refused(&context, &[("USERS_API_CONFIG", "own.toml")], part).await;
     }
 }
 
-async fn no_value_in_the_wrong_place_is_repeated(context: Context) {
+async fn errors_do_not_quote_a_misplaced_secret(context: Context) {
     let secret_url = format!("{}://app:hunter2@db/app", scheme(&context));
     for variable in [
         "USERS_API__POOL__MAX",
@@ -170,16 +170,16 @@ async fn no_value_in_the_wrong_place_is_repeated(context: Context) {
         "USERS_API__DATABASE__PASSWORD_FILE",
         "USERS_API__USERS__CURSOR_KEY_FILE",
     ] {
-        refused(&context, &[(variable, SECRET)], variable).await;
+        assert_refused(&context, &[(variable, SECRET)], variable).await;
         if variable != "DATABASE_URL" {
-            refused(&context, &[(variable, &secret_url)], variable).await;
+            assert_refused(&context, &[(variable, &secret_url)], variable).await;
         }
     }
     let endpoint = [("USERS_API__TELEMETRY__OTLP_ENDPOINT", "http://ann:hunter2@localhost:4318")];
     run(&context, &endpoint, &COMMANDS[1..2]).await;
 }
 
-async fn no_contents_of_a_secret_file_are_repeated(context: Context) {
+async fn errors_do_not_quote_a_secret_file(context: Context) {
     let folder = context.folder();
     let write = |name: &str, text: &[u8]| {
         fs::write(folder.join(name), text).unwrap();
@@ -202,28 +202,28 @@ async fn no_contents_of_a_secret_file_are_repeated(context: Context) {
             (&empty, "is empty"),
             (&missing, "cannot be read: No such file"),
         ] {
-            refused(&context, &[(variable, path)], &format!("{variable}: the file {path} {part}")).await;
+            assert_refused(&context, &[(variable, path)], &format!("{variable}: the file {path} {part}")).await;
         }
-        refused(&context, &[(variable, "")], &format!("{variable}: names no file")).await;
+        assert_refused(&context, &[(variable, "")], &format!("{variable}: names no file")).await;
         let plain = variable.trim_end_matches("_FILE");
-        refused(&context, &[(variable, &url), (plain, SECRET)], "are both set").await;
+        assert_refused(&context, &[(variable, &url), (plain, SECRET)], "are both set").await;
     }
-    refused(&context, &[("DATABASE_URL_FILE", &url)], "DATABASE_URL_FILE: has an unescaped #").await;
-    // Later layers win over earlier ones, by file or not.
+    assert_refused(&context, &[("DATABASE_URL_FILE", &url)], "DATABASE_URL_FILE: has an unescaped #").await;
+    // Later layers override earlier ones, from a file or not.
     fs::write(folder.join(".env"), format!("DATABASE_URL_FILE={url}\n")).unwrap();
     let (code, text) = run(&context, &[("DATABASE_URL", "sqlite://other.db")], &COMMANDS[1..2]).await.remove(0);
     assert!(code == Some(0) && text.contains("sqlite://other.db"), "{text}");
     fs::write(folder.join(".env"), "").unwrap();
     if context.engine() == Engine::Sqlite {
-        refused(&context, &[("USERS_API__DATABASE__PASSWORD", SECRET)], "SQLite has no passwords").await;
+        assert_refused(&context, &[("USERS_API__DATABASE__PASSWORD", SECRET)], "SQLite has no passwords").await;
     } else {
         let both = format!("{}://app:hunter2@db/app", scheme(&context));
         let both = [("DATABASE_URL", both.as_str()), ("USERS_API__DATABASE__PASSWORD", SECRET)];
-        refused(&context, &both, "the password is given twice").await;
+        assert_refused(&context, &both, "the password is given twice").await;
     }
 }
 
-async fn nothing_is_shown_while_it_serves(context: Context) {
+async fn a_running_service_exposes_no_secret(context: Context) {
     let (url, account) = if context.engine() == Engine::Sqlite {
         (context.database().await, None)
     } else {
@@ -232,27 +232,27 @@ async fn nothing_is_shown_while_it_serves(context: Context) {
         (account.url.replace(":one@", "@"), Some(account))
     };
     let write = |lines: &[&str]| fs::write(context.folder().join(".env"), lines.join("\n")).unwrap();
-    let own = [format!("DATABASE_URL='{url}'"), "USERS_API__USERS__CURSOR_KEY=hunter2".to_owned()];
+    let valid = [format!("DATABASE_URL='{url}'"), "USERS_API__USERS__CURSOR_KEY=hunter2".to_owned()];
     let password = "USERS_API__DATABASE__PASSWORD=hunter2";
-    let mut lines: Vec<&str> = own.iter().map(String::as_str).collect();
+    let mut lines: Vec<&str> = valid.iter().map(String::as_str).collect();
     lines.extend(account.as_ref().map(|_| password));
     write(&lines);
     let mut service = Service::start(context.folder(), &[("RUST_LOG", "trace,hyper=off,h2=off")]).await;
     let app = App::at(service.address, &url);
     app.create("Ann", "ann@example.com").await;
     let mut output = String::new();
-    for bad in ["DATABASE_URL=postgres://a:hunter2 b@c/d", "USERS_API__POOL__MAX=hunter2", "hunter2", password] {
-        write(&[lines.as_slice(), &[bad, "USERS_API__POOL__MIN=hunter2"]].concat());
-        let told = |service: &Service| {
+    for invalid in ["DATABASE_URL=postgres://a:hunter2 b@c/d", "USERS_API__POOL__MAX=hunter2", "hunter2", password] {
+        write(&[lines.as_slice(), &[invalid, "USERS_API__POOL__MIN=hunter2"]].concat());
+        let reloads = |service: &Service| {
             service
                 .log()
                 .iter()
                 .filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with("reload: ")))
                 .count()
         };
-        let before = told(&service);
+        let before = reloads(&service);
         service.signal("HUP").await;
-        eventually("the reload is reported", || async { (told(&service) > before).then_some(()) }).await;
+        eventually("the reload is reported", || async { (reloads(&service) > before).then_some(()) }).await;
     }
     for path in ["/pool", "/health/ready", "/metrics", "/users?limit=1", "/openapi.json"] {
         output += &service.get(&client(), path).send().await.unwrap().text().await.unwrap();
@@ -266,13 +266,13 @@ async fn nothing_is_shown_while_it_serves(context: Context) {
     }
 }
 
-async fn a_password_in_a_file_rotates_without_a_restart(context: Context) {
+async fn a_password_file_is_rotated_without_a_restart(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
     let account = Account::new(&context).await;
     let file = context.folder().join("password");
-    // What would have to be percent-encoded in a URL.
+    // Characters that a URL would have to percent-encode.
     account.set_password("p@ss/w#rd %25").await;
     fs::write(&file, "p@ss/w#rd %25\n").unwrap();
     let url = account.url.replace(":one@", "@");
@@ -283,7 +283,7 @@ async fn a_password_in_a_file_rotates_without_a_restart(context: Context) {
     account.set_password("two").await;
     fs::write(&file, "two").unwrap();
     service.signal("HUP").await;
-    let line = service.logged("reload: changed").await;
+    let line = service.logged("reload: settings applied").await;
     assert_eq!(line["settings"], "database.password", "{line}");
     account.kill().await;
     app.pool_until("it is up with the new password", |pool| pool["state"] == "up" && pool["total"].as_u64() > Some(0))

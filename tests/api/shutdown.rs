@@ -1,4 +1,4 @@
-//! The way out: in order, within its limits, with nothing cut.
+//! Graceful shutdown: phases in order, within the timeouts, without cutting off requests.
 
 use std::{
     net::SocketAddr,
@@ -14,39 +14,39 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     cases,
-    harness::{Context, Engine, Locked, Proxy, Service, client, connect, eventually, read_message, wanted},
+    harness::{Context, Engine, Locked, Proxy, Service, client, connect, env_or, eventually, read_message},
 };
 
 cases![
-    nothing_is_cut_under_load,
-    sigint_ends_it_as_well,
-    running_requests_are_answered,
-    a_pool_that_does_not_close_is_named,
-    a_stuck_request_and_the_pool_share_one_limit,
-    a_second_signal_ends_it_at_once,
-    a_signal_ends_it_while_it_still_starts,
-    a_signal_ends_it_while_the_database_is_away,
-    a_delay_lets_load_balancers_notice,
-    the_queue_is_refused_and_what_runs_is_finished,
+    a_shutdown_under_load_cuts_off_no_request,
+    sigint_runs_every_shutdown_phase,
+    in_flight_requests_are_completed,
+    a_pool_that_does_not_close_is_reported,
+    requests_and_the_pool_share_the_shutdown_timeout,
+    a_second_signal_exits_immediately,
+    a_signal_stops_a_starting_service,
+    a_signal_stops_the_service_during_an_outage,
+    requests_are_served_during_the_drain_delay,
+    waiters_are_rejected_and_running_operations_are_completed,
 ];
 
 const CLIENTS: usize = 64;
-/// How often it is stopped under load; `USERS_API_TEST_STOPS` changes it.
+/// How many times it is stopped under load; `USERS_API_TEST_STOPS` overrides it.
 fn runs() -> usize {
-    wanted("USERS_API_TEST_STOPS", 50)
+    env_or("USERS_API_TEST_STOPS", 50)
 }
 
 #[derive(Default)]
 struct Outcome {
     answered: AtomicUsize,
-    /// Clients that had an answer: their connection has been accepted.
+    /// Clients that received a response, so that their connection has been accepted.
     served: AtomicUsize,
-    /// Requests told that the service is going. They had waited when the farewell was over.
+    /// Requests rejected with `shutting-down`, as they still waited for a connection when the drain began.
     refused: AtomicUsize,
     cut: AtomicUsize,
 }
 
-/// A client that keeps its connection and always has a request on its way. It ends when nobody listens any more.
+/// A client that keeps its connection and always has a request in flight. It ends when the service no longer listens.
 async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) {
     let mut first = true;
     while let Ok(mut stream) = TcpStream::connect(address).await {
@@ -64,11 +64,11 @@ async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) 
                 "GET /users?limit=2 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned()
             };
             let sent = stream.write_all(request.as_bytes()).await;
-            let answer = match sent {
+            let response = match sent {
                 Ok(()) => read_message(&mut stream).await,
                 Err(_) => None,
             };
-            let Some((head, body)) = answer else {
+            let Some((head, body)) = response else {
                 outcome.cut.fetch_add(1, Ordering::Relaxed);
                 break;
             };
@@ -89,18 +89,18 @@ async fn busy_client(address: SocketAddr, number: usize, outcome: Arc<Outcome>) 
     }
 }
 
-/// How long after the last new connection the queue was refused.
-fn farewell(service: &Service) -> chrono::TimeDelta {
+/// The time from the end of listening to the rejection of the queue.
+fn time_to_rejection(service: &Service) -> chrono::TimeDelta {
     let at = |message: &str| {
         let lines = service.log();
         let line = lines.iter().find(|line| line["message"] == message);
         chrono::DateTime::parse_from_rfc3339(line.unwrap()["timestamp"].as_str().unwrap()).unwrap()
     };
-    at("shutdown: the queue is refused, what runs is finished") - at("shutdown: listening stopped")
+    at("shutdown: draining; waiting operations are refused") - at("shutdown: listening stopped")
 }
 
-/// Connections that the server still knows of, but for the one that asks.
-async fn left_behind(context: &Context, url: &str) -> i64 {
+/// Connections that the database server still lists, except that of the query itself.
+async fn open_connections(context: &Context, url: &str) -> i64 {
     let sql = match context.engine() {
         Engine::Sqlite => return 0,
         Engine::Postgres => {
@@ -119,7 +119,7 @@ async fn left_behind(context: &Context, url: &str) -> i64 {
     count
 }
 
-async fn nothing_is_cut_under_load(context: Context) {
+async fn a_shutdown_under_load_cuts_off_no_request(context: Context) {
     let url = context.database().await;
     for run in 0..runs() {
         let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url), ("RUST_LOG", "info")]).await;
@@ -127,7 +127,7 @@ async fn nothing_is_cut_under_load(context: Context) {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| tokio::spawn(busy_client(service.address, number, Arc::clone(&outcome))))
             .collect();
-        // A connection that the kernel has accepted and the service has not yet is no busy one.
+        // A connection that only the kernel has accepted is not busy yet.
         eventually("the clients are busy", || async {
             (outcome.served.load(Ordering::Relaxed) == CLIENTS).then_some(())
         })
@@ -140,27 +140,27 @@ async fn nothing_is_cut_under_load(context: Context) {
         assert_eq!(status.code(), Some(0), "run {run}: {:#?}", service.log().iter().rev().take(10).collect::<Vec<_>>());
         assert_eq!(outcome.cut.load(Ordering::Relaxed), 0, "run {run}: requests were cut");
         let refused = outcome.refused.load(Ordering::Relaxed);
-        let patient = refused == 0 || farewell(&service) >= chrono::TimeDelta::milliseconds(490);
-        assert!(patient, "run {run}: {refused} requests were refused after {}", farewell(&service));
-        let alarms: Vec<_> = service.log().into_iter().filter(|line| line["level"] == "ERROR").collect();
-        assert!(alarms.is_empty(), "run {run}: an ordinary end is no reason for alarm: {alarms:#?}");
-        // A server notices that a client has said goodbye a moment after it was said.
-        let gone = || async { (left_behind(&context, &url).await == 0).then_some(()) };
-        eventually("the server knows of no connection of ours", gone).await;
+        let has_waited = refused == 0 || time_to_rejection(&service) >= chrono::TimeDelta::milliseconds(490);
+        assert!(has_waited, "run {run}: {refused} requests were refused after {}", time_to_rejection(&service));
+        let errors: Vec<_> = service.log().into_iter().filter(|line| line["level"] == "ERROR").collect();
+        assert!(errors.is_empty(), "run {run}: a normal shutdown logs no error: {errors:#?}");
+        // The server notices a closed connection with a short delay.
+        let closed = || async { (open_connections(&context, &url).await == 0).then_some(()) };
+        eventually("the server lists no connection of the service", closed).await;
     }
 }
 
-async fn sigint_ends_it_as_well(context: Context) {
+async fn sigint_runs_every_shutdown_phase(context: Context) {
     let url = context.database().await;
     let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
     service.signal("INT").await;
     assert_eq!(service.ended().await.code(), Some(0));
     for phase in [
-        "shutdown: signal received; a second one ends the process at once",
-        "shutdown: not ready any more",
+        "shutdown: signal received; a second signal exits immediately",
+        "shutdown: readiness is now false",
         "shutdown: listening stopped",
-        "shutdown: the queue is refused, what runs is finished",
-        "shutdown: all requests answered",
+        "shutdown: draining; waiting operations are refused",
+        "shutdown: all requests completed",
         "shutdown: pool closed",
         "stopped",
     ] {
@@ -168,8 +168,8 @@ async fn sigint_ends_it_as_well(context: Context) {
     }
 }
 
-/// A POST that the server has, and does not answer while the table is locked.
-pub async fn hanging_post(
+/// Starts a POST that is blocked in the database while the table is locked.
+pub async fn blocked_post(
     context: &Context,
     service: &Service,
 ) -> tokio::task::JoinHandle<Result<reqwest::Response, reqwest::Error>> {
@@ -178,31 +178,31 @@ pub async fn hanging_post(
         .header("content-type", "application/json")
         .body(r#"{"name":"Ann","email":"ann@example.com"}"#);
     let posting = tokio::spawn(request.send());
-    let asking = client();
+    let observer = client();
     let in_use = || async {
-        let pool = service.get(&asking, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
+        let pool = service.get(&observer, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
         (pool["inUse"] == 1).then_some(())
     };
-    eventually(&format!("the request hangs in {}", context.engine().name()), in_use).await;
+    eventually(&format!("the request is blocked in {}", context.engine().name()), in_use).await;
     posting
 }
 
-async fn running_requests_are_answered(context: Context) {
+async fn in_flight_requests_are_completed(context: Context) {
     let url = context.database().await;
-    // SQLite waits for a lock as long as a request may wait for a connection.
+    // SQLite waits for a lock as long as the acquire timeout.
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "60s")];
     let mut service = Service::start(context.folder(), &variables).await;
     let lock = Locked::users(&context, &url).await;
-    let posting = hanging_post(&context, &service).await;
+    let posting = blocked_post(&context, &service).await;
     service.signal("TERM").await;
     service.logged("shutdown: listening stopped").await;
-    assert!(TcpStream::connect(service.address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(service.address).await.is_err(), "the service no longer listens");
     lock.unlock().await;
-    assert_eq!(posting.await.unwrap().unwrap().status(), 201, "what had begun was answered");
+    assert_eq!(posting.await.unwrap().unwrap().status(), 201, "the in-flight request was completed");
     assert_eq!(service.ended().await.code(), Some(0));
 }
 
-async fn a_pool_that_does_not_close_is_named(context: Context) {
+async fn a_pool_that_does_not_close_is_reported(context: Context) {
     let url = context.database().await;
     let variables = [
         ("DATABASE_URL", url.as_str()),
@@ -211,19 +211,19 @@ async fn a_pool_that_does_not_close_is_named(context: Context) {
     ];
     let mut service = Service::start(context.folder(), &variables).await;
     let lock = Locked::users(&context, &url).await;
-    let posting = hanging_post(&context, &service).await;
+    let posting = blocked_post(&context, &service).await;
     let began = Instant::now();
     service.signal("TERM").await;
     assert_eq!(service.ended().await.code(), Some(1));
-    assert!(began.elapsed() < Duration::from_secs(30), "it has limits: {:?}", began.elapsed());
-    let line = service.logged("shutdown: pool left open").await;
-    assert!(line["error"].as_str().unwrap().contains("1 operations still running"), "{line}");
-    service.logged("shutdown: requests cut off").await;
+    assert!(began.elapsed() < Duration::from_secs(30), "the shutdown took {:?}", began.elapsed());
+    let line = service.logged("shutdown: pool not closed").await;
+    assert!(line["error"].as_str().unwrap().contains("operations still running: 1 ("), "{line}");
+    service.logged("shutdown: requests aborted").await;
     drop(posting);
     lock.unlock().await;
 }
 
-async fn a_stuck_request_and_the_pool_share_one_limit(context: Context) {
+async fn requests_and_the_pool_share_the_shutdown_timeout(context: Context) {
     let url = context.database().await;
     let variables = [
         ("DATABASE_URL", url.as_str()),
@@ -232,22 +232,22 @@ async fn a_stuck_request_and_the_pool_share_one_limit(context: Context) {
     ];
     let mut service = Service::start(context.folder(), &variables).await;
     let lock = Locked::users(&context, &url).await;
-    let posting = hanging_post(&context, &service).await;
+    let posting = blocked_post(&context, &service).await;
     service.signal("TERM").await;
     assert_eq!(service.ended().await.code(), Some(1));
-    let line = service.logged("shutdown: pool left open").await;
-    // The request has used up the time: what is left for the pool is the grace of a second.
+    let line = service.logged("shutdown: pool not closed").await;
+    // The request has used up the timeout: the pool gets only the grace period of one second.
     assert!(line["error"].as_str().unwrap().contains("within 1s"), "{line}");
     drop(posting);
     lock.unlock().await;
 }
 
-async fn a_second_signal_ends_it_at_once(context: Context) {
+async fn a_second_signal_exits_immediately(context: Context) {
     let url = context.database().await;
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__POOL__ACQUIRE", "60s")];
     let mut service = Service::start(context.folder(), &variables).await;
     let lock = Locked::users(&context, &url).await;
-    let posting = hanging_post(&context, &service).await;
+    let posting = blocked_post(&context, &service).await;
     service.signal("TERM").await;
     service.logged("shutdown: listening stopped").await;
     service.signal("INT").await;
@@ -256,7 +256,7 @@ async fn a_second_signal_ends_it_at_once(context: Context) {
     lock.unlock().await;
 }
 
-async fn a_signal_ends_it_while_it_still_starts(context: Context) {
+async fn a_signal_stops_a_starting_service(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -267,10 +267,10 @@ async fn a_signal_ends_it_while_it_still_starts(context: Context) {
     service.logged("database unreachable; retrying").await;
     service.signal("TERM").await;
     assert_eq!(service.ended().await.code(), Some(0));
-    service.logged("shutdown: stopped before it had started").await;
+    service.logged("shutdown: stopped during startup").await;
 }
 
-async fn a_signal_ends_it_while_the_database_is_away(context: Context) {
+async fn a_signal_stops_the_service_during_an_outage(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -282,34 +282,34 @@ async fn a_signal_ends_it_while_the_database_is_away(context: Context) {
         } else {
             proxy.cut();
         }
-        let asking = tokio::spawn(service.get(&client(), "/users").send());
+        let request = tokio::spawn(service.get(&client(), "/users").send());
         service.logged("the database is down").await;
         let began = Instant::now();
         service.signal("TERM").await;
         assert_eq!(service.ended().await.code(), Some(0), "{:#?}", service.log());
-        assert!(began.elapsed() < Duration::from_secs(30), "it has limits: {:?}", began.elapsed());
-        assert_eq!(asking.await.unwrap().unwrap().status(), 503);
-        proxy.mend();
+        assert!(began.elapsed() < Duration::from_secs(30), "the shutdown took {:?}", began.elapsed());
+        assert_eq!(request.await.unwrap().unwrap().status(), 503);
+        proxy.restore();
     }
 }
 
-async fn a_delay_lets_load_balancers_notice(context: Context) {
+async fn requests_are_served_during_the_drain_delay(context: Context) {
     let url = context.database().await;
     let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__SERVER__DRAIN_DELAY", "5s")];
     let mut service = Service::start(context.folder(), &variables).await;
     let client = client();
-    let phase = async || service.get(&client, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
-    assert_eq!(phase().await["phase"], "serving");
+    let pool = async || service.get(&client, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
+    assert_eq!(pool().await["phase"], "serving");
     service.signal("TERM").await;
-    service.logged("shutdown: not ready any more").await;
-    assert_eq!(phase().await["phase"], "not-ready");
+    service.logged("shutdown: readiness is now false").await;
+    assert_eq!(pool().await["phase"], "not-ready");
     assert_eq!(service.get(&client, "/health/ready").send().await.unwrap().status(), 503);
-    assert_eq!(service.get(&client, "/users").send().await.unwrap().status(), 200, "requests are still taken");
+    assert_eq!(service.get(&client, "/users").send().await.unwrap().status(), 200, "requests are still accepted");
     assert!(!service.log().iter().any(|line| line["message"] == "shutdown: listening stopped"));
     assert_eq!(service.ended().await.code(), Some(0));
 }
 
-async fn the_queue_is_refused_and_what_runs_is_finished(context: Context) {
+async fn waiters_are_rejected_and_running_operations_are_completed(context: Context) {
     let url = context.database().await;
     let variables = [
         ("DATABASE_URL", url.as_str()),
@@ -319,21 +319,21 @@ async fn the_queue_is_refused_and_what_runs_is_finished(context: Context) {
     ];
     let mut service = Service::start(context.folder(), &variables).await;
     let lock = Locked::users(&context, &url).await;
-    let running = hanging_post(&context, &service).await;
+    let running = blocked_post(&context, &service).await;
     let body = serde_json::json!({"name": "Bea", "email": "bea@example.com"});
     let waiting = tokio::spawn(client().post(format!("http://{}/users", service.address)).json(&body).send());
-    let asking = client();
-    eventually("the second waits", || async {
-        let pool = service.get(&asking, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
+    let observer = client();
+    eventually("the second request waits", || async {
+        let pool = service.get(&observer, "/pool").send().await.unwrap().json::<serde_json::Value>().await.unwrap();
         (pool["waiting"] == 1).then_some(())
     })
     .await;
-    drop(asking);
+    drop(observer);
     service.signal("TERM").await;
     let refused = waiting.await.unwrap().unwrap();
     assert_eq!(refused.status(), 503);
     assert!(refused.text().await.unwrap().contains("shutting-down"));
-    let line = service.logged("shutdown: the queue is refused, what runs is finished").await;
+    let line = service.logged("shutdown: draining; waiting operations are refused").await;
     assert_eq!((line["refused"].as_u64(), line["running"].as_u64()), (Some(1), Some(1)));
     lock.unlock().await;
     assert_eq!(running.await.unwrap().unwrap().status(), 201);

@@ -1,7 +1,7 @@
-//! Every command ends by a signal, whatever it waits for, and as the first process of a container as well.
+//! Every command ends on a signal, whatever it waits for, also as the first process of a container.
 //!
-//! That process (PID 1) ignores a signal unless it has a handler for it. So does one that was started with the signal
-//! ignored, which is how it is started here.
+//! That process (PID 1) ignores a signal unless it has a handler for it. So does a process that was started with the
+//! signal ignored, as the commands are here.
 
 use std::{process::Stdio, time::Duration};
 
@@ -18,28 +18,28 @@ use crate::{
 };
 
 cases![
-    a_wait_for_the_migration_lock_is_ended,
-    a_running_migration_is_ended_where_it_is_safe,
-    rows_that_are_not_written_hold_up_no_end,
+    a_signal_ends_the_wait_for_the_migration_lock,
+    a_signal_stops_a_running_migration_at_a_safe_point,
+    a_signal_ends_an_import_blocked_by_a_lock,
 ];
 
-/// Cases to which the engine makes no difference.
+/// Cases that do not depend on the engine.
 pub mod alone {
     use super::{
-        Context, a_pipe_that_nobody_opens_holds_up_no_end, a_silent_database_holds_up_no_end,
-        a_silent_service_holds_up_no_end, output_that_is_not_read_holds_up_no_end,
+        Context, a_signal_ends_the_wait_for_a_pipe, a_signal_ends_the_wait_for_a_silent_database,
+        a_signal_ends_the_wait_for_a_silent_service, a_signal_ends_the_wait_for_a_stalled_reader,
     };
     use crate::cases;
 
     cases![
-        a_silent_database_holds_up_no_end,
-        a_silent_service_holds_up_no_end,
-        output_that_is_not_read_holds_up_no_end,
-        a_pipe_that_nobody_opens_holds_up_no_end
+        a_signal_ends_the_wait_for_a_silent_database,
+        a_signal_ends_the_wait_for_a_silent_service,
+        a_signal_ends_the_wait_for_a_stalled_reader,
+        a_signal_ends_the_wait_for_a_pipe
     ];
 }
 
-/// The command, which was started with SIGTERM ignored.
+/// Starts the command with SIGTERM ignored.
 fn start(context: &Context, url: &str, arguments: &[&str]) -> Child {
     let program = binary(context.folder(), &[]);
     let mut command = Command::new("/bin/sh");
@@ -54,15 +54,15 @@ async fn terminate(child: &Child) {
     assert!(Command::new("/bin/sh").args(["-c", "kill -TERM $0", &id]).status().await.unwrap().success());
 }
 
-/// Sends the signal, and waits for the end: the exit code and the last line on standard error.
+/// Sends SIGTERM, waits for the end, and returns the exit code and the last line on standard error.
 async fn end_by_signal(child: Child) -> (Option<i32>, String) {
     terminate(&child).await;
     let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await.unwrap().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    (output.status.code(), said.lines().last().unwrap_or_default().to_owned())
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), stderr.lines().last().unwrap_or_default().to_owned())
 }
 
-async fn a_silent_database_holds_up_no_end(context: Context) {
+async fn a_signal_ends_the_wait_for_a_silent_database(context: Context) {
     std::fs::write(context.folder().join("users.ndjson"), "").unwrap();
     let commands: [&[&str]; 6] = [
         &["migrate", "up"],
@@ -78,12 +78,12 @@ async fn a_silent_database_holds_up_no_end(context: Context) {
         for command in commands {
             let child = start(&context, &url, command);
             let connection = listener.accept().await.unwrap();
-            let (code, said) = end_by_signal(child).await;
+            let (code, message) = end_by_signal(child).await;
             if command == ["serve"] {
-                assert_eq!((code, said.as_str()), (Some(0), ""), "{command:?}");
+                assert_eq!((code, message.as_str()), (Some(0), ""), "{command:?}");
             } else {
                 assert_eq!(
-                    (code, said.as_str()),
+                    (code, message.as_str()),
                     (Some(4), "users-api: stopped before anything was done"),
                     "{command:?}"
                 );
@@ -93,7 +93,7 @@ async fn a_silent_database_holds_up_no_end(context: Context) {
     }
 }
 
-async fn a_silent_service_holds_up_no_end(context: Context) {
+async fn a_signal_ends_the_wait_for_a_silent_service(context: Context) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let program = binary(context.folder(), &[]);
     let mut command = Command::new("/bin/sh");
@@ -101,12 +101,12 @@ async fn a_silent_service_holds_up_no_end(context: Context) {
     command.arg("-c").arg(r#"trap "" TERM; exec "$0" healthcheck"#).arg(program.as_std().get_program());
     let child = command.current_dir(context.folder()).kill_on_drop(true).stderr(Stdio::piped()).spawn().unwrap();
     let connection = listener.accept().await.unwrap();
-    // It would give up by itself, with another code.
+    // Without the signal it would time out, with another exit code.
     assert_eq!(end_by_signal(child).await, (Some(4), "users-api: stopped".to_owned()));
     drop(connection);
 }
 
-async fn output_that_is_not_read_holds_up_no_end(context: Context) {
+async fn a_signal_ends_the_wait_for_a_stalled_reader(context: Context) {
     let mut child = start(&context, "sqlite://users.db?mode=rwc", &["openapi"]);
     let mut out = child.stdout.take().unwrap();
     out.read_exact(&mut [0; 1]).await.unwrap();
@@ -120,17 +120,17 @@ async fn output_that_is_not_read_holds_up_no_end(context: Context) {
     let mut child = start(&context, "sqlite://users.db?mode=rwc", &["export"]);
     let mut out = child.stdout.take().unwrap();
     out.read_exact(&mut [0; 1]).await.unwrap();
-    let (code, said) = end_by_signal(child).await;
-    assert_eq!(code, Some(4), "{said}");
-    assert!(said.starts_with("users-api: stopped: the output is not read"), "{said}");
+    let (code, message) = end_by_signal(child).await;
+    assert_eq!(code, Some(4), "{message}");
+    assert!(message.starts_with("users-api: stopped: the output is not being read and"), "{message}");
     drop(out);
 }
 
-/// Holds the lock that migrations take.
+/// Acquires the migration lock and holds it.
 async fn hold_migration_lock(context: &Context, url: &str) -> DatabaseConnection {
     let database = connect(url).await;
     let lock = match context.engine() {
-        // Otherwise the file is busy before anyone can wait for its lock: to become WAL it has to be free.
+        // WAL first: a locked file cannot be switched to WAL, so that the command would not even wait for its lock.
         Engine::Sqlite => "PRAGMA journal_mode = WAL; BEGIN IMMEDIATE",
         Engine::Postgres => "SELECT pg_advisory_lock(8463219666995736681)",
         Engine::MariaDb | Engine::MySql => {
@@ -141,10 +141,16 @@ async fn hold_migration_lock(context: &Context, url: &str) -> DatabaseConnection
     database
 }
 
-/// Waits until a statement of the process hangs in the server; on SQLite, until the process has opened the file.
-async fn hangs(context: &Context, child: &mut Child, database: &DatabaseConnection, url: &str, statement: &str) {
+/// Waits until a statement of the process is blocked in the server; on SQLite, until the process has opened the file.
+async fn await_blocked(
+    context: &Context,
+    child: &mut Child,
+    database: &DatabaseConnection,
+    url: &str,
+    statement: &str,
+) {
     let id = child.id().unwrap();
-    let is_there = async {
+    let is_blocked = async {
         match context.engine() {
             Engine::Sqlite => {
                 let file = url.trim_start_matches("sqlite://").split('?').next().unwrap().to_owned();
@@ -158,20 +164,20 @@ async fn hangs(context: &Context, child: &mut Child, database: &DatabaseConnecti
                 };
                 eventually("the database is open", is_open).await;
             }
-            _ => waiting(context, database, statement, 1).await,
+            _ => await_lock_waits(context, database, statement, 1).await,
         }
     };
     let ended = tokio::select! {
-        () = is_there => return,
+        () = is_blocked => return,
         ended = child.wait() => ended.unwrap(),
     };
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
-    panic!("it ended, and waits for nothing: {ended}: {said}");
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).await.unwrap();
+    panic!("it ended instead of waiting: {ended}: {stderr}");
 }
 
-/// Waits until so many statements of this kind wait for a lock in the server.
-async fn waiting(context: &Context, database: &DatabaseConnection, statement: &str, wanted: i64) {
+/// Waits until this number of statements of a kind wait for a lock in the server.
+async fn await_lock_waits(context: &Context, database: &DatabaseConnection, statement: &str, expected: i64) {
     let count = match context.engine() {
         Engine::Postgres => format!(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
@@ -182,8 +188,8 @@ async fn waiting(context: &Context, database: &DatabaseConnection, statement: &s
             engine.sessions()
         ),
     };
-    let what = format!("{wanted} of {statement}");
-    eventually(&what, || async { (number(database, &count).await.unwrap() == wanted).then_some(()) }).await;
+    let what = format!("{expected} waiting statements: {statement}");
+    eventually(&what, || async { (number(database, &count).await.unwrap() == expected).then_some(()) }).await;
 }
 
 /// Which migrations are applied.
@@ -193,8 +199,8 @@ async fn applied(context: &Context, url: &str) -> Vec<bool> {
     String::from_utf8(output.stdout).unwrap().lines().map(|line| line.starts_with("applied")).collect()
 }
 
-async fn a_wait_for_the_migration_lock_is_ended(context: Context) {
-    let waits = match context.engine() {
+async fn a_signal_ends_the_wait_for_the_migration_lock(context: Context) {
+    let lock_statement = match context.engine() {
         Engine::Postgres => "SELECT pg_advisory",
         _ => "SELECT GET_LOCK",
     };
@@ -203,22 +209,22 @@ async fn a_wait_for_the_migration_lock_is_ended(context: Context) {
         (&["migrate", "down"], (Some(4), "users-api: stopped before anything was done")),
         (&["serve"], (Some(0), "")),
     ];
-    for (command, (code, said)) in commands {
+    for (command, (code, message)) in commands {
         let url = context.database().await;
         let holder = hold_migration_lock(&context, &url).await;
         let mut child = start(&context, &url, command);
-        hangs(&context, &mut child, &holder, &url, waits).await;
-        assert_eq!(end_by_signal(child).await, (code, said.to_owned()), "{command:?}");
+        await_blocked(&context, &mut child, &holder, &url, lock_statement).await;
+        assert_eq!(end_by_signal(child).await, (code, message.to_owned()), "{command:?}");
         if context.engine() == Engine::Postgres {
-            // The server does not go on for somebody who has left.
-            waiting(&context, &holder, waits, 0).await;
+            // The server does not keep waiting for a client that has disconnected.
+            await_lock_waits(&context, &holder, lock_statement, 0).await;
         }
         holder.close().await.unwrap();
         assert_eq!(applied(&context, &url).await, [false; 4]);
     }
 }
 
-async fn a_running_migration_is_ended_where_it_is_safe(context: Context) {
+async fn a_signal_stops_a_running_migration_at_a_safe_point(context: Context) {
     let url = context.database().await;
     for command in [&["migrate", "up"][..], &["migrate", "down", "--steps", "2"]] {
         let output = start(&context, &url, command).wait_with_output().await.unwrap();
@@ -227,33 +233,33 @@ async fn a_running_migration_is_ended_where_it_is_safe(context: Context) {
     let lock = Locked::users(&context, &url).await;
     let observer = connect(&url).await;
     let mut child = start(&context, &url, &["migrate", "up"]);
-    hangs(&context, &mut child, &observer, &url, "ALTER TABLE").await;
+    await_blocked(&context, &mut child, &observer, &url, "ALTER TABLE").await;
     terminate(&child).await;
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     while let Some(line) = log.next_line().await.unwrap() {
-        let is_heard = line.contains("stopping; a second signal");
-        said.push(line);
-        if is_heard {
+        let is_stopping = line.contains("stopping; a second signal");
+        lines.push(line);
+        if is_stopping {
             break;
         }
     }
     let is_transactional = !context.engine().is_mysql_like();
     if is_transactional {
-        // Nothing is waited for: what was done is undone.
+        // It does not wait for the lock: the transaction is rolled back.
         assert_eq!(child.wait().await.unwrap().code(), Some(4));
     }
     lock.unlock().await;
     assert_eq!(child.wait().await.unwrap().code(), Some(4));
     while let Some(line) = log.next_line().await.unwrap() {
-        said.push(line);
+        lines.push(line);
     }
-    let last = said.last().unwrap();
+    let last = lines.last().unwrap();
     if is_transactional {
         assert_eq!(last, "users-api: stopped before anything was done");
         assert_eq!(applied(&context, &url).await, [true, true, false, false]);
     } else {
-        assert_eq!(last, "users-api: stopped: 1 applied; run the command again for the others");
+        assert_eq!(last, "users-api: stopped: 1 applied; run the command again to continue");
         assert_eq!(applied(&context, &url).await, [true, true, true, false]);
     }
     observer.close().await.unwrap();
@@ -262,7 +268,7 @@ async fn a_running_migration_is_ended_where_it_is_safe(context: Context) {
     assert_eq!(applied(&context, &url).await, [true; 4]);
 }
 
-async fn rows_that_are_not_written_hold_up_no_end(context: Context) {
+async fn a_signal_ends_an_import_blocked_by_a_lock(context: Context) {
     let url = context.database().await;
     assert!(start(&context, &url, &["migrate", "up"]).wait_with_output().await.unwrap().status.success());
     std::fs::write(context.folder().join("users.ndjson"), "{\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n")
@@ -271,23 +277,23 @@ async fn rows_that_are_not_written_hold_up_no_end(context: Context) {
     let observer = connect(&url).await;
     let mut child = start(&context, &url, &["import", "users.ndjson"]);
     if context.engine() == Engine::Sqlite {
-        hangs(&context, &mut child, &observer, &url, "").await;
+        await_blocked(&context, &mut child, &observer, &url, "").await;
     } else {
-        waiting(&context, &observer, "INSERT INTO", 1).await;
+        await_lock_waits(&context, &observer, "INSERT INTO", 1).await;
     }
-    let (code, said) = end_by_signal(child).await;
-    // On SQLite the schema has to be looked at first, which takes the same lock.
-    let is_begun = context.engine() != Engine::Sqlite;
-    let stopped = if is_begun { "stopped; go on with --from-line 1" } else { "stopped before anything was done" };
-    assert_eq!((code, said), (Some(4), format!("users-api: {stopped}")));
+    let (code, message) = end_by_signal(child).await;
+    // On SQLite the schema check comes first and needs the same lock.
+    let has_begun = context.engine() != Engine::Sqlite;
+    let expected = if has_begun { "stopped; continue with --from-line 1" } else { "stopped before anything was done" };
+    assert_eq!((code, message), (Some(4), format!("users-api: {expected}")));
     lock.unlock().await;
     observer.close().await.unwrap();
 }
 
-/// The number of the system call that opens files.
+/// The number of the system call `openat`.
 const OPENAT: &str = if cfg!(target_arch = "x86_64") { "257 " } else { "56 " };
 
-async fn a_pipe_that_nobody_opens_holds_up_no_end(context: Context) {
+async fn a_signal_ends_the_wait_for_a_pipe(context: Context) {
     let made = Command::new("mkfifo").arg(context.folder().join("pipe")).status().await.unwrap();
     assert!(made.success());
     let url = "sqlite://users.db?mode=rwc";
@@ -299,7 +305,7 @@ async fn a_pipe_that_nobody_opens_holds_up_no_end(context: Context) {
         };
         let is_opening =
             || async { std::fs::read_dir(&tasks).unwrap().flatten().any(|task| opens(&task)).then_some(()) };
-        eventually("it opens the pipe", is_opening).await;
+        eventually("the command opens the pipe", is_opening).await;
         let (code, _) = end_by_signal(child).await;
         assert_eq!(code, Some(4), "{command:?}");
     }

@@ -1,4 +1,4 @@
-//! An hour of trouble, at a low rate: `scripts/soak [DURATION]`. Memory, file descriptors and tasks must not grow.
+//! An hour of failures under low load: `scripts/soak [DURATION]`. Memory, file descriptors and tasks must not grow.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::{
     harness::{App, Context, Load, Proxy, Service, by_status, connect, eventually, kill_all},
 };
 
-cases![trouble_leaves_nothing_behind];
+cases![repeated_failures_leak_no_resources];
 
-/// How long; `None` when nobody has asked for it.
+/// The duration from `USERS_API_SOAK` (seconds); `None` when it is not set.
 pub fn duration() -> Option<Duration> {
     let text = std::env::var("USERS_API_SOAK").ok().filter(|text| !text.is_empty())?;
     Some(Duration::from_secs(text.parse().expect("USERS_API_SOAK is a number of seconds")))
@@ -42,8 +42,8 @@ impl Reading {
     }
 }
 
-async fn trouble_leaves_nothing_behind(context: Context) {
-    let duration = duration().expect("scripts/soak sets it");
+async fn repeated_failures_leak_no_resources(context: Context) {
+    let duration = duration().expect("scripts/soak sets USERS_API_SOAK");
     let direct = context.database().await;
     let (proxy, url) = Proxy::before(&direct).await;
     let set = |max: u32| {
@@ -80,17 +80,17 @@ async fn trouble_leaves_nothing_behind(context: Context) {
                 set(4);
                 service.signal("HUP").await;
             }
-            4 => vanish(&app).await,
+            4 => disconnect_early(&app).await,
             _ => proxy.slow(Duration::from_millis(50)),
         }
         sleep(Duration::from_secs(1)).await;
-        proxy.mend();
+        proxy.restore();
         load.answered(200, 40).await;
         for (key, count) in by_status(&load.stop().await) {
             assert!([200, 201, 503].contains(&key.1), "{key:?}");
             *samples.entry(key).or_insert(0) += count;
         }
-        eventually("it comes to rest", || async {
+        eventually("the pool is idle", || async {
             let pool = app.pool().await;
             (pool["inUse"] == 0 && pool["waiting"] == 0 && pool["state"] == "up").then_some(())
         })
@@ -103,9 +103,9 @@ async fn trouble_leaves_nothing_behind(context: Context) {
     }
     println!("{}: {samples:?}; {}", context.engine().name(), app.pool().await["counters"]);
     admin.close().await.unwrap();
-    // The first rounds warm it up: caches of statements, buckets of metrics, the allocator's own.
+    // The first rounds do not count: they fill statement caches, metrics and the allocator.
     let settled = &readings[readings.len() / 4..];
-    let (half, rest) = settled.split_at(settled.len() / 2);
+    let (earlier, later) = settled.split_at(settled.len() / 2);
     let most =
         |readings: &[Reading], of: fn(&Reading) -> u64| readings.iter().map(of).max().expect("at least four rounds");
     for (what, of, slack) in [
@@ -113,15 +113,15 @@ async fn trouble_leaves_nothing_behind(context: Context) {
         ("file descriptors", |reading| reading.descriptors, 1.25),
         ("tasks", |reading| reading.tasks, 1.25),
     ] {
-        let (before, after) = (most(half, of), most(rest, of));
+        let (before, after) = (most(earlier, of), most(later, of));
         #[expect(clippy::cast_precision_loss)]
         let grown = after as f64 / before as f64;
         assert!(grown <= slack, "{what} grew from {before} to {after}");
     }
 }
 
-/// Clients that ask for a write and are gone before it is done.
-async fn vanish(app: &App) {
+/// Clients that request a write and disconnect before it is completed.
+async fn disconnect_early(app: &App) {
     for number in 0..50 {
         let body =
             json!({"name": "Ann", "email": format!("gone{number}-{}@example.com", app.address.port())}).to_string();

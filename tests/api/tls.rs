@@ -1,4 +1,4 @@
-//! Encrypted connections: what is verified connects, and what is not is told with the host, the file and the reason.
+//! TLS: verified servers connect, and failures are reported with the host, the file and the reason.
 
 use std::{fs, path::Path};
 
@@ -15,16 +15,16 @@ use crate::{
 };
 
 cases![
-    what_is_verified_connects,
-    what_is_not_trusted_is_told,
-    files_that_cannot_be_used_are_refused_at_start,
-    what_changes_later_is_told,
+    verified_connections_are_encrypted,
+    untrusted_certificates_are_reported,
+    unusable_certificate_files_are_refused_at_start,
+    tls_failures_at_runtime_are_reported_and_recover,
 ];
 
-/// Where the server can be reached by its certificate.
+/// The host names in the server's certificate.
 const HOSTS: &[&str] = &["127.0.0.1"];
 
-/// What clients of a server have: its URL, and files.
+/// The URL and the certificate files of the clients of a server.
 struct Clients<'a> {
     context: &'a Context,
     url: url::Url,
@@ -36,18 +36,18 @@ impl<'a> Clients<'a> {
     }
 
     /// Writes a file.
-    fn keep(&self, name: &str, text: &str) {
+    fn write(&self, name: &str, text: &str) {
         fs::write(self.context.folder().join(name), text).unwrap();
     }
 
     /// Writes a certificate and its key.
-    fn identify(&self, name: &str, authority: &Authority) {
+    fn write_identity(&self, name: &str, authority: &Authority) {
         let identity = authority.sign(&["client.example"]);
-        self.keep(&format!("{name}.pem"), &identity.certificate);
-        self.keep(&format!("{name}.key"), &identity.key);
+        self.write(&format!("{name}.pem"), &identity.certificate);
+        self.write(&format!("{name}.key"), &identity.key);
     }
 
-    /// The URL of one that verifies certificate and name by the file of an authority.
+    /// A URL that verifies certificate and host name by the file of an authority.
     fn verifying(&self, authority: &str) -> String {
         let (mode, word, file) = match self.context.engine() {
             Engine::Postgres => ("sslmode", "verify-full", "sslrootcert"),
@@ -59,7 +59,7 @@ impl<'a> Clients<'a> {
         url.into()
     }
 
-    /// The same, with a certificate of its own.
+    /// The same, with a client certificate.
     fn identified(&self, authority: &str, client: &str) -> String {
         let (certificate, key) = match self.context.engine() {
             Engine::Postgres => ("sslcert", "sslkey"),
@@ -71,7 +71,7 @@ impl<'a> Clients<'a> {
         url.into()
     }
 
-    /// An account that needs a client certificate, and its part of a URL.
+    /// Creates an account that needs a client certificate, and returns its name and password.
     async fn account(&self) -> (&'static str, &'static str) {
         let statements: &[&str] = match self.context.engine() {
             Engine::Postgres => &["CREATE ROLE app SUPERUSER LOGIN PASSWORD 'one'"],
@@ -86,14 +86,14 @@ impl<'a> Clients<'a> {
     }
 }
 
-/// Starts a server with a certificate of this authority, and gives its clients what they need.
+/// Starts a server with a certificate of this authority, and writes the files of its clients.
 async fn start<'a>(context: &'a Context, authority: &Authority) -> (Server, Clients<'a>) {
     let mut server = Server::with_tls(context.engine(), authority, HOSTS);
     server.start(End::Crash);
     server.await_ready();
     let clients = Clients::of(context, &new_database(server.url()).await);
-    clients.keep("ca.pem", &authority.pem());
-    clients.identify("client", authority);
+    clients.write("ca.pem", &authority.pem());
+    clients.write_identity("client", authority);
     (server, clients)
 }
 
@@ -105,15 +105,15 @@ fn as_account(url: &str, (name, password): (&str, &str)) -> String {
     url.into()
 }
 
-/// What a start that fails says.
-async fn refusal(folder: &Path, url: &str, status: i32) -> String {
+/// The error of a start that fails with this exit code.
+async fn start_error(folder: &Path, url: &str, status: i32) -> String {
     let output = binary(folder, &[("DATABASE_URL", url), ("USERS_API__POOL__ACQUIRE", "3s")]).output().await.unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(status), "{told}");
-    told
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{stderr}");
+    stderr
 }
 
-async fn what_is_verified_connects(context: Context) {
+async fn verified_connections_are_encrypted(context: Context) {
     let authority = Authority::named("ours");
     let (mut server, clients) = start(&context, &authority).await;
     let account = clients.account().await;
@@ -135,77 +135,77 @@ async fn what_is_verified_connects(context: Context) {
     server.stop();
 }
 
-async fn what_is_not_trusted_is_told(context: Context) {
+async fn untrusted_certificates_are_reported(context: Context) {
     let (mut server, clients) = start(&context, &Authority::named("ours")).await;
     let folder = context.folder();
-    clients.keep("other.pem", &Authority::named("other").pem());
+    clients.write("other.pem", &Authority::named("other").pem());
     let url = clients.verifying("other.pem");
-    assert_told(&refusal(folder, &url, 1).await, &["UnknownIssuer", "host 127.0.0.1", "other.pem"]);
-    // Without a file of its own, the public authorities count.
+    assert_reported(&start_error(folder, &url, 1).await, &["UnknownIssuer", "host 127.0.0.1", "other.pem"]);
+    // Without an authority file, the public authorities are trusted.
     let public = url.split('&').next().unwrap();
-    assert_told(&refusal(folder, public, 1).await, &["UnknownIssuer", "host 127.0.0.1"]);
-    // Public authorities are trusted beside the named one, so the name counts in weaker modes as well.
+    assert_reported(&start_error(folder, public, 1).await, &["UnknownIssuer", "host 127.0.0.1"]);
+    // Public authorities are trusted in addition to the given one, so weaker modes verify the name as well.
     for mode in ["require", "verify-ca"].iter().filter(|_| context.engine() == Engine::Postgres) {
         let weaker = url.replace("verify-full", mode);
-        assert_told(&refusal(folder, &weaker, 1).await, &["UnknownIssuer", "other.pem"]);
+        assert_reported(&start_error(folder, &weaker, 1).await, &["UnknownIssuer", "other.pem"]);
     }
     let by_name = clients.verifying("ca.pem").replace("127.0.0.1", "localhost");
-    assert_told(&refusal(folder, &by_name, 1).await, &["not valid for name", "127.0.0.1", "host localhost"]);
-    clients.identify("stranger", &Authority::named("stranger"));
-    assert_told(
-        &refusal(folder, &clients.identified("ca.pem", "stranger"), 1).await,
+    assert_reported(&start_error(folder, &by_name, 1).await, &["not valid for name", "127.0.0.1", "host localhost"]);
+    clients.write_identity("stranger", &Authority::named("stranger"));
+    assert_reported(
+        &start_error(folder, &clients.identified("ca.pem", "stranger"), 1).await,
         &["host 127.0.0.1", "stranger.pem"],
     );
-    // A certificate that is missing: the server has no code of its own for it, and MySQL does not even say what it missed.
+    // No client certificate: servers have no separate error code for this, and MySQL does not even name the reason.
     let url = as_account(&clients.verifying("ca.pem"), clients.account().await);
-    let told = refusal(folder, &url, 1).await;
-    assert!(told.contains("does not accept the user or the password"), "{told}");
-    assert!(context.engine() != Engine::Postgres || told.contains("requires a valid client certificate"), "{told}");
+    let error = start_error(folder, &url, 1).await;
+    assert!(error.contains("the database rejected the user or the password"), "{error}");
+    assert!(context.engine() != Engine::Postgres || error.contains("requires a valid client certificate"), "{error}");
     server.stop();
 }
 
-async fn files_that_cannot_be_used_are_refused_at_start(context: Context) {
-    // Nobody listens there, and nobody is asked.
+async fn unusable_certificate_files_are_refused_at_start(context: Context) {
+    // No server listens there, and none is contacted.
     let url = match context.engine() {
         Engine::Postgres => "postgres://app:one@127.0.0.1:1/app",
         _ => "mysql://app:one@127.0.0.1:1/app",
     };
     let clients = Clients::of(&context, url);
-    clients.keep("empty.pem", "");
-    clients.keep("text.pem", "no certificate");
+    clients.write("empty.pem", "");
+    clients.write("text.pem", "no certificate");
     for (file, reason) in
-        [("missing.pem", "cannot be read"), ("empty.pem", "is empty"), ("text.pem", "holds no certificate")]
+        [("missing.pem", "cannot be read"), ("empty.pem", "is empty"), ("text.pem", "contains no certificate")]
     {
-        let told = refusal(context.folder(), &clients.verifying(file), 2).await;
-        assert!(told.contains(file) && told.contains(reason), "{told}");
+        let error = start_error(context.folder(), &clients.verifying(file), 2).await;
+        assert!(error.contains(file) && error.contains(reason), "{error}");
     }
     let authority = Authority::named("ours");
-    clients.keep("ca.pem", &authority.pem());
-    clients.identify("half", &authority);
+    clients.write("ca.pem", &authority.pem());
+    clients.write_identity("half", &authority);
     fs::remove_file(context.folder().join("half.key")).unwrap();
-    let told = refusal(context.folder(), &clients.identified("ca.pem", "half"), 2).await;
-    assert!(told.contains("half.key") && told.contains("cannot be read"), "{told}");
+    let error = start_error(context.folder(), &clients.identified("ca.pem", "half"), 2).await;
+    assert!(error.contains("half.key") && error.contains("cannot be read"), "{error}");
 }
 
-async fn what_changes_later_is_told(context: Context) {
+async fn tls_failures_at_runtime_are_reported_and_recover(context: Context) {
     let authority = Authority::named("ours");
     let (mut server, clients) = start(&context, &authority).await;
     let app = context.app_on(&clients.verifying("ca.pem"), &[("pool.min", "1")]).await;
-    // The file of the authority goes.
+    // The file of the authority is deleted.
     fs::remove_file(context.folder().join("ca.pem")).unwrap();
     let admin = connect(server.url()).await;
     kill_all(&context, &admin, &app.url).await;
     drop(admin);
-    told_by(&app, &["ca.pem", "cannot be read"]).await;
-    clients.keep("ca.pem", &authority.pem());
+    await_reported(&app, &["ca.pem", "cannot be read"]).await;
+    clients.write("ca.pem", &authority.pem());
     app.pool_until("up again", |pool| pool["state"] == "up").await;
-    // The server comes back with a certificate of another authority.
+    // The server restarts with a certificate of another authority.
     server.stop();
     server.certify(&Authority::named("other"), HOSTS);
     server.start(End::Crash);
-    told_by(&app, &["UnknownIssuer", "host 127.0.0.1", "ca.pem"]).await;
+    await_reported(&app, &["UnknownIssuer", "host 127.0.0.1", "ca.pem"]).await;
     let ready = app.get("/health/ready").await.problem(503, "database-unavailable");
-    assert_eq!(ready["detail"], "Not ready: no secure connection to the database.");
+    assert_eq!(ready["detail"], "Not ready: TLS negotiation with the database failed.");
     server.stop();
     server.certify(&authority, HOSTS);
     server.start(End::Crash);
@@ -215,18 +215,18 @@ async fn what_changes_later_is_told(context: Context) {
     server.stop();
 }
 
-fn assert_told(told: &str, parts: &[&str]) {
-    assert!(told.contains("no secure connection to the database"), "{told}");
+fn assert_reported(error: &str, parts: &[&str]) {
+    assert!(error.contains("TLS negotiation with the database failed"), "{error}");
     for part in parts {
-        assert!(told.contains(part), "{part}: {told}");
+        assert!(error.contains(part), "{part}: {error}");
     }
 }
 
-/// Waits until a running service tells of TLS, in these words.
-async fn told_by(app: &App, parts: &[&str]) {
-    let is_told = |pool: &serde_json::Value| {
+/// Waits until a running service is down because of TLS, with a cause that contains these parts.
+async fn await_reported(app: &App, parts: &[&str]) {
+    let is_reported = |pool: &serde_json::Value| {
         let detail = pool["cause"]["detail"].as_str().unwrap_or_default();
         pool["cause"]["kind"] == "tls" && parts.iter().all(|part| detail.contains(part))
     };
-    app.pool_until(&format!("down for TLS: {parts:?}"), is_told).await;
+    app.pool_until(&format!("down for TLS: {parts:?}"), is_reported).await;
 }

@@ -1,4 +1,4 @@
-//! Traces: what a collector receives.
+//! Traces, as a collector receives them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,9 +14,9 @@ use crate::{
     harness::{Context, Reply, Service, client},
 };
 
-cases![spans_reach_the_collector, without_an_endpoint_nothing_is_sent];
+cases![spans_reach_the_collector, without_an_endpoint_no_span_is_sent];
 
-/// A collector that keeps every span it is sent.
+/// A collector that stores every span it receives.
 struct Collector {
     url: String,
     spans: Arc<Mutex<Vec<Span>>>,
@@ -27,10 +27,10 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let spans: Arc<Mutex<Vec<Span>>> = Arc::default();
-        let kept = Arc::clone(&spans);
+        let stored = Arc::clone(&spans);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(collect(stream, Arc::clone(&kept)));
+                tokio::spawn(collect(stream, Arc::clone(&stored)));
             }
         });
         Self { url, spans }
@@ -93,9 +93,9 @@ async fn spans_reach_the_collector(context: Context) {
     assert_eq!(
         (hex(&post.trace_id).as_str(), hex(&post.parent_span_id).as_str()),
         (trace, parent),
-        "the caller's trace goes on"
+        "the trace of the client is continued"
     );
-    assert_eq!(post.kind, 2, "a server's span");
+    assert_eq!(post.kind, 2, "span kind: server");
     let attribute = |key: &str| {
         let found = post.attributes.iter().find(|attribute| attribute.key == key);
         format!("{:?}", found.unwrap_or_else(|| panic!("no {key}: {post:#?}")).value)
@@ -107,21 +107,21 @@ async fn spans_reach_the_collector(context: Context) {
 
     let [create] = named("users.create")[..] else { panic!("{spans:#?}") };
     assert_eq!((hex(&create.trace_id).as_str(), &create.parent_span_id), (trace, &post.span_id));
-    assert_eq!(create.kind, 3, "a client's span");
+    assert_eq!(create.kind, 3, "span kind: client");
     for part in ["pool.wait", "pool.use"] {
         let of_create = named(part).into_iter().filter(|span| span.parent_span_id == create.span_id).count();
-        assert_eq!(of_create, 1, "{part}: the wait for a connection and its use are told apart: {spans:#?}");
+        assert_eq!(of_create, 1, "{part}: the wait for a connection and its use are separate spans: {spans:#?}");
     }
 
     let ([get], [list]) = (&named("GET /users")[..], &named("users.list")[..]) else { panic!("{spans:#?}") };
-    assert!(get.parent_span_id.is_empty() && get.trace_id != post.trace_id, "without a caller's trace, a new one");
+    assert!(get.parent_span_id.is_empty() && get.trace_id != post.trace_id, "a new trace without a traceparent");
     assert_eq!(list.parent_span_id, get.span_id);
     let logged = service.log().into_iter().find(|line| line["request_id"] == "mine").unwrap();
     assert_eq!(logged["trace_id"], trace);
 }
 
-async fn without_an_endpoint_nothing_is_sent(context: Context) {
-    // Where other programs are told to send theirs: this one is told by its own settings only.
+async fn without_an_endpoint_no_span_is_sent(context: Context) {
+    // Other programs read this variable; this one is configured by its own settings only.
     let collector = Collector::start().await;
     let mut service = Service::start(context.folder(), &[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)]).await;
     let request = service

@@ -1,4 +1,4 @@
-//! A database URL means what it says, seen from the outside.
+//! Database URLs, tested with the running service.
 
 use std::fs;
 
@@ -8,14 +8,14 @@ use crate::{
 };
 
 cases![
-    a_relative_path_is_the_shells,
+    a_relative_path_is_resolved_against_the_working_directory,
     an_ipv6_address_connects,
-    a_socket_connects,
-    libpqs_variables_fill_what_is_open,
-    an_unverified_server_is_warned_of_once,
+    a_unix_socket_connects,
+    libpq_variables_supply_missing_parts,
+    an_unverified_server_is_logged_once,
 ];
 
-async fn serves(context: &Context, variables: &[(&str, &str)]) {
+async fn assert_serves(context: &Context, variables: &[(&str, &str)]) {
     let mut service = Service::start(context.folder(), variables).await;
     let app = App::at(service.address, "");
     app.create("Ann", "ann@example.com").await;
@@ -23,7 +23,7 @@ async fn serves(context: &Context, variables: &[(&str, &str)]) {
     assert!(service.ended().await.success());
 }
 
-async fn a_relative_path_is_the_shells(context: Context) {
+async fn a_relative_path_is_resolved_against_the_working_directory(context: Context) {
     if context.engine() != Engine::Sqlite {
         return;
     }
@@ -54,11 +54,11 @@ async fn an_ipv6_address_connects(context: Context) {
     server.start(End::Orderly);
     server.await_ready();
     let url = new_database(server.url()).await.replace("127.0.0.1", "[::1]");
-    serves(&context, &[("DATABASE_URL", &url)]).await;
+    assert_serves(&context, &[("DATABASE_URL", &url)]).await;
     server.stop();
 }
 
-async fn a_socket_connects(context: Context) {
+async fn a_unix_socket_connects(context: Context) {
     let mut server = match context.engine() {
         Engine::Sqlite => return,
         engine => Server::new(engine, &[]),
@@ -72,33 +72,33 @@ async fn a_socket_connects(context: Context) {
         Engine::Postgres => format!("postgres://{user}:{password}@/app?host={folder}&port={port}&sslmode=verify-full"),
         _ => format!("mysql://{user}:{password}@localhost/app?socket={folder}/socket"),
     };
-    serves(&context, &[("DATABASE_URL", &url)]).await;
+    assert_serves(&context, &[("DATABASE_URL", &url)]).await;
     server.stop();
 }
 
-async fn libpqs_variables_fill_what_is_open(context: Context) {
+async fn libpq_variables_supply_missing_parts(context: Context) {
     if context.engine() != Engine::Postgres {
         return;
     }
     let url = url::Url::parse(&context.database().await).unwrap();
     let port = url.port().unwrap().to_string();
-    let open = format!("postgres://{}", url.path());
+    let partial = format!("postgres://{}", url.path());
     let variables = [
-        ("DATABASE_URL", open.as_str()),
+        ("DATABASE_URL", partial.as_str()),
         ("PGHOST", url.host_str().unwrap()),
         ("PGPORT", &port),
         ("PGUSER", url.username()),
         ("PGPASSWORD", url.password().unwrap()),
         ("PGSSLMODE", "disable"),
     ];
-    serves(&context, &variables).await;
+    assert_serves(&context, &variables).await;
     let output = binary(context.folder(), &[("DATABASE_URL", url.as_str()), ("PGSSLMODE", "verify_ful")]).output();
     let output = output.await.unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && text.contains("PGSSLMODE: must be disable, prefer"), "{text}");
 }
 
-async fn an_unverified_server_is_warned_of_once(context: Context) {
+async fn an_unverified_server_is_logged_once(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -106,11 +106,11 @@ async fn an_unverified_server_is_warned_of_once(context: Context) {
     if !url.contains("@127.0.0.1:") {
         return;
     }
-    // Linux takes this to itself, but it is not a loopback address.
+    // Linux connects this address to the local host, but it is not a loopback address.
     for (url, warnings) in [(url.replace("@127.0.0.1:", "@0.0.0.0:"), 1), (url, 0)] {
         let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
         service.signal("HUP").await;
-        service.logged("reload: nothing to change").await;
+        service.logged("reload: no changes").await;
         service.signal("TERM").await;
         assert!(service.ended().await.success());
         let log = service.log();

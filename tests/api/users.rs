@@ -1,4 +1,4 @@
-//! The resource: create, find, replace, patch, delete.
+//! The users resource: create, find, replace, patch, delete.
 
 use orm_pool::{DatabaseUrl, Pool, PoolOptions};
 use serde_json::{Value, json};
@@ -13,25 +13,25 @@ use crate::{
 };
 
 cases![
-    creates_and_finds,
-    answers_head_like_get,
-    an_email_is_taken_in_every_spelling,
-    a_taken_email_is_one_in_every_language,
-    an_email_is_free_again_after_its_user_is_gone,
-    replaces,
-    patches_a_part,
-    a_patch_that_changes_nothing_is_not_written,
-    updates_check_the_email_too,
-    deletes,
-    tells_what_is_not_there,
-    keeps_names_as_they_are,
-    names_and_emails_can_be_seen,
+    a_created_user_is_found,
+    head_matches_get,
+    an_email_is_unique_in_every_spelling,
+    an_email_conflict_is_detected_in_every_server_language,
+    the_email_of_a_deleted_user_is_free_again,
+    put_replaces_a_user,
+    patch_changes_only_the_given_members,
+    a_patch_without_changes_is_not_written,
+    updates_reject_an_email_in_use,
+    delete_removes_a_user,
+    unknown_users_paths_and_methods_are_rejected,
+    names_are_stored_unchanged,
+    invisible_names_and_emails_are_rejected,
     times_are_utc_with_microseconds,
-    updates_that_race_all_count,
-    an_expected_version_must_be_the_current_one,
+    every_concurrent_update_increments_the_version,
+    only_the_current_version_is_accepted,
 ];
 
-async fn creates_and_finds(context: Context) {
+async fn a_created_user_is_found(context: Context) {
     let app = context.app().await;
     let reply = app.post("/users", &json!({"name": "  Ann  ", "email": "Ann@Example.com"})).await;
     assert_eq!(reply.status, 201, "{}", reply.text);
@@ -53,7 +53,7 @@ async fn creates_and_finds(context: Context) {
     assert_eq!(app.get(&format!("/users/{}", id.to_uppercase())).await.json(), created);
 }
 
-async fn answers_head_like_get(context: Context) {
+async fn head_matches_get(context: Context) {
     let app = context.app().await;
     let id = app.create("Ann", "ann@example.com").await["id"].as_str().unwrap().to_owned();
     for path in [format!("/users/{id}"), "/users".to_owned(), "/health/ready".to_owned(), "/users/nobody".to_owned()] {
@@ -65,7 +65,7 @@ async fn answers_head_like_get(context: Context) {
     }
 }
 
-async fn an_email_is_taken_in_every_spelling(context: Context) {
+async fn an_email_is_unique_in_every_spelling(context: Context) {
     let app = context.app().await;
     app.create("Ann", "ann@bücher.example").await;
     for email in ["ann@bücher.example", "ANN@BÜCHER.example", "ann@xn--bcher-kva.example"] {
@@ -76,8 +76,8 @@ async fn an_email_is_taken_in_every_spelling(context: Context) {
     app.create("Other", "änn@bücher.example").await;
 }
 
-/// MySQL and MariaDB say only in their message, and in their own language, which key was violated.
-async fn a_taken_email_is_one_in_every_language(context: Context) {
+/// MySQL and MariaDB name the violated key only in their message, which is localized.
+async fn an_email_conflict_is_detected_in_every_server_language(context: Context) {
     if !context.engine().is_mysql_like() {
         return;
     }
@@ -94,14 +94,14 @@ async fn a_taken_email_is_one_in_every_language(context: Context) {
     server.stop();
 }
 
-async fn an_email_is_free_again_after_its_user_is_gone(context: Context) {
+async fn the_email_of_a_deleted_user_is_free_again(context: Context) {
     let app = context.app().await;
     let ann = app.create("Ann", "ann@example.com").await;
     app.delete(&format!("/users/{}", ann["id"].as_str().unwrap())).await;
     app.create("Ann", "ann@example.com").await;
 }
 
-async fn replaces(context: Context) {
+async fn put_replaces_a_user(context: Context) {
     let app = context.app().await;
     let ann = app.create("Ann", "ann@example.com").await;
     let path = format!("/users/{}", ann["id"].as_str().unwrap());
@@ -112,10 +112,10 @@ async fn replaces(context: Context) {
     assert_eq!((&bob["id"], &bob["createdAt"]), (&ann["id"], &ann["createdAt"]));
     assert!(bob["updatedAt"].as_str() > ann["updatedAt"].as_str());
     assert_eq!(app.get(&path).await.json(), bob);
-    assert_eq!(app.put(&path, &json!({"name": "Bob"})).await.faults(), ["/email required"]);
+    assert_eq!(app.put(&path, &json!({"name": "Bob"})).await.validation_errors(), ["/email required"]);
 }
 
-async fn patches_a_part(context: Context) {
+async fn patch_changes_only_the_given_members(context: Context) {
     let app = context.app().await;
     let ann = app.create("Ann", "ann@example.com").await;
     let path = format!("/users/{}", ann["id"].as_str().unwrap());
@@ -125,34 +125,34 @@ async fn patches_a_part(context: Context) {
     assert_eq!((&mailed["name"], &mailed["version"]), (&json!("Bob"), &json!(3)));
     assert_eq!(app.get(&path).await.json(), mailed);
     assert_eq!(
-        app.patch(&path, &json!({"name": null, "version": 9})).await.faults(),
+        app.patch(&path, &json!({"name": null, "version": 9})).await.validation_errors(),
         ["/name required", "/version unknown-member"]
     );
 }
 
-async fn a_patch_that_changes_nothing_is_not_written(context: Context) {
+async fn a_patch_without_changes_is_not_written(context: Context) {
     let app = context.app().await;
     let ann = app.create("Ann", "ann@example.com").await;
     let path = format!("/users/{}", ann["id"].as_str().unwrap());
     for patch in [json!({}), json!({"name": " Ann "}), json!({"name": "Ann", "email": "ann@example.com"})] {
         assert_eq!(app.patch(&path, &patch).await.json(), ann);
     }
-    // Another spelling of the same email is a change, and no conflict with oneself.
+    // Another spelling of the same email is a change, and no conflict with the user's own email.
     let changed = app.patch(&path, &json!({"email": "Ann@Example.com"})).await.json();
     assert_eq!((&changed["email"], &changed["version"]), (&json!("Ann@Example.com"), &json!(2)));
 }
 
-async fn updates_check_the_email_too(context: Context) {
+async fn updates_reject_an_email_in_use(context: Context) {
     let app = context.app().await;
     app.create("Ann", "ann@example.com").await;
     let bob = app.create("Bob", "bob@example.com").await;
     let path = format!("/users/{}", bob["id"].as_str().unwrap());
     app.patch(&path, &json!({"name": "X", "email": "ANN@example.com"})).await.problem(409, "email-taken");
     app.put(&path, &json!({"name": "X", "email": "ann@example.com"})).await.problem(409, "email-taken");
-    assert_eq!(app.get(&path).await.json(), bob, "a refused update leaves nothing behind");
+    assert_eq!(app.get(&path).await.json(), bob, "a rejected update changes nothing");
 }
 
-async fn deletes(context: Context) {
+async fn delete_removes_a_user(context: Context) {
     let app = context.app().await;
     let ann = app.create("Ann", "ann@example.com").await;
     let path = format!("/users/{}", ann["id"].as_str().unwrap());
@@ -162,20 +162,20 @@ async fn deletes(context: Context) {
     app.get(&path).await.problem(404, "user-not-found");
 }
 
-async fn tells_what_is_not_there(context: Context) {
+async fn unknown_users_paths_and_methods_are_rejected(context: Context) {
     let app = context.app().await;
-    let nobody = "/users/0197b5f0-3c4a-7def-8123-456789abcdef";
+    let unknown = "/users/0197b5f0-3c4a-7def-8123-456789abcdef";
     let body = json!({"name": "A", "email": "a@example.com"});
-    assert_eq!(app.get(nobody).await.problem(404, "user-not-found")["instance"], nobody);
-    app.put(nobody, &body).await.problem(404, "user-not-found");
-    app.patch(nobody, &json!({"name": "A"})).await.problem(404, "user-not-found");
-    app.delete(nobody).await.problem(404, "user-not-found");
+    assert_eq!(app.get(unknown).await.problem(404, "user-not-found")["instance"], unknown);
+    app.put(unknown, &body).await.problem(404, "user-not-found");
+    app.patch(unknown, &json!({"name": "A"})).await.problem(404, "user-not-found");
+    app.delete(unknown).await.problem(404, "user-not-found");
     for path in ["/user", "/users/", "/users/a/b", "/swagger-ui", "/health"] {
         app.get(path).await.problem(404, "not-found");
     }
     for (method, path, allow) in [
         ("DELETE", "/users", "GET, HEAD, POST"),
-        ("POST", nobody, "GET, HEAD, PUT, PATCH, DELETE"),
+        ("POST", unknown, "GET, HEAD, PUT, PATCH, DELETE"),
         ("OPTIONS", "/users", "GET, HEAD, POST"),
         ("BREW", "/users", "GET, HEAD, POST"),
         ("POST", "/health/live", "GET, HEAD"),
@@ -186,7 +186,7 @@ async fn tells_what_is_not_there(context: Context) {
     }
 }
 
-async fn keeps_names_as_they_are(context: Context) {
+async fn names_are_stored_unchanged(context: Context) {
     let app = context.app().await;
     let longest = "é".repeat(200);
     let names = ["👩‍👩‍👧‍👦 🇺🇳", "Robert'); DROP TABLE users;--", "%_\\\"'", "علي", "名前", longest.as_str()];
@@ -208,7 +208,7 @@ async fn times_are_utc_with_microseconds(context: Context) {
     }
 }
 
-async fn updates_that_race_all_count(context: Context) {
+async fn every_concurrent_update_increments_the_version(context: Context) {
     let app = context.app().await;
     let ann = app.create("Ann", "ann@example.com").await;
     let path = format!("/users/{}", ann["id"].as_str().unwrap());
@@ -227,7 +227,7 @@ async fn updates_that_race_all_count(context: Context) {
     assert_eq!(app.get(&path).await.json()["version"], Value::from(41));
 }
 
-async fn an_expected_version_must_be_the_current_one(context: Context) {
+async fn only_the_current_version_is_accepted(context: Context) {
     let url = context.database().await;
     let pool = Pool::connect(&DatabaseUrl::parse(&url).unwrap(), &PoolOptions::default()).await.unwrap();
     SchemaService::new(pool.clone()).up(std::future::pending()).await.unwrap();
@@ -238,17 +238,17 @@ async fn an_expected_version_must_be_the_current_one(context: Context) {
     let id = service.create(draft("Ann")).await.unwrap().id;
 
     assert_eq!(service.patch(id, 1.into(), rename("Bob")).await.unwrap().version, 2);
-    for late in [
+    for mismatch in [
         service.patch(id, 1.into(), rename("Carl")).await.err(),
         service.replace(id, 3.into(), draft("Carl")).await.err(),
         service.delete(id, 1.into()).await.err(),
     ] {
-        assert!(matches!(late, Some(Error::PreconditionFailed { current: 2 })), "{late:?}");
+        assert!(matches!(mismatch, Some(Error::PreconditionFailed { current: 2 })), "{mismatch:?}");
     }
     let user = service.find(id).await.unwrap();
     assert_eq!((user.name.as_str(), user.version), ("Bob", 2));
 
-    // Of writers that all expect the same version, one is right.
+    // Of concurrent writers that expect the same version, one succeeds.
     let racing = (0..20).map(|number| {
         let (service, change) = (service.clone(), rename(&format!("Ann {number}")));
         tokio::spawn(async move { service.patch(id, 2.into(), change).await.is_ok() })
@@ -261,7 +261,7 @@ async fn an_expected_version_must_be_the_current_one(context: Context) {
     pool.close(std::time::Duration::from_secs(5)).await.unwrap();
 }
 
-async fn names_and_emails_can_be_seen(context: Context) {
+async fn invisible_names_and_emails_are_rejected(context: Context) {
     let app = context.app().await;
     for (name, code) in [
         ("\u{200b}", "invisible"),
@@ -280,7 +280,7 @@ async fn names_and_emails_can_be_seen(context: Context) {
         let reply = app.post("/users", &json!({"name": "Ann", "email": email})).await;
         assert_eq!(reply.problem(422, "validation-failed")["errors"][0]["code"], "invisible", "{email:?}");
     }
-    // Who has had such a name before is found, and may be changed.
+    // Users that were stored with such a name before are found and can be changed.
     let ann = app.create("Ann", "ann@example.com").await;
     let path = format!("/users/{}", ann["id"].as_str().unwrap());
     let database = crate::harness::connect(&app.url).await;

@@ -24,7 +24,7 @@ export function app(sequelize) {
   app.get('/users/:id', async (req, res) => {
     if (!isUuid(req.params.id)) return res.status(400).json({ error: 'id must be a UUID' });
     const user = await User.findByPk(User.toKey(req.params.id));
-    if (!user) return res.status(404).json({ error: 'no such user' });
+    if (!user) return res.status(404).json({ error: 'user not found' });
     res.json(view(user));
   });
 
@@ -51,7 +51,7 @@ export function app(sequelize) {
       return res.status(422).json({ error: 'name must have 1 to 200 characters' });
     }
     if (typeof email !== 'string' || !email.includes('@') || Buffer.byteLength(email) > 254) {
-      return res.status(422).json({ error: 'email must be an address' });
+      return res.status(422).json({ error: 'email must be an email address' });
     }
     try {
       const user = await User.create({ id: uuidv7(), name, email, emailKey: email.toLowerCase() });
@@ -61,7 +61,7 @@ export function app(sequelize) {
         .location(`/users/${user.id}`)
         .json({ ...view(user), createdAt: now, updatedAt: now });
     } catch (error) {
-      if (error instanceof UniqueConstraintError) return res.status(409).json({ error: 'the email is taken' });
+      if (error instanceof UniqueConstraintError) return res.status(409).json({ error: 'email already in use' });
       throw error;
     }
   });

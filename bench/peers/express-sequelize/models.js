@@ -8,7 +8,7 @@ export function connect(url, max) {
   });
   const mysql = sequelize.getDialect() === 'mysql';
 
-  // A JavaScript Date ends at milliseconds, so the database writes the text of a time.
+  // A JavaScript Date has only milliseconds, so the database formats timestamps.
   const time = (column) =>
     literal(
       mysql
@@ -39,7 +39,7 @@ export function connect(url, max) {
         type: DataTypes.BIGINT,
         allowNull: false,
         defaultValue: 1,
-        // The PostgreSQL driver gives a bigint as a string.
+        // The PostgreSQL driver returns a bigint as a string.
         get() {
           return Number(this.getDataValue('version'));
         },

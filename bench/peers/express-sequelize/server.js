@@ -10,7 +10,7 @@ if (cluster.isPrimary) {
     stopping = true;
     for (const worker of Object.values(cluster.workers)) worker.process.kill('SIGTERM');
   });
-  // Half a cluster would be measured as a whole one, so a lost worker ends it.
+  // Exits when a worker dies, so that a partial cluster is not measured as a full one.
   cluster.on('exit', () => {
     if (!stopping) process.exit(1);
   });
@@ -27,7 +27,7 @@ if (cluster.isPrimary) {
       await sequelize.close();
       process.exit();
     });
-    // A client that never pauses keeps its connection for as long as it likes.
+    // Otherwise a client that is never idle would keep its connection open.
     setTimeout(() => server.closeAllConnections(), 1000).unref();
   });
 }

@@ -35,7 +35,7 @@ async def live() -> dict[str, str]:
 async def find(id: UUID, session: SessionDep) -> User:
     user = await session.get(User, id)
     if user is None:
-        raise HTTPException(404, "no such user")
+        raise HTTPException(404, "user not found")
     return user
 
 
@@ -73,7 +73,7 @@ async def create(draft: UserIn, session: SessionDep, response: Response) -> User
         await session.commit()
     except IntegrityError as error:
         if error.orig.sqlstate == UNIQUE_VIOLATION:
-            raise HTTPException(409, "the email is taken") from error
+            raise HTTPException(409, "email already in use") from error
         raise
     response.headers["Location"] = f"/users/{user.id}"
     return user

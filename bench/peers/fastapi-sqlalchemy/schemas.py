@@ -8,12 +8,12 @@ from pydantic.alias_generators import to_camel
 
 def check_email(email: str) -> str:
     if "@" not in email or len(email.encode()) > 254:
-        raise ValueError("not an address")
+        raise ValueError("not an email address")
     return email
 
 
 def rfc3339(time: datetime) -> str:
-    # PostgreSQL's times arrive in UTC; pydantic by itself would drop a fraction of zero.
+    # PostgreSQL returns UTC. Pydantic's default format omits a zero fraction.
     return time.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 

@@ -4,9 +4,9 @@ import { v7 as uuidv7 } from 'uuid';
 
 import * as schemas from './schemas.js';
 
-// A JavaScript Date ends at milliseconds, so the database writes the text of a time.
+// A JavaScript Date has only milliseconds, so the database formats timestamps.
 const time = (column) => `to_char(${column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`;
-// The driver gives a bigint as a string; the schema of the answer makes it a number again.
+// The driver returns a bigint as a string; the response schema converts it to a number.
 const SELECT = `select id, name, email, version,
   ${time('created_at')} as "createdAt", ${time('updated_at')} as "updatedAt" from users`;
 
@@ -34,7 +34,7 @@ export function build(connectionString, max) {
 
   app.get('/users/:id', { schema: schemas.find }, async (request, reply) => {
     const { rows } = await app.pg.query({ ...byId, values: [request.params.id] });
-    if (rows.length === 0) return reply.code(404).send({ error: 'no such user' });
+    if (rows.length === 0) return reply.code(404).send({ error: 'user not found' });
     return rows[0];
   });
 
@@ -55,14 +55,14 @@ export function build(connectionString, max) {
       return reply.code(422).send({ error: 'name must have 1 to 200 characters' });
     }
     if (!email.includes('@') || Buffer.byteLength(email) > 254) {
-      return reply.code(422).send({ error: 'email must be an address' });
+      return reply.code(422).send({ error: 'email must be an email address' });
     }
     const id = uuidv7();
     const now = new Date().toISOString().replace('Z', '000Z');
     try {
       await app.pg.query({ ...insert, values: [id, name, email, email.toLowerCase(), now] });
     } catch (error) {
-      if (error.code === UNIQUE_VIOLATION) return reply.code(409).send({ error: 'the email is taken' });
+      if (error.code === UNIQUE_VIOLATION) return reply.code(409).send({ error: 'email already in use' });
       throw error;
     }
     reply.code(201).header('location', `/users/${id}`);

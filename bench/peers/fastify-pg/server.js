@@ -10,7 +10,7 @@ if (cluster.isPrimary) {
     stopping = true;
     for (const worker of Object.values(cluster.workers)) worker.process.kill('SIGTERM');
   });
-  // Half a cluster would be measured as a whole one, so a lost worker ends it.
+  // Exits when a worker dies, so that a partial cluster is not measured as a full one.
   cluster.on('exit', () => {
     if (!stopping) process.exit(1);
   });

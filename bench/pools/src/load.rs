@@ -1,4 +1,4 @@
-//! Throughput: tasks that read in a loop, and how long each read takes.
+//! Throughput and latency of tasks that read in a loop.
 
 use std::{
     ops::Range,
@@ -17,8 +17,8 @@ use crate::pools::Pool;
 
 /// Load before the measurement.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// The longest time that is recorded exactly, in microseconds.
-const LONGEST: u64 = 60_000_000;
+/// The longest latency that is recorded exactly, in microseconds.
+const MAX_LATENCY: u64 = 60_000_000;
 
 #[derive(Serialize)]
 pub struct Throughput {
@@ -35,54 +35,54 @@ pub async fn throughput<P: Pool>(pool: Arc<P>, ids: Arc<[Uuid]>, tasks: usize, l
     for number in 0..tasks {
         readers.spawn(read(Arc::clone(&pool), Arc::clone(&ids), number, window.clone()));
     }
-    let mut times = histogram()?;
+    let mut latencies = histogram()?;
     while let Some(ended) = readers.join_next().await {
-        times.add(ended??)?;
+        latencies.add(ended??)?;
     }
-    ensure!(!times.is_empty(), "nothing was answered");
-    let quantile = |share| times.value_at_quantile(share) as f64 / 1e3;
+    ensure!(!latencies.is_empty(), "no read succeeded");
+    let quantile = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
     Ok(Throughput {
-        per_second: times.len() as f64 / length.as_secs_f64(),
+        per_second: latencies.len() as f64 / length.as_secs_f64(),
         p50_ms: quantile(0.5),
         p99_ms: quantile(0.99),
     })
 }
 
-/// The times, in microseconds, of the answers within the window.
+/// Reads in a loop and returns the latencies, in microseconds, of the reads that end within the window.
 async fn read<P: Pool>(
     pool: Arc<P>,
     ids: Arc<[Uuid]>,
     number: usize,
     window: Range<Instant>,
 ) -> Result<Histogram<u64>> {
-    let mut times = histogram()?;
-    let mut choice = Choice::of_task(number, ids);
+    let mut latencies = histogram()?;
+    let mut ids = RandomIds::of_task(number, ids);
     loop {
-        let id = choice.next();
+        let id = ids.next();
         let began = Instant::now();
         let user = pool.find(id).await?.with_context(|| format!("row {id} not found"))?;
         let ended = Instant::now();
-        ensure!(user.id == id, "asked for {id}, it answers {}", user.id);
+        ensure!(user.id == id, "requested row {id}, got {}", user.id);
         if ended >= window.end {
-            return Ok(times);
+            return Ok(latencies);
         }
         if ended >= window.start {
-            times.saturating_record(u64::try_from((ended - began).as_micros())?);
+            latencies.saturating_record(u64::try_from((ended - began).as_micros())?);
         }
     }
 }
 
 fn histogram() -> Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, LONGEST, 3)?)
+    Ok(Histogram::new_with_bounds(1, MAX_LATENCY, 3)?)
 }
 
-/// Random ids. The same task asks for the same ones with each pool.
-pub struct Choice {
+/// Random ids. A task gets the same ids with every pool.
+pub struct RandomIds {
     ids: Arc<[Uuid]>,
     random: Rng,
 }
 
-impl Choice {
+impl RandomIds {
     pub fn of_task(number: usize, ids: Arc<[Uuid]>) -> Self {
         Self { ids, random: Rng::with_seed(number as u64) }
     }

@@ -1,13 +1,13 @@
-//! Benchmarks a single connection pool on PostgreSQL. Each process runs one measurement of one pool and prints the result as
-//! one line of JSON. `bench/run --only pool` starts it for all pools in turns.
+//! Benchmarks a single connection pool on PostgreSQL. Each process runs one measurement of one pool and prints the
+//! result as one line of JSON. `bench/run --only pool` runs it for all pools in turn.
 
+mod failures;
 mod load;
 mod pools;
 mod proxy;
 #[path = "../../runner/src/seed.rs"]
-#[allow(dead_code, reason = "the runner writes the rows; here only their ids are needed")]
+#[allow(dead_code, reason = "the runner writes the rows; only their ids are needed here")]
 mod seed;
-mod trouble;
 
 use std::{env, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,33 +23,33 @@ use crate::{
     proxy::Proxy,
 };
 
-/// What a measurement takes besides its seconds, at the most. One that takes longer hangs, and is ended.
-const AROUND: Duration = Duration::from_secs(60);
+/// The longest that a measurement may run beyond its seconds. One that takes longer hangs and is aborted.
+const OVERHEAD: Duration = Duration::from_secs(60);
 
 /// Benchmarks a single connection pool. DATABASE_URL names a PostgreSQL database on this machine.
 #[derive(Parser)]
 struct Options {
-    /// The pool
+    /// The pool to measure
     #[arg(long)]
     pool: Kind,
 
-    /// What is measured
+    /// The measurement
     #[arg(long)]
     measure: Measure,
 
-    /// Connections of the pool
+    /// Number of connections of the pool
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=200))]
     connections: u32,
 
-    /// Tasks that ask, each in a loop
+    /// Number of tasks that read in a loop
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     tasks: u16,
 
-    /// Length of a measurement of throughput
+    /// Seconds of a throughput measurement
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=3600))]
     seconds: u16,
 
-    /// Rows of the table
+    /// Number of rows in the table
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     rows: u64,
 }
@@ -66,11 +66,11 @@ enum Kind {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Measure {
-    /// Reads a second, and how long each takes
+    /// Reads per second and their latency
     Throughput,
-    /// The database goes away for some seconds, and comes back
+    /// The database is unreachable for some seconds
     Outage,
-    /// All connections go silent, and new ones work
+    /// All open connections go silent; new ones work
     Silence,
 }
 
@@ -78,11 +78,11 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let url = env::var("DATABASE_URL").context("DATABASE_URL is not set")?;
     let runtime = Builder::new_multi_thread().enable_all().build()?;
-    let limit = AROUND + Duration::from_secs(options.seconds.into());
+    let limit = OVERHEAD + Duration::from_secs(options.seconds.into());
     let measured = runtime.block_on(async { timeout(limit, measure(&options, &url)).await });
-    // Whatever a pool still waits for is not waited for here.
+    // Does not wait for tasks of the pool.
     runtime.shutdown_background();
-    println!("{}", measured.with_context(|| format!("it has not ended after {limit:?}"))??);
+    println!("{}", measured.with_context(|| format!("the measurement did not finish within {limit:?}"))??);
     Ok(())
 }
 
@@ -102,7 +102,7 @@ async fn measure_pool<P: Pool>(options: &Options, url: &str) -> Result<String> {
     let (connections, tasks) = (options.connections, usize::from(options.tasks));
     let connect = async |url: &Url| -> Result<Arc<P>> {
         let pool = P::connect(url.as_str(), connections).await;
-        Ok(Arc::new(pool.context("the pool does not connect")?))
+        Ok(Arc::new(pool.context("the pool cannot connect")?))
     };
     match options.measure {
         Measure::Throughput => {
@@ -112,12 +112,12 @@ async fn measure_pool<P: Pool>(options: &Options, url: &str) -> Result<String> {
         Measure::Outage => {
             let proxy = Proxy::start(database)?;
             let pool = connect(&through(&proxy, url)?).await?;
-            line(&trouble::outage(pool, &proxy, ids, tasks).await?)
+            line(&failures::outage(pool, &proxy, ids, tasks).await?)
         }
         Measure::Silence => {
             let proxy = Proxy::start(database)?;
             let pool = connect(&through(&proxy, url)?).await?;
-            line(&trouble::silence(pool, &proxy, ids, tasks, connections).await?)
+            line(&failures::silence(pool, &proxy, ids, tasks, connections).await?)
         }
     }
 }
@@ -126,11 +126,11 @@ fn line(figures: &impl Serialize) -> Result<String> {
     Ok(serde_json::to_string(figures)?)
 }
 
-/// The URL, without TLS, and the address that it leads to.
+/// The URL without TLS, and the address of its server.
 fn local(url: &str) -> Result<(Url, SocketAddr)> {
     let mut url = Url::parse(url).context("DATABASE_URL is not a URL")?;
-    let addresses = url.socket_addrs(|| Some(5432)).context("DATABASE_URL leads nowhere")?;
-    let address = *addresses.first().context("DATABASE_URL leads nowhere")?;
+    let addresses = url.socket_addrs(|| Some(5432)).context("DATABASE_URL does not resolve")?;
+    let address = *addresses.first().context("DATABASE_URL does not resolve")?;
     ensure!(address.ip().is_loopback(), "the database is not on this machine");
     if !url.query_pairs().any(|(name, _)| name == "sslmode") {
         url.query_pairs_mut().append_pair("sslmode", "disable");
@@ -138,7 +138,7 @@ fn local(url: &str) -> Result<(Url, SocketAddr)> {
     Ok((url, address))
 }
 
-/// The same URL, by way of the proxy.
+/// The same URL through the proxy.
 fn through(proxy: &Proxy, mut url: Url) -> Result<Url> {
     let address = proxy.address();
     url.set_host(Some(&address.ip().to_string()))?;

@@ -1,8 +1,8 @@
-//! The pools, each behind the same few operations.
+//! The pools behind a common trait.
 //!
-//! All get the same number of connections, open from the start where the pool can do that, and wait for one for 5 s at the
-//! most. The rest is the default of each, unless its file says otherwise. All send the same text as a prepared statement,
-//! and read the same columns by their place.
+//! All have the same number of connections, opened at the start if the pool supports it, and an acquire timeout of 5 s.
+//! All other settings are the pool's defaults, unless its file says otherwise. All send the same SQL as a prepared
+//! statement and read the columns by position.
 
 mod batched;
 mod bb8;
@@ -23,21 +23,20 @@ pub use self::{batched::OrmPoolBatched, bb8::Bb8, deadpool::Deadpool, orm::OrmPo
 const FIND: &str = "SELECT id, name, email, version, created_at, updated_at FROM users WHERE id = $1";
 const FIND_MANY: &str = "SELECT id, name, email, version, created_at, updated_at FROM users WHERE id = ANY($1)";
 const SLEEP: &str = "SELECT pg_sleep(1)";
-/// Longest wait for a connection.
-const ACQUIRE: Duration = Duration::from_secs(5);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub trait Pool: Sized + Send + Sync + 'static {
     fn connect(url: &str, connections: u32) -> impl Future<Output = Result<Self>> + Send;
 
-    /// Reads one user.
+    /// Reads one user by id.
     fn find(&self, id: Uuid) -> impl Future<Output = Result<Option<User>>> + Send;
 
-    /// Keeps a connection busy for a second.
+    /// Keeps a connection busy for one second.
     fn sleep(&self) -> impl Future<Output = Result<()>> + Send;
 }
 
 #[derive(Clone, Debug)]
-#[allow(dead_code, reason = "read from the row as a service reads it, and looked at no further")]
+#[allow(dead_code, reason = "decoded like in a service, but not used")]
 pub struct User {
     pub id: Uuid,
     pub name: String,
@@ -48,7 +47,7 @@ pub struct User {
 }
 
 impl User {
-    /// From a row of SeaORM.
+    /// Decodes a row of SeaORM.
     fn from_result(row: &QueryResult) -> Result<Self, DbErr> {
         Ok(Self {
             id: row.try_get_by_index(0)?,

@@ -1,5 +1,5 @@
-//! A TCP proxy in front of the database that can refuse, reset or silence connections. It runs on a separate thread and runtime,
-//! so that the pools cannot starve it.
+//! A TCP proxy in front of the database that can refuse, reset or silence connections. It has a separate thread and
+//! runtime, so that the pools cannot starve it.
 
 use std::{
     future::pending,
@@ -22,17 +22,17 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Below Linux's ephemeral ports. A pool that keeps retrying a closed ephemeral port can be assigned that port as its own
-/// source, and connect to itself.
+/// Below Linux's ephemeral ports. A pool that retries a closed ephemeral port can be assigned the same port as its
+/// source port, and connect to itself.
 const PORTS: Range<u16> = 20_000..32_000;
-const TRIES: usize = 100;
+const MAX_ATTEMPTS: usize = 100;
 
 pub struct Proxy {
     address: SocketAddr,
-    orders: UnboundedSender<(Order, Reply)>,
+    commands: UnboundedSender<(Command, Reply)>,
 }
 
-enum Order {
+enum Command {
     Close,
     Open,
     Silence,
@@ -41,47 +41,46 @@ enum Order {
 type Reply = oneshot::Sender<io::Result<()>>;
 
 impl Proxy {
-    /// Forwards connections to the database for as long as this lives.
+    /// Starts forwarding connections to the database, until this is dropped.
     pub fn start(database: SocketAddr) -> Result<Self> {
         let listener = listen()?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let (orders, taken) = unbounded_channel();
+        let (commands, received) = unbounded_channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let serve = move || runtime.block_on(serve(listener, database, taken));
+        let serve = move || runtime.block_on(serve(listener, database, received));
         thread::Builder::new().name("proxy".to_owned()).spawn(serve)?;
-        Ok(Self { address, orders })
+        Ok(Self { address, commands })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Refuses new connections, and resets all others.
+    /// Refuses new connections and resets all open ones.
     pub async fn close(&self) -> Result<()> {
-        self.order(Order::Close).await
+        self.send(Command::Close).await
     }
 
-    /// Listens again, where it did before.
+    /// Listens again on the same address.
     pub async fn open(&self) -> Result<()> {
-        self.order(Order::Open).await
+        self.send(Command::Open).await
     }
 
-    /// Lets all connections of this moment go silent for ever: they stay open, and what is sent is lost. New ones are
-    /// forwarded.
+    /// Silences all open connections permanently: they stay open, but their data is discarded. New ones are forwarded.
     pub async fn silence(&self) -> Result<()> {
-        self.order(Order::Silence).await
+        self.send(Command::Silence).await
     }
 
-    async fn order(&self, order: Order) -> Result<()> {
+    async fn send(&self, command: Command) -> Result<()> {
         let (reply, done) = oneshot::channel();
-        self.orders.send((order, reply)).ok().context("the proxy has ended")?;
+        self.commands.send((command, reply)).ok().context("the proxy has ended")?;
         Ok(done.await.context("the proxy has ended")??)
     }
 }
 
 fn listen() -> Result<std::net::TcpListener> {
-    for _ in 0..TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         if let Ok(listener) = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS))) {
             return Ok(listener);
         }
@@ -89,43 +88,43 @@ fn listen() -> Result<std::net::TcpListener> {
     bail!("no free port in {PORTS:?}")
 }
 
-/// What the proxy does with open connections.
+/// What the proxy does with an open connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Forwarded,
-    Silent,
+enum Mode {
+    Forward,
+    Silence,
     Reset,
 }
 
 async fn serve(
     listener: std::net::TcpListener,
     database: SocketAddr,
-    mut orders: UnboundedReceiver<(Order, Reply)>,
+    mut commands: UnboundedReceiver<(Command, Reply)>,
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     let mut listener = Some(TcpListener::from_std(listener)?);
-    let mut fate = watch::Sender::new(Fate::Forwarded);
-    // The fates of those that went silent.
-    let mut silent: Vec<watch::Sender<Fate>> = Vec::new();
+    let mut mode = watch::Sender::new(Mode::Forward);
+    // The modes of silent connections.
+    let mut silent: Vec<watch::Sender<Mode>> = Vec::new();
     let mut relays = JoinSet::new();
     loop {
         select! {
-            order = orders.recv() => {
-                let Some((order, reply)) = order else { return Ok(()) };
-                let outcome = match order {
-                    Order::Close => {
+            received = commands.recv() => {
+                let Some((command, reply)) = received else { return Ok(()) };
+                let outcome = match command {
+                    Command::Close => {
                         listener = None;
-                        silent.push(mem::replace(&mut fate, watch::Sender::new(Fate::Forwarded)));
-                        for fate in silent.drain(..) {
-                            fate.send_replace(Fate::Reset);
+                        silent.push(mem::replace(&mut mode, watch::Sender::new(Mode::Forward)));
+                        for mode in silent.drain(..) {
+                            mode.send_replace(Mode::Reset);
                         }
                         while relays.join_next().await.is_some() {}
                         Ok(())
                     }
-                    Order::Open => TcpListener::bind(address).await.map(|opened| listener = Some(opened)),
-                    Order::Silence => {
-                        fate.send_replace(Fate::Silent);
-                        silent.push(mem::replace(&mut fate, watch::Sender::new(Fate::Forwarded)));
+                    Command::Open => TcpListener::bind(address).await.map(|opened| listener = Some(opened)),
+                    Command::Silence => {
+                        mode.send_replace(Mode::Silence);
+                        silent.push(mem::replace(&mut mode, watch::Sender::new(Mode::Forward)));
                         Ok(())
                     }
                 };
@@ -134,7 +133,7 @@ async fn serve(
             }
             accepted = accept(listener.as_ref()) => {
                 if let Ok(client) = accepted {
-                    relays.spawn(relay(client, database, fate.subscribe()));
+                    relays.spawn(relay(client, database, mode.subscribe()));
                 }
             }
             Some(_) = relays.join_next(), if !relays.is_empty() => {}
@@ -149,28 +148,28 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     }
 }
 
-/// Forwards a connection until it ends, or until its fate says otherwise.
-async fn relay(mut client: TcpStream, database: SocketAddr, mut fate: watch::Receiver<Fate>) -> io::Result<()> {
+/// Forwards a connection until it ends or its mode changes.
+async fn relay(mut client: TcpStream, database: SocketAddr, mut mode: watch::Receiver<Mode>) -> io::Result<()> {
     let mut server = TcpStream::connect(database).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     select! {
-        // Checked first: no byte passes after a reset or a silence was requested.
+        // Checked first, so that no byte passes after a reset or a silence was requested.
         biased;
-        _ = fate.changed() => {}
+        _ = mode.changed() => {}
         ended = copy_bidirectional(&mut client, &mut server) => return ended.map(drop),
     }
-    let is_silent = *fate.borrow() == Fate::Silent;
+    let is_silent = *mode.borrow() == Mode::Silence;
     if is_silent {
-        let swallow = async {
+        let discard = async {
             drop(copy(&mut client, &mut sink()).await);
-            // The server does not learn that the client is gone.
+            // The server is not notified that the client has closed the connection.
             pending::<()>().await;
         };
         select! {
             biased;
-            _ = fate.changed() => {}
-            () = swallow => {}
+            _ = mode.changed() => {}
+            () = discard => {}
         }
     }
     client.set_zero_linger()?;

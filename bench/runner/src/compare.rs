@@ -1,11 +1,12 @@
-//! Whether a peer answers as users-api does. One that does not is not measured: it would do something else.
+//! Checks that a peer gives the same responses as users-api. One that does not is excluded, because it would not be
+//! comparable.
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
     http::{self, Client},
-    loads::Page,
+    loads::{FIRST_PAGE, Page, email_path},
     peers::{Peer, Running},
     seed,
 };
@@ -13,52 +14,52 @@ use crate::{
 const IDS: u64 = 20;
 const EMAILS: u64 = 5;
 
-/// Answers, each under the question in words, which is the same for all peers.
-pub type Answers = Vec<(String, Value)>;
+/// Response bodies, each with a description of its request, which is the same for all peers.
+pub type Responses = Vec<(String, Value)>;
 
-/// Asks what is compared. `further` is a page somewhere in the list.
-pub async fn answers(peer: Peer, running: &Running, rows: u64, further: &Page) -> Result<Answers> {
-    let mut questions: Vec<(String, String)> = Vec::new();
+/// Sends the requests that are compared. `later` is a page in the middle of the list.
+pub async fn responses(peer: Peer, running: &Running, rows: u64, later: &Page) -> Result<Responses> {
+    let mut requests: Vec<(String, String)> = Vec::new();
     let spread = |count: u64| (0..count).map(move |step| 1 + step * (rows - 1) / (count - 1));
-    questions.extend(spread(IDS).map(|n| (format!("user {n}"), format!("/users/{}", seed::id(n)))));
-    questions.extend(spread(EMAILS).map(|n| (format!("the email of user {n}"), email_path(n))));
-    questions.push(("the first page".to_owned(), FIRST_PAGE.to_owned()));
-    questions.push(("a later page".to_owned(), further.path(peer)));
+    requests.extend(spread(IDS).map(|n| (format!("user {n}"), format!("/users/{}", seed::id(n)))));
+    requests.extend(spread(EMAILS).map(|n| (format!("the email of user {n}"), email_path(n))));
+    requests.push(("the first page".to_owned(), FIRST_PAGE.to_owned()));
+    requests.push(("a later page".to_owned(), later.path(peer)));
     let mut client = running.client().await?;
-    let mut answers = Vec::new();
-    for (question, path) in questions {
-        let answer = client.get(&path).await?;
-        ensure!(answer.status == 200, "GET {path} (asked for {question}) was answered by {}", answer.status);
-        answers.push((question, answer.json()?));
+    let mut responses = Vec::new();
+    for (requested, path) in requests {
+        let response = client.get(&path).await?;
+        ensure!(response.status == 200, "GET {path} ({requested}) returned status {}", response.status);
+        responses.push((requested, response.json()?));
     }
-    creates(&mut client).await?;
-    Ok(answers)
+    check_creation(&mut client).await?;
+    Ok(responses)
 }
 
-/// An error that tells the first difference.
-pub fn compare(answers: &Answers, reference: &Answers) -> Result<()> {
-    for ((question, answer), (_, expected)) in answers.iter().zip(reference) {
-        if answer != expected {
-            bail!("asked for {question}, it answers {} and not {}", short(answer), short(expected));
+/// Compares responses with those of users-api; the error describes the first difference.
+pub fn compare(responses: &Responses, reference: &Responses) -> Result<()> {
+    for ((requested, response), (_, expected)) in responses.iter().zip(reference) {
+        if response != expected {
+            bail!("response for {requested} is {}, expected {}", short(response), short(expected));
         }
     }
     Ok(())
 }
 
-/// A user that is created can be read, and looks the same both times. The row is deleted with the load's own.
-async fn creates(client: &mut Client) -> Result<()> {
+/// Checks that a created user can be read back unchanged. The row is deleted with those that the load creates.
+async fn check_creation(client: &mut Client) -> Result<()> {
     let draft = json!({"name": "Bench", "email": "bench-compared@example.com"});
-    let created = client.ask(&http::post("/users", &draft)).await?;
-    ensure!(created.status == 201, "POST /users was answered by {}", created.status);
+    let created = client.send(&http::post("/users", &draft)).await?;
+    ensure!(created.status == 201, "POST /users returned status {}", created.status);
     let body = created.json()?;
     for member in ["name", "email"] {
         ensure!(body[member] == draft[member], "POST /users: {member} is {}", short(&body[member]));
     }
     let Some(location) = created.header("location").map(str::to_owned) else {
-        bail!("POST /users was answered without Location");
+        bail!("POST /users returned no Location");
     };
     let read = client.get(&location).await?.json()?;
-    ensure!(read == body, "POST /users answers {}, GET {location} then {}", short(&body), short(&read));
+    ensure!(read == body, "POST /users returned {}, but GET {location} returned {}", short(&body), short(&read));
     Ok(())
 }
 
@@ -70,23 +71,17 @@ fn short(value: &Value) -> String {
     }
 }
 
-pub const FIRST_PAGE: &str = "/users?limit=20";
-
-pub fn email_path(n: u64) -> String {
-    format!("/users?email={}", seed::email(n).replace('@', "%40"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_first_difference_is_told() {
+    fn the_first_difference_is_reported() {
         let reference = vec![("user 1".to_owned(), json!({"id": 1})), ("user 2".to_owned(), json!({"id": 2}))];
         assert!(compare(&reference.clone(), &reference).is_ok());
-        let mut answers = reference.clone();
-        answers[1].1 = json!({"id": 3});
-        let error = compare(&answers, &reference).map_err(|error| error.to_string());
-        assert_eq!(error, Err("asked for user 2, it answers {\"id\":3} and not {\"id\":2}".to_owned()));
+        let mut responses = reference.clone();
+        responses[1].1 = json!({"id": 3});
+        let error = compare(&responses, &reference).map_err(|error| error.to_string());
+        assert_eq!(error, Err("response for user 2 is {\"id\":3}, expected {\"id\":2}".to_owned()));
     }
 }

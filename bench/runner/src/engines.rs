@@ -1,4 +1,4 @@
-//! Private databases: in a temporary folder, on a free port, gone at the end.
+//! Private databases in a temporary folder, on a free port, removed at the end.
 
 use std::{
     ffi::OsString,
@@ -26,7 +26,7 @@ use crate::{
 const PASSWORD: &str = "secret";
 /// The database that is measured.
 const NAME: &str = "bench";
-const PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -46,7 +46,7 @@ impl fmt::Display for Engine {
     }
 }
 
-/// A database of the run's own.
+/// A database of this run.
 pub struct Database {
     pub engine: Engine,
     pub rows: u64,
@@ -57,13 +57,13 @@ pub struct Database {
 }
 
 impl Database {
-    /// An empty one, in a folder of its own inside `inside`.
-    pub async fn start(engine: Engine, inside: &Path) -> Result<Self> {
+    /// Starts the engine's server in a new folder below `parent` and creates an empty database.
+    pub async fn start(engine: Engine, parent: &Path) -> Result<Self> {
         let (server, port, folder) = match engine {
-            Engine::Postgres => postgres(inside).await?,
-            Engine::MariaDb => mariadb(inside).await?,
+            Engine::Postgres => postgres(parent).await?,
+            Engine::MariaDb => mariadb(parent).await?,
             Engine::Sqlite => {
-                let folder = inside.join("sqlite");
+                let folder = parent.join("sqlite");
                 fs::create_dir(&folder)?;
                 return Ok(Self { engine, rows: 0, name: NAME.to_owned(), port: 0, folder, server: None });
             }
@@ -76,8 +76,8 @@ impl Database {
         Ok(database)
     }
 
-    /// The same server's database of another name, newly made.
-    pub async fn another(&self, name: &str) -> Result<Self> {
+    /// Creates another database on the same server.
+    pub async fn create_another(&self, name: &str) -> Result<Self> {
         if self.engine != Engine::Sqlite {
             self.sql(&format!("CREATE DATABASE {name}")).await?;
         }
@@ -85,7 +85,7 @@ impl Database {
         Ok(Self { engine: self.engine, rows: 0, name: name.to_owned(), port: self.port, folder, server: None })
     }
 
-    /// Undoes [`Self::another`].
+    /// Drops a database that [`Self::create_another`] has created.
     pub async fn remove(self) -> Result<()> {
         let name = &self.name;
         match self.engine {
@@ -98,7 +98,7 @@ impl Database {
         }
     }
 
-    /// What the peers get as `DATABASE_URL`.
+    /// The `DATABASE_URL` of the peers.
     pub fn url(&self) -> String {
         let Self { name, port, .. } = self;
         match self.engine {
@@ -108,24 +108,24 @@ impl Database {
         }
     }
 
-    /// Brings it to the service's schema, by the service itself.
+    /// Creates the schema with the service's own migrations.
     pub async fn migrate(&self, service: &Path) -> Result<()> {
         let mut migrate = tools::command(service);
         migrate.args(["migrate", "up"]).current_dir(&self.folder).env_clear().env("DATABASE_URL", self.url());
         tools::output(&mut migrate).await.map(drop)
     }
 
-    /// Fills it with rows that the service had no hand in.
+    /// Fills the table without the service.
     pub async fn seed(&mut self, rows: u64, work: &Path) -> Result<()> {
         let csv = work.join("users.csv");
         seed::write(&csv, rows)?;
         self.load(&csv).await?;
         fs::remove_file(&csv)?;
         self.rows = rows;
-        self.tidy().await
+        self.vacuum().await
     }
 
-    /// What the engine's own client does with rows as [`seed::write`] writes them.
+    /// Loads rows that [`seed::write`] has written, with the engine's native client.
     pub async fn load(&self, csv: &Path) -> Result<()> {
         let csv_text = csv.display();
         match self.engine {
@@ -148,7 +148,7 @@ impl Database {
         }
     }
 
-    /// The engine's own client that writes all users to its standard output.
+    /// A command of the engine's native client that writes all users to its standard output.
     pub fn dump(&self) -> Result<Command> {
         let select = "SELECT id, name, email, version, created_at, updated_at FROM users";
         Ok(match self.engine {
@@ -170,7 +170,7 @@ impl Database {
         })
     }
 
-    /// Takes all users away, as if there had been none.
+    /// Deletes all users.
     pub async fn empty(&self) -> Result<()> {
         match self.engine {
             Engine::Postgres | Engine::MariaDb => self.sql("TRUNCATE TABLE users").await.map(drop),
@@ -178,14 +178,14 @@ impl Database {
         }
     }
 
-    /// Deletes what a measurement has created, so that the next one meets the same table.
+    /// Deletes the users that a measurement has created, so that the next one starts with the same table.
     pub async fn clean(&self) -> Result<()> {
         self.sql("DELETE FROM users WHERE email LIKE 'bench-%'").await?;
-        self.tidy().await
+        self.vacuum().await
     }
 
-    /// What the engine does in the background after many changes.
-    pub async fn tidy(&self) -> Result<()> {
+    /// Does the maintenance that the engine would otherwise do in the background after many changes.
+    pub async fn vacuum(&self) -> Result<()> {
         match self.engine {
             Engine::Postgres => self.sql("VACUUM (ANALYZE) users").await.map(drop),
             Engine::MariaDb => self.sql("ANALYZE TABLE users").await.map(drop),
@@ -193,7 +193,7 @@ impl Database {
         }
     }
 
-    /// What the engine's own client says to a statement.
+    /// Executes a statement with the engine's native client and returns its output.
     pub async fn sql(&self, statement: &str) -> Result<String> {
         match self.engine {
             Engine::Postgres => {
@@ -205,7 +205,7 @@ impl Database {
         }
     }
 
-    /// A program that speaks to PostgreSQL, as this database's administrator.
+    /// A command of a PostgreSQL client program, connected to this database as its administrator.
     pub fn postgres_client(&self, name: &str) -> Result<Command> {
         let mut client = tools::command(postgres_program(name)?);
         let database = if self.name.is_empty() { "postgres" } else { &self.name };
@@ -234,12 +234,12 @@ impl Database {
         loop {
             let Err(error) = self.sql("SELECT 1").await else { return Ok(()) };
             let ended = match &mut self.server {
-                Some(server) => server.keeper.try_wait()?.is_some(),
+                Some(server) => server.supervisor.try_wait()?.is_some(),
                 None => false,
             };
-            if ended || began.elapsed() > PATIENCE {
+            if ended || began.elapsed() > START_TIMEOUT {
                 let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-                bail!("{} does not start: {error}\n{}", self.engine, tools::tail(&log));
+                bail!("cannot start {}: {error}\n{}", self.engine, tools::tail(&log));
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -252,15 +252,15 @@ fn python(script: &str) -> Command {
     python
 }
 
-/// Times as the service writes them: RFC 3339 with an offset.
+/// Timestamps are in the format of the service: RFC 3339 with an offset.
 const SQLITE_SEED: &str = r#"
 import csv, sqlite3, sys
-def moment(text): return text.replace(" ", "T") + "+00:00"
+def timestamp(text): return text.replace(" ", "T") + "+00:00"
 database = sqlite3.connect(sys.argv[1])
 with open(sys.argv[2], newline="") as file, database:
     database.executemany(
         "INSERT INTO users (id, name, name_key, last_word_key, email, email_key, version, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        ((bytes.fromhex(id.replace("-", "")), *texts, int(version), moment(created), moment(updated))
+        ((bytes.fromhex(id.replace("-", "")), *texts, int(version), timestamp(created), timestamp(updated))
          for id, *texts, version, created, updated in csv.reader(file)))
 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 "#;
@@ -277,34 +277,35 @@ with database:
     for row in database.execute(sys.argv[2]): print(*row, sep="|")
 "#;
 
-/// A server that ends when this is dropped, or when this process ends, however it does.
+/// A server that stops when this is dropped or when this process ends for any reason.
 struct Server {
-    keeper: Child,
-    leash: Option<ChildStdin>,
+    supervisor: Child,
+    /// The supervisor stops the server when this is closed.
+    supervisor_stdin: Option<ChildStdin>,
 }
 
 impl Server {
     fn start(owner: &Owner, program: &Path, signal: &str, arguments: &[OsString], folder: &Path) -> Result<Self> {
         let log = File::create(folder.join("log"))?;
-        let mut keeper = owner.kept(program, folder, signal);
-        keeper.args(arguments).stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
-        let mut keeper = keeper.spawn().with_context(|| format!("{} does not start", program.display()))?;
-        let leash = keeper.stdin.take();
-        Ok(Self { keeper, leash })
+        let mut command = owner.supervised(program, folder, signal);
+        command.args(arguments).stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+        let mut supervisor = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        let supervisor_stdin = supervisor.stdin.take();
+        Ok(Self { supervisor, supervisor_stdin })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.leash.take());
-        // Its folder is about to be removed, so its end is waited for. There is nobody to tell of an error.
-        drop(self.keeper.wait());
+        drop(self.supervisor_stdin.take());
+        // Waits, because the folder is about to be removed. An error cannot be reported here.
+        drop(self.supervisor.wait());
     }
 }
 
-async fn postgres(inside: &Path) -> Result<(Server, u16, PathBuf)> {
+async fn postgres(parent: &Path) -> Result<(Server, u16, PathBuf)> {
     let owner = Owner::named("postgres")?;
-    let folder = owner.folder(inside, "postgres")?;
+    let folder = owner.folder(parent, "postgres")?;
     let (data, secret) = (folder.join("data"), folder.join("password"));
     owner.write(&secret, PASSWORD)?;
     let mut initdb = owner.command(&postgres_program("initdb")?, &folder);
@@ -319,7 +320,7 @@ async fn postgres(inside: &Path) -> Result<(Server, u16, PathBuf)> {
         "-clisten_addresses=127.0.0.1".into(),
         "-cmax_connections=300".into(),
         "-cshared_buffers=256MB".into(),
-        // The defaults, in so many words: a write that was answered is on the disk.
+        // The defaults, set explicitly: a confirmed write is on the disk.
         "-cfsync=on".into(),
         "-csynchronous_commit=on".into(),
         format!("-cunix_socket_directories={}", folder.display()).into(),
@@ -327,9 +328,9 @@ async fn postgres(inside: &Path) -> Result<(Server, u16, PathBuf)> {
     Ok((Server::start(&owner, &postgres_program("postgres")?, "INT", &arguments, &folder)?, port, folder))
 }
 
-async fn mariadb(inside: &Path) -> Result<(Server, u16, PathBuf)> {
+async fn mariadb(parent: &Path) -> Result<(Server, u16, PathBuf)> {
     let owner = Owner::named("mysql")?;
-    let folder = owner.folder(inside, "mariadb")?;
+    let folder = owner.folder(parent, "mariadb")?;
     let data = folder.join("data");
     let mut install = owner.command(&program("mariadb-install-db")?, &folder);
     install.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
@@ -349,7 +350,7 @@ async fn mariadb(inside: &Path) -> Result<(Server, u16, PathBuf)> {
         "--skip-name-resolve".into(),
         "--max-connections=300".into(),
         "--innodb-buffer-pool-size=512M".into(),
-        // The default, in so many words: a write that was answered is on the disk.
+        // The default, set explicitly: a confirmed write is on the disk.
         "--innodb-flush-log-at-trx-commit=1".into(),
         format!("--port={port}").into(),
         format!("--datadir={}", data.display()).into(),

@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as it takes to ask the peers: one request at a time on a connection that is kept.
+//! A minimal HTTP/1.1 client: one request at a time on a keep-alive connection.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-const LONGEST_ANSWER: usize = 1 << 20;
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
 /// A connection to a peer.
 pub struct Client {
@@ -15,21 +15,20 @@ pub struct Client {
     buffer: Vec<u8>,
 }
 
-/// An answer.
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     head: String,
     body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
 
     pub fn json(&self) -> Result<Value> {
         serde_json::from_slice(&self.body)
-            .with_context(|| format!("no JSON, status {}: {}", self.status, String::from_utf8_lossy(&self.body)))
+            .with_context(|| format!("not JSON, status {}: {}", self.status, String::from_utf8_lossy(&self.body)))
     }
 }
 
@@ -40,42 +39,42 @@ impl Client {
         Ok(Self { stream, buffer: Vec::with_capacity(8 << 10) })
     }
 
-    /// Sends a request and reads the whole answer.
-    pub async fn ask(&mut self, request: &[u8]) -> Result<Answer> {
+    /// Sends a request and reads the whole response.
+    pub async fn send(&mut self, request: &[u8]) -> Result<Response> {
         let head = self.exchange(request).await?;
         let text = String::from_utf8_lossy(&self.buffer[..head]).into_owned();
-        Ok(Answer { status: status(&text)?, head: text, body: self.buffer[head..].to_vec() })
+        Ok(Response { status: status(&text)?, head: text, body: self.buffer[head..].to_vec() })
     }
 
-    /// Sends a request and reads the whole answer, of which only the status is of interest.
-    pub async fn ask_status(&mut self, request: &[u8]) -> Result<u16> {
+    /// Sends a request, reads the whole response, and returns its status.
+    pub async fn send_for_status(&mut self, request: &[u8]) -> Result<u16> {
         let head = self.exchange(request).await?;
         status(std::str::from_utf8(&self.buffer[..head])?)
     }
 
-    pub async fn get(&mut self, path: &str) -> Result<Answer> {
-        self.ask(&get(path)).await.with_context(|| format!("GET {path}"))
+    pub async fn get(&mut self, path: &str) -> Result<Response> {
+        self.send(&get(path)).await.with_context(|| format!("GET {path}"))
     }
 
-    /// Leaves the answer in the buffer; gives where its body begins.
+    /// Reads the response into the buffer and returns the offset of its body.
     async fn exchange(&mut self, request: &[u8]) -> Result<usize> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
-        let mut awaited = None;
+        let mut expected = None;
         loop {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                bail!("the connection was closed before the answer was whole");
+                bail!("the connection was closed in the middle of the response");
             }
-            if awaited.is_none()
+            if expected.is_none()
                 && let Some(end) = self.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n")
             {
                 let head = std::str::from_utf8(&self.buffer[..end])?;
-                let length = header(head, "content-length").context("an answer without content-length")?;
-                awaited = Some((end + 4, length.parse::<usize>()?));
+                let length = header(head, "content-length").context("the response has no Content-Length")?;
+                expected = Some((end + 4, length.parse::<usize>()?));
             }
-            match awaited {
+            match expected {
                 Some((head, length)) if self.buffer.len() >= head + length => return Ok(head),
-                _ if self.buffer.len() > LONGEST_ANSWER => bail!("an answer without end"),
+                _ if self.buffer.len() > MAX_RESPONSE_BYTES => bail!("the response is too large"),
                 _ => {}
             }
         }
@@ -96,15 +95,15 @@ pub fn post(path: &str, body: &Value) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The status of one answer on a connection of its own; `None` if nobody answers.
+/// Requests a path on a new connection and returns the status; `None` if there is no response.
 pub async fn probe(port: u16, path: &str) -> Option<u16> {
     let mut client = Client::connect(port).await.ok()?;
-    client.ask_status(&get(path)).await.ok()
+    client.send_for_status(&get(path)).await.ok()
 }
 
 fn status(head: &str) -> Result<u16> {
-    let status = head.split(' ').nth(1).context("an answer without a status")?;
-    status.parse().with_context(|| format!("no status: {status}"))
+    let status = head.split(' ').nth(1).context("the response has no status")?;
+    status.parse().with_context(|| format!("not a status: {status}"))
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {

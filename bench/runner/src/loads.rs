@@ -1,4 +1,4 @@
-//! The workloads: what is asked for, and wrk, which asks.
+//! The workloads, and wrk, which generates them.
 
 use std::{
     fmt::Write as _,
@@ -11,12 +11,17 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    compare::{FIRST_PAGE, email_path},
     http::Client,
     peers::{Peer, Running},
     seed,
     tools::{self, program},
 };
+
+/// Seconds of load before each measurement.
+pub const WARM_UP: u64 = 1;
+/// The number of clients in most comparisons.
+pub const CLIENTS: usize = 64;
+pub const FIRST_PAGE: &str = "/users?limit=20";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -48,7 +53,7 @@ impl Load {
     }
 }
 
-/// A page of the list, as the service and as the others name it: by the cursor, and by the id before it.
+/// A page of the list, by its cursor (users-api) and by the id before it (all other peers).
 #[derive(Clone, Debug)]
 pub struct Page {
     cursor: String,
@@ -65,25 +70,30 @@ impl Page {
     }
 }
 
-/// The page that follows the one at this path, by the `Link` header; `None` if it is the last.
-pub async fn next_page(client: &mut Client, path: &str) -> Result<Option<Page>> {
-    let answer = client.get(path).await?;
-    ensure!(answer.status == 200, "GET {path} was answered by {}", answer.status);
-    let links = answer.header("link").with_context(|| format!("GET {path} was answered without Link"))?;
-    let Some(next) = links.split(", ").find(|link| link.ends_with("rel=\"next\"")) else { return Ok(None) };
-    let cursor = next.split_once("cursor=").and_then(|(_, rest)| rest.split_once('>')).map(|(cursor, _)| cursor);
-    let cursor = cursor.with_context(|| format!("a link without a cursor: {next}"))?.to_owned();
-    let last = answer.json()?;
-    let last = last.as_array().and_then(|users| users.last()).and_then(|user| user["id"].as_str());
-    Ok(Some(Page { cursor, after: last.context("a page without users that has a next one")?.to_owned() }))
+/// The path that finds the n-th user by email.
+pub fn email_path(n: u64) -> String {
+    format!("/users?email={}", seed::email(n).replace('@', "%40"))
 }
 
-/// The service's pages in their order, at most so many.
-pub async fn walk(service: &Running, most: usize) -> Result<Vec<Page>> {
+/// The page after the one at this path, from the `Link` header; `None` after the last page.
+pub async fn next_page(client: &mut Client, path: &str) -> Result<Option<Page>> {
+    let response = client.get(path).await?;
+    ensure!(response.status == 200, "GET {path} returned status {}", response.status);
+    let links = response.header("link").with_context(|| format!("GET {path} returned no Link"))?;
+    let Some(next) = links.split(", ").find(|link| link.ends_with("rel=\"next\"")) else { return Ok(None) };
+    let cursor = next.split_once("cursor=").and_then(|(_, rest)| rest.split_once('>')).map(|(cursor, _)| cursor);
+    let cursor = cursor.with_context(|| format!("the link has no cursor: {next}"))?.to_owned();
+    let last = response.json()?;
+    let last = last.as_array().and_then(|users| users.last()).and_then(|user| user["id"].as_str());
+    Ok(Some(Page { cursor, after: last.context("an empty page has a next page")?.to_owned() }))
+}
+
+/// The pages of the list in order, at most `max`.
+pub async fn pages(service: &Running, max: usize) -> Result<Vec<Page>> {
     let mut client = service.client().await?;
     let mut pages = Vec::new();
     let mut path = FIRST_PAGE.to_owned();
-    while pages.len() < most {
+    while pages.len() < max {
         let Some(page) = next_page(&mut client, &path).await? else { break };
         path = page.path_by_cursor(20);
         pages.push(page);
@@ -91,21 +101,21 @@ pub async fn walk(service: &Running, most: usize) -> Result<Vec<Page>> {
     Ok(pages)
 }
 
-/// The files that the loads read.
+/// The files that the wrk scripts read.
 pub struct Loads {
     work: PathBuf,
-    /// Told apart by runs, so that no email is sent twice.
+    /// The number of runs so far. Each run has a separate tag in its emails, so no email is sent twice.
     runs: u32,
 }
 
-/// What wrk saw.
+/// What wrk measured.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
-    /// Answers with a status below 400, a second.
+pub struct Measured {
+    /// Responses per second with a status below 400.
     pub per_second: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
-    /// Answers with another status, broken connections, and answers that did not come in time.
+    /// Responses with another status, broken connections, and timeouts.
     pub errors: u64,
 }
 
@@ -116,7 +126,7 @@ impl Loads {
             for path in paths {
                 writeln!(text, "{path}")?;
             }
-            fs::write(work.join(name), text).context("cannot write a load's paths")
+            fs::write(work.join(name), text).context("cannot write the paths of a workload")
         };
         lines("ids", &mut (1..=rows).map(|n| format!("/users/{}", seed::id(n))))?;
         lines("emails", &mut (1..=rows).map(email_path))?;
@@ -126,7 +136,7 @@ impl Loads {
         Ok(Self { work: work.to_owned(), runs: 0 })
     }
 
-    /// Lets clients ask a peer for some seconds. Each seed has another order of questions.
+    /// Runs a workload against a peer. The seed determines the order of requests.
     pub async fn run(
         &mut self,
         load: Load,
@@ -135,7 +145,7 @@ impl Loads {
         clients: usize,
         seconds: u64,
         seed: usize,
-    ) -> Result<Seen> {
+    ) -> Result<Measured> {
         self.runs += 1;
         let file = |name: &str| self.work.join(name).display().to_string();
         let (seed, tag) = (seed.to_string(), format!("{:06}", self.runs));
@@ -156,7 +166,7 @@ impl Loads {
     }
 }
 
-/// What the loads' `done` prints.
+/// The line that `done` of the wrk scripts prints. Times are in microseconds.
 #[derive(Deserialize)]
 struct Line {
     requests: u64,
@@ -170,11 +180,11 @@ struct Line {
     timeout: u64,
 }
 
-fn parse(output: &str) -> Result<Seen> {
+fn parse(output: &str) -> Result<Measured> {
     let line = output.lines().find_map(|line| line.strip_prefix("result: "));
-    let line = line.with_context(|| format!("wrk tells no result: {}", tools::tail(output)))?;
-    let line: Line = serde_json::from_str(line).with_context(|| format!("wrk tells {line}"))?;
-    Ok(Seen {
+    let line = line.with_context(|| format!("wrk printed no result: {}", tools::tail(output)))?;
+    let line: Line = serde_json::from_str(line).with_context(|| format!("unexpected result of wrk: {line}"))?;
+    Ok(Measured {
         per_second: line.requests.saturating_sub(line.status) as f64 / (line.duration / 1e6),
         p50_ms: line.p50 / 1e3,
         p99_ms: line.p99 / 1e3,
@@ -187,12 +197,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_of_a_load_is_read() -> Result<()> {
-        let seen = parse(
+    fn the_result_line_is_parsed() -> Result<()> {
+        let measured = parse(
             "Running 1s test\nresult: {\"requests\": 300, \"duration\": 2000000, \"p50\": 1500, \"p99\": 9000, \
              \"status\": 100, \"connect\": 0, \"read\": 1, \"write\": 0, \"timeout\": 2}\n",
         )?;
-        assert_eq!((seen.per_second, seen.p50_ms, seen.p99_ms, seen.errors), (100.0, 1.5, 9.0, 103));
+        let Measured { per_second, p50_ms, p99_ms, errors } = measured;
+        assert_eq!((per_second, p50_ms, p99_ms, errors), (100.0, 1.5, 9.0, 103));
         Ok(())
     }
 }

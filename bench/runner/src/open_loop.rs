@@ -1,7 +1,7 @@
-//! A load that does not wait for its answers: requests fall due at a fixed rate, whatever becomes of those before.
-//! A time is counted from when the request was due, so it holds the wait for a free connection as well. Clients have
-//! limits, as real ones do: a request that finds no free connection for a while is given up, and so is one without an
-//! answer, with its connection.
+//! Open-loop load: requests are due at a fixed rate, regardless of the responses to earlier ones. Latency is measured
+//! from when the request was due, so it includes the wait for a free connection. Like real clients, this one has
+//! timeouts: a request that gets no connection or no response in time is abandoned, in the latter case with its
+//! connection.
 
 use std::{
     sync::{
@@ -21,38 +21,42 @@ use tokio::{
 
 use crate::{http::Client, results::quantile};
 
-const FIRST_CONNECTIONS: usize = 64;
-pub const MOST_CONNECTIONS: usize = 512;
-/// How many are opened at a time while requests wait.
-const MORE_CONNECTIONS: usize = 16;
-/// A client waits no longer for a free connection.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// An answer that takes longer is of no use to anybody, and nobody waits for it.
-const USEFUL: Duration = Duration::from_secs(1);
-/// How often the clock looks for requests that fell due.
+const INITIAL_CONNECTIONS: usize = 64;
+pub const MAX_CONNECTIONS: usize = 512;
+/// How many connections are opened at a time while requests wait.
+const CONNECTIONS_PER_STEP: usize = 16;
+/// How long a request waits for a free connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long a request waits for its response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often requests that became due are released.
 const TICK: Duration = Duration::from_micros(200);
 
-/// What became of the requests.
+/// The result of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
+    /// Goodput: good responses per second.
     pub good_per_second: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub failed: usize,
-    pub given_up: usize,
+    pub abandoned: usize,
     pub connections: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    Useful,
+    /// Status 200 in time.
+    Good,
+    /// Another status, a late response or a broken connection.
     Failed,
-    GivenUp,
+    /// No free connection or no response in time.
+    Abandoned,
 }
 
 struct Sample {
-    took: Duration,
-    /// When it ended, since the beginning.
+    latency: Duration,
+    /// When the request ended, since the start of the measurement.
     at: Duration,
     end: End,
 }
@@ -60,10 +64,10 @@ struct Sample {
 struct Shared {
     requests: Arc<[Vec<u8>]>,
     began: Instant,
-    /// Seconds between two requests; 0 if each is due when it can be sent.
-    apart: f64,
+    /// Seconds between two requests; 0 if each is due as soon as it can be sent.
+    interval: f64,
     next: AtomicUsize,
-    /// A permit is a request that is due and not yet sent.
+    /// A permit is a request that is due but not yet sent.
     due: Semaphore,
     samples: Mutex<Vec<Sample>>,
     is_over: AtomicBool,
@@ -71,14 +75,14 @@ struct Shared {
 
 impl Shared {
     fn due_at(&self, number: usize) -> Instant {
-        if self.apart == 0.0 {
+        if self.interval == 0.0 {
             return Instant::now();
         }
-        self.began + Duration::from_secs_f64(number as f64 * self.apart)
+        self.began + Duration::from_secs_f64(number as f64 * self.interval)
     }
 
-    fn ended(&self, due: Instant, end: End) {
-        self.samples().push(Sample { took: due.elapsed(), at: self.began.elapsed(), end });
+    fn record(&self, due: Instant, end: End) {
+        self.samples().push(Sample { latency: due.elapsed(), at: self.began.elapsed(), end });
     }
 
     fn samples(&self) -> std::sync::MutexGuard<'_, Vec<Sample>> {
@@ -86,54 +90,54 @@ impl Shared {
     }
 }
 
-/// Ends the clock with the measurement, also when that is broken off.
-struct Clock(Arc<Shared>);
+/// Ends the release thread when the measurement ends or is dropped.
+struct StopOnDrop(Arc<Shared>);
 
-impl Drop for Clock {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.is_over.store(true, Ordering::Relaxed);
     }
 }
 
-/// Offers requests at a rate, or, without one, as fast as they are answered.
+/// Sends requests at a rate or, without one, as fast as responses arrive.
 pub async fn offer(port: u16, requests: Arc<[Vec<u8>]>, per_second: Option<f64>, window: Duration) -> Result<Outcome> {
     let total = per_second.map(|rate| (rate * window.as_secs_f64()) as usize);
-    // Opened before the clock runs: nobody's first request is to wait for them.
-    let mut first = Vec::new();
-    for _ in 0..FIRST_CONNECTIONS {
-        first.push(Client::connect(port).await?);
+    // Opened before the measurement, so that no request waits for them.
+    let mut initial = Vec::new();
+    for _ in 0..INITIAL_CONNECTIONS {
+        initial.push(Client::connect(port).await?);
     }
     let shared = Arc::new(Shared {
         requests,
         began: Instant::now(),
-        apart: per_second.map_or(0.0, |rate| 1.0 / rate),
+        interval: per_second.map_or(0.0, |rate| 1.0 / rate),
         next: AtomicUsize::new(0),
         due: Semaphore::new(if total.is_some() { 0 } else { Semaphore::MAX_PERMITS }),
         samples: Mutex::default(),
         is_over: AtomicBool::new(false),
     });
-    let _clock = Clock(Arc::clone(&shared));
+    let _stop = StopOnDrop(Arc::clone(&shared));
     if let (Some(rate), Some(total)) = (per_second, total) {
-        ensure!(total > 0, "nothing is offered");
+        ensure!(total > 0, "the rate is too low to send a request");
         let shared = Arc::clone(&shared);
-        // A thread of its own: the runtime's timers tick in whole milliseconds.
+        // A separate thread, because the runtime's timers have a resolution of one millisecond.
         thread::spawn(move || release(&shared, rate, total));
     }
-    let end = shared.began + window + if total.is_some() { USEFUL } else { Duration::ZERO };
+    let end = shared.began + window + if total.is_some() { RESPONSE_TIMEOUT } else { Duration::ZERO };
     let mut connections = JoinSet::new();
-    for client in first {
+    for client in initial {
         connections.spawn(connection(Arc::clone(&shared), client, port));
     }
     while Instant::now() < end && total.is_none_or(|total| shared.samples().len() < total) {
         if shared.due.available_permits() > 0 {
-            for _ in 0..MORE_CONNECTIONS.min(MOST_CONNECTIONS - connections.len()) {
-                let client = Client::connect(port).await.context("a connection could not be had")?;
+            for _ in 0..CONNECTIONS_PER_STEP.min(MAX_CONNECTIONS - connections.len()) {
+                let client = Client::connect(port).await.context("cannot connect")?;
                 connections.spawn(connection(Arc::clone(&shared), client, port));
             }
         }
         sleep(Duration::from_millis(2)).await;
         while let Some(ended) = connections.try_join_next() {
-            ended?.context("a connection could not be had")?;
+            ended?.context("cannot reconnect")?;
         }
     }
     let count = connections.len();
@@ -142,6 +146,7 @@ pub async fn offer(port: u16, requests: Arc<[Vec<u8>]>, per_second: Option<f64>,
     Ok(outcome(&samples, total, window, count))
 }
 
+/// Releases requests when they are due.
 fn release(shared: &Shared, rate: f64, total: usize) {
     let mut released = 0;
     while released < total && !shared.is_over.load(Ordering::Relaxed) {
@@ -152,47 +157,47 @@ fn release(shared: &Shared, rate: f64, total: usize) {
     }
 }
 
-/// One connection, which sends whatever is due next. It ends only if it breaks and cannot be opened again.
+/// Sends due requests on one connection. Ends only if the connection breaks and cannot be opened again.
 async fn connection(shared: Arc<Shared>, mut client: Client, port: u16) -> Result<()> {
     loop {
         shared.due.acquire().await?.forget();
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         let due = shared.due_at(number);
-        if due.elapsed() > PATIENCE {
-            shared.ended(due, End::GivenUp);
+        if due.elapsed() > CONNECTION_TIMEOUT {
+            shared.record(due, End::Abandoned);
             continue;
         }
-        // A stride that is prime visits the requests in an order that no cache likes.
+        // A prime stride visits the requests in an order that defeats caches.
         let request = &shared.requests[number.wrapping_mul(7919) % shared.requests.len()];
-        let asked = timeout(USEFUL, client.ask_status(request)).await;
-        let end = match asked {
-            Ok(Ok(200)) if due.elapsed() <= USEFUL => End::Useful,
+        let response = timeout(RESPONSE_TIMEOUT, client.send_for_status(request)).await;
+        let end = match response {
+            Ok(Ok(200)) if due.elapsed() <= RESPONSE_TIMEOUT => End::Good,
             Ok(_) => End::Failed,
-            Err(_) => End::GivenUp,
+            Err(_) => End::Abandoned,
         };
-        shared.ended(due, end);
-        if !matches!(asked, Ok(Ok(_))) {
+        shared.record(due, end);
+        if !matches!(response, Ok(Ok(_))) {
             client = Client::connect(port).await?;
         }
     }
 }
 
-/// `total` is how many fell due, if they did at a rate.
+/// `total` is the number of requests that became due, if there was a rate.
 fn outcome(samples: &[Sample], total: Option<usize>, window: Duration, connections: usize) -> Outcome {
     let count = |end| samples.iter().filter(|sample| sample.end == end).count();
-    let useful = samples.iter().filter(|sample| sample.end == End::Useful);
-    // What is answered after the window is answered by a peer that nothing more is asked of, so it does not count here.
-    let good = useful.clone().filter(|sample| sample.at <= window).count();
-    let mut times: Vec<f64> = useful.map(|sample| sample.took.as_secs_f64() * 1e3).collect();
-    times.sort_by(f64::total_cmp);
-    let (answered, failed) = (times.len(), count(End::Failed));
+    let good = samples.iter().filter(|sample| sample.end == End::Good);
+    // Responses after the window do not count here, because no more requests are offered by then.
+    let good_in_window = good.clone().filter(|sample| sample.at <= window).count();
+    let mut latencies: Vec<f64> = good.map(|sample| sample.latency.as_secs_f64() * 1e3).collect();
+    latencies.sort_by(f64::total_cmp);
+    let (succeeded, failed) = (latencies.len(), count(End::Failed));
     Outcome {
-        good_per_second: good as f64 / window.as_secs_f64(),
-        p50_ms: quantile(&times, 0.5),
-        p99_ms: quantile(&times, 0.99),
+        good_per_second: good_in_window as f64 / window.as_secs_f64(),
+        p50_ms: quantile(&latencies, 0.5),
+        p99_ms: quantile(&latencies, 0.99),
         failed,
-        // Those that are still due or under way at the end are given up as well.
-        given_up: total.map_or(count(End::GivenUp), |total| total.saturating_sub(answered + failed)),
+        // Includes requests that are still waiting or in flight at the end.
+        abandoned: total.map_or(count(End::Abandoned), |total| total.saturating_sub(succeeded + failed)),
         connections,
     }
 }
@@ -202,18 +207,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_answer_is_given_up() {
+    fn requests_without_a_response_count_as_abandoned() {
         let second = Duration::from_secs(1);
-        let sample = |took, at, end| Sample { took, at, end };
+        let sample = |latency, at, end| Sample { latency, at, end };
         let samples = [
-            sample(second / 2, second, End::Useful),
-            sample(second / 4, second, End::Useful),
+            sample(second / 2, second, End::Good),
+            sample(second / 4, second, End::Good),
             sample(second / 4, second / 2, End::Failed),
-            sample(second, second * 2, End::Useful),
-            sample(second, second, End::GivenUp),
+            sample(second, second * 2, End::Good),
+            sample(second, second, End::Abandoned),
         ];
         let outcome = outcome(&samples, Some(7), second, 1);
-        assert_eq!((outcome.good_per_second, outcome.failed, outcome.given_up), (2.0, 1, 3));
+        assert_eq!((outcome.good_per_second, outcome.failed, outcome.abandoned), (2.0, 1, 3));
         assert_eq!((outcome.p50_ms, outcome.p99_ms), (500.0, 1000.0));
     }
 }

@@ -1,4 +1,4 @@
-//! Who is measured: how each is started, and on which engines.
+//! The peers: how each is started, and on which engines.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
 };
 
 pub const SERVICE: &str = "target/release/users-api";
-/// Most connections to the database, for everyone.
+/// The pool size of every peer.
 const POOL_MAX: &str = "10";
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The connections that pgbench keeps busy.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The number of pgbench connections.
 pub const PGBENCH_CLIENTS: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -33,7 +33,7 @@ pub enum Peer {
     FastifyPg,
     ExpressSequelize,
     FastapiSqlalchemy,
-    /// No HTTP: the engine's own load generator, on one workload.
+    /// Without HTTP: PostgreSQL's load generator, with a single workload.
     Pgbench,
 }
 
@@ -49,11 +49,11 @@ impl Peer {
             Self::FastifyPg => "Fastify + pg",
             Self::ExpressSequelize => "Express + Sequelize",
             Self::FastapiSqlalchemy => "FastAPI + SQLAlchemy",
-            Self::Pgbench => "pgbench -M prepared (the engine's limit, no HTTP)",
+            Self::Pgbench => "pgbench -M prepared (database only, no HTTP)",
         }
     }
 
-    /// The folder of a peer that bench/run builds by a script of its own.
+    /// The folder of a peer that is not written in Rust and has a build script.
     pub fn folder(self) -> Option<&'static str> {
         match self {
             Self::FastifyPg => Some("fastify-pg"),
@@ -73,7 +73,7 @@ impl Peer {
         }
     }
 
-    /// Whether it is the service, whose pages are asked for by cursors; the others' by `after`.
+    /// Whether it is users-api, which pages by cursor; the other peers page by `after`.
     pub fn has_cursors(self) -> bool {
         matches!(self, Self::UsersApi | Self::UsersApiUnbatched)
     }
@@ -100,16 +100,16 @@ impl Peer {
         }
     }
 
-    /// Starts its process with these variables besides its own, and does not wait for anything.
+    /// Starts the process with additional environment variables, without waiting until it is ready.
     pub fn spawn(self, database: &Database, work: &std::path::Path, more: &[(&str, String)]) -> Result<Running> {
         let program = std::path::absolute(self.program())?;
         if !program.is_file() {
-            bail!("it is not built: there is no {}", self.program().display());
+            bail!("not built: {} does not exist", self.program().display());
         }
         let port = free_port()?;
         let port_text = port.to_string();
         let mut command = std::process::Command::new(program);
-        // The service reads a file .env where it is started. There is none in that folder.
+        // The service reads `.env` in its working directory. This one has none.
         command.current_dir(work).env_clear();
         command.envs(["PATH", "HOME", "LANG"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.env("DATABASE_URL", database.url()).envs(self.variables().iter().copied());
@@ -123,14 +123,14 @@ impl Peer {
         Ok(Running { process: Process::start(command, &work.join("peer.log"))?, port })
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts the process and waits until it responds.
     pub async fn start(self, database: &Database, work: &std::path::Path, more: &[(&str, String)]) -> Result<Running> {
         let mut running = self.spawn(database, work, more)?;
         let began = Instant::now();
         while http::probe(running.port, "/health/live").await != Some(200) {
             running.check()?;
-            if began.elapsed() > PATIENCE {
-                bail!("no answer of /health/live after {PATIENCE:?}: {}", running.process.last_words());
+            if began.elapsed() > START_TIMEOUT {
+                bail!("no response from /health/live after {START_TIMEOUT:?}: {}", running.process.output_tail());
             }
             sleep(Duration::from_millis(10)).await;
         }
@@ -138,17 +138,17 @@ impl Peer {
     }
 }
 
-/// A peer that runs; it ends when this is dropped.
+/// A running peer; it is stopped when this is dropped.
 pub struct Running {
     pub process: Process,
     pub port: u16,
 }
 
 impl Running {
-    /// An error if it has ended.
+    /// Returns an error if the process has exited.
     pub fn check(&mut self) -> Result<()> {
         if self.process.has_ended()? {
-            bail!("its process has ended: {}", self.process.last_words());
+            bail!("the process has exited: {}", self.process.output_tail());
         }
         Ok(())
     }
@@ -158,17 +158,17 @@ impl Running {
     }
 
     pub async fn client(&self) -> Result<http::Client> {
-        http::Client::connect(self.port).await.context("it does not accept connections")
+        http::Client::connect(self.port).await.context("cannot connect to the peer")
     }
 }
 
-/// What pgbench measures: requests a second.
+/// Runs pgbench and returns the transactions per second.
 pub async fn pgbench(database: &Database, script: &std::path::Path, seconds: u64) -> Result<f64> {
     let mut pgbench = database.postgres_client("pgbench")?;
     let (clients, seconds) = (PGBENCH_CLIENTS.to_string(), seconds.to_string());
     pgbench.args(["-n", "-M", "prepared", "-c", &clients, "-j", "2", "-T", &seconds, "-f"]).arg(script);
     let output = tools::output(&mut pgbench).await?;
-    // Older ones print a second rate, without the time it takes to connect; it is the last.
+    // Older versions print two rates; the last one excludes the time to connect.
     let rate = output.lines().rev().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    rate.with_context(|| format!("pgbench tells no rate: {}", tools::tail(&output)))
+    rate.with_context(|| format!("pgbench printed no rate: {}", tools::tail(&output)))
 }

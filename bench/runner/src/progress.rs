@@ -1,13 +1,14 @@
-//! One line a step: how long it has gone on, and how long it may still take.
+//! Progress output: one line per step, with the elapsed and the estimated remaining time.
 
 use std::time::{Duration, Instant};
 
 pub struct Progress {
     began: Instant,
-    /// Seconds that the steps were expected to take, all and those that are done.
+    /// Expected seconds of all steps.
     planned: f64,
+    /// Expected seconds of the completed steps.
     done: f64,
-    /// Seconds that the done ones took.
+    /// Actual seconds of the completed steps.
     took: f64,
     last: Instant,
 }
@@ -18,23 +19,24 @@ impl Progress {
         Self { began: now, planned: 0.0, done: 0.0, took: 0.0, last: now }
     }
 
-    /// Expects more to do; less, if negative.
+    /// Adds to the expected seconds; a negative number reduces them.
     pub fn plan(&mut self, seconds: f64) {
         self.planned += seconds;
     }
 
-    pub fn tell(&mut self, text: &str) {
+    /// Prints a line.
+    pub fn report(&mut self, text: &str) {
         let rate = if self.done > 0.0 { self.took / self.done } else { 1.0 };
         let left = ((self.planned - self.done) * rate).max(0.0);
         println!("[{}, {} left] {text}", clock(self.began.elapsed().as_secs()), clock(left as u64));
         self.last = Instant::now();
     }
 
-    /// A step is done that was expected to take so long.
-    pub fn did(&mut self, seconds: f64, text: &str) {
+    /// Completes a step that was expected to take this long, and prints a line.
+    pub fn advance(&mut self, seconds: f64, text: &str) {
         self.done += seconds;
         self.took += self.last.elapsed().as_secs_f64();
-        self.tell(text);
+        self.report(text);
     }
 
     pub fn elapsed(&self) -> Duration {

@@ -1,13 +1,13 @@
-//! What was measured besides the rounds, as Markdown.
+//! The report of the measurements besides the rounds, as Markdown.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use crate::{
-    bulk::BESIDE_PER_SECOND,
+    bulk::REQUESTS_PER_SECOND,
     engines::Engine,
-    measure::CLIENTS,
+    loads::CLIENTS,
+    number_format::{grouped, short},
     peers::Peer,
-    report::{grouped, short},
     results::{BulkFigure, OverloadFigure, Results, SweepFigure, median},
 };
 
@@ -15,7 +15,7 @@ pub fn markdown(results: &Results) -> String {
     [sweep(results), overload(results), pages(results), memory(results), start(results), bulk(results)].concat()
 }
 
-/// The median over the rounds at a size of the pool.
+/// The median over the rounds for a pool size.
 pub fn sweep_median(results: &Results, batch: bool, max: u32, value: fn(&SweepFigure) -> f64) -> Option<f64> {
     let figures = results.sweep.iter().filter(|figure| figure.batch == batch && figure.max == max);
     median(figures.map(value).collect())
@@ -30,16 +30,16 @@ fn sweep(results: &Results) -> String {
         return String::new();
     }
     let mut text = format!(
-        "### The pool's size\n\nGET by id on PostgreSQL, {CLIENTS} clients, `pool.min` = `pool.max`: requests a \
-         second, p50 / p99 in milliseconds.\n\n\
+        "### Pool size\n\nGET by id on PostgreSQL, {CLIENTS} clients, `pool.min` = `pool.max`: requests per second, \
+         p50 / p99 latency in milliseconds.\n\n\
          | `pool.max` | `pool.batch=true` | `pool.batch=false` |\n|---:|---:|---:|\n"
     );
     for max in sweep_sizes(results) {
         let _ = write!(text, "| {max} |");
         for batch in [true, false] {
-            let middle = |value| sweep_median(results, batch, max, value).unwrap_or(f64::NAN);
-            let (per_second, p50, p99) =
-                (middle(|figure| figure.per_second), middle(|figure| figure.p50_ms), middle(|figure| figure.p99_ms));
+            let median_of = |value| sweep_median(results, batch, max, value).unwrap_or(f64::NAN);
+            let per_second = median_of(|figure| figure.per_second);
+            let (p50, p99) = (median_of(|figure| figure.p50_ms), median_of(|figure| figure.p99_ms));
             let _ = write!(text, " {}<br>{} / {}", grouped(per_second), short(p50), short(p99));
             let errors: u64 = results
                 .sweep
@@ -66,7 +66,7 @@ pub fn peak(results: &Results, peer: Peer) -> Option<f64> {
     median(peaks.map(|peak| peak.per_second).collect())
 }
 
-/// The loads offered to a peer, as multiples of its peak, with the figures of the rounds.
+/// The loads that were offered to a peer, as multiples of its peak, each with the figures of all rounds.
 pub fn offered(results: &Results, peer: Peer) -> Vec<(f64, Vec<&OverloadFigure>)> {
     let mut loads: Vec<(f64, Vec<&OverloadFigure>)> = Vec::new();
     for point in results.overload.points.iter().filter(|point| point.peer == peer) {
@@ -79,7 +79,7 @@ pub fn offered(results: &Results, peer: Peer) -> Vec<(f64, Vec<&OverloadFigure>)
     loads
 }
 
-pub fn middle(points: &[&OverloadFigure], value: fn(&OverloadFigure) -> f64) -> f64 {
+pub fn overload_median(points: &[&OverloadFigure], value: fn(&OverloadFigure) -> f64) -> f64 {
     median(points.iter().map(|point| value(point)).collect()).unwrap_or(f64::NAN)
 }
 
@@ -87,17 +87,17 @@ fn overload(results: &Results) -> String {
     if results.overload.points.is_empty() {
         return String::new();
     }
-    let mut text = "### More requests than can be answered\n\nGET by id on PostgreSQL. Requests fall due at a fixed \
-                    rate, whatever becomes of those before; the generator has at most \
-                    512 connections. A request that finds none of them free for 100 ms is given up, and so is one that \
-                    has no answer after a second. Useful are answers with 200 within a second; times are theirs, \
-                    counted from when the request was due, so the wait for a connection is part of them.\n\n"
+    let mut text = "### Overload\n\nGET by id on PostgreSQL, open loop: requests are due at a fixed rate, regardless \
+                    of earlier responses, and share at most 512 connections. A request that gets no connection within \
+                    100 ms or no response within 1 s is abandoned. Goodput counts the responses with status 200 within \
+                    1 s. Latency is that of these responses, measured from when the request was due, so it includes \
+                    the wait for a connection.\n\n"
         .to_owned();
     for peer in overload_peers(results) {
         let peak = peak(results, peer).unwrap_or(f64::NAN);
         let _ = write!(
             text,
-            "{}, peak {}/s:\n\n| offered / peak | offered/s | useful/s | p50, ms | p99, ms | refused | given up |\n\
+            "{}, peak {}/s:\n\n| offered / peak | offered/s | goodput/s | p50, ms | p99, ms | failed | abandoned |\n\
              |---:|---:|---:|---:|---:|---:|---:|\n",
             peer.name(),
             grouped(peak)
@@ -106,12 +106,12 @@ fn overload(results: &Results) -> String {
             let _ = writeln!(
                 text,
                 "| {times} | {} | {} | {} | {} | {} | {} |",
-                grouped(middle(&points, |point| point.offered_per_second)),
-                grouped(middle(&points, |point| point.good_per_second)),
-                short(middle(&points, |point| point.p50_ms)),
-                short(middle(&points, |point| point.p99_ms)),
-                grouped(middle(&points, |point| point.failed as f64)),
-                grouped(middle(&points, |point| point.given_up as f64)),
+                grouped(overload_median(&points, |point| point.offered_per_second)),
+                grouped(overload_median(&points, |point| point.good_per_second)),
+                short(overload_median(&points, |point| point.p50_ms)),
+                short(overload_median(&points, |point| point.p99_ms)),
+                grouped(overload_median(&points, |point| point.failed as f64)),
+                grouped(overload_median(&points, |point| point.abandoned as f64)),
             );
         }
         text += "\n";
@@ -123,10 +123,9 @@ fn pages(results: &Results) -> String {
     if results.pages.is_empty() {
         return String::new();
     }
-    let mut text =
-        "### Far pages\n\nOne client, PostgreSQL, `limit=20`, the two pages in turns: p50 in milliseconds.\n\n\
-                    | rows | page 1 | far page | ratio |\n|---:|---:|---:|---:|\n"
-            .to_owned();
+    let mut text = "### Deep pages\n\nOne client, PostgreSQL, `limit=20`, both pages in turn: p50 in milliseconds.\n\n\
+                    | rows | page 1 | deep page | ratio |\n|---:|---:|---:|---:|\n"
+        .to_owned();
     for figure in &results.pages {
         let _ = writeln!(
             text,
@@ -146,8 +145,8 @@ fn memory(results: &Results) -> String {
     let mib = |kib: u64| kib as f64 / 1024.0;
     let each = (memory.connected_kib as f64 - memory.idle_kib as f64) / memory.connections as f64;
     format!(
-        "### Memory\n\nusers-api on SQLite, resident: {:.1} MiB idle after its start, {:.1} MiB with {} idle \
-         connections that have each asked one thing ({each:.1} KiB a connection).\n\n",
+        "### Memory\n\nResident memory of users-api on SQLite: {:.1} MiB idle after startup, {:.1} MiB with {} idle \
+         connections that have each served one request ({each:.1} KiB per connection).\n\n",
         mib(memory.idle_kib),
         mib(memory.connected_kib),
         grouped(memory.connections as f64)
@@ -156,11 +155,11 @@ fn memory(results: &Results) -> String {
 
 fn start(results: &Results) -> String {
     let Some(start) = &results.start else { return String::new() };
-    let least = start.times_ms.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = start.times_ms.iter().copied().fold(0.0, f64::max);
+    let min = start.times_ms.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = start.times_ms.iter().copied().fold(0.0, f64::max);
     format!(
-        "### Start\n\nusers-api on an SQLite file that is there, from the start of the process to the first 200 of \
-         `/health/ready`: {:.0} ms, the median of {} starts ({least:.0} to {most:.0} ms).\n\n",
+        "### Startup\n\nusers-api on an existing SQLite database, from the start of the process to the first 200 from \
+         `/health/ready`: {:.0} ms, the median of {} starts ({min:.0} to {max:.0} ms).\n\n",
         median(start.times_ms.clone()).unwrap_or(f64::NAN),
         start.times_ms.len()
     )
@@ -169,18 +168,20 @@ fn start(results: &Results) -> String {
 fn bulk(results: &Results) -> String {
     let Some(first) = results.bulk.first() else { return String::new() };
     let mut text = format!(
-        "### Imports and exports\n\n{} users, by `users-api import` into an empty table and by `users-api export` out of it, \
-         beside what the engine's own client does with the same rows (`COPY`; `LOAD DATA LOCAL INFILE` and `SELECT` by \
-         `mariadb --quick`; Python's sqlite3): how many times as fast (below 1: slower), and the most memory that the \
-         service's process held. Then GET by id at {BESIDE_PER_SECOND} requests a second: p99 while nothing else is done, \
-         and beside `POST /users/bulk` and `GET /users/export` without end. Medians of rounds.\n\n\
-         | | import, rows/s | engine's own | memory, MiB | export, rows/s | engine's own | memory, MiB | p99 idle, ms | p99 beside, ms | ratio |\n\
+        "### Imports and exports\n\n{} users, imported into an empty table by `users-api import` and exported by \
+         `users-api export`: rows per second, the speed relative to the engine's native client with the same rows \
+         (`COPY`; `LOAD DATA LOCAL INFILE` and `SELECT` by `mariadb --quick`; Python's sqlite3; below 1: slower), and \
+         the peak memory of the process. Then GET by id at {REQUESTS_PER_SECOND} requests per second: p99 latency \
+         without other load, and during `POST /users/bulk` and repeated `GET /users/export`. Medians over the \
+         rounds.\n\n\
+         | | import, rows/s | vs. native client | memory, MiB | export, rows/s | vs. native client | memory, MiB \
+         | p99 idle, ms | p99 during bulk, ms | ratio |\n\
          |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
         grouped(first.rows as f64)
     );
     for engine in [Engine::Postgres, Engine::MariaDb, Engine::Sqlite] {
         let figures: Vec<&BulkFigure> = results.bulk.iter().filter(|figure| figure.engine == engine).collect();
-        let middle = |value: fn(&BulkFigure) -> f64| {
+        let median_of = |value: fn(&BulkFigure) -> f64| {
             median(figures.iter().map(|figure| value(figure)).collect()).unwrap_or(f64::NAN)
         };
         if figures.is_empty() {
@@ -189,15 +190,15 @@ fn bulk(results: &Results) -> String {
         let _ = writeln!(
             text,
             "| {engine} | {} | {:.2}× | {:.0} | {} | {:.2}× | {:.0} | {:.1} | {:.1} | {:.1} |",
-            grouped(middle(|figure| figure.rows as f64 / figure.import_s)),
-            middle(|figure| figure.own_import_s / figure.import_s),
-            middle(|figure| figure.import_kib as f64 / 1024.0),
-            grouped(middle(|figure| figure.rows as f64 / figure.export_s)),
-            middle(|figure| figure.own_export_s / figure.export_s),
-            middle(|figure| figure.export_kib as f64 / 1024.0),
-            middle(|figure| figure.idle_p99_ms),
-            middle(|figure| figure.beside_p99_ms),
-            middle(|figure| figure.beside_p99_ms / figure.idle_p99_ms),
+            grouped(median_of(|figure| figure.rows as f64 / figure.import_s)),
+            median_of(|figure| figure.native_import_s / figure.import_s),
+            median_of(|figure| figure.import_kib as f64 / 1024.0),
+            grouped(median_of(|figure| figure.rows as f64 / figure.export_s)),
+            median_of(|figure| figure.native_export_s / figure.export_s),
+            median_of(|figure| figure.export_kib as f64 / 1024.0),
+            median_of(|figure| figure.idle_p99_ms),
+            median_of(|figure| figure.busy_p99_ms),
+            median_of(|figure| figure.busy_p99_ms / figure.idle_p99_ms),
         );
     }
     text + "\n"

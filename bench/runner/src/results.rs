@@ -1,14 +1,24 @@
-//! Everything that was measured, as it is kept in results.json.
+//! The results of a run, and the file that stores them.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::{engines::Engine, loads::Load, machine::Machine, measure::CLIENTS, peers::Peer, pools::PoolFigures};
+use crate::{
+    engines::Engine,
+    loads::{CLIENTS, Load},
+    machine::Machine,
+    peers::Peer,
+    pool_results::PoolFigures,
+};
 
-/// What can be measured by itself.
+/// A part of the benchmark that can run alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
@@ -29,19 +39,19 @@ pub enum Part {
     MariaDb,
     /// GET by id and POST on SQLite
     Sqlite,
-    /// The pool's size, with and without batching
+    /// Throughput by pool size, with and without batching
     Sweep,
-    /// More requests than can be answered
+    /// Load up to three times the peak throughput
     Overload,
-    /// The first page against a far one, in large tables
+    /// The first page compared with a deep one, in large tables
     Pages,
     /// Memory, idle and with ten thousand connections
     Memory,
-    /// Time from the start to the first answer
+    /// Time from the start to the first response
     Start,
     /// Imports and exports, on all engines
     Bulk,
-    /// orm-pool beside other pools, on PostgreSQL
+    /// orm-pool compared with other pools, on PostgreSQL
     Pool,
 }
 
@@ -68,9 +78,10 @@ pub struct Results {
     pub only_pools: bool,
     pub machine: Machine,
     pub versions: BTreeMap<String, String>,
-    /// When, and of which commit, each part was measured.
+    /// When and at which commit each part was measured.
     pub stamps: BTreeMap<Part, Vec<Stamp>>,
-    pub left_out: Vec<LeftOut>,
+    #[serde(rename = "left_out")]
+    pub excluded: Vec<Excluded>,
     pub figures: Vec<Figure>,
     pub sweep: Vec<SweepFigure>,
     pub overload: Overload,
@@ -85,7 +96,7 @@ pub struct Results {
 
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Stamp {
-    /// Of so many clients, where that makes a difference.
+    /// The numbers of clients, for parts that are measured at several.
     pub clients: Vec<usize>,
     pub at: String,
     pub commit: String,
@@ -93,11 +104,12 @@ pub struct Stamp {
     pub seconds: u64,
 }
 
-/// A peer or a part that was not measured, or not to its end.
+/// A peer or a part that was not measured, or only in part.
 #[derive(Serialize, Deserialize)]
-pub struct LeftOut {
+pub struct Excluded {
     /// The engine or the part.
-    pub place: String,
+    #[serde(rename = "place")]
+    pub scope: String,
     pub name: String,
     pub reason: String,
 }
@@ -133,7 +145,7 @@ pub struct Overload {
     pub points: Vec<OverloadFigure>,
 }
 
-/// What a peer answers when it is asked as fast as it answers.
+/// The throughput of a peer whose clients send the next request as soon as they have a response.
 #[derive(Serialize, Deserialize)]
 pub struct Peak {
     pub peer: Peer,
@@ -144,18 +156,19 @@ pub struct Peak {
 #[derive(Serialize, Deserialize)]
 pub struct OverloadFigure {
     pub peer: Peer,
-    /// How many times its peak was offered.
+    /// The offered load divided by the peak.
     pub times: f64,
     pub round: usize,
     pub offered_per_second: f64,
-    /// Answers with 200 within a second of when they were due, by the end of the window, a second.
+    /// Goodput: responses with status 200 within a second of when the request was due, until the end of the window.
     pub good_per_second: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
-    /// Answers with another status, and broken connections.
+    /// Responses with another status or too late, and broken connections.
     pub failed: usize,
-    /// What found no free connection, or had no answer in time.
-    pub given_up: usize,
+    /// Requests that got no free connection or no response in time.
+    #[serde(rename = "given_up")]
+    pub abandoned: usize,
     pub connections: usize,
 }
 
@@ -186,23 +199,36 @@ pub struct BulkFigure {
     pub round: usize,
     pub rows: u64,
     pub import_s: f64,
-    /// By the engine's own client.
-    pub own_import_s: f64,
+    /// By the engine's native client.
+    #[serde(rename = "own_import_s")]
+    pub native_import_s: f64,
     pub import_kib: u64,
     pub export_s: f64,
-    pub own_export_s: f64,
+    #[serde(rename = "own_export_s")]
+    pub native_export_s: f64,
     pub export_kib: u64,
+    /// GET by id without bulk operations.
     pub idle_p99_ms: f64,
-    pub beside_p99_ms: f64,
+    /// GET by id during bulk operations.
+    #[serde(rename = "beside_p99_ms")]
+    pub busy_p99_ms: f64,
 }
 
 impl Results {
-    /// An earlier run's; `None` if there is none that this version can read.
+    /// Reads the results of an earlier run; `None` if there are none that this version can read.
     pub fn read(path: &Path) -> Option<Self> {
         serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
     }
 
-    pub fn write(&self, path: &Path) -> Result<()> {
+    /// The file of these results. Quick runs have a separate folder. The pool benchmark has a separate file, because
+    /// results of another machine replace a file as a whole.
+    pub fn path(&self) -> PathBuf {
+        let name = if self.only_pools { "pool.json" } else { "results.json" };
+        Path::new("bench/results").join(if self.quick { "quick" } else { "" }).join(name)
+    }
+
+    pub fn save(&self) -> Result<()> {
+        let path = self.path();
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -211,29 +237,31 @@ impl Results {
         Ok(fs::write(path, text)?)
     }
 
-    pub fn leave_out(&mut self, place: impl ToString, name: &str, reason: impl ToString) {
-        let (place, name, reason) = (place.to_string(), name.to_owned(), reason.to_string());
-        println!("left out, {place}: {name}: {reason}");
-        self.left_out.push(LeftOut { place, name, reason });
+    /// Records that something is not measured, and prints it.
+    pub fn exclude(&mut self, scope: impl ToString, name: &str, reason: impl ToString) {
+        let (scope, name, reason) = (scope.to_string(), name.to_owned(), reason.to_string());
+        println!("excluded: {scope}: {name}: {reason}");
+        self.excluded.push(Excluded { scope, name, reason });
     }
 
-    /// Forgets that something was left out, as it is about to be tried again.
-    pub fn take_in(&mut self, place: impl ToString, name: &str) {
-        let place = place.to_string();
-        self.left_out.retain(|left| (left.place.as_str(), left.name.as_str()) != (&place, name));
+    /// Undoes an earlier [`Self::exclude`], before the next attempt.
+    pub fn include(&mut self, scope: impl ToString, name: &str) {
+        let scope = scope.to_string();
+        self.excluded.retain(|excluded| (excluded.scope.as_str(), excluded.name.as_str()) != (&scope, name));
     }
 
-    /// Forgets what is about to be measured anew: with so many clients, or with any if none are named.
-    pub fn forget(&mut self, part: Part, clients: &[usize]) {
-        let is_again = |count: usize| clients.is_empty() || clients.contains(&count);
+    /// Deletes the figures that are about to be measured again: those with these numbers of clients, or all if none are
+    /// given.
+    pub fn clear(&mut self, part: Part, clients: &[usize]) {
+        let is_repeated = |count: usize| clients.is_empty() || clients.contains(&count);
         self.figures.retain(|figure| {
-            // Its own number is that of its connections.
+            // pgbench records its number of connections here.
             let count = if figure.peer == Peer::Pgbench { CLIENTS } else { figure.clients };
-            Part::of(figure.engine, figure.load) != part || !is_again(count)
+            Part::of(figure.engine, figure.load) != part || !is_repeated(count)
         });
         if let Some(stamps) = self.stamps.get_mut(&part) {
             for stamp in stamps.iter_mut() {
-                stamp.clients.retain(|count| !is_again(*count));
+                stamp.clients.retain(|count| !is_repeated(*count));
             }
             stamps.retain(|stamp| !stamp.clients.is_empty());
         }
@@ -250,7 +278,7 @@ impl Results {
     }
 }
 
-/// The middle one, or the mean of the two in the middle.
+/// The median: the middle value, or the mean of the two in the middle.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -261,7 +289,7 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// The value that a share of the sorted values does not pass.
+/// The quantile of sorted values; NaN if there are none.
 pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     if sorted.is_empty() {
         return f64::NAN;
@@ -274,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
+    fn the_median_is_the_middle_value_or_a_mean() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(Vec::new()), None);

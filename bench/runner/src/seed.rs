@@ -1,4 +1,4 @@
-//! The rows that every engine begins with, the same everywhere.
+//! The rows of every engine's table, the same for all.
 
 use std::{
     fs::File,
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 
-/// SQL for pgbench, which makes the id of a random row as [`id`] does. Its `hash_murmur2` is our [`murmur`].
+/// The script of pgbench, which computes the id of a random row like [`id`]. Its `hash_murmur2` is our [`murmur`].
 pub fn pgbench_script(rows: u64) -> String {
     format!(
         "\\set n random(1, {rows})\n\
@@ -18,7 +18,7 @@ pub fn pgbench_script(rows: u64) -> String {
     )
 }
 
-/// The id of the n-th row: a UUID of version 4, spread at random and yet known.
+/// The id of the n-th row: a version 4 UUID that is spread like a random one but can be computed.
 pub fn id(n: u64) -> String {
     let high = murmur(n, 1) & !0xf000 | 0x4000;
     let low = murmur(n, 2) & (u64::MAX >> 2) | 1 << 63;
@@ -32,7 +32,7 @@ pub fn id(n: u64) -> String {
     )
 }
 
-/// The email of the n-th row, which is its key as well.
+/// The email of the n-th row, which is also its key.
 pub fn email(n: u64) -> String {
     format!("user{n}@example.com")
 }
@@ -48,19 +48,19 @@ fn murmur(value: u64, seed: u64) -> u64 {
     hash ^ hash >> 47
 }
 
-/// A moment to the microsecond; each row is a millisecond later than the one before.
-fn moment(n: u64) -> String {
+/// The timestamp of the n-th row, in microseconds; each row is one millisecond later than the previous one.
+fn timestamp(n: u64) -> String {
     let (seconds, millis) = (n / 1000, n % 1000);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     format!("2026-01-01 {hours:02}:{minutes:02}:{seconds:02}.{millis:03}123")
 }
 
-/// Writes the rows as CSV: id, name and its two keys, email and its key, version, and the two times in UTC.
+/// Writes the rows as CSV: id, name and its two keys, email and its key, version, and the two timestamps in UTC.
 pub fn write(path: &Path, rows: u64) -> Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     for n in 1..=rows {
-        let (id, email, moment) = (id(n), email(n), moment(n));
-        writeln!(file, "{id},User {n},user {n},{n} user,{email},{email},1,{moment},{moment}")?;
+        let (id, email, time) = (id(n), email(n), timestamp(n));
+        writeln!(file, "{id},User {n},user {n},{n} user,{email},{email},1,{time},{time}")?;
     }
     file.flush()?;
     Ok(())
@@ -71,16 +71,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_those_that_pgbench_makes() {
-        // What PostgreSQL 15's pgbench has said to the same expressions.
+    fn ids_are_those_that_pgbench_computes() {
+        // The results of the same expressions in pgbench 15.
         assert_eq!(murmur(1, 1).cast_signed(), 5_833_352_340_892_006_082);
         assert_eq!(murmur(100_000, 2).cast_signed(), 183_567_086_285_995_564);
         assert_eq!(id(7), "b42a9e1f-5e24-4c7c-b52f-e9cc6c63bdc9");
     }
 
     #[test]
-    fn a_row_is_a_millisecond_later_than_the_one_before() {
-        assert_eq!(moment(0), "2026-01-01 00:00:00.000123");
-        assert_eq!(moment(3_661_001), "2026-01-01 01:01:01.001123");
+    fn each_row_is_one_millisecond_later() {
+        assert_eq!(timestamp(0), "2026-01-01 00:00:00.000123");
+        assert_eq!(timestamp(3_661_001), "2026-01-01 01:01:01.001123");
     }
 }

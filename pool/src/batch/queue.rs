@@ -1,4 +1,4 @@
-//! The queue of a batch: requests that wait for the same kind of statement, and the statements in flight for them.
+//! The queue of a batch: pending requests, and the statements in flight for them.
 
 use std::{
     collections::BTreeMap,
@@ -26,28 +26,28 @@ use crate::{
     set::{Access, AcquireError, WaiterKind},
 };
 
-/// A statement that takes longer is not waited for: requests that come later get another connection.
+/// After this time the queue does not wait for a statement: later requests use another connection.
 const OVERLAP_AFTER: Duration = Duration::from_millis(10);
-/// How long a shared transaction waits for a lock. After that each request is retried individually:
-/// the blocked one waits up to its own statement timeout, the others are served.
+/// Lock timeout of a shared transaction. After that each request is retried individually: only the blocked one waits
+/// for the lock, up to the statement timeout.
 const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) type Body<K, V> = dyn Fn(Connection, Arc<[K]>) -> BoxFuture<'static, Result<Vec<V>, DbErr>> + Send + Sync;
 
 type Grouping<K, V> = fn(Vec<PendingRequest<K, V>>) -> Vec<Group<K, V>>;
 
-/// How a kind of operation is shared.
+/// How operations of one kind share statements.
 pub(super) struct BatchConfig<K, V> {
     pub(super) operation: &'static str,
-    /// What it is for a single request.
+    /// The kind of operation for a single request.
     pub(super) single: Kind,
-    /// What it is for several at once.
+    /// The kind of operation for several requests.
     pub(super) several: Kind,
-    /// Statements that are in flight at the same time.
+    /// Maximum number of concurrent statements.
     pub(super) in_flight: u32,
-    /// Groups requests that share one answer.
+    /// Groups requests that share a value.
     pub(super) group: Grouping<K, V>,
-    /// Copies an answer for others with the same key; `None` for writes, which are never the same.
+    /// Clones a value for other requests with the same key; returns `None` for writes, which are never grouped.
     pub(super) copy: fn(&V) -> Option<V>,
     pub(super) body: Box<Body<K, V>>,
     pub(super) sizes: metrics::Histogram,
@@ -56,17 +56,17 @@ pub(super) struct BatchConfig<K, V> {
 impl<K, V> BatchConfig<K, V> {
     pub(super) async fn run_body(&self, db: Connection, keys: Arc<[K]>) -> Result<Vec<V>, Error> {
         let count = keys.len();
-        let answers = (self.body)(db, keys).await?;
-        if answers.len() == count { Ok(answers) } else { Err(wrong_count(self.operation)) }
+        let values = (self.body)(db, keys).await?;
+        if values.len() == count { Ok(values) } else { Err(wrong_count(self.operation)) }
     }
 }
 
-/// The error of a body that returns the wrong number of answers.
+/// Returns the error for a body that returns the wrong number of values.
 pub(super) fn wrong_count(operation: &str) -> Error {
-    Error::Database(DbErr::Custom(format!("{operation} gave more or fewer answers than were asked for")))
+    Error::Database(DbErr::Custom(format!("the body of {operation} did not return one value per key")))
 }
 
-/// Requests that wait, and how many statements are in flight for them.
+/// Pending requests, and the number of statements in flight for them.
 pub(super) struct BatchQueue<K, V> {
     inner: Arc<PoolInner>,
     config: Arc<BatchConfig<K, V>>,
@@ -79,7 +79,7 @@ struct State<K, V> {
     in_flight: u32,
 }
 
-/// One request.
+/// A request that waits for a statement.
 pub(super) struct PendingRequest<K, V> {
     pub(super) key: K,
     reply: oneshot::Sender<Reply<V>>,
@@ -87,7 +87,7 @@ pub(super) struct PendingRequest<K, V> {
     span: Span,
 }
 
-/// A request, and others with the same key.
+/// Requests with the same key.
 pub(super) struct Group<K, V> {
     first: PendingRequest<K, V>,
     pub(super) others: Vec<PendingRequest<K, V>>,
@@ -100,17 +100,17 @@ impl<K, V> Group<K, V> {
 }
 
 pub(super) enum Reply<V> {
-    Answer(V),
+    Value(V),
     Failed(Error),
-    /// The shared statement failed and has left nothing behind.
+    /// The shared statement failed without any effect.
     RetryIndividually,
 }
 
-/// What can be asked for, and answered.
+/// The bounds of keys and values.
 pub(super) trait Key: Clone + Send + Sync + 'static {}
 impl<K: Clone + Send + Sync + 'static> Key for K {}
-pub(super) trait Answer: Send + 'static {}
-impl<V: Send + 'static> Answer for V {}
+pub(super) trait Value: Send + 'static {}
+impl<V: Send + 'static> Value for V {}
 
 impl<K, V> BatchQueue<K, V> {
     pub(super) fn new(inner: Arc<PoolInner>, config: Arc<BatchConfig<K, V>>) -> Self {
@@ -121,7 +121,7 @@ impl<K, V> BatchQueue<K, V> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes a request whose wait has timed out. Returns whether it was still queued.
+    /// Removes a request that no longer waits. Returns whether it was still queued.
     fn withdraw(&self, number: u64) -> bool {
         let was_waiting = self.state().waiting.remove(&number).is_some();
         if was_waiting {
@@ -131,8 +131,8 @@ impl<K, V> BatchQueue<K, V> {
     }
 }
 
-impl<K: Key, V: Answer> BatchQueue<K, V> {
-    /// Starts a statement if nothing is in the way, or else waits for the next one.
+impl<K: Key, V: Value> BatchQueue<K, V> {
+    /// Starts a statement if possible, or else joins the queue for the next one.
     pub(super) fn enter(self: &Arc<Self>, key: K, span: Span, options: &PoolOptions) -> Result<Place<K, V>, Error> {
         let (inner, config) = (&self.inner, &self.config);
         let context = OperationContext::new(config.operation);
@@ -148,7 +148,7 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
             drop(state);
             let lease = inner.lease(&context, admitted, Duration::ZERO);
             self.spawn(&context, Some((lease, request)));
-            return Ok(Place { queue: Arc::clone(self), receiver, waits: None });
+            return Ok(Place { queue: Arc::clone(self), receiver, waiting: None });
         }
         let latest = context.arrived + options.acquire;
         let limit = context.deadline().map_or(latest, |deadline| deadline.min(latest));
@@ -167,10 +167,10 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
             drop(state);
             self.spawn(&context.for_others(), None);
         }
-        Ok(Place { queue: Arc::clone(self), receiver, waits: Some((number, limit, context.arrived)) })
+        Ok(Place { queue: Arc::clone(self), receiver, waiting: Some((number, limit, context.arrived)) })
     }
 
-    /// Starts a statement, for this request or for all that wait once there is a connection.
+    /// Spawns a statement, for this request or for all requests that wait once a connection is available.
     fn spawn(self: &Arc<Self>, context: &Arc<OperationContext>, ready: Option<(Lease, PendingRequest<K, V>)>) {
         let in_flight = InFlight { queue: Arc::clone(self), counts: true };
         let work = serve(in_flight, Arc::clone(context), ready);
@@ -178,7 +178,7 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
         context.runs_as(task.abort_handle());
     }
 
-    /// Waits for a connection, and takes all requests that wait by then.
+    /// Waits for a connection, then takes all requests that wait by then.
     async fn acquire(&self, context: &Arc<OperationContext>) -> Option<(Lease, Vec<PendingRequest<K, V>>)> {
         let inner = &self.inner;
         let options = inner.options();
@@ -186,7 +186,7 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
         let params = inner.admission_params(&options, &demand);
         match inner.admission.acquire_for_batch(context, self.config.single.access(), &params).await {
             Ok(admitted) => Some((inner.lease(context, admitted, Duration::ZERO), self.take(options.batch_max))),
-            // Each has its own limit.
+            // Each request has its own timeout.
             Err(AcquireError::TimedOut { .. }) => None,
             Err(reason) => {
                 self.refuse_all(&reason);
@@ -196,12 +196,12 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
     }
 
     fn record(&self, requests: &[PendingRequest<K, V>]) {
-        #[expect(clippy::cast_precision_loss, reason = "a batch has a thousand members at the most")]
+        #[expect(clippy::cast_precision_loss, reason = "a batch has at most 1000 requests")]
         self.config.sizes.record(requests.len() as f64);
         if requests.len() == 1 {
             return;
         }
-        // The first one's wait is that of the connection.
+        // The wait of the first request is recorded by the lease.
         self.inner.metrics.waited(requests.iter().skip(1).map(|request| request.context.arrived.elapsed()));
         self.inner.metrics.batched(requests.len());
         for request in requests {
@@ -210,15 +210,15 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
     }
 
     /// Takes requests in order of arrival.
-    fn take(&self, most: usize) -> Vec<PendingRequest<K, V>> {
+    fn take(&self, max: usize) -> Vec<PendingRequest<K, V>> {
         let mut numbers = Vec::new();
         let mut requests = Vec::new();
         let mut state = self.state();
-        while requests.len() < most
+        while requests.len() < max
             && let Some((number, request)) = state.waiting.pop_first()
         {
             numbers.push(number);
-            // Some callers may have gone away.
+            // Requests whose caller was dropped are skipped.
             if !request.reply.is_closed() {
                 requests.push(request);
             }
@@ -231,12 +231,12 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
     fn refuse_all(&self, reason: &AcquireError) {
         for request in self.take(usize::MAX) {
             let refusal = self.inner.refusal(self.config.operation, reason.clone());
-            // The caller may have gone away.
+            // Fails if the caller was dropped.
             let _ = request.reply.send(Reply::Failed(refusal));
         }
     }
 
-    /// How several requests run together: as long as one of them has time, and without waiting long for locks.
+    /// Returns how to run these requests together: until the latest of their deadlines, and with a short lock timeout.
     fn run_options(&self, requests: &[PendingRequest<K, V>]) -> RunOptions {
         let acquire = self.inner.options().acquire;
         let last_start = |request: &PendingRequest<K, V>| {
@@ -251,37 +251,38 @@ impl<K: Key, V: Answer> BatchQueue<K, V> {
         }
     }
 
-    /// Sends each caller its answer.
-    fn dispatch(&self, groups: Vec<Group<K, V>>, outcome: Result<Vec<V>, Error>, may_be_kept: bool) {
+    /// Sends each caller its value or error.
+    fn dispatch(&self, groups: Vec<Group<K, V>>, outcome: Result<Vec<V>, Error>, may_have_taken_effect: bool) {
         let count: usize = groups.iter().map(|group| 1 + group.others.len()).sum();
         let error = match outcome {
-            Ok(answers) => {
+            Ok(values) => {
                 self.inner.metrics.ended(count, true);
-                for (group, answer) in groups.into_iter().zip(answers) {
+                for (group, value) in groups.into_iter().zip(values) {
                     for other in group.others {
-                        // `None` for writes only, and those have no others.
-                        let _ = (self.config.copy)(&answer).map(|copy| other.reply.send(Reply::Answer(copy)));
+                        // `None` only for writes, which are not grouped.
+                        let _ = (self.config.copy)(&value).map(|copy| other.reply.send(Reply::Value(copy)));
                     }
-                    let _ = group.first.reply.send(Reply::Answer(answer));
+                    let _ = group.first.reply.send(Reply::Value(value));
                 }
                 return;
             }
             Err(error) => error,
         };
-        // If the outcome is unknown, all get the error. Otherwise nothing took effect, and one member may have caused it.
-        let retries = count > 1 && !may_be_kept;
-        if !retries {
+        // If the outcome is unknown, all get the error. Otherwise nothing took effect, and a single request may be the
+        // cause.
+        let retry_individually = count > 1 && !may_have_taken_effect;
+        if !retry_individually {
             self.inner.metrics.ended(count, false);
         }
         for request in groups.into_iter().flat_map(|group| std::iter::once(group.first).chain(group.others)) {
-            let reply = if retries { Reply::RetryIndividually } else { Reply::Failed(error.clone()) };
+            let reply = if retry_individually { Reply::RetryIndividually } else { Reply::Failed(error.clone()) };
             let _ = request.reply.send(reply);
         }
     }
 }
 
-/// One statement for many, from the connection to the answers.
-async fn serve<K: Key, V: Answer>(
+/// Runs one statement for the waiting requests, from acquiring a connection to dispatching the values.
+async fn serve<K: Key, V: Value>(
     mut in_flight: InFlight<K, V>,
     context: Arc<OperationContext>,
     ready: Option<(Lease, PendingRequest<K, V>)>,
@@ -295,20 +296,20 @@ async fn serve<K: Key, V: Answer>(
         },
     };
     let Some(first) = requests.first() else {
-        // All callers have gone away.
+        // All callers were dropped.
         if let Some(entry) = lease.take() {
-            lease.end_unlike_others(entry);
+            lease.end_unmeasured(entry);
         }
         return;
     };
     let span = first.span.clone();
-    lease.waited(first.context.arrived.elapsed());
+    lease.set_waited(first.context.arrived.elapsed());
     queue.record(&requests);
     let options = queue.run_options(&requests);
     let groups = (queue.config.group)(requests);
     let keys: Arc<[K]> = groups.iter().map(|group| group.first.key.clone()).collect();
     let body = |db| queue.config.run_body(db, Arc::clone(&keys));
-    // Boxed: a task is moved several times before it runs, and this is most of it.
+    // Boxed because it is the largest part of the task, which is moved several times before it runs.
     let mut work = Box::pin(run(&queue.inner, &context, options, lease, body).instrument(span));
     let (outcome, attempt) = if let Ok(outcome) = timeout(OVERLAP_AFTER, &mut work).await {
         outcome
@@ -316,16 +317,16 @@ async fn serve<K: Key, V: Answer>(
         in_flight.end();
         work.await
     };
-    queue.dispatch(groups, outcome, attempt.may_be_kept());
+    queue.dispatch(groups, outcome, attempt.may_have_taken_effect());
 }
 
-/// A statement in flight. When it ends, however that happens, the next one starts if requests wait.
-struct InFlight<K: Key, V: Answer> {
+/// A statement in flight. When it ends, even by a panic or an abort, the next one starts if requests wait.
+struct InFlight<K: Key, V: Value> {
     queue: Arc<BatchQueue<K, V>>,
     counts: bool,
 }
 
-impl<K: Key, V: Answer> InFlight<K, V> {
+impl<K: Key, V: Value> InFlight<K, V> {
     fn end(&mut self) {
         if !std::mem::replace(&mut self.counts, false) {
             return;
@@ -349,30 +350,30 @@ impl<K: Key, V: Answer> InFlight<K, V> {
     }
 }
 
-impl<K: Key, V: Answer> Drop for InFlight<K, V> {
+impl<K: Key, V: Value> Drop for InFlight<K, V> {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-/// A request's place in the queue; left when dropped.
+/// The place of a request in the queue, which it leaves on drop.
 pub(super) struct Place<K, V> {
     queue: Arc<BatchQueue<K, V>>,
     receiver: oneshot::Receiver<Reply<V>>,
-    /// The number in the queue, until when, and since when; `None` once it is served.
-    waits: Option<(u64, Instant, Instant)>,
+    /// Its number, time limit and arrival; `None` once it is served.
+    waiting: Option<(u64, Instant, Instant)>,
 }
 
-impl<K: Key, V: Answer> Place<K, V> {
+impl<K: Key, V: Value> Place<K, V> {
     pub(super) async fn reply(mut self) -> Result<Reply<V>, Error> {
-        if let Some((number, limit, since)) = self.waits {
+        if let Some((number, limit, since)) = self.waiting {
             let reply = timeout_at(limit, &mut self.receiver).await;
             if reply.is_err() && self.queue.withdraw(number) {
-                self.waits = None;
+                self.waiting = None;
                 let reason = AcquireError::TimedOut { waited: since.elapsed() };
                 return Err(self.queue.inner.refusal(self.queue.config.operation, reason));
             }
-            self.waits = None;
+            self.waiting = None;
             if let Ok(reply) = reply {
                 return self.replied(reply);
             }
@@ -382,7 +383,7 @@ impl<K: Key, V: Answer> Place<K, V> {
     }
 
     fn replied(&self, reply: Result<Reply<V>, oneshot::error::RecvError>) -> Result<Reply<V>, Error> {
-        // Without a reply the statement was ended together with all that shared it.
+        // Without a reply, the statement was aborted with all requests that shared it.
         reply.map_err(|_| {
             if self.queue.inner.admission.is_closed() {
                 Error::Closed
@@ -395,7 +396,7 @@ impl<K: Key, V: Answer> Place<K, V> {
 
 impl<K, V> Drop for Place<K, V> {
     fn drop(&mut self) {
-        if let Some((number, ..)) = self.waits {
+        if let Some((number, ..)) = self.waiting {
             self.queue.withdraw(number);
         }
     }

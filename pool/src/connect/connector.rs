@@ -1,4 +1,4 @@
-//! From URL and options to a connection.
+//! Opens connections, as the URL and the pool options describe them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,16 +18,16 @@ use super::{
     url::{Address, DatabaseUrl, Engine},
 };
 use crate::{
-    error_kind::{DbErrorKind, is_refused_by_server, root_cause, timed_out},
+    error_kind::{DbErrorKind, is_tls_alert, root_cause, timed_out},
     options::PoolOptions,
 };
 
-/// How long the resolver may take to say whether it was the name that could not be resolved.
+/// How long to wait for the resolver when checking whether name resolution has failed.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Prepared statements that each connection keeps, unless the URL says otherwise: the drivers' own default.
+/// Prepared statements that each connection caches unless the URL sets another number: the drivers' default.
 const STATEMENT_CACHE: usize = 100;
-/// The fewest that are kept when the server has no room for more.
-const SMALLEST_STATEMENT_CACHE: usize = 5;
+/// The smallest such cache, for a server that has reached its limit of prepared statements.
+const MIN_STATEMENT_CACHE: usize = 5;
 
 /// Why a connection could not be opened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,12 +43,12 @@ impl ConnectFailure {
         Self { kind, source: Arc::new(source.into()) }
     }
 
-    /// The server gave no answer in time.
+    /// The server did not respond in time.
     pub(crate) fn silent() -> Self {
         Self::new(DbErrorKind::Silent, timed_out())
     }
 
-    /// What went wrong, in the words of the driver, the server or the system.
+    /// Returns the message of the root cause, from the driver, the server or the system.
     pub(crate) fn detail(&self) -> String {
         root_cause(self.source.as_ref())
     }
@@ -58,14 +58,14 @@ impl ConnectFailure {
 #[derive(Debug)]
 pub(crate) struct EngineDisabled;
 
-/// Where connections go, and how they are set up. It cannot be shown: the driver's options hold the password in the open.
+/// Opens connections to one database. Not `Debug`: the driver's options contain the password in plain text.
 #[derive(Clone)]
 pub(crate) struct Connector {
     url: DatabaseUrl,
     engine: EngineConnector,
     session: Session,
     statement_cache: usize,
-    own: Arc<DriverOptions>,
+    driver_options: Arc<DriverOptions>,
 }
 
 #[derive(Clone)]
@@ -79,23 +79,27 @@ enum EngineConnector {
 }
 
 impl Connector {
+    /// Creates a connector.
+    ///
     /// # Errors
     ///
     /// [`EngineDisabled`] if the crate was built without the engine.
     pub(crate) fn new(
         url: &DatabaseUrl,
         options: &PoolOptions,
-        own: &Arc<DriverOptions>,
+        driver_options: &Arc<DriverOptions>,
     ) -> Result<Self, EngineDisabled> {
         let engine = match (url.address(), url.engine()) {
             #[cfg(feature = "sqlite")]
-            (Address::File(file), _) => EngineConnector::Sqlite(SqliteConnector::new(file, options, own)),
+            (Address::File(file), _) => EngineConnector::Sqlite(SqliteConnector::new(file, options, driver_options)),
             #[cfg(feature = "postgres")]
             (Address::Server(server), Engine::Postgres) => {
-                EngineConnector::Postgres(PostgresConnector::new(server, options, own))
+                EngineConnector::Postgres(PostgresConnector::new(server, options, driver_options))
             }
             #[cfg(feature = "mysql")]
-            (Address::Server(server), Engine::MySql) => EngineConnector::MySql(MySqlConnector::new(server, own)),
+            (Address::Server(server), Engine::MySql) => {
+                EngineConnector::MySql(MySqlConnector::new(server, driver_options))
+            }
             _ => return Err(EngineDisabled),
         };
         Ok(Self {
@@ -103,20 +107,20 @@ impl Connector {
             engine,
             session: Session::new(options.statement_timeout),
             statement_cache: url.statement_cache().unwrap_or(STATEMENT_CACHE),
-            own: Arc::clone(own),
+            driver_options: Arc::clone(driver_options),
         })
     }
 
-    /// A connector for the same database with other credentials.
+    /// Returns a connector for the same database with other credentials.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new).
+    /// As for [`new`](Self::new).
     pub(crate) fn with_url(&self, url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, EngineDisabled> {
-        Self::new(url, options, &self.own)
+        Self::new(url, options, &self.driver_options)
     }
 
-    /// The same connections with another busy time-out of SQLite. The file stays the one that was opened.
+    /// Returns a copy with another SQLite busy timeout. The database file stays the one that was opened.
     pub(crate) fn with_busy_timeout(&self, limit: Duration) -> Self {
         let mut other = self.clone();
         match &mut other.engine {
@@ -127,24 +131,24 @@ impl Connector {
         other
     }
 
-    /// The same connections with half as many prepared statements each, for a server that has no room for more. `None` if
-    /// there is nothing to save.
+    /// Returns a copy that caches half as many prepared statements per connection, for a server that has reached its
+    /// limit. `None` if the cache cannot shrink further.
     pub(crate) fn with_fewer_statements(&self) -> Option<Self> {
         let mut fewer = self.clone();
-        fewer.statement_cache = (self.statement_cache / 2).max(SMALLEST_STATEMENT_CACHE);
+        fewer.statement_cache = (self.statement_cache / 2).max(MIN_STATEMENT_CACHE);
         if fewer.statement_cache >= self.statement_cache {
             return None;
         }
         match &mut fewer.engine {
             #[cfg(feature = "mysql")]
             EngineConnector::MySql(mysql) => *mysql = mysql.with_statement_cache(fewer.statement_cache),
-            // The others have no limit.
+            // The other engines have no such limit.
             _ => return None,
         }
         Some(fewer)
     }
 
-    /// How many prepared statements each connection keeps.
+    /// Returns how many prepared statements each connection caches.
     pub(crate) fn statement_cache(&self) -> usize {
         self.statement_cache
     }
@@ -153,7 +157,7 @@ impl Connector {
         &self.url
     }
 
-    /// Opens a connection, ready for statements, within this time.
+    /// Opens a connection within `limit`, ready for statements.
     pub(crate) async fn connect(&self, limit: Duration) -> Result<DriverConnection, ConnectFailure> {
         let source = match timeout(limit, self.open()).await {
             Ok(Ok(connection)) => return Ok(connection),
@@ -164,7 +168,7 @@ impl Connector {
             _ if self.url.engine() == Engine::Sqlite && matches!(source, sqlx::Error::Io(_)) => {
                 DbErrorKind::NoSuchDatabase
             }
-            // A resolver that does not answer looks like a server that does not.
+            // An unresponsive resolver looks like an unresponsive server.
             DbErrorKind::Lost | DbErrorKind::Silent if self.is_unresolvable(limit).await => DbErrorKind::NameResolution,
             kind => kind,
         };
@@ -183,35 +187,35 @@ impl Connector {
             #[cfg(feature = "mysql")]
             EngineConnector::MySql(mysql) => mysql.open(&self.session).await?,
         };
-        self.own.run_after_connect(opened.borrow()).await?;
+        self.driver_options.run_after_connect(opened.borrow()).await?;
         Ok(opened)
     }
 
-    /// What went wrong with TLS, with the name and the file that it is about.
+    /// Describes a TLS error, with the host and the file concerned.
     fn tls_failure(&self, kind: DbErrorKind, source: &sqlx::Error) -> Option<String> {
         if matches!(source, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Configuration(_))
             && let Err(unreadable) = self.url.check_files()
         {
-            // It was readable at the start.
+            // It was readable at startup.
             return Some(unreadable.to_string());
         }
         if kind != DbErrorKind::Tls {
             return None;
         }
         let (cause, host) = (root_cause(source), self.url.host().unwrap_or("localhost"));
-        let file = match (is_refused_by_server(source), self.url.tls_certificate(), self.url.tls_authority()) {
+        let file = match (is_tls_alert(source), self.url.tls_certificate(), self.url.tls_authority()) {
             (true, Some(certificate), _) => format!(", client certificate {}", certificate.display()),
-            (false, _, Some(authority)) => format!(", authorities of {}", authority.display()),
+            (false, _, Some(authority)) => format!(", CA certificates from {}", authority.display()),
             _ => String::new(),
         };
         Some(format!("{cause} (host {host}{file})"))
     }
 
-    /// Checks that the file of an SQLite database is still the one that was opened; a server has none.
+    /// Checks that the file of an SQLite database is still the one that was opened. Does nothing for servers.
     ///
     /// # Errors
     ///
-    /// [`DbErrorKind::NoSuchDatabase`], and what happened to the file.
+    /// [`DbErrorKind::NoSuchDatabase`], with what happened to the file.
     pub(crate) fn check_file(&self) -> Result<(), ConnectFailure> {
         match &self.engine {
             #[cfg(feature = "sqlite")]
@@ -222,27 +226,31 @@ impl Connector {
         }
     }
 
-    /// The driver's error does not say that it is the resolver's, so the resolver is asked again.
+    /// Resolves the host again, because the driver's error does not show whether resolution failed.
     async fn is_unresolvable(&self, limit: Duration) -> bool {
         let Some(host) = self.url.host_name() else { return false };
         !matches!(timeout(limit.min(RESOLVE_TIMEOUT), tokio::net::lookup_host((host, 0))).await, Ok(Ok(_)))
     }
 
-    /// A separate SeaORM connection, for code that takes nothing else, such as `sea-orm-migration`. Its statements have no
-    /// time limit: a change of the schema may take its time.
+    /// Returns a separate SeaORM connection, for code that accepts nothing else, such as `sea-orm-migration`. Its
+    /// statements have no timeout, because schema changes can take long.
     pub(crate) fn database_connection(&self, acquire: Duration) -> DatabaseConnection {
-        let own = Arc::clone(&self.own);
+        let driver_options = Arc::clone(&self.driver_options);
         match &self.engine {
             #[cfg(feature = "sqlite")]
-            EngineConnector::Sqlite(sqlite) => sqlite.database_connection(acquire, own),
+            EngineConnector::Sqlite(sqlite) => sqlite.database_connection(acquire, driver_options),
             #[cfg(feature = "postgres")]
-            EngineConnector::Postgres(postgres) => postgres.database_connection(self.session.unlimited(), acquire, own),
+            EngineConnector::Postgres(postgres) => {
+                postgres.database_connection(self.session.unlimited(), acquire, driver_options)
+            }
             #[cfg(feature = "mysql")]
-            EngineConnector::MySql(mysql) => mysql.database_connection(self.session.unlimited(), acquire, own),
+            EngineConnector::MySql(mysql) => {
+                mysql.database_connection(self.session.unlimited(), acquire, driver_options)
+            }
         }
     }
 
-    /// What sessions are set to, and what was found about them.
+    /// Returns the session settings, and what the first connection found.
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }

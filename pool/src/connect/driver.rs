@@ -1,4 +1,4 @@
-//! One connection of a driver, and SeaORM's statements on it.
+//! A driver connection, and SeaORM statements on it.
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -21,13 +21,13 @@ use crate::error_kind::{PoolError, mysql_number};
 
 type Result<T> = std::result::Result<T, sqlx::Error>;
 
-/// A connection of one of the engines, owned: dropping it closes its socket at once.
+/// An owned connection of one of the drivers. Dropping it closes its socket immediately.
 #[derive(Debug)]
 pub(crate) struct DriverConnection {
     driver: Driver,
     socket: Option<Socket>,
     session: ServerSession,
-    /// Whether another limit is in force, which outlasts the transaction (MySQL).
+    /// Whether a transaction has changed the session's lock timeout (MySQL).
     has_other_lock_timeout: bool,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct DriverConnection {
 pub(super) enum Driver {
     #[cfg(feature = "sqlite")]
     Sqlite(sqlx::sqlite::SqliteConnection),
-    /// With what each transaction has to set, where a pooler in transaction mode keeps no session.
+    /// With the settings that each transaction applies, if a pooler in transaction mode keeps no session.
     #[cfg(feature = "postgres")]
     Postgres(sqlx::postgres::PgConnection, Option<Arc<str>>),
     #[cfg(feature = "mysql")]
@@ -53,28 +53,29 @@ pub(super) enum DriverMut<'a> {
     MySql(&'a mut sqlx::mysql::MySqlConnection),
 }
 
-/// A session as the server itself knows it.
+/// Identifies a session on its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SessionId {
-    /// A digest of the server's own identity: another server may have the same number.
+    /// A digest of the server's identity: another server may use the same session number.
     pub(crate) server: u64,
     pub(crate) number: NonZeroU64,
 }
 
-/// What is known of a session of a server.
+/// What is known about a connection's session on the server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ServerSession {
-    /// None behind a pooler in transaction mode, where each transaction may meet another session.
+    /// `None` behind a pooler in transaction mode, where each transaction may use another session.
     pub(super) id: Option<SessionId>,
-    /// Whether the pool has to kill statements that run too long, since the server does not limit all of them (MySQL).
-    pub(super) is_limited_by_pool: bool,
-    /// Bytes of the largest statement that the server takes, if it says so.
-    pub(super) largest: Option<usize>,
-    /// The session's own limit of a wait for a lock; zero if there is none.
+    /// Whether the pool has to kill statements that exceed the statement timeout, because the server does not limit all
+    /// of them (MySQL).
+    pub(super) pool_enforces_timeout: bool,
+    /// Size limit of a statement in bytes, if the server reports one.
+    pub(super) max_statement_size: Option<usize>,
+    /// The lock timeout of the session; zero if there is none.
     pub(super) lock_timeout: Duration,
 }
 
-/// The same expression for each driver, on a mutable reference to its connection.
+/// Evaluates the same expression for each driver, on a mutable reference to its connection.
 macro_rules! on {
     ($kind:ident, $driver:expr, $connection:ident => $body:expr) => {
         match $driver {
@@ -88,13 +89,13 @@ macro_rules! on {
     };
 }
 
-/// SeaORM's statements, on an owned connection and on a borrowed one alike. A macro, since one method that called the other
-/// would keep its future inside its own, and copy both.
+/// SeaORM statements on owned and on borrowed connections. A macro, because a method that called the other would store
+/// its future inside its own and copy both.
 macro_rules! statements {
-    ($visibility:vis, $kind:ident, $own:ident => $driver:expr) => {
+    ($visibility:vis, $kind:ident, $this:ident => $driver:expr) => {
         $visibility async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
-            let $own = self;
-            $own.check_size(&statement.sql, statement.values.as_ref())?;
+            let $this = self;
+            $this.check_size(&statement.sql, statement.values.as_ref())?;
             let (sql, values) = parts(statement);
             on!($kind, $driver, connection => {
                 sqlx::query_with(sql, values).execute(&mut *connection).await.map(ExecResult::from)
@@ -102,28 +103,28 @@ macro_rules! statements {
         }
 
         $visibility async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
-            let $own = self;
-            $own.check_size(sql, None)?;
+            let $this = self;
+            $this.check_size(sql, None)?;
             let sql = AssertSqlSafe(sql.to_owned());
             on!($kind, $driver, connection => connection.execute(sql).await.map(ExecResult::from))
         }
 
         $visibility async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
-            let $own = self;
-            $own.check_size(&statement.sql, statement.values.as_ref())?;
+            let $this = self;
+            $this.check_size(&statement.sql, statement.values.as_ref())?;
             let (sql, values) = parts(statement);
             on!($kind, $driver, connection => {
                 let mut rows = sqlx::query_with(sql, values).fetch(&mut *connection);
                 let first = rows.try_next().await?;
-                // To the end: an error may come after the first row. SQLite commits a single statement there.
+                // Read to the end: an error may follow the first row, and SQLite commits a single statement only there.
                 while rows.try_next().await?.is_some() {}
                 Ok(first.map(QueryResult::from))
             })
         }
 
         $visibility async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
-            let $own = self;
-            $own.check_size(&statement.sql, statement.values.as_ref())?;
+            let $this = self;
+            $this.check_size(&statement.sql, statement.values.as_ref())?;
             let (sql, values) = parts(statement);
             on!($kind, $driver, connection => {
                 let rows = sqlx::query_with(sql, values).fetch_all(&mut *connection).await?;
@@ -145,13 +146,13 @@ impl DriverMut<'_> {
         }
     }
 
-    /// What a new connection is set up with is small.
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as of an owned connection")]
+    /// Nothing to check: the statements that set up a new connection are small.
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the signature of an owned connection")]
     fn check_size(&self, _: &str, _: Option<&Values>) -> Result<()> {
         Ok(())
     }
 
-    statements!(pub(super), DriverMut, own => own.reborrow());
+    statements!(pub(super), DriverMut, this => this.reborrow());
 
     fn reborrow(&mut self) -> DriverMut<'_> {
         match self {
@@ -174,17 +175,17 @@ impl DriverConnection {
         Self { session, ..self }
     }
 
-    /// The session, and whether the pool has to kill statements in it that run too long.
+    /// Returns the session, and whether the pool has to enforce the statement timeout in it.
     pub(crate) fn session(&self) -> Option<(SessionId, bool)> {
-        self.session.id.map(|id| (id, self.session.is_limited_by_pool))
+        self.session.id.map(|id| (id, self.session.pool_enforces_timeout))
     }
 
-    /// Whether the server takes statements of this size.
+    /// Checks that the server accepts a statement of this size.
     fn check_size(&self, sql: &str, values: Option<&Values>) -> Result<()> {
-        let Some(largest) = self.session.largest else { return Ok(()) };
-        // Text and values are sent one after the other.
+        let Some(limit) = self.session.max_statement_size else { return Ok(()) };
+        // SQL text and values are sent in separate packets.
         let size = sql.len().max(values.map_or(0, |values| values.iter().map(size_of).sum()));
-        if size < largest { Ok(()) } else { Err(PoolError::too_large(size, largest)) }
+        if size < limit { Ok(()) } else { Err(PoolError::too_large(size, limit)) }
     }
 
     pub(super) fn borrow(&mut self) -> DriverMut<'_> {
@@ -209,12 +210,12 @@ impl DriverConnection {
         }
     }
 
-    /// Whether the server has sent something that no statement has asked for: as a rule, that it closes the connection.
+    /// Whether the server has sent something unsolicited: usually that it is closing the connection.
     pub(crate) fn has_unread(&self) -> bool {
         self.socket.is_some_and(Socket::has_unread)
     }
 
-    /// Whether a statement outside of a transaction meets a session that nothing was set for.
+    /// Whether statements outside a transaction would run in a session without the pool's settings.
     pub(crate) fn needs_transaction(&self) -> bool {
         match self.driver {
             #[cfg(feature = "postgres")]
@@ -223,9 +224,9 @@ impl DriverConnection {
         }
     }
 
-    statements!(pub(crate), Driver, own => &mut own.driver);
+    statements!(pub(crate), Driver, this => &mut this.driver);
 
-    /// The rows of a query, as they come.
+    /// Streams the rows of a query.
     pub(crate) fn stream(&mut self, statement: Statement) -> BoxStream<'_, Result<QueryResult>> {
         if let Err(error) = self.check_size(&statement.sql, statement.values.as_ref()) {
             return Box::pin(stream::once(ready(Err(error))));
@@ -240,13 +241,13 @@ impl DriverConnection {
         on!(Driver, &mut self.driver, connection => connection.ping().await)
     }
 
-    /// Tells the server, then closes the socket.
+    /// Closes the connection gracefully: notifies the server, then closes the socket.
     pub(crate) async fn close(self) -> Result<()> {
         on!(Driver, self.driver, connection => connection.close().await)
     }
 
-    /// Begins a transaction, or sets a savepoint inside the one that is open. A transaction may wait for locks for less time
-    /// than its session.
+    /// Begins a transaction, or sets a savepoint inside the open one. `lock_timeout` applies to the transaction if it
+    /// is shorter than that of the session.
     pub(crate) async fn begin(
         &mut self,
         depth: u32,
@@ -263,13 +264,13 @@ impl DriverConnection {
         match &self.driver {
             #[cfg(feature = "postgres")]
             Driver::Postgres(_, settings) => {
-                // In one round trip.
+                // Everything in one round trip.
                 let lock = lock_timeout.map(|limit| format!("; SET LOCAL lock_timeout = {}", limit.as_millis()));
                 let lock = lock.unwrap_or_default();
                 let sql = match settings {
                     None => format!("BEGIN{level}{mode}{lock}"),
                     Some(settings) => {
-                        // The session's own default of the level cannot be set in time.
+                        // `settings` would set the default isolation level too late for this transaction.
                         let level = if level.is_empty() { " ISOLATION LEVEL READ COMMITTED" } else { &level };
                         format!("BEGIN{level}{mode}; {settings}{lock}")
                     }
@@ -282,7 +283,7 @@ impl DriverConnection {
             }
             #[cfg(feature = "mysql")]
             Driver::MySql(_) => {
-                // Holds for the next transaction only.
+                // Applies to the next transaction only.
                 let level = if level.is_empty() { level } else { format!("SET TRANSACTION{level}; ") };
                 let lock = lock_timeout.map(|limit| {
                     self.has_other_lock_timeout = true;
@@ -292,7 +293,7 @@ impl DriverConnection {
             }
             #[cfg(feature = "sqlite")]
             Driver::Sqlite(_) => {
-                // A deferred transaction that turns into a writer ignores the busy time-out.
+                // A deferred transaction that becomes a writer ignores the busy timeout.
                 let keyword = match (options.sqlite_transaction_mode, options.access_mode) {
                     (Some(mode), _) => mode.sqlite_keyword(),
                     (None, Some(AccessMode::ReadOnly)) => "DEFERRED",
@@ -303,7 +304,7 @@ impl DriverConnection {
         }
     }
 
-    /// Commits the transaction, or releases the newest of its savepoints.
+    /// Commits the transaction, or releases its newest savepoint.
     pub(crate) async fn commit(&mut self, depth: u32) -> Result<()> {
         match depth {
             0 | 1 => self.end_transaction("COMMIT").await,
@@ -311,7 +312,7 @@ impl DriverConnection {
         }
     }
 
-    /// Rolls the transaction back, or back to the newest of its savepoints.
+    /// Rolls back the transaction, or to its newest savepoint.
     pub(crate) async fn rollback(&mut self, depth: u32) -> Result<()> {
         match depth {
             0 | 1 => self.end_transaction("ROLLBACK").await,
@@ -323,23 +324,23 @@ impl DriverConnection {
         if !self.has_other_lock_timeout {
             return self.run(sql.to_owned()).await;
         }
-        let ended = self.run(format!("{sql}; {}", self.own_lock_timeout())).await;
+        let ended = self.run(format!("{sql}; {}", self.reset_lock_timeout_sql())).await;
         self.has_other_lock_timeout = ended.is_err();
         ended
     }
 
-    fn own_lock_timeout(&self) -> String {
+    fn reset_lock_timeout_sql(&self) -> String {
         format!("SET innodb_lock_wait_timeout = {}", self.session.lock_timeout.as_secs().max(1))
     }
 
-    /// Whether a transaction has left another limit of a wait for a lock than the session's own.
+    /// Whether a transaction has left the session with another lock timeout than its default.
     pub(crate) fn has_other_lock_timeout(&self) -> bool {
         self.has_other_lock_timeout
     }
 
-    /// Gives the session its own limit of a wait for a lock again.
+    /// Restores the default lock timeout of the session.
     pub(crate) async fn restore_lock_timeout(&mut self) -> Result<()> {
-        self.run(self.own_lock_timeout()).await?;
+        self.run(self.reset_lock_timeout_sql()).await?;
         self.has_other_lock_timeout = false;
         Ok(())
     }
@@ -348,15 +349,16 @@ impl DriverConnection {
         on!(Driver, &mut self.driver, connection => connection.execute(AssertSqlSafe(sql)).await.map(drop))
     }
 
-    /// Which of these sessions have been idle for a second or more, as the server says: it waits for their next statement.
-    /// Sessions of other servers are not judged.
+    /// Returns those of the given sessions that, according to the server, have been waiting for their next statement
+    /// for a second or more. Sessions of other servers are skipped.
     pub(crate) async fn idle_sessions(&mut self, sessions: &[SessionId]) -> Result<Vec<SessionId>> {
-        let own = self.session.id.map(|own| own.server);
-        let here: Vec<SessionId> = sessions.iter().copied().filter(|session| Some(session.server) == own).collect();
-        if here.is_empty() {
+        let server = self.session.id.map(|id| id.server);
+        let candidates: Vec<SessionId> =
+            sessions.iter().copied().filter(|session| Some(session.server) == server).collect();
+        if candidates.is_empty() {
             return Ok(Vec::new());
         }
-        let numbers: Vec<String> = here.iter().map(|session| session.number.to_string()).collect();
+        let numbers: Vec<String> = candidates.iter().map(|session| session.number.to_string()).collect();
         let numbers = numbers.join(", ");
         let sql = match self.backend() {
             DbBackend::Postgres => format!(
@@ -373,15 +375,16 @@ impl DriverConnection {
             let numbers = rows.iter().map(|row| row.try_get::<i64, _>(0).map(i64::unsigned_abs));
             numbers.collect::<Result<_>>()?
         });
-        Ok(here.into_iter().filter(|session| idle.contains(&session.number.get())).collect())
+        Ok(candidates.into_iter().filter(|session| idle.contains(&session.number.get())).collect())
     }
 
-    /// Ends the statement that runs in another session of the same server. Succeeds if that session has already ended.
+    /// Cancels the statement that runs in another session of the same server. Succeeds if that session has already
+    /// ended.
     pub(crate) async fn kill_statement(&mut self, session: SessionId) -> Result<()> {
         const NO_SUCH_SESSION: u16 = 1094;
-        if self.session.id.map(|own| own.server) != Some(session.server) {
-            // After a failover, or behind a balancer: there the number may belong to another client's session.
-            return Err(sqlx::Error::Io(std::io::Error::other("another server answers at the database's address")));
+        if self.session.id.map(|id| id.server) != Some(session.server) {
+            // After a failover, or behind a load balancer, the number may belong to another client's session.
+            return Err(sqlx::Error::Io(std::io::Error::other("another server responds at the database's address")));
         }
         match self.run(format!("KILL QUERY {}", session.number)).await {
             Err(error) if mysql_number(&error) != Some(NO_SUCH_SESSION) => Err(error),
@@ -390,7 +393,7 @@ impl DriverConnection {
     }
 }
 
-/// Bytes of a value on the wire, at the most.
+/// Returns the maximum size of a value on the wire, in bytes.
 fn size_of(value: &Value) -> usize {
     match value {
         Value::String(Some(text)) => text.len(),

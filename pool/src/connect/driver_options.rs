@@ -1,4 +1,4 @@
-//! What the application sets beyond the URL: options of the driver, pragmas, and what each new connection runs first.
+//! Settings of the application beyond the URL: driver options, pragmas and the `after_connect` hook.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,12 +12,12 @@ use crate::error_kind::{driver_error, exec_error, query_error};
 
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
-/// Changes the options of a driver.
+/// Adjusts the connect options of a driver.
 pub(crate) type MapOptions<O> = Arc<dyn Fn(O) -> O + Send + Sync>;
-/// Runs on each new connection.
+/// A hook that runs on each new connection.
 pub(crate) type AfterConnect = Arc<dyn for<'a> Fn(NewConnection<'a>) -> BoxFuture<'a, Result<(), DbErr>> + Send + Sync>;
 
-/// What the application sets beyond the URL.
+/// Settings of the application beyond the URL.
 #[derive(Clone, Default)]
 pub(crate) struct DriverOptions {
     #[cfg(feature = "sqlite")]
@@ -39,16 +39,16 @@ impl DriverOptions {
     }
 }
 
-/// Logs statements at `debug` and slow ones at `warn`, then applies what the application wants.
-pub(super) fn apply<O: sqlx::ConnectOptions>(address: O, map: Option<&MapOptions<O>>) -> O {
-    let address = address.log_statements(LevelFilter::Debug).log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
+/// Logs statements at `debug` and slow ones at `warn`, then applies the application's changes.
+pub(super) fn apply<O: sqlx::ConnectOptions>(options: O, map: Option<&MapOptions<O>>) -> O {
+    let options = options.log_statements(LevelFilter::Debug).log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
     match map {
-        Some(map) => map(address),
-        None => address,
+        Some(map) => map(options),
+        None => options,
     }
 }
 
-/// A connection that has just been opened, before the first operation: see
+/// A connection that has just been opened, before its first operation: see
 /// [`PoolBuilder::after_connect`](crate::PoolBuilder::after_connect).
 #[derive(Debug)]
 pub struct NewConnection<'a> {

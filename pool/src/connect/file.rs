@@ -1,7 +1,7 @@
-//! The file of an SQLite database: created once with the right permissions, and watched from then on.
+//! The file of an SQLite database: created with the right permissions, and checked from then on.
 //!
-//! SQLite keeps writing to a file that was deleted or replaced underneath it, and everything that it acknowledges is
-//! lost. So the file's identity is kept from its first opening, and compared before each write.
+//! SQLite keeps writing to a file that was deleted or replaced, and every write it acknowledges is lost. So the
+//! identity of the file is recorded when it is first opened, and compared before each write.
 
 use std::{
     fs::{self, OpenOptions},
@@ -19,7 +19,7 @@ type Identity = (u64, u64);
 #[derive(Debug)]
 pub(crate) struct DatabaseFile {
     path: PathBuf,
-    /// Whether it may be created, at the first opening.
+    /// Whether the first opening may create it.
     may_create: bool,
     opened: OnceLock<Identity>,
 }
@@ -29,12 +29,12 @@ impl DatabaseFile {
         Self { path: path.to_owned(), may_create, opened: OnceLock::new() }
     }
 
-    /// Makes sure that the file to be opened is the right one. The first time it is created if need be, readable and
-    /// writable for its owner alone; after that it must still be the same.
+    /// Prepares the file for opening. The first call creates it if necessary and allowed, readable and writable only by
+    /// its owner; later calls check that it is still the same file.
     ///
     /// # Errors
     ///
-    /// Says what is wrong with the file or its folder.
+    /// Describes the problem with the file or its directory.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         if self.opened.get().is_some() {
             return self.check();
@@ -46,12 +46,12 @@ impl DatabaseFile {
             }
         }
         let identity = identity(&self.path).map_err(|error| self.explain(&error))?;
-        // Two connections may be opened at once; both have seen the same file, or the next check says so.
+        // Two connections may be opened concurrently; if they saw different files, the next check fails.
         let _ = self.opened.set(identity);
         Ok(())
     }
 
-    /// Compares the file with the one that was opened.
+    /// Checks that the file is still the one that was opened.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl DatabaseFile {
     pub(crate) fn check(&self) -> io::Result<()> {
         let Some(opened) = self.opened.get() else { return Ok(()) };
         let path = self.path.display();
-        let gone = match identity(&self.path) {
+        let reason = match identity(&self.path) {
             Ok(found) if found == *opened => return Ok(()),
             Ok(_) => {
                 format!("the file {path} was replaced while it was in use; restart the service to use the new one")
@@ -69,30 +69,31 @@ impl DatabaseFile {
                     "the file {path} was deleted or moved while it was in use; move it back, or restart the service"
                 )
             }
-            // What cannot be looked at may still be there.
+            // The file may still exist although its metadata cannot be read.
             Err(_) => return Ok(()),
         };
-        Err(io::Error::new(io::ErrorKind::NotFound, gone))
+        Err(io::Error::new(io::ErrorKind::NotFound, reason))
     }
 
-    /// Adds to an error of opening what is wrong with the folder. SQLite itself says only that it cannot open the file.
+    /// Adds the cause to an error of opening the file: SQLite itself reports only that it cannot open it.
     pub(crate) fn explain(&self, error: &io::Error) -> io::Error {
-        let folder = match self.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
+        let parent = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let (path, shown) = (self.path.display(), folder.display());
-        let text = if !folder.is_dir() {
-            format!("cannot open {path}: there is no folder {shown}")
-        } else if access(folder, AccessFlags::W_OK).is_err() {
+        let (path, directory) = (self.path.display(), parent.display());
+        let text = if !parent.is_dir() {
+            format!("cannot open {path}: the directory {directory} does not exist")
+        } else if access(parent, AccessFlags::W_OK).is_err() {
             let user = geteuid();
             format!(
-                "cannot open {path}: the folder {shown} is not writable for uid {user}, and SQLite keeps its log beside the file"
+                "cannot open {path}: the directory {directory} is not writable by uid {user}, and SQLite creates its \
+                 log there"
             )
         } else if access(&self.path, AccessFlags::F_OK).is_ok()
             && access(&self.path, AccessFlags::R_OK | AccessFlags::W_OK).is_err()
         {
-            format!("cannot open {path}: the file is not readable and writable for uid {}", geteuid())
+            format!("cannot open {path}: the file is not readable and writable by uid {}", geteuid())
         } else {
             format!("cannot open {path}: {error}")
         };

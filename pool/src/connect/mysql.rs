@@ -1,4 +1,4 @@
-//! MySQL and MariaDB: from a URL to an open connection.
+//! Opens connections to MySQL and MariaDB.
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -13,72 +13,72 @@ use sea_orm::{
 use super::{
     driver::{Driver, DriverConnection, DriverMut, ServerSession, SessionId},
     driver_options::{self, DriverOptions},
-    session::{Found, Limit, Session, digest, warn_of_loss, whole_millis},
+    session::{ServerInfo, Session, StatementTimeout, digest, warn_not_durable, whole_millis},
     socket::SocketFinder,
     url::{Host, ServerAddress, TlsMode},
 };
 
-/// The rules that MySQL goes by, as a whole: what does not fit is refused.
+/// The complete SQL mode: values that do not fit are rejected.
 const SQL_MODE: &str = "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,\
                         NO_ENGINE_SUBSTITUTION,PIPES_AS_CONCAT";
 /// How long a migration waits for a table lock.
 const SCHEMA_LOCK_SECONDS: u64 = 15;
-/// Bytes of a value that MySQL sorts by: 512 characters.
-const LONGEST_SORTED: u32 = 2048;
+/// How many bytes of a value MySQL sorts by: 512 characters.
+const MAX_SORT_LENGTH: u32 = 2048;
 
 /// Opens connections to a MySQL or MariaDB server.
 #[derive(Clone)]
 pub(super) struct MySqlConnector {
-    address: MySqlConnectOptions,
+    options: MySqlConnectOptions,
     sockets: Arc<SocketFinder>,
 }
 
 impl MySqlConnector {
-    pub(super) fn new(server: &ServerAddress, own: &DriverOptions) -> Self {
-        // The driver sets nothing: `set_session` sets all of it in one round trip.
-        let address = driver_options::apply(connect_options(server), own.map_mysql.as_ref())
+    pub(super) fn new(server: &ServerAddress, driver_options: &DriverOptions) -> Self {
+        // `set_session` applies all settings in one round trip, so the driver applies none.
+        let options = driver_options::apply(connect_options(server), driver_options.map_mysql.as_ref())
             .pipes_as_concat(false)
             .no_engine_substitution(false)
             .timezone(None)
             .set_names(false);
-        let sockets = Arc::new(SocketFinder::new(address.get_port()));
-        Self { address, sockets }
+        let sockets = Arc::new(SocketFinder::new(options.get_port()));
+        Self { options, sockets }
     }
 
-    /// The same connections, each of which keeps so many prepared statements.
+    /// Returns a copy whose connections cache this many prepared statements.
     pub(super) fn with_statement_cache(&self, capacity: usize) -> Self {
-        let address = self.address.clone().statement_cache_capacity(capacity);
-        Self { address, sockets: Arc::clone(&self.sockets) }
+        let options = self.options.clone().statement_cache_capacity(capacity);
+        Self { options, sockets: Arc::clone(&self.sockets) }
     }
 
     pub(super) async fn open(&self, session: &Session) -> Result<DriverConnection, sqlx::Error> {
-        let (opened, socket) = self.sockets.find(self.address.connect()).await;
+        let (opened, socket) = self.sockets.find(self.options.connect()).await;
         let mut opened = opened?;
-        set_session(session, &mut opened, &self.address).await?;
-        let found = find_session(&mut opened).await?;
-        Ok(DriverConnection::new(Driver::MySql(opened), socket).with_session(found))
+        set_session(session, &mut opened, &self.options).await?;
+        let server_session = read_session(&mut opened).await?;
+        Ok(DriverConnection::new(Driver::MySql(opened), socket).with_session(server_session))
     }
 
-    /// A separate SeaORM connection.
+    /// Returns a separate SeaORM connection.
     pub(super) fn database_connection(
         &self,
         session: Session,
         acquire: Duration,
-        own: Arc<DriverOptions>,
+        driver_options: Arc<DriverOptions>,
     ) -> DatabaseConnection {
-        let address = self.address.clone();
+        let options = self.options.clone();
         let pool = MySqlPoolOptions::new().max_connections(1).acquire_timeout(acquire).after_connect(move |raw, _| {
-            let (session, address, own) = (session.clone(), address.clone(), Arc::clone(&own));
+            let (session, options, driver_options) = (session.clone(), options.clone(), Arc::clone(&driver_options));
             Box::pin(async move {
-                set_session(&session, raw, &address).await?;
-                own.run_after_connect(DriverMut::MySql(raw)).await
+                set_session(&session, raw, &options).await?;
+                driver_options.run_after_connect(DriverMut::MySql(raw)).await
             })
         });
-        SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with(self.address.clone()))
+        SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with(self.options.clone()))
     }
 }
 
-/// The options of the driver that the URL asks for, set one by one: the driver's own URL parser is not used.
+/// Translates the address into driver options, one by one: the driver's URL parser is not used.
 pub(super) fn connect_options(server: &ServerAddress) -> MySqlConnectOptions {
     let mut options =
         MySqlConnectOptions::new().port(server.port).database(&server.database).ssl_mode(match server.tls.mode {
@@ -109,45 +109,46 @@ pub(super) fn connect_options(server: &ServerAddress) -> MySqlConnectOptions {
     options
 }
 
-/// Sets a session, in one round trip.
+/// Applies the session settings in one round trip. The first connection also records the server's limits.
 async fn set_session(
     session: &Session,
-    raw: &mut MySqlConnection,
-    address: &MySqlConnectOptions,
+    connection: &mut MySqlConnection,
+    options: &MySqlConnectOptions,
 ) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(AssertSqlSafe(session_settings(session, address))).execute(&mut *raw).await?;
-    if !session.is_unknown() {
+    sqlx::raw_sql(AssertSqlSafe(session_settings(session, options))).execute(&mut *connection).await?;
+    if !session.needs_probe() {
         return Ok(());
     }
     let sql = "SELECT CAST(0 /*M!100101 + @@max_statement_time * 1000 */ /*!50720 + @@max_execution_time */ AS SIGNED), \
                CAST(@@max_connections AS SIGNED), \
                CAST(@@innodb_flush_log_at_trx_commit AS SIGNED)";
-    let row = sqlx::raw_sql(sql).fetch_one(raw).await?;
+    let row = sqlx::raw_sql(sql).fetch_one(connection).await?;
     let (limit, connections, flushes): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    session.note(Found {
+    session.record(ServerInfo {
         statement_timeout: Duration::from_millis(limit.unsigned_abs()),
         lock_timeout: Duration::ZERO,
         max_connections: u32::try_from(connections).ok(),
         pooler: None,
     });
     if flushes != 1 {
-        warn_of_loss("innodb_flush_log_at_trx_commit", &flushes.to_string());
+        warn_not_durable("innodb_flush_log_at_trx_commit", &flushes.to_string());
     }
     Ok(())
 }
 
-/// MariaDB and MySQL have other names for some things; each reads its own executable comments only.
-fn session_settings(session: &Session, address: &MySqlConnectOptions) -> String {
-    let collation = address.get_collation().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
-    let limit = match session.limit() {
-        Limit::Default => String::new(),
+/// MariaDB and MySQL name some settings differently; each executes only the comments that are meant for it.
+fn session_settings(session: &Session, options: &MySqlConnectOptions) -> String {
+    let collation = options.get_collation().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
+    let limit = match session.requested_timeout() {
+        StatementTimeout::ServerDefault => String::new(),
         // Later statements on a table queue behind a migration that waits for its lock.
-        Limit::Never => format!(
+        StatementTimeout::Unlimited => format!(
             ", {} /*M!100101 , max_statement_time = 0 */ /*!50720 , max_execution_time = 0 */",
             at_most("lock_wait_timeout", SCHEMA_LOCK_SECONDS)
         ),
-        Limit::After(limit) => {
-            // The limit of a wait for a lock is whole seconds, and above the statement's own, so that this comes first.
+        StatementTimeout::After(limit) => {
+            // Lock timeouts are in whole seconds, and longer than the statement timeout, so that the latter fires
+            // first.
             let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0) + 1;
             format!(
                 ", {}, {} /*M!100101 , max_statement_time = {} */ /*!50720 , max_execution_time = {} */",
@@ -163,31 +164,31 @@ fn session_settings(session: &Session, address: &MySqlConnectOptions) -> String 
          sql_mode = '{SQL_MODE}', \
          sql_select_limit = 18446744073709551615, sql_safe_updates = 0, sql_big_selects = 1, sql_auto_is_null = 0, \
          unique_checks = 1, foreign_key_checks = 1, \
-         max_sort_length = CAST(GREATEST(@@SESSION.max_sort_length, {LONGEST_SORTED}) AS UNSIGNED), \
+         max_sort_length = CAST(GREATEST(@@SESSION.max_sort_length, {MAX_SORT_LENGTH}) AS UNSIGNED), \
          default_storage_engine = 'InnoDB' \
          /*M!100101 , tx_isolation = 'REPEATABLE-READ' */ /*!50720 , transaction_isolation = 'REPEATABLE-READ' */ {limit}",
-        charset = address.get_charset(),
+        charset = options.get_charset(),
     )
 }
 
-/// Lowers a setting. To MySQL the smaller of two whole numbers may be a decimal, hence the cast.
+/// Lowers a setting. The cast is needed because MySQL may return the smaller of two integers as a decimal.
 fn at_most(setting: &str, most: u64) -> String {
     format!("{setting} = CAST(LEAST(@@SESSION.{setting}, {most}) AS UNSIGNED)")
 }
 
-/// What the server says of a session. MariaDB limits every statement itself (`max_statement_time`).
-async fn find_session(raw: &mut MySqlConnection) -> Result<ServerSession, sqlx::Error> {
+/// Reads the session's id and limits. MariaDB enforces the statement timeout itself (`max_statement_time`).
+async fn read_session(connection: &mut MySqlConnection) -> Result<ServerSession, sqlx::Error> {
     let sql = "SELECT CAST(CONNECTION_ID() AS UNSIGNED), \
                CONCAT(@@hostname, ':', @@port, ':', @@server_id /*!50720 , @@server_uuid */), \
                CAST(0 /*!50720 + 1 */ AS SIGNED), \
                CAST(@@max_allowed_packet AS UNSIGNED), CAST(@@innodb_lock_wait_timeout AS UNSIGNED)";
-    let row = raw.fetch_one(sql).await?;
+    let row = connection.fetch_one(sql).await?;
     let (number, server, is_mysql): (u64, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    let (largest, lock_timeout): (u64, u64) = (row.try_get(3)?, row.try_get(4)?);
+    let (max_packet, lock_timeout): (u64, u64) = (row.try_get(3)?, row.try_get(4)?);
     Ok(ServerSession {
         id: NonZeroU64::new(number).map(|number| SessionId { server: digest(&server), number }),
-        is_limited_by_pool: is_mysql == 1,
-        largest: Some(usize::try_from(largest).unwrap_or(usize::MAX)),
+        pool_enforces_timeout: is_mysql == 1,
+        max_statement_size: Some(usize::try_from(max_packet).unwrap_or(usize::MAX)),
         lock_timeout: Duration::from_secs(lock_timeout),
     })
 }

@@ -1,17 +1,17 @@
 //! A connection pooler, such as PgBouncer, between the pool and PostgreSQL.
 //!
-//! In session mode a pooler's connection is one of the server's, and nothing differs. In transaction mode each transaction
-//! may meet another session: what is set in one is lost to us and found by others. Then nothing is set for a session; each
-//! operation runs in a transaction that sets what it relies on, and named prepared statements must be kept apart by the
-//! pooler.
+//! In session mode each of the pooler's connections is one of the server's, and nothing differs. In transaction mode
+//! each transaction may run in another session: settings made in one do not apply to the next, and affect other
+//! clients. Then the pool sets nothing for a session; each operation runs in a transaction that sets what it relies on,
+//! and the pooler must keep the named prepared statements of its clients apart.
 
 use serde::Serialize;
 
-/// How a connection pooler between here and the database hands out the server's connections.
+/// How a connection pooler in front of the database assigns server connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolPooler))]
 pub enum Pooler {
-    /// For a transaction at a time.
+    /// For one transaction at a time.
     Transaction,
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL: from a URL to an open connection.
+//! Opens connections to PostgreSQL.
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
     driver::{Driver, DriverConnection, DriverMut, ServerSession, SessionId},
     driver_options::{self, DriverOptions},
     find_pooler,
-    session::{Found, Limit, Session, digest, warn_of_loss, whole_millis},
+    session::{ServerInfo, Session, StatementTimeout, digest, warn_not_durable, whole_millis},
     socket::SocketFinder,
     url::{Host, ServerAddress, TlsMode},
 };
@@ -23,55 +23,55 @@ use crate::options::PoolOptions;
 /// Opens connections to a PostgreSQL server.
 #[derive(Clone)]
 pub(super) struct PostgresConnector {
-    address: PgConnectOptions,
+    options: PgConnectOptions,
     sockets: Arc<SocketFinder>,
 }
 
 impl PostgresConnector {
-    pub(super) fn new(server: &ServerAddress, options: &PoolOptions, own: &DriverOptions) -> Self {
-        let mut address = connect_options(server);
-        if address.get_application_name().is_none() {
-            // What the URL asks for goes first.
-            address = address.application_name(&options.application_name);
+    pub(super) fn new(server: &ServerAddress, pool_options: &PoolOptions, driver_options: &DriverOptions) -> Self {
+        let mut options = connect_options(server);
+        if options.get_application_name().is_none() {
+            // The URL takes precedence.
+            options = options.application_name(&pool_options.application_name);
         }
-        // The pool needs no setting for floats, and poolers refuse a startup parameter that they do not know.
-        let address = driver_options::apply(address.extra_float_digits(None), own.map_postgres.as_ref());
-        let sockets = Arc::new(SocketFinder::new(address.get_port()));
-        Self { address, sockets }
+        // The pool does not need this setting, and poolers reject startup parameters that they do not know.
+        let options = driver_options::apply(options.extra_float_digits(None), driver_options.map_postgres.as_ref());
+        let sockets = Arc::new(SocketFinder::new(options.get_port()));
+        Self { options, sockets }
     }
 
     pub(super) async fn open(&self, session: &Session) -> Result<DriverConnection, sqlx::Error> {
-        let (opened, socket) = self.sockets.find(self.address.connect()).await;
+        let (opened, socket) = self.sockets.find(self.options.connect()).await;
         let mut opened = opened?;
-        let id = set_session(session, &mut opened, &self.address).await?;
+        let id = set_session(session, &mut opened, &self.options).await?;
         let settings = session.pooler().map(|_| session_settings(session, true).into());
-        let found = ServerSession { id, lock_timeout: session.lock_timeout(), ..ServerSession::default() };
-        Ok(DriverConnection::new(Driver::Postgres(opened, settings), socket).with_session(found))
+        let server_session = ServerSession { id, lock_timeout: session.lock_timeout(), ..ServerSession::default() };
+        Ok(DriverConnection::new(Driver::Postgres(opened, settings), socket).with_session(server_session))
     }
 
-    /// A separate SeaORM connection.
+    /// Returns a separate SeaORM connection.
     pub(super) fn database_connection(
         &self,
         session: Session,
         acquire: Duration,
-        own: Arc<DriverOptions>,
+        driver_options: Arc<DriverOptions>,
     ) -> DatabaseConnection {
-        let address = self.address.clone();
+        let options = self.options.clone();
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(acquire).after_connect(move |raw, _| {
-            let (session, address, own) = (session.clone(), address.clone(), Arc::clone(&own));
+            let (session, options, driver_options) = (session.clone(), options.clone(), Arc::clone(&driver_options));
             Box::pin(async move {
-                set_session(&session, raw, &address).await?;
-                own.run_after_connect(DriverMut::Postgres(raw)).await
+                set_session(&session, raw, &options).await?;
+                driver_options.run_after_connect(DriverMut::Postgres(raw)).await
             })
         });
-        SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(self.address.clone()))
+        SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(self.options.clone()))
     }
 }
 
-/// The options of the driver that the URL asks for, set one by one: the driver's own URL parser is not used.
+/// Translates the address into driver options, one by one: the driver's URL parser is not used.
 pub(super) fn connect_options(server: &ServerAddress) -> PgConnectOptions {
-    // The driver reads libpq's variables into new options, leniently. Each value is set here to what the URL says, with
-    // the variables under it, read strictly.
+    // The driver initializes new options from libpq's variables, leniently. So each value is set here from the URL,
+    // which falls back to the same variables, parsed strictly.
     let mut options = PgConnectOptions::new_without_pgpass()
         .port(server.port)
         .database(&server.database)
@@ -84,7 +84,7 @@ pub(super) fn connect_options(server: &ServerAddress) -> PgConnectOptions {
         });
     options = match &server.host {
         Host::Name(host) => options.host(host),
-        Host::Socket(folder) => options.host("localhost").socket(folder),
+        Host::Socket(directory) => options.host("localhost").socket(directory),
     };
     options = match &server.tls.authority {
         Some(authority) => options.ssl_root_cert(&authority.path),
@@ -108,21 +108,22 @@ pub(super) fn connect_options(server: &ServerAddress) -> PgConnectOptions {
     options
 }
 
-/// Sets a session, if a connection has one, and returns what the server calls it.
+/// Applies the session settings, unless a pooler keeps no session, and returns the session's id. The first connection
+/// also records the server's limits.
 async fn set_session(
     session: &Session,
-    raw: &mut PgConnection,
-    address: &PgConnectOptions,
+    connection: &mut PgConnection,
+    options: &PgConnectOptions,
 ) -> Result<Option<SessionId>, sqlx::Error> {
-    let is_first = session.is_unknown();
-    let pooler = if is_first { find_pooler::find(raw, address).await? } else { session.pooler() };
+    let is_first = session.needs_probe();
+    let pooler = if is_first { find_pooler::find(connection, options).await? } else { session.pooler() };
     let mut id = None;
     if pooler.is_none() {
         let sql = format!(
             "{}, pg_backend_pid()::bigint AS pid, extract(epoch FROM pg_postmaster_start_time())::text AS server",
             session_settings(session, false)
         );
-        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *raw).await?;
+        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?;
         let (pid, server): (i64, String) = (row.try_get("pid")?, row.try_get("server")?);
         id = NonZeroU64::new(pid.unsigned_abs()).map(|number| SessionId { server: digest(server), number });
     }
@@ -130,33 +131,35 @@ async fn set_session(
         return Ok(id);
     }
     let settings = if pooler.is_some() { session_settings(session, true) } else { "SELECT".to_owned() };
-    sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {settings}"))).execute(&mut *raw).await?;
+    sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {settings}"))).execute(&mut *connection).await?;
     let sql = "SELECT s.setting::bigint, l.setting::bigint, \
                current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint, \
                current_setting('fsync') || '/' || current_setting('full_page_writes') \
                FROM pg_settings s, pg_settings l WHERE s.name = 'statement_timeout' AND l.name = 'lock_timeout'";
-    let row = sqlx::raw_sql(sql).fetch_one(&mut *raw).await?;
-    sqlx::raw_sql("ROLLBACK").execute(raw).await?;
+    let row = sqlx::raw_sql(sql).fetch_one(&mut *connection).await?;
+    sqlx::raw_sql("ROLLBACK").execute(connection).await?;
     let (limit, lock, connections, flushes): (i64, i64, i64, String) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-    session.note(Found {
+    session.record(ServerInfo {
         statement_timeout: Duration::from_millis(limit.unsigned_abs()),
         lock_timeout: Duration::from_millis(lock.unsigned_abs()),
         max_connections: u32::try_from(connections).ok(),
         pooler,
     });
     if flushes != "on/on" {
-        warn_of_loss("fsync/full_page_writes", &flushes);
+        warn_not_durable("fsync/full_page_writes", &flushes);
     }
     Ok(id)
 }
 
-/// For the session, or for the transaction that is open.
+/// Returns the statement that applies the settings to the session or, if `is_local`, to the open transaction.
 fn session_settings(session: &Session, is_local: bool) -> String {
-    let limit = match session.limit() {
-        Limit::Default => String::new(),
-        Limit::Never => format!(", set_config('statement_timeout', '0', {is_local})"),
-        Limit::After(limit) => format!(", set_config('statement_timeout', '{}', {is_local})", whole_millis(limit)),
+    let limit = match session.requested_timeout() {
+        StatementTimeout::ServerDefault => String::new(),
+        StatementTimeout::Unlimited => format!(", set_config('statement_timeout', '0', {is_local})"),
+        StatementTimeout::After(limit) => {
+            format!(", set_config('statement_timeout', '{}', {is_local})", whole_millis(limit))
+        }
     };
     format!(
         "SELECT set_config('default_transaction_isolation', 'read committed', {is_local}), \

@@ -1,12 +1,13 @@
-//! Whether the server has already closed a connection, seen without asking it.
+//! Detects, without a round trip, that the server has closed a connection.
 //!
-//! A server that ends an idle connection (`pg_terminate_backend`, `KILL`, `wait_timeout`) closes its end of the socket, and
-//! often says why before. Both lie in the socket's receive buffer long before the next statement is sent. Reading them first
-//! matters for a write: once it has been sent, the same error no longer says whether it took effect.
+//! A server that closes an idle connection (`pg_terminate_backend`, `KILL`, `wait_timeout`) closes its end of the
+//! socket, and often sends the reason first. Both are in the socket's receive buffer long before the next statement is
+//! sent. Checking for them matters for a write: once it has been sent, the same error no longer shows whether it took
+//! effect.
 //!
-//! The drivers do not show their sockets. A connection's socket is therefore found while it is opened, as the one that
-//! appears among the process's file descriptors (Linux) and leads to the database's port. Where that is not possible there is
-//! nothing to peek at, and a write on a connection that was closed fails as it would without.
+//! The drivers do not expose their sockets. A connection's socket is therefore found while it is being opened, as the
+//! one that appears among the process's file descriptors (Linux) and is connected to the database's port. Where that is
+//! not possible nothing is checked, and a write on a closed connection fails as it would anyway.
 
 use std::{collections::BTreeSet, fs, future::poll_fn, os::fd::RawFd, pin::pin};
 
@@ -19,19 +20,19 @@ use nix::{
 };
 use tokio::sync::Mutex;
 
-/// The socket of a driver's connection. The driver owns it: it is open for as long as that connection is.
+/// The socket of a driver's connection. The driver owns it: it stays open as long as that connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Socket(RawFd);
 
 impl Socket {
-    /// Whether something has arrived that no statement has asked for: the end of the stream, an error, or a last message.
+    /// Whether unsolicited data has arrived: the end of the stream, an error, or a final message.
     pub(crate) fn has_unread(self) -> bool {
         recv(self.0, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) != Err(Errno::EAGAIN)
     }
 }
 
-/// Finds the sockets of connections to one port, which are opened one after another until each has its socket: what they
-/// agree on after that (TLS, a password) takes longer, and is done side by side.
+/// Finds the sockets of connections to one port. Connections are opened one after another until each has its socket;
+/// the rest of the handshake (TLS, authentication) takes longer and runs concurrently.
 #[derive(Debug)]
 pub(crate) struct SocketFinder {
     port: u16,
@@ -43,18 +44,18 @@ impl SocketFinder {
         Self { port, opening: Mutex::new(()) }
     }
 
-    /// Opens a connection, and finds its socket if there is exactly one that it can be.
+    /// Opens a connection, and returns its socket if there is exactly one candidate.
     pub(crate) async fn find<F: Future>(&self, connect: F) -> (F::Output, Option<Socket>) {
         let mut connect = pin!(connect);
-        let mut turn = Some(self.opening.lock().await);
+        let mut guard = Some(self.opening.lock().await);
         let before = connected_to(self.port);
         let mut new: Vec<RawFd> = Vec::new();
         let opened = poll_fn(|context| {
             let poll = connect.as_mut().poll(context);
-            if turn.is_some() {
+            if guard.is_some() {
                 new = connected_to(self.port).difference(&before).map(|(descriptor, _)| *descriptor).collect();
                 if !new.is_empty() {
-                    turn = None;
+                    guard = None;
                 }
             }
             poll
@@ -68,8 +69,8 @@ impl SocketFinder {
     }
 }
 
-/// The descriptors of sockets that are connected to this port, or to a path, each with its own port: a number that is used
-/// again has another one.
+/// Returns the descriptors of sockets that are connected to this port or to a Unix socket, each with its local port: it
+/// differs when a descriptor is reused.
 fn connected_to(port: u16) -> BTreeSet<(RawFd, u16)> {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return BTreeSet::new() };
     let descriptors = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_the_stream_is_seen_on_the_right_socket() {
+    async fn unread_data_and_the_end_of_the_stream_are_detected_on_the_right_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let finder = SocketFinder::new(port);

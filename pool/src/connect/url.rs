@@ -1,8 +1,8 @@
-//! The database URL: one parser with a table of known parameters per engine.
+//! Database URLs: one parser, with a table of known parameters per engine.
 //!
-//! What a URL says is used or refused, never ignored: the drivers' own parsers skip what they do not know, and print
-//! its value. No error and no `Display` here repeats a password or the value of a parameter, unless the value is one of
-//! a closed set.
+//! Every part of a URL is applied or refused, never ignored: the drivers' own parsers skip what they do not know, and
+//! print its value. No error and no `Display` here reveals a password or the value of a parameter, unless the value is
+//! from a closed set.
 
 mod engine;
 mod host;
@@ -23,7 +23,7 @@ pub(in crate::connect) use self::{
     tls::TlsMode,
 };
 
-/// A valid database URL. `Display` and `Debug` never show a password or the value of a free-text parameter.
+/// A valid database URL. `Display` and `Debug` never reveal a password or the value of a free-text parameter.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(Address);
 
@@ -34,17 +34,17 @@ pub(in crate::connect) enum Address {
 }
 
 impl DatabaseUrl {
-    /// Reads `sqlite:`, `postgres:`, `postgresql:`, `mysql:` and `mariadb:` URLs.
+    /// Parses `sqlite:`, `postgres:`, `postgresql:`, `mysql:` and `mariadb:` URLs.
     ///
     /// # Errors
     ///
-    /// [`InvalidUrl`] if the text is not a URL of one of the engines, or if any part of it cannot be honoured.
+    /// [`InvalidUrl`] if the text is not a URL of one of the engines, or if any part of it is not supported.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
         Self::parse_with(text, |_| None)
     }
 
-    /// Like [`parse`](Self::parse). What a PostgreSQL URL leaves open is taken from libpq's environment variables
-    /// (`PGSSLMODE`), which `variable` looks up, under the same rules as the parameters of the URL.
+    /// Like [`parse`](Self::parse). Parts that a PostgreSQL URL omits are taken from libpq's environment variables
+    /// (`PGSSLMODE`), which `variable` looks up. They follow the same rules as the parameters of the URL.
     ///
     /// # Errors
     ///
@@ -54,7 +54,7 @@ impl DatabaseUrl {
             return Err(InvalidUrl::NotAUrl("; remove the quotation marks around it"));
         }
         if text.trim() != text {
-            return Err(InvalidUrl::NotAUrl("; remove the white space around it"));
+            return Err(InvalidUrl::NotAUrl("; remove the whitespace around it"));
         }
         let Some((scheme, rest)) = text.split_once(':') else { return Err(InvalidUrl::NotAUrl("")) };
         let address = match scheme.to_ascii_lowercase().as_str() {
@@ -67,21 +67,21 @@ impl DatabaseUrl {
             }
             "mysql" => Address::Server(Box::new(ServerAddress::parse(&server::MYSQL, "mysql", rest, |_| None)?)),
             "mariadb" => Address::Server(Box::new(ServerAddress::parse(&server::MYSQL, "mariadb", rest, |_| None)?)),
-            "file" => return Err(InvalidUrl::UnknownScheme("; write sqlite: instead of file:")),
-            "jdbc" => return Err(InvalidUrl::UnknownScheme("; remove jdbc: in front")),
+            "file" => return Err(InvalidUrl::UnknownScheme("; use sqlite: instead of file:")),
+            "jdbc" => return Err(InvalidUrl::UnknownScheme("; remove the jdbc: prefix")),
             scheme if scheme.contains('+') => {
-                return Err(InvalidUrl::UnknownScheme("; remove the + and the name of the driver after it"));
+                return Err(InvalidUrl::UnknownScheme("; remove the + and the driver name after it"));
             }
             _ => return Err(InvalidUrl::UnknownScheme("")),
         };
         Ok(Self(address))
     }
 
-    /// The same URL with this password, which is not percent-encoded.
+    /// Returns the URL with this password, which is not percent-encoded.
     ///
     /// # Errors
     ///
-    /// [`InvalidUrl`] if the URL has a password already, or if its engine has no passwords.
+    /// [`InvalidUrl`] if the URL already contains a password, or if its engine has no passwords.
     pub fn with_password(self, password: &str) -> Result<Self, InvalidUrl> {
         match self.0 {
             Address::File(_) => Err(InvalidUrl::part("SQLite has no passwords, but one is set; remove it")),
@@ -89,11 +89,11 @@ impl DatabaseUrl {
         }
     }
 
-    /// Reads the certificate and key files that the URL names, as a connection would.
+    /// Checks that the certificate and key files of the URL can be used for a connection.
     ///
     /// # Errors
     ///
-    /// [`InvalidUrl`] names the parameter and the file that is missing, unreadable or not PEM.
+    /// [`InvalidUrl`], which names the parameter and the file that is missing, unreadable or not PEM.
     pub fn check_files(&self) -> Result<(), InvalidUrl> {
         match &self.0 {
             Address::File(_) => Ok(()),
@@ -105,7 +105,7 @@ impl DatabaseUrl {
         &self.0
     }
 
-    /// The engine that the URL names.
+    /// Returns the engine that the URL names.
     #[must_use]
     pub fn engine(&self) -> Engine {
         match &self.0 {
@@ -114,13 +114,13 @@ impl DatabaseUrl {
         }
     }
 
-    /// Whether this is an SQLite database that lives only as long as its connections.
+    /// Whether this is an in-memory SQLite database, which exists only as long as its connections.
     #[must_use]
     pub fn is_in_memory(&self) -> bool {
         matches!(&self.0, Address::File(file) if file.is_in_memory())
     }
 
-    /// How many prepared statements a connection keeps, if the URL says so.
+    /// Returns how many prepared statements a connection caches, if the URL sets it.
     pub(crate) fn statement_cache(&self) -> Option<usize> {
         match &self.0 {
             Address::File(_) => None,
@@ -128,7 +128,7 @@ impl DatabaseUrl {
         }
     }
 
-    /// The file of the authorities that the server's certificate is verified against, if one is named.
+    /// Returns the file of CA certificates that the server's certificate is verified against, if set.
     pub(crate) fn tls_authority(&self) -> Option<&Path> {
         match &self.0 {
             Address::File(_) => None,
@@ -136,7 +136,7 @@ impl DatabaseUrl {
         }
     }
 
-    /// The file of the certificate that the client has, if it has one.
+    /// Returns the file of the client certificate, if set.
     pub(crate) fn tls_certificate(&self) -> Option<&Path> {
         match &self.0 {
             Address::File(_) => None,
@@ -144,8 +144,8 @@ impl DatabaseUrl {
         }
     }
 
-    /// Whether the connection leaves the machine without a verified certificate and host name, so that a network attacker
-    /// could read and change it.
+    /// Whether the connection leaves the machine without a verified certificate and host name, so that a network
+    /// attacker could read and modify it.
     #[must_use]
     pub fn is_unverified(&self) -> bool {
         match &self.0 {
@@ -154,7 +154,7 @@ impl DatabaseUrl {
         }
     }
 
-    /// The SQLite database file, unless the database is in memory.
+    /// Returns the SQLite database file; `None` for in-memory databases and servers.
     #[must_use]
     pub fn sqlite_path(&self) -> Option<&Path> {
         match &self.0 {
@@ -163,7 +163,7 @@ impl DatabaseUrl {
         }
     }
 
-    /// The server's host: a name or an IP address. None for a socket and for SQLite.
+    /// Returns the server's host, a name or an IP address; `None` for Unix sockets and SQLite.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         match &self.0 {
@@ -172,12 +172,12 @@ impl DatabaseUrl {
         }
     }
 
-    /// The host, if it is a name rather than an IP address.
+    /// Returns the host if it is a name rather than an IP address.
     pub(crate) fn host_name(&self) -> Option<&str> {
         self.host().filter(|host| host.parse::<std::net::IpAddr>().is_err())
     }
 
-    /// Whether the other URL leads to the same database, whatever user and password it names.
+    /// Whether the other URL refers to the same database, regardless of user and password.
     #[must_use]
     pub fn differs_in_credentials_only(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {

@@ -1,10 +1,10 @@
-//! The kinds of database errors, and what follows from each.
+//! Kinds of database errors, and how the pool reacts to each.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// What an error of the database means for the caller and for the pool.
+/// The kind of a database error. It decides whether the connection is closed and whether a retry can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
@@ -38,9 +38,9 @@ pub enum DbErrorKind {
     StalePlan,
     /// The server has reached its limit of prepared statements (`max_prepared_stmt_count`).
     TooManyStatements,
-    /// A connection pooler refused the statement, or confused the prepared statements of its clients.
+    /// A connection pooler rejected the statement, or mixed up the prepared statements of its clients.
     Pooler,
-    /// The transaction was rolled back because of another one: deadlock or serialization failure.
+    /// The transaction conflicts with another one: deadlock, serialization failure or (MySQL) lock wait timeout.
     Conflict,
     /// The statement timed out or was cancelled.
     StatementTimeout,
@@ -84,7 +84,7 @@ impl DbErrorKind {
         )
     }
 
-    /// Whether an operator has to fix the database.
+    /// Whether the database rejects some statements and serves others until an operator intervenes.
     pub(crate) fn is_impairment(self) -> bool {
         matches!(self, Self::ReadOnly | Self::DiskFull | Self::TooManyStatements)
     }
@@ -95,7 +95,7 @@ impl DbErrorKind {
         !matches!(self, Self::PrivilegeMissing | Self::Encoding | Self::TooLarge | Self::UniqueViolation | Self::Other)
     }
 
-    /// Whether a server responded, with whatever error.
+    /// Whether the error is a response from a server.
     pub(crate) fn is_response(self) -> bool {
         matches!(
             self,
@@ -119,31 +119,31 @@ impl DbErrorKind {
         match self {
             Self::Refused => "the database refuses connections",
             Self::NameResolution => "the database's host name cannot be resolved",
-            Self::Tls => "no secure connection to the database",
-            Self::Authentication => "the database does not accept the user or the password",
+            Self::Tls => "TLS negotiation with the database failed",
+            Self::Authentication => "the database rejected the user or the password",
             Self::NoSuchDatabase => "the database does not exist",
-            Self::Unsuitable => "the database cannot be used as it is set up",
-            Self::TooManyConnections => "the database has no connection to spare",
-            Self::NotAccepting => "the database is starting, stopping or recovering",
-            Self::Terminated => "the database ended the connection",
-            Self::Lost => "the connection to the database broke",
-            Self::Silent => "the database does not answer",
-            Self::ReadOnly => "the database takes no writes",
-            Self::StalePlan => "the schema changed under a prepared statement",
-            Self::TooManyStatements => "the database has no room for another prepared statement",
+            Self::Unsuitable => "the configuration of the database is not supported",
+            Self::TooManyConnections => "the database has reached its connection limit",
+            Self::NotAccepting => "the database is starting up, shutting down or recovering",
+            Self::Terminated => "the database terminated the connection",
+            Self::Lost => "the connection to the database was lost",
+            Self::Silent => "the database does not respond",
+            Self::ReadOnly => "the database is read-only",
+            Self::StalePlan => "a schema change invalidated a prepared statement",
+            Self::TooManyStatements => "the database has reached its limit of prepared statements",
             Self::Pooler => {
-                "a connection pooler stands in between and refused; it needs session mode, or PgBouncer 1.21 or later with \
-                 max_prepared_statements above 0, and a URL without startup options"
+                "a connection pooler in front of the database rejected the statement; use session mode, or PgBouncer \
+                 1.21 or later with max_prepared_statements above 0, and a URL without startup options"
             }
-            Self::Conflict => "another transaction stood in the way",
-            Self::StatementTimeout => "a statement took too long",
+            Self::Conflict => "the transaction conflicts with another one",
+            Self::StatementTimeout => "the statement timed out or was cancelled",
             Self::DiskFull => "the database's disk is full",
-            Self::Exhausted => "the database is short of resources",
+            Self::Exhausted => "the database is temporarily out of resources",
             Self::PrivilegeMissing => "the database user lacks a privilege",
-            Self::Encoding => "the database's encoding cannot store a text",
-            Self::TooLarge => "a statement is larger than the database takes",
+            Self::Encoding => "the database's encoding cannot represent a text",
+            Self::TooLarge => "the statement exceeds the database's size limit",
             Self::UniqueViolation => "a unique constraint was violated",
-            Self::Other => "the database refused",
+            Self::Other => "the database returned an error",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Errors of MySQL and MariaDB, by their number.
+//! Classifies MySQL and MariaDB errors by their number.
 
 #[cfg(feature = "mysql")]
 use sea_orm::sqlx::mysql::MySqlDatabaseError;
@@ -6,12 +6,12 @@ use sea_orm::sqlx::{self, error::DatabaseError};
 
 use super::kind::DbErrorKind;
 
-/// None for errors of other engines.
+/// Returns `None` for errors of other engines.
 pub(super) fn kind(error: &dyn DatabaseError) -> Option<DbErrorKind> {
     server_number(error).map(of_number)
 }
 
-/// The number of an error that comes from a MySQL or MariaDB server.
+/// Returns the error number, if a MySQL or MariaDB server reported the error.
 pub(crate) fn number(error: &sqlx::Error) -> Option<u16> {
     match error {
         sqlx::Error::Database(error) => server_number(error.as_ref()),
@@ -24,7 +24,7 @@ pub(crate) fn is_interrupted(error: &sqlx::Error) -> bool {
     number(error) == Some(1317)
 }
 
-/// Whether InnoDB rolled the transaction back, apart from conflicts: the table of locks is full.
+/// Whether InnoDB rolled the transaction back for a reason other than a conflict: its lock table is full.
 pub(super) fn ends_transaction(error: &sqlx::Error) -> bool {
     number(error) == Some(1206)
 }
@@ -42,25 +42,25 @@ fn server_number(_: &dyn DatabaseError) -> Option<u16> {
 fn of_number(number: u16) -> DbErrorKind {
     match number {
         1040 | 1203 | 1226 => DbErrorKind::TooManyConnections,
-        // The last two: a password that has expired, an account that is locked.
+        // The last two: the password has expired, the account is locked.
         1044 | 1045 | 1698 | 1862 | 3118 => DbErrorKind::Authentication,
         1049 => DbErrorKind::NoSuchDatabase,
-        // The last: a Galera node that is not ready for queries. Another one may be.
+        // The last: a Galera node that is not ready for queries; another node may be.
         1053 | 1077 | 1079 | 3032 | 1047 => DbErrorKind::NotAccepting,
-        // Killed; ended by an administrator or for idleness (MySQL 8).
+        // Killed; disconnected by an administrator or for inactivity (MySQL 8).
         1927 | 3169 | 4031 => DbErrorKind::Terminated,
         1142 | 1143 | 1227 | 1370 => DbErrorKind::PrivilegeMissing,
         // The server closes the connection as well.
         1153 => DbErrorKind::TooLarge,
         1042 | 1043 | 1129 | 1130 | 1152 | 1154..=1161 => DbErrorKind::Lost,
         1290 | 1836 | 1792 => DbErrorKind::ReadOnly,
-        // A lock that was not had in time; a deadlock; a row that is newer than the snapshot (MariaDB 11.6); a conflict
-        // with another member of the group (MySQL).
+        // Lock wait timeout; deadlock; row newer than the snapshot (MariaDB 11.6); conflict with another group member
+        // (MySQL).
         1205 | 1213 | 1020 | 3101 => DbErrorKind::Conflict,
         1317 | 1969 | 3024 => DbErrorKind::StatementTimeout,
         1021 | 1114 => DbErrorKind::DiskFull,
         1300 | 1366 | 3988 => DbErrorKind::Encoding,
-        // Out of memory, of files, of locks.
+        // Out of memory, file handles or locks.
         1028 | 1037..=1039 | 1041 | 1206 => DbErrorKind::Exhausted,
         1461 => DbErrorKind::TooManyStatements,
         _ => DbErrorKind::Other,
@@ -72,11 +72,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_mean_what_follows_from_them() {
+    fn error_numbers_map_to_kinds() {
         for (number, kind) in [
-            // A Galera node that is not ready: another one may be.
+            // A Galera node that is not ready; another one may be.
             (1047, DbErrorKind::NotAccepting),
-            // A conflict with another member of the group.
+            // A conflict with another group member.
             (3101, DbErrorKind::Conflict),
             (1206, DbErrorKind::Exhausted),
             (1461, DbErrorKind::TooManyStatements),

@@ -1,4 +1,4 @@
-//! Errors of PostgreSQL, by their SQLSTATE.
+//! Classifies PostgreSQL errors by their SQLSTATE.
 
 use sea_orm::sqlx::error::DatabaseError;
 #[cfg(feature = "postgres")]
@@ -6,7 +6,7 @@ use sea_orm::sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::kind::DbErrorKind;
 
-/// None for errors of other engines.
+/// Returns `None` for errors of other engines.
 #[cfg(feature = "postgres")]
 pub(super) fn kind(error: &dyn DatabaseError) -> Option<DbErrorKind> {
     let error = error.try_downcast_ref::<PgDatabaseError>()?;
@@ -19,7 +19,8 @@ pub(super) fn kind(error: &dyn DatabaseError) -> Option<DbErrorKind> {
         "57P01" | "57P02" | "57P04" | "57P05" | "25P03" => DbErrorKind::Terminated,
         "57014" => DbErrorKind::StatementTimeout,
         "25006" => DbErrorKind::ReadOnly,
-        // The statement of that name exists already, or does not; most that PgBouncer itself refuses is 08P01.
+        // A prepared statement of that name already exists, or does not exist; most errors of PgBouncer itself are
+        // 08P01.
         "42P05" | "26000" | "08P01" => DbErrorKind::Pooler,
         // "cached plan must not change result type".
         "0A000" if error.routine() == Some("RevalidateCachedQuery") => DbErrorKind::StalePlan,

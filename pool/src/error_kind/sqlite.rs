@@ -1,4 +1,4 @@
-//! Errors of SQLite, by their code.
+//! Classifies SQLite errors by their result code.
 
 #[cfg(feature = "sqlite")]
 use sea_orm::sqlx::sqlite::SqliteError;
@@ -6,7 +6,7 @@ use sea_orm::sqlx::{self, error::DatabaseError};
 
 use super::kind::DbErrorKind;
 
-/// None for errors of other engines.
+/// Returns `None` for errors of other engines.
 pub(super) fn kind(error: &dyn DatabaseError) -> Option<DbErrorKind> {
     primary_code(error).map(of_code)
 }
@@ -19,7 +19,7 @@ pub(super) fn ends_transaction(error: &sqlx::Error) -> bool {
     }
 }
 
-/// The low byte of the extended code.
+/// Returns the primary result code, which is the low byte of the extended one.
 #[cfg(feature = "sqlite")]
 fn primary_code(error: &dyn DatabaseError) -> Option<u32> {
     error.try_downcast_ref::<SqliteError>()?;

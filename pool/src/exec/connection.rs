@@ -1,4 +1,4 @@
-//! The connection that an operation works with: SeaORM's traits, on one connection of the pool.
+//! The connection that an operation uses.
 
 use std::{
     pin::pin,
@@ -28,15 +28,16 @@ use crate::{
     set::PoolEntry,
 };
 
-/// A connection for the time of one operation.
+/// The connection of one operation.
 ///
 /// It implements SeaORM's [`ConnectionTrait`](sea_orm::ConnectionTrait), [`StreamTrait`](sea_orm::StreamTrait) and
-/// [`TransactionTrait`](sea_orm::TransactionTrait), so every query takes it as it takes a `DatabaseConnection`. All statements of an operation run on the same connection, one after the other; clones share
-/// it. Once the operation has ended, statements on a clone that was kept fail.
+/// [`TransactionTrait`](sea_orm::TransactionTrait), so every query accepts it in place of a `DatabaseConnection`.
+/// Clones share the connection, and its statements run one after the other. Statements on a clone that outlives its
+/// operation fail.
 ///
-/// Begin transactions by [`TransactionTrait`](sea_orm::TransactionTrait), not by a statement: after a `BEGIN`, `COMMIT` or `SET
-/// autocommit`, or after a statement with which MySQL commits implicitly, an operation is not repeated and its
-/// connection is closed at its end.
+/// Begin transactions with [`TransactionTrait`](sea_orm::TransactionTrait), not with a raw statement. After a raw
+/// `BEGIN`, `COMMIT` or `SET autocommit`, or a statement that commits implicitly on MySQL, the operation is not retried
+/// and its connection is closed afterwards.
 #[derive(Clone, Debug)]
 pub struct Connection {
     held: Arc<Held>,
@@ -50,24 +51,24 @@ struct Held {
     backend: DbBackend,
     entry: Mutex<Option<PoolEntry<DriverConnection>>>,
     progress: StdMutex<Progress>,
-    /// Whether the operation is over, though a clone may have been kept.
+    /// Whether the operation has ended; clones may outlive it.
     ended: AtomicBool,
 }
 
 /// A connection after its operation.
 pub(crate) enum Reclaimed {
-    Works(PoolEntry<DriverConnection>),
-    /// It works, but the operation has changed its session.
+    Reusable(PoolEntry<DriverConnection>),
+    /// It works, but the operation has changed the state of its session.
     SessionChanged(PoolEntry<DriverConnection>),
     Broken,
 }
 
-/// Sends a statement and waits for the answer, unless the operation is ended before.
-macro_rules! answer_to {
-    ($turn:ident.$statement:ident($($argument:expr),*)) => {{
-        let context = &$turn.connection.held.context;
-        let answer = pin!($turn.driver()?.$statement($($argument),*));
-        context.interruptible(answer).await
+/// Sends a statement and waits for the response, unless the operation is aborted first.
+macro_rules! response_to {
+    ($guard:ident.$statement:ident($($argument:expr),*)) => {{
+        let context = &$guard.connection.held.context;
+        let response = pin!($guard.driver()?.$statement($($argument),*));
+        context.interruptible(response).await
     }};
 }
 
@@ -97,17 +98,17 @@ impl Connection {
         self.progress().attempt()
     }
 
-    /// Takes the connection away from all clones. An open transaction is rolled back.
+    /// Takes the connection from all clones and rolls back an open transaction.
     pub(crate) async fn reclaim(&self) -> Reclaimed {
         self.held.ended.store(true, Ordering::Release);
         let is_in_memory = self.held.inner.is_in_memory();
-        let mut place = match self.held.entry.try_lock() {
-            Ok(place) => place,
+        let mut slot = match self.held.entry.try_lock() {
+            Ok(slot) => slot,
             Err(_) if is_in_memory => self.held.entry.lock().await,
-            // A clone that was kept is in the middle of a statement; it drops the connection when that ends.
+            // A clone is still executing a statement; it drops the connection afterwards.
             Err(_) => return Reclaimed::Broken,
         };
-        let Some(mut entry) = place.take() else { return Reclaimed::Broken };
+        let Some(mut entry) = slot.take() else { return Reclaimed::Broken };
         let cleanup = self.progress().cleanup(self.held.backend, is_in_memory);
         match cleanup {
             Cleanup::Nothing => {}
@@ -115,10 +116,10 @@ impl Connection {
             Cleanup::Close => return Reclaimed::SessionChanged(entry),
             Cleanup::RollBack => {
                 self.held.context.asks(self.held.inner.clock);
-                // Boxed, so that operations without a transaction do not carry it around.
-                let undone = Box::pin(entry.connection.rollback(1)).await;
-                // In memory there may be nothing to roll back.
-                if self.held.context.answered() || undone.is_err() && !is_in_memory {
+                // Boxed to keep the future small for operations without a transaction.
+                let rolled_back = Box::pin(entry.connection.rollback(1)).await;
+                // An in-memory database may have no transaction to roll back.
+                if self.held.context.answered() || rolled_back.is_err() && !is_in_memory {
                     return Reclaimed::Broken;
                 }
             }
@@ -130,37 +131,37 @@ impl Connection {
                 return Reclaimed::Broken;
             }
         }
-        Reclaimed::Works(entry)
+        Reclaimed::Reusable(entry)
     }
 
-    /// Waits until the connection is free: statements of one operation run one after the other. What a transaction did that
-    /// was dropped is undone first, so that it does not become part of what follows.
-    async fn lock(&self) -> Result<Turn<'_>, DbErr> {
+    /// Waits until the connection is free. A dropped transaction is rolled back first, so that later statements do not
+    /// become part of it.
+    async fn lock(&self) -> Result<StatementGuard<'_>, DbErr> {
         let entry = self.held.entry.lock().await;
         if self.held.ended.load(Ordering::Acquire) || entry.is_none() {
             return Err(closed());
         }
-        let mut turn = Turn { connection: self, entry };
+        let mut guard = StatementGuard { connection: self, entry };
         let dropped = {
             let mut progress = self.progress();
             progress.check_connection()?;
             progress.take_dropped()
         };
         if let Some(index) = dropped {
-            turn.send()?;
-            let undone = answer_to!(turn.rollback(depth(index)));
-            turn.note(undone).await.map_err(exec_error)?;
-            self.progress().undo(index);
+            guard.send()?;
+            let rolled_back = response_to!(guard.rollback(depth(index)));
+            guard.note(rolled_back).await.map_err(exec_error)?;
+            self.progress().rolled_back(index);
         }
-        Ok(turn)
+        Ok(guard)
     }
 
-    /// Starts a statement, of a transaction or of the operation itself.
-    async fn start(&self, level: Option<Level>, effect: SessionEffect) -> Result<Turn<'_>, DbErr> {
-        let turn = self.lock().await?;
+    /// Starts a statement, in a transaction or outside of one.
+    async fn start(&self, level: Option<Level>, effect: SessionEffect) -> Result<StatementGuard<'_>, DbErr> {
+        let guard = self.lock().await?;
         self.progress().check_statement(level, effect)?;
-        turn.send()?;
-        Ok(turn)
+        guard.send()?;
+        Ok(guard)
     }
 
     /// Begins a transaction, or sets a savepoint inside the open one.
@@ -170,11 +171,11 @@ impl Connection {
         options: TransactionOptions,
         lock_timeout: Option<Duration>,
     ) -> Result<Level, DbErr> {
-        let mut turn = self.start(within, SessionEffect::None).await?;
-        // Noted before it is sent: if this future is dropped, the server still begins it.
+        let mut guard = self.start(within, SessionEffect::None).await?;
+        // Recorded before it is sent: even if this future is dropped, the server begins the transaction.
         let (index, level) = self.progress().begin(options.access_mode == Some(AccessMode::ReadOnly));
-        let began = answer_to!(turn.begin(depth(index) - 1, &options, lock_timeout));
-        if let Err(error) = turn.end(began).await {
+        let began = response_to!(guard.begin(depth(index) - 1, &options, lock_timeout));
+        if let Err(error) = guard.end(began).await {
             self.progress().cancel(level);
             return Err(exec_error(error));
         }
@@ -183,41 +184,41 @@ impl Connection {
 
     /// Commits a transaction, or releases a savepoint.
     pub(super) async fn commit_at(&self, level: Level) -> Result<(), DbErr> {
-        let mut turn = self.lock().await?;
+        let mut guard = self.lock().await?;
         let index = self.progress().check_commit(level, self.held.backend)?;
-        turn.send()?;
-        let committed = answer_to!(turn.commit(depth(index)));
-        let committed = turn.note(committed).await;
+        guard.send()?;
+        let committed = response_to!(guard.commit(depth(index)));
+        let committed = guard.note(committed).await;
         self.progress().end_commit(index, &committed, self.held.backend);
         committed.map_err(exec_error)
     }
 
-    /// Rolls a transaction back, or goes back to a savepoint.
+    /// Rolls back a transaction, or to a savepoint.
     pub(super) async fn rollback_at(&self, level: Level) -> Result<(), DbErr> {
-        let mut turn = self.lock().await?;
+        let mut guard = self.lock().await?;
         let Some(index) = self.progress().check_rollback(level)? else { return Ok(()) };
-        turn.send()?;
-        let undone = answer_to!(turn.rollback(depth(index)));
-        turn.note(undone).await.map_err(exec_error)?;
-        self.progress().undo(index);
+        guard.send()?;
+        let rolled_back = response_to!(guard.rollback(depth(index)));
+        guard.note(rolled_back).await.map_err(exec_error)?;
+        self.progress().rolled_back(index);
         Ok(())
     }
 
-    /// A transaction was dropped with neither commit nor rollback: it is undone before the next statement.
+    /// Records that a transaction was dropped. It is rolled back before the next statement.
     pub(super) fn drop_level(&self, level: Level) {
         self.progress().drop_level(level);
     }
 
     pub(super) async fn execute_at(&self, level: Option<Level>, statement: Statement) -> Result<ExecResult, DbErr> {
-        let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = answer_to!(turn.execute(statement));
-        turn.end(outcome).await.map_err(exec_error)
+        let mut guard = self.start(level, self.effect_of(&statement.sql)).await?;
+        let outcome = response_to!(guard.execute(statement));
+        guard.end(outcome).await.map_err(exec_error)
     }
 
     pub(super) async fn execute_unprepared_at(&self, level: Option<Level>, sql: &str) -> Result<ExecResult, DbErr> {
-        let mut turn = self.start(level, self.effect_of(sql)).await?;
-        let outcome = answer_to!(turn.execute_unprepared(sql));
-        turn.end(outcome).await.map_err(exec_error)
+        let mut guard = self.start(level, self.effect_of(sql)).await?;
+        let outcome = response_to!(guard.execute_unprepared(sql));
+        guard.end(outcome).await.map_err(exec_error)
     }
 
     pub(super) async fn query_one_at(
@@ -225,9 +226,9 @@ impl Connection {
         level: Option<Level>,
         statement: Statement,
     ) -> Result<Option<QueryResult>, DbErr> {
-        let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = answer_to!(turn.query_one(statement));
-        turn.end(outcome).await.map_err(query_error)
+        let mut guard = self.start(level, self.effect_of(&statement.sql)).await?;
+        let outcome = response_to!(guard.query_one(statement));
+        guard.end(outcome).await.map_err(query_error)
     }
 
     pub(super) async fn query_all_at(
@@ -235,26 +236,26 @@ impl Connection {
         level: Option<Level>,
         statement: Statement,
     ) -> Result<Vec<QueryResult>, DbErr> {
-        let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
-        let outcome = answer_to!(turn.query_all(statement));
-        turn.end(outcome).await.map_err(query_error)
+        let mut guard = self.start(level, self.effect_of(&statement.sql)).await?;
+        let outcome = response_to!(guard.query_all(statement));
+        guard.end(outcome).await.map_err(query_error)
     }
 
-    /// The rows of a query as they come. The connection is busy until the stream has ended; a stream that is dropped before
-    /// costs the connection.
+    /// Streams the rows of a query. The connection is busy until the stream ends. If the stream is dropped before, the
+    /// connection is closed after the operation.
     pub(super) async fn stream_at(
         &self,
         level: Option<Level>,
         statement: Statement,
     ) -> Result<impl Stream<Item = Result<QueryResult, DbErr>> + Send + use<'_>, DbErr> {
-        let mut turn = self.start(level, self.effect_of(&statement.sql)).await?;
+        let mut guard = self.start(level, self.effect_of(&statement.sql)).await?;
         Ok(async_stream::try_stream! {
             let outcome = {
-                let mut rows = turn.entry.as_mut().map(|entry| entry.connection.stream(statement)).ok_or_else(closed)?;
+                let mut rows = guard.entry.as_mut().map(|entry| entry.connection.stream(statement)).ok_or_else(closed)?;
                 loop {
                     match self.held.context.interruptible(pin!(async { Ok(rows.next().await) })).await {
                         Ok(Some(Ok(row))) => {
-                            // The time that the caller takes for a row does not count as the server's.
+                            // The time that the caller needs for a row does not count as waiting for the server.
                             if self.held.context.answered() {
                                 self.progress().note_killed();
                             }
@@ -266,7 +267,7 @@ impl Connection {
                     }
                 }
             };
-            turn.end(outcome).await.map_err(query_error)?;
+            guard.end(outcome).await.map_err(query_error)?;
         })
     }
 
@@ -279,36 +280,36 @@ impl Connection {
     }
 }
 
-/// Drivers count levels from one: one is the transaction.
+/// Converts an index to the depth that drivers use: 1 is the transaction, more are savepoints.
 fn depth(index: usize) -> u32 {
     u32::try_from(index + 1).unwrap_or(u32::MAX)
 }
 
-/// The connection while one statement runs on it.
-struct Turn<'a> {
+/// Exclusive access to the connection for one statement.
+struct StatementGuard<'a> {
     connection: &'a Connection,
     entry: MutexGuard<'a, Option<PoolEntry<DriverConnection>>>,
 }
 
-impl Turn<'_> {
+impl StatementGuard<'_> {
     fn driver(&mut self) -> Result<&mut DriverConnection, DbErr> {
         self.entry.as_mut().map(|entry| &mut entry.connection).ok_or_else(closed)
     }
 
-    /// A statement is about to be sent.
+    /// Records that a statement is about to be sent.
     fn send(&self) -> Result<(), DbErr> {
         let held = &self.connection.held;
         let was_killed = held.context.asks(held.inner.clock);
         self.connection.progress().send(was_killed)
     }
 
-    /// Notes the answer. If the turn is dropped instead, the statement stays in flight.
+    /// Records the response. If the guard is dropped instead, the statement counts as still in flight.
     async fn end<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.note(outcome).await
     }
 
-    /// Whether the server interrupted the statement because it ends the whole session. It says the same when only the
-    /// statement was to end, so the connection itself has to show which it was.
+    /// Whether the server interrupted the statement because it ends the whole session. The error is the same when only
+    /// the statement was killed, so a ping decides.
     async fn is_session_killed(&mut self, error: &sqlx::Error) -> bool {
         if !is_interrupted(error) || self.connection.held.context.is_killed() {
             return false;
@@ -340,7 +341,7 @@ impl Turn<'_> {
         let held = &self.connection.held;
         let kind = self.connection.progress().note_error(error, is_session_killed);
         if matches!(error, sqlx::Error::Database(_)) && !kind.breaks_connection() {
-            // An error message is a response, too.
+            // An error message is a response too.
             held.inner.health.on_response();
         }
         let generation = self.entry.as_ref().map_or(0, |entry| entry.generation);
@@ -348,10 +349,10 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for StatementGuard<'_> {
     fn drop(&mut self) {
         let held = &self.connection.held;
-        // Answered, or the answer is not awaited any more.
+        // The response has arrived or is no longer awaited.
         if held.context.answered() {
             self.connection.progress().note_killed();
         }

@@ -1,4 +1,4 @@
-//! An operation from its arrival to its answer: admitted, run on the pool's runtime, repeated where that is safe.
+//! Runs an operation: admission, execution on the pool's runtime, and retries where they are safe.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use sea_orm::{AccessMode, TransactionOptions};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
-use super::{connection::Connection, lending::give_back, progress::Attempt, runtime::PoolRuntime};
+use super::{connection::Connection, lending::check_in, progress::Attempt, runtime::PoolRuntime};
 use crate::{
     connect::driver::DriverConnection,
     context::{self, OperationContext},
@@ -17,22 +17,22 @@ use crate::{
     set::{Access, AcquireError},
 };
 
-/// How often an operation is begun when connections die: often enough to outlast a server that ends its connections one
-/// after another, and no more, since it may be the operation itself that ends them.
+/// Maximum number of attempts when connections are lost: enough for a server that closes its connections one after
+/// another, but limited because the operation itself may be the cause.
 const MAX_ATTEMPTS: u32 = 5;
-/// How many attempts an operation has after conflicts.
+/// Maximum number of attempts when conflicts occur.
 const MAX_CONFLICT_ATTEMPTS: u32 = 10;
-const FIRST_BACKOFF: Duration = Duration::from_millis(4);
-const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(4);
+const MAX_BACKOFF: Duration = Duration::from_millis(250);
 
-/// What an operation does, which decides what may be repeated if it fails half-way.
+/// What an operation does. It decides whether a failed attempt may be retried.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
-    /// Changes nothing, so it may be repeated.
+    /// Changes nothing, so it may be retried.
     Read,
-    /// Repeated only if its first statement was refused.
+    /// Retried only if its first statement was rolled back or not executed.
     Write,
-    /// Repeated as a whole, unless the commit was sent and its answer is not known.
+    /// Retried as a whole, unless the commit was sent and its outcome is unknown.
     Transaction(TransactionOptions),
 }
 
@@ -45,7 +45,8 @@ impl Kind {
         }
     }
 
-    /// The same on a connection whose session keeps nothing: what writes becomes a transaction.
+    /// Returns the kind to use on this connection: a write becomes a transaction if the session does not outlive a
+    /// statement.
     fn on(self, connection: &DriverConnection) -> Self {
         match self {
             Self::Write if connection.needs_transaction() => Self::Transaction(TransactionOptions::default()),
@@ -53,7 +54,7 @@ impl Kind {
         }
     }
 
-    /// The transaction that an operation of this kind needs, if any.
+    /// Returns the options of the transaction that the operation runs in, if any.
     fn transaction(self, connection: &DriverConnection) -> Option<TransactionOptions> {
         match self {
             Self::Transaction(options) => Some(options),
@@ -61,10 +62,10 @@ impl Kind {
         }
     }
 
-    /// Why an attempt that failed may be repeated: it has certainly left nothing behind.
-    fn may_repeat(self, attempt: Attempt) -> Option<Reason> {
-        let kind = attempt.error.filter(|_| !attempt.is_opaque)?;
-        let died = matches!(
+    /// Returns why a failed attempt may be retried; `None` if it may have taken effect.
+    fn retry_reason(self, attempt: Attempt) -> Option<RetryReason> {
+        let kind = attempt.error.filter(|_| !attempt.has_raw_transaction)?;
+        let is_lost = matches!(
             kind,
             DbErrorKind::Lost
                 | DbErrorKind::Silent
@@ -76,29 +77,29 @@ impl Kind {
         );
         match self {
             Self::Write if attempt.succeeded > 0 => None,
-            _ if kind == DbErrorKind::Conflict => Some(Reason::Conflict),
-            // The server refused to prepare it, so nothing was executed.
-            Self::Write if kind == DbErrorKind::TooManyStatements => Some(Reason::Died),
-            Self::Read if died => Some(Reason::Died),
-            Self::Transaction(_) if died && !attempt.commit_sent => Some(Reason::Died),
+            _ if kind == DbErrorKind::Conflict => Some(RetryReason::Conflict),
+            // The server did not prepare the statement, so nothing was executed.
+            Self::Write if kind == DbErrorKind::TooManyStatements => Some(RetryReason::ConnectionLost),
+            Self::Read if is_lost => Some(RetryReason::ConnectionLost),
+            Self::Transaction(_) if is_lost && !attempt.commit_sent => Some(RetryReason::ConnectionLost),
             _ => None,
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
+enum RetryReason {
     Conflict,
-    Died,
+    ConnectionLost,
 }
 
-/// How an operation is run.
+/// How to run an operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RunOptions {
     pub(crate) kind: Kind,
-    /// No attempt begins after this.
+    /// No attempt starts after this.
     pub(crate) last_start: Instant,
-    /// A shorter lock time-out for its transaction. With it, conflicts are not retried.
+    /// A shorter lock timeout for the transaction. If set, conflicts are not retried.
     pub(crate) lock_timeout: Option<Duration>,
 }
 
@@ -109,8 +110,8 @@ impl RunOptions {
     }
 }
 
-/// Runs an operation as a task of the pool's runtime: the caller may go away without ending it half-way. `at_end` is called
-/// when it has its outcome, and dropped if it never begins.
+/// Runs an operation as a task of the pool's runtime, so that it completes even if the caller is dropped. `at_end` is
+/// called when the operation has ended, and dropped if it is refused.
 pub(crate) async fn operate<T, E, F, Fut>(
     inner: &Arc<PoolInner>,
     runtime: &PoolRuntime,
@@ -126,16 +127,16 @@ where
     E: From<Error> + Send + 'static,
 {
     let span = span(inner, operation);
-    let (context, lease) = arrive(inner, runtime, operation, kind.access(), &span).await?;
-    let (inner, of_task) = (Arc::clone(inner), Arc::clone(&context));
+    let (context, lease) = admit(inner, runtime, operation, kind.access(), &span).await?;
+    let (inner, task_context) = (Arc::clone(inner), Arc::clone(&context));
     let work = async move {
-        let options = RunOptions::new(kind, &of_task, &inner);
-        let (outcome, _) = run(&inner, &of_task, options, lease, body).await;
+        let options = RunOptions::new(kind, &task_context, &inner);
+        let (outcome, _) = run(&inner, &task_context, options, lease, body).await;
         inner.metrics.ended(1, outcome.is_ok());
         at_end();
         outcome
     };
-    await_task(runtime, context, work.instrument(span)).await
+    run_task(runtime, context, work.instrument(span)).await
 }
 
 pub(crate) fn span(inner: &PoolInner, operation: &'static str) -> tracing::Span {
@@ -149,7 +150,7 @@ pub(crate) fn span(inner: &PoolInner, operation: &'static str) -> tracing::Span 
     )
 }
 
-/// Refuses an operation inside another one: it would ask for a second connection while the other one holds the first.
+/// Refuses an operation inside another one, which would request a second connection while it holds the first.
 ///
 /// # Errors
 ///
@@ -158,15 +159,15 @@ pub(crate) fn refuse_nested(runtime: &PoolRuntime, operation: &'static str) -> R
     if let Some(within) = context::current_operation() {
         return Err(Error::Nested { operation, within });
     }
-    // Tasks on the pool's runtime are operations, and what their bodies have spawned.
+    // Tasks of the pool's runtime are operations and the tasks that their bodies have spawned.
     if runtime.is_current() {
-        return Err(Error::Nested { operation, within: "a task that an operation has spawned" });
+        return Err(Error::Nested { operation, within: "a task spawned by an operation" });
     }
     Ok(())
 }
 
-/// Waits for a connection. Dropping this future leaves the queue.
-pub(crate) async fn arrive(
+/// Waits for a connection. Dropping the future leaves the queue.
+pub(crate) async fn admit(
     inner: &Arc<PoolInner>,
     runtime: &PoolRuntime,
     operation: &'static str,
@@ -175,13 +176,13 @@ pub(crate) async fn arrive(
 ) -> Result<(Arc<OperationContext>, Lease), Error> {
     refuse_nested(runtime, operation)?;
     let context = OperationContext::new(operation);
-    let waiting = tracing::info_span!(parent: span, "wait", otel.name = "pool.wait");
-    let lease = inner.acquire(&context, access).instrument(waiting).await?;
+    let wait_span = tracing::info_span!(parent: span, "wait", otel.name = "pool.wait");
+    let lease = inner.acquire(&context, access).instrument(wait_span).await?;
     Ok((context, lease))
 }
 
-/// Runs the work of an operation as a task of the pool's runtime.
-pub(crate) async fn await_task<T, E>(
+/// Spawns the work of an operation on the pool's runtime and waits for its outcome.
+pub(crate) async fn run_task<T, E>(
     runtime: &PoolRuntime,
     context: Arc<OperationContext>,
     work: impl Future<Output = Result<T, E>> + Send + 'static,
@@ -203,7 +204,7 @@ where
     }
 }
 
-/// Runs the body, with retries. Also returns the state of the last attempt.
+/// Runs the body with retries. Also returns the state of the last attempt.
 pub(crate) async fn run<T, E, F, Fut>(
     inner: &Arc<PoolInner>,
     context: &Arc<OperationContext>,
@@ -233,14 +234,14 @@ where
             Ok(lease) => lease,
             Err(error) => return (Err(error.into()), Attempt::default()),
         };
-        let used = tracing::info_span!("use", otel.name = "pool.use");
-        let (outcome, attempt, kind) = try_once(inner, context, options, lease, &body).instrument(used).await;
+        let use_span = tracing::info_span!("use", otel.name = "pool.use");
+        let (outcome, attempt, kind) = try_once(inner, context, options, lease, &body).instrument(use_span).await;
         attempts += 1;
-        let reason = if outcome.is_err() { kind.may_repeat(attempt) } else { None };
+        let reason = if outcome.is_err() { kind.retry_reason(attempt) } else { None };
         let pause = match reason {
-            Some(Reason::Died) if attempts == 1 => Duration::ZERO,
-            Some(Reason::Died) if attempts < MAX_ATTEMPTS => backoff(attempts),
-            Some(Reason::Conflict) if attempts < MAX_CONFLICT_ATTEMPTS && options.lock_timeout.is_none() => {
+            Some(RetryReason::ConnectionLost) if attempts == 1 => Duration::ZERO,
+            Some(RetryReason::ConnectionLost) if attempts < MAX_ATTEMPTS => backoff(attempts),
+            Some(RetryReason::Conflict) if attempts < MAX_CONFLICT_ATTEMPTS && options.lock_timeout.is_none() => {
                 backoff(attempts)
             }
             _ => return (outcome, attempt),
@@ -249,7 +250,7 @@ where
             return (outcome, attempt);
         }
         match (reason, kind) {
-            (Some(Reason::Conflict), _) => inner.metrics.retried_conflict(),
+            (Some(RetryReason::Conflict), _) => inner.metrics.retried_conflict(),
             (_, Kind::Transaction(_)) => inner.metrics.retried_transaction(),
             _ => inner.metrics.retried_read(),
         }
@@ -257,19 +258,19 @@ where
     }
 }
 
-/// Pings a connection if there is reason to doubt it, and takes another one if it does not answer.
+/// Pings a connection if it has been idle for too long or is suspect, and acquires another one if it does not respond.
 pub(super) async fn validate(
     inner: &Arc<PoolInner>,
     context: &Arc<OperationContext>,
     access: Access,
     mut lease: Lease,
 ) -> Result<Lease, Error> {
-    // A write into a deleted file would be acknowledged and lost.
+    // A write to a deleted file would be acknowledged and lost.
     if access == Access::Write
         && let Err(failure) = inner.check_file()
     {
         if let Some(entry) = lease.take() {
-            lease.end_unlike_others(entry);
+            lease.end_unmeasured(entry);
         }
         let reason = AcquireError::Down { kind: failure.kind, detail: failure.detail().into() };
         return Err(inner.refusal(context.operation, reason));
@@ -280,7 +281,7 @@ pub(super) async fn validate(
         let is_closed = access == Access::Write && entry.connection.has_unread();
         let since_response = entry.last_response.elapsed();
         if inner.is_in_memory() {
-            // There is no peer that could have closed it.
+            // There is no server that could have closed it.
             return Ok(lease);
         }
         if !is_closed && since_response < inner.options().validate_after && !inner.health.is_suspect(since_response) {
@@ -300,7 +301,7 @@ pub(super) async fn validate(
     }
 }
 
-/// One attempt. Also returns what kind of operation it was on its connection.
+/// Runs one attempt. Also returns the kind that was used on its connection.
 async fn try_once<T, E, F, Fut>(
     inner: &Arc<PoolInner>,
     context: &Arc<OperationContext>,
@@ -320,26 +321,26 @@ where
     let connection = Connection::new(inner, context, entry);
     let work = async {
         let Some(transaction) = transaction else { return body(connection.clone()).await };
-        // Boxed, so that operations without a transaction do not carry it around.
+        // Boxed to keep the future small for operations without a transaction.
         let level =
             Box::pin(connection.begin_at(None, transaction, options.lock_timeout)).await.map_err(Error::from)?;
-        // What is not committed is rolled back when the connection is taken back.
+        // An uncommitted transaction is rolled back when the connection is reclaimed.
         let value = body(connection.clone()).await?;
         Box::pin(connection.commit_at(level)).await.map_err(Error::from)?;
         Ok(value)
     };
     let outcome = AssertUnwindSafe(work).catch_unwind().await;
     let attempt = connection.attempt();
-    give_back(&connection, lease).await;
+    check_in(&connection, lease).await;
     let outcome = outcome.unwrap_or_else(|_| Err(Error::Panicked { operation: context.operation }.into()));
     (outcome, attempt, kind)
 }
 
-/// A random time up to a limit that doubles with each attempt: those that collided should not meet again, and what ended
-/// one connection should be done with the others.
+/// Returns a random pause, up to a limit that doubles with each attempt: operations that collided should not collide
+/// again, and a server that is closing connections should have closed the others.
 fn backoff(attempts: u32) -> Duration {
-    let most = FIRST_BACKOFF.saturating_mul(1 << attempts.min(10)).min(LONGEST_BACKOFF);
-    most.mul_f64(fastrand::f64())
+    let limit = INITIAL_BACKOFF.saturating_mul(1 << attempts.min(10)).min(MAX_BACKOFF);
+    limit.mul_f64(fastrand::f64())
 }
 
 #[cfg(test)]
@@ -347,13 +348,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_read_outlives_a_time_out_of_the_system() {
+    fn timeouts_of_the_operating_system_are_retried() {
         let attempt = Attempt { error: Some(DbErrorKind::Silent), ..Attempt::default() };
         let transaction = Kind::Transaction(TransactionOptions::default());
-        assert_eq!(Kind::Read.may_repeat(attempt), Some(Reason::Died));
-        assert_eq!(transaction.may_repeat(attempt), Some(Reason::Died));
-        assert_eq!(Kind::Write.may_repeat(attempt), None);
-        assert_eq!(transaction.may_repeat(Attempt { commit_sent: true, ..attempt }), None);
-        assert_eq!(Kind::Read.may_repeat(Attempt { is_opaque: true, ..attempt }), None);
+        assert_eq!(Kind::Read.retry_reason(attempt), Some(RetryReason::ConnectionLost));
+        assert_eq!(transaction.retry_reason(attempt), Some(RetryReason::ConnectionLost));
+        assert_eq!(Kind::Write.retry_reason(attempt), None);
+        assert_eq!(transaction.retry_reason(Attempt { commit_sent: true, ..attempt }), None);
+        assert_eq!(Kind::Read.retry_reason(Attempt { has_raw_transaction: true, ..attempt }), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The guard returned by `Pool::acquire`.
+//! The guard that `Pool::acquire` returns.
 
 use std::{fmt, ops::Deref, sync::Arc};
 
@@ -6,7 +6,7 @@ use tracing::Instrument;
 
 use super::{
     connection::Connection,
-    lending::give_back,
+    lending::check_in,
     operation::{refuse_nested, span, validate},
     runtime::PoolRuntime,
 };
@@ -17,11 +17,11 @@ use crate::{
     set::Access,
 };
 
-/// A connection of the pool, until it is dropped.
+/// A pooled connection, returned to the pool on drop.
 ///
-/// It implements the same traits of SeaORM as [`Connection`]. An open transaction is rolled back when it is dropped. Nothing is
-/// retried: prefer [`Pool::read`](crate::Pool::read),
-/// [`write`](crate::Pool::write) and [`transaction`](crate::Pool::transaction) where they fit.
+/// It implements the same SeaORM traits as [`Connection`]. On drop an open transaction is rolled back. Nothing is
+/// retried: prefer [`Pool::read`](crate::Pool::read), [`write`](crate::Pool::write) and
+/// [`transaction`](crate::Pool::transaction).
 pub struct PooledConnection {
     connection: Connection,
     lease: Option<Lease>,
@@ -39,8 +39,8 @@ impl PooledConnection {
         refuse_nested(runtime, operation)?;
         let span = span(inner, operation);
         let context = OperationContext::of_guard(operation);
-        let waiting = tracing::info_span!(parent: &span, "wait", otel.name = "pool.wait");
-        let mut lease = inner.acquire(&context, access).instrument(waiting).await?;
+        let wait_span = tracing::info_span!(parent: &span, "wait", otel.name = "pool.wait");
+        let mut lease = inner.acquire(&context, access).instrument(wait_span).await?;
         lease = validate(inner, &context, access, lease).await?;
         let entry = lease.take().ok_or(Error::Closed)?;
         let connection = Connection::new(inner, &context, entry);
@@ -67,9 +67,9 @@ impl Drop for PooledConnection {
         // A rollback has to be awaited, which `drop` cannot do.
         let task = self.inner.handle.spawn(async move {
             inner.metrics.ended(1, connection.attempt().error.is_none());
-            give_back(&connection, lease).await;
+            check_in(&connection, lease).await;
         });
-        // So that the housekeeper can abort it if the server is silent.
+        // Lets the housekeeper abort it if the server does not respond.
         self.context.runs_as(task.abort_handle());
     }
 }

@@ -1,8 +1,8 @@
-//! The runtime that the pool's connections live on.
+//! The pool's dedicated Tokio runtime.
 //!
-//! A connection's socket belongs to the runtime that opened it. Were that an HTTP worker's, the socket would err when
-//! the worker ends, and every operation of another worker would wake across runtimes. So the pool has its own, and
-//! operations come to it.
+//! A socket is bound to the runtime that opened it. On the runtime of an HTTP worker, it would fail when that worker
+//! stops, and operations of other workers would wake tasks across runtimes. So all operations run on a separate
+//! runtime.
 
 use std::{
     io,
@@ -16,12 +16,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How long tasks get to end by themselves once the pool is closed.
-const LAST_CALL: Duration = Duration::from_millis(500);
+/// How long remaining tasks may run once the pool is closed.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) struct PoolRuntime {
     handle: Handle,
-    // Taken by `end`, or else by `Drop`: a runtime must not be waited for inside another one.
+    // Taken by `shutdown` or `drop`: waiting for a runtime inside another one would panic.
     runtime: Mutex<Option<Runtime>>,
 }
 
@@ -47,18 +47,18 @@ impl PoolRuntime {
         self.handle.spawn(task)
     }
 
-    /// Whether the caller is a task of this runtime.
+    /// Whether the current task runs on this runtime.
     pub(crate) fn is_current(&self) -> bool {
         Handle::try_current().is_ok_and(|current| current.id() == self.handle.id())
     }
 
-    /// Ends the runtime; what still runs after a last call is dropped.
-    pub(crate) async fn end(&self) {
+    /// Shuts the runtime down. Tasks that still run after [`SHUTDOWN_TIMEOUT`] are dropped.
+    pub(crate) async fn shutdown(&self) {
         let Some(runtime) = self.take() else { return };
-        // On a separate thread: waiting blocks, and the caller may sit on a single-threaded runtime.
-        let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(LAST_CALL));
-        if ended.await.is_err() {
-            tracing::warn!("the pool's runtime did not end cleanly");
+        // On a separate thread: waiting blocks, and the caller may be on a single-threaded runtime.
+        let finished = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(SHUTDOWN_TIMEOUT));
+        if finished.await.is_err() {
+            tracing::warn!("pool runtime did not shut down cleanly");
         }
     }
 

@@ -1,26 +1,26 @@
-//! What a statement leaves behind in its session, by its first words.
+//! Detects statements that change the state of their session, by their first words.
 //!
-//! The pool begins and ends transactions itself. A statement that does so on its own, or that commits implicitly (MySQL),
-//! makes the pool's knowledge of the session wrong: what was done before it can no longer be rolled back, and what comes
-//! after it may be part of a transaction that never ends.
+//! The pool begins and ends transactions itself. A raw statement that does so, or one that commits implicitly (MySQL),
+//! makes the tracked state wrong: earlier statements can no longer be rolled back, and later ones may belong to a
+//! transaction that never ends.
 
 use sea_orm::DbBackend;
 
-/// What outlives a statement, apart from its rows.
+/// The effect of a statement on its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SessionEffect {
     #[default]
     None,
-    /// Settings of the session, or objects that only this session has.
+    /// Session settings or session-local objects may have changed.
     Settings,
-    /// A procedure was called, which may commit outside of a transaction (PostgreSQL).
+    /// A procedure was called. Outside of a transaction it may commit (PostgreSQL).
     Procedure,
     /// A transaction may have begun or ended.
     Transaction,
 }
 
 impl SessionEffect {
-    /// The effect of a text, which may hold several statements.
+    /// Returns the strongest effect in a text, which may contain several statements.
     pub(super) fn of(sql: &str, backend: DbBackend) -> Self {
         let mut tokens = Tokens { rest: sql.as_bytes(), backend };
         let is_single = !sql.contains(';');
@@ -111,7 +111,7 @@ impl SessionEffect {
             "CHANGE",
             "IMPORT",
         ];
-        // The text of a procedure or a prepared statement is not known here.
+        // The text of the procedure or prepared statement is unknown.
         const UNKNOWN: [&str; 3] = ["CALL", "EXECUTE", "XA"];
         if is_one_of(&COMMITS_IMPLICITLY) || is_one_of(&UNKNOWN) {
             return Self::Transaction;
@@ -122,7 +122,7 @@ impl SessionEffect {
         }
         if is_one_of(&["SET"]) {
             return match tokens.next() {
-                // For a single statement only.
+                // Applies to a single statement only.
                 Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"STATEMENT") => Self::None,
                 Some(token) if is_autocommit(&token) || tokens.statement_has(is_autocommit) => Self::Transaction,
                 _ => Self::Settings,
@@ -144,7 +144,7 @@ enum Token<'a> {
     Symbol(u8),
 }
 
-/// The words and symbols of a text, without comments, quoted names and values.
+/// The words and symbols of a text, without comments and quoted text.
 struct Tokens<'a> {
     rest: &'a [u8],
     backend: DbBackend,
@@ -187,7 +187,7 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Whether two dashes begin a comment: on MySQL only before white space.
+    /// Whether two dashes begin a comment. On MySQL they must be followed by white space.
     fn begins_comment(&self, second: &[u8]) -> bool {
         self.backend != DbBackend::MySql
             || second.get(1).is_none_or(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control())
@@ -198,17 +198,17 @@ impl<'a> Tokens<'a> {
     }
 
     /// Whether a token up to the end of the statement matches.
-    fn statement_has(&mut self, is_so: impl Fn(&Token<'a>) -> bool) -> bool {
+    fn statement_has(&mut self, matches_token: impl Fn(&Token<'a>) -> bool) -> bool {
         loop {
             let before = self.rest;
             match self.next() {
                 None => return false,
                 Some(Token::End) => {
-                    // The caller looks for the next statement there.
+                    // The caller continues with the next statement there.
                     self.rest = before;
                     return false;
                 }
-                Some(token) if is_so(&token) => return true,
+                Some(token) if matches_token(&token) => return true,
                 Some(_) => {}
             }
         }
@@ -218,7 +218,7 @@ impl<'a> Tokens<'a> {
         while !matches!(self.next(), None | Some(Token::End)) {}
     }
 
-    /// Skips what follows, up to and with `end`.
+    /// Skips everything up to and including `end`, starting at `from`.
     fn skip_past(&mut self, end: &[u8], from: usize) {
         let rest = &self.rest[from.min(self.rest.len())..];
         let at = rest.windows(end.len()).position(|window| window == end);
@@ -227,7 +227,7 @@ impl<'a> Tokens<'a> {
 
     fn skip_comment(&mut self) {
         let inside = &self.rest[2..];
-        // MySQL and MariaDB execute what is in these.
+        // MySQL and MariaDB execute the content of these comments.
         let executable = inside.strip_prefix(b"!").or_else(|| inside.strip_prefix(b"M!"));
         match executable {
             Some(code) if self.backend == DbBackend::MySql => {
@@ -258,7 +258,7 @@ impl<'a> Tokens<'a> {
                 let (tag, _) = self.rest.split_at(length + 2);
                 self.skip_past(tag, tag.len());
             }
-            // A parameter.
+            // Not a quote but a parameter.
             _ => self.rest = &self.rest[1..],
         }
     }
@@ -276,7 +276,7 @@ mod tests {
     };
 
     #[test]
-    fn transactions_are_seen_however_they_are_written() {
+    fn transaction_statements_are_detected() {
         for backend in [DbBackend::MySql, DbBackend::Postgres, DbBackend::Sqlite] {
             for (sql, effect) in [
                 ("BEGIN", Transaction),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn each_engine_has_its_own() {
+    fn effects_depend_on_the_engine() {
         let (mysql, postgres, sqlite) = (DbBackend::MySql, DbBackend::Postgres, DbBackend::Sqlite);
         for (backend, sql, effect) in [
             (mysql, "SET autocommit = 0", Transaction),

@@ -1,4 +1,4 @@
-//! SeaORM's traits, on everything that runs statements: an operation's connection, a pooled connection, a transaction.
+//! SeaORM's traits for everything that runs statements: [`Connection`], [`PooledConnection`] and [`Transaction`].
 
 use std::pin::Pin;
 
@@ -13,43 +13,43 @@ use super::{connection::Connection, pooled::PooledConnection, progress::Level, t
 type Callback<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'c>>;
 type Rows<'a> = Pin<Box<dyn Stream<Item = Result<QueryResult, DbErr>> + Send + 'a>>;
 
-/// The traits for a type: `$inside` is the connection of `$own`, and the transaction that it stands for, if any.
-macro_rules! runs_statements {
-    ($kind:ty, $own:ident => $inside:expr) => {
+/// Implements the traits for `$type`. `$target` is the connection of `$this` and its transaction, if any.
+macro_rules! impl_traits {
+    ($type:ty, $this:ident => $target:expr) => {
         #[async_trait::async_trait]
-        impl ConnectionTrait for $kind {
+        impl ConnectionTrait for $type {
             fn get_database_backend(&self) -> DbBackend {
-                let $own = self;
-                let (connection, _): (&Connection, Option<Level>) = $inside;
+                let $this = self;
+                let (connection, _): (&Connection, Option<Level>) = $target;
                 connection.backend()
             }
 
             async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-                let $own = self;
-                let (connection, level): (&Connection, Option<Level>) = $inside;
+                let $this = self;
+                let (connection, level): (&Connection, Option<Level>) = $target;
                 connection.execute_at(level, statement).await
             }
 
             async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-                let $own = self;
-                let (connection, level): (&Connection, Option<Level>) = $inside;
+                let $this = self;
+                let (connection, level): (&Connection, Option<Level>) = $target;
                 connection.execute_unprepared_at(level, sql).await
             }
 
             async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-                let $own = self;
-                let (connection, level): (&Connection, Option<Level>) = $inside;
+                let $this = self;
+                let (connection, level): (&Connection, Option<Level>) = $target;
                 connection.query_one_at(level, statement).await
             }
 
             async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-                let $own = self;
-                let (connection, level): (&Connection, Option<Level>) = $inside;
+                let $this = self;
+                let (connection, level): (&Connection, Option<Level>) = $target;
                 connection.query_all_at(level, statement).await
             }
         }
 
-        impl StreamTrait for $kind {
+        impl StreamTrait for $type {
             type Stream<'a> = Rows<'a>;
 
             fn get_database_backend(&self) -> DbBackend {
@@ -60,14 +60,14 @@ macro_rules! runs_statements {
                 &'a self,
                 statement: Statement,
             ) -> Pin<Box<dyn Future<Output = Result<Self::Stream<'a>, DbErr>> + 'a + Send>> {
-                let $own = self;
-                let (connection, level): (&Connection, Option<Level>) = $inside;
+                let $this = self;
+                let (connection, level): (&Connection, Option<Level>) = $target;
                 Box::pin(async move { Ok(Box::pin(connection.stream_at(level, statement).await?) as Rows<'a>) })
             }
         }
 
         #[async_trait::async_trait]
-        impl TransactionTrait for $kind {
+        impl TransactionTrait for $type {
             type Transaction = Transaction;
 
             async fn begin(&self) -> Result<Transaction, DbErr> {
@@ -84,8 +84,8 @@ macro_rules! runs_statements {
             }
 
             async fn begin_with_options(&self, options: TransactionOptions) -> Result<Transaction, DbErr> {
-                let $own = self;
-                let (connection, within): (&Connection, Option<Level>) = $inside;
+                let $this = self;
+                let (connection, within): (&Connection, Option<Level>) = $target;
                 let level = connection.begin_at(within, options, None).await?;
                 Ok(Transaction::new(connection.clone(), level))
             }
@@ -127,6 +127,6 @@ macro_rules! runs_statements {
     };
 }
 
-runs_statements!(Connection, own => (own, None));
-runs_statements!(PooledConnection, own => (own.connection(), None));
-runs_statements!(Transaction, own => (&own.connection, Some(own.level)));
+impl_traits!(Connection, this => (this, None));
+impl_traits!(PooledConnection, this => (this.connection(), None));
+impl_traits!(Transaction, this => (&this.connection, Some(this.level)));

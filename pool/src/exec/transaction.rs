@@ -4,12 +4,13 @@ use sea_orm::{DbErr, TransactionSession};
 
 use super::{connection::Connection, progress::Level};
 
-/// A transaction, or a savepoint inside one. Dropped without [`commit`](TransactionSession::commit), it is rolled back
-/// before the connection is used again.
+/// A transaction, or a savepoint inside one. If it is dropped without [`commit`](TransactionSession::commit), it is
+/// rolled back before the connection is used again.
 ///
-/// Once it has met a conflict (a deadlock, a serialization failure), or another error with which the server undoes all of it,
-/// its statements fail without being sent, on every engine: MySQL would autocommit them. Only its rollback may follow;
-/// a transaction of the pool is then run again as a whole. Statements also fail once the transaction around it has ended.
+/// A conflict (a deadlock, a serialization failure), or another error with which the server rolls the transaction back,
+/// poisons it: its further statements fail without being sent, on every engine, because MySQL would autocommit them.
+/// Only a rollback is allowed; [`Pool::transaction`](crate::Pool::transaction) then retries the operation as a whole.
+/// Statements also fail once the enclosing transaction has ended.
 #[derive(Debug)]
 pub struct Transaction {
     pub(super) connection: Connection,

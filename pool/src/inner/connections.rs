@@ -1,8 +1,8 @@
-//! The life of a connection: the one task that opens them, and everything that closes them.
+//! Opens and closes connections.
 //!
-//! Operations, probes and reconfiguration request connections and wait for the outcome; only [`open_connections`] opens them.
-//! So one place knows how many attempts are in flight and when to pause after failures, and a slow database gets one attempt
-//! with a generous limit instead of many with a short one.
+//! Operations, probes and reconfiguration request connections and wait for the outcome. Only the connector task,
+//! [`open_connections`], opens them, so it knows how many attempts are in flight and when to pause after failures. A
+//! slow database gets one attempt with a generous timeout instead of many with a short one.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     PoolInner, SILENCE_THRESHOLD,
     pace::{MAX_CONCURRENT_CONNECTS, Pace},
-    requests::{Aside, ConnectProgress},
+    requests::{ConnectProgress, DetachedRequest},
 };
 use crate::{
     connect::{
@@ -30,13 +30,14 @@ use crate::{
     set::{CloseReason, PoolEntry},
 };
 
-/// How long it may take to open a connection. It is generous because abandoning an attempt has a price: the next one
-/// starts over, and MySQL and MariaDB block hosts that abandon many (`max_connect_errors`).
+/// Time limit for opening a connection. It is generous because an abandoned attempt is expensive: the next one starts
+/// over, and MySQL and MariaDB block hosts that abandon many (`max_connect_errors`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may take to close in order; after that its socket is closed.
+/// Time limit for closing a connection gracefully. After that its socket is closed.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl PoolInner {
-    /// Wakes the connector task, which opens as many connections as are missing.
+    /// Wakes the connector task, which opens the missing connections.
     pub(crate) fn replenish(&self) {
         self.demand.wake.notify_one();
     }
@@ -51,28 +52,28 @@ impl PoolInner {
         self.demand.progress.subscribe()
     }
 
-    /// Opens a connection outside of the pool, to try a new connector or to kill statements. Returns `None` once the connector
-    /// task has ended.
-    pub(crate) async fn open_aside(
+    /// Opens a connection that does not belong to the pool, to test a new connector or to query the server. Returns
+    /// `None` once the connector task has ended.
+    pub(crate) async fn open_detached(
         &self,
         connector: Option<Connector>,
     ) -> Option<Result<DriverConnection, ConnectFailure>> {
         let (reply, opened) = oneshot::channel();
-        match &mut *self.demand.aside.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(asides) => asides.push(Aside { connector, reply }),
+        match &mut *self.demand.detached.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(detached) => detached.push(DetachedRequest { connector, reply }),
             None => return None,
         }
         self.demand.wake.notify_one();
         opened.await.ok()
     }
 
-    /// Adds a connection that was opened outside of the pool.
+    /// Adds a detached connection to the pool.
     pub(crate) fn adopt(self: &Arc<Self>, connection: DriverConnection, generation: u32, took: Duration) {
         self.admission.connections().reserve(|_| 1);
         self.add(connection, generation, took);
     }
 
-    /// Marks the database as recovering after an answer on an open connection, and ends the pause between attempts.
+    /// Marks the database as recovering after a response on an open connection, and ends the pause between attempts.
     pub(super) fn recover(&self) {
         self.health.mark_recovering();
         self.demand.resume.store(true, Ordering::Release);
@@ -84,7 +85,7 @@ impl PoolInner {
         self.demand.ramp.load(Ordering::Relaxed) == MAX_CONCURRENT_CONNECTS
     }
 
-    /// Reserves places for connections to open now: for pending operations, for `min`, or for a probe.
+    /// Reserves slots for connections to open now: for pending operations, for `min`, or for a probe.
     fn reserve(&self, ramp: u32) -> u32 {
         let min = self.options().min;
         let is_single = self.health.is_down() || !self.demand.has_started.load(Ordering::Relaxed);
@@ -92,15 +93,15 @@ impl PoolInner {
         self.admission.connections().reserve(|counts| {
             let for_waiters = self.admission.pending().saturating_sub(counts.idle);
             let for_min = min.saturating_sub(counts.staying());
-            let wanted = for_waiters.max(for_min).saturating_sub(counts.connecting);
+            let missing = for_waiters.max(for_min).saturating_sub(counts.connecting);
             let count =
-                if is_single { 0 } else { wanted.min(ramp.saturating_sub(counts.connecting)).min(counts.room()) };
-            // A probe may exceed `max` by one for a moment: all other connections may be silent.
+                if is_single { 0 } else { missing.min(ramp.saturating_sub(counts.connecting)).min(counts.room()) };
+            // A probe may temporarily exceed `max` by one: all other connections may be silent.
             count.max(u32::from(is_probe && counts.connecting == 0))
         })
     }
 
-    /// Adds a connection for which a place was reserved.
+    /// Adds a connection for which a slot was reserved.
     fn add(self: &Arc<Self>, connection: DriverConnection, generation: u32, took: Duration) {
         self.metrics.opened(took);
         let entry = self.admission.connections().add(connection, generation);
@@ -118,7 +119,7 @@ impl PoolInner {
         }
         if !self.demand.has_started.load(Ordering::Relaxed) {
             // Still starting: `Pool::connect` reports the cause.
-        } else if self.others_work(failure, began) {
+        } else if self.has_working_connections(failure, began) {
             self.health.note_shortage(failure);
         } else {
             self.mark_down(failure);
@@ -127,7 +128,7 @@ impl PoolInner {
     }
 
     /// Whether the open connections are expected to work although another one could not be opened.
-    fn others_work(&self, failure: &ConnectFailure, began: Instant) -> bool {
+    fn has_working_connections(&self, failure: &ConnectFailure, began: Instant) -> bool {
         let counts = self.admission.connections().counts();
         let has_responded = self.health.since_response() < began.elapsed().max(SILENCE_THRESHOLD);
         if counts.open > 0 && (has_responded || failure.kind.is_response()) {
@@ -140,14 +141,14 @@ impl PoolInner {
         counts.idle > 0
     }
 
-    /// Marks the database as down. Connections that have been idle since before are suspect.
+    /// Marks the database as down, and its idle connections as suspect.
     pub(super) fn mark_down(&self, failure: &ConnectFailure) {
         self.health.mark_down(failure);
         self.mark_suspect();
         self.replenish();
     }
 
-    /// Returns a working connection to the pool, or closes it if it is not to be kept.
+    /// Returns a working connection to the pool, or closes it if the pool does not keep it.
     pub(crate) fn check_in(self: &Arc<Self>, entry: PoolEntry<DriverConnection>) {
         let lifetime = self.options().lifetime;
         if let Err((entry, reason)) = self.admission.check_in(entry, lifetime, self.generation()) {
@@ -156,7 +157,7 @@ impl PoolInner {
         self.changed.notify_waiters();
     }
 
-    /// Closes a connection gracefully. Its place is free afterwards.
+    /// Closes a connection gracefully, then frees its slot.
     pub(crate) fn close(self: &Arc<Self>, entry: PoolEntry<DriverConnection>, reason: CloseReason) {
         self.admission.connections().closing();
         self.close_counted(entry, reason);
@@ -165,14 +166,14 @@ impl PoolInner {
     fn close_counted(self: &Arc<Self>, entry: PoolEntry<DriverConnection>, reason: CloseReason) {
         let inner = Arc::clone(self);
         self.handle.spawn(async move {
-            // Without an answer the socket is closed all the same.
+            // The socket is closed in any case.
             let _ = timeout(CLOSE_TIMEOUT, entry.connection.close()).await;
             inner.admission.connections().closed();
             inner.on_closed(reason);
         });
     }
 
-    /// Notes that a connection is gone without a graceful close.
+    /// Frees the slot of a connection that was dropped without a graceful close.
     pub(crate) fn discard(&self, reason: CloseReason) {
         self.admission.connections().discard();
         self.on_closed(reason);
@@ -207,12 +208,12 @@ impl PoolInner {
     }
 }
 
-/// Opens connections as they are needed, until the pool is closed and its last connection with it.
+/// The connector task: opens connections as needed, until the pool is closed and its last connection is too.
 pub(crate) async fn open_connections(inner: Arc<PoolInner>) {
     let demand = &inner.demand;
-    let _asides_end = AsidesEnd(&inner);
+    let _cancel_detached = CancelDetached(&inner);
     let mut pace = Pace::START;
-    let (mut attempts, mut asides) = (FuturesUnordered::new(), FuturesUnordered::new());
+    let (mut attempts, mut detached) = (FuturesUnordered::new(), FuturesUnordered::new());
     loop {
         let is_closed = inner.admission.is_closed();
         if is_closed {
@@ -234,9 +235,9 @@ pub(crate) async fn open_connections(inner: Arc<PoolInner>) {
             });
             attempts.push(attempt(Arc::clone(&inner)));
         }
-        let new = demand.aside.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take);
-        for aside in new.into_iter().flatten() {
-            asides.push(open_one_aside(&inner, aside));
+        let new = demand.detached.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take);
+        for request in new.into_iter().flatten() {
+            detached.push(serve_detached(&inner, request));
         }
         tokio::select! {
             Some((outcome, began)) = attempts.next() => {
@@ -250,23 +251,23 @@ pub(crate) async fn open_connections(inner: Arc<PoolInner>) {
                 });
                 inner.changed.notify_waiters();
             }
-            Some(()) = asides.next() => {}
+            Some(()) = detached.next() => {}
             () = demand.wake.notified() => {}
             () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
         }
     }
 }
 
-/// Fails pending requests for connections outside of the pool when the task ends.
-struct AsidesEnd<'a>(&'a PoolInner);
+/// Fails pending requests for detached connections when the task ends.
+struct CancelDetached<'a>(&'a PoolInner);
 
-impl Drop for AsidesEnd<'_> {
+impl Drop for CancelDetached<'_> {
     fn drop(&mut self) {
-        drop(self.0.demand.aside.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.0.demand.detached.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
-/// One attempt to open a connection for a reserved place. Also returns when it began.
+/// One attempt to open a connection for a reserved slot. Also returns when it began.
 async fn attempt(inner: Arc<PoolInner>) -> (Result<(), ConnectFailure>, Instant) {
     let (connector, generation) = inner.connector_and_generation();
     let began = Instant::now();
@@ -286,27 +287,27 @@ async fn attempt(inner: Arc<PoolInner>) -> (Result<(), ConnectFailure>, Instant)
     (outcome, began)
 }
 
-/// Opens a connection. A panic of the driver, for example over a malformed greeting, counts as a lost connection.
+/// Opens a connection. A panic in the driver, for example on a malformed greeting, counts as a lost connection.
 async fn connect(connector: &Connector) -> Result<DriverConnection, ConnectFailure> {
     let connecting = AssertUnwindSafe(connector.connect(CONNECT_TIMEOUT)).catch_unwind();
     connecting.await.unwrap_or_else(|_| {
-        let error = std::io::Error::other("the driver did not understand the server's answer");
+        let error = std::io::Error::other("the driver panicked on the server's response");
         Err(ConnectFailure::new(DbErrorKind::Lost, error))
     })
 }
 
-async fn open_one_aside(inner: &PoolInner, mut aside: Aside) {
-    let connector = aside.connector.map_or_else(|| inner.connector(), Arc::new);
+async fn serve_detached(inner: &PoolInner, mut request: DetachedRequest) {
+    let connector = request.connector.map_or_else(|| inner.connector(), Arc::new);
     tokio::select! {
         opened = connect(&connector) => {
             // The caller may have been dropped.
-            let _ = aside.reply.send(opened);
+            let _ = request.reply.send(opened);
         }
-        () = aside.reply.closed() => {}
+        () = request.reply.closed() => {}
     }
 }
 
-/// A reserved place, released on drop unless the connection was opened.
+/// A reserved slot, released on drop unless the connection was opened.
 struct Reservation<'a>(&'a PoolInner);
 
 impl Reservation<'_> {

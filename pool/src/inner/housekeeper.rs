@@ -1,5 +1,5 @@
-//! The housekeeper: closes what is idle for too long or too old, keeps `min`, probes the database, warns of long holds, and
-//! ends operations that get no answer.
+//! The housekeeper: enforces idle timeout and max lifetime, maintains `min`, probes the database, warns about long
+//! holds, and aborts operations that get no response.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -9,7 +9,7 @@ use std::{
 use sea_orm::sqlx;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{PoolInner, lost_answers::LostAnswers};
+use super::{PoolInner, lost_answers::LostResponses};
 use crate::{
     connect::url::Engine,
     context::{OperationContext, PendingStatement},
@@ -18,54 +18,57 @@ use crate::{
     set::CloseReason,
 };
 
-/// How long an answer may take beyond its limit.
+/// How long a response may exceed its limit before the operation is aborted.
 const RESPONSE_GRACE: Duration = Duration::from_secs(5);
-/// How long past its limit a statement is killed by the pool: the answer of a server that limits it itself is on its way.
+/// How long the pool waits beyond `statement_timeout` before it kills a statement: the response of a server that
+/// enforces the limit itself may be in flight.
 const KILL_MARGIN: Duration = Duration::from_millis(100);
-/// How long it may take to kill statements.
+/// Time limit for killing statements.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long after a failure it is tried again.
+/// Pause after a failed attempt to kill statements.
 const KILL_PAUSE: Duration = Duration::from_millis(500);
-const SHORTEST_TICK: Duration = Duration::from_millis(20);
-const LONGEST_TICK: Duration = Duration::from_millis(250);
-/// A round that is later than this indicates that the process was paused. Its sockets may hold unread answers.
-const PAUSED: Duration = Duration::from_secs(1);
+const MIN_TICK: Duration = Duration::from_millis(20);
+const MAX_TICK: Duration = Duration::from_millis(250);
+/// A round that is delayed by more than this indicates that the process was paused. Its sockets may hold unread
+/// responses.
+const MAX_ROUND_DELAY: Duration = Duration::from_secs(1);
 
-/// Runs until the pool is closed and its last connection with it.
-pub(crate) async fn keep_house(inner: Arc<PoolInner>) {
-    let killing = Arc::new(tokio::sync::Mutex::new(()));
-    let mut lost_answers = LostAnswers::default();
+/// Runs until the pool is closed and its last connection is too.
+pub(crate) async fn run_housekeeper(inner: Arc<PoolInner>) {
+    let kill_lock = Arc::new(tokio::sync::Mutex::new(()));
+    let mut lost_responses = LostResponses::default();
     while !(inner.admission.is_closed() && inner.admission.connections().counts().open == 0) {
         let (began, tick) = (Instant::now(), tick(&inner));
         tokio::select! {
             () = inner.attention.notified() => {}
             () = sleep(tick) => {}
         }
-        if began.elapsed() > tick + PAUSED {
-            tracing::warn!(late = ?began.elapsed(), "the process was paused; operations are not judged by this time");
+        if began.elapsed() > tick + MAX_ROUND_DELAY {
+            tracing::warn!(elapsed = ?began.elapsed(), "process was paused; skipping a housekeeping round");
             continue;
         }
-        // Logged, and shown in `/pool`; a write checks it itself.
+        // A failure is recorded in the health state; writes check the file again.
         let _ = inner.check_file();
         discard_suspect(&inner);
         inner.probe_if_due();
-        retire(&inner);
+        close_expired(&inner);
         inner.replenish();
-        check_restored(&inner);
-        warn_of_slow_holds(&inner);
-        kill_overlong(&inner, &killing);
-        end_stranded(&inner);
-        lost_answers.look(&inner);
+        mark_up_if_restored(&inner);
+        warn_about_slow_holds(&inner);
+        kill_timed_out(&inner, &kill_lock);
+        abort_stranded(&inner);
+        lost_responses.check(&inner);
     }
 }
 
 fn tick(inner: &PoolInner) -> Duration {
     let options = inner.options();
     let shortest = [options.idle, options.lifetime].into_iter().filter(|time| !time.is_zero()).min();
-    shortest.map_or(LONGEST_TICK, |time| (time / 4).clamp(SHORTEST_TICK, LONGEST_TICK))
+    shortest.map_or(MAX_TICK, |time| (time / 4).clamp(MIN_TICK, MAX_TICK))
 }
 
-/// While the database is down, what has been idle since before cannot be trusted. What has answered since can.
+/// While the database is down, closes connections that have been idle since before the outage. Those that have
+/// responded since then are kept.
 fn discard_suspect(inner: &Arc<PoolInner>) {
     if inner.engine == Engine::Sqlite || !inner.health.is_down() {
         return;
@@ -77,8 +80,8 @@ fn discard_suspect(inner: &Arc<PoolInner>) {
     }
 }
 
-/// Closes what has been idle for too long, is too old, or is one too many.
-fn retire(inner: &Arc<PoolInner>) {
+/// Closes idle connections that exceed the idle timeout, the max lifetime or `max`.
+fn close_expired(inner: &Arc<PoolInner>) {
     let options = inner.options();
     // One may have been checked in while the connector was being replaced.
     inner.close_outdated();
@@ -98,7 +101,7 @@ fn retire(inner: &Arc<PoolInner>) {
     }
 }
 
-fn check_restored(inner: &PoolInner) {
+fn mark_up_if_restored(inner: &PoolInner) {
     if !matches!(inner.health.state(), State::Recovering) {
         return;
     }
@@ -108,7 +111,7 @@ fn check_restored(inner: &PoolInner) {
     }
 }
 
-fn warn_of_slow_holds(inner: &PoolInner) {
+fn warn_about_slow_holds(inner: &PoolInner) {
     let slow = inner.options().slow_hold;
     if slow.is_zero() {
         return;
@@ -129,43 +132,43 @@ fn warn_of_slow_holds(inner: &PoolInner) {
 }
 
 /// Kills statements that exceed `statement_timeout` on MySQL, which enforces it for reads only.
-fn kill_overlong(inner: &Arc<PoolInner>, killing: &Arc<tokio::sync::Mutex<()>>) {
+fn kill_timed_out(inner: &Arc<PoolInner>, kill_lock: &Arc<tokio::sync::Mutex<()>>) {
     let limit = inner.options().statement_timeout;
     if inner.engine != Engine::MySql || limit.is_zero() {
         return;
     }
-    let Ok(alone) = Arc::clone(killing).try_lock_owned() else { return };
-    let overlong = inner.unanswered(limit + KILL_MARGIN).into_iter().filter_map(|holder| {
+    let Ok(guard) = Arc::clone(kill_lock).try_lock_owned() else { return };
+    let expired = inner.unanswered(limit + KILL_MARGIN).into_iter().filter_map(|holder| {
         let killed = holder.context.kill_after(limit + KILL_MARGIN, inner.clock)?;
         Some((holder.context, killed))
     });
-    let overlong: Vec<_> = overlong.collect();
-    if overlong.is_empty() {
+    let expired: Vec<_> = expired.collect();
+    if expired.is_empty() {
         return;
     }
     let inner = Arc::clone(inner);
     inner.handle.clone().spawn(async move {
-        let killed = timeout(KILL_TIMEOUT, kill(&inner, &overlong)).await;
+        let killed = timeout(KILL_TIMEOUT, kill(&inner, &expired)).await;
         if let Err(error) = killed.unwrap_or_else(|_| Err(Arc::new(timed_out()))) {
             tracing::warn!(
                 error = root_cause(error.as_ref()),
-                "overlong statements could not be killed; trying again until their operations are aborted"
+                "failed to kill statements that exceed statement_timeout; retrying"
             );
             sleep(KILL_PAUSE).await;
         }
-        drop(alone);
+        drop(guard);
     });
 }
 
-/// Kills each of these statements over one connection, beside those of the pool.
+/// Kills these statements over a connection that does not belong to the pool.
 async fn kill(
     inner: &PoolInner,
-    overlong: &[(Arc<OperationContext>, PendingStatement)],
+    expired: &[(Arc<OperationContext>, PendingStatement)],
 ) -> Result<(), Arc<sqlx::Error>> {
-    let Some(opened) = inner.open_aside(None).await else { return Ok(()) };
+    let Some(opened) = inner.open_detached(None).await else { return Ok(()) };
     let mut connection = opened.map_err(|failure| failure.source)?;
     let mut outcome = Ok(());
-    for (context, killed) in overlong {
+    for (context, killed) in expired {
         if let Err(error) = connection.kill_statement(killed.session).await {
             outcome = Err(Arc::new(error));
             continue;
@@ -176,7 +179,7 @@ async fn kill(
             operation = context.operation,
             request_id = request.as_deref(),
             statement_timeout = ?inner.options().statement_timeout,
-            "statement killed: no answer within statement_timeout"
+            "statement killed: no response within statement_timeout"
         );
     }
     // The server cleans up the session in any case.
@@ -184,9 +187,10 @@ async fn kill(
     outcome
 }
 
-/// Aborts operations that get no answer, so that their connections can be replaced: past `statement_timeout` and a grace, or
-/// after the grace alone if the server was found silent. [`LostAnswers`] finds those earlier that the server has answered. A connection attempt that is refused aborts no operation.
-fn end_stranded(inner: &PoolInner) {
+/// Aborts operations that get no response, so that their connections can be replaced: after `statement_timeout` plus a
+/// grace period, or after the grace period alone if the server was found silent. [`LostResponses`] detects lost
+/// responses earlier. A refused connection attempt aborts no operation.
+fn abort_stranded(inner: &PoolInner) {
     if inner.engine == Engine::Sqlite {
         return;
     }

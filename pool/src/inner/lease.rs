@@ -1,4 +1,4 @@
-//! A connection in use: from admission to its return.
+//! Leases: connections in use, from admission to check-in.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -17,7 +17,7 @@ use crate::{
     set::{Access, AcquireError, AdmissionParams, Admitted, CloseReason, PoolEntry},
 };
 
-/// A connection in use. Dropped without [`Lease::end`] (a panic, an abort), its connection is closed.
+/// A connection in use. If it is dropped without [`Lease::end`] (after a panic or an abort), the connection is closed.
 #[derive(Debug)]
 pub(crate) struct Lease {
     inner: Arc<PoolInner>,
@@ -26,11 +26,11 @@ pub(crate) struct Lease {
     entry: Option<PoolEntry<DriverConnection>>,
     waited: Duration,
     ended: bool,
-    _turn: Option<OwnedSemaphorePermit>,
+    _write_permit: Option<OwnedSemaphorePermit>,
 }
 
 impl PoolInner {
-    /// Acquires a connection for an operation. It is not pinged.
+    /// Acquires a connection for an operation, without a ping.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         context: &Arc<OperationContext>,
@@ -65,11 +65,11 @@ impl PoolInner {
             entry: Some(admitted.entry),
             waited,
             ended: false,
-            _turn: admitted.turn,
+            _write_permit: admitted.turn,
         }
     }
 
-    /// The error of an operation that was refused, with the pool's state at this moment.
+    /// Returns the error for a refused operation, with the current state of the pool, and counts it.
     pub(crate) fn refusal(&self, operation: &'static str, reason: AcquireError) -> Error {
         let reason = self.with_cause(reason);
         self.metrics.refused(&reason);
@@ -77,7 +77,7 @@ impl PoolInner {
         Error::Refused { operation, reason, usage: Box::new(usage) }
     }
 
-    /// A time-out while nothing is in use is an outage, and not a busy pool.
+    /// A timeout while no connection is in use is caused by an outage, not by a busy pool.
     fn with_cause(&self, reason: AcquireError) -> AcquireError {
         let counts = self.admission.connections().counts();
         if !matches!(reason, AcquireError::TimedOut { .. }) || counts.in_use > 0 {
@@ -98,8 +98,8 @@ impl Lease {
         self.entry.take()
     }
 
-    /// Sets the wait of a batch's first member.
-    pub(crate) fn waited(&mut self, waited: Duration) {
+    /// Sets the time that the first operation of a batch has waited.
+    pub(crate) fn set_waited(&mut self, waited: Duration) {
         self.waited = waited;
     }
 
@@ -107,33 +107,33 @@ impl Lease {
         self.entry.as_mut()
     }
 
-    /// Returns a connection that works.
+    /// Returns a working connection to the pool.
     pub(crate) fn end(self, entry: PoolEntry<DriverConnection>) {
         self.check_in(entry, true);
     }
 
-    /// The same for a use that should not count towards the mean hold time.
-    pub(crate) fn end_unlike_others(self, entry: PoolEntry<DriverConnection>) {
+    /// Like [`end`](Self::end), for a hold that does not count towards the mean hold time.
+    pub(crate) fn end_unmeasured(self, entry: PoolEntry<DriverConnection>) {
         self.check_in(entry, false);
     }
 
-    fn check_in(mut self, mut entry: PoolEntry<DriverConnection>, is_usual: bool) {
+    fn check_in(mut self, mut entry: PoolEntry<DriverConnection>, is_measured: bool) {
         self.ended = true;
-        self.release(is_usual);
+        self.release(is_measured);
         entry.last_used = Instant::now();
         self.inner.check_in(entry);
     }
 
-    /// Closes a connection that works and must not be used again.
+    /// Closes a working connection that must not be reused.
     pub(crate) fn end_and_close(mut self, entry: PoolEntry<DriverConnection>, reason: CloseReason) {
         self.ended = true;
         self.release(true);
         self.inner.close(entry, reason);
     }
 
-    fn release(&self, is_usual: bool) {
+    fn release(&self, is_measured: bool) {
         if let Some(since) = self.inner.admission.connections().release(self.id) {
-            self.inner.metrics.used(self.waited, since.elapsed(), is_usual);
+            self.inner.metrics.used(self.waited, since.elapsed(), is_measured);
         }
     }
 }
@@ -144,7 +144,7 @@ impl Drop for Lease {
             return;
         }
         self.release(false);
-        // Its socket is closed with it: the peer learns of it, if it still listens.
+        // Dropping the connection closes its socket.
         drop(self.entry.take());
         let is_stranded = self.context.is_stranded.load(Ordering::Relaxed);
         self.inner.discard(if is_stranded { CloseReason::Stranded } else { CloseReason::Broken });

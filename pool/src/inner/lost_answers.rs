@@ -1,8 +1,9 @@
-//! Operations whose answers were lost on the way: by a firewall that has forgotten a connection, or a balancer that has moved.
+//! Detects operations whose response was lost, for example because a firewall dropped the connection or a load balancer
+//! failed over.
 //!
-//! Such a connection looks like one whose statement takes long. The server knows the difference: it is asked over another
-//! connection whether the session runs a statement at all. One that has waited for its next statement for a second while the
-//! pool waits for its answer will never send it.
+//! For the pool, such a connection looks like one with a slow statement. The server knows the difference, so the pool
+//! queries it over another connection for idle sessions. A session that has been idle for a second while the pool waits
+//! for its response will never send it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,62 +20,62 @@ use crate::{
     set::CloseReason,
 };
 
-/// The server is asked about statements that have had no answer for so long.
-const UNANSWERED: Duration = Duration::from_secs(2);
-/// Statements that simply take long are asked about again after as long as they have taken, within these limits.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Time without a response after which the pool queries the server about a statement.
+const RESPONSE_THRESHOLD: Duration = Duration::from_secs(2);
+/// The pause before the next query is as long as the slow statements have already taken, within these limits.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 type Suspect = (Arc<OperationContext>, PendingStatement);
 
-/// When the server was asked last.
+/// When the server is queried next.
 #[derive(Default)]
-pub(super) struct LostAnswers {
+pub(super) struct LostResponses {
     next: Option<Instant>,
-    asking: Arc<Mutex<()>>,
+    query_lock: Arc<Mutex<()>>,
 }
 
-impl LostAnswers {
-    /// Asks the server about operations that have had no answer for a while, in a separate task, and ends those whose answers
-    /// were lost.
-    pub(super) fn look(&mut self, inner: &Arc<PoolInner>) {
+impl LostResponses {
+    /// Queries the server about operations without a response, in a separate task, and aborts those whose response was
+    /// lost.
+    pub(super) fn check(&mut self, inner: &Arc<PoolInner>) {
         if inner.engine == Engine::Sqlite
             || inner.health.is_down()
             || self.next.is_some_and(|next| Instant::now() < next)
         {
             return;
         }
-        let holders = inner.unanswered(UNANSWERED);
-        let owed = holders.iter().filter_map(|holder| holder.context.unanswered(inner.clock)).min();
+        let holders = inner.unanswered(RESPONSE_THRESHOLD);
+        let shortest = holders.iter().filter_map(|holder| holder.context.unanswered(inner.clock)).min();
         let suspects: Vec<Suspect> = holders
             .into_iter()
             .filter_map(|holder| {
-                let statement = holder.context.pending(UNANSWERED, inner.clock)?;
+                let statement = holder.context.pending(RESPONSE_THRESHOLD, inner.clock)?;
                 Some((holder.context, statement))
             })
             .collect();
-        let Ok(alone) = Arc::clone(&self.asking).try_lock_owned() else { return };
+        let Ok(guard) = Arc::clone(&self.query_lock).try_lock_owned() else { return };
         if suspects.is_empty() {
             return;
         }
-        self.next = Some(Instant::now() + owed.unwrap_or_default().clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+        self.next = Some(Instant::now() + shortest.unwrap_or_default().clamp(MIN_PAUSE, MAX_PAUSE));
         let inner = Arc::clone(inner);
         inner.handle.clone().spawn(async move {
-            inner.end_lost(&suspects).await;
-            drop(alone);
+            inner.abort_lost(&suspects).await;
+            drop(guard);
         });
     }
 }
 
 impl PoolInner {
-    async fn end_lost(self: &Arc<Self>, suspects: &[Suspect]) {
+    async fn abort_lost(self: &Arc<Self>, suspects: &[Suspect]) {
         let sessions: Vec<_> = suspects.iter().map(|(_, statement)| statement.session).collect();
-        let ask = async |connection: &mut DriverConnection| {
-            let asked = timeout(PING_TIMEOUT, connection.idle_sessions(&sessions)).await;
-            asked.unwrap_or_else(|_| Err(timed_out()))
+        let query = async |connection: &mut DriverConnection| {
+            let response = timeout(PING_TIMEOUT, connection.idle_sessions(&sessions)).await;
+            response.unwrap_or_else(|_| Err(timed_out()))
         };
         let idle = if let Some(mut entry) = self.admission.take_idle_if(|_| true) {
-            let idle = ask(&mut entry.connection).await;
+            let idle = query(&mut entry.connection).await;
             if idle.is_ok() {
                 entry.last_response = Instant::now();
                 self.check_in(entry);
@@ -84,10 +85,10 @@ impl PoolInner {
             }
             idle
         } else {
-            let opened = timeout(PING_TIMEOUT, self.open_aside(None)).await;
-            // That the server cannot be asked says nothing about the operations.
+            let opened = timeout(PING_TIMEOUT, self.open_detached(None)).await;
+            // A failed query is no evidence that responses were lost.
             let Ok(Some(Ok(mut connection))) = opened else { return };
-            let idle = ask(&mut connection).await;
+            let idle = query(&mut connection).await;
             // The server cleans up the session in any case.
             let _ = timeout(PING_TIMEOUT, connection.close()).await;
             idle
@@ -99,11 +100,11 @@ impl PoolInner {
                     tracing::warn!(
                         operation = context.operation,
                         unanswered = ?context.unanswered(self.clock),
-                        "operation aborted: its answer was lost, the server waits for the next statement"
+                        "operation aborted: response lost, session is idle on the server"
                     );
                 }
             }
-            Err(error) => tracing::debug!(%error, "the server could not be asked about unanswered statements"),
+            Err(error) => tracing::debug!(%error, "failed to query the server about pending statements"),
         }
     }
 }

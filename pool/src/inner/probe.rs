@@ -1,4 +1,4 @@
-//! Whether the database answers: one probe at a time, for all who wait.
+//! Probes, which find out whether the database responds. One runs at a time, for all callers.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -15,27 +15,27 @@ use crate::{
     set::{AcquireError, CloseReason},
 };
 
-/// While nothing runs, the database is probed after this.
+/// Time without a response after which the database is probed while no operation runs.
 const IDLE_PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a connection has to answer a ping.
+/// Time limit of a ping.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_millis(1500);
 
 impl PoolInner {
-    /// Checks that the database answers: by its last response if that is recent, otherwise by a probe. Never queues behind
-    /// operations.
+    /// Checks that the database responds: by its last response if that is recent, otherwise by a probe. Never queues
+    /// behind operations.
     pub(crate) async fn ping(&self) -> Result<(), AcquireError> {
-        const FRESH: Duration = Duration::from_secs(1);
+        const MAX_AGE: Duration = Duration::from_secs(1);
         if self.admission.is_closed() {
             return Err(AcquireError::Closing);
         }
         self.refuse_if_down()?;
-        if self.health.since_response() < FRESH || self.is_in_memory() {
+        if self.health.since_response() < MAX_AGE || self.is_in_memory() {
             return Ok(());
         }
         let mut ended = self.probes.ended.subscribe();
-        self.probes.wanted.store(true, Ordering::Release);
+        self.probes.requested.store(true, Ordering::Release);
         self.attention.notify_one();
-        // A probe pings an idle connection, then requests a new one.
+        // Enough for a probe, which pings an idle connection and then requests a new one.
         let _ = timeout(PING_TIMEOUT * 3, ended.changed()).await;
         self.refuse_if_down()
     }
@@ -47,10 +47,10 @@ impl PoolInner {
         }
     }
 
-    /// Starts a probe if one is wanted or due, and none is running.
+    /// Starts a probe if one is requested or due, and none is running.
     pub(super) fn probe_if_due(self: &Arc<Self>) {
-        let is_wanted = self.probes.wanted.swap(false, Ordering::AcqRel);
-        if !(is_wanted || self.is_probe_due()) || self.probes.is_running.swap(true, Ordering::AcqRel) {
+        let is_requested = self.probes.requested.swap(false, Ordering::AcqRel);
+        if !(is_requested || self.is_probe_due()) || self.probes.is_running.swap(true, Ordering::AcqRel) {
             return;
         }
         let inner = Arc::clone(self);
@@ -66,7 +66,7 @@ impl PoolInner {
             return false;
         }
         if self.health.is_down() {
-            // A connection that has answered since then may serve again.
+            // A connection that has responded since the outage began may show that it is over.
             return self
                 .admission
                 .connections()
@@ -74,23 +74,24 @@ impl PoolInner {
         }
         let counts = self.admission.connections().counts();
         let silence = self.health.since_response();
-        // A connection has died; operations run and none gets an answer; nothing has run for a while.
+        // A connection broke; operations run without a response; nothing has run for a while; no connection can be
+        // opened.
         self.admission.connections().any_idle(|entry| self.health.is_suspect(entry.last_response.elapsed()))
             || (counts.in_use > 0 && silence >= SILENCE_THRESHOLD)
             || (counts.open > 0 && silence >= IDLE_PROBE_INTERVAL)
             || (counts.open == 0 && self.admission.pending() > 0 && self.is_connect_overdue())
     }
 
-    /// Whether a connection is being opened for longer than an answer takes.
+    /// Whether a connection attempt takes longer than a ping may take.
     fn is_connect_overdue(&self) -> bool {
         let progress = self.connect_progress();
         let progress = progress.borrow();
-        progress.is_under_way() && progress.began.is_some_and(|began| began.elapsed() >= PING_TIMEOUT)
+        progress.is_in_flight() && progress.began.is_some_and(|began| began.elapsed() >= PING_TIMEOUT)
     }
 
-    /// Pings idle connections, or else requests a new one. Marks the database as down if neither answers.
+    /// Pings idle connections, or else requests a new one. Marks the database as down if neither responds.
     async fn probe(self: &Arc<Self>) {
-        // A connection to a deleted file still answers.
+        // A connection to a deleted file still responds.
         if self.check_file().is_err() {
             return;
         }
@@ -105,38 +106,38 @@ impl PoolInner {
         let mut progress = self.connect_progress();
         let ended = progress.borrow().ended;
         self.request_probe();
-        // An attempt has as long as a ping to answer. A failure is handled by the connector task; a slow attempt continues, and
-        // the database counts as silent meanwhile.
-        let asked = Instant::now();
+        // The server has as long as for a ping. The connector task handles failures; a slow attempt continues, but
+        // until it succeeds the database counts as silent.
+        let requested_at = Instant::now();
         loop {
-            let (has_ended, under_way) = {
+            let (has_ended, connecting_since) = {
                 let progress = progress.borrow_and_update();
-                (progress.ended > ended, progress.began.filter(|_| progress.is_under_way()))
+                (progress.ended > ended, progress.began.filter(|_| progress.is_in_flight()))
             };
-            let began = under_way.unwrap_or(asked);
+            let began = connecting_since.unwrap_or(requested_at);
             if has_ended || timeout_at(began + PING_TIMEOUT, progress.changed()).await.is_ok() {
                 if has_ended || self.admission.is_closed() {
                     return;
                 }
                 continue;
             }
-            // During a pause between attempts nothing was asked, and the cause of the last failure is known.
-            if under_way.is_some() && self.health.since_response() >= began.elapsed().min(PING_TIMEOUT) {
+            // During a pause no attempt is in flight, and the cause of the last failure is known.
+            if connecting_since.is_some() && self.health.since_response() >= began.elapsed().min(PING_TIMEOUT) {
                 self.mark_down(&ConnectFailure::silent());
             }
             return;
         }
     }
 
-    /// Pings suspect connections, and idle ones until one answers. Returns whether any did.
+    /// Pings suspect connections, and other idle ones until one responds. Returns whether any has responded.
     async fn ping_idle(self: &Arc<Self>) -> bool {
-        let mut has_answered = false;
+        let mut has_responded = false;
         while let Some(mut entry) =
-            self.admission.take_idle_if(|entry| !has_answered || self.health.is_suspect(entry.last_response.elapsed()))
+            self.admission.take_idle_if(|entry| !has_responded || self.health.is_suspect(entry.last_response.elapsed()))
         {
             match timeout(PING_TIMEOUT, entry.connection.ping()).await {
                 Ok(Ok(())) => {
-                    has_answered = true;
+                    has_responded = true;
                     self.health.on_response();
                     entry.last_response = Instant::now();
                     self.check_in(entry);
@@ -153,10 +154,11 @@ impl PoolInner {
                 }
             }
         }
-        has_answered
+        has_responded
     }
 
-    /// Checks that the file of an SQLite database has not been moved or replaced; otherwise marks it as down.
+    /// Checks that the file of an SQLite database has not been moved or replaced. If it has, marks the database as
+    /// down.
     pub(crate) fn check_file(&self) -> Result<(), ConnectFailure> {
         let checked = self.connector().check_file();
         if let Err(failure) = &checked

@@ -18,14 +18,14 @@ use crate::connect::{
 /// Requests to the connector task, and its progress.
 pub(super) struct ConnectDemand {
     pub(super) wake: Notify,
-    /// Whether a connection is to be opened regardless of the counts, as a probe.
+    /// Whether to open a connection regardless of the counts, as a probe.
     pub(super) probe: AtomicBool,
-    /// `None` once the connector task has ended.
-    pub(super) aside: Mutex<Option<Vec<Aside>>>,
-    /// Whether to end the pause after failures.
+    /// Requests for detached connections; `None` once the connector task has ended.
+    pub(super) detached: Mutex<Option<Vec<DetachedRequest>>>,
+    /// Whether to end the pause that follows failures.
     pub(super) resume: AtomicBool,
     pub(super) progress: watch::Sender<ConnectProgress>,
-    /// How many connections may be opened at the same time.
+    /// The current maximum number of concurrent attempts.
     pub(super) ramp: AtomicU32,
     pub(super) has_started: AtomicBool,
 }
@@ -35,7 +35,7 @@ impl Default for ConnectDemand {
         Self {
             wake: Notify::new(),
             probe: AtomicBool::new(false),
-            aside: Mutex::new(Some(Vec::new())),
+            detached: Mutex::new(Some(Vec::new())),
             resume: AtomicBool::new(false),
             progress: watch::Sender::default(),
             ramp: AtomicU32::new(0),
@@ -44,27 +44,27 @@ impl Default for ConnectDemand {
     }
 }
 
-/// A request for a connection outside of the pool.
-pub(super) struct Aside {
-    /// A connector other than the pool's.
+/// A request for a detached connection, which does not belong to the pool.
+pub(super) struct DetachedRequest {
+    /// The connector to use instead of the pool's.
     pub(super) connector: Option<Connector>,
     pub(super) reply: oneshot::Sender<Result<DriverConnection, ConnectFailure>>,
 }
 
-/// Progress of attempts to connect.
+/// Progress of connection attempts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectProgress {
-    /// Attempts that have begun, and that have ended.
+    /// The number of attempts that have begun, and that have ended.
     pub(super) begun: u64,
     pub(crate) ended: u64,
     /// When the latest attempt began.
     pub(crate) began: Option<Instant>,
-    /// Why the last one failed, unless it succeeded.
+    /// Why the last attempt failed; `None` if it succeeded.
     pub(crate) failure: Option<ConnectFailure>,
 }
 
 impl ConnectProgress {
-    pub(crate) fn is_under_way(&self) -> bool {
+    pub(crate) fn is_in_flight(&self) -> bool {
         self.begun > self.ended
     }
 }
@@ -72,9 +72,9 @@ impl ConnectProgress {
 /// Probes of the database: one at a time.
 #[derive(Default)]
 pub(crate) struct Probes {
-    /// Whether a caller waits for a probe.
-    pub(super) wanted: AtomicBool,
+    /// Whether a caller has requested a probe.
+    pub(super) requested: AtomicBool,
     pub(super) is_running: AtomicBool,
-    /// How many have ended.
+    /// The number of probes that have ended.
     pub(super) ended: watch::Sender<u64>,
 }

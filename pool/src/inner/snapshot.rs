@@ -12,8 +12,8 @@ use crate::{
     stats::snapshot::{Advice, Cause, Limits, OperationInfo, PoolState, Snapshot, Status, millis},
 };
 
-/// How many of the longest waiters and holders are shown.
-const SHOWN: usize = 5;
+/// Number of the longest waiters and holders in a snapshot.
+const MAX_SHOWN: usize = 5;
 
 impl PoolInner {
     pub(crate) fn status(&self) -> Status {
@@ -29,10 +29,10 @@ impl PoolInner {
         }
     }
 
-    /// Holders that the database has owed an answer for this long.
+    /// Returns the holders whose statement has had no response for this long.
     pub(crate) fn unanswered(&self, limit: Duration) -> Vec<Holder> {
         let mut holders = self.admission.connections().holders();
-        holders.retain(|holder| holder.context.unanswered(self.clock).is_some_and(|owed| owed >= limit));
+        holders.retain(|holder| holder.context.unanswered(self.clock).is_some_and(|time| time >= limit));
         holders
     }
 
@@ -54,7 +54,7 @@ impl PoolInner {
             State::Recovering => (PoolState::Recovering, None),
             State::Down { incident } => (PoolState::Down, Some(cause(incident))),
         };
-        let waiters = self.admission.longest_waiters(SHOWN);
+        let waiters = self.admission.longest_waiters(MAX_SHOWN);
         let connector = self.connector();
         let session = connector.session();
         Snapshot {
@@ -84,7 +84,7 @@ impl PoolInner {
             #[cfg(feature = "bulk")]
             bulk: self.bulk_usage(),
             longest_waiters: waiters.iter().map(|context| info(context, context.arrived)).collect(),
-            longest_holders: self.longest_holders(SHOWN),
+            longest_holders: self.longest_holders(MAX_SHOWN),
             counters: self.metrics.counters(),
             wait,
             advice: Advice::new(&hold, span, options.max, counts.waiting, session.max_connections()),

@@ -1,4 +1,4 @@
-//! Opening a pool with more than URL and options say.
+//! Builds a pool with driver options, pragmas and statements for new connections.
 
 use std::sync::Arc;
 
@@ -15,19 +15,20 @@ use crate::{
     options::{InvalidOption, PoolOptions},
 };
 
-/// Opens a [`Pool`] with options of the driver, pragmas, and statements for each new connection. Made by [`Pool::builder`].
+/// Builds a [`Pool`] with driver options, pragmas, and statements for each new connection. Created by
+/// [`Pool::builder`].
 ///
-/// They apply to every connection, as long as the pool lives: to those that [`Pool::reconfigure`] opens with new credentials,
-/// and to those of [`Pool::with_database_connection`].
-#[must_use = "it does nothing before `connect`"]
+/// They apply to all connections of the pool, including those that [`Pool::reconfigure`] opens with new credentials and
+/// those of [`Pool::with_database_connection`].
+#[must_use = "call `connect` to open the pool"]
 pub struct PoolBuilder {
     url: DatabaseUrl,
     options: PoolOptions,
-    own: DriverOptions,
+    driver_options: DriverOptions,
 }
 
 impl Pool {
-    /// Begins to build a pool.
+    /// Returns a builder for a pool.
     ///
     /// ```no_run
     /// # use orm_pool::{DatabaseUrl, Pool, PoolOptions};
@@ -47,84 +48,84 @@ impl Pool {
     /// # }
     /// ```
     pub fn builder(url: &DatabaseUrl) -> PoolBuilder {
-        PoolBuilder { url: url.clone(), options: PoolOptions::default(), own: DriverOptions::default() }
+        PoolBuilder { url: url.clone(), options: PoolOptions::default(), driver_options: DriverOptions::default() }
     }
 }
 
 impl PoolBuilder {
-    /// Sets the options of the pool. Without it they are the defaults.
+    /// Sets the pool options. Defaults to [`PoolOptions::default`].
     pub fn options(mut self, options: PoolOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Sets a pragma of SQLite on each new connection, such as `cache_size`, `mmap_size` or `synchronous`. Unless set here
-    /// `journal_mode` is `WAL`, `synchronous` is `FULL` and `foreign_keys` is `ON`. Other engines ignore it.
+    /// Sets an SQLite pragma on each new connection, such as `cache_size`, `mmap_size` or `synchronous`. The defaults
+    /// are `journal_mode` `WAL`, `synchronous` `FULL` and `foreign_keys` `ON`. Other engines ignore it.
     ///
-    /// `busy_timeout` is refused: it is [`PoolOptions::acquire`].
+    /// `busy_timeout` is refused, because it is set by [`PoolOptions::acquire`].
     #[cfg(feature = "sqlite")]
     pub fn sqlite_pragma(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.own.pragmas.push((name.into(), value.into()));
+        self.driver_options.pragmas.push((name.into(), value.into()));
         self
     }
 
-    /// Changes the options of the SQLite driver, after those of the URL. The pool itself sets `busy_timeout` and
+    /// Modifies the options of the SQLite driver, after the URL is applied. The pool sets `busy_timeout` and
     /// `create_if_missing`.
     #[cfg(feature = "sqlite")]
     pub fn map_sqlx_sqlite_opts<F>(mut self, map: F) -> Self
     where
         F: Fn(sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteConnectOptions + Send + Sync + 'static,
     {
-        self.own.map_sqlite = Some(Arc::new(map));
+        self.driver_options.map_sqlite = Some(Arc::new(map));
         self
     }
 
-    /// Changes the options of the PostgreSQL driver, after those of the URL.
+    /// Modifies the options of the PostgreSQL driver, after the URL is applied.
     #[cfg(feature = "postgres")]
     pub fn map_sqlx_postgres_opts<F>(mut self, map: F) -> Self
     where
         F: Fn(sqlx::postgres::PgConnectOptions) -> sqlx::postgres::PgConnectOptions + Send + Sync + 'static,
     {
-        self.own.map_postgres = Some(Arc::new(map));
+        self.driver_options.map_postgres = Some(Arc::new(map));
         self
     }
 
-    /// Changes the options of the driver for MySQL and MariaDB, after those of the URL. The pool itself sets the time zone
-    /// (UTC), the SQL mode and what else its statements rely on; character set and collation are respected.
+    /// Modifies the options of the driver for MySQL and MariaDB, after the URL is applied. The pool sets the time zone
+    /// (UTC), the SQL mode and other settings that it relies on; character set and collation are respected.
     #[cfg(feature = "mysql")]
     pub fn map_sqlx_mysql_opts<F>(mut self, map: F) -> Self
     where
         F: Fn(sqlx::mysql::MySqlConnectOptions) -> sqlx::mysql::MySqlConnectOptions + Send + Sync + 'static,
     {
-        self.own.map_mysql = Some(Arc::new(map));
+        self.driver_options.map_mysql = Some(Arc::new(map));
         self
     }
 
     /// Runs statements on each new connection, before its first operation: `SET ROLE`, `SET search_path`, `LOAD`.
     ///
-    /// It runs after the pool has set the session, within the time limit of opening a connection. If it fails, the connection
-    /// counts as one that could not be opened. Behind a connection pooler in transaction mode its settings do not last: each
-    /// transaction may meet another session.
+    /// They run after the pool has configured the session, within the time limit for opening a connection. If one
+    /// fails, the connection attempt fails. Behind a connection pooler in transaction mode the settings are not
+    /// reliable, because each transaction may use a different session.
     pub fn after_connect<F>(mut self, after_connect: F) -> Self
     where
         F: for<'a> Fn(NewConnection<'a>) -> BoxFuture<'a, Result<(), DbErr>> + Send + Sync + 'static,
     {
-        self.own.after_connect = Some(Arc::new(after_connect));
+        self.driver_options.after_connect = Some(Arc::new(after_connect));
         self
     }
 
-    /// Opens the pool, as [`Pool::connect`].
+    /// Opens the pool, like [`Pool::connect`].
     ///
     /// # Errors
     ///
     /// As [`Pool::connect`].
     pub async fn connect(self) -> Result<Pool, ConnectError> {
         #[cfg(feature = "sqlite")]
-        if self.own.pragmas.iter().any(|(name, _)| name.eq_ignore_ascii_case("busy_timeout")) {
-            let allowed = "another pragma than busy_timeout, which `acquire` sets".to_owned();
+        if self.driver_options.pragmas.iter().any(|(name, _)| name.eq_ignore_ascii_case("busy_timeout")) {
+            let allowed = "a pragma other than busy_timeout, which is set by `acquire`".to_owned();
             return Err(InvalidOption { option: "sqlite_pragma", allowed }.into());
         }
-        Pool::open(&self.url, &self.options, &Arc::new(self.own)).await
+        Pool::open(&self.url, &self.options, &Arc::new(self.driver_options)).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! Opens the pool: the first connection, then the others up to `min`.
+//! Opens the pool and its first connections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     error_kind::{DbErrorKind, connection_error},
     exec::runtime::PoolRuntime,
     inner::{
-        PoolInner, connections::open_connections, housekeeper::keep_house, probe::PING_TIMEOUT,
+        PoolInner, connections::open_connections, housekeeper::run_housekeeper, probe::PING_TIMEOUT,
         requests::ConnectProgress,
     },
     options::{InvalidOption, PoolOptions},
@@ -23,14 +23,15 @@ use crate::{
 };
 
 impl Pool {
-    /// Opens the pool and warms it to `min` connections, or one.
+    /// Opens the pool and warms it up to `min` connections, but at least one.
     ///
-    /// A database that is still starting is waited for, `options.acquire` at the most. [`builder`](Self::builder) sets more
-    /// than URL and options say.
+    /// If the database is unreachable, for example because it is still starting, the pool retries for up to
+    /// `options.acquire`. Errors that a retry cannot fix, such as a wrong password, are returned immediately. Use
+    /// [`builder`](Self::builder) to set driver options.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] says which URL (without its password) could not be reached and why.
+    /// [`ConnectError::Unreachable`] contains the URL, without the password, and the cause.
     pub async fn connect(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, ConnectError> {
         Self::open(url, options, &Arc::default()).await
     }
@@ -38,46 +39,48 @@ impl Pool {
     pub(super) async fn open(
         url: &DatabaseUrl,
         options: &PoolOptions,
-        own: &Arc<DriverOptions>,
+        driver_options: &Arc<DriverOptions>,
     ) -> Result<Self, ConnectError> {
-        let options = fitted(url, options)?;
+        let options = effective_options(url, options)?;
         let runtime = PoolRuntime::start(options.threads).map_err(ConnectError::Runtime)?;
         let metrics = PoolMetrics::new(&options.application_name)
             .map_err(|error| ConnectError::Runtime(std::io::Error::other(format!("{error:?}"))))?;
-        let connector = Connector::new(url, &options, own).map_err(|_| ConnectError::EngineDisabled(url.engine()))?;
+        let connector =
+            Connector::new(url, &options, driver_options).map_err(|_| ConnectError::EngineDisabled(url.engine()))?;
         let inner = Arc::new(PoolInner::new(options, connector, metrics, runtime.handle()));
         runtime.spawn(open_connections(Arc::clone(&inner)));
         if let Err(error) = warm_up(&inner).await {
             inner.stop_admission();
             return Err(error);
         }
-        runtime.spawn(keep_house(Arc::clone(&inner)));
-        warn_of_weak_tls(url);
+        runtime.spawn(run_housekeeper(Arc::clone(&inner)));
+        warn_if_unverified(url);
         Ok(Self(Arc::new(PoolParts { inner, runtime })))
     }
 }
 
-/// The options, adapted to the database.
-pub(super) fn fitted(url: &DatabaseUrl, options: &PoolOptions) -> Result<PoolOptions, InvalidOption> {
+/// Validates the options and adapts them to the database.
+pub(super) fn effective_options(url: &DatabaseUrl, options: &PoolOptions) -> Result<PoolOptions, InvalidOption> {
     options.validate()?;
     let mut options = options.clone();
     if url.is_in_memory() {
-        // An in-memory database dies with its last connection, so there is one, and it stays.
+        // An in-memory database is deleted with its last connection, so it has exactly one, which is never closed.
         (options.max, options.min) = (1, 1);
         (options.idle, options.lifetime) = (Duration::ZERO, Duration::ZERO);
     }
     Ok(options)
 }
 
-/// Warns, once per pool, of a connection that is not verified: without verification TLS does not protect from an active attacker.
-fn warn_of_weak_tls(url: &DatabaseUrl) {
+/// Warns once per pool if connections are not verified: without verification TLS does not protect from an active
+/// attacker.
+fn warn_if_unverified(url: &DatabaseUrl) {
     const ADVICE: &str = "sslmode=verify-full (PostgreSQL), ssl-mode=VERIFY_IDENTITY (MySQL)";
     if url.is_unverified() {
         tracing::warn!(host = url.host(), advice = ADVICE, "database connection is not verified");
     }
 }
 
-/// Waits until the database answers, then until `min` connections are open or one cannot be opened.
+/// Waits for the first connection, then until `min` connections are open or an attempt fails.
 async fn warm_up(inner: &Arc<PoolInner>) -> Result<(), ConnectError> {
     let (began, wait) = (Instant::now(), inner.options().acquire);
     let connector = inner.connector();
@@ -102,22 +105,22 @@ async fn warm_up(inner: &Arc<PoolInner>) -> Result<(), ConnectError> {
             return Err(unreachable(&connector, began, failure));
         }
     }
-    // The housekeeper keeps trying afterwards.
+    // Afterwards the housekeeper maintains `min`.
     let min = inner.options().min;
     let is_warm = |inner: &PoolInner| {
         inner.admission.connections().counts().staying() >= min || inner.connect_progress().borrow().failure.is_some()
     };
     inner.replenish();
-    // At most as long as for the first connection; the rest is opened in the background.
+    // Within the same time limit; the remaining ones are opened in the background.
     let _ = timeout_at(began + wait, inner.until(is_warm)).await;
     Ok(())
 }
 
-/// The cause to report after the time-out: the last failure if the current attempt has only just begun, otherwise that the
-/// current attempt got no answer.
+/// Returns the cause to report after the timeout: the last failure if the current attempt has only just begun,
+/// otherwise that the current attempt got no response.
 fn last_failure(progress: &ConnectProgress) -> ConnectFailure {
-    let had_time = progress.began.is_none_or(|began| began.elapsed() >= PING_TIMEOUT);
-    progress.failure.clone().filter(|_| !had_time || !progress.is_under_way()).unwrap_or_else(ConnectFailure::silent)
+    let is_overdue = progress.began.is_none_or(|began| began.elapsed() >= PING_TIMEOUT);
+    progress.failure.clone().filter(|_| !is_overdue || !progress.is_in_flight()).unwrap_or_else(ConnectFailure::silent)
 }
 
 fn unreachable(connector: &Connector, began: Instant, failure: ConnectFailure) -> ConnectError {

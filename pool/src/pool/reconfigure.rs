@@ -1,8 +1,8 @@
-//! Changing the options and credentials of a pool in use.
+//! Changes the options and credentials of a running pool.
 
 use tokio::time::Instant;
 
-use super::{Pool, open::fitted};
+use super::{Pool, open::effective_options};
 use crate::{
     connect::url::{DatabaseUrl, Engine},
     error::ReconfigureError,
@@ -11,14 +11,15 @@ use crate::{
 };
 
 impl Pool {
-    /// Changes limits and credentials while operations continue. Nothing in flight is cut.
+    /// Changes limits and credentials. Running operations continue.
     ///
-    /// All options take effect but `statement_timeout`, `application_name` and `threads`. New credentials are tried
-    /// first; connections with the old ones are replaced as they come back.
+    /// All options except `statement_timeout`, `application_name` and `threads` take effect. New credentials are tested
+    /// first; connections with the old ones are closed when they are returned.
     ///
     /// # Errors
     ///
-    /// [`ReconfigureError`]; when the credentials are refused, the old ones stay and the limits are changed all the same.
+    /// [`ReconfigureError`]. If the new credentials are rejected, the old ones remain in use, but the options have been
+    /// changed.
     pub async fn reconfigure(&self, url: &DatabaseUrl, options: &PoolOptions) -> Result<(), ReconfigureError> {
         let inner = self.inner();
         let connector = inner.connector();
@@ -26,22 +27,22 @@ impl Pool {
         if !url.differs_in_credentials_only(connector.url()) {
             return Err(ReconfigureError::AnotherDatabase);
         }
-        let mut next = fitted(url, options)?;
+        let mut next = effective_options(url, options)?;
         next.statement_timeout = current.statement_timeout;
         next.application_name.clone_from(&current.application_name);
         next.threads = current.threads;
         let new = connector.with_url(url, &next).map_err(|_| ReconfigureError::AnotherDatabase)?;
-        let waits_for_locks = inner.engine == Engine::Sqlite && next.acquire != current.acquire;
+        let changes_busy_timeout = inner.engine == Engine::Sqlite && next.acquire != current.acquire;
         inner.set_options(next);
         if url == connector.url() {
-            // SQLite's busy time-out is a setting of each connection.
-            if waits_for_locks && !url.is_in_memory() {
+            // On SQLite the busy timeout is a setting of each connection.
+            if changes_busy_timeout && !url.is_in_memory() {
                 inner.set_connector(connector.with_busy_timeout(inner.options().acquire));
             }
             return Ok(());
         }
         let began = Instant::now();
-        let opened = inner.open_aside(Some(new.clone())).await.ok_or(ReconfigureError::Closed)?;
+        let opened = inner.open_detached(Some(new.clone())).await.ok_or(ReconfigureError::Closed)?;
         let connection = opened.map_err(|failure| ReconfigureError::Refused {
             kind: failure.kind,
             cause: connection_error(failure.source),

@@ -2,28 +2,28 @@ use std::{sync::Arc, time::Duration};
 
 use crate::error_kind::DbErrorKind;
 
-/// Why an operation was refused a connection.
+/// Why an operation did not get a connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {
-    /// All connections are in use and `wait` is off.
+    /// All connections are in use and `wait` is `false`.
     #[error("all connections are in use")]
     AllInUse,
-    /// As many operations wait as `queue_limit` allows.
-    #[error("{limit} operations wait already")]
+    /// The queue has reached `queue_limit`.
+    #[error("the queue is full: {limit} operations are waiting")]
     QueueFull {
         /// The limit that was reached.
         limit: usize,
     },
-    /// It would have to wait for longer than it can, by the length of the queue and the measured use of connections. Found on
-    /// arrival.
-    #[error("a connection would come free in about {predicted:.1?}, which is too late")]
+    /// The predicted wait, from the length of the queue and the mean hold time, exceeds the time that the operation may
+    /// wait. Refused on arrival.
+    #[error("the predicted wait for a connection, {predicted:.1?}, exceeds the time limit")]
     TooLate {
-        /// How long the wait would be.
+        /// The predicted wait.
         predicted: Duration,
     },
-    /// No connection came free in time.
-    #[error("no connection came free in {waited:.1?}")]
+    /// No connection became available in time.
+    #[error("timed out waiting for a connection after {waited:.1?}")]
     TimedOut {
         /// How long it waited.
         waited: Duration,
@@ -31,9 +31,9 @@ pub enum AcquireError {
     /// The database is down.
     #[error("{kind}: {detail}")]
     Down {
-        /// The kind of the cause.
+        /// The kind of the error.
         kind: DbErrorKind,
-        /// What the driver or the server says.
+        /// The message of the driver or the server.
         detail: Arc<str>,
     },
     /// The pool is being closed.

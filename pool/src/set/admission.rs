@@ -1,8 +1,8 @@
-//! Who gets a connection now, who waits for one, and who is refused.
+//! Admission: which operation gets a connection now, which waits for one, and which is refused.
 //!
-//! A permit of the semaphore stands for an idle connection: an operation that gets one takes a connection from the set, and
-//! a connection that comes back adds one. So the queue in front of the connections is tokio's own, which is fair, and an
-//! operation never waits for anything but a connection that works.
+//! A permit of the semaphore stands for an idle connection: an operation with a permit takes a connection from the set,
+//! and a returned connection adds a permit. So the queue for connections is tokio's, which is fair, and an operation
+//! only ever waits for connections that work.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ use crate::{
     options::PoolOptions,
 };
 
-/// What an operation is about to do.
+/// Whether an operation reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
@@ -41,7 +41,7 @@ pub(crate) enum Access {
 pub(crate) struct Admission<T> {
     ready: Semaphore,
     // SQLite has one writer at a time. Waiting for it here is fair, and leaves the connections to readers; waiting
-    // inside SQLite is a poll with a connection in hand.
+    // inside SQLite polls while it holds a connection.
     writer: Option<Arc<Semaphore>>,
     connections: ConnectionSet<T>,
     waiters: Mutex<Waiters>,
@@ -49,18 +49,18 @@ pub(crate) struct Admission<T> {
     pending: AtomicU32,
 }
 
-/// A connection for one operation, and on SQLite the writer's turn.
+/// A connection for one operation, and on SQLite the writer permit.
 #[derive(Debug)]
 pub(crate) struct Admitted<T> {
     pub(crate) entry: PoolEntry<T>,
     pub(crate) turn: Option<OwnedSemaphorePermit>,
 }
 
-/// Whether an operation needs a connection for itself.
+/// Whether an operation needs a separate connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaiterKind {
     Single,
-    /// It shares one with others of its batch.
+    /// Shares one with the other operations of its batch.
     Batched,
 }
 
@@ -68,17 +68,17 @@ pub(crate) enum WaiterKind {
 struct Waiters {
     // In order of arrival.
     contexts: BTreeMap<u64, (Arc<OperationContext>, WaiterKind)>,
-    /// Those among them that share.
+    /// How many of them are batched.
     batched: usize,
 }
 
-/// What admission has to know of the rest of the pool.
+/// What admission needs from the rest of the pool.
 pub(crate) struct AdmissionParams<'a> {
     pub(crate) options: &'a PoolOptions,
     pub(crate) health: &'a Health,
-    /// How long connections are held, on average; zero if that is not known yet.
+    /// The mean hold time; zero if it is not known yet.
     pub(crate) mean_hold: Duration,
-    /// Called when an operation waits for a connection, so that one more is opened if there may be one more.
+    /// Called when an operation waits, so that another connection is opened if the limits allow it.
     pub(crate) demand: &'a (dyn Fn() + Sync),
 }
 
@@ -98,7 +98,7 @@ impl<T> Admission<T> {
         &self.connections
     }
 
-    /// Returns a connection, at once or after a fair wait. Dropping the future leaves the queue.
+    /// Returns a connection, immediately or after waiting in the queue. Dropping the future leaves the queue.
     pub(crate) async fn acquire(
         &self,
         context: &Arc<OperationContext>,
@@ -120,7 +120,7 @@ impl<T> Admission<T> {
         self.wait(context, access, params, began, limit).await
     }
 
-    /// Returns a connection for a batch, which does not count as waiting: its members are in the queue one by one.
+    /// Returns a connection for a batch, which is not counted as a waiter: its members are queued individually.
     pub(crate) async fn acquire_for_batch(
         &self,
         context: &Arc<OperationContext>,
@@ -139,7 +139,7 @@ impl<T> Admission<T> {
         began: Instant,
         limit: Instant,
     ) -> Result<Admitted<T>, AcquireError> {
-        // The writer's turn first: a writer that waits for it must not hold a connection that a reader could use.
+        // The writer permit first: a waiting writer must not hold a connection that a reader could use.
         let turn = match self.writer_for(access) {
             None => None,
             Some(writer) => match timeout_at(limit, writer.acquire_owned()).await {
@@ -166,12 +166,12 @@ impl<T> Admission<T> {
                 _ => None,
             };
             if let Some(incident) = outage {
-                // A blip may pass; an outage is reported at once.
-                let blip = (incident.since + params.options.outage_wait).min(limit);
+                // A short interruption is waited out; a longer outage is reported immediately.
+                let wait_until = (incident.since + params.options.outage_wait).min(limit);
                 if self.ready.is_closed() {
                     return Err(AcquireError::Closing);
                 }
-                match timeout_at(blip, state.changed()).await {
+                match timeout_at(wait_until, state.changed()).await {
                     Ok(Ok(())) => continue,
                     _ => return Err(AcquireError::Down { kind: incident.kind, detail: incident.detail }),
                 }
@@ -210,7 +210,7 @@ impl<T> Admission<T> {
         self.writer.as_ref().filter(|_| access == Access::Write).map(Arc::clone)
     }
 
-    /// Joins the queue, unless that is full or hopeless. Returns a number for [`leave`](Self::leave).
+    /// Joins the queue, unless it is full or the wait would be too long. Returns a number for [`leave`](Self::leave).
     pub(crate) fn join(
         &self,
         context: &Arc<OperationContext>,
@@ -229,21 +229,21 @@ impl<T> Admission<T> {
             }
         };
         let mut waiters = self.waiters();
-        let before = waiters.contexts.len();
-        let beyond = before.saturating_sub(room as usize);
-        let is_one_too_many = before >= room as usize;
-        if is_one_too_many && !options.wait {
+        let ahead = waiters.contexts.len();
+        let queued = ahead.saturating_sub(room as usize);
+        let must_queue = ahead >= room as usize;
+        if must_queue && !options.wait {
             return Err(AcquireError::AllInUse);
         }
-        if is_one_too_many && options.queue_limit != 0 && beyond >= options.queue_limit {
+        if must_queue && options.queue_limit != 0 && queued >= options.queue_limit {
             return Err(AcquireError::QueueFull { limit: options.queue_limit });
         }
-        // Those that share a connection are served together, so many at a time.
-        let sharing = waiters.batched.min(beyond);
-        let turns = beyond - sharing + sharing.div_ceil(options.batch_limit());
-        let places = u32::try_from(turns + 1).unwrap_or(u32::MAX);
-        let predicted = params.mean_hold.saturating_mul(places) / servers.max(1);
-        if is_one_too_many && predicted > limit.saturating_duration_since(Instant::now()) {
+        // Batched operations are served together, up to the batch limit at a time.
+        let batched = waiters.batched.min(queued);
+        let rounds = queued - batched + batched.div_ceil(options.batch_limit());
+        let position = u32::try_from(rounds + 1).unwrap_or(u32::MAX);
+        let predicted = params.mean_hold.saturating_mul(position) / servers.max(1);
+        if must_queue && predicted > limit.saturating_duration_since(Instant::now()) {
             return Err(AcquireError::TooLate { predicted });
         }
         let number = self.arrivals.fetch_add(1, Ordering::Relaxed);
@@ -266,7 +266,8 @@ impl<T> Admission<T> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a connection to the next operation, or returns it with the reason why it has to be closed.
+    /// Returns a connection to the pool, for the next waiter if there is one. If it has to be closed, hands it back
+    /// with the reason.
     pub(crate) fn check_in(
         &self,
         entry: PoolEntry<T>,
@@ -278,7 +279,7 @@ impl<T> Admission<T> {
         Ok(())
     }
 
-    /// Takes an idle connection out of turn, if one is `wanted` and no operation waits for it.
+    /// Takes an idle connection that is `wanted`, if no operation waits for it.
     pub(crate) fn take_idle_if(&self, wanted: impl Fn(&PoolEntry<T>) -> bool) -> Option<PoolEntry<T>> {
         let permit = self.ready.try_acquire().ok()?;
         let entry = self.connections.take_idle_if(wanted)?;
@@ -286,7 +287,7 @@ impl<T> Admission<T> {
         Some(entry)
     }
 
-    /// From now on no operation is admitted, and those that wait are refused. Returns the idle connections, to be closed.
+    /// Refuses waiting and new operations. Returns the idle connections, to be closed.
     pub(crate) fn close(&self) -> Vec<PoolEntry<T>> {
         self.ready.close();
         if let Some(writer) = &self.writer {
@@ -303,18 +304,18 @@ impl<T> Admission<T> {
         u32::try_from(self.waiters().contexts.len()).unwrap_or(u32::MAX)
     }
 
-    /// Operations that wait for a connection, and not for the writer's turn.
+    /// Returns how many operations wait for a connection rather than for the writer permit.
     pub(crate) fn pending(&self) -> u32 {
         self.pending.load(Ordering::Acquire)
     }
 
-    /// Operations that have waited longest.
+    /// Returns the operations that have waited longest.
     pub(crate) fn longest_waiters(&self, count: usize) -> Vec<Arc<OperationContext>> {
         self.waiters().contexts.values().take(count).map(|(context, _)| Arc::clone(context)).collect()
     }
 }
 
-/// One place in the queue, left when dropped.
+/// A place in the queue, which is left on drop.
 struct Waiter<'a, T> {
     admission: &'a Admission<T>,
     number: u64,

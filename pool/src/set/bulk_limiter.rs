@@ -1,4 +1,4 @@
-//! Permits for bulk work: how many of its operations may use a connection at the same time.
+//! Limits how many bulk operations hold a connection at the same time.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, TryAcquireError};
 use super::acquire_error::AcquireError;
 use crate::options::PoolOptions;
 
-/// Permits for bulk work.
+/// A fair semaphore for bulk operations, whose size can change.
 pub(crate) struct BulkLimiter {
     permits: Semaphore,
     size: Mutex<Size>,
@@ -19,17 +19,17 @@ pub(crate) struct BulkLimiter {
 }
 
 struct Size {
-    places: u32,
-    /// Permits that are not given again when they come back, since there are fewer places now.
+    permits: u32,
+    /// Permits that are not reused when they are returned, because the number was reduced.
     surplus: u32,
 }
 
 impl BulkLimiter {
     pub(crate) fn new(options: &PoolOptions) -> Self {
-        let places = options.bulk_places();
+        let permits = options.bulk_places();
         Self {
-            permits: Semaphore::new(places as usize),
-            size: Mutex::new(Size { places, surplus: 0 }),
+            permits: Semaphore::new(permits as usize),
+            size: Mutex::new(Size { permits, surplus: 0 }),
             taken: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
         }
@@ -39,29 +39,29 @@ impl BulkLimiter {
         self.size.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives it another number of permits. What is taken stays taken.
+    /// Changes the number of permits. Permits in use stay valid.
     pub(crate) fn resize(&self, options: &PoolOptions) {
-        let places = options.bulk_places();
+        let permits = options.bulk_places();
         let mut size = self.size();
-        if places > size.places {
-            let more = places - size.places;
+        if permits > size.permits {
+            let more = permits - size.permits;
             let kept = more.min(size.surplus);
             size.surplus -= kept;
             self.permits.add_permits((more - kept) as usize);
         } else {
-            let fewer = size.places - places;
+            let fewer = size.permits - permits;
             let forgotten = self.permits.forget_permits(fewer as usize);
             size.surplus += fewer - u32::try_from(forgotten).unwrap_or(fewer);
         }
-        size.places = places;
+        size.permits = permits;
     }
 
-    /// Refuses what waits and what comes from now on.
+    /// Refuses waiting and new operations.
     pub(crate) fn close(&self) {
         self.permits.close();
     }
 
-    /// Takes a permit, after those that have waited longer; no more than `queue_limit` wait. It is given back by
+    /// Acquires a permit, in FIFO order; at most `queue_limit` operations wait. Return it with
     /// [`give_back`](Self::give_back).
     pub(crate) async fn acquire(&self, queue_limit: usize) -> Result<(), AcquireError> {
         let permit = match self.permits.try_acquire() {
@@ -78,9 +78,9 @@ impl BulkLimiter {
         Ok(())
     }
 
-    /// Permits, those that are taken, and operations that wait for one.
+    /// Returns the number of permits, of permits in use, and of waiting operations.
     pub(crate) fn usage(&self) -> (u32, u32, u32) {
-        (self.size().places, self.taken.load(Ordering::Relaxed), self.waiting.load(Ordering::Relaxed))
+        (self.size().permits, self.taken.load(Ordering::Relaxed), self.waiting.load(Ordering::Relaxed))
     }
 
     pub(crate) fn give_back(&self) {
@@ -94,7 +94,7 @@ impl BulkLimiter {
     }
 }
 
-/// An operation that waits for a permit, until it is dropped.
+/// An operation in the queue, which it leaves on drop.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permits_that_are_taken_outlast_a_smaller_size() {
+    fn permits_in_use_outlast_a_reduction() {
         let options = |bulk_share| PoolOptions { max: 10, bulk_share, ..PoolOptions::default() };
         let give_back = |limiter: &BulkLimiter| {
             limiter.taken.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(limiter.permits.available_permits(), 0);
         give_back(&limiter);
         give_back(&limiter);
-        assert_eq!(limiter.permits.available_permits(), 0, "one is still taken, and there is one place");
+        assert_eq!(limiter.permits.available_permits(), 0, "the only permit is still in use");
         limiter.resize(&options(30));
         assert_eq!(limiter.permits.available_permits(), 2);
         give_back(&limiter);

@@ -1,5 +1,4 @@
-//! Which connections are open and who uses them: bookkeeping under one lock, which never leaves this file. It opens, closes
-//! and waits for none.
+//! The open connections and their holders: bookkeeping under one lock, without I/O or waiting.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,18 +11,18 @@ use tokio::time::Instant;
 use super::entry::{CloseReason, PoolEntry};
 use crate::context::OperationContext;
 
-/// An operation that uses a connection, and since when.
+/// An operation that holds a connection, and since when.
 #[derive(Clone, Debug)]
 pub(crate) struct Holder {
     pub(crate) context: Arc<OperationContext>,
     pub(crate) since: Instant,
 }
 
-/// Connections at one moment.
+/// Connection counts at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) max: u32,
-    /// Open: idle, in use, being checked or being closed.
+    /// Open: idle, in use, being pinged or being closed.
     pub(crate) open: u32,
     pub(crate) idle: u32,
     pub(crate) in_use: u32,
@@ -34,32 +33,33 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Those that stay open.
+    /// Returns how many open connections are not being closed.
     pub(crate) fn staying(&self) -> u32 {
         self.open.saturating_sub(self.closing)
     }
 
-    /// How many more may be opened.
+    /// Returns how many more may be opened.
     pub(crate) fn room(&self) -> u32 {
         self.max.saturating_sub(self.open + self.connecting)
     }
 }
 
+/// The open connections of a pool, and reservations for those being opened.
 #[derive(Debug)]
 pub(crate) struct ConnectionSet<T>(Mutex<State<T>>);
 
 #[derive(Debug)]
 struct State<T> {
     max: u32,
-    // By last use: the one that was used last is at the back and is used next, so that those which are not needed get old
-    // in front.
+    // Ordered by last use: the most recently used one is at the back and is reused first, so that surplus ones age at
+    // the front.
     idle: VecDeque<PoolEntry<T>>,
     holders: HashMap<u64, Holder>,
     open: u32,
     connecting: u32,
     closing: u32,
     last_id: u64,
-    /// Whether the pool is being closed: then nothing becomes idle any more.
+    /// Whether the pool is being closed: then no connection becomes idle.
     is_closed: bool,
 }
 
@@ -89,17 +89,17 @@ impl<T> ConnectionSet<T> {
         self.state().counts()
     }
 
-    /// Connections in use, with their operations.
+    /// Returns the operations that hold connections.
     pub(crate) fn holders(&self) -> Vec<Holder> {
         self.state().holders.values().cloned().collect()
     }
 
-    /// Whether an idle connection is so.
-    pub(crate) fn any_idle(&self, is_so: impl Fn(&PoolEntry<T>) -> bool) -> bool {
-        self.state().idle.iter().any(is_so)
+    /// Whether an idle connection matches.
+    pub(crate) fn any_idle(&self, matches: impl Fn(&PoolEntry<T>) -> bool) -> bool {
+        self.state().idle.iter().any(matches)
     }
 
-    /// Counts connections that are about to be opened, as many as `wanted` says for the counts of this moment.
+    /// Reserves slots for connections that are about to be opened. `wanted` returns how many, given the current counts.
     pub(crate) fn reserve(&self, wanted: impl FnOnce(Counts) -> u32) -> u32 {
         let mut state = self.state();
         let count = wanted(state.counts());
@@ -107,13 +107,13 @@ impl<T> ConnectionSet<T> {
         count
     }
 
-    /// One that was counted as being opened is not opened after all.
+    /// Releases the slot of a connection that could not be opened.
     pub(crate) fn cancel_reservation(&self) {
         let mut state = self.state();
         state.connecting = state.connecting.saturating_sub(1);
     }
 
-    /// One that was counted as being opened is open. It is neither idle nor in use yet.
+    /// Adds a connection that has been opened in a reserved slot. It is neither idle nor in use yet.
     pub(crate) fn add(&self, connection: T, generation: u32) -> PoolEntry<T> {
         let mut state = self.state();
         state.connecting = state.connecting.saturating_sub(1);
@@ -122,7 +122,7 @@ impl<T> ConnectionSet<T> {
         PoolEntry::new(state.last_id, connection, generation)
     }
 
-    /// Takes the idle connection that was used last.
+    /// Takes the most recently used idle connection.
     pub(super) fn take(&self, context: &Arc<OperationContext>) -> Option<PoolEntry<T>> {
         let mut state = self.state();
         let entry = state.idle.pop_back()?;
@@ -130,20 +130,20 @@ impl<T> ConnectionSet<T> {
         Some(entry)
     }
 
-    /// Takes the connection that has been idle for longest among those that are `wanted`. It has no holder.
+    /// Takes the longest idle connection that is `wanted`. It has no holder.
     pub(super) fn take_idle_if(&self, wanted: impl Fn(&PoolEntry<T>) -> bool) -> Option<PoolEntry<T>> {
         let mut state = self.state();
         let at = state.idle.iter().position(wanted)?;
         state.idle.remove(at)
     }
 
-    /// Its holder is done with it. Returns when it began.
+    /// Removes the holder of a connection. Returns since when it held it.
     pub(crate) fn release(&self, id: u64) -> Option<Instant> {
         self.state().holders.remove(&id).map(|holder| holder.since)
     }
 
-    /// Makes a connection idle, if it is to stay open; otherwise counts it as being closed and returns it with the reason.
-    /// All of it under one lock, so that a pool that closes cannot overlook one.
+    /// Makes a connection idle if it is to stay open; otherwise counts it as closing and returns it with the reason.
+    /// Both happen under one lock, so that a closing pool cannot miss a connection.
     pub(super) fn check_in(
         &self,
         entry: PoolEntry<T>,
@@ -165,7 +165,7 @@ impl<T> ConnectionSet<T> {
         Err((entry, reason))
     }
 
-    /// From now on nothing becomes idle. Returns what was, counted as being closed.
+    /// Stops connections from becoming idle. Returns the idle ones, counted as closing.
     pub(super) fn close(&self) -> Vec<PoolEntry<T>> {
         let mut state = self.state();
         state.is_closed = true;
@@ -174,7 +174,7 @@ impl<T> ConnectionSet<T> {
         idle
     }
 
-    /// One is about to be closed. Its place is free once it is [`closed`](Self::closed).
+    /// Counts a connection as closing. Its slot is free once it is [`closed`](Self::closed).
     pub(crate) fn closing(&self) {
         self.state().closing += 1;
     }
@@ -185,7 +185,7 @@ impl<T> ConnectionSet<T> {
         state.open = state.open.saturating_sub(1);
     }
 
-    /// One is gone, without having been closed in order.
+    /// Frees the slot of a connection that was lost.
     pub(crate) fn discard(&self) {
         let mut state = self.state();
         state.open = state.open.saturating_sub(1);
@@ -206,7 +206,7 @@ impl<T> State<T> {
     }
 
     fn push_idle(&mut self, entry: PoolEntry<T>) {
-        // At the back as a rule. One that was only pinged goes back to where it was.
+        // Usually at the back. A connection that was only pinged returns to its position.
         let at = self.idle.partition_point(|other| other.last_used <= entry.last_used);
         self.idle.insert(at, entry);
     }
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_becomes_idle_once_it_is_closed() {
+    fn no_connection_becomes_idle_after_close() {
         let set = ConnectionSet::new(3);
         let (idle, in_use) = (set.add((), 0), set.add((), 0));
         set.check_in(idle, Duration::ZERO, 0).unwrap();

@@ -1,4 +1,4 @@
-//! One open connection, with what the pool knows of it.
+//! An open connection and its metadata.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use tokio::time::Instant;
 pub(crate) struct PoolEntry<T> {
     pub(crate) id: u64,
     pub(crate) connection: T,
-    /// When its last operation ended, or it was opened.
+    /// When its last operation ended, or when it was opened.
     pub(crate) last_used: Instant,
-    /// When the server last answered on it.
+    /// When the server last responded on it.
     pub(crate) last_response: Instant,
     opened: Instant,
-    /// Which part of the lifetime it gets, 0.9 to 1: drawn once, so that connections that were opened together are not
-    /// replaced together.
+    /// Jitter: the fraction of the max lifetime that it gets, 0.9 to 1, so that connections that were opened together
+    /// are not replaced together.
     lifetime_share: f64,
-    /// Which connector opened it: one with older credentials is not used again.
+    /// The generation of the connector that opened it: a connection with older credentials is not reused.
     pub(crate) generation: u32,
 }
 
@@ -28,7 +28,7 @@ impl<T> PoolEntry<T> {
         Self { id, connection, last_used: now, last_response: now, opened: now, lifetime_share, generation }
     }
 
-    /// Whether it has reached its lifetime; zero is no limit.
+    /// Whether it has reached its max lifetime; zero is no limit.
     pub(crate) fn is_too_old(&self, lifetime: Duration) -> bool {
         !lifetime.is_zero() && self.opened.elapsed() >= lifetime.mul_f64(self.lifetime_share)
     }
@@ -41,11 +41,12 @@ pub(crate) enum CloseReason {
     Lifetime,
     /// Credentials, limits or the schema were changed.
     Replaced,
-    /// It died, or cannot be trusted any more.
+    /// The connection was lost, or is no longer trusted.
     Broken,
-    /// Its operation was ended because the server had gone silent.
+    /// Its operation was aborted because the server did not respond.
     Stranded,
-    /// An operation has changed its session, so that the next one would meet other settings or an open transaction.
+    /// An operation changed its session, so that the next one would run with other settings or inside an open
+    /// transaction.
     SessionChanged,
     /// The pool is being closed.
     PoolClosed,

@@ -1,4 +1,4 @@
-//! What has happened: counters since the start, and how long waits and uses took recently.
+//! Counters since the start, and recent wait and hold times.
 
 use std::{
     sync::{
@@ -18,11 +18,11 @@ use crate::{
     set::{AcquireError, CloseReason},
 };
 
-/// How far back "lately" goes: one to two of these.
+/// Length of a window; recent times cover one to two windows.
 const WINDOW: Duration = Duration::from_mins(1);
 /// The longest time that is recorded exactly.
 const LONGEST: Duration = Duration::from_hours(1);
-/// The weight of the newest hold in the running mean, as a power of two: 1/16.
+/// The weight of the newest hold time in the running mean, as a power of two: 1/16.
 const SMOOTHING: u32 = 4;
 
 macro_rules! counts {
@@ -61,7 +61,7 @@ counts!(
     slow_holds,
 );
 
-fn one(counter: &AtomicU64) {
+fn increment(counter: &AtomicU64) {
     add(counter, 1);
 }
 
@@ -69,7 +69,7 @@ fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
-/// Times of the current window and the one before it.
+/// Times of the current and the previous window.
 #[derive(Debug)]
 struct Windows {
     now: Times,
@@ -78,7 +78,7 @@ struct Windows {
     span_before: Duration,
 }
 
-/// Microseconds, to two digits.
+/// Histograms in microseconds, with two significant digits.
 #[derive(Clone, Debug)]
 struct Times {
     wait: Histogram<u64>,
@@ -101,7 +101,7 @@ impl Times {
 pub(crate) struct PoolMetrics {
     counts: Counts,
     windows: Mutex<Windows>,
-    // Running mean of holds, in nanoseconds.
+    // Running mean of hold times, in nanoseconds.
     mean_hold: AtomicU64,
     bulk_ended: AtomicU64,
     bulk_gives_way: AtomicBool,
@@ -136,7 +136,7 @@ impl PoolMetrics {
         })
     }
 
-    /// A connection was waited for and held for so long. Some holds say nothing of how long others will be.
+    /// Records how long a connection was waited for and held. Unusual holds do not count towards the mean.
     pub(crate) fn used(&self, wait: Duration, hold: Duration, is_usual: bool) {
         self.metrics.wait.record(wait.as_secs_f64());
         self.metrics.hold.record(hold.as_secs_f64());
@@ -149,33 +149,33 @@ impl PoolMetrics {
         }
         let nanos = u64::try_from(hold.as_nanos()).unwrap_or(u64::MAX);
         let mean = self.mean_hold.load(Ordering::Relaxed);
-        // Two ends at the same time may lose one of them: it is a mean.
+        // Concurrent updates may lose a value, which does not matter for a mean.
         let next = if mean == 0 { nanos } else { mean - (mean >> SMOOTHING) + (nanos >> SMOOTHING) };
         self.mean_hold.store(next.max(1), Ordering::Relaxed);
     }
 
-    /// How long connections are held, on a running mean; zero before the first.
+    /// Returns the running mean of hold times; zero before the first.
     pub(crate) fn mean_hold(&self) -> Duration {
         Duration::from_nanos(self.mean_hold.load(Ordering::Relaxed))
     }
 
     pub(crate) fn opened(&self, took: Duration) {
         self.metrics.create.record(took.as_secs_f64());
-        one(&self.counts.opened);
+        increment(&self.counts.opened);
     }
 
     pub(crate) fn connect_failed(&self) {
-        one(&self.counts.dials_failed);
+        increment(&self.counts.dials_failed);
     }
 
     pub(crate) fn closed(&self, why: CloseReason) {
         match why {
-            CloseReason::Idle => one(&self.counts.closed_idle),
-            CloseReason::Lifetime => one(&self.counts.closed_lifetime),
-            CloseReason::Replaced => one(&self.counts.closed_replaced),
-            CloseReason::Broken => one(&self.counts.closed_broken),
-            CloseReason::Stranded => one(&self.counts.stranded),
-            CloseReason::SessionChanged => one(&self.counts.closed_session_changed),
+            CloseReason::Idle => increment(&self.counts.closed_idle),
+            CloseReason::Lifetime => increment(&self.counts.closed_lifetime),
+            CloseReason::Replaced => increment(&self.counts.closed_replaced),
+            CloseReason::Broken => increment(&self.counts.closed_broken),
+            CloseReason::Stranded => increment(&self.counts.stranded),
+            CloseReason::SessionChanged => increment(&self.counts.closed_session_changed),
             CloseReason::PoolClosed => return,
         }
         metrics::counter!("db_client_connection_closed_total", "pool_name" => self.metrics.pool.clone(), "reason" => why.name())
@@ -185,39 +185,39 @@ impl PoolMetrics {
     pub(crate) fn refused(&self, reason: &AcquireError) {
         match reason {
             AcquireError::AllInUse | AcquireError::QueueFull { .. } | AcquireError::TooLate { .. } => {
-                one(&self.counts.refused_busy);
+                increment(&self.counts.refused_busy);
             }
             AcquireError::TimedOut { .. } => {
-                one(&self.counts.timed_out);
+                increment(&self.counts.timed_out);
                 self.metrics.timeouts.increment(1);
             }
-            AcquireError::Down { .. } => one(&self.counts.refused_down),
-            AcquireError::Closing => one(&self.counts.refused_closing),
+            AcquireError::Down { .. } => increment(&self.counts.refused_down),
+            AcquireError::Closing => increment(&self.counts.refused_closing),
         }
         metrics::counter!("db_client_operation_refused_total", "pool_name" => self.metrics.pool.clone(), "reason" => reason.name())
             .increment(1);
     }
 
-    /// So many operations have their outcome.
-    pub(crate) fn ended(&self, count: usize, well: bool) {
+    /// Counts operations that have ended.
+    pub(crate) fn ended(&self, count: usize, succeeded: bool) {
         add(&self.counts.operations, count);
-        if !well {
+        if !succeeded {
             add(&self.counts.failed, count);
         }
     }
 
-    /// A bulk operation has ended, which is counted as an operation as well.
+    /// Counts a bulk operation that has ended; it is also counted as an operation.
     pub(crate) fn bulk_ended(&self) {
         self.bulk_ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many operations other than bulk work have ended.
+    /// Returns how many operations other than bulk operations have ended.
     pub(crate) fn other_than_bulk(&self) -> u64 {
         let all = self.counts.operations.load(Ordering::Relaxed);
         all.saturating_sub(self.bulk_ended.load(Ordering::Relaxed))
     }
 
-    /// Whether others were served during the last bulk operation.
+    /// Whether other operations were served during the last bulk operation.
     pub(crate) fn bulk_gives_way(&self) -> bool {
         self.bulk_gives_way.load(Ordering::Relaxed)
     }
@@ -226,13 +226,13 @@ impl PoolMetrics {
         self.bulk_gives_way.store(gives_way, Ordering::Relaxed);
     }
 
-    /// So many operations shared a statement.
+    /// Counts a batch and its operations.
     pub(crate) fn batched(&self, count: usize) {
-        one(&self.counts.batches);
+        increment(&self.counts.batches);
         add(&self.counts.batched, count);
     }
 
-    /// Records waits for a connection whose use is recorded for another operation.
+    /// Records wait times of operations that share the connection of another one.
     pub(crate) fn waited(&self, waits: impl Iterator<Item = Duration>) {
         self.windows(|windows| {
             for wait in waits {
@@ -242,7 +242,7 @@ impl PoolMetrics {
         });
     }
 
-    /// Where the sizes of this operation's batches go.
+    /// Returns the histogram of this operation's batch sizes.
     pub(crate) fn batch_sizes(&self, operation: &'static str) -> metrics::Histogram {
         metrics::histogram!(
             "db_client_operation_batch_size",
@@ -252,26 +252,26 @@ impl PoolMetrics {
     }
 
     pub(crate) fn retried_conflict(&self) {
-        one(&self.counts.retried_conflicts);
+        increment(&self.counts.retried_conflicts);
     }
 
     pub(crate) fn retried_read(&self) {
-        one(&self.counts.retried_reads);
+        increment(&self.counts.retried_reads);
     }
 
     pub(crate) fn retried_transaction(&self) {
-        one(&self.counts.retried_transactions);
+        increment(&self.counts.retried_transactions);
     }
 
     pub(crate) fn slow_hold(&self) {
-        one(&self.counts.slow_holds);
+        increment(&self.counts.slow_holds);
     }
 
     pub(crate) fn counters(&self) -> Counters {
         self.counts.read()
     }
 
-    /// Waits and holds of the last one to two minutes, and how long that was.
+    /// Returns the wait and hold times of the last one to two minutes, and the length of that period.
     pub(crate) fn recent(&self) -> (Quantiles, Quantiles, Duration) {
         self.windows(|windows| {
             let Times { mut wait, mut hold } = windows.now.clone();
@@ -281,7 +281,7 @@ impl PoolMetrics {
         })
     }
 
-    /// Sets the gauges.
+    /// Updates the gauges.
     pub(crate) fn update_gauges(&self, status: &Status, options: &PoolOptions, tasks: usize) {
         let set = |name: &'static str, value: u32| {
             metrics::gauge!(name, "pool_name" => self.metrics.pool.clone()).set(value);
@@ -300,7 +300,7 @@ impl PoolMetrics {
         set("db_client_runtime_tasks", u32::try_from(tasks).unwrap_or(u32::MAX));
     }
 
-    fn windows<R>(&self, look: impl FnOnce(&mut Windows) -> R) -> R {
+    fn windows<R>(&self, access: impl FnOnce(&mut Windows) -> R) -> R {
         let windows = &mut *self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let age = windows.since.elapsed();
         if age >= WINDOW {
@@ -308,13 +308,13 @@ impl PoolMetrics {
             windows.now.reset();
             windows.span_before = age;
             if age >= 2 * WINDOW {
-                // Nothing was recorded for long: what came before is not "lately" any more.
+                // Nothing was recorded for a while: the previous window is too old.
                 windows.before.reset();
                 windows.span_before = Duration::ZERO;
             }
             windows.since = Instant::now();
         }
-        look(windows)
+        access(windows)
     }
 }
 
@@ -328,24 +328,30 @@ impl Metrics {
             metrics::describe_histogram!(name, Unit::Seconds, about);
             metrics::histogram!(name, "pool_name" => pool.to_owned())
         };
-        metrics::describe_histogram!("db_client_operation_batch_size", "Operations that shared a connection's use");
+        metrics::describe_histogram!("db_client_operation_batch_size", "Operations per batch");
         metrics::describe_gauge!("db_client_connections", "Open connections by state");
-        metrics::describe_gauge!("db_client_connection_max", "Most connections that there may be");
-        metrics::describe_gauge!("db_client_connection_idle_min", "Connections kept open when nothing happens");
-        metrics::describe_gauge!("db_client_connection_idle_max", "Most connections that may rest");
-        metrics::describe_gauge!("db_client_connection_pending_requests", "Operations that wait for a connection");
-        metrics::describe_gauge!("db_client_connection_stranded", "Connections on which a silent peer owes an answer");
+        metrics::describe_gauge!("db_client_connection_max", "Maximum number of connections");
+        metrics::describe_gauge!("db_client_connection_idle_min", "Minimum number of open connections");
+        metrics::describe_gauge!("db_client_connection_idle_max", "Maximum number of idle connections");
+        metrics::describe_gauge!("db_client_connection_pending_requests", "Operations waiting for a connection");
+        metrics::describe_gauge!(
+            "db_client_connection_stranded",
+            "Connections in use without a response from the database"
+        );
         metrics::describe_counter!(
             "db_client_connection_timeouts_total",
-            "Operations that waited for a connection in vain"
+            "Operations that timed out waiting for a connection"
         );
         metrics::describe_gauge!("db_client_runtime_tasks", "Tasks on the pool's runtime");
         metrics::describe_counter!("db_client_connection_closed_total", "Connections closed, by reason");
-        metrics::describe_counter!("db_client_operation_refused_total", "Operations that never began, by reason");
+        metrics::describe_counter!(
+            "db_client_operation_refused_total",
+            "Operations that were refused a connection, by reason"
+        );
         Self {
-            wait: seconds("db_client_connection_wait_time_seconds", "Time until an operation had its connection"),
-            hold: seconds("db_client_connection_use_time_seconds", "Time that operations held their connections"),
-            create: seconds("db_client_connection_create_time_seconds", "Time that it took to open a connection"),
+            wait: seconds("db_client_connection_wait_time_seconds", "Time that operations waited for a connection"),
+            hold: seconds("db_client_connection_use_time_seconds", "Time that operations held a connection"),
+            create: seconds("db_client_connection_create_time_seconds", "Time to open a connection"),
             timeouts: metrics::counter!("db_client_connection_timeouts_total", "pool_name" => pool.to_owned()),
             pool: pool.to_owned(),
         }

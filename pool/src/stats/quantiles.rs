@@ -1,30 +1,30 @@
-//! How times are spread.
+//! Distributions of times.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// How a time was spread. Milliseconds.
+/// Distribution of a time, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolQuantiles))]
 #[non_exhaustive]
 pub struct Quantiles {
-    /// How many were measured. No unit.
+    /// Number of measurements; no unit.
     #[cfg_attr(feature = "utoipa", schema(example = 1200))]
     pub count: u64,
-    /// The mean.
+    /// Mean.
     #[cfg_attr(feature = "utoipa", schema(example = 0.4))]
     pub mean: f64,
-    /// Half took no longer.
+    /// Median.
     #[cfg_attr(feature = "utoipa", schema(example = 0.3))]
     pub p50: f64,
-    /// 95 of 100 took no longer.
+    /// 95th percentile.
     #[cfg_attr(feature = "utoipa", schema(example = 0.9))]
     pub p95: f64,
-    /// 99 of 100 took no longer.
+    /// 99th percentile.
     #[cfg_attr(feature = "utoipa", schema(example = 1.8))]
     pub p99: f64,
-    /// The longest.
+    /// Maximum.
     #[cfg_attr(feature = "utoipa", schema(example = 4.1))]
     pub max: f64,
 }

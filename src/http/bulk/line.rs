@@ -1,4 +1,4 @@
-//! A line of the answer to work in bulk.
+//! The lines of a bulk response.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -14,25 +14,25 @@ use crate::{
     service::Written,
 };
 
-/// What became of a row: a line of the answer.
+/// A line of a bulk response: the outcome of a row.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = BulkLine)]
 pub(in crate::http) struct BulkLine<'a> {
-    /// The line of the body that the row begins in, from 1.
+    /// The line of the body on which the row starts, from 1.
     #[schema(example = 1, minimum = 1)]
     line: u64,
-    /// The line that the row ends in, if that is another one. Of `stopped`: the last line of a body in which a quoted cell
-    /// is not closed.
+    /// The line on which the row ends, if it is another one. With `stopped`: the last line of a body with an unclosed
+    /// quote.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 3, minimum = 1)]
     last_line: Option<u64>,
     /// `stopped`: neither this row nor any after it was processed.
     outcome: Outcome,
-    /// The user, where there is one.
+    /// The id of the user, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Uuid>,
-    /// Why the row was refused, or why it was stopped.
+    /// Why the row was refused, or why the import stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<ProblemBody<'a>>,
 }
@@ -49,8 +49,8 @@ enum Outcome {
     Stopped,
 }
 
-/// How many rows had which outcome: the last line of an answer with `report=refused` or `report=summary`, unless a `stopped` line
-/// follows.
+/// The number of rows by outcome: the last line of a response with `report=refused` or `report=summary`, unless a
+/// `stopped` line follows.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BulkSummary)]
 pub(in crate::http) struct BulkSummary {
@@ -67,7 +67,7 @@ pub(in crate::http) struct BulkSummary {
     undone: u64,
 }
 
-/// What a summary has in the place of an outcome.
+/// The outcome of a summary.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = BulkSummaryOutcome)]
@@ -75,7 +75,7 @@ enum Summary {
     Summary,
 }
 
-/// The lines of some rows.
+/// Formats a line for each row.
 pub(super) fn of_rows(rows: &[Row], is_dry_run: bool) -> Vec<u8> {
     let mut lines = Vec::with_capacity(rows.len() * 80);
     for row in rows {
@@ -86,15 +86,15 @@ pub(super) fn of_rows(rows: &[Row], is_dry_run: bool) -> Vec<u8> {
             Ok(Written::Unchanged(id)) => (Outcome::Unchanged, Some(id)),
             Err(Refused::RolledBack) => (Outcome::Undone, None),
             Err(Refused::EmailTaken) => {
-                refused = Some(Problem::new(Kind::EmailTaken, "Another user has this email."));
+                refused = Some(Problem::new(Kind::EmailTaken, "Another user has this email address."));
                 (Outcome::Refused, None)
             }
-            Err(Refused::Invalid(faults)) => {
-                refused = Some(invalid(faults));
+            Err(Refused::Invalid(errors)) => {
+                refused = Some(invalid(errors));
                 (Outcome::Refused, None)
             }
         };
-        // What is only tried has no id that would mean anything.
+        // A dry run rolls its transaction back, so the id does not exist.
         let id = id.filter(|_| !(is_dry_run && matches!(outcome, Outcome::Created))).map(|id: &UserId| id.as_uuid());
         let last_line = Some(row.last_line).filter(|last| *last != row.line);
         let problem = refused.as_ref().map(|it| it.to_body(None));
@@ -104,30 +104,27 @@ pub(super) fn of_rows(rows: &[Row], is_dry_run: bool) -> Vec<u8> {
 }
 
 fn push(lines: &mut Vec<u8>, line: &impl Serialize) {
-    // Texts and numbers always serialize, and a Vec takes them all.
+    // Strings and numbers always serialize, and writing to a Vec does not fail.
     let _ = serde_json::to_writer(&mut *lines, line);
     lines.push(b'\n');
 }
 
-fn invalid(faults: &[MemberError]) -> Problem {
-    let error = |MemberError { member, fault }: &MemberError| {
+fn invalid(errors: &[MemberError]) -> Problem {
+    let field_error = |MemberError { member, error }: &MemberError| {
         let pointer = if member.is_empty() { String::new() } else { body::pointer(member) };
-        FieldError::at_member(pointer, fault.clone())
+        FieldError::at_member(pointer, error.clone())
     };
-    Problem::with_errors(
-        Kind::ValidationFailed,
-        "The row is not a valid user; see errors.",
-        faults.iter().map(error).collect(),
-    )
+    let errors = errors.iter().map(field_error).collect();
+    Problem::with_errors(Kind::ValidationFailed, "The row is not a valid user; see `errors`.", errors)
 }
 
-/// The last line of an import that did not come to its end.
+/// Adds the last line of an import that stopped.
 pub(super) fn push_stopped(lines: &mut Vec<u8>, line: u64, last_line: Option<u64>, problem: &Problem) {
     let problem = Some(problem.to_body(None));
     push(lines, &BulkLine { line, last_line, outcome: Outcome::Stopped, id: None, problem });
 }
 
-/// The line that counts all others.
+/// Adds the summary.
 pub(super) fn push_summary(lines: &mut Vec<u8>, tally: Tally) {
     let Tally { created, updated, unchanged, refused, undone } = tally;
     push(lines, &BulkSummary { outcome: Summary::Summary, created, updated, unchanged, refused, undone });

@@ -1,4 +1,4 @@
-//! Which lines of a report a client gets, and when: as rows are done, or once all are.
+//! Which lines a bulk response has, and when they are sent: as soon as their rows are processed, or once all rows are.
 
 use std::{
     io::{self, Read, Write},
@@ -10,6 +10,7 @@ use actix_web::web::Bytes;
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::sync::mpsc;
+use utoipa::ToSchema;
 use zstd::stream::{read::Decoder, write::Encoder};
 
 use super::{line, problem};
@@ -18,33 +19,35 @@ use crate::{
     http::{observe, problem::Problem, request_info::RequestInfo},
 };
 
-/// Most bytes of a report that are held back, compressed: the lines of about a million rows.
-const MOST_HELD: usize = 16 * 1024 * 1024;
-/// The same of all requests together.
-const MOST_HELD_TOGETHER: usize = 64 * 1024 * 1024;
-static HELD_TOGETHER: AtomicUsize = AtomicUsize::new(0);
-/// Bytes that are sent at a time of what was held back.
-const PIECE: usize = 64 * 1024;
+/// The maximum number of buffered bytes of a response, compressed: the lines of about a million rows.
+const MAX_BUFFERED: usize = 16 * 1024 * 1024;
+/// The maximum number of buffered bytes of all responses together.
+const MAX_TOTAL_BUFFERED: usize = 64 * 1024 * 1024;
+static TOTAL_BUFFERED: AtomicUsize = AtomicUsize::new(0);
+/// The number of buffered bytes sent at a time.
+const CHUNK_SIZE: usize = 64 * 1024;
 
-/// Which lines a client gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Choice {
-    /// One for each row.
+/// Which lines the response has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(default = "all")]
+pub(in crate::http) enum ReportLevel {
+    /// A line for each row.
     #[default]
     All,
-    /// One for each row that was refused, and a summary.
+    /// A line for each refused row, and a summary.
     Refused,
-    /// A summary.
+    /// Only a summary.
     Summary,
 }
 
-/// What an import sends: rows that are done, and at last its end. One that sends no end has panicked.
+/// A message of the import: a chunk, `Ok(None)` at the end, or an error. An import that sends no end has panicked.
 pub(super) type Progress = Result<Option<ChunkReport>, ImportError>;
 
-/// What an import reports, in the lines that a client gets.
+/// The lines of a response, from the messages of an import.
 pub(super) struct Report {
     reports: mpsc::Receiver<Progress>,
-    /// What has been received, if it has not been sent on.
+    /// The first message, which is received before the response starts.
     first: Option<Progress>,
     filter: Filter,
     info: Option<Rc<RequestInfo>>,
@@ -53,26 +56,26 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// `first` was received before.
+    /// Returns the lines of an import whose first message has been received.
     pub(super) fn new(
         reports: mpsc::Receiver<Progress>,
         first: Option<ChunkReport>,
-        choice: Choice,
+        level: ReportLevel,
         info: Option<Rc<RequestInfo>>,
     ) -> Self {
-        Self { reports, first: Some(Ok(first)), filter: Filter::new(choice), info, last_line: 0, is_over: false }
+        Self { reports, first: Some(Ok(first)), filter: Filter::new(level), info, last_line: 0, is_over: false }
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// The lines that are left, each as soon as its row is done.
+    /// Streams the remaining lines, each as soon as its row is processed.
     pub(super) fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> {
         stream::unfold(self, async |mut report| Some((Ok(report.next().await?), report)))
     }
 
-    /// The next lines, as soon as their rows are done.
+    /// Returns the next lines as soon as their rows are processed; `None` at the end.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         while !self.is_over {
             let reported = match self.first.take() {
@@ -83,15 +86,15 @@ impl Report {
             match reported {
                 Some(Ok(Some(reported))) => {
                     self.last_line = reported.last_line;
-                    lines = self.filter.choose(reported.report);
+                    lines = self.filter.select(reported.report);
                 }
                 Some(Ok(None)) => self.end(&mut lines),
-                Some(Err(stop)) => {
-                    let last_line = match stop {
+                Some(Err(error)) => {
+                    let last_line = match error {
                         ImportError::Read(ReadError::UnclosedQuote { last, .. }) => Some(last),
                         _ => None,
                     };
-                    self.stop(&mut lines, last_line, &problem(stop));
+                    self.stop(&mut lines, last_line, &problem(error));
                 }
                 None => self.stop(&mut lines, None, &Problem::internal("the import panicked")),
             }
@@ -109,42 +112,42 @@ impl Report {
 
     fn stop(&mut self, lines: &mut Vec<u8>, last_line: Option<u64>, problem: &Problem) {
         self.end(lines);
-        observe::broken_off(self.info.as_deref(), problem);
+        observe::response_aborted(self.info.as_deref(), problem);
         line::push_stopped(lines, self.last_line + 1, last_line, problem);
     }
 }
 
 /// Selects and counts the lines of a report.
 pub(super) struct Filter {
-    choice: Choice,
+    level: ReportLevel,
     tally: Tally,
 }
 
 impl Filter {
-    fn new(choice: Choice) -> Self {
-        Self { choice, tally: Tally::default() }
+    fn new(level: ReportLevel) -> Self {
+        Self { level, tally: Tally::default() }
     }
 
-    /// Filters the report of an import that is complete.
-    pub(super) fn whole(choice: Choice, report: Vec<u8>) -> Vec<u8> {
-        let mut filter = Self::new(choice);
-        let mut lines = filter.choose(report);
+    /// Returns the lines of a complete import.
+    pub(super) fn whole(level: ReportLevel, report: Vec<u8>) -> Vec<u8> {
+        let mut filter = Self::new(level);
+        let mut lines = filter.select(report);
         filter.summarize(&mut lines);
         lines
     }
 
-    /// What the client gets of these lines. They are counted by what they say: those that were kept under a key are all that
-    /// is known of their rows.
-    fn choose(&mut self, report: Vec<u8>) -> Vec<u8> {
+    /// Selects lines of a report. The outcomes are counted from the lines, because nothing else is known of the rows of
+    /// a stored report.
+    fn select(&mut self, report: Vec<u8>) -> Vec<u8> {
         #[derive(Deserialize)]
         struct Line<'a> {
             outcome: &'a str,
         }
 
-        if self.choice == Choice::All {
+        if self.level == ReportLevel::All {
             return report;
         }
-        let mut chosen = Vec::new();
+        let mut selected = Vec::new();
         for line in report.split_inclusive(|byte| *byte == b'\n') {
             let Ok(Line { outcome }) = serde_json::from_slice(line) else { continue };
             let count = match outcome {
@@ -155,72 +158,72 @@ impl Filter {
                 _ => &mut self.tally.refused,
             };
             *count += 1;
-            if self.choice == Choice::Refused && outcome == "refused" {
-                chosen.extend_from_slice(line);
+            if self.level == ReportLevel::Refused && outcome == "refused" {
+                selected.extend_from_slice(line);
             }
         }
-        chosen
+        selected
     }
 
     fn summarize(&self, lines: &mut Vec<u8>) {
-        if self.choice != Choice::All {
+        if self.level != ReportLevel::All {
             line::push_summary(lines, self.tally);
         }
     }
 }
 
-/// Lines that are held back, so that nothing is sent while rows are still being read: proxies and simple clients do not read an
-/// answer before they have sent their request.
-pub(super) struct Held {
+/// Lines that are buffered until all rows have been read: proxies and simple clients do not read the response before
+/// they have sent the whole request.
+pub(super) struct LineBuffer {
     lines: Encoder<'static, Vec<u8>>,
     length: u64,
-    counted: Counted,
+    size: BufferedBytes,
 }
 
-/// A part of [`HELD_TOGETHER`].
-struct Counted(usize);
+/// The share of a buffer in [`TOTAL_BUFFERED`].
+struct BufferedBytes(usize);
 
-impl Drop for Counted {
+impl Drop for BufferedBytes {
     fn drop(&mut self) {
-        HELD_TOGETHER.fetch_sub(self.0, Ordering::Relaxed);
+        TOTAL_BUFFERED.fetch_sub(self.0, Ordering::Relaxed);
     }
 }
 
-impl Held {
+impl LineBuffer {
     pub(super) fn new() -> io::Result<Self> {
-        // Ids are random for the most part; a higher level finds no more in them.
-        Ok(Self { lines: Encoder::new(Vec::new(), 1)?, length: 0, counted: Counted(0) })
+        // A higher compression level does not pay off: most of the bytes are random ids.
+        Ok(Self { lines: Encoder::new(Vec::new(), 1)?, length: 0, size: BufferedBytes(0) })
     }
 
     pub(super) fn push(&mut self, lines: &[u8]) -> io::Result<()> {
         self.length += lines.len() as u64;
         self.lines.write_all(lines)?;
-        let held = self.lines.get_ref().len();
-        HELD_TOGETHER.fetch_add(held - self.counted.0, Ordering::Relaxed);
-        self.counted.0 = held;
+        let size = self.lines.get_ref().len();
+        TOTAL_BUFFERED.fetch_add(size - self.size.0, Ordering::Relaxed);
+        self.size.0 = size;
         Ok(())
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.counted.0 >= MOST_HELD || HELD_TOGETHER.load(Ordering::Relaxed) >= MOST_HELD_TOGETHER
+        self.size.0 >= MAX_BUFFERED || TOTAL_BUFFERED.load(Ordering::Relaxed) >= MAX_TOTAL_BUFFERED
     }
 
-    /// How many bytes they are, and the lines.
+    /// Returns the length of the lines in bytes, and the lines in chunks.
     pub(super) fn finish(self) -> io::Result<(u64, impl Iterator<Item = io::Result<Bytes>>)> {
         let compressed = io::Cursor::new(self.lines.finish()?);
         let mut lines = Decoder::with_buffer(compressed)?;
-        let counted = self.counted;
-        let pieces = std::iter::from_fn(move || {
-            // Until all is sent.
-            let _counted = &counted;
-            let mut piece = Vec::with_capacity(PIECE);
-            match lines.by_ref().take(PIECE as u64).read_to_end(&mut piece) {
+        let size = self.size;
+        let chunks = std::iter::from_fn(move || {
+            // The bytes count as buffered until all of them are sent.
+            let _size = &size;
+            let mut chunk = Vec::with_capacity(CHUNK_SIZE);
+            match lines.by_ref().take(CHUNK_SIZE as u64).read_to_end(&mut chunk) {
                 Ok(0) => None,
-                Ok(_) => Some(Ok(piece.into())),
+                Ok(_) => Some(Ok(chunk.into())),
                 Err(error) => Some(Err(error)),
             }
         });
-        Ok((self.length, pieces))
+        Ok((self.length, chunks))
     }
 }
 
@@ -229,37 +232,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_back_is_sent_unchanged() {
-        let mut held = Held::new().unwrap();
+    fn buffered_lines_are_sent_unchanged() {
+        let mut buffer = LineBuffer::new().unwrap();
         let mut sent = String::new();
         for line in 0..50_000 {
             let line = format!("{{\"line\":{line},\"outcome\":\"created\"}}\n");
-            held.push(line.as_bytes()).unwrap();
+            buffer.push(line.as_bytes()).unwrap();
             sent.push_str(&line);
         }
-        assert!(!held.is_full());
-        let (length, pieces) = held.finish().unwrap();
-        let pieces: Vec<Bytes> = pieces.collect::<Result<_, _>>().unwrap();
+        assert!(!buffer.is_full());
+        let (length, chunks) = buffer.finish().unwrap();
+        let chunks: Vec<Bytes> = chunks.collect::<Result<_, _>>().unwrap();
         assert_eq!(length, sent.len() as u64);
-        assert!(pieces.len() > 10 && pieces.iter().all(|piece| piece.len() <= PIECE));
-        assert_eq!(pieces.concat(), sent.as_bytes());
+        assert!(chunks.len() > 10 && chunks.iter().all(|chunk| chunk.len() <= CHUNK_SIZE));
+        assert_eq!(chunks.concat(), sent.as_bytes());
     }
 
     #[test]
-    fn what_is_held_back_has_a_bound() {
-        let mut held = Held::new().unwrap();
+    fn the_buffer_is_limited() {
+        let mut buffer = LineBuffer::new().unwrap();
         let mut pushed = 0;
         let random =
             |seed: u64| (0..4096).map(move |n: u64| (seed + n).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-        while !held.is_full() {
-            held.push(&random(pushed).flatten().collect::<Vec<u8>>()).unwrap();
+        while !buffer.is_full() {
+            buffer.push(&random(pushed).flatten().collect::<Vec<u8>>()).unwrap();
             pushed += 4096;
-            assert!(pushed * 8 <= 64 * MOST_HELD as u64);
+            assert!(pushed * 8 <= 64 * MAX_BUFFERED as u64);
         }
     }
 
     #[test]
-    fn lines_are_chosen_and_counted() {
+    fn lines_are_selected_and_counted() {
         let report = concat!(
             "{\"line\":1,\"outcome\":\"created\",\"id\":\"x\"}\n",
             "{\"line\":2,\"outcome\":\"refused\",\"problem\":{\"code\":\"email-taken\"}}\n",
@@ -268,9 +271,9 @@ mod tests {
         let summary =
             "{\"outcome\":\"summary\",\"created\":1,\"updated\":0,\"unchanged\":1,\"refused\":1,\"undone\":0}\n";
         let refused = report.lines().nth(1).unwrap();
-        let lines = |choice| String::from_utf8(Filter::whole(choice, report.into())).unwrap();
-        assert_eq!(lines(Choice::All), report);
-        assert_eq!(lines(Choice::Refused), format!("{refused}\n{summary}"));
-        assert_eq!(lines(Choice::Summary), summary);
+        let lines = |level| String::from_utf8(Filter::whole(level, report.into())).unwrap();
+        assert_eq!(lines(ReportLevel::All), report);
+        assert_eq!(lines(ReportLevel::Refused), format!("{refused}\n{summary}"));
+        assert_eq!(lines(ReportLevel::Summary), summary);
     }
 }

@@ -26,7 +26,7 @@ window.ui = SwaggerUIBundle({
   url: new URL("openapi.json", api).href,
   dom_id: "#swagger-ui",
   deepLinking: true,
-  // Otherwise a validator on the internet is asked about the document.
+  // The default sends the document to a validator on the internet.
   validatorUrl: "none",
   tryItOutEnabled: true,
   displayRequestDuration: true,

@@ -1,4 +1,4 @@
-//! Many users written at once, in one transaction.
+//! Writes many users in one transaction.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,63 +7,64 @@ use orm_pool::Connection;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use sha2::{Digest, Sha256};
 
-use super::{UserService, create::free_ones, find::is_one_of, write};
+use super::{UserService, create::insert_if_email_free, update_row};
 use crate::{
     domain::UserId,
     service::{
         Error, clock,
-        idempotency::{Claim, KeyedOutcome, KeyedRequest, claim, keep, release},
+        idempotency::{Claim, KeyedOutcome, KeyedRequest, claim_keys, release_keys, store_response},
+        statement::is_one_of,
     },
 };
 
-/// What to do with a user whose email is there already.
+/// What happens to a row whose email already exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Refuse it.
+    /// The row is refused.
     #[default]
     Insert,
-    /// Give the one who is there the new name, and the email as it is written now.
+    /// The existing user gets the name of the row, and the email as the row spells it.
     Upsert,
 }
 
-/// The terms on which many users are written.
+/// How rows are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteOptions {
-    /// What to do with those who are there already.
+    /// What happens to a row whose email already exists.
     pub mode: Mode,
-    /// Find out what would happen, and undo it.
+    /// Roll back and return what would have been written.
     pub dry_run: bool,
-    /// Undo everything if one is refused.
+    /// Roll back if a row is refused.
     pub all_or_none: bool,
 }
 
-/// How often a row is tried whose email is taken and free again by turns.
-const MOST_ROUNDS: usize = 5;
+/// Number of rounds after which a row whose email is alternately taken and free is refused.
+const MAX_ROUNDS: usize = 5;
 
-/// What became of one of many.
+/// The outcome of a row that is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// It was created.
+    /// The user was created.
     Created(UserId),
-    /// Another name or spelling was written.
+    /// The name or the spelling of the email was changed.
     Updated(UserId),
-    /// It was there, just so.
+    /// The user already existed with this name and spelling.
     Unchanged(UserId),
 }
 
-/// What became of many.
+/// The outcome of a bulk write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Of each, in their order; `None` if another user has the email.
+    /// The outcome of each row, in the same order; `None` if another user has the email.
     pub written: Vec<Option<Written>>,
-    /// Whether it was kept, and not undone.
+    /// Whether the transaction was committed.
     pub is_kept: bool,
 }
 
-/// Why a transaction ends without a commit.
+/// Why a transaction is rolled back.
 pub(super) enum Rollback {
-    /// As it should: this is what would have happened.
-    Outcome(Vec<Option<Written>>),
+    /// By the [`WriteOptions`]. This is what would have been written.
+    Intended(Vec<Option<Written>>),
     Failed(Error),
 }
 
@@ -73,145 +74,146 @@ impl<E: Into<Error>> From<E> for Rollback {
     }
 }
 
-/// Writes them in their order, as the terms say.
+/// Writes the rows in their order.
 pub(super) async fn all(
     db: &Connection,
     models: &[Model],
-    terms: WriteOptions,
+    options: WriteOptions,
 ) -> Result<Vec<Option<Written>>, Rollback> {
-    let written = write_in_order(db, models, terms.mode).await?;
+    let written = write_in_order(db, models, options.mode).await?;
     let is_refused = || written.contains(&None);
-    if terms.dry_run || terms.all_or_none && is_refused() { Err(Rollback::Outcome(written)) } else { Ok(written) }
+    if options.dry_run || options.all_or_none && is_refused() { Err(Rollback::Intended(written)) } else { Ok(written) }
 }
 
-/// The same once, with the answer kept under a key, unless every row was refused.
+/// Like [`all`], once per key. Stores the response, unless every row is refused.
 pub(super) async fn once(
     db: &Connection,
     models: &[Model],
-    terms: WriteOptions,
-    under: &Claim,
-    seal: &(impl Fn(&[Option<Written>]) -> Vec<u8> + ?Sized),
+    options: WriteOptions,
+    claim: &Claim,
+    serialize: &(impl Fn(&[Option<Written>]) -> Vec<u8> + ?Sized),
 ) -> Result<KeyedOutcome<(Vec<Option<Written>>, Vec<u8>)>, Rollback> {
-    if let Some(kept) = claim(db, &[under]).await?.get(&under.key) {
-        return Ok(KeyedOutcome::replayed(kept, &under.fingerprint));
+    if let Some(stored) = claim_keys(db, &[claim]).await?.get(&claim.key) {
+        return Ok(KeyedOutcome::from_stored(stored, &claim.fingerprint));
     }
-    let written = all(db, models, terms).await?;
-    let answer = seal(&written);
+    let written = all(db, models, options).await?;
+    let response = serialize(&written);
     if written.iter().all(Option::is_none) {
-        release(db, &[&under.key]).await?;
+        release_keys(db, &[&claim.key]).await?;
     } else {
-        keep(db, &under.key, &answer).await?;
+        store_response(db, &claim.key, &response).await?;
     }
-    Ok(KeyedOutcome::Executed((written, answer)))
+    Ok(KeyedOutcome::Executed((written, response)))
 }
 
 impl UserService {
-    /// How many pieces the work in bulk under this key had, if it came to its end.
+    /// Returns the number of chunks of the import with this key, if it has been completed.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn pieces_of(&self, keyed: KeyedRequest) -> Result<Option<u64>, Error> {
-        let end = end_of(keyed);
-        let kept = self.answers.load(end.key).await?.and_then(|kept| kept.answer_to(&end.fingerprint));
-        Ok(kept.and_then(|answer| answer.try_into().ok()).map(u64::from_be_bytes))
+        let KeyedRequest { key, fingerprint, .. } = completion_of(keyed);
+        let count = self.stored_responses.load(key).await?.and_then(|stored| stored.response_to(&fingerprint));
+        Ok(count.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes))
     }
 
-    /// Keeps how many pieces the work in bulk under this key had: with more of them, or fewer, it would be another one.
+    /// Stores the number of chunks of a completed import, so that a repetition with more or fewer chunks is recognized
+    /// as a different request.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn keep_pieces(&self, keyed: KeyedRequest, pieces: u64) -> Result<(), Error> {
-        let keep = move |db| async move {
-            let KeyedRequest { key, fingerprint, retention } = end_of(keyed);
-            let answer = pieces.to_be_bytes().to_vec();
-            claim(&db, &[&Claim { key, fingerprint, answer, expires_at: clock::now() + retention }]).await?;
+    pub async fn keep_pieces(&self, keyed: KeyedRequest, chunks: u64) -> Result<(), Error> {
+        let store = move |db| async move {
+            let KeyedRequest { key, fingerprint, retention } = completion_of(keyed);
+            let response = chunks.to_be_bytes().to_vec();
+            claim_keys(&db, &[&Claim { key, fingerprint, response, expires_at: clock::now() + retention }]).await?;
             Ok::<_, Error>(())
         };
-        self.pool.transaction("users.keep_pieces", keep).await
+        self.pool.transaction("users.keep_pieces", store).await
     }
 }
 
-/// The end of work in bulk has a key of its own.
-fn end_of(keyed: KeyedRequest) -> KeyedRequest {
+/// Returns the key under which the completion of an import is stored, derived from the import's key.
+fn completion_of(keyed: KeyedRequest) -> KeyedRequest {
     let key = Sha256::new().chain_update(keyed.key).chain_update(b"end").finalize().into();
     KeyedRequest { key, ..keyed }
 }
 
 async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result<Vec<Option<Written>>, Error> {
     let mut written: Vec<Option<Written>> = vec![None; models.len()];
-    let mut left: Vec<usize> = (0..models.len()).collect();
+    let mut remaining: Vec<usize> = (0..models.len()).collect();
     let mut rounds = 0;
-    while !left.is_empty() {
-        // Of those with the same email the first comes first; the others meet what it has left.
-        let mut emails = HashSet::with_capacity(left.len());
+    while !remaining.is_empty() {
+        // Each round writes the first row of each email: later rows with the same email find the user that it wrote.
+        let mut emails = HashSet::with_capacity(remaining.len());
         let (first, later): (Vec<usize>, Vec<usize>) =
-            left.into_iter().partition(|place| emails.insert(models[*place].email_key.as_str()));
-        let created = free_ones(db, first.iter().map(|place| &models[*place]).collect()).await?;
+            remaining.into_iter().partition(|index| emails.insert(models[*index].email_key.as_str()));
+        let created = insert_if_email_free(db, first.iter().map(|index| &models[*index]).collect()).await?;
         let mut taken = Vec::new();
-        for place in first {
-            let id = models[place].id;
+        for index in first {
+            let id = models[index].id;
             if created.contains(&id) {
-                written[place] = Some(Written::Created(id.into()));
+                written[index] = Some(Written::Created(id.into()));
             } else {
-                taken.push(place);
+                taken.push(index);
             }
         }
         if mode == Mode::Insert {
             break;
         }
-        for (place, outcome) in update(db, models, &taken).await? {
-            written[place] = Some(outcome);
+        for (index, outcome) in update(db, models, &taken).await? {
+            written[index] = Some(outcome);
         }
-        // One that was deleted after it was found to be taken is tried again; not for ever, if it comes and goes.
+        // A row is retried if the user with its email was deleted between insert and update.
         rounds += 1;
-        taken.retain(|place| written[*place].is_none() && rounds < MOST_ROUNDS);
-        left = taken.into_iter().chain(later).collect();
-        left.sort_unstable();
+        taken.retain(|index| written[*index].is_none() && rounds < MAX_ROUNDS);
+        remaining = taken.into_iter().chain(later).collect();
+        remaining.sort_unstable();
     }
     Ok(written)
 }
 
-/// Writes over the users who have the emails of these. One that was deleted meanwhile is left out.
-async fn update(db: &Connection, models: &[Model], places: &[usize]) -> Result<Vec<(usize, Written)>, Error> {
-    if places.is_empty() {
+/// Updates the users with the emails of these rows. Returns no outcome for a user that was deleted concurrently.
+async fn update(db: &Connection, models: &[Model], indexes: &[usize]) -> Result<Vec<(usize, Written)>, Error> {
+    if indexes.is_empty() {
         return Ok(Vec::new());
     }
-    let keys: Vec<String> = places.iter().map(|place| models[*place].email_key.clone()).collect();
+    let keys: Vec<String> = indexes.iter().map(|index| models[*index].email_key.clone()).collect();
     let rows = Entity::find()
         .filter(is_one_of(db.get_database_backend(), Column::EmailKey, &keys))
-        // All transactions lock in the same order, so that none waits for another in a circle.
+        // All transactions lock rows in the same order, so that they do not deadlock.
         .order_by_asc(Column::EmailKey)
         .lock_exclusive()
         .all(db)
         .await?;
     let mut current: HashMap<String, Model> = rows.into_iter().map(|row| (row.email_key.clone(), row)).collect();
-    let mut written = Vec::with_capacity(places.len());
-    for place in places {
-        let model = &models[*place];
+    let mut written = Vec::with_capacity(indexes.len());
+    for index in indexes {
+        let model = &models[*index];
         let Some(row) = current.remove(&model.email_key) else { continue };
         let id = row.id.into();
-        let outcome = match over(&row, model) {
+        let outcome = match merge(&row, model) {
             None => Written::Unchanged(id),
             Some(next) => {
-                write(db, &next, row.version).await?;
+                update_row(db, &next, row.version).await?;
                 Written::Updated(id)
             }
         };
-        written.push((*place, outcome));
+        written.push((*index, outcome));
     }
     Ok(written)
 }
 
-/// The row with the name and the spelling of another, or `None` if it would be the same.
-fn over(row: &Model, other: &Model) -> Option<Model> {
-    if (&row.name, &row.email) == (&other.name, &other.email) {
+/// Returns the row with the name and the email spelling of `model`, or `None` if nothing changes.
+fn merge(row: &Model, model: &Model) -> Option<Model> {
+    if (&row.name, &row.email) == (&model.name, &model.email) {
         return None;
     }
-    let mut next = other.clone();
+    let mut next = model.clone();
     (next.id, next.created_at, next.version) = (row.id, row.created_at, row.version + 1);
-    // It may have waited for the row while another writer changed it.
+    // Not the model's time: another writer may have changed the row since.
     next.updated_at = clock::now().max(row.updated_at);
     Some(next)
 }

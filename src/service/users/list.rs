@@ -1,4 +1,4 @@
-//! Pages of the list as a whole, in the order of creation: what most clients ask for, and many at the same time.
+//! Pages of the unfiltered list in creation order, which many clients request at the same time.
 
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
@@ -11,45 +11,45 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    page::{Edge, Page, Position, page_of},
-    row::{self, COLUMNS, unnest},
+    page::{Edge, Page, Position, build_page},
+    row::{self, COLUMNS},
 };
-use crate::domain::User;
+use crate::{domain::User, service::statement::unnest};
 
-/// A page that is asked for: from where, and how many at the most.
+/// A requested page: its position and the maximum number of users.
 pub(super) type PageRequest = (Position, u64);
 
-/// Several pages, in their order.
-pub(super) async fn pages(db: Connection, pages: Arc<[PageRequest]>) -> Result<Vec<Arc<Page>>, DbErr> {
-    let mut pages_by_request: HashMap<PageRequest, Arc<Page>> = HashMap::with_capacity(pages.len());
+/// Loads several pages, in the order of the requests.
+pub(super) async fn pages(db: Connection, requests: Arc<[PageRequest]>) -> Result<Vec<Arc<Page>>, DbErr> {
+    let mut grouped: HashMap<PageRequest, Arc<Page>> = HashMap::with_capacity(requests.len());
     if db.get_database_backend() == DbBackend::Postgres {
-        for (kind, edges) in alike(&pages) {
-            for (edge, rows) in beside(&db, kind, &edges).await? {
-                let page = (kind.0.at(edge), kind.1);
-                let slice = of(&page, rows);
-                pages_by_request.insert(page, Arc::new(slice));
+        for ((direction, limit), ids) in groups(&requests) {
+            for (id, users) in load_group(&db, direction, limit, &ids).await? {
+                let request = (direction.position(id), limit);
+                let page = to_page(&request, users);
+                grouped.insert(request, Arc::new(page));
             }
         }
     }
-    let mut answers = Vec::with_capacity(pages.len());
-    for page in pages.iter() {
-        answers.push(match pages_by_request.remove(page) {
-            Some(slice) => slice,
-            None => Arc::new(of(page, one(&db, page).await?)),
+    let mut pages = Vec::with_capacity(requests.len());
+    for request in requests.iter() {
+        pages.push(match grouped.remove(request) {
+            Some(page) => page,
+            None => Arc::new(to_page(request, load_single(&db, request).await?)),
         });
     }
-    Ok(answers)
+    Ok(pages)
 }
 
-/// To which side of an id a page lies.
+/// On which side of an id a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Side {
+enum Direction {
     After,
     Before,
 }
 
-impl Side {
-    fn at(self, id: Uuid) -> Position {
+impl Direction {
+    fn position(self, id: Uuid) -> Position {
         let edge = Edge::of_id(id.into());
         match self {
             Self::After => Position::After(edge),
@@ -57,8 +57,8 @@ impl Side {
         }
     }
 
-    /// Which rows lie there, the nearest first.
-    fn of(self, edge: impl Into<Expr>) -> Select<Entity> {
+    /// Returns a query for the users on this side of an id, the nearest first.
+    fn select(self, edge: impl Into<Expr>) -> Select<Entity> {
         let id = Expr::col((Entity, Column::Id));
         match self {
             Self::After => row::select().filter(id.gt(edge)).order_by_asc(Column::Id),
@@ -67,63 +67,63 @@ impl Side {
     }
 }
 
-/// Pages that one statement can give: those of the same length, to the same side of different ids. Not of one page
-/// alone, for which a simple statement does.
-fn alike(pages: &[PageRequest]) -> HashMap<(Side, u64), Vec<Uuid>> {
-    let mut kinds: HashMap<_, Vec<Uuid>> = HashMap::new();
-    for (position, limit) in pages {
-        let (side, edge) = match position {
+/// Groups the requests that one statement can serve: pages of the same length in the same direction. Groups of a single
+/// page are left out, because a simpler statement serves it.
+fn groups(requests: &[PageRequest]) -> HashMap<(Direction, u64), Vec<Uuid>> {
+    let mut groups: HashMap<_, Vec<Uuid>> = HashMap::new();
+    for (position, limit) in requests {
+        let (direction, edge) = match position {
             Position::First => continue,
-            Position::After(edge) => (Side::After, edge),
-            Position::Before(edge) => (Side::Before, edge),
+            Position::After(edge) => (Direction::After, edge),
+            Position::Before(edge) => (Direction::Before, edge),
         };
-        kinds.entry((side, *limit)).or_default().push(edge.id.as_uuid());
+        groups.entry((direction, *limit)).or_default().push(edge.id.as_uuid());
     }
-    kinds.retain(|_, ids| ids.len() > 1);
-    kinds
+    groups.retain(|_, ids| ids.len() > 1);
+    groups
 }
 
-/// The rows of one page, the nearest to its edge first, and one more: it tells whether there is a further page, without
-/// counting.
-async fn one(db: &Connection, (position, limit): &PageRequest) -> Result<Vec<User>, DbErr> {
+/// Loads the users of one page, the nearest to the edge first. One more than `limit` shows, without a count, whether
+/// there is another page.
+async fn load_single(db: &Connection, (position, limit): &PageRequest) -> Result<Vec<User>, DbErr> {
     let select = match position {
         Position::First => row::select().order_by_asc(Column::Id),
-        Position::After(edge) => Side::After.of(edge.id.as_uuid()),
-        Position::Before(edge) => Side::Before.of(edge.id.as_uuid()),
+        Position::After(edge) => Direction::After.select(edge.id.as_uuid()),
+        Position::Before(edge) => Direction::Before.select(edge.id.as_uuid()),
     };
     let rows = db.query_all(&select.limit(limit + 1).into_query()).await?;
-    rows.iter().map(|row| row::user(row, 0)).collect()
+    rows.iter().map(|row| row::read_user(row, 0)).collect()
 }
 
-/// The same for several pages at once, by their edges: a join that asks for each edge's rows in turn.
-async fn beside(
+/// Loads the users of several pages, by the ids of their edges, with a lateral join.
+async fn load_group(
     db: &Connection,
-    (side, limit): (Side, u64),
-    edges: &[Uuid],
+    direction: Direction,
+    limit: u64,
+    ids: &[Uuid],
 ) -> Result<HashMap<Uuid, Vec<User>>, DbErr> {
     let (edge, page) = (Alias::new("edge"), Alias::new("page"));
-    let rows = side.of(Expr::col((edge.clone(), edge.clone()))).limit(limit + 1).into_query();
+    let rows = direction.select(Expr::col((edge.clone(), edge.clone()))).limit(limit + 1).into_query();
     let mut query = Query::select();
     query
         .column((edge.clone(), edge.clone()))
         .columns(COLUMNS.map(|column| (page.clone(), column)))
-        .from_subquery(Query::select().expr_as(unnest(edges.iter().copied()), edge.clone()).take(), edge)
+        .from_subquery(Query::select().expr_as(unnest(ids.iter().copied()), edge.clone()).take(), edge)
         .join_lateral(JoinType::InnerJoin, rows, page, Expr::cust("TRUE"));
-    let mut found: HashMap<Uuid, Vec<User>> = edges.iter().map(|edge| (*edge, Vec::new())).collect();
+    let mut users_by_id: HashMap<Uuid, Vec<User>> = ids.iter().map(|id| (*id, Vec::new())).collect();
     for row in db.query_all(&query).await? {
-        found.entry(row.try_get_by_index(0)?).or_default().push(row::user(&row, 1)?);
+        users_by_id.entry(row.try_get_by_index(0)?).or_default().push(row::read_user(&row, 1)?);
     }
-    for users in found.values_mut() {
-        // A join promises no order. They come in the right one as a rule, which costs nothing to sort.
-        match side {
-            Side::After => users.sort_unstable_by_key(|user| user.id),
-            Side::Before => users.sort_unstable_by_key(|user| Reverse(user.id)),
+    for users in users_by_id.values_mut() {
+        // A join guarantees no order. Usually the rows are sorted already, and sorting them costs nearly nothing.
+        match direction {
+            Direction::After => users.sort_unstable_by_key(|user| user.id),
+            Direction::Before => users.sort_unstable_by_key(|user| Reverse(user.id)),
         }
     }
-    Ok(found)
+    Ok(users_by_id)
 }
 
-/// A page of the rows that were found for it.
-fn of((position, limit): &PageRequest, users: Vec<User>) -> Page {
-    page_of(position, *limit, users, |user| Edge::of_id(user.id), |user| user)
+fn to_page((position, limit): &PageRequest, users: Vec<User>) -> Page {
+    build_page(position, *limit, users, |user| Edge::of_id(user.id), |user| user)
 }

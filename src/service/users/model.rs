@@ -1,4 +1,4 @@
-//! Users as rows: new ones, changed ones, and back.
+//! Conversions between users and rows.
 
 use std::sync::Arc;
 
@@ -7,64 +7,64 @@ use entity::users::Model;
 
 use super::Change;
 use crate::{
-    domain::{User, UserId},
+    domain::{Email, Name, User, UserId},
     service::{Draft, clock},
 };
 
-/// A new row. Every value is ours, so there is nothing to read back.
-pub(super) fn row(draft: Draft) -> Model {
+/// Returns the row of a new user. The database generates no value, so nothing has to be read back after the insert.
+pub(super) fn new_row(draft: Draft) -> Model {
     let now = clock::now();
-    made(UserId::generate(now), now, draft)
+    build_row(UserId::generate(now), now, draft)
 }
 
-fn made(id: UserId, now: DateTime<Utc>, draft: Draft) -> Model {
-    let (email, email_key) = draft.email.into_parts();
+fn build_row(id: UserId, now: DateTime<Utc>, draft: Draft) -> Model {
     let (name_key, last_word_key) = draft.name.keys();
     Model {
         id: id.as_uuid(),
         name_key,
         last_word_key,
         name: draft.name.into_string(),
-        email,
-        email_key,
+        email_key: draft.email.key(),
+        email: draft.email.into_string(),
         version: 1,
         created_at: now,
         updated_at: now,
     }
 }
 
-/// Many new rows. Others have their turn meanwhile: they share the thread.
-pub(super) async fn rows(drafts: Vec<Draft>) -> Arc<[Model]> {
-    const A_TURN: usize = 64;
+/// Returns the rows of many new users. Yields now and then to the other tasks of the thread.
+pub(super) async fn new_rows(drafts: Vec<Draft>) -> Arc<[Model]> {
+    const ROWS_PER_YIELD: usize = 64;
     let now = clock::now();
     let mut ids: Vec<UserId> = drafts.iter().map(|_| UserId::generate(now)).collect();
-    // Those of one moment are listed in the order in which they came.
+    // Users with the same creation time are listed in input order.
     ids.sort_unstable();
     let mut rows = Vec::with_capacity(drafts.len());
     for (id, draft) in ids.into_iter().zip(drafts) {
-        rows.push(made(id, now, draft));
-        if rows.len().is_multiple_of(A_TURN) {
+        rows.push(build_row(id, now, draft));
+        if rows.len().is_multiple_of(ROWS_PER_YIELD) {
             tokio::task::yield_now().await;
         }
     }
     rows.into()
 }
 
-/// The row after the change, or `None` if it would be the same.
-pub(super) fn changed(current: &Model, change: Change) -> Option<Model> {
+/// Returns the changed row, or `None` if nothing changes.
+pub(super) fn apply_change(current: &Model, change: Change) -> Option<Model> {
     let mut next = current.clone();
     if let Some(name) = change.name {
         (next.name_key, next.last_word_key) = name.keys();
         next.name = name.into_string();
     }
     if let Some(email) = change.email {
-        (next.email, next.email_key) = email.into_parts();
+        next.email_key = email.key();
+        next.email = email.into_string();
     }
     if next == *current {
         return None;
     }
     next.version += 1;
-    // The clock may have been set back.
+    // The clock may have gone backwards.
     next.updated_at = clock::now().max(current.updated_at);
     Some(next)
 }
@@ -73,8 +73,8 @@ impl From<Model> for User {
     fn from(row: Model) -> Self {
         Self {
             id: row.id.into(),
-            name: row.name,
-            email: row.email,
+            name: Name::from_stored(row.name),
+            email: Email::from_stored(row.email),
             version: row.version,
             created_at: row.created_at,
             updated_at: row.updated_at,
@@ -90,12 +90,12 @@ mod tests {
     use crate::domain::{Email, Name};
 
     #[test]
-    fn a_clock_that_was_set_back_does_not_reorder_times() {
+    fn updated_at_does_not_decrease_when_the_clock_goes_backwards() {
         let draft = Draft { name: Name::parse("Ann").unwrap(), email: Email::parse("ann@example.com").unwrap() };
-        let mut current = row(draft);
+        let mut current = new_row(draft);
         current.updated_at += TimeDelta::hours(1);
         let change = Change { name: Some(Name::parse("Anna").unwrap()), ..Change::default() };
-        let next = changed(&current, change).unwrap();
+        let next = apply_change(&current, change).unwrap();
         assert_eq!(next.updated_at, current.updated_at);
         assert!(next.updated_at >= next.created_at);
     }

@@ -1,4 +1,4 @@
-//! Users created once, however often that is asked for.
+//! Creates users with idempotency keys.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,43 +6,46 @@ use entity::users::Model;
 use orm_pool::Connection;
 use sea_orm::DbErr;
 
-use super::create::{Created, free_ones};
-use crate::service::idempotency::{Claim, InFlightGuard, KeyedOutcome, claim, release};
+use super::create::{CreateOutcome, insert_if_email_free};
+use crate::service::idempotency::{Claim, InFlightGuard, KeyedOutcome, claim_keys, release_keys};
 
-/// A user to create, under a key.
-pub(super) struct Creation {
+/// A user to create, and its key.
+pub(super) struct KeyedCreation {
     pub(super) model: Model,
     pub(super) claim: Claim,
-    /// Outlives a caller who goes away while this is being done.
-    pub(super) begun: Mutex<Option<InFlightGuard>>,
+    /// Part of the creation, so that the key stays in flight if the caller is dropped before the transaction has ended.
+    pub(super) in_flight: Mutex<Option<InFlightGuard>>,
 }
 
-impl Creation {
-    /// There is an answer: whoever comes with the same key is to hear it.
+impl KeyedCreation {
+    /// Ends the request's time in flight: from now on, a request with the same key finds the stored response.
     pub(super) fn end(&self) {
-        drop(self.begun.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
 /// Creates the users whose keys are new and whose emails are free, in one transaction with their keys.
-pub(super) async fn all(db: Connection, creations: Arc<[Arc<Creation>]>) -> Result<Vec<KeyedOutcome<Created>>, DbErr> {
+pub(super) async fn all(
+    db: Connection,
+    creations: Arc<[Arc<KeyedCreation>]>,
+) -> Result<Vec<KeyedOutcome<CreateOutcome>>, DbErr> {
     let claims: Vec<&Claim> = creations.iter().map(|creation| &creation.claim).collect();
-    let kept = claim(&db, &claims).await?;
-    let is_new = |creation: &&Arc<Creation>| !kept.contains_key(&creation.claim.key);
+    let stored = claim_keys(&db, &claims).await?;
+    let is_new = |creation: &&Arc<KeyedCreation>| !stored.contains_key(&creation.claim.key);
     let models: Vec<&Model> = creations.iter().filter(is_new).map(|creation| &creation.model).collect();
-    let inserted = free_ones(&db, models).await?;
-    let mut done = Vec::with_capacity(creations.len());
+    let inserted = insert_if_email_free(&db, models).await?;
+    let mut outcomes = Vec::with_capacity(creations.len());
     let mut refused = Vec::new();
     for creation in creations.iter() {
-        done.push(match kept.get(&creation.claim.key) {
-            Some(kept) => KeyedOutcome::replayed(kept, &creation.claim.fingerprint),
-            None if inserted.contains(&creation.model.id) => KeyedOutcome::Executed(Created::Yes),
+        outcomes.push(match stored.get(&creation.claim.key) {
+            Some(response) => KeyedOutcome::from_stored(response, &creation.claim.fingerprint),
+            None if inserted.contains(&creation.model.id) => KeyedOutcome::Executed(CreateOutcome::Created),
             None => {
                 refused.push(&creation.claim.key);
-                KeyedOutcome::Executed(Created::EmailTaken)
+                KeyedOutcome::Executed(CreateOutcome::EmailTaken)
             }
         });
     }
-    release(&db, &refused).await?;
-    Ok(done)
+    release_keys(&db, &refused).await?;
+    Ok(outcomes)
 }

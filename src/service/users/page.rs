@@ -1,11 +1,11 @@
-//! Pages: where they lie, and what is known of their neighbours.
+//! Pages of a list (keyset pagination).
 
 use crate::domain::{User, UserId};
 
-/// A row that a page begins or ends beside. Pages stay where they are while rows come and go.
+/// A row next to which a page begins or ends. Unlike an offset, it does not move while rows are added and deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Edge {
-    /// What the row is sorted by; empty where that is the id.
+    /// The row's sort key; empty if the list is sorted by id.
     pub key: String,
     /// The row's id.
     pub id: UserId,
@@ -17,51 +17,51 @@ impl Edge {
     }
 }
 
-/// Where in a list a page lies.
+/// Where in a list a page is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Position {
-    /// At the beginning.
+    /// It is the first page.
     First,
-    /// Right after this row.
+    /// It begins immediately after this row.
     After(Edge),
-    /// Right before this row.
+    /// It ends immediately before this row.
     Before(Edge),
 }
 
-/// One page of a list, in its order.
+/// A page of a list, in the order of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<U = User> {
     /// The users.
     pub users: Vec<U>,
-    /// The row before which there may be more.
+    /// Where the previous page ends, if there may be one.
     pub previous: Option<Edge>,
-    /// The row after which there are more.
+    /// Where the next page begins, if there is one.
     pub next: Option<Edge>,
 }
 
-/// A page of the rows that were found for it, the nearest to its edge first; `limit` and one more were asked for.
-pub(super) fn page_of<R, U>(
+/// Builds a page from its rows, of which `limit + 1` were requested. The first row is the one next to the edge.
+pub(super) fn build_page<R, U>(
     position: &Position,
     limit: u64,
     mut rows: Vec<R>,
     edge: impl Fn(&R) -> Edge,
     user: impl FnMut(R) -> U,
 ) -> Page<U> {
-    let more = rows.len() as u64 > limit;
-    if more {
+    let has_more = rows.len() as u64 > limit;
+    if has_more {
         rows.pop();
     }
-    // An empty page keeps the edge of its cursor.
+    // An empty page has no rows, so its links use the edge that was requested.
     let (from, has_previous, has_next) = match position {
-        Position::First => (None, false, more),
-        Position::After(from) => (Some(from), true, more),
+        Position::First => (None, false, has_more),
+        Position::After(from) => (Some(from), true, has_more),
         Position::Before(from) => {
             rows.reverse();
-            (Some(from), more, true)
+            (Some(from), has_more, true)
         }
     };
-    let beside = |row: Option<&R>| row.map(&edge).or_else(|| from.cloned());
-    let previous = if has_previous { beside(rows.first()) } else { None };
-    let next = if has_next { beside(rows.last()) } else { None };
+    let edge_at = |row: Option<&R>| row.map(&edge).or_else(|| from.cloned());
+    let previous = if has_previous { edge_at(rows.first()) } else { None };
+    let next = if has_next { edge_at(rows.last()) } else { None };
     Page { users: rows.into_iter().map(user).collect(), previous, next }
 }

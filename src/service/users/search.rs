@@ -1,4 +1,4 @@
-//! Pages of a part of the list, or in another order. Each is a statement of its own: two hardly ever ask alike.
+//! Filtered and sorted pages, and counts. Each runs a separate statement, because two requests are rarely equal.
 
 use std::ops::Bound;
 
@@ -12,91 +12,92 @@ use sea_orm::{
 };
 
 use super::{
-    find::is_one_of,
-    page::{Edge, Page, Position, page_of},
+    page::{Edge, Page, Position, build_page},
     row::{self, COLUMNS},
 };
-use crate::domain::{Email, Prefix, User, UserId};
+use crate::{
+    domain::{Email, Prefix, User, UserId},
+    service::statement::is_one_of,
+};
 
-/// Which users are meant: those for which all of it is true.
+/// A filter of users. All of its conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// The one with this email, however it is written.
+    /// The user with this email, in any spelling.
     pub email: Option<Email>,
-    /// Those whose name begins so.
+    /// Users whose name has this prefix.
     pub name: Option<Prefix>,
-    /// Those whose name, last name or email begins so.
+    /// Users whose name, last name or email has this prefix.
     pub text: Option<Prefix>,
-    /// Those created after this moment.
+    /// Users created after this time.
     pub created_after: Option<DateTime<Utc>>,
-    /// Those created before this moment.
+    /// Users created before this time.
     pub created_before: Option<DateTime<Utc>>,
-    /// Those among these.
+    /// Users with one of these ids.
     pub ids: Option<Vec<UserId>>,
 }
 
-/// What users are sorted by.
+/// The key by which users are sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SortKey {
-    /// By the time of creation.
+    /// The creation time.
     #[default]
     Created,
-    /// By name, without regard to case.
+    /// The name, without case.
     Name,
-    /// By email, in the form by which it is unique.
+    /// The key by which emails are unique.
     Email,
 }
 
-/// In which order users are given.
+/// The order of users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sort {
-    /// What they are sorted by.
+    /// The key.
     pub key: SortKey,
-    /// The last one first.
+    /// Whether the order is descending.
     pub descending: bool,
 }
 
-/// A part of the list in some order.
+/// A filter and an order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Which users.
+    /// The filter.
     pub filter: Filter,
-    /// In which order.
+    /// The order.
     pub sort: Sort,
 }
 
-/// How carefully to count.
+/// How users are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
-    /// Each one.
+    /// Exactly.
     Exact,
-    /// Each one as long as they are few; then what the database takes for their number without looking.
+    /// Exactly up to 10,000 users; beyond that, as estimated by the query planner (SQLite: always exactly).
     Estimated,
 }
 
-/// Up to here an estimate is exact.
-const FEW: u64 = 10_000;
-/// So many rows of a span of time are sorted sooner than their order is walked along.
-const FEW_TO_SORT: u64 = 2000;
+/// The number of rows up to which an estimated count is exact.
+const EXACT_COUNT_LIMIT: u64 = 10_000;
+/// The number of rows up to which sorting a time range is faster than scanning the index of the order.
+const SORT_LIMIT: u64 = 2000;
 
-/// How those of a span of time are found in another order than that of time.
+/// How the users of a time range are found in an order other than by creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortPlan {
-    /// As the database thinks best.
+    /// The plan that the database chooses.
     Planned,
-    /// First those of the span, then in order. SQLite keeps no statistics, and would walk along the order until it met
-    /// enough of them.
+    /// Filter first, then sort. SQLite has no statistics and would scan the index of the order until enough rows match.
     FilterThenSort,
 }
 
 impl Selection {
-    /// The statement that reads a page of this selection, and one row more.
+    /// Returns the statement that reads a page of this selection, and one more row.
     #[must_use]
     pub fn statement(&self, backend: DbBackend, position: &Position, limit: u64, sort_plan: SortPlan) -> Statement {
         StatementBuilder::build(&self.select(backend, position, limit, sort_plan), &backend)
     }
 
-    /// Whether a span of time is all that is asked for, in another order.
+    /// Returns whether this is only a time range, in an order other than by creation.
     #[must_use]
     pub fn is_span_in_another_order(&self) -> bool {
         let Filter { created_after, created_before, .. } = self.filter;
@@ -110,12 +111,12 @@ impl Selection {
         let order = if backwards { Order::Desc } else { Order::Asc };
         let mut select = row::select().filter(self.filter.condition(backend));
         if let Position::After(edge) | Position::Before(edge) = position {
-            select = select.filter(self.sort.key.beyond(backend, edge, backwards, sort_plan));
+            select = select.filter(self.sort.key.after_edge(backend, edge, backwards, sort_plan));
         }
         for column in self.sort.key.columns() {
             select = select.order_by(sort_plan.column(*column), order.clone());
         }
-        // The key of each row, for the edges.
+        // For the edges.
         if let Some(key) = self.sort.key.column() {
             select = select.column(key);
         }
@@ -127,7 +128,7 @@ impl SortPlan {
     fn column(self, column: Column) -> Expr {
         match self {
             Self::Planned => Expr::col((Entity, column)),
-            // No index is used for what is no bare column.
+            // SQLite uses no index for an expression.
             Self::FilterThenSort => Expr::cust(format!("+\"users\".\"{}\"", column.as_str())),
         }
     }
@@ -142,7 +143,7 @@ impl SortKey {
         }
     }
 
-    /// What no two rows have in common. The id tells to the microsecond when a user was created.
+    /// The columns of the order, which together are unique. The id contains the creation time.
     fn columns(self) -> &'static [Column] {
         match self {
             Self::Created => &[Column::Id],
@@ -151,8 +152,8 @@ impl SortKey {
         }
     }
 
-    /// Which rows lie beyond this one.
-    fn beyond(self, backend: DbBackend, edge: &Edge, backwards: bool, sort_plan: SortPlan) -> Expr {
+    /// Returns the condition for the rows after an edge; with `backwards`, in descending order.
+    fn after_edge(self, backend: DbBackend, edge: &Edge, backwards: bool, sort_plan: SortPlan) -> Expr {
         fn beyond(left: impl ExprTrait, right: impl Into<Expr>, backwards: bool) -> Expr {
             if backwards { left.lt(right) } else { left.gt(right) }
         }
@@ -161,25 +162,25 @@ impl SortKey {
             Self::Created => beyond(Expr::col((Entity, Column::Id)), id, backwards),
             Self::Email => beyond(sort_plan.column(Column::EmailKey), edge.key.as_str(), backwards),
             Self::Name => {
-                let (name, row) = (sort_plan.column(Column::NameKey), sort_plan.column(Column::Id));
+                let (name, id_column) = (sort_plan.column(Column::NameKey), sort_plan.column(Column::Id));
                 let key = edge.key.as_str();
                 if backend == DbBackend::MySql {
-                    // It uses the index for this form only.
-                    let among_equals = name.clone().eq(key).and(beyond(row, id, backwards));
-                    return beyond(name, key, backwards).or(among_equals);
+                    // MySQL uses the index only for this form.
+                    let same_name = name.clone().eq(key).and(beyond(id_column, id, backwards));
+                    return beyond(name, key, backwards).or(same_name);
                 }
-                beyond(Expr::tuple([name, row]), Expr::tuple([Expr::val(key), Expr::val(id)]), backwards)
+                beyond(Expr::tuple([name, id_column]), Expr::tuple([Expr::val(key), Expr::val(id)]), backwards)
             }
         }
     }
 }
 
 impl Filter {
-    /// The key of the email, if nothing else is asked for.
-    pub(super) fn email_alone(&self) -> Option<&str> {
+    /// Returns the key of the email, if it is the only condition.
+    pub(super) fn only_email(&self) -> Option<String> {
         let email = self.email.as_ref()?;
-        let alone = Self { email: Some(email.clone()), ..Self::default() };
-        (*self == alone).then(|| email.key())
+        let only_email = Self { email: Some(email.clone()), ..Self::default() };
+        (*self == only_email).then(|| email.key())
     }
 
     pub(super) fn condition(&self, backend: DbBackend) -> Condition {
@@ -202,8 +203,8 @@ impl Filter {
                     .add(prefix(Column::EmailKey, text))
                     .add_option(text.email_key().map(|key| Column::EmailKey.eq(key)))
             }))
-            .add_option(self.created_after.map(|time| id().gte(first_after(time).as_uuid())))
-            .add_option(self.created_before.map(|time| id().lt(first_from(time).as_uuid())))
+            .add_option(self.created_after.map(|time| id().gte(first_id_after(time).as_uuid())))
+            .add_option(self.created_before.map(|time| id().lt(first_id_from(time).as_uuid())))
             .add_option(self.ids.as_ref().map(|ids| {
                 let ids: Vec<_> = ids.iter().map(|id| id.as_uuid()).collect();
                 is_one_of(backend, Column::Id, &ids)
@@ -213,20 +214,20 @@ impl Filter {
 
 const MICROSECOND: TimeDelta = TimeDelta::microseconds(1);
 
-/// The least id of those created later than this.
-fn first_after(time: DateTime<Utc>) -> UserId {
+/// Returns the lowest id of users created later than this.
+fn first_id_after(time: DateTime<Utc>) -> UserId {
     UserId::first_at(time.checked_add_signed(MICROSECOND).unwrap_or(time))
 }
 
-/// The least id of those not created earlier than this.
-fn first_from(time: DateTime<Utc>) -> UserId {
+/// Returns the lowest id of users created at this time or later.
+fn first_id_from(time: DateTime<Utc>) -> UserId {
     match time.duration_trunc(MICROSECOND) {
-        Ok(whole) if whole < time => first_after(time),
+        Ok(whole) if whole < time => first_id_after(time),
         _ => UserId::first_at(time),
     }
 }
 
-/// One page, each user with the edge behind it.
+/// Loads a page, each user with its edge.
 pub(super) async fn page(
     db: Connection,
     selection: &Selection,
@@ -234,8 +235,8 @@ pub(super) async fn page(
     limit: u64,
 ) -> Result<Page<(User, Edge)>, DbErr> {
     let backend = db.get_database_backend();
-    let is_unplanned = backend == DbBackend::Sqlite && selection.is_span_in_another_order();
-    let sort_plan = if is_unplanned && few(&db, &selection.filter, FEW_TO_SORT).await? <= FEW_TO_SORT {
+    let may_sort = backend == DbBackend::Sqlite && selection.is_span_in_another_order();
+    let sort_plan = if may_sort && count_up_to(&db, &selection.filter, SORT_LIMIT).await? <= SORT_LIMIT {
         SortPlan::FilterThenSort
     } else {
         SortPlan::Planned
@@ -243,44 +244,44 @@ pub(super) async fn page(
     let rows = db.query_all(&selection.select(backend, position, limit, sort_plan)).await?;
     let has_key = selection.sort.key.column().is_some();
     let read = |row: &QueryResult| -> Result<(User, Edge), DbErr> {
-        let user = row::user(row, 0)?;
+        let user = row::read_user(row, 0)?;
         let key = if has_key { row.try_get_by_index(COLUMNS.len())? } else { String::new() };
         let edge = Edge { key, id: user.id };
         Ok((user, edge))
     };
     let rows = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok(page_of(position, limit, rows, |(_, edge)| edge.clone(), |row| row))
+    Ok(build_page(position, limit, rows, |(_, edge)| edge.clone(), |row| row))
 }
 
-/// How many there are.
+/// Counts the users of a filter.
 pub(super) async fn count(db: Connection, filter: &Filter, how: Count) -> Result<u64, DbErr> {
     let backend = db.get_database_backend();
-    let matching = matching(filter, backend);
+    let ids = select_ids(filter, backend).into_query();
     if how == Count::Exact {
-        return number(&db, matching.into_query()).await;
+        return count_rows(&db, ids).await;
     }
-    let few = few(&db, filter, FEW).await?;
-    if few <= FEW {
-        return Ok(few);
+    let counted = count_up_to(&db, filter, EXACT_COUNT_LIMIT).await?;
+    if counted <= EXACT_COUNT_LIMIT {
+        return Ok(counted);
     }
-    let planned = match backend {
-        // It keeps no statistics unless it is told to.
-        DbBackend::Sqlite => return number(&db, matching.into_query()).await,
-        _ => planned(&db, &matching.into_query()).await?,
+    let estimate = match backend {
+        // SQLite has no statistics unless ANALYZE is run.
+        DbBackend::Sqlite => return count_rows(&db, ids).await,
+        _ => estimate_rows(&db, &ids).await?,
     };
-    Ok(Ord::max(planned, few))
+    Ok(Ord::max(estimate, counted))
 }
 
-fn matching(filter: &Filter, backend: DbBackend) -> Select<Entity> {
+fn select_ids(filter: &Filter, backend: DbBackend) -> Select<Entity> {
     Entity::find().select_only().column(Column::Id).filter(filter.condition(backend))
 }
 
-/// How many there are, and one more than `most` if there are more.
-async fn few(db: &Connection, filter: &Filter, most: u64) -> Result<u64, DbErr> {
-    number(db, matching(filter, db.get_database_backend()).limit(most + 1).into_query()).await
+/// Counts the users of a filter, at most `limit + 1`.
+async fn count_up_to(db: &Connection, filter: &Filter, limit: u64) -> Result<u64, DbErr> {
+    count_rows(db, select_ids(filter, db.get_database_backend()).limit(limit + 1).into_query()).await
 }
 
-async fn number(db: &Connection, rows: SelectStatement) -> Result<u64, DbErr> {
+async fn count_rows(db: &Connection, rows: SelectStatement) -> Result<u64, DbErr> {
     let mut count = Query::select();
     count.expr(Func::count(Expr::col(Asterisk))).from_subquery(rows, Alias::new("matching"));
     let row = db.query_one(&count).await?;
@@ -288,8 +289,8 @@ async fn number(db: &Connection, rows: SelectStatement) -> Result<u64, DbErr> {
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
-/// How many rows the planner expects.
-async fn planned(db: &Connection, rows: &SelectStatement) -> Result<u64, DbErr> {
+/// Returns the number of rows that the query planner expects.
+async fn estimate_rows(db: &Connection, rows: &SelectStatement) -> Result<u64, DbErr> {
     let backend = db.get_database_backend();
     let mut explain: Statement = StatementBuilder::build(rows, &backend);
     explain.sql.insert_str(0, "EXPLAIN ");
@@ -300,7 +301,7 @@ async fn planned(db: &Connection, rows: &SelectStatement) -> Result<u64, DbErr> 
         let rows = plan.split_once(" rows=").and_then(|(_, rest)| rest.split_once(' ')).map(|(rows, _)| rows.parse());
         return Ok(rows.and_then(Result::ok).unwrap_or(0));
     }
-    // A number in MySQL, a text in MariaDB, which adds what a filter leaves (`120 (5%)`).
+    // A number on MySQL. MariaDB returns a text, which may include the filtered percentage (`120 (5%)`).
     if let Ok(rows) = row.try_get::<Option<u64>>("", "rows") {
         return Ok(rows.unwrap_or(0));
     }

@@ -6,9 +6,9 @@ use std::{
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap};
 use serde_json::Value;
 use tokio::{sync::oneshot, task::JoinHandle};
-use users_api::{app::Application, shutdown::ShutdownError};
+use users_api::{app::Application, lifecycle::ShutdownError};
 
-/// A running application, and a client of it.
+/// A running application and an HTTP client for it.
 #[derive(Clone)]
 pub struct App {
     pub address: SocketAddr,
@@ -22,7 +22,7 @@ struct Running {
     ended: JoinHandle<Result<(), ShutdownError>>,
 }
 
-/// An answer, read to its end.
+/// A complete response.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
@@ -39,7 +39,7 @@ impl App {
         Self { address, url: url.to_owned(), client: client(), running }
     }
 
-    /// A client of a service that is another process.
+    /// A client for a service in another process.
     pub fn at(address: SocketAddr, url: &str) -> Self {
         Self { address, url: url.to_owned(), client: client(), running: Arc::default() }
     }
@@ -47,7 +47,7 @@ impl App {
     /// Stops the application; `None` if it was stopped before.
     pub async fn stop(&self) -> Option<Result<(), ShutdownError>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        // The application may have ended by itself.
+        // The application may have ended already.
         let _ = running.stop.send(());
         Some(running.ended.await.unwrap())
     }
@@ -77,17 +77,17 @@ impl App {
         Reply::of(request.body(body.to_string())).await
     }
 
-    /// What the pool tells of itself.
+    /// The response of `/pool`.
     pub async fn pool(&self) -> Value {
         self.get("/pool").await.json()
     }
 
-    /// Waits until the pool is so, and gives what it tells then.
+    /// Waits until the response of `/pool` meets a condition, and returns it.
     pub async fn pool_until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         super::eventually(what, || async { Some(self.pool().await).filter(&condition) }).await
     }
 
-    /// Creates a user and gives it as it was answered.
+    /// Creates a user and returns it.
     pub async fn create(&self, name: &str, email: &str) -> Value {
         let reply = self.post("/users", &serde_json::json!({ "name": name, "email": email })).await;
         assert_eq!(reply.status, 201, "{}", reply.text);
@@ -116,20 +116,20 @@ impl Reply {
 
     /// The target of a relation in the `Link` header.
     pub fn link(&self, relation: &str) -> Option<String> {
-        let wanted = format!("rel=\"{relation}\"");
+        let parameter = format!("rel=\"{relation}\"");
         let links = self.header("link").split(", ").map(|link| link.split_once("; ").unwrap());
-        let target = links.filter(|(_, relation)| *relation == wanted).map(|(target, _)| target).next()?;
+        let target = links.filter(|(_, relation)| *relation == parameter).map(|(target, _)| target).next()?;
         Some(target.trim_matches(['<', '>']).to_owned())
     }
 
-    /// The ids of the users of a list.
+    /// The ids of the users of a page.
     pub fn ids(&self) -> Vec<String> {
         assert_eq!(self.status, 200, "{}", self.text);
         let users = self.json();
         users.as_array().unwrap().iter().map(|user| user["id"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Asserts that this is a problem, complete and of this status and code. Gives its body.
+    /// Asserts that the response is a complete problem with this status and code. Returns its body.
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.text);
@@ -148,16 +148,16 @@ impl Reply {
         body
     }
 
-    /// `pointer code` of each fault, sorted.
-    pub fn faults(&self) -> Vec<String> {
+    /// `pointer code` of each validation error, sorted.
+    pub fn validation_errors(&self) -> Vec<String> {
         let body = self.problem(422, "validation-failed");
-        let fault = |error: &Value| {
+        let describe = |error: &Value| {
             assert!(!error["message"].as_str().unwrap().is_empty());
             format!("{} {}", error["pointer"].as_str().unwrap(), error["code"].as_str().unwrap())
         };
-        let mut faults: Vec<String> = body["errors"].as_array().unwrap().iter().map(fault).collect();
-        faults.sort();
-        faults
+        let mut errors: Vec<String> = body["errors"].as_array().unwrap().iter().map(describe).collect();
+        errors.sort();
+        errors
     }
 }
 

@@ -12,7 +12,7 @@ use users_api::{
 
 use super::App;
 
-/// What a case works with: databases, and applications on them.
+/// The context of a case: databases and the applications that run on them.
 #[derive(Clone)]
 pub struct Context(Arc<Inner>);
 
@@ -34,11 +34,11 @@ impl CaseContext for Context {
         Self(Arc::new(Inner { databases: Databases::new(engine), apps: Mutex::default() }))
     }
 
-    /// Stops what still runs and drops what was made.
+    /// Stops the applications that still run, and drops the databases.
     async fn clean_up(&self) {
         let apps = std::mem::take(&mut *self.0.apps.lock().unwrap_or_else(PoisonError::into_inner));
         for app in apps {
-            // A case that stops its application itself has looked at the outcome itself.
+            // A case that checks the outcome stops its application itself.
             drop(app.stop().await);
         }
         self.0.databases.drop_all().await;
@@ -46,18 +46,18 @@ impl CaseContext for Context {
 }
 
 impl Context {
-    /// An application on a fresh database, with the defaults.
+    /// Starts an application on a fresh database, with the default settings.
     pub async fn app(&self) -> App {
         self.app_with(&[]).await
     }
 
-    /// An application on a fresh database, with some settings (`pool.max`).
+    /// Starts an application on a fresh database, with these settings (`pool.max`).
     pub async fn app_with(&self, settings: &[(&str, &str)]) -> App {
         let url = self.database().await;
         self.app_on(&url, settings).await
     }
 
-    /// An application on this database, with some settings.
+    /// Starts an application on this database, with these settings.
     pub async fn app_on(&self, url: &str, settings: &[(&str, &str)]) -> App {
         let application = Application::build(self.settings(url, settings)).await.unwrap();
         let app = App::run(application, url);
@@ -65,7 +65,7 @@ impl Context {
         app
     }
 
-    /// Settings read the way production reads them.
+    /// Settings, loaded from environment variables as in production.
     pub fn settings(&self, url: &str, settings: &[(&str, &str)]) -> Settings {
         let batch = super::is_batching().to_string();
         let defaults =

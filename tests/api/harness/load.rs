@@ -1,4 +1,4 @@
-//! Clients that ask and ask, and remember every answer.
+//! A closed-loop load generator that records every response.
 
 use std::{
     collections::BTreeMap,
@@ -19,22 +19,22 @@ use tokio::{
 
 use super::App;
 
-/// No email is sent twice, whatever number of loads there are.
+/// Numbers the emails, so that they are unique across all loads.
 static EMAILS: AtomicUsize = AtomicUsize::new(0);
 
-/// One answer.
+/// One request and its response.
 #[derive(Clone, Debug)]
 pub struct Sample {
     pub began: Instant,
     pub took: Duration,
     pub method: Method,
-    /// 0 when there was no answer.
+    /// 0 without a response.
     pub status: u16,
     /// The email of the user that was to be created.
     pub email: Option<String>,
 }
 
-/// Clients at work.
+/// Clients that send requests until they are stopped.
 pub struct Load {
     stop: watch::Sender<bool>,
     clients: Vec<JoinHandle<()>>,
@@ -42,12 +42,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts clients, each with one request at a time and a pause after each answer. Every fourth client writes.
+    /// Starts clients, each with one request at a time and a pause after each response. Every fourth client writes.
     pub fn start(app: &App, clients: usize, pause: Duration) -> Self {
         Self::start_with(app, clients, pause, |client| client % 4 == 0)
     }
 
-    /// One client that asks for what needs no database: what an answer takes on this machine now.
+    /// Starts one client that requests a path without database access, to measure the baseline latency of this machine.
     pub fn of_probes(app: &App, pause: Duration) -> Self {
         Self::start_on(app, "/health/live", 1, pause, |_| false)
     }
@@ -72,7 +72,7 @@ impl Load {
                         None => app.request(Method::GET, path),
                     };
                     let began = Instant::now();
-                    let status = request.send().await.map_or(0, |answer| answer.status().as_u16());
+                    let status = request.send().await.map_or(0, |response| response.status().as_u16());
                     let method = if email.is_some() { Method::POST } else { Method::GET };
                     let sample = Sample { began, took: began.elapsed(), method, status, email };
                     samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
@@ -84,22 +84,22 @@ impl Load {
         Self { stop, clients, samples }
     }
 
-    /// What has been answered so far.
+    /// The samples so far.
     pub fn samples(&self) -> Vec<Sample> {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until so many more were answered with this status.
+    /// Waits for `count` more responses with this status.
     pub async fn answered(&self, status: u16, count: usize) {
-        let counted = || self.samples().iter().filter(|sample| sample.status == status).count();
-        let goal = counted() + count;
-        super::eventually(&format!("{count} more answers with {status}"), || async {
-            (counted() >= goal).then_some(())
+        let received = || self.samples().iter().filter(|sample| sample.status == status).count();
+        let goal = received() + count;
+        super::eventually(&format!("{count} more responses with {status}"), || async {
+            (received() >= goal).then_some(())
         })
         .await;
     }
 
-    /// Lets every client finish its last request.
+    /// Stops the clients after their current requests, and returns all samples.
     pub async fn stop(self) -> Vec<Sample> {
         self.stop.send_replace(true);
         for client in self.clients {
@@ -109,7 +109,7 @@ impl Load {
     }
 }
 
-/// How many answers had each method and status.
+/// The number of responses for each method and status.
 pub fn by_status(samples: &[Sample]) -> BTreeMap<(String, u16), usize> {
     let mut counts = BTreeMap::new();
     for sample in samples {
@@ -118,11 +118,11 @@ pub fn by_status(samples: &[Sample]) -> BTreeMap<(String, u16), usize> {
     counts
 }
 
-/// The time that a share of the samples did not take longer than.
+/// A quantile of the response times.
 pub fn quantile(samples: &[Sample], share: f64) -> Duration {
     let mut times: Vec<Duration> = samples.iter().map(|sample| sample.took).collect();
     times.sort();
-    assert!(!times.is_empty(), "nothing was measured");
+    assert!(!times.is_empty(), "no samples");
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     times[((times.len() - 1) as f64 * share) as usize]
 }

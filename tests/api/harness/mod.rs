@@ -1,8 +1,8 @@
-//! What the cases stand on: applications, processes, clients.
+//! The test harness: applications, processes, clients.
 
 mod app;
 mod context;
-mod cutter;
+mod flaky_proxy;
 mod load;
 mod process;
 mod prometheus;
@@ -12,14 +12,14 @@ mod reverse_proxy;
 use std::{process::ExitCode, time::Duration};
 
 pub use test_support::{
-    Account, Authority, End, Engine, Locked, PgBouncer, Proxy, Server, Version, bare, connect, eventually, kill_all,
-    new_database, number, pgbouncers, sqlite_url, suite, wanted,
+    Account, Authority, End, Engine, Locked, PgBouncer, Proxy, Server, Version, bare, connect, env_or, eventually,
+    kill_all, new_database, number, pgbouncers, sqlite_url, suite,
 };
 
 pub use self::{
     app::{App, Reply, client},
     context::Context,
-    cutter::Cutter,
+    flaky_proxy::FlakyProxy,
     load::{Load, Sample, by_status, quantile},
     process::{Service, binary},
     prometheus::{Prometheus, lint},
@@ -29,12 +29,12 @@ pub use self::{
 
 pub type Suite = test_support::Suite<Context>;
 
-/// Whether the applications let requests that ask alike share a statement: `USERS_API_TEST_BATCH=false` says no.
+/// Whether the applications batch concurrent operations (`pool.batch`): not with `USERS_API_TEST_BATCH=false`.
 pub fn is_batching() -> bool {
     std::env::var("USERS_API_TEST_BATCH").map_or(true, |text| text != "false")
 }
 
-/// No case takes longer; one that hangs is a failure with a name.
+/// A case that takes longer fails, so that a hang is reported by the name of its case.
 const CASE_LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs all cases.

@@ -7,9 +7,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
-use test_support::{Kept, Owner, free_port, program};
+use test_support::{ManagedProcess, Owner, free_port, program};
 
-/// What Prometheus' linter says of metrics in its text format.
+/// Checks metrics in the text format with Prometheus' linter; `Err` is its findings.
 pub async fn lint(metrics: &str) -> Result<(), String> {
     let program = program("promtool").expect("no promtool found; install prometheus");
     let mut command = tokio::process::Command::new(program);
@@ -23,10 +23,10 @@ pub async fn lint(metrics: &str) -> Result<(), String> {
     if output.status.success() && findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 
-/// A Prometheus of the case's own, which scrapes a service.
+/// A Prometheus process that scrapes a service.
 pub struct Prometheus {
     address: SocketAddr,
-    _kept: Kept,
+    _process: ManagedProcess,
     _folder: TempDir,
 }
 
@@ -41,17 +41,17 @@ impl Prometheus {
             "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: users, static_configs: [{{targets: ['{service}']}}]}}]\n"
         );
         owner.write(&configuration, &text);
-        let mut command: Command = owner.kept(&program, folder.path(), "TERM");
+        let mut command: Command = owner.managed_command(&program, folder.path(), "TERM");
         command
             .arg(format!("--config.file={}", configuration.display()))
             .arg(format!("--web.listen-address={address}"))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
-        Self { address, _kept: Kept::start(command), _folder: folder }
+        Self { address, _process: ManagedProcess::start(command), _folder: folder }
     }
 
-    /// Its only target, once it was scraped.
+    /// The only target, once it was scraped.
     pub async fn target(&self) -> Value {
-        super::eventually("Prometheus has scraped", || async {
+        super::eventually("Prometheus has scraped the target", || async {
             let targets = self.get("/api/v1/targets").await?;
             let target = targets["data"]["activeTargets"][0].clone();
             (target["health"] != "unknown" && !target.is_null()).then_some(target)
@@ -59,14 +59,14 @@ impl Prometheus {
         .await
     }
 
-    /// What it knows of these series.
+    /// The first series that a query returns.
     pub async fn series(&self, query: &str) -> Value {
         let path = format!("/api/v1/query?query={query}");
         let found = || async {
-            let answer = self.get(&path).await?;
-            answer["data"]["result"].as_array().filter(|series| !series.is_empty()).map(|series| series[0].clone())
+            let response = self.get(&path).await?;
+            response["data"]["result"].as_array().filter(|series| !series.is_empty()).map(|series| series[0].clone())
         };
-        super::eventually("Prometheus has stored what it scraped", found).await
+        super::eventually("Prometheus has stored the series", found).await
     }
 
     async fn get(&self, path: &str) -> Option<Value> {

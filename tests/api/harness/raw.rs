@@ -1,11 +1,11 @@
-//! HTTP over a bare socket, for clients that do what no HTTP library does.
+//! HTTP over a plain socket, for requests that no HTTP library sends.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-/// The head and the body of a request or an answer; `None` if it did not come whole.
+/// Reads the head and the body of a request or a response; `None` if the connection ends before.
 pub async fn read_message(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut bytes = Vec::new();
     let end = loop {
@@ -27,19 +27,19 @@ pub async fn read_message(stream: &mut TcpStream) -> Option<(String, String)> {
     Some((head, body))
 }
 
-/// A request whose body is sent bit by bit, while its answer is read line by line.
+/// A request whose body is sent in chunks while its response is read line by line.
 pub struct Upload {
     stream: TcpStream,
-    answer: Vec<u8>,
+    response: Vec<u8>,
 }
 
 impl Upload {
-    /// Sends the head; `headers` end with a line end each.
+    /// Sends the head. Each line of `headers` ends with CRLF.
     pub async fn begin(address: std::net::SocketAddr, path: &str, headers: &str) -> Self {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n{headers}\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
-        Self { stream, answer: Vec::new() }
+        Self { stream, response: Vec::new() }
     }
 
     pub async fn send(&mut self, text: &str) {
@@ -52,51 +52,51 @@ impl Upload {
         self.stream.write_all(b"0\r\n\r\n").await.unwrap();
     }
 
-    /// Waits until the answer has so many lines, or its end, and gives those there are.
+    /// Waits for this many lines, or for the end of the response, and returns all lines so far.
     pub async fn lines(&mut self, count: usize) -> Vec<String> {
         loop {
             let lines = self.body();
-            if lines.len() >= count || self.is_whole() {
+            if lines.len() >= count || self.is_complete() {
                 return lines;
             }
-            assert!(self.stream.read_buf(&mut self.answer).await.unwrap() > 0, "cut off after {lines:?}");
+            assert!(self.stream.read_buf(&mut self.response).await.unwrap() > 0, "connection closed after {lines:?}");
         }
     }
 
-    /// Waits for the status of the answer.
+    /// Waits for the status of the response.
     pub async fn status(&mut self) -> u16 {
-        while self.answer.len() < 12 {
-            assert!(self.stream.read_buf(&mut self.answer).await.unwrap() > 0, "there is no answer");
+        while self.response.len() < 12 {
+            assert!(self.stream.read_buf(&mut self.response).await.unwrap() > 0, "closed without a response");
         }
-        str::from_utf8(&self.answer[9..12]).unwrap().parse().unwrap()
+        str::from_utf8(&self.response[9..12]).unwrap().parse().unwrap()
     }
 
-    /// Waits for the end of the answer.
+    /// Waits for the end of the response, and returns its lines.
     pub async fn end(&mut self) -> Vec<String> {
         self.lines(usize::MAX).await
     }
 
-    /// Whether anything has come of the answer.
+    /// Whether any byte of the response has arrived.
     pub fn has_answer(&mut self) -> bool {
-        !self.answer.is_empty() || self.stream.try_read_buf(&mut self.answer).is_ok()
+        !self.response.is_empty() || self.stream.try_read_buf(&mut self.response).is_ok()
     }
 
-    /// What has come of the answer.
+    /// The bytes of the response so far.
     pub fn answer(&self) -> &[u8] {
-        &self.answer
+        &self.response
     }
 
-    fn is_whole(&self) -> bool {
-        let text = String::from_utf8_lossy(&self.answer);
+    fn is_complete(&self) -> bool {
+        let text = String::from_utf8_lossy(&self.response);
         match text.split_once("\r\n\r\n") {
             Some((head, body)) => length(head).map_or(body.ends_with("0\r\n\r\n"), |length| body.len() >= length),
             None => false,
         }
     }
 
-    /// The whole lines of the body so far, without the marks of its chunks.
+    /// The complete lines of the body so far, without the chunked framing.
     fn body(&self) -> Vec<String> {
-        let text = String::from_utf8_lossy(&self.answer);
+        let text = String::from_utf8_lossy(&self.response);
         let Some((head, mut rest)) = text.split_once("\r\n\r\n") else { return Vec::new() };
         if length(head).is_some() {
             return rest.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect();
@@ -108,12 +108,12 @@ impl Upload {
             body.push_str(chunk);
             rest = after.get(length + 2..).unwrap_or("");
         }
-        let whole = body.rfind('\n').map_or("", |end| &body[..end]);
-        whole.lines().map(str::to_owned).collect()
+        let complete = body.rfind('\n').map_or("", |end| &body[..end]);
+        complete.lines().map(str::to_owned).collect()
     }
 }
 
-/// What a head says of the length of its body.
+/// The `content-length` of a head.
 fn length(head: &str) -> Option<usize> {
     head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
 }

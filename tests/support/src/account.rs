@@ -2,7 +2,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
 use crate::{Databases, Engine, connect};
 
-/// A user of the server's own, who may use this database.
+/// A database user that owns, or has all rights on, a fresh database.
 pub struct Account {
     admin: DatabaseConnection,
     engine: Engine,
@@ -46,7 +46,7 @@ impl Account {
         self.admin.execute_unprepared(&sql).await.unwrap();
     }
 
-    /// How many connections the user may have.
+    /// Limits the number of connections of the user.
     pub async fn set_limit(&self, limit: u32) {
         let name = &self.name;
         let sql = match self.engine {
@@ -56,7 +56,7 @@ impl Account {
         self.admin.execute_unprepared(&sql).await.unwrap();
     }
 
-    /// Shows the user's connections out.
+    /// Terminates the user's connections.
     pub async fn kill(&self) {
         let name = &self.name;
         let sql = match self.engine {
@@ -64,13 +64,13 @@ impl Account {
                 format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'")
             }
             Engine::MySql => {
-                // Only MariaDB knows KILL USER.
+                // Only MariaDB supports KILL USER.
                 let sessions = self.engine.sessions();
                 let sql = format!("SELECT CAST(id AS SIGNED) FROM {sessions} WHERE user = '{name}'");
                 let rows = Statement::from_string(self.admin.get_database_backend(), sql);
                 for row in self.admin.query_all_raw(rows).await.unwrap() {
                     let id: i64 = row.try_get_by_index(0).unwrap();
-                    // It may have ended meanwhile.
+                    // It may have ended in the meantime.
                     let _ = self.admin.execute_unprepared(&format!("KILL {id}")).await;
                 }
                 return;
@@ -80,15 +80,16 @@ impl Account {
         self.admin.execute_unprepared(&sql).await.unwrap();
     }
 
+    /// Terminates the user's connections and drops the user.
     pub async fn end(self, databases: &Databases) {
         self.kill().await;
         if self.engine == Engine::Postgres {
             let owner = url::Url::parse(&databases.engine().admin_url()).unwrap().username().to_owned();
             let database = url::Url::parse(&self.url).unwrap().path().trim_start_matches('/').to_owned();
             self.admin.execute_unprepared(&format!("ALTER DATABASE {database} OWNER TO {owner}")).await.unwrap();
-            let mut inside = url::Url::parse(&databases.engine().admin_url()).unwrap();
-            inside.set_path(&database);
-            let inside = connect(inside.as_str()).await;
+            let mut url = url::Url::parse(&databases.engine().admin_url()).unwrap();
+            url.set_path(&database);
+            let inside = connect(url.as_str()).await;
             inside.execute_unprepared(&format!("REASSIGN OWNED BY {} TO {owner}", self.name)).await.unwrap();
             inside.execute_unprepared(&format!("DROP OWNED BY {}", self.name)).await.unwrap();
             inside.close().await.unwrap();

@@ -1,28 +1,28 @@
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 
-/// A certificate authority of the case's own.
+/// A certificate authority of one case.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate with its key, both as PEM.
+/// A certificate and its private key, both PEM-encoded.
 pub struct Identity {
     pub certificate: String,
     pub key: String,
 }
 
 impl Authority {
-    /// Authorities of one name would be taken for each other until a signature is checked.
+    /// Authorities need different names: those of the same name differ only when a signature is checked.
     pub fn named(name: &str) -> Self {
         let mut parameters = named(name, &[]);
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Its own certificate, as PEM.
+    /// The authority's certificate, PEM-encoded.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// A certificate for these host names and addresses; for a client, of no use beyond its signature.
+    /// Issues a certificate for these host names and addresses. For a client certificate, only the signature matters.
     pub fn sign(&self, hosts: &[&str]) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = named("users-api test", hosts).signed_by(&key, &self.0).unwrap();

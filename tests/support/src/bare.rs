@@ -1,4 +1,4 @@
-//! A pool on a table of two rows.
+//! Helpers for tests that use a pool without the service. The table `t (id, n)` has two rows.
 
 use std::time::Duration;
 
@@ -32,11 +32,11 @@ pub async fn write(pool: &Pool, sql: String) -> Result<(), Error> {
     .await
 }
 
-/// What an answer of the database that is an error means.
-pub fn fault<T: std::fmt::Debug>(outcome: Result<T, Error>) -> DbErrorKind {
+/// The kind of a database error; panics on success and on any other error.
+pub fn db_error_kind<T: std::fmt::Debug>(outcome: Result<T, Error>) -> DbErrorKind {
     match outcome.unwrap_err() {
         Error::Database(error) => DbErrorKind::of(&error),
-        other => panic!("not an answer of the database: {other:?}"),
+        other => panic!("not a database error: {other:?}"),
     }
 }
 

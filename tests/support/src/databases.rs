@@ -1,4 +1,4 @@
-//! Fresh databases for a case, and a look at them from outside.
+//! Fresh databases for a case, and direct connections to them.
 
 use std::{
     path::Path,
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::Engine;
 
-/// The databases of a case, and a folder of its own.
+/// The databases of a case, and a temporary folder.
 pub struct Databases {
     engine: Engine,
     folder: TempDir,
@@ -35,7 +35,7 @@ impl Databases {
         self.folder.path()
     }
 
-    /// The URL of a fresh, empty database.
+    /// Creates an empty database and returns its URL.
     pub async fn database(&self) -> String {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!("users_test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -54,12 +54,12 @@ impl Databases {
         url
     }
 
-    /// The URL of the database that was made last.
+    /// The URL of the database that was created last.
     pub fn last_database(&self) -> String {
         self.urls.lock().unwrap_or_else(PoisonError::into_inner).last().unwrap().clone()
     }
 
-    /// Drops what was made.
+    /// Drops all databases that were created.
     pub async fn drop_all(&self) {
         let names = std::mem::take(&mut *self.names.lock().unwrap_or_else(PoisonError::into_inner));
         if names.is_empty() {
@@ -74,7 +74,7 @@ impl Databases {
     }
 }
 
-/// A connection past the service, to look behind it.
+/// Connects directly to the database, without the service or its pool.
 pub async fn connect(url: &str) -> DatabaseConnection {
     let mut options = ConnectOptions::new(url);
     options.max_connections(1).sqlx_logging(false);
@@ -85,7 +85,7 @@ pub fn sqlite_url(path: &Path) -> String {
     format!("sqlite://{}?mode=rwc", path.display())
 }
 
-/// Ends every connection to this database, as an administrator would.
+/// Terminates every connection to this database, as an administrator would.
 pub async fn kill_all(databases: &Databases, admin: &DatabaseConnection, url: &str) {
     let name = url::Url::parse(url).unwrap().path().trim_start_matches('/').to_owned();
     let sql = match databases.engine {
@@ -96,13 +96,13 @@ pub async fn kill_all(databases: &Databases, admin: &DatabaseConnection, url: &s
     if databases.engine.is_mysql_like() {
         for row in rows {
             let id: i64 = row.try_get_by_index(0).unwrap();
-            // It may have gone by itself.
+            // It may have ended in the meantime.
             let _ = admin.execute_unprepared(&format!("KILL {id}")).await;
         }
     }
 }
 
-/// A new database on the server of this URL, which nobody drops: the server is the case's own.
+/// Creates a database on the server of this URL. No one drops it: the server belongs to the case.
 pub async fn new_database(url: &str) -> String {
     let admin = connect(url).await;
     admin.execute_unprepared("CREATE DATABASE app").await.unwrap();
@@ -116,7 +116,7 @@ fn with_database(url: &str, name: &str) -> String {
     url.into()
 }
 
-/// The whole number that a query gives.
+/// The integer that a query returns.
 pub async fn number(db: &impl ConnectionTrait, sql: &str) -> Result<i64, DbErr> {
     let sql = format!("SELECT CAST(({sql}) AS {})", if is_mysql(db) { "SIGNED" } else { "BIGINT" });
     let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?.unwrap();

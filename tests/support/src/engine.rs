@@ -7,7 +7,7 @@ use std::{
 
 use crate::server;
 
-/// The engines that the service promises to run on.
+/// The database engines that the service supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     Sqlite,
@@ -28,7 +28,7 @@ impl Engine {
         }
     }
 
-    /// What this machine lacks to run the engine.
+    /// What is missing to test this engine, and how to get it; `None` if nothing is.
     pub fn missing(self) -> Option<&'static str> {
         match self {
             Self::Postgres if self.given_url().is_none() && program(server::POSTGRES).is_none() => {
@@ -44,7 +44,7 @@ impl Engine {
         }
     }
 
-    /// The URL of a server to use instead of one of our own.
+    /// The URL of a server to use instead of starting one.
     pub fn given_url(self) -> Option<String> {
         let name = match self {
             Self::Sqlite => return None,
@@ -55,7 +55,7 @@ impl Engine {
         env::var(name).ok().filter(|url| !url.is_empty())
     }
 
-    /// Whether it is MariaDB or MySQL, which understand mostly the same.
+    /// Whether it is MariaDB or MySQL, which support mostly the same SQL.
     pub fn is_mysql_like(self) -> bool {
         matches!(self, Self::MariaDb | Self::MySql)
     }
@@ -65,7 +65,7 @@ impl Engine {
         match self {
             Self::Sqlite | Self::Postgres => panic!("{} has no process list", self.name()),
             Self::MariaDb => "information_schema.processlist AS sessions",
-            // MySQL's information_schema.processlist fails as long as any session runs a statement with binary values (3854).
+            // MySQL's information_schema.processlist fails while a statement with binary values runs (3854).
             Self::MySql => {
                 "(SELECT processlist_id AS id, processlist_user AS user, processlist_db AS db, processlist_info AS info \
                  FROM performance_schema.threads WHERE type = 'FOREGROUND') AS sessions"
@@ -73,13 +73,13 @@ impl Engine {
         }
     }
 
-    /// The URL of the server's own database, for an administrator.
+    /// The URL of the server's administrative database, for an administrator.
     pub fn admin_url(self) -> String {
         self.given_url().unwrap_or_else(|| server::url(self))
     }
 }
 
-/// Finds a program in the PATH or where Debian keeps servers.
+/// Finds a program in the PATH or in Debian's folders for servers.
 pub fn program(name: &str) -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
     folders.push("/usr/sbin".into());
@@ -89,8 +89,8 @@ pub fn program(name: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// MySQL's server: an installed one, else the one that `scripts/get-mysql` unpacks. MariaDB's packages bring a `mysqld`
-/// that is MariaDB, so the version decides.
+/// The MySQL server: an installed one, otherwise the one that `scripts/get-mysql` unpacks. MariaDB's packages install a
+/// `mysqld` that is MariaDB, so the version is checked.
 pub fn mysqld() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {

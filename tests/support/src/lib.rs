@@ -1,5 +1,5 @@
-//! What the tests of the pool and of the service stand on: engines, databases, proxies, and a runner that runs each case on
-//! each engine.
+//! Support for the tests of the pool and of the service: engines, databases, proxies, and a runner that runs each case
+//! on each engine.
 
 #![allow(
     clippy::panic,
@@ -10,7 +10,7 @@
     clippy::must_use_candidate,
     clippy::new_without_default,
     missing_docs,
-    reason = "a test ends by panicking, and no one depends on it"
+    reason = "tests fail by panicking, and no published crate depends on this one"
 )]
 
 mod account;
@@ -18,8 +18,9 @@ mod authority;
 pub mod bare;
 mod databases;
 mod engine;
-mod kept;
 mod lock;
+mod managed_process;
+pub mod modules;
 mod pgbouncer;
 mod proxy;
 mod runner;
@@ -32,27 +33,27 @@ pub use self::{
     authority::{Authority, Identity},
     databases::{Databases, connect, kill_all, new_database, number, sqlite_url},
     engine::{Engine, mysqld, program},
-    kept::Kept,
     lock::Locked,
+    managed_process::ManagedProcess,
     pgbouncer::{PgBouncer, Version, pgbouncers},
     proxy::Proxy,
     runner::{Case, CaseContext, Suite, run, suite},
     server::{End, Owner, PASSWORD, Server, free_port},
 };
 
-/// How much of something a case makes: as much as the variable says.
-pub fn wanted<T: std::str::FromStr>(variable: &str, otherwise: T) -> T {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+/// The value of an environment variable, or the default if it is unset or invalid.
+pub fn env_or<T: std::str::FromStr>(variable: &str, default: T) -> T {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Waits until `condition` gives something, 30 seconds at the most.
+/// Polls `condition` until it returns a value. Panics after 30 seconds.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
     let limit = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(tokio::time::Instant::now() < limit, "never: {what}");
+        assert!(tokio::time::Instant::now() < limit, "timed out waiting: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -2,7 +2,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection};
 
 use crate::{Databases, Engine, connect};
 
-/// A connection past the service that keeps writers out of `users` until it is closed.
+/// A direct connection that locks `users` against writes until it is closed.
 pub struct Locked(DatabaseConnection);
 
 impl Locked {

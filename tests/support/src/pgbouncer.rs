@@ -2,23 +2,23 @@ use std::{path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
-use crate::{Kept, Owner, PASSWORD, eventually, free_port, program};
+use crate::{ManagedProcess, Owner, PASSWORD, eventually, free_port, program};
 
-/// A PgBouncer of the case's own, before a server.
+/// A PgBouncer process in front of a server.
 pub struct PgBouncer {
     url: url::Url,
-    _kept: Kept,
+    _process: ManagedProcess,
     _folder: TempDir,
 }
 
-/// A PgBouncer that this machine has, and its version.
+/// An installed PgBouncer and its version.
 #[derive(Clone, Debug)]
 pub struct Version {
     program: PathBuf,
     pub number: (u32, u32),
 }
 
-/// Every PgBouncer that is here: the installed one, and the newer one of `scripts/get-pgbouncer`.
+/// Every PgBouncer of this machine: the installed one, and the newer one that `scripts/get-pgbouncer` unpacks.
 pub fn pgbouncers() -> Vec<Version> {
     let unpacked = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/pgbouncer/pgbouncer"));
     let programs = program("pgbouncer").into_iter().chain(Some(unpacked).filter(|path| path.is_file()));
@@ -34,12 +34,13 @@ pub fn pgbouncers() -> Vec<Version> {
 }
 
 impl Version {
-    /// Whether it keeps the prepared statements of its clients apart.
+    /// Whether it tracks the prepared statements of each client (from 1.21 on).
     pub fn keeps_statements_apart(&self) -> bool {
         self.number >= (1, 21)
     }
 
-    /// Starts it in this mode (`session`, `transaction`) before the server of a URL, with more lines of configuration.
+    /// Starts it in this pool mode (`session`, `transaction`) in front of the server of a URL, with extra configuration
+    /// lines.
     pub async fn before(&self, url: &str, mode: &str, more: &[&str]) -> PgBouncer {
         let owner = Owner::named("postgres");
         let folder = owner.folder();
@@ -60,18 +61,18 @@ impl Version {
                 users.display()
             ),
         );
-        let mut command = owner.kept(&self.program, folder.path(), "INT");
+        let mut command = owner.managed_command(&self.program, folder.path(), "INT");
         command.arg(&configuration);
-        let kept = Kept::start(command);
+        let process = ManagedProcess::start(command);
         url.set_port(Some(port)).unwrap();
         eventually("PgBouncer listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() })
             .await;
-        PgBouncer { url, _kept: kept, _folder: folder }
+        PgBouncer { url, _process: process, _folder: folder }
     }
 }
 
 impl PgBouncer {
-    /// The URL of the database behind it.
+    /// The URL of the database through PgBouncer.
     pub fn url(&self) -> &str {
         self.url.as_str()
     }

@@ -1,4 +1,4 @@
-//! A TCP proxy that can be cut, stalled, slowed and reset: a network, or a database behind it, that misbehaves.
+//! A TCP proxy that injects faults: resets, refused connections, stalls, delays.
 
 use std::{
     net::SocketAddr,
@@ -18,131 +18,133 @@ use tokio::{
     sync::watch,
 };
 
+/// Network conditions.
 #[derive(Clone, Copy, Debug, Default)]
-struct Weather {
-    /// Nobody listens.
-    cut: bool,
-    /// What arrives is kept, and no end is told.
-    stalled: bool,
-    /// The same for answers alone.
-    mute: bool,
-    /// Answers take so much longer.
+struct Conditions {
+    /// New connections are refused.
+    is_closed: bool,
+    /// Data and closes are held back, in both directions.
+    is_stalled: bool,
+    /// Responses are held back.
+    holds_responses: bool,
+    /// Delays each response.
     delay: Duration,
-    /// New connections take so much longer.
+    /// Delays each new connection.
     connect_delay: Duration,
     /// New connections are accepted and not forwarded.
-    deaf: bool,
-    /// Grows when every connection is to be reset.
+    ignores_connections: bool,
+    /// Incremented to reset every open connection.
     resets: u32,
-    /// Grows when every connection is to go silent, while new ones are forwarded.
-    silences: u32,
+    /// Incremented to silence every open connection; new ones are forwarded.
+    blackholes: u32,
 }
 
-/// Forwards connections as the weather allows.
+/// A TCP proxy whose network conditions can be changed.
 pub struct Proxy {
-    weather: Arc<watch::Sender<Weather>>,
+    conditions: Arc<watch::Sender<Conditions>>,
     accepted: Arc<AtomicUsize>,
     recorded: Recorded,
 }
 
-/// What clients have sent, once it is recorded.
+/// What clients have sent since recording started.
 type Recorded = Arc<Mutex<Option<Vec<u8>>>>;
 
 impl Proxy {
-    /// A proxy in front of the server of this URL, and the URL through it.
+    /// Starts a proxy in front of the server of this URL, and returns it with the URL through it.
     pub async fn before(url: &str) -> (Self, String) {
         let mut url = url::Url::parse(url).unwrap();
         let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let weather = Arc::new(watch::Sender::new(Weather::default()));
+        let conditions = Arc::new(watch::Sender::new(Conditions::default()));
         let accepted = Arc::new(AtomicUsize::new(0));
         let recorded = Recorded::default();
-        let forwarding = Forwarding { target, weather: weather.subscribe(), recorded: Arc::clone(&recorded) };
+        let forwarding = Forwarding { target, conditions: conditions.subscribe(), recorded: Arc::clone(&recorded) };
         tokio::spawn(listen(listener, address, forwarding, Arc::clone(&accepted)));
         url.set_port(Some(address.port())).unwrap();
-        (Self { weather, accepted, recorded }, url.into())
+        (Self { conditions, accepted, recorded }, url.into())
     }
 
-    /// How many connections it has accepted.
+    /// The number of connections that were accepted.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// From now on what clients send is recorded.
+    /// Starts to record what clients send.
     pub fn record(&self) {
         *self.recorded.lock().unwrap() = Some(Vec::new());
     }
 
-    /// How often clients have sent this text since it is recorded.
+    /// How often clients have sent this text since recording started.
     pub fn sent(&self, text: &str) -> usize {
         let recorded = self.recorded.lock().unwrap();
         recorded.as_ref().unwrap().windows(text.len()).filter(|window| *window == text.as_bytes()).count()
     }
 
-    /// Delays each new connection; those that are open are as fast as before.
+    /// Delays each new connection; open ones are not affected.
     pub fn slow_to_connect(&self, delay: Duration) {
-        self.weather.send_modify(|weather| weather.connect_delay = delay);
+        self.conditions.send_modify(|conditions| conditions.connect_delay = delay);
     }
 
-    /// Accepts new connections and forwards nothing of them; those that are open work.
-    pub fn deafen(&self) {
-        self.weather.send_modify(|weather| weather.deaf = true);
+    /// Accepts new connections without forwarding them; open ones are not affected.
+    pub fn ignore_connections(&self) {
+        self.conditions.send_modify(|conditions| conditions.ignores_connections = true);
     }
 
     /// Resets every connection and refuses new ones.
     pub fn cut(&self) {
-        self.weather.send_modify(|weather| {
-            weather.cut = true;
-            weather.resets += 1;
+        self.conditions.send_modify(|conditions| {
+            conditions.is_closed = true;
+            conditions.resets += 1;
         });
     }
 
-    /// Refuses new connections; those that are there go on.
-    pub fn shut(&self) {
-        self.weather.send_modify(|weather| weather.cut = true);
+    /// Refuses new connections; open ones are not affected.
+    pub fn close_listener(&self) {
+        self.conditions.send_modify(|conditions| conditions.is_closed = true);
     }
 
-    /// Swallows what is sent, in both directions, and tells no one; new connections hear nothing either.
+    /// Holds back all data, in both directions, and keeps connections open; new ones are accepted and not forwarded.
     pub fn stall(&self) {
-        self.weather.send_modify(|weather| weather.stalled = true);
+        self.conditions.send_modify(|conditions| conditions.is_stalled = true);
     }
 
-    /// Swallows what is sent on the connections that are open now, in both directions, for ever; new ones are forwarded.
-    pub fn forget(&self) {
-        self.weather.send_modify(|weather| weather.silences += 1);
+    /// Drops all data of the connections that are open now, in both directions; new ones are forwarded.
+    pub fn blackhole(&self) {
+        self.conditions.send_modify(|conditions| conditions.blackholes += 1);
     }
 
-    /// Swallows what is answered: whatever is asked for is done, and nobody learns it.
-    pub fn mute(&self) {
-        self.weather.send_modify(|weather| weather.mute = true);
+    /// Holds back responses: the server executes requests, but clients receive no response.
+    pub fn hold_responses(&self) {
+        self.conditions.send_modify(|conditions| conditions.holds_responses = true);
     }
 
-    /// Delays each answer.
+    /// Delays each response.
     pub fn slow(&self, delay: Duration) {
-        self.weather.send_modify(|weather| weather.delay = delay);
+        self.conditions.send_modify(|conditions| conditions.delay = delay);
     }
 
-    /// Listens again; what else was changed stays.
-    pub fn mend_listener(&self) {
-        self.weather.send_modify(|weather| weather.cut = false);
+    /// Accepts new connections again; other conditions stay.
+    pub fn reopen_listener(&self) {
+        self.conditions.send_modify(|conditions| conditions.is_closed = false);
     }
 
-    /// Forwards again, as if nothing had been.
-    pub fn mend(&self) {
-        self.weather.send_modify(|weather| {
-            *weather = Weather { resets: weather.resets, silences: weather.silences, ..Weather::default() };
+    /// Forwards normally again.
+    pub fn restore(&self) {
+        self.conditions.send_modify(|conditions| {
+            let Conditions { resets, blackholes, .. } = *conditions;
+            *conditions = Conditions { resets, blackholes, ..Conditions::default() };
         });
     }
 }
 
 async fn listen(listener: TcpListener, address: SocketAddr, forwarding: Forwarding, count: Arc<AtomicUsize>) {
-    let mut weather = forwarding.weather.clone();
+    let mut conditions = forwarding.conditions.clone();
     let mut listener = Some(listener);
     loop {
-        if weather.borrow_and_update().cut {
+        if conditions.borrow_and_update().is_closed {
             listener = None;
-            if weather.wait_for(|weather| !weather.cut).await.is_err() {
+            if conditions.wait_for(|conditions| !conditions.is_closed).await.is_err() {
                 return;
             }
         }
@@ -156,7 +158,7 @@ async fn listen(listener: TcpListener, address: SocketAddr, forwarding: Forwardi
                 count.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(forward(client, forwarding.clone()));
             }
-            changed = weather.changed() => {
+            changed = conditions.changed() => {
                 if changed.is_err() {
                     return;
                 }
@@ -169,46 +171,46 @@ async fn listen(listener: TcpListener, address: SocketAddr, forwarding: Forwardi
 #[derive(Clone)]
 struct Forwarding {
     target: String,
-    weather: watch::Receiver<Weather>,
+    conditions: watch::Receiver<Conditions>,
     recorded: Recorded,
 }
 
 async fn forward(client: TcpStream, forwarding: Forwarding) {
-    let Forwarding { target, mut weather, recorded } = forwarding;
-    let resets = weather.borrow().resets;
-    if weather.wait_for(|weather| !weather.stalled && !weather.deaf).await.is_err() {
+    let Forwarding { target, mut conditions, recorded } = forwarding;
+    let resets = conditions.borrow().resets;
+    if conditions.wait_for(|conditions| !conditions.is_stalled && !conditions.ignores_connections).await.is_err() {
         return;
     }
-    let delay = weather.borrow().connect_delay;
+    let delay = conditions.borrow().connect_delay;
     tokio::time::sleep(delay).await;
     let Ok(server) = TcpStream::connect(target).await else { return };
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
-        // What is dropped is reset.
+        // Reset when dropped, rather than closed.
         socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
-    let silences = weather.borrow().silences;
+    let blackholes = conditions.borrow().blackholes;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let mut reset = weather.clone();
+    let mut reset = conditions.clone();
     tokio::select! {
-        // First, so that nothing slips through when a cut is mended at once.
+        // First, so that nothing is forwarded when `restore` follows `cut` immediately.
         biased;
-        _ = reset.wait_for(|weather| weather.resets != resets) => {}
-        () = pump(from_client, to_server, weather.clone(), silences, Some(recorded)) => {}
-        () = pump(from_server, to_client, weather.clone(), silences, None) => {}
+        _ = reset.wait_for(|conditions| conditions.resets != resets) => {}
+        () = pump(from_client, to_server, conditions.clone(), blackholes, Some(recorded)) => {}
+        () = pump(from_server, to_client, conditions.clone(), blackholes, None) => {}
     }
 }
 
-/// Forwards requests, which may be recorded, or answers.
+/// Forwards requests, which may be recorded, or responses.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut weather: watch::Receiver<Weather>,
-    silences: u32,
+    mut conditions: watch::Receiver<Conditions>,
+    blackholes: u32,
     requests: Option<Recorded>,
 ) {
-    let answers = requests.is_none();
+    let responses = requests.is_none();
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
         if let Some(requests) = &requests
@@ -216,16 +218,18 @@ async fn pump(
         {
             recorded.extend_from_slice(&bytes[..count]);
         }
-        let delay = weather.borrow().delay;
-        if answers && !delay.is_zero() {
+        let delay = conditions.borrow().delay;
+        if responses && !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let is_forwarded =
-            |weather: &Weather| !(weather.stalled || answers && weather.mute) && weather.silences == silences;
-        if weather.wait_for(is_forwarded).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
+        let is_forwarded = |conditions: &Conditions| {
+            let is_held = conditions.is_stalled || responses && conditions.holds_responses;
+            !is_held && conditions.blackholes == blackholes
+        };
+        if conditions.wait_for(is_forwarded).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
     }
-    // The end is not told either while nothing is.
-    let _ = weather.wait_for(|weather| !weather.stalled && weather.silences == silences).await;
+    // A stalled connection does not forward the close either.
+    let _ = conditions.wait_for(|conditions| !conditions.is_stalled && conditions.blackholes == blackholes).await;
 }

@@ -1,4 +1,4 @@
-//! Runs each case on each engine that this machine has, and prints a table of the outcomes.
+//! Runs each case on each available engine, and prints a table of the results.
 
 use std::{
     collections::BTreeMap,
@@ -14,24 +14,24 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::{Engine, server};
 
-/// What a case works with.
+/// The environment of a case, such as its databases.
 pub trait CaseContext: Clone + Send + Sync + 'static {
-    /// A context on this engine.
+    /// Creates a context for this engine.
     fn new(engine: Engine) -> Self;
 
-    /// Removes what the case has made, whether it passed or not.
+    /// Removes what the case has created, whether it passed or not.
     fn clean_up(&self) -> impl Future<Output = ()> + Send;
 }
 
 type Body = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// One case: a name, and what to do with a context.
+/// A test case: its name and its body.
 pub struct Case<C> {
     pub name: &'static str,
     pub run: fn(C) -> Body,
 }
 
-/// Makes `cases()` of async functions that take a `Context` of the crate.
+/// Defines `cases()`, which lists async functions that take the crate's `Context`.
 #[macro_export]
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
@@ -49,33 +49,34 @@ pub struct Suite<C> {
     is_alone: bool,
 }
 
-/// Held by each case, and by one alone that measures.
+/// Read-locked by each case, and write-locked by a case that has to run alone.
 static MACHINE: RwLock<()> = RwLock::new(());
 
+/// A suite that runs on every engine, in parallel with others.
 pub fn suite<C>(name: &'static str, cases: Vec<Case<C>>) -> Suite<C> {
     Suite { name, cases, engines: Engine::ALL.to_vec(), is_alone: false }
 }
 
 impl<C> Suite<C> {
-    /// Cases to which the engine makes no difference run once.
+    /// Runs each case once, for cases that do not depend on the engine.
     pub fn without_engine(mut self) -> Self {
         self.engines = vec![Engine::Sqlite];
         self
     }
 
-    /// Cases that measure: no other runs beside one of them.
+    /// Runs each case without others in parallel, for cases that measure.
     pub fn alone(mut self) -> Self {
         self.is_alone = true;
         self
     }
 
-    /// Cases about what there is for PostgreSQL alone.
+    /// Runs the cases on PostgreSQL only.
     pub fn on_postgres(mut self) -> Self {
         self.engines = vec![Engine::Postgres];
         self
     }
 
-    /// Cases about what lies between the service and a server.
+    /// Runs the cases on engines that are servers: not on SQLite.
     pub fn on_servers(mut self) -> Self {
         self.engines.retain(|engine| *engine != Engine::Sqlite);
         self
@@ -96,10 +97,10 @@ fn tally(engine: Engine, count: impl FnOnce(&mut Tally)) {
     count(tallies.entry(engine.name()).or_default());
 }
 
-/// Runs all cases, ends the servers, and prints the table. No case may take longer than `case_limit`.
+/// Runs all cases, stops the servers, and prints the table. A case that takes longer than `case_limit` fails.
 pub fn run<C: CaseContext>(suites: Vec<Suite<C>>, case_limit: Duration) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Cases wait for servers about half of the time.
+    // Cases spend about half of their time waiting for servers.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     arguments.test_threads.get_or_insert(2 * cores);
     let mut trials = Vec::new();
@@ -129,18 +130,18 @@ pub fn run<C: CaseContext>(suites: Vec<Suite<C>>, case_limit: Duration) -> ExitC
     if arguments.list {
         return ExitCode::SUCCESS;
     }
-    let complete = print_table();
-    match (conclusion.has_failed(), complete) {
+    let is_complete = print_table();
+    match (conclusion.has_failed(), is_complete) {
         (false, true) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }
 
-/// Whether the run may count as complete.
+/// Prints the results by engine. Returns whether the run is complete: in CI, no engine may be skipped.
 fn print_table() -> bool {
     for engine in Engine::ALL {
         if let Some(missing) = engine.missing() {
-            println!("left out {}: {missing}", engine.name());
+            println!("skipped {}: {missing}", engine.name());
         }
     }
     println!("\n{:10} {:>7} {:>7} {:>8}", "engine", "passed", "failed", "skipped");
@@ -150,7 +151,7 @@ fn print_table() -> bool {
     }
     let skipped = tallies.values().any(|tally| tally.skipped > 0);
     if skipped && std::env::var("CI").is_ok_and(|ci| ci == "true") {
-        println!("\nCI=true: a skipped engine is a failure");
+        println!("\nCI=true: skipped engines are a failure");
         return false;
     }
     true
@@ -170,7 +171,7 @@ fn execute<C: CaseContext>(engine: Engine, case: fn(C) -> Body, limit: Duration)
             tally(engine, |tally| tally.passed += 1);
             return Ok(());
         }
-        Ok(Err(_)) => format!("did not end within {limit:?}"),
+        Ok(Err(_)) => format!("timed out after {limit:?}"),
         Err(panic) => panic
             .downcast_ref::<String>()
             .cloned()

@@ -1,4 +1,4 @@
-//! Private servers of the run: in a temporary folder, on a free port, gone at the end.
+//! Database servers that a test run starts: in a temporary folder, on a free port, removed at the end.
 
 use std::{
     ffi::OsString,
@@ -25,7 +25,7 @@ const AUTHORITY: &str = "authority.pem";
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
 
-/// A server of the run's own.
+/// A database server that the tests start and stop.
 pub struct Server {
     engine: Engine,
     url: String,
@@ -37,14 +37,14 @@ pub struct Server {
 }
 
 struct Running {
-    keeper: Child,
-    // The keeper ends the server when this pipe closes, however this process ends.
-    leash: ChildStdin,
+    supervisor: Child,
+    // The supervisor stops the server when this pipe closes, however this process ends.
+    pipe: ChildStdin,
 }
 
 static SERVERS: Mutex<Vec<Server>> = Mutex::new(Vec::new());
 
-/// The administrator's URL of the engine's server, which is started if it does not run yet.
+/// The administrator's URL of the engine's shared server, which is started on first use.
 pub fn url(engine: Engine) -> String {
     let mut servers = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(server) = servers.iter().find(|server| server.engine == engine) {
@@ -58,7 +58,7 @@ pub fn url(engine: Engine) -> String {
     url
 }
 
-/// Ends every server that was started.
+/// Stops every shared server.
 pub fn end_all() {
     let mut servers = std::mem::take(&mut *SERVERS.lock().unwrap_or_else(PoisonError::into_inner));
     for server in &mut servers {
@@ -66,17 +66,17 @@ pub fn end_all() {
     }
 }
 
-/// How a server is to end.
+/// How a server is stopped.
 #[derive(Clone, Copy, Debug)]
 pub enum End {
-    /// As its administrator would end it.
+    /// By an administrator, with its shutdown signal.
     Orderly,
-    /// As a power cut would.
+    /// Without a shutdown, as in a crash.
     Crash,
 }
 
 impl Server {
-    /// Makes a server that does not run yet, with arguments of its own.
+    /// Creates a server with additional arguments. [`start`](Self::start) runs it.
     pub fn new(engine: Engine, more: &[&str]) -> Self {
         let mut server = match engine {
             Engine::Sqlite => panic!("SQLite has no server"),
@@ -88,8 +88,8 @@ impl Server {
         server
     }
 
-    /// Makes a server with a certificate for these hosts, which asks clients for one of the same authority. Clients may
-    /// come without TLS and without a certificate, but on PostgreSQL the user `app` may not.
+    /// Creates a server with a certificate for these hosts that requests client certificates of the same authority.
+    /// Clients may connect without TLS and without a certificate, except for the user `app` on PostgreSQL.
     pub fn with_tls(engine: Engine, authority: &Authority, hosts: &[&str]) -> Self {
         let mut server = Self::new(engine, &[]);
         server.certify(authority, hosts);
@@ -98,11 +98,11 @@ impl Server {
         let arguments: Vec<String> = match engine {
             Engine::Postgres => {
                 let rules = server.folder().join("rules");
-                let ours = "hostssl all app 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n\
+                let records = "hostssl all app 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n\
                             host all all 127.0.0.1/32 scram-sha-256\n";
-                server.owner.write(&rules, ours);
-                let own = [format!("-chba_file={}", rules.display()), "-cssl=on".to_owned()];
-                own.into_iter().chain(files.map(|(name, path)| format!("-cssl_{name}_file={path}"))).collect()
+                server.owner.write(&rules, records);
+                let arguments = [format!("-chba_file={}", rules.display()), "-cssl=on".to_owned()];
+                arguments.into_iter().chain(files.map(|(name, path)| format!("-cssl_{name}_file={path}"))).collect()
             }
             _ => files.map(|(name, path)| format!("--ssl-{name}={path}")).into(),
         };
@@ -110,13 +110,13 @@ impl Server {
         server
     }
 
-    /// Gives it a certificate, which counts from its next start.
+    /// Writes a certificate and its key, which the server loads at its next start.
     pub fn certify(&self, authority: &Authority, hosts: &[&str]) {
         let Identity { certificate, key } = authority.sign(hosts);
         for (name, text) in [(AUTHORITY, authority.pem()), (CERTIFICATE, certificate), (KEY, key)] {
             let path = self.folder().join(name);
             self.owner.write(&path, &text);
-            // PostgreSQL takes no key that others can read.
+            // PostgreSQL rejects a key that others can read.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         }
     }
@@ -126,12 +126,12 @@ impl Server {
         &self.url
     }
 
-    /// Where its files are, its socket among them.
+    /// The folder of its files, including its socket.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Starts it; it may take a while to be ready.
+    /// Starts it without waiting until it is ready. `end` says how [`stop`](Self::stop) stops it.
     pub fn start(&mut self, end: End) {
         let signal = match (self.engine, end) {
             (Engine::Postgres, End::Orderly) => "INT",
@@ -139,23 +139,28 @@ impl Server {
             (_, End::Orderly) => "TERM",
             (_, End::Crash) => "KILL",
         };
-        let mut keeper =
-            self.owner.kept(&self.program, self.folder.path(), signal).args(&self.arguments).spawn().unwrap();
-        let leash = keeper.stdin.take().unwrap();
-        self.running = Some(Running { keeper, leash });
+        let mut supervisor = self
+            .owner
+            .managed_command(&self.program, self.folder.path(), signal)
+            .args(&self.arguments)
+            .spawn()
+            .unwrap();
+        let pipe = supervisor.stdin.take().unwrap();
+        self.running = Some(Running { supervisor, pipe });
     }
 
-    /// Ends it, the way that was said at its start.
+    /// Stops it in the way that was chosen at its start.
     pub fn stop(&mut self) {
-        if let Some(Running { mut keeper, leash }) = self.running.take() {
-            drop(leash);
-            keeper.wait().unwrap();
+        if let Some(Running { mut supervisor, pipe }) = self.running.take() {
+            drop(pipe);
+            supervisor.wait().unwrap();
         }
     }
 
+    /// Blocks until it accepts connections.
     pub fn await_ready(&self) {
         let url = self.url.clone();
-        // On a thread of its own: whoever needs the server first may be inside a runtime.
+        // On a separate thread, because the first case that needs the server may be inside a runtime.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(eventually("the server accepts connections", || async {
@@ -218,7 +223,7 @@ fn mariadb() -> Server {
     assert!(install.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&install.stderr));
     let more = [
         "--skip-log-bin",
-        // As from MariaDB 11.6 on: what another transaction has written since the snapshot is a conflict (1020).
+        // The default from MariaDB 11.6 on: a row that was changed after the snapshot is a conflict (1020).
         "--loose-innodb-snapshot-isolation=ON",
     ];
     mysql_like(Engine::MariaDb, owner, folder, program(MARIADBD).unwrap(), &more)
@@ -239,14 +244,14 @@ fn mysql() -> Server {
         "--disable-log-bin",
         "--mysqlx=OFF",
         "--secure-file-priv=NULL",
-        // For the table of sessions only.
+        // Only the table of sessions is needed.
         "--performance-schema-instrument=%=OFF",
         "--innodb-redo-log-capacity=64M",
     ];
     mysql_like(Engine::MySql, owner, folder, program, &more)
 }
 
-/// What MariaDB and MySQL have in common, once the data folder is initialized.
+/// The arguments that MariaDB and MySQL share, once the data folder is initialized.
 fn mysql_like(engine: Engine, owner: Owner, folder: TempDir, program: PathBuf, more: &[&str]) -> Server {
     let start = folder.path().join("start.sql");
     owner.write(
@@ -282,47 +287,48 @@ fn mysql_like(engine: Engine, owner: Owner, folder: TempDir, program: PathBuf, m
     }
 }
 
-/// Who runs a server: servers refuse to run as root, so root hands theirs to the user that its package made.
+/// The operating system user that runs a server: servers refuse to run as root, so the user of their package is used.
 pub struct Owner(Option<(u32, u32)>);
 
 impl Owner {
     pub fn named(name: &str) -> Self {
-        let root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+        let root = fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0);
         if !root {
             return Self(None);
         }
         let accounts = fs::read_to_string("/etc/passwd").unwrap();
         let account = accounts.lines().find(|line| line.split(':').next() == Some(name));
-        let mut fields = account.unwrap_or_else(|| panic!("there is no user {name}")).split(':').skip(2);
+        let mut fields = account.unwrap_or_else(|| panic!("no user {name} in /etc/passwd")).split(':').skip(2);
         let mut id = || fields.next().unwrap().parse().unwrap();
         Self(Some((id(), id())))
     }
 
+    /// A temporary folder of this user.
     pub fn folder(&self) -> TempDir {
         let folder = tempfile::Builder::new().prefix("users-api-test-").tempdir().unwrap();
-        self.own(folder.path());
+        self.chown(folder.path());
         folder
     }
 
     pub fn write(&self, path: &Path, text: &str) {
         fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
-        self.own(path);
+        self.chown(path);
     }
 
-    fn own(&self, path: &Path) {
+    fn chown(&self, path: &Path) {
         if let Some((user, group)) = self.0 {
             chown(path, Some(user), Some(group)).unwrap();
         }
     }
 
-    /// Like a command, under a shell that ends the program by `signal` once our end of a pipe is
-    /// closed. Thus no server outlives this process, even if that is killed.
-    pub fn kept(&self, program: &Path, folder: &Path, signal: &str) -> Command {
+    /// A command that runs the program under a shell, which sends it `signal` once its standard input is closed: no
+    /// program outlives this process, even if this process is killed.
+    pub fn managed_command(&self, program: &Path, folder: &Path, signal: &str) -> Command {
         let script = format!("\"$@\" </dev/null & server=$!; cat >/dev/null; kill -{signal} $server; wait $server");
-        let mut keeper = self.command(Path::new("/bin/sh"), folder);
-        keeper.arg("-c").arg(script).arg("keeper").arg(program);
-        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        keeper
+        let mut supervisor = self.command(Path::new("/bin/sh"), folder);
+        supervisor.arg("-c").arg(script).arg("supervisor").arg(program);
+        supervisor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        supervisor
     }
 
     fn command(&self, program: &Path, folder: &Path) -> Command {

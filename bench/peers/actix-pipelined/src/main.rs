@@ -1,5 +1,5 @@
-//! actix-web and tokio-postgres by hand: a connection a worker, on the worker's own thread, statements prepared once.
-//! tokio-postgres pipelines: what many requests ask for travels together. The ceiling of what people write by hand.
+//! actix-web and tokio-postgres, hand-tuned: one connection per worker, on the worker's thread, statements prepared
+//! once. tokio-postgres pipelines concurrent queries. An upper bound for hand-written services.
 
 use actix_web::{
     App, HttpResponse, HttpServer, get,

@@ -1,5 +1,5 @@
-//! actix-web and SeaORM as their documentations have it: one pool in `web::Data`, queries in the handlers.
-//! `NO_POOL=1` opens a connection a request instead.
+//! actix-web and SeaORM as in their documentation: one pool in `web::Data`, queries in the handlers. `NO_POOL=1` opens
+//! a connection per request instead.
 
 use std::borrow::Cow;
 
@@ -41,17 +41,17 @@ impl From<DbErr> for Failure {
     }
 }
 
-/// Where connections come from.
+/// Where connections come from: a pool, or a new connection per request.
 enum Source {
     Pool(DatabaseConnection),
-    Each(ConnectOptions),
+    PerRequest(ConnectOptions),
 }
 
 impl Source {
     async fn get(&self) -> Result<Cow<'_, DatabaseConnection>, DbErr> {
         match self {
             Self::Pool(pool) => Ok(Cow::Borrowed(pool)),
-            Self::Each(options) => Database::connect(options.clone()).await.map(Cow::Owned),
+            Self::PerRequest(options) => Database::connect(options.clone()).await.map(Cow::Owned),
         }
     }
 }
@@ -120,7 +120,7 @@ async fn main() -> std::io::Result<()> {
     });
     let source = if shape::variable("NO_POOL").is_some() {
         options.max_connections(1).min_connections(0);
-        Source::Each(options)
+        Source::PerRequest(options)
     } else {
         Source::Pool(Database::connect(options).await.map_err(std::io::Error::other)?)
     };

@@ -1,4 +1,4 @@
-//! axum and sqlx without an ORM, as their documentations have it: one `PgPool` as state, `query_as` in the handlers.
+//! axum and sqlx without an ORM, as in their documentation: one `PgPool` as state, `query_as` in the handlers.
 
 use axum::{
     Json, Router,

@@ -1,4 +1,4 @@
-//! What the Rust peers have in common, so that they differ in how they reach the database and in nothing else.
+//! Shared by the Rust peers, so that they differ only in how they access the database.
 
 use chrono::{DateTime, SecondsFormat, Timelike, Utc};
 use serde::{Deserialize, Serialize, Serializer};

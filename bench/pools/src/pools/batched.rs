@@ -1,4 +1,4 @@
-//! orm-pool, where reads that would have to wait for each other share a statement. `batch_max` is the default, 128.
+//! orm-pool with batching: reads that would wait for each other share a statement. `batch_max` is the default, 128.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -30,7 +30,7 @@ impl Pool for OrmPoolBatched {
     }
 }
 
-/// The users with these ids, in their order.
+/// Reads the users with these ids, in the order of the ids.
 async fn find_many(db: Connection, ids: Arc<[Uuid]>) -> Result<Vec<Option<User>>, DbErr> {
     let find = Statement::from_sql_and_values(DbBackend::Postgres, FIND_MANY, [ids.to_vec().into()]);
     let rows = db.query_all_raw(find).await?;

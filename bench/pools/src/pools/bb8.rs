@@ -8,17 +8,18 @@ use bb8_postgres::{
 use tokio_postgres::{Client, Config, Error, NoTls, Statement};
 use uuid::Uuid;
 
-use super::{ACQUIRE, FIND, Pool, SLEEP, User};
+use super::{ACQUIRE_TIMEOUT, FIND, Pool, SLEEP, User};
 
 pub struct Bb8(bb8::Pool<Manager>);
 
 impl Pool for Bb8 {
-    /// The default of `connection_timeout` is 30 s. `test_on_check_out` is the default: a connection is asked for a sign of
-    /// life each time before it is handed out. `min_idle` is not, and opens all connections at the start.
+    /// `connection_timeout` is 30 s by default. `min_idle`, which is unset by default, opens all connections at the
+    /// start. `test_on_check_out` is on by default: a connection is pinged on each checkout.
     async fn connect(url: &str, connections: u32) -> Result<Self> {
         let config: Config = url.parse()?;
         let manager = Manager(PostgresConnectionManager::new(config, NoTls));
-        let options = bb8::Pool::builder().max_size(connections).min_idle(connections).connection_timeout(ACQUIRE);
+        let options =
+            bb8::Pool::builder().max_size(connections).min_idle(connections).connection_timeout(ACQUIRE_TIMEOUT);
         Ok(Self(options.build(manager).await?))
     }
 
@@ -34,7 +35,7 @@ impl Pool for Bb8 {
     }
 }
 
-/// bb8-postgres keeps no prepared statements, so this keeps one beside each connection.
+/// bb8-postgres caches no prepared statements, so this stores one with each connection.
 struct Manager(PostgresConnectionManager<NoTls>);
 
 struct Prepared {

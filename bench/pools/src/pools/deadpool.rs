@@ -5,22 +5,22 @@ use deadpool_postgres::{Manager, Runtime};
 use tokio_postgres::{Config, NoTls};
 use uuid::Uuid;
 
-use super::{ACQUIRE, FIND, Pool, SLEEP, User};
+use super::{ACQUIRE_TIMEOUT, FIND, Pool, SLEEP, User};
 
 pub struct Deadpool(deadpool_postgres::Pool);
 
 impl Pool for Deadpool {
-    /// By default nothing has a time limit; here the wait for a connection, and what is done to open one or to use it again,
-    /// has the limit of the other pools. `RecyclingMethod::Fast` is the default: a connection is used again unless it is
-    /// known to be closed. This pool opens connections when they are asked for, and has no `min`.
+    /// Timeouts are unlimited by default; here waiting, creating and recycling have the acquire timeout of the other
+    /// pools. `RecyclingMethod::Fast` is the default: a connection is reused unless it is known to be closed. The pool
+    /// opens connections on demand and has no minimum size.
     async fn connect(url: &str, connections: u32) -> Result<Self> {
         let config: Config = url.parse()?;
         let pool = deadpool_postgres::Pool::builder(Manager::new(config, NoTls))
             .max_size(usize::try_from(connections)?)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(ACQUIRE))
-            .create_timeout(Some(ACQUIRE))
-            .recycle_timeout(Some(ACQUIRE))
+            .wait_timeout(Some(ACQUIRE_TIMEOUT))
+            .create_timeout(Some(ACQUIRE_TIMEOUT))
+            .recycle_timeout(Some(ACQUIRE_TIMEOUT))
             .build()?;
         Ok(Self(pool))
     }

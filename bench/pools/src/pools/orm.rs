@@ -1,11 +1,11 @@
-//! orm-pool, one statement for each read.
+//! orm-pool without batching: one statement per read.
 
 use anyhow::Result;
 use orm_pool::{DatabaseUrl, Error, PoolOptions};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 
-use super::{ACQUIRE, FIND, Pool, SLEEP, User};
+use super::{ACQUIRE_TIMEOUT, FIND, Pool, SLEEP, User};
 
 pub struct OrmPool(orm_pool::Pool);
 
@@ -28,10 +28,10 @@ impl Pool for OrmPool {
     }
 }
 
-/// `acquire` is the default in so many words. `min` is not: the default is 2. A connection is asked for a sign of life only
-/// if it was unused for 30 s, which is the default.
+/// `acquire` is the default, set explicitly. `min` is 2 by default. A connection is pinged only if it has been idle for
+/// 30 s, which is the default.
 pub(super) async fn open(url: &str, connections: u32) -> Result<orm_pool::Pool> {
-    let options = PoolOptions::default().max(connections).min(connections).acquire(ACQUIRE);
+    let options = PoolOptions::default().max(connections).min(connections).acquire(ACQUIRE_TIMEOUT);
     Ok(orm_pool::Pool::connect(&DatabaseUrl::parse(url)?, &options).await?)
 }
 

@@ -1,11 +1,11 @@
-//! What the pools of tokio-postgres have in common.
+//! Shared by the pools of tokio-postgres connections.
 
 use tokio_postgres::{Error, Row};
 
 use super::User;
 
 impl User {
-    /// From a row of tokio-postgres.
+    /// Decodes a row of tokio-postgres.
     pub(super) fn from_row(row: &Row) -> Result<Self, Error> {
         Ok(Self {
             id: row.try_get(0)?,

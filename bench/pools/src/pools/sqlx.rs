@@ -1,19 +1,23 @@
-//! SeaORM's own pool, which is sqlx's.
+//! SeaORM's built-in pool, which is sqlx's.
 
 use anyhow::Result;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use uuid::Uuid;
 
-use super::{ACQUIRE, FIND, Pool, SLEEP, User};
+use super::{ACQUIRE_TIMEOUT, FIND, Pool, SLEEP, User};
 
 pub struct SeaOrm(DatabaseConnection);
 
 impl Pool for SeaOrm {
-    /// Statements are not logged; by default they are, at the level `info`. A connection is pinged each time before it is
-    /// handed out, which is the default, as is the cache of a hundred prepared statements on each connection.
+    /// Statement logging is off; by default it is on, at level `info`. Other settings are the defaults: a connection is
+    /// pinged before each use and caches up to 100 prepared statements.
     async fn connect(url: &str, connections: u32) -> Result<Self> {
         let mut options = ConnectOptions::new(url);
-        options.max_connections(connections).min_connections(connections).acquire_timeout(ACQUIRE).sqlx_logging(false);
+        options
+            .max_connections(connections)
+            .min_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .sqlx_logging(false);
         Ok(Self(Database::connect(options).await?))
     }
 

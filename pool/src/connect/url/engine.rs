@@ -1,6 +1,6 @@
-//! The engines.
+//! Database engines.
 
-/// The engines that the pool speaks to.
+/// A database engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Engine {
     /// An embedded SQLite file.
@@ -12,7 +12,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// The name that OpenTelemetry's `db.system.name` gives the engine.
+    /// Returns the engine's name in OpenTelemetry's `db.system.name`.
     #[must_use]
     pub fn system_name(self) -> &'static str {
         match self {
@@ -22,7 +22,7 @@ impl Engine {
         }
     }
 
-    /// The feature of this crate that speaks to the engine.
+    /// Returns the feature of this crate that supports the engine.
     pub(crate) fn feature(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",

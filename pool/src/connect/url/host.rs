@@ -1,4 +1,4 @@
-//! Where a server listens: host and port of a URL.
+//! Host and port of a server URL.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -15,7 +15,7 @@ use super::{
 pub(in crate::connect) enum Host {
     /// A name or an IP address, without brackets.
     Name(String),
-    /// PostgreSQL: the folder of the socket; MySQL: the socket.
+    /// PostgreSQL: the directory of the Unix socket; MySQL: the socket.
     Socket(PathBuf),
 }
 
@@ -25,10 +25,10 @@ pub(super) fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| *port != 0 && text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// `host`, `host:port`, `[::1]:port`, `%2Ffolder`.
+/// Parses `host`, `host:port`, `[::1]:port` or `%2Fdirectory`.
 pub(super) fn host_and_port(server: &str) -> Result<(Option<Host>, Option<u16>), InvalidUrl> {
     if server.contains(',') {
-        return Err(InvalidUrl::part("names several hosts; connections go to one server: name the primary"));
+        return Err(InvalidUrl::part("names several hosts; only one is supported: name the primary"));
     }
     let (name, port_text) = match server.strip_prefix('[') {
         Some(rest) => {
@@ -73,14 +73,14 @@ pub(super) fn host(text: &str) -> Result<Host, &'static str> {
         return Ok(Host::Socket(text.into()));
     }
     if text.contains(',') {
-        return Err("must be one: name the primary");
+        return Err("must be a single host: name the primary");
     }
     let name = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if name.parse::<Ipv6Addr>().is_ok() {
         return Ok(Host::Name(name.to_owned()));
     }
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
-        return Err("must be a host name in ASCII (xn--... for others), an IP address or the path of a socket");
+        return Err("must be an ASCII host name (xn--... for others), an IP address or the path of a socket");
     }
     Ok(Host::Name(name.to_owned()))
 }

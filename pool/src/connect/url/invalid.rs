@@ -1,18 +1,18 @@
-//! What is wrong with a URL.
+//! Errors in database URLs.
 
-/// Why a text is not a database URL that can be used. The text itself is not repeated: it may hold a password.
+/// Why a text is not a usable database URL. The text is not repeated, because it may contain a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidUrl {
-    /// It is not a URL.
+    /// The text is not a URL.
     #[error(
         "not a URL; expected sqlite://FILE?mode=rwc, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE{0}"
     )]
     NotAUrl(&'static str),
-    /// It is a URL of something else.
+    /// The scheme is not that of a supported engine.
     #[error("unknown scheme; expected sqlite, postgres, postgresql, mysql or mariadb{0}")]
     UnknownScheme(&'static str),
-    /// A part of it cannot be used; the text says which, and what to do.
+    /// A part of the URL cannot be used; the text says which, and what to do.
     #[error("{0}")]
     Part(String),
 }

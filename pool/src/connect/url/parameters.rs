@@ -1,7 +1,7 @@
-//! The tables of known parameters, one per engine: what each means, or why it is refused.
+//! Tables of known parameters, one per engine: what each means, or why it is refused.
 //!
-//! They hold the spellings of libpq and the MySQL client, of Prisma, JDBC, node-postgres, mysql2, PyMySQL and Go's
-//! driver, and what hosting providers put into their URLs. Case, `-` and `_` make no difference in a name.
+//! They contain the spellings of libpq and the MySQL client, of Prisma, JDBC, node-postgres, mysql2, PyMySQL and Go's
+//! driver, and what hosting providers put into their URLs. Names are compared without case, `-` and `_`.
 
 use super::{
     invalid::InvalidUrl,
@@ -18,19 +18,19 @@ pub(super) enum Meaning {
     Password,
     Database,
     Socket,
-    /// `sslmode`, in the words of both engines.
+    /// `sslmode`, with the values of both engines.
     SslMode,
     /// `ssl=true`, `ssl=no-verify`, `ssl={"rejectUnauthorized":true}`.
     Ssl,
     /// Prisma's `strict` or `accept_invalid_certs`.
     SslAccept,
-    /// A flag that asks for TLS.
+    /// A flag that enables TLS.
     UseTls,
-    /// A flag that asks for TLS and nothing less.
+    /// A flag that requires TLS.
     RequireTls,
-    /// A flag that asks to verify the certificate.
+    /// A flag that requires verification of the certificate.
     VerifyCertificate,
-    /// A flag that asks to verify the certificate and the name in it.
+    /// A flag that requires verification of the certificate and its host name.
     VerifyIdentity,
     CertificateAuthority,
     Certificate,
@@ -41,7 +41,7 @@ pub(super) enum Meaning {
     SessionOptions,
     /// `options[name]=value`
     SessionOption,
-    /// A list of schemas as PostgreSQL reads it.
+    /// A list of schemas in PostgreSQL's syntax.
     SearchPath,
     /// One schema.
     Schema,
@@ -52,9 +52,9 @@ pub(super) enum Meaning {
     Vfs,
     /// Has no effect on a client.
     Label,
-    /// Asks for what is done anyway if the value is one of these; anything else cannot be done.
+    /// Accepted with one of these values, which describe what is done anyway; other values are not supported.
     Only(&'static [&'static str]),
-    /// Cannot be done; the text says what to do instead.
+    /// Not supported; the text says what to do instead.
     Refused(&'static str),
 }
 
@@ -68,13 +68,14 @@ const STATEMENT_TIMEOUT: Meaning = Meaning::Refused("set pool.statement_timeout 
 const KEEPALIVE: Meaning =
     Meaning::Refused("the pool checks its connections itself (pool.idle, pool.validate_after); remove it");
 const STATEMENTS: Meaning = Meaning::Refused("set statement-cache-capacity instead");
-const PKCS12: Meaning = Meaning::Refused("only PEM files can be read; set sslcert and sslkey, or sslrootcert");
-const KEY_PASSWORD: Meaning = Meaning::Refused("encrypted keys cannot be read; store the key unencrypted, mode 0600");
-const REVOCATION: Meaning = Meaning::Refused("revocation lists cannot be checked; remove it if that is acceptable");
+const PKCS12: Meaning = Meaning::Refused("only PEM files are supported; set sslcert and sslkey, or sslrootcert");
+const KEY_PASSWORD: Meaning =
+    Meaning::Refused("encrypted keys are not supported; store the key unencrypted, mode 0600");
+const REVOCATION: Meaning = Meaning::Refused("revocation lists are not supported; remove it if that is acceptable");
 const OTHER_CLIENT: Meaning = Meaning::Refused("belongs to another client library and has no effect here; remove it");
 const NO_AUTHENTICATION: Meaning =
-    Meaning::Refused("this way of authentication is not supported; remove it if a password will do");
-const IN_THE_SERVICE: Meaning = Meaning::Refused("is fixed, because stored data depends on it; remove it");
+    Meaning::Refused("this authentication method is not supported; remove it if a password is enough");
+const FIXED: Meaning = Meaning::Refused("is fixed, because stored data depends on it; remove it");
 const UTF8: Meaning = Meaning::Only(&["utf8mb4", "utf8", "utf-8", "unicode", "auto"]);
 const UTC: Meaning = Meaning::Only(&["UTC", "Z", "+00:00", "GMT", "Etc/UTC"]);
 const FLAG: Meaning = Meaning::Only(&["true", "false"]);
@@ -131,9 +132,9 @@ pub(super) const POSTGRES: Table = &[
     ("krbsrvname", NO_AUTHENTICATION),
     ("gsslib", NO_AUTHENTICATION),
     ("gssdelegation", NO_AUTHENTICATION),
-    ("passfile", Meaning::Refused("password files of libpq are not read; set database.password or its _FILE variable")),
-    ("service", Meaning::Refused("service files of libpq are not read; write the connection into the URL")),
-    ("servicefile", Meaning::Refused("service files of libpq are not read; write the connection into the URL")),
+    ("passfile", Meaning::Refused("libpq password files are not read; set database.password or its _FILE variable")),
+    ("service", Meaning::Refused("libpq service files are not supported; put the connection into the URL")),
+    ("servicefile", Meaning::Refused("libpq service files are not supported; put the connection into the URL")),
     ("fallback_application_name", Meaning::Refused("set application_name instead")),
     ("connect_timeout", ACQUIRE),
     ("loginTimeout", ACQUIRE),
@@ -148,7 +149,7 @@ pub(super) const POSTGRES: Table = &[
     ("statement_timeout", STATEMENT_TIMEOUT),
     ("query_timeout", STATEMENT_TIMEOUT),
     ("socket_timeout", STATEMENT_TIMEOUT),
-    ("lock_timeout", Meaning::Refused("write options=-c%20lock_timeout=... instead")),
+    ("lock_timeout", Meaning::Refused("set options=-c%20lock_timeout=... instead")),
     ("keepalives", KEEPALIVE),
     ("keepalives_idle", KEEPALIVE),
     ("keepalives_interval", KEEPALIVE),
@@ -164,8 +165,8 @@ pub(super) const POSTGRES: Table = &[
     ("stringtype", OTHER_CLIENT),
 ];
 
-/// libpq's environment variables that say where a connection goes or how it is protected, and the parameters that they
-/// stand for. The others (`PGTZ`, `PGCONNECT_TIMEOUT`) are not used.
+/// libpq's environment variables that determine where a connection goes or how it is protected, with the parameters
+/// that they correspond to. Others (`PGTZ`, `PGCONNECT_TIMEOUT`) are not used.
 pub(super) const POSTGRES_VARIABLES: &[(&str, &str)] = &[
     ("PGHOST", "host"),
     ("PGHOSTADDR", "hostaddr"),
@@ -230,14 +231,14 @@ pub(super) const MYSQL: Table = &[
     ("connectionTimeZone", UTC),
     ("loc", UTC),
     ("allowPublicKeyRetrieval", TRUE),
-    ("collation", IN_THE_SERVICE),
-    ("connectionCollation", IN_THE_SERVICE),
-    ("sql_mode", IN_THE_SERVICE),
-    ("sessionVariables", IN_THE_SERVICE),
-    ("init_command", IN_THE_SERVICE),
+    ("collation", FIXED),
+    ("connectionCollation", FIXED),
+    ("sql_mode", FIXED),
+    ("sessionVariables", FIXED),
+    ("init_command", FIXED),
     ("sslidentity", PKCS12),
     ("sslpassword", KEY_PASSWORD),
-    ("ssl-capath", Meaning::Refused("folders of certificates cannot be read; set ssl-ca to one file")),
+    ("ssl-capath", Meaning::Refused("certificate directories are not supported; set ssl-ca to one file")),
     ("ssl-crl", REVOCATION),
     ("ssl-crlpath", REVOCATION),
     ("trustCertificateKeyStoreUrl", PKCS12),
@@ -288,29 +289,29 @@ pub(super) const SQLITE: Table = &[
     ("socket_timeout", ACQUIRE),
     ("_busy_timeout", ACQUIRE),
     ("_timeout", ACQUIRE),
-    ("_journal_mode", IN_THE_SERVICE),
-    ("_journal", IN_THE_SERVICE),
-    ("_synchronous", IN_THE_SERVICE),
-    ("_sync", IN_THE_SERVICE),
-    ("_foreign_keys", IN_THE_SERVICE),
-    ("_fk", IN_THE_SERVICE),
-    ("_txlock", IN_THE_SERVICE),
-    ("_pragma", IN_THE_SERVICE),
+    ("_journal_mode", FIXED),
+    ("_journal", FIXED),
+    ("_synchronous", FIXED),
+    ("_sync", FIXED),
+    ("_foreign_keys", FIXED),
+    ("_fk", FIXED),
+    ("_txlock", FIXED),
+    ("_pragma", FIXED),
 ];
 
-/// The parameters with what they mean. Refuses unknown ones, those that cannot be honoured, and one that is given twice.
+/// Looks up the parameters. Refuses unknown, unsupported and duplicate ones.
 pub(super) fn known(table: Table, parameters: Vec<Parameter>) -> Result<Vec<(Parameter, Meaning)>, InvalidUrl> {
     let mut known: Vec<(Parameter, Meaning)> = Vec::new();
     for parameter in parameters {
         let meaning = meaning(table, &parameter)?;
-        let twice = |(other, other_meaning): &&(Parameter, Meaning)| {
+        let is_duplicate = |(other, other_meaning): &&(Parameter, Meaning)| {
             other.key == parameter.key || (*other_meaning == meaning && meaning.is_unique())
         };
-        if let Some((other, _)) = known.iter().find(twice) {
+        if let Some((other, _)) = known.iter().find(is_duplicate) {
             let reason = if other.name == parameter.name {
                 "is given twice".to_owned()
             } else {
-                format!("says the same as {}; remove one", other.label)
+                format!("means the same as {}; remove one", other.label)
             };
             return Err(parameter.refused(&reason));
         }
@@ -320,7 +321,7 @@ pub(super) fn known(table: Table, parameters: Vec<Parameter>) -> Result<Vec<(Par
 }
 
 impl Meaning {
-    /// Whether two spellings of it are one parameter given twice.
+    /// Whether two spellings of it are a duplicate.
     fn is_unique(self) -> bool {
         !matches!(
             self,
@@ -329,7 +330,7 @@ impl Meaning {
     }
 }
 
-/// What one parameter means.
+/// Looks up one parameter.
 fn meaning(table: Table, parameter: &Parameter) -> Result<Meaning, InvalidUrl> {
     match find(table, parameter) {
         None => Err(InvalidUrl::part(format!(
@@ -339,13 +340,13 @@ fn meaning(table: Table, parameter: &Parameter) -> Result<Meaning, InvalidUrl> {
         ))),
         Some(Meaning::Refused(reason)) => Err(parameter.refused(reason)),
         Some(Meaning::Only(words)) if !words.iter().any(|word| parameter.value.eq_ignore_ascii_case(word)) => {
-            Err(parameter.refused(&format!("must be {}; anything else cannot be done", one_of(words))))
+            Err(parameter.refused(&format!("must be {}; other values are not supported", one_of(words))))
         }
         Some(meaning) => Ok(meaning),
     }
 }
 
-/// What the table says about a parameter.
+/// Returns the table's entry for a parameter.
 pub(super) fn find(table: Table, parameter: &Parameter) -> Option<Meaning> {
     let is_session_option = parameter.name.starts_with("options[") && parameter.name.ends_with(']');
     if is_session_option && table.iter().any(|(_, meaning)| *meaning == Meaning::SessionOptions) {
@@ -354,7 +355,7 @@ pub(super) fn find(table: Table, parameter: &Parameter) -> Option<Meaning> {
     table.iter().find(|(name, _)| key(name) == parameter.key).map(|(_, meaning)| *meaning)
 }
 
-/// The parameter whose name is close to an unknown one, if any is.
+/// Returns the known parameter whose name is closest to an unknown one, if any is close.
 fn nearest(table: Table, unknown: &str) -> Option<&'static str> {
     table
         .iter()
@@ -365,7 +366,7 @@ fn nearest(table: Table, unknown: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-/// The parameters as they may be shown: names, and values of closed sets.
+/// Parameters as they may be shown: names, and values from closed sets.
 #[derive(Default)]
 pub(super) struct Shown(Vec<String>);
 
@@ -375,7 +376,7 @@ impl Shown {
         self.0.push(format!("{}={value}", parameter.name));
     }
 
-    /// With the `?`, if there are any.
+    /// Returns the query with its `?`; empty without parameters.
     pub(super) fn into_query(self) -> String {
         if self.0.is_empty() { String::new() } else { format!("?{}", self.0.join("&")) }
     }
@@ -386,7 +387,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_stands_for_two_things() {
+    fn parameter_names_are_unique() {
         for table in [POSTGRES, MYSQL, SQLITE] {
             let mut keys: Vec<String> = table.iter().map(|(name, _)| key(name)).collect();
             keys.sort();

@@ -1,4 +1,4 @@
-//! URLs of servers: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?NAME=VALUE`.
+//! Server URLs: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?NAME=VALUE`.
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
@@ -8,7 +8,7 @@ use super::{
     invalid::InvalidUrl,
     parameters::{self, Meaning, Shown, Table},
     text::{self, ENCODE, Parameter},
-    tls::{Demands, Tls, TlsMode},
+    tls::{Tls, TlsMode, TlsRequirements},
 };
 
 /// What differs between the engines.
@@ -33,17 +33,17 @@ pub(super) const MYSQL: Dialect =
 #[derive(Clone, PartialEq, Eq)]
 pub(in crate::connect) struct ServerAddress {
     pub(in crate::connect) engine: Engine,
-    /// None for the user of the operating system (PostgreSQL).
+    /// `None` for the operating system's user (PostgreSQL).
     pub(in crate::connect) user: Option<String>,
     pub(in crate::connect) password: Option<String>,
-    /// Whether the password stands in the URL, not in the environment.
-    has_own_password: bool,
+    /// Whether the password is set explicitly rather than by an environment variable.
+    has_explicit_password: bool,
     pub(in crate::connect) host: Host,
     pub(in crate::connect) port: u16,
     pub(in crate::connect) database: String,
     pub(in crate::connect) tls: Tls,
     pub(in crate::connect) application_name: Option<String>,
-    /// Settings of the session that the URL asks for.
+    /// Session settings from the URL.
     pub(in crate::connect) session: Vec<(String, String)>,
     pub(in crate::connect) statement_cache: Option<usize>,
     shown: ShownParts,
@@ -58,7 +58,7 @@ struct ShownParts {
     rest: String,
 }
 
-/// What stands in the URL itself, before its parameters.
+/// The parts of the URL before its parameters.
 struct Authority {
     user: Option<String>,
     password: Option<String>,
@@ -67,12 +67,12 @@ struct Authority {
     database: Option<String>,
 }
 
-/// What the parameters and variables say.
+/// What the parameters and environment variables set.
 #[derive(Default)]
-struct Given {
+struct Settings {
     user: Option<String>,
     password: Option<String>,
-    has_own_password: bool,
+    has_explicit_password: bool,
     host: Option<Host>,
     socket: Option<PathBuf>,
     port: Option<u16>,
@@ -80,7 +80,7 @@ struct Given {
     application_name: Option<String>,
     session: Vec<(String, String)>,
     statement_cache: Option<usize>,
-    tls: Demands,
+    tls: TlsRequirements,
 }
 
 impl ServerAddress {
@@ -92,12 +92,12 @@ impl ServerAddress {
     ) -> Result<Self, InvalidUrl> {
         let rest = rest.strip_prefix("//").ok_or(InvalidUrl::NotAUrl(""))?;
         if rest.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(InvalidUrl::part(format!("has white space or a control character in it; {ENCODE}")));
+            return Err(InvalidUrl::part(format!("contains whitespace or a control character; {ENCODE}")));
         }
         let rest = text::without_fragment(rest)?;
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = address.split_once('/').unwrap_or((address, ""));
-        // The only one that has a meaning ends user and password.
+        // Only the @ after user and password needs no escaping.
         if rest.matches('@').count() > usize::from(authority.contains('@')) {
             return Err(InvalidUrl::part(format!("has an unescaped @; {ENCODE}")));
         }
@@ -105,12 +105,12 @@ impl ServerAddress {
             Some((login, server)) => (Some(login), server),
             None => (None, authority),
         };
-        let own = Authority::parse(login, server, path)?;
+        let authority = Authority::parse(login, server, path)?;
         let mut shown = Shown::default();
-        let mut given = Given::default();
+        let mut settings = Settings::default();
         let known = parameters::known(dialect.table, text::parameters(query)?)?;
         for (parameter, meaning) in &known {
-            let is_closed = given.take(parameter, *meaning)?;
+            let is_closed = settings.apply(parameter, *meaning)?;
             shown.push(parameter, is_closed);
         }
         let shown = ShownParts {
@@ -118,60 +118,65 @@ impl ServerAddress {
             user: login.map_or("", |login| login.split(':').next().unwrap_or_default()).to_owned(),
             rest: format!("{server}/{path}{}", shown.into_query()),
         };
-        own.refuse_what_is_given_twice(&given)?;
-        given.fill(dialect, &own, &known, variable)?;
-        Self::resolve(dialect, own, given, shown)
+        authority.refuse_duplicates(&settings)?;
+        settings.apply_variables(dialect, &authority, &known, variable)?;
+        Self::resolve(dialect, authority, settings, shown)
     }
 
-    fn resolve(dialect: &Dialect, own: Authority, given: Given, shown: ShownParts) -> Result<Self, InvalidUrl> {
-        let socket = given.socket.map(Host::Socket);
-        let host = socket.or(given.host).or(own.host).ok_or_else(|| {
+    fn resolve(
+        dialect: &Dialect,
+        authority: Authority,
+        settings: Settings,
+        shown: ShownParts,
+    ) -> Result<Self, InvalidUrl> {
+        let socket = settings.socket.map(Host::Socket);
+        let host = socket.or(settings.host).or(authority.host).ok_or_else(|| {
             InvalidUrl::part(format!(
-                "names no host; write localhost or the name of the server, or {}",
+                "has no host; add localhost, the name of the server or {}",
                 if dialect.engine == Engine::Postgres {
-                    "the folder of a socket (?host=/var/run/postgresql)"
+                    "a socket directory (?host=/var/run/postgresql)"
                 } else {
                     "a socket (?socket=/run/mysqld/mysqld.sock)"
                 }
             ))
         })?;
-        let user = own.user.or(given.user);
+        let user = authority.user.or(settings.user);
         if user.is_none() && dialect.engine == Engine::MySql {
-            return Err(InvalidUrl::part("names no user; write mysql://USER@HOST/DATABASE"));
+            return Err(InvalidUrl::part("has no user; expected mysql://USER@HOST/DATABASE"));
         }
-        let database = own.database.or(given.database).ok_or_else(|| {
-            InvalidUrl::part(format!("names no database; write {}://USER@HOST/DATABASE", shown.scheme))
+        let database = authority.database.or(settings.database).ok_or_else(|| {
+            InvalidUrl::part(format!("has no database; expected {}://USER@HOST/DATABASE", shown.scheme))
         })?;
-        let mut tls = given.tls.resolve()?;
+        let mut tls = settings.tls.resolve()?;
         if dialect.engine == Engine::Postgres && matches!(host, Host::Socket(_)) {
-            // As in libpq: a socket never leaves the machine, and its server refuses TLS.
+            // As in libpq: a Unix socket never leaves the machine, and the server refuses TLS on it.
             tls.mode = TlsMode::Disable;
         }
         Ok(Self {
             engine: dialect.engine,
             user,
-            has_own_password: own.password.is_some() || given.has_own_password,
-            password: own.password.or(given.password),
+            has_explicit_password: authority.password.is_some() || settings.has_explicit_password,
+            password: authority.password.or(settings.password),
             host,
-            port: own.port.or(given.port).unwrap_or(dialect.port),
+            port: authority.port.or(settings.port).unwrap_or(dialect.port),
             database,
             tls,
-            application_name: given.application_name,
-            session: given.session,
-            statement_cache: given.statement_cache,
+            application_name: settings.application_name,
+            session: settings.session,
+            statement_cache: settings.statement_cache,
             shown,
         })
     }
 
     pub(super) fn with_password(self, password: &str) -> Result<Self, InvalidUrl> {
-        if self.has_own_password {
-            return Err(InvalidUrl::part("the password is given twice: in the URL and by itself; remove one"));
+        if self.has_explicit_password {
+            return Err(InvalidUrl::part("the password is given twice: in the URL and separately; remove one"));
         }
-        Ok(Self { password: Some(password.to_owned()), has_own_password: true, ..self })
+        Ok(Self { password: Some(password.to_owned()), has_explicit_password: true, ..self })
     }
 
     pub(super) fn without_credentials(&self) -> Self {
-        Self { user: None, password: None, has_own_password: false, shown: ShownParts::default(), ..self.clone() }
+        Self { user: None, password: None, has_explicit_password: false, shown: ShownParts::default(), ..self.clone() }
     }
 
     pub(super) fn host_text(&self) -> Option<&str> {
@@ -201,29 +206,31 @@ impl Authority {
         Ok(Self { user: some(user), password: some(password), host, port, database: some(database) })
     }
 
-    /// A parameter that says what the URL has said before it.
-    fn refuse_what_is_given_twice(&self, given: &Given) -> Result<(), InvalidUrl> {
-        // A socket takes the place of the host, which several clients demand even so.
-        let host = matches!((&self.host, &given.host), (Some(_), Some(Host::Name(_))));
-        for (twice, what) in [
+    /// Refuses parameters that repeat a part of the URL.
+    fn refuse_duplicates(&self, settings: &Settings) -> Result<(), InvalidUrl> {
+        // A socket replaces the host, which several clients require nevertheless.
+        let host = matches!((&self.host, &settings.host), (Some(_), Some(Host::Name(_))));
+        for (is_duplicate, what) in [
             (host, "host"),
-            (self.user.is_some() && given.user.is_some(), "user"),
-            (self.password.is_some() && given.password.is_some(), "password"),
-            (self.port.is_some() && given.port.is_some(), "port"),
-            (self.database.is_some() && given.database.is_some(), "database"),
+            (self.user.is_some() && settings.user.is_some(), "user"),
+            (self.password.is_some() && settings.password.is_some(), "password"),
+            (self.port.is_some() && settings.port.is_some(), "port"),
+            (self.database.is_some() && settings.database.is_some(), "database"),
         ] {
-            if twice {
-                return Err(InvalidUrl::part(format!("the {what} is given twice: as a parameter, too; remove one")));
+            if is_duplicate {
+                return Err(InvalidUrl::part(format!(
+                    "the {what} is given twice: before the ? and as a parameter; remove one"
+                )));
             }
         }
         Ok(())
     }
 }
 
-impl Given {
-    /// Takes one parameter. Returns whether its value is one of a closed set.
-    fn take(&mut self, parameter: &Parameter, meaning: Meaning) -> Result<bool, InvalidUrl> {
-        if let Some(is_closed) = self.tls.take(parameter, meaning)? {
+impl Settings {
+    /// Applies one parameter. Returns whether its value is from a closed set.
+    fn apply(&mut self, parameter: &Parameter, meaning: Meaning) -> Result<bool, InvalidUrl> {
+        if let Some(is_closed) = self.tls.apply(parameter, meaning)? {
             return Ok(is_closed);
         }
         match meaning {
@@ -239,7 +246,7 @@ impl Given {
             Meaning::User => self.user = Some(parameter.text()?.to_owned()),
             Meaning::Password => {
                 self.password = Some(parameter.text()?.to_owned());
-                self.has_own_password = parameter.is_of_url;
+                self.has_explicit_password = parameter.is_from_url;
             }
             Meaning::Database => self.database = Some(parameter.text()?.to_owned()),
             Meaning::Socket => self.socket = Some(parameter.text()?.into()),
@@ -263,29 +270,29 @@ impl Given {
         Ok(false)
     }
 
-    /// Takes from the environment what the URL leaves open.
-    fn fill(
+    /// Applies the environment variables for what the URL leaves open.
+    fn apply_variables(
         &mut self,
         dialect: &Dialect,
-        own: &Authority,
+        authority: &Authority,
         known: &[(Parameter, Meaning)],
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<(), InvalidUrl> {
-        let is_given = |wanted: &[Meaning]| known.iter().any(|(_, meaning)| wanted.contains(meaning));
+        let is_given = |meanings: &[Meaning]| known.iter().any(|(_, meaning)| meanings.contains(meaning));
         let mut variables = Vec::new();
         for (name, parameter) in dialect.variables {
             if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
-                let parameter = Parameter::of_variable(name, parameter, value);
+                let parameter = Parameter::from_variable(name, parameter, value);
                 let covered = match parameters::find(dialect.table, &parameter) {
-                    Some(Meaning::Host | Meaning::HostAddress) => own.host.is_some() || self.host.is_some(),
-                    Some(Meaning::Port) => own.port.is_some() || own.host.is_some() || self.port.is_some(),
-                    Some(Meaning::User) => own.user.is_some() || self.user.is_some(),
-                    Some(Meaning::Password) => own.password.is_some() || self.password.is_some(),
-                    Some(Meaning::Database) => own.database.is_some() || self.database.is_some(),
+                    Some(Meaning::Host | Meaning::HostAddress) => authority.host.is_some() || self.host.is_some(),
+                    Some(Meaning::Port) => authority.port.is_some() || authority.host.is_some() || self.port.is_some(),
+                    Some(Meaning::User) => authority.user.is_some() || self.user.is_some(),
+                    Some(Meaning::Password) => authority.password.is_some() || self.password.is_some(),
+                    Some(Meaning::Database) => authority.database.is_some() || self.database.is_some(),
                     Some(Meaning::SslMode | Meaning::RequireTls) => {
                         is_given(&[Meaning::SslMode, Meaning::Ssl, Meaning::SslAccept, Meaning::RequireTls])
                     }
-                    // They belong together.
+                    // Certificate and key belong together.
                     Some(Meaning::Certificate | Meaning::Key) => is_given(&[Meaning::Certificate, Meaning::Key]),
                     Some(Meaning::Only(_) | Meaning::Refused(_)) => {
                         known.iter().any(|(other, _)| other.key == parameter.key)
@@ -299,17 +306,17 @@ impl Given {
             }
         }
         for (parameter, meaning) in parameters::known(dialect.table, variables)? {
-            self.take(&parameter, meaning)?;
+            self.apply(&parameter, meaning)?;
         }
         Ok(())
     }
 }
 
-/// Reads `-c name=value`, `-cname=value` and `--name=value`, where a backslash escapes white space.
+/// Parses `-c name=value`, `-cname=value` and `--name=value`, where a backslash escapes whitespace.
 fn session_options(parameter: &Parameter) -> Result<Vec<(String, String)>, InvalidUrl> {
-    let unlike = || {
+    let malformed = || {
         parameter.refused(
-            "must be a list of -c name=value or --name=value (a Neon endpoint goes without: it is found by the host name)",
+            "must be a list of -c name=value or --name=value (remove a Neon endpoint: the host name identifies it)",
         )
     };
     let mut words: Vec<String> = Vec::new();
@@ -324,18 +331,18 @@ fn session_options(parameter: &Parameter) -> Result<Vec<(String, String)>, Inval
             words.push(String::new());
             is_open = true;
         }
-        let literal = if character == '\\' { characters.next().ok_or_else(unlike)? } else { character };
-        words.last_mut().ok_or_else(unlike)?.push(literal);
+        let literal = if character == '\\' { characters.next().ok_or_else(malformed)? } else { character };
+        words.last_mut().ok_or_else(malformed)?.push(literal);
     }
     let mut settings = Vec::new();
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         let pair = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
-            Some("") => words.next().ok_or_else(unlike)?,
+            Some("") => words.next().ok_or_else(malformed)?,
             Some(pair) => pair.to_owned(),
-            None => return Err(unlike()),
+            None => return Err(malformed()),
         };
-        let (name, value) = pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(unlike)?;
+        let (name, value) = pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(malformed)?;
         settings.push((name.replace('-', "_"), value.to_owned()));
     }
     Ok(settings)

@@ -1,4 +1,4 @@
-//! `sqlite:` URLs: a path as the shell reads it, and a few parameters.
+//! `sqlite:` URLs: a path as in a shell, and a few parameters.
 
 use std::{
     fmt,
@@ -20,10 +20,10 @@ pub(in crate::connect) enum OpenMode {
     Memory,
 }
 
-/// An SQLite database: a file, or one in memory.
+/// An SQLite database: a file, or in memory.
 #[derive(Clone, PartialEq, Eq)]
 pub(in crate::connect) struct FileAddress {
-    /// None for the anonymous database in memory.
+    /// `None` for the anonymous in-memory database.
     pub(in crate::connect) file: Option<PathBuf>,
     pub(in crate::connect) mode: OpenMode,
     pub(in crate::connect) shared_cache: Option<bool>,
@@ -34,12 +34,12 @@ pub(in crate::connect) struct FileAddress {
 }
 
 impl FileAddress {
-    /// Reads what follows `sqlite:`. The path is taken as it is written: nothing but percent-encoding is resolved, so
-    /// that `../up.db` is the file of that name seen from the working directory.
+    /// Parses what follows `sqlite:`. The path is used as written, apart from percent-encoding: `../up.db` is relative
+    /// to the working directory.
     pub(super) fn parse(rest: &str) -> Result<Self, InvalidUrl> {
         let rest = text::without_fragment(rest)?;
         if rest.chars().any(char::is_control) {
-            return Err(InvalidUrl::part("the file name has a control character"));
+            return Err(InvalidUrl::part("the file name contains a control character"));
         }
         let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
         let path = name.strip_prefix("//").unwrap_or(name);
@@ -59,13 +59,13 @@ impl FileAddress {
         }
         let path = text::decode("the file name", path)?;
         if path.starts_with("file:") {
-            return Err(InvalidUrl::part("SQLite reads a name that begins with file: as a URI; write the path alone"));
+            return Err(InvalidUrl::part("SQLite parses a name that begins with file: as a URI; write only the path"));
         }
         match (path.as_str(), address.mode) {
             ("", OpenMode::Memory) => {}
             ("" | "/", _) => {
                 return Err(InvalidUrl::part(
-                    "names no file; expected sqlite://FILE, such as sqlite://users.db?mode=rwc",
+                    "has no file name; expected sqlite://FILE, such as sqlite://users.db?mode=rwc",
                 ));
             }
             _ => address.file = Some(path.into()),

@@ -6,10 +6,10 @@ fn shown(text: &str) -> String {
     DatabaseUrl::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).to_string()
 }
 
-/// What is said about a URL that is refused.
+/// Returns the error of a URL that is refused.
 fn refusal(text: &str) -> String {
     match DatabaseUrl::parse(text) {
-        Ok(url) => panic!("{text} is taken as {url}"),
+        Ok(url) => panic!("{text} is accepted as {url}"),
         Err(error) => error.to_string(),
     }
 }
@@ -32,7 +32,7 @@ fn with(text: &str, variables: &[(&str, &str)]) -> Result<DatabaseUrl, InvalidUr
 }
 
 #[test]
-fn names_the_engine() {
+fn the_scheme_selects_the_engine() {
     for (text, engine) in [
         ("sqlite://users.db?mode=rwc", Engine::Sqlite),
         ("sqlite::memory:", Engine::Sqlite),
@@ -48,9 +48,9 @@ fn names_the_engine() {
         ("users.db", "not a URL"),
         ("postgres:u@h/d", "not a URL"),
         ("\"postgres://u@h/d\"", "quotation marks"),
-        (" postgres://u@h/d", "white space"),
+        (" postgres://u@h/d", "whitespace"),
         ("mongodb://h/d", "unknown scheme"),
-        ("jdbc:postgresql://h/d", "remove jdbc:"),
+        ("jdbc:postgresql://h/d", "remove the jdbc: prefix"),
         ("postgresql+asyncpg://u@h/d", "remove the +"),
         ("file:./dev.db", "sqlite:"),
     ] {
@@ -59,7 +59,7 @@ fn names_the_engine() {
 }
 
 #[test]
-fn a_file_is_the_one_of_the_shell() {
+fn sqlite_paths_are_used_as_written() {
     for (text, path) in [
         ("sqlite:up.db", "up.db"),
         ("sqlite://up.db", "up.db"),
@@ -85,8 +85,8 @@ fn a_file_is_the_one_of_the_shell() {
         ("sqlite://up%zz.db", "hexadecimal"),
         ("sqlite://up%00.db", "NUL"),
         ("sqlite://up%ff.db", "UTF-8"),
-        ("sqlite:", "names no file"),
-        ("sqlite://", "names no file"),
+        ("sqlite:", "has no file name"),
+        ("sqlite://", "has no file name"),
         ("sqlite:file:up.db", "file:"),
         ("sqlite://up.db?mode=hunter2", "parameter mode: must be ro, rw, rwc or memory"),
         ("sqlite://up.db?cache=hunter2", "must be shared or private"),
@@ -101,7 +101,7 @@ fn a_file_is_the_one_of_the_shell() {
 }
 
 #[test]
-fn knows_what_lives_in_memory() {
+fn in_memory_databases_are_recognized() {
     for text in ["sqlite::memory:", "sqlite://:memory:", "sqlite://?mode=memory", "sqlite://x?mode=memory"] {
         let url = DatabaseUrl::parse(text).unwrap();
         assert!(url.is_in_memory() && url.sqlite_path().is_none(), "{text}");
@@ -110,7 +110,7 @@ fn knows_what_lives_in_memory() {
 }
 
 #[test]
-fn reads_every_part_of_a_server() {
+fn every_part_of_a_server_url_is_parsed() {
     let address =
         server("postgres://an%40n:p%3Ass%2Fw%23rd@db.example:6543/a%2Fpp?application_name=me&options=-c%20a=b");
     assert_eq!(address.user.as_deref(), Some("an@n"));
@@ -145,7 +145,7 @@ fn reads_every_part_of_a_server() {
 }
 
 #[test]
-fn the_driver_gets_what_the_url_says() {
+fn driver_options_match_the_url() {
     let text = "postgres://u:p@[::1]:7/d?sslmode=verify-full&application_name=me&statement_cache_size=0";
     let options = crate::connect::postgres::connect_options(&server(text));
     assert_eq!((options.get_host(), options.get_port(), options.get_username()), ("::1", 7, "u"));
@@ -159,7 +159,7 @@ fn the_driver_gets_what_the_url_says() {
 }
 
 #[test]
-fn what_hosts_hand_out_is_understood_or_refused_by_name() {
+fn parameters_of_hosting_providers_are_supported_or_refused_by_name() {
     for text in [
         "postgresql://u:p@ep-x.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require",
         "postgres://u.ref:p@aws-0-eu.pooler.supabase.com:6543/postgres?pgbouncer=true",
@@ -196,7 +196,7 @@ fn what_hosts_hand_out_is_understood_or_refused_by_name() {
         ("postgres://u@h/d?options=-c+search_path=x", "%2B"),
         ("postgres://u@h1,h2/d", "several hosts"),
         ("postgres://u@h1:1,h2:2/d", "several hosts"),
-        ("postgres://u@/d?host=h1,h2", "must be one"),
+        ("postgres://u@/d?host=h1,h2", "must be a single host"),
     ] {
         let refusal = refusal(text);
         assert!(refusal.contains(part) && !refusal.contains("hunter2"), "{text}: {refusal}");
@@ -204,7 +204,7 @@ fn what_hosts_hand_out_is_understood_or_refused_by_name() {
 }
 
 #[test]
-fn an_unescaped_password_is_refused_and_not_repeated() {
+fn an_unescaped_password_is_refused_and_not_revealed() {
     for password in [
         "hunter2@ss/w#rd",
         "p@hunter2",
@@ -235,14 +235,14 @@ fn an_unescaped_password_is_refused_and_not_repeated() {
 }
 
 #[test]
-fn refuses_what_is_missing_or_doubled() {
+fn missing_and_duplicate_parts_are_refused() {
     for (text, part) in [
-        ("postgres://u@/d", "names no host"),
-        ("postgres:///d", "names no host"),
-        ("postgres://u@h", "names no database"),
-        ("postgres://u@h/", "names no database"),
-        ("mysql://h/d", "names no user"),
-        ("mysql://u@h", "names no database"),
+        ("postgres://u@/d", "has no host"),
+        ("postgres:///d", "has no host"),
+        ("postgres://u@h", "has no database"),
+        ("postgres://u@h/", "has no database"),
+        ("mysql://h/d", "has no user"),
+        ("mysql://u@h", "has no database"),
         ("postgres://u@h:0/d", "port must be a number from 1 to 65535"),
         ("postgres://u@h:65536/d", "port must be"),
         ("postgres://u@h:+1/d", "port must be"),
@@ -256,7 +256,7 @@ fn refuses_what_is_missing_or_doubled() {
         ("postgres://u@h/d?dbname=e", "database is given twice"),
         ("postgres://u@h/d?host=i", "host is given twice"),
         ("postgres://u@h/d?sslmode=require&sslmode=disable", "sslmode: is given twice"),
-        ("postgres://u@h/d?sslmode=require&ssl-mode=disable", "ssl-mode: says the same as parameter sslmode"),
+        ("postgres://u@h/d?sslmode=require&ssl-mode=disable", "ssl-mode: means the same as parameter sslmode"),
         ("postgres://u@h/d?application_name=", "empty"),
         ("postgres://u@h/d?sslmode", "NAME=VALUE"),
     ] {
@@ -266,8 +266,8 @@ fn refuses_what_is_missing_or_doubled() {
 }
 
 #[test]
-fn never_shows_a_password_or_a_free_value() {
-    for (text, seen) in [
+fn passwords_and_free_text_values_are_never_shown() {
+    for (text, expected) in [
         ("postgres://ann:hunter2@db:5432/app", "postgres://ann:***@db:5432/app"),
         ("postgres://ann:s@db:1/app", "postgres://ann:***@db:1/app"),
         ("postgres://ann@db/app", "postgres://ann@db/app"),
@@ -281,13 +281,13 @@ fn never_shows_a_password_or_a_free_value() {
         ),
         ("sqlite://x.db?vfs=hunter2&mode=ro", "sqlite://x.db?vfs=***&mode=ro"),
     ] {
-        assert_eq!(shown(text), seen);
+        assert_eq!(shown(text), expected);
         assert!(!format!("{:?}", DatabaseUrl::parse(text).unwrap()).contains("hunter2"));
     }
 }
 
 #[test]
-fn a_password_can_come_by_itself() {
+fn a_password_can_be_set_separately() {
     let url = |text| DatabaseUrl::parse(text).unwrap();
     let ann = url("postgres://ann@db/app").with_password("p@ss/w#rd").unwrap();
     assert_eq!(ann.to_string(), "postgres://ann:***@db/app");
@@ -303,7 +303,7 @@ fn a_password_can_come_by_itself() {
 }
 
 #[test]
-fn variables_fill_what_the_url_leaves_open() {
+fn environment_variables_fill_in_missing_parts() {
     use super::tls::TlsMode::{Prefer, Require, VerifyFull};
     let all = [
         ("PGHOST", "other"),
@@ -324,13 +324,13 @@ fn variables_fill_what_the_url_leaves_open() {
     let ca = [("PGSSLROOTCERT", "/ca.pem")];
     assert!(server_with("postgres://u@h/d?sslmode=require", &ca).tls.mode == VerifyFull);
     assert!(server_with("postgres://u@h/d?sslmode=prefer", &ca).tls.mode == Prefer);
-    assert!(server_with("mysql://u@h/d", &all).tls.mode == Prefer, "not for MySQL");
+    assert!(server_with("mysql://u@h/d", &all).tls.mode == Prefer, "the variables are not for MySQL");
     for (variable, value, part) in [
         ("PGSSLMODE", "verify_ful", "PGSSLMODE: must be"),
         ("PGPORT", "hunter2", "PGPORT: must be a number"),
         ("PGCHANNELBINDING", "hunter2", "PGCHANNELBINDING: must be"),
-        ("PGREQUIREAUTH", "hunter2", "PGREQUIREAUTH: this way"),
-        ("PGSERVICE", "hunter2", "PGSERVICE: service files"),
+        ("PGREQUIREAUTH", "hunter2", "PGREQUIREAUTH: this authentication method"),
+        ("PGSERVICE", "hunter2", "PGSERVICE: libpq service files"),
         ("PGOPTIONS", "hunter2", "PGOPTIONS: must be"),
     ] {
         let error = with("postgres://u@/d?host=/run", &[(variable, value)]).unwrap_err().to_string();
@@ -340,7 +340,7 @@ fn variables_fill_what_the_url_leaves_open() {
 }
 
 #[test]
-fn tells_credentials_from_the_rest() {
+fn urls_that_differ_in_credentials_only_are_recognized() {
     let url = |text| DatabaseUrl::parse(text).unwrap();
     let ann = url("postgres://ann:one@db/app");
     assert!(ann.differs_in_credentials_only(&url("postgres://ann:two@db/app")));

@@ -1,40 +1,40 @@
-//! What the URLs of all engines have in common: percent-encoding and the query.
+//! Percent-encoding and query parameters, for the URLs of all engines.
 
 use percent_encoding::percent_decode_str;
 
 use super::invalid::InvalidUrl;
 
-/// How to write characters that have a meaning in a URL.
-pub(super) const ENCODE: &str = "percent-encode what is special in user, password and database (@ is %40, / is %2F, : is %3A, # is %23, ? is %3F, \
-     & is %26, % is %25, a space is %20)";
+/// How to write characters that are special in a URL.
+pub(super) const ENCODE: &str = "percent-encode special characters in user, password and database (@ is %40, / is %2F, \
+     : is %3A, # is %23, ? is %3F, & is %26, % is %25, a space is %20)";
 
-/// A parameter of the query, or a variable of the environment that stands for one.
+/// A query parameter, or an environment variable that stands for one.
 #[derive(Clone)]
 pub(super) struct Parameter {
-    /// Its name as it is written.
+    /// The name as written.
     pub(super) name: String,
-    /// The name without case and separators: `ssl-mode`, `ssl_mode` and `sslMode` are one parameter.
+    /// The name without case and separators: `ssl-mode`, `ssl_mode` and `sslMode` are the same parameter.
     pub(super) key: String,
-    /// How errors call it.
+    /// The name in error messages.
     pub(super) label: String,
-    /// Decoded.
+    /// The decoded value.
     pub(super) value: String,
-    /// Whether the value has a raw plus sign, which some read as a space.
+    /// Whether the value contains an unescaped plus sign, which some clients decode as a space.
     has_plus: bool,
-    /// Whether it stands in the URL, not in the environment.
-    pub(super) is_of_url: bool,
+    /// Whether it comes from the URL rather than the environment.
+    pub(super) is_from_url: bool,
 }
 
 impl Parameter {
-    pub(super) fn of_variable(variable: &str, name: &str, value: String) -> Self {
+    pub(super) fn from_variable(variable: &str, name: &str, value: String) -> Self {
         let (name, key, label) = (name.to_owned(), key(name), variable.to_owned());
-        Self { name, key, label, value, has_plus: false, is_of_url: false }
+        Self { name, key, label, value, has_plus: false, is_from_url: false }
     }
 
-    /// A value that may be any text.
+    /// Returns a free-text value.
     pub(super) fn text(&self) -> Result<&str, InvalidUrl> {
         if self.has_plus {
-            return Err(self.refused("write %2B for a plus sign and %20 for a space: a + is read both ways"));
+            return Err(self.refused("write %2B for a plus sign and %20 for a space; + is ambiguous"));
         }
         if self.value.is_empty() {
             return Err(self.refused("the value is empty"));
@@ -42,7 +42,7 @@ impl Parameter {
         Ok(&self.value)
     }
 
-    /// A value that is one of a closed set, without regard to case.
+    /// Parses a value from a closed set, ignoring case.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, InvalidUrl> {
         let given = choices.iter().find(|(word, _)| self.value.eq_ignore_ascii_case(word));
         given.map(|(_, meaning)| *meaning).ok_or_else(|| {
@@ -64,12 +64,12 @@ impl Parameter {
     }
 }
 
-/// The name of a parameter without case and separators.
+/// Returns the name of a parameter without case and separators.
 pub(super) fn key(name: &str) -> String {
     name.chars().filter(|c| !matches!(c, '-' | '_')).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// `a`, `a or b`, `a, b or c`.
+/// Joins words to `a`, `a or b`, or `a, b or c`.
 pub(super) fn one_of(words: &[&str]) -> String {
     match words {
         [] => String::new(),
@@ -78,7 +78,7 @@ pub(super) fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// Refuses a fragment: no database URL has one, so the `#` is part of a password or a file name.
+/// Refuses fragments: no database URL has one, so a `#` is part of a password or a file name.
 pub(super) fn without_fragment(text: &str) -> Result<&str, InvalidUrl> {
     if text.contains('#') {
         return Err(InvalidUrl::part(format!("has an unescaped #; {ENCODE}")));
@@ -86,7 +86,7 @@ pub(super) fn without_fragment(text: &str) -> Result<&str, InvalidUrl> {
     Ok(text)
 }
 
-/// Decodes one part of the URL. `part` names it in the error.
+/// Percent-decodes one part of the URL. `part` names it in errors.
 pub(super) fn decode(part: &str, text: &str) -> Result<String, InvalidUrl> {
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -97,7 +97,7 @@ pub(super) fn decode(part: &str, text: &str) -> Result<String, InvalidUrl> {
     let decoded = percent_decode_str(text).decode_utf8();
     let decoded = decoded.map_err(|_| InvalidUrl::part(format!("{part} is not UTF-8 after percent-decoding")))?;
     if decoded.contains('\0') {
-        return Err(InvalidUrl::part(format!("{part} has a NUL character")));
+        return Err(InvalidUrl::part(format!("{part} contains a NUL character")));
     }
     Ok(decoded.into_owned())
 }
@@ -112,16 +112,15 @@ pub(super) fn parameters(query: &str) -> Result<Vec<Parameter>, InvalidUrl> {
 }
 
 fn parameter(pair: &str) -> Result<Parameter, InvalidUrl> {
-    let unlike_a_parameter =
-        || InvalidUrl::part(format!("what follows the ? is not a list of NAME=VALUE joined by &; {ENCODE}"));
-    let (name, raw) = pair.split_once('=').ok_or_else(unlike_a_parameter)?;
+    let malformed = || InvalidUrl::part(format!("the part after the ? must be NAME=VALUE pairs joined by &; {ENCODE}"));
+    let (name, raw) = pair.split_once('=').ok_or_else(malformed)?;
     let name = decode("the name of a parameter", name)?;
-    // Anything else may be a piece of a password, and the name is shown.
+    // Anything else may be part of a password, and names are shown.
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '[' | ']');
     if name.is_empty() || name.len() > 64 || !name.chars().all(is_name) {
-        return Err(unlike_a_parameter());
+        return Err(malformed());
     }
     let label = format!("parameter {name}");
     let value = decode(&label, raw)?;
-    Ok(Parameter { key: key(&name), name, label, value, has_plus: raw.contains('+'), is_of_url: true })
+    Ok(Parameter { key: key(&name), name, label, value, has_plus: raw.contains('+'), is_from_url: true })
 }

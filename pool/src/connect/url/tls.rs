@@ -1,4 +1,4 @@
-//! How the connection to a server is protected.
+//! TLS settings of server URLs.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::{
     text::{Parameter, one_of},
 };
 
-/// How much TLS is asked for. Later ones are stronger.
+/// The level of TLS, in ascending order of strength.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::connect) enum TlsMode {
     Disable,
@@ -19,11 +19,11 @@ pub(in crate::connect) enum TlsMode {
     VerifyFull,
 }
 
-/// The words of both engines, and of a few clients. The driver trusts public authorities beside the named one, and anyone
-/// can have a certificate of those: with a verified authority the name is verified, too.
+/// The values of both engines, and of some clients. The driver trusts public CAs in addition to the given one, and
+/// anyone can get a certificate from those: so verifying the CA implies verifying the host name.
 const MODES: [(&str, TlsMode); 15] = [
     ("disable", TlsMode::Disable),
-    // PostgreSQL's "allow" begins without TLS; beginning with it is no weaker.
+    // PostgreSQL's `allow` starts without TLS; starting with it is no weaker.
     ("allow", TlsMode::Prefer),
     ("prefer", TlsMode::Prefer),
     ("require", TlsMode::Require),
@@ -40,14 +40,14 @@ const MODES: [(&str, TlsMode); 15] = [
     ("false", TlsMode::Disable),
 ];
 
-/// A file in PEM, and the parameter that names it.
+/// A PEM file, and the parameter that names it.
 #[derive(Clone, PartialEq, Eq)]
 pub(in crate::connect) struct PemFile {
     pub(in crate::connect) path: PathBuf,
     label: String,
 }
 
-/// How the connection to a server is protected.
+/// TLS settings of a connection.
 #[derive(Clone, PartialEq, Eq)]
 pub(in crate::connect) struct Tls {
     pub(in crate::connect) mode: TlsMode,
@@ -56,20 +56,20 @@ pub(in crate::connect) struct Tls {
     pub(in crate::connect) key: Option<PemFile>,
 }
 
-/// What the parameters ask for, before it is one answer.
+/// TLS requirements of the parameters, before they are combined.
 #[derive(Default)]
-pub(super) struct Demands {
+pub(super) struct TlsRequirements {
     mode: Option<(Parameter, TlsMode)>,
-    /// What other parameters ask for.
+    /// Requirements of other parameters.
     others: Vec<(Parameter, TlsMode)>,
     authority: Option<Parameter>,
     certificate: Option<Parameter>,
     key: Option<Parameter>,
 }
 
-impl Demands {
-    /// Takes one parameter. Returns whether its value is one of a closed set, or `None` if it is not about TLS.
-    pub(super) fn take(&mut self, parameter: &Parameter, meaning: Meaning) -> Result<Option<bool>, InvalidUrl> {
+impl TlsRequirements {
+    /// Applies one parameter. Returns whether its value is from a closed set, or `None` if it does not concern TLS.
+    pub(super) fn apply(&mut self, parameter: &Parameter, meaning: Meaning) -> Result<Option<bool>, InvalidUrl> {
         match meaning {
             Meaning::SslMode => self.mode = Some((parameter.clone(), mode(parameter)?)),
             Meaning::Ssl => {
@@ -85,11 +85,11 @@ impl Demands {
                 let mode = if parameter.flag()? { TlsMode::Require } else { TlsMode::Disable };
                 self.others.push((parameter.clone(), mode));
             }
-            Meaning::RequireTls => self.ask_if(parameter, TlsMode::Require)?,
-            Meaning::VerifyCertificate | Meaning::VerifyIdentity => self.ask_if(parameter, TlsMode::VerifyFull)?,
+            Meaning::RequireTls => self.require_if(parameter, TlsMode::Require)?,
+            Meaning::VerifyCertificate | Meaning::VerifyIdentity => self.require_if(parameter, TlsMode::VerifyFull)?,
             Meaning::ChannelBinding => {
-                // It proves that no one stands between client and server. The driver cannot bind; a verified
-                // certificate and name prove the same.
+                // Channel binding proves that there is no man in the middle. The driver does not support it; verifying
+                // the certificate and host name proves the same.
                 let choices = [("require", Some(TlsMode::VerifyFull)), ("prefer", None), ("disable", None)];
                 if let Some(mode) = parameter.choice(&choices)? {
                     self.others.push((parameter.clone(), mode));
@@ -115,42 +115,44 @@ impl Demands {
         Ok(Some(true))
     }
 
-    fn ask_if(&mut self, parameter: &Parameter, mode: TlsMode) -> Result<(), InvalidUrl> {
+    fn require_if(&mut self, parameter: &Parameter, mode: TlsMode) -> Result<(), InvalidUrl> {
         if parameter.flag()? {
             self.others.push((parameter.clone(), mode));
         }
         Ok(())
     }
 
-    /// One answer, as strong as the strongest demand.
+    /// Combines the requirements: the strongest one wins.
     pub(super) fn resolve(self) -> Result<Tls, InvalidUrl> {
         let mut mode = self.mode.as_ref().map(|(_, mode)| *mode);
-        let off = self.mode.iter().chain(&self.others).find(|(_, mode)| *mode == TlsMode::Disable);
-        for (parameter, demand) in &self.others {
-            // JDBC's `ssl=true` leaves the strength to `sslmode`.
+        let disabling = self.mode.iter().chain(&self.others).find(|(_, mode)| *mode == TlsMode::Disable);
+        for (parameter, required) in &self.others {
+            // JDBC's `ssl=true` leaves the level to `sslmode`.
             if parameter.key == "ssl" && mode >= Some(TlsMode::Require) && parameter.flag().is_ok_and(|is_on| is_on) {
                 continue;
             }
-            if let Some((off, _)) = off.filter(|_| *demand > TlsMode::Prefer) {
-                return Err(parameter.refused(&format!("asks for TLS, but {} rules it out; remove one", off.label)));
+            if let Some((disabling, _)) = disabling.filter(|_| *required > TlsMode::Prefer) {
+                return Err(
+                    parameter.refused(&format!("requires TLS, but {} disables it; remove one", disabling.label))
+                );
             }
-            mode = Some(mode.map_or(*demand, |mode| mode.max(*demand)));
+            mode = Some(mode.map_or(*required, |mode| mode.max(*required)));
         }
         let system = self.authority.as_ref().is_some_and(|parameter| parameter.value == "system");
         if let Some(authority) = &self.authority {
             mode = match mode {
                 Some(mode) if system && mode < TlsMode::VerifyFull => {
                     return Err(authority.refused(
-                        "system needs sslmode=verify-full, since anyone can have a certificate of a public authority",
+                        "system needs sslmode=verify-full, because anyone can get a certificate from a public CA",
                     ));
                 }
                 None if system => Some(TlsMode::VerifyFull),
-                // As libpq does: who names an authority wants it checked.
+                // As in libpq: a given CA implies verification.
                 None | Some(TlsMode::Require) => Some(TlsMode::VerifyFull),
-                Some(mode @ (TlsMode::Disable | TlsMode::Prefer)) if authority.is_of_url => {
-                    let now = if mode == TlsMode::Disable { "off" } else { "optional" };
+                Some(mode @ (TlsMode::Disable | TlsMode::Prefer)) if authority.is_from_url => {
+                    let state = if mode == TlsMode::Disable { "off" } else { "optional" };
                     return Err(authority.refused(&format!(
-                        "has no effect while TLS is {now}; ask for verification of certificate and name ({})",
+                        "has no effect while TLS is {state}; require verification of certificate and host name ({})",
                         one_of(&["sslmode=verify-full", "ssl-mode=VERIFY_IDENTITY"])
                     )));
                 }
@@ -161,12 +163,12 @@ impl Demands {
         match (&self.certificate, &self.key) {
             (Some(alone), None) => {
                 return Err(alone.refused(
-                    "is the client's certificate and needs the client's key (sslkey); a certificate of the server's \
-                     authority is sslrootcert or ssl-ca",
+                    "is the client certificate and needs the client key (sslkey); the CA certificate of the server is \
+                     sslrootcert or ssl-ca",
                 ));
             }
-            (None, Some(alone)) => return Err(alone.refused("needs the client's certificate (sslcert)")),
-            (Some(certificate), Some(_)) if mode == TlsMode::Disable && certificate.is_of_url => {
+            (None, Some(alone)) => return Err(alone.refused("needs the client certificate (sslcert)")),
+            (Some(certificate), Some(_)) if mode == TlsMode::Disable && certificate.is_from_url => {
                 return Err(certificate.refused("has no effect while TLS is off"));
             }
             _ => {}
@@ -181,7 +183,7 @@ impl Demands {
     }
 }
 
-/// `sslmode` and its kin: `verify_full` is `verify-full`.
+/// Parses `sslmode` and its variants; `verify_full` is `verify-full`.
 fn mode(parameter: &Parameter) -> Result<TlsMode, InvalidUrl> {
     let word = parameter.value.replace('_', "-").to_ascii_lowercase();
     let found = MODES.iter().find(|(known, _)| *known == word).map(|(_, mode)| *mode);
@@ -194,8 +196,8 @@ fn mode(parameter: &Parameter) -> Result<TlsMode, InvalidUrl> {
     })
 }
 
-/// `ssl`: a flag, or the options of Node's TLS as JSON. Without a word on verification, clients differ; the strict
-/// reading counts.
+/// Parses `ssl`: a flag, or the TLS options of Node as JSON. If verification is not mentioned, clients differ; the
+/// strict interpretation applies.
 fn ssl(parameter: &Parameter) -> Result<(TlsMode, bool), InvalidUrl> {
     if !parameter.value.starts_with('{') {
         let choices = [
@@ -207,12 +209,10 @@ fn ssl(parameter: &Parameter) -> Result<(TlsMode, bool), InvalidUrl> {
         ];
         return Ok((parameter.choice(&choices)?, true));
     }
-    let unlike = || {
-        parameter
-            .refused("as JSON may hold rejectUnauthorized (true or false) and minVersion (TLSv1.2) and nothing else")
-    };
+    let malformed =
+        || parameter.refused("as JSON may contain only rejectUnauthorized (true or false) and minVersion (TLSv1.2)");
     let options: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(&parameter.value).map_err(|_| unlike())?;
+        serde_json::from_str(&parameter.value).map_err(|_| malformed())?;
     let mut mode = TlsMode::VerifyFull;
     for (name, value) in &options {
         match (name.as_str(), value) {
@@ -221,31 +221,31 @@ fn ssl(parameter: &Parameter) -> Result<(TlsMode, bool), InvalidUrl> {
             }
             ("minVersion", serde_json::Value::String(version))
                 if matches!(version.as_str(), "TLSv1" | "TLSv1.1" | "TLSv1.2") => {}
-            _ => return Err(unlike()),
+            _ => return Err(malformed()),
         }
     }
     Ok((mode, false))
 }
 
 impl Tls {
-    /// Reads the files the way the driver does.
+    /// Reads the files as the driver does.
     pub(super) fn check_files(&self) -> Result<(), InvalidUrl> {
         let certificates = self.authority.iter().chain(&self.certificate);
         for file in certificates {
             let pem = file.read()?;
             let mut count = 0;
             for certificate in CertificateDer::pem_slice_iter(&pem) {
-                certificate.map_err(|_| file.refused("holds a certificate that is not valid PEM"))?;
+                certificate.map_err(|_| file.refused("contains a certificate that is not valid PEM"))?;
                 count += 1;
             }
             if count == 0 {
-                return Err(file.refused("holds no certificate (-----BEGIN CERTIFICATE-----)"));
+                return Err(file.refused("contains no certificate (-----BEGIN CERTIFICATE-----)"));
             }
         }
         if let Some(file) = &self.key {
             let pem = file.read()?;
             PrivateKeyDer::from_pem_slice(&pem)
-                .map_err(|_| file.refused("holds no unencrypted private key (-----BEGIN PRIVATE KEY-----)"))?;
+                .map_err(|_| file.refused("contains no unencrypted private key (-----BEGIN PRIVATE KEY-----)"))?;
         }
         Ok(())
     }
@@ -269,7 +269,7 @@ impl From<Parameter> for PemFile {
     }
 }
 
-/// A path, if it looks like one: what was put into the wrong place may be a password.
+/// Returns the path if it looks like one: a misplaced value may be a password.
 fn shown_path(path: &Path) -> Option<String> {
     let text = path.to_str()?;
     (text.contains('/') && !text.contains("://") && !text.contains('@')).then(|| text.to_owned())

@@ -1,4 +1,4 @@
-//! The queue without a database: a connection is a number.
+//! Tests the queue without a database: a connection is a number.
 
 mod model;
 
@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{clock::Clock, context::RequestContext};
 
-/// A queue with everything that it needs around it.
+/// An admission with everything that it needs.
 struct Rig {
     admission: Admission<u64>,
     health: Health,
@@ -27,7 +27,7 @@ impl Rig {
         Arc::new(Self { admission, health: Health::new(Clock::start()), options, mean_hold })
     }
 
-    /// As [`Rig::new`], with all connections open.
+    /// Like [`Rig::new`], with all connections open.
     fn full(engine: Engine, options: PoolOptions) -> Arc<Self> {
         let rig = Self::new(engine, options);
         while rig.open() {}
@@ -77,20 +77,20 @@ async fn until(mut condition: impl FnMut() -> bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refuses_one_more_than_the_queue_holds() {
+async fn an_operation_beyond_the_queue_limit_is_refused() {
     let rig = Rig::full(Engine::Postgres, small());
     let held = rig.acquire(Access::Read).await.unwrap();
     let queued = rig.arrive(Access::Read);
     until(|| rig.admission.waiting() == 1).await;
     assert_eq!(rig.acquire(Access::Read).await.err(), Some(AcquireError::QueueFull { limit: 1 }));
-    assert_eq!(rig.admission.waiting(), 1, "a refusal leaves no trace in the queue");
+    assert_eq!(rig.admission.waiting(), 1, "a refused operation is not in the queue");
     rig.leave(held);
     assert_eq!(queued.await.unwrap(), Ok(()));
     assert_eq!((rig.admission.connections().counts().in_use, rig.admission.waiting()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_a_connection_coming_is_not_one_too_many() {
+async fn operations_with_a_connection_being_opened_do_not_count_against_the_queue() {
     let rig = Rig::new(Engine::Postgres, PoolOptions { max: 2, wait: false, ..small() });
     let (first, second) = (rig.arrive(Access::Read), rig.arrive(Access::Read));
     until(|| rig.admission.pending() == 2).await;
@@ -112,27 +112,27 @@ async fn a_queue_limit_of_zero_is_no_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gives_up_after_acquire_or_when_nobody_waits_any_more() {
+async fn waiting_ends_at_the_acquire_timeout_or_the_deadline_of_the_request() {
     let rig = Rig::full(Engine::Postgres, small());
     let _held = rig.acquire(Access::Read).await.unwrap();
     let began = Instant::now();
     let refused = rig.acquire(Access::Read).await.err();
     assert_eq!(began.elapsed(), Duration::from_secs(5));
     assert!(matches!(refused, Some(AcquireError::TimedOut { .. })), "{refused:?}");
-    let hurried = RequestContext::new("test").timeout(Duration::from_secs(1));
-    let refused = hurried.scope(rig.acquire(Access::Read)).await.err();
+    let with_deadline = RequestContext::new("test").timeout(Duration::from_secs(1));
+    let refused = with_deadline.scope(rig.acquire(Access::Read)).await.err();
     assert_eq!(began.elapsed(), Duration::from_secs(6));
     assert!(matches!(refused, Some(AcquireError::TimedOut { .. })), "{refused:?}");
     assert_eq!(rig.admission.waiting(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn refuses_on_arrival_what_would_come_too_late() {
+async fn operations_that_cannot_be_served_in_time_are_refused_on_arrival() {
     let options = PoolOptions { queue_limit: 0, ..small() };
     let rig = Rig::with_hold(Engine::Postgres, options, Duration::from_secs(2));
     rig.open();
     let _held = rig.acquire(Access::Read).await.unwrap();
-    // Two seconds for each of those in front, and five to wait at the most.
+    // Two seconds for each operation ahead, and an acquire timeout of five.
     let queued = [rig.arrive(Access::Read), rig.arrive(Access::Read)];
     until(|| rig.admission.waiting() == 2).await;
     let began = Instant::now();
@@ -145,14 +145,14 @@ async fn refuses_on_arrival_what_would_come_too_late() {
 }
 
 #[tokio::test]
-async fn without_waiting_a_full_pool_refuses_at_once() {
+async fn without_waiting_a_full_pool_refuses_immediately() {
     let rig = Rig::full(Engine::Postgres, PoolOptions { wait: false, ..small() });
     let _held = rig.acquire(Access::Read).await.unwrap();
     assert_eq!(rig.acquire(Access::Read).await.err(), Some(AcquireError::AllInUse));
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_sqlite_writers_take_turns_and_readers_pass() {
+async fn on_sqlite_writers_wait_for_each_other_and_readers_do_not() {
     let rig = Rig::full(Engine::Sqlite, PoolOptions { max: 2, queue_limit: 8, ..small() });
     let writing = rig.acquire(Access::Write).await.unwrap();
     let second = rig.arrive(Access::Write);
@@ -163,7 +163,7 @@ async fn on_sqlite_writers_take_turns_and_readers_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_tells_those_who_wait() {
+async fn closing_refuses_waiting_operations() {
     let rig = Rig::full(Engine::Postgres, small());
     let held = rig.acquire(Access::Read).await.unwrap();
     let queued = rig.arrive(Access::Read);
@@ -172,17 +172,17 @@ async fn closing_tells_those_who_wait() {
     assert_eq!(queued.await.unwrap(), Err(AcquireError::Closing));
     assert_eq!(rig.acquire(Access::Read).await.err(), Some(AcquireError::Closing));
     rig.leave(held);
-    assert_eq!(rig.admission.connections().counts().open, 0, "what comes back then is closed");
+    assert_eq!(rig.admission.connections().counts().open, 0, "a connection that is returned after close is closed");
 }
 
-/// On threads, where interleavings are the machine's.
+/// On several threads, with real interleavings.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn on_threads_there_are_never_more_than_max() {
+async fn concurrent_operations_never_exceed_max() {
     const MAX: u32 = 3;
     let rig = Rig::full(Engine::Postgres, PoolOptions { max: MAX, min: 0, queue_limit: 0, ..PoolOptions::default() });
-    let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (current, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let ended = Arc::new(AtomicBool::new(false));
-    let carer = tokio::spawn({
+    let housekeeper = tokio::spawn({
         let (rig, ended) = (Arc::clone(&rig), Arc::clone(&ended));
         async move {
             while !ended.load(Ordering::Relaxed) {
@@ -195,21 +195,21 @@ async fn on_threads_there_are_never_more_than_max() {
         }
     });
     let users = (0..32).map(|user| {
-        let (rig, at_once, most) = (Arc::clone(&rig), Arc::clone(&at_once), Arc::clone(&most));
+        let (rig, current, peak) = (Arc::clone(&rig), Arc::clone(&current), Arc::clone(&peak));
         tokio::spawn(async move {
             for round in 0..500 {
                 if (user + round) % 7 == 0 {
-                    // Goes away at once, whether it has been served or not.
-                    let impatient = tokio::time::timeout(Duration::ZERO, rig.acquire(Access::Read)).await;
-                    if let Ok(taken) = impatient {
+                    // Cancelled immediately, whether it has been served or not.
+                    let outcome = tokio::time::timeout(Duration::ZERO, rig.acquire(Access::Read)).await;
+                    if let Ok(taken) = outcome {
                         rig.leave(taken.unwrap());
                     }
                     continue;
                 }
                 let taken = rig.acquire(Access::Read).await.unwrap();
-                most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                peak.fetch_max(current.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 tokio::task::yield_now().await;
-                at_once.fetch_sub(1, Ordering::SeqCst);
+                current.fetch_sub(1, Ordering::SeqCst);
                 rig.leave(taken);
             }
         })
@@ -218,15 +218,15 @@ async fn on_threads_there_are_never_more_than_max() {
         user.await.unwrap();
     }
     ended.store(true, Ordering::Relaxed);
-    carer.await.unwrap();
-    assert!(most.load(Ordering::SeqCst) <= MAX as usize);
+    housekeeper.await.unwrap();
+    assert!(peak.load(Ordering::SeqCst) <= MAX as usize);
     let counts = rig.admission.connections().counts();
     assert_eq!((counts.idle, counts.open, counts.in_use), (MAX, MAX, 0));
     assert_eq!(rig.admission.ready.available_permits(), MAX as usize);
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_share_take_their_turns_together() {
+async fn batched_operations_are_served_together() {
     let options = PoolOptions { queue_limit: 0, batch_max: 8, ..small() };
     let rig = Rig::with_hold(Engine::Postgres, options.clone(), Duration::from_secs(1));
     rig.open();
@@ -235,15 +235,15 @@ async fn those_who_share_take_their_turns_together() {
     let params =
         AdmissionParams { options: &rig.options, health: &rig.health, mean_hold: rig.mean_hold, demand: &|| {} };
     let join = |kind| rig.admission.join(&OperationContext::new("test"), Access::Read, kind, &params, limit);
-    // Five seconds are four turns of eight, and one more.
-    let shared: Vec<_> = (0..33).map(|_| join(WaiterKind::Batched).unwrap()).collect();
+    // Five seconds are four rounds of eight, and one more.
+    let batched: Vec<_> = (0..33).map(|_| join(WaiterKind::Batched).unwrap()).collect();
     assert_eq!(join(WaiterKind::Single), Err(AcquireError::TooLate { predicted: Duration::from_secs(6) }));
-    rig.admission.leave(shared);
-    let alone: Vec<_> = (0..5).map(|_| join(WaiterKind::Single).unwrap()).collect();
+    rig.admission.leave(batched);
+    let single: Vec<_> = (0..5).map(|_| join(WaiterKind::Single).unwrap()).collect();
     assert!(
         matches!(join(WaiterKind::Batched), Err(AcquireError::TooLate { .. })),
-        "a single waiter takes a whole turn"
+        "a single waiter takes a whole round"
     );
-    rig.admission.leave(alone);
+    rig.admission.leave(single);
     assert_eq!(rig.admission.waiting(), 0);
 }

@@ -1,7 +1,7 @@
 use super::{super::tls::TlsMode, *};
 
 #[test]
-fn tls_is_never_weaker_than_asked() {
+fn tls_is_never_weaker_than_requested() {
     use TlsMode::{Disable, Prefer, Require, VerifyFull};
     for (query, mode) in [
         ("", Prefer),
@@ -51,14 +51,14 @@ fn tls_is_never_weaker_than_asked() {
         ("postgres://u@h/d?sslmode=disable&sslrootcert=/ca.pem", "has no effect while TLS is off"),
         ("postgres://u@h/d?sslmode=prefer&sslrootcert=/ca.pem", "has no effect while TLS is optional"),
         ("postgres://u@h/d?sslmode=require&sslrootcert=system", "needs sslmode=verify-full"),
-        ("postgres://u@h/d?sslmode=disable&channel_binding=require", "rules it out"),
-        ("mysql://u@h/d?useSSL=false&requireSSL=true", "rules it out"),
-        ("mysql://u@h/d?sslcert=/hunter2.pem", "needs the client's key"),
+        ("postgres://u@h/d?sslmode=disable&channel_binding=require", "disables it"),
+        ("mysql://u@h/d?useSSL=false&requireSSL=true", "disables it"),
+        ("mysql://u@h/d?sslcert=/hunter2.pem", "needs the client key"),
         ("postgres://u@h/d?sslcert=/a&sslkey=/b&sslmode=disable", "TLS is off"),
         ("postgres://u@h/d?sslmode=off", "must be disable, prefer"),
         ("postgres://u@h/d?sslmode=true", "must be disable, prefer"),
-        ("mysql://u@h/d?ssl={\"ca\":\"hunter2\"}", "nothing else"),
-        ("mysql://u@h/d?ssl={hunter2", "nothing else"),
+        ("mysql://u@h/d?ssl={\"ca\":\"hunter2\"}", "may contain only"),
+        ("mysql://u@h/d?ssl={hunter2", "may contain only"),
         ("postgres://u@h/d?sslpassword=hunter2", "sslpassword: encrypted keys"),
         ("postgres://u@h/d?sslcrl=hunter2", "revocation"),
         ("postgres://u@h/d?ssl_min_protocol_version=TLSv1.3", "must be TLSv1, TLSv1.1 or TLSv1.2"),
@@ -72,7 +72,7 @@ fn tls_is_never_weaker_than_asked() {
 }
 
 #[test]
-fn says_which_connections_could_be_read_or_taken_over() {
+fn unverified_connections_are_recognized() {
     for (text, is_unverified) in [
         ("postgres://u@db/d", true),
         ("postgres://u@db/d?sslmode=require", true),
@@ -93,11 +93,11 @@ const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAQID\n-----END PRIVATE KEY-----\
 const ENCRYPTED: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAQID\n-----END ENCRYPTED PRIVATE KEY-----\n";
 
 #[test]
-fn files_are_read_before_they_are_needed() {
-    let folder = std::env::temp_dir().join(format!("orm-pool-files-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+fn certificate_files_are_checked_before_connecting() {
+    let directory = std::env::temp_dir().join(format!("orm-pool-files-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
     let path = |name: &str, text: &str| {
-        let path = folder.join(name);
+        let path = directory.join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
@@ -105,17 +105,17 @@ fn files_are_read_before_they_are_needed() {
     let check = |query: &str| DatabaseUrl::parse(&format!("postgres://u@h/d?{query}")).unwrap().check_files();
     check(&format!("sslmode=verify-full&sslrootcert={good}&sslcert={good}&sslkey={key}")).unwrap();
     for (query, part) in [
-        (format!("sslrootcert={}", folder.join("none.pem").display()), "none.pem cannot be read: No such file"),
-        (format!("sslrootcert={}", folder.display()), "cannot be read"),
+        (format!("sslrootcert={}", directory.join("none.pem").display()), "none.pem cannot be read: No such file"),
+        (format!("sslrootcert={}", directory.display()), "cannot be read"),
         (format!("sslrootcert={}", path("empty.pem", "")), "empty.pem is empty"),
-        (format!("sslrootcert={}", path("text.pem", "hunter2")), "text.pem holds no certificate"),
-        (format!("sslrootcert={key}"), "key.pem holds no certificate"),
-        (format!("sslcert={good}&sslkey={}", path("encrypted.pem", ENCRYPTED)), "no unencrypted private key"),
-        (format!("sslcert={good}&sslkey={good}"), "no unencrypted private key"),
+        (format!("sslrootcert={}", path("text.pem", "hunter2")), "text.pem contains no certificate"),
+        (format!("sslrootcert={key}"), "key.pem contains no certificate"),
+        (format!("sslcert={good}&sslkey={}", path("encrypted.pem", ENCRYPTED)), "contains no unencrypted private key"),
+        (format!("sslcert={good}&sslkey={good}"), "contains no unencrypted private key"),
         ("sslrootcert=hunter2".to_owned(), "parameter sslrootcert: the file cannot be read"),
     ] {
         let error = check(&query).unwrap_err().to_string();
         assert!(error.contains(part) && !error.contains("hunter2"), "{query}: {error}");
     }
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
 }

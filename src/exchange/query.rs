@@ -1,0 +1,148 @@
+//! Query strings. Each parameter is declared once, as a field of a struct in `query_parameters!`: its type parses the
+//! value, and its attributes describe it in the OpenAPI document.
+//!
+//! [`read`] parses a query string into such a struct and reports all errors together. [`ListQuery`] and [`ExportQuery`]
+//! are the queries for users, from HTTP and from the command line.
+
+mod users;
+mod value;
+
+use std::{borrow::Cow, fmt};
+
+use url::form_urlencoded;
+use utoipa::IntoParams;
+
+pub use self::{
+    users::{ExportParameters, ExportQuery, ListParameters, ListQuery, SelectionParameters, UserSort},
+    value::{ParameterValue, word},
+};
+use crate::domain::ValidationError;
+
+/// A set of query parameters.
+pub trait QueryParameters: Sized {
+    /// Takes these parameters from a query string. Errors are collected in `parameters`.
+    fn take(parameters: &mut Parameters<'_>) -> Self;
+}
+
+impl<A: QueryParameters, B: QueryParameters> QueryParameters for (A, B) {
+    fn take(parameters: &mut Parameters<'_>) -> Self {
+        (A::take(parameters), B::take(parameters))
+    }
+}
+
+/// Declares a struct of optional query parameters, and implements [`QueryParameters`] and, for the OpenAPI document,
+/// `IntoParams`. The parameters have the names of the fields in camel case.
+macro_rules! query_parameters {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$field_attribute:meta])* $field:ident: Option<$value:ty>,)*
+        }
+    ) => {
+        $(#[$attribute])*
+        #[derive(Clone, Debug, Default, utoipa::IntoParams)]
+        #[into_params(parameter_in = Query, rename_all = "camelCase")]
+        $visibility struct $name {
+            $($(#[$field_attribute])* $visibility $field: Option<$value>,)*
+        }
+
+        impl $crate::exchange::QueryParameters for $name {
+            fn take(parameters: &mut $crate::exchange::Parameters<'_>) -> Self {
+                static NAMES: std::sync::LazyLock<Vec<String>> =
+                    std::sync::LazyLock::new($crate::exchange::parameter_names::<$name>);
+                let mut names = NAMES.iter().map(String::as_str);
+                Self { $($field: parameters.take(names.next().unwrap_or_default()),)* }
+            }
+        }
+    };
+}
+pub(crate) use query_parameters;
+
+/// Returns the parameter names of a struct in the OpenAPI document, in the order of its fields.
+#[must_use]
+pub fn parameter_names<T: IntoParams>() -> Vec<String> {
+    T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect()
+}
+
+/// A query string while it is parsed.
+pub struct Parameters<'a> {
+    given: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    known: Vec<&'static str>,
+    errors: Vec<ParameterError>,
+}
+
+impl<'a> Parameters<'a> {
+    fn new(query: &'a str) -> Self {
+        let given = form_urlencoded::parse(query.as_bytes()).collect();
+        Self { given, known: Vec::new(), errors: Vec::new() }
+    }
+
+    /// Takes a parameter. Returns `None` if it is missing or, with an error, if it is invalid.
+    pub fn take<T: ParameterValue>(&mut self, name: &'static str) -> Option<T> {
+        self.known.push(name);
+        let mut values = self.given.iter().filter(|(given, _)| given == name).map(|(_, value)| &**value);
+        let value = values.next()?;
+        let parsed = match values.next() {
+            None => T::parse(value),
+            // Many clients repeat the parameter for each item of a list.
+            Some(second) if T::IS_LIST => {
+                let items: Vec<&str> = [value, second].into_iter().chain(values).collect();
+                T::parse(&items.join(","))
+            }
+            Some(_) => Err(ValidationError::new("duplicate-parameter", "must be given only once")),
+        };
+        parsed.map_err(|error| self.errors.push(ParameterError { name: name.to_owned(), error })).ok()
+    }
+
+    fn finish(mut self) -> Result<(), QueryError> {
+        for (name, _) in &self.given {
+            if !self.known.contains(&name.as_ref()) {
+                let message = format!("unknown parameter; must be one of {}", self.known.join(", "));
+                let error = ValidationError::new("unknown-parameter", message);
+                self.errors.push(ParameterError { name: name.clone().into_owned(), error });
+            }
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(QueryError::Parameters(self.errors)) }
+    }
+}
+
+/// Parses a query string.
+///
+/// # Errors
+///
+/// [`QueryError::Parameters`] with every error: unknown, repeated and invalid parameters.
+pub fn read<T: QueryParameters>(query: &str) -> Result<T, QueryError> {
+    let mut parameters = Parameters::new(query);
+    let values = T::take(&mut parameters);
+    parameters.finish()?;
+    Ok(values)
+}
+
+/// An invalid parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterError {
+    /// The name of the parameter in the query.
+    pub name: String,
+    /// Why its value is invalid.
+    pub error: ValidationError,
+}
+
+/// Why a query cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// At least one parameter is invalid.
+    #[error("{}", FirstOf(.0))]
+    Parameters(Vec<ParameterError>),
+    /// The cursor does not belong to this query.
+    #[error("{0}")]
+    Cursor(&'static str),
+}
+
+struct FirstOf<'a>(&'a [ParameterError]);
+
+impl fmt::Display for FirstOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(ParameterError { name, error }) = self.0.first() else { return f.write_str("The query is invalid.") };
+        write!(f, "Parameter {name}: {}.", error.message)
+    }
+}

@@ -1,0 +1,66 @@
+//! Reload on SIGHUP: reads the settings again and applies those of the pool while requests are served.
+
+use std::path::PathBuf;
+
+use orm_pool::Pool;
+
+use crate::{
+    error_chain::chain,
+    settings::{Environment, Layers, Override, SettingsError, is_reloadable},
+};
+
+/// Reads the settings again from their original sources and applies changes.
+#[derive(Debug)]
+pub struct Reload {
+    file: Option<PathBuf>,
+    overrides: Vec<Override>,
+    /// The settings in effect.
+    layers: Layers,
+}
+
+impl Reload {
+    /// Creates a reload from the settings file, the overrides and all layers that the process was started with.
+    #[must_use]
+    pub fn new(file: Option<PathBuf>, overrides: Vec<Override>, layers: Layers) -> Self {
+        Self { file, overrides, layers }
+    }
+
+    /// Reads all layers again, applies changes and logs the outcome. Invalid settings change nothing.
+    pub async fn run(&mut self, pool: &Pool) {
+        let (layers, settings) = match self.read() {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "reload: invalid settings; the current ones remain in use");
+                return;
+            }
+        };
+        let (reloadable, restart): (Vec<&str>, Vec<&str>) =
+            layers.differences(&self.layers).into_iter().partition(|key| is_reloadable(key));
+        if !restart.is_empty() {
+            tracing::warn!(settings = restart.join(", "), "reload: these settings require a restart");
+        }
+        if reloadable.is_empty() {
+            tracing::info!("reload: no changes");
+            return;
+        }
+        // Validated with the rest of the settings.
+        let Ok(url) = settings.database.url() else { return };
+        let changed = reloadable.join(", ");
+        match pool.reconfigure(&url, &settings.pool).await {
+            Ok(()) => {
+                tracing::info!(settings = changed, "reload: settings applied");
+                // The others are not in effect, and are reported again by the next reload.
+                self.layers.take_over(&layers, &reloadable);
+            }
+            Err(error) => {
+                tracing::error!(error = chain(&error), settings = changed, "reload: settings not fully applied");
+            }
+        }
+    }
+
+    fn read(&self) -> Result<(Layers, crate::settings::Settings), SettingsError> {
+        let layers = Layers::read(self.file.as_deref(), &Environment::of_process()?)?.overridden(&self.overrides);
+        let settings = layers.settings()?;
+        Ok((layers, settings))
+    }
+}

@@ -1,0 +1,74 @@
+//! Schema preparation at startup: checks the server, and applies or reports pending migrations.
+
+use orm_pool::Pool;
+
+use super::StopRequest;
+use crate::{
+    error_chain::chain,
+    service::{self, Progress},
+    settings::Migrate,
+};
+
+/// Why the schema prevents the startup.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// Migrations are pending, and `database.migrate` is `check`.
+    #[error("{0} migrations are pending; run `users-api migrate up`, or set database.migrate to auto")]
+    Pending(usize),
+    /// Reading or migrating the schema failed.
+    #[error("cannot migrate the database")]
+    Failed(#[from] service::SchemaFailure),
+    /// A signal stopped the startup.
+    #[error("stopped; {applied} migrations were applied")]
+    Stopped {
+        /// Migrations that had been applied.
+        applied: usize,
+    },
+    /// The database does not meet the requirements.
+    #[error("cannot use the database")]
+    Unusable(#[source] service::SchemaFailure),
+}
+
+/// Checks the server, and applies or checks migrations according to `database.migrate`.
+pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopRequest) -> Result<(), SchemaError> {
+    let stopped = SchemaError::Stopped { applied: 0 };
+    let schema = service::SchemaService::new(pool.clone());
+    let Some(checked) = stop.run_until_requested(schema.check_server()).await else { return Err(stopped) };
+    checked.map_err(SchemaError::Unusable)?;
+    match migrate {
+        Migrate::Auto => {
+            let Progress { changed, is_stopped } = schema.up(stop.clone().requested()).await?;
+            if changed > 0 {
+                tracing::info!(applied = changed, "schema migrated");
+            }
+            if is_stopped {
+                return Err(SchemaError::Stopped { applied: changed });
+            }
+        }
+        Migrate::Check => {
+            let Some(status) = stop.run_until_requested(schema.status()).await else { return Err(stopped) };
+            let pending = status?.iter().filter(|migration| !migration.applied).count();
+            if pending > 0 {
+                return Err(SchemaError::Pending(pending));
+            }
+        }
+        Migrate::Off => {}
+    }
+    Ok(())
+}
+
+/// Checks that the service may read and write its tables.
+pub(crate) async fn check_privileges(pool: &Pool, stop: &StopRequest) -> Result<(), SchemaError> {
+    let schema = service::SchemaService::new(pool.clone());
+    let Some(checked) = stop.run_until_requested(schema.check_privileges()).await else {
+        return Err(SchemaError::Stopped { applied: 0 });
+    };
+    match checked {
+        // A replica or a locked table: that may be temporary. If not, the first write reports it.
+        Err(service::SchemaFailure::Pool(error)) => {
+            tracing::warn!(error = chain(&error), "cannot check database privileges");
+            Ok(())
+        }
+        checked => checked.map_err(SchemaError::Unusable),
+    }
+}

@@ -1,0 +1,185 @@
+//! The declaration of a setting: the single source of its field, default, allowed values, description and properties.
+
+use std::{fmt, time::Duration};
+
+use config::Value;
+use humantime_serde::re::humantime;
+
+/// A setting.
+#[derive(Debug)]
+pub(super) struct Setting {
+    /// Its name in a settings file, such as `pool.max`.
+    pub(super) key: &'static str,
+    /// Its default, as it is written in TOML.
+    pub(super) default: &'static str,
+    pub(super) allowed: Allowed,
+    /// What it does, line by line.
+    description: &'static [&'static str],
+    /// Whether a change takes effect on SIGHUP.
+    pub(super) is_reloadable: bool,
+    /// Whether its value is never shown, and can come from a file: `database.password_file`, `DATABASE_URL_FILE`.
+    pub(super) is_secret: bool,
+    /// A second environment variable, by which platforms and tools know it. The usual name wins over it.
+    pub(super) alias: Option<&'static str>,
+}
+
+impl Setting {
+    pub(super) const fn new(
+        key: &'static str,
+        default: &'static str,
+        description: &'static [&'static str],
+        allowed: Allowed,
+    ) -> Self {
+        Self { key, default, allowed, description, is_reloadable: false, is_secret: false, alias: None }
+    }
+
+    pub(super) const fn reloadable(self) -> Self {
+        Self { is_reloadable: true, ..self }
+    }
+
+    pub(super) const fn secret(self) -> Self {
+        Self { is_secret: true, ..self }
+    }
+
+    pub(super) const fn alias(self, alias: &'static str) -> Self {
+        Self { alias: Some(alias), ..self }
+    }
+
+    /// What it does, as the lines of a comment.
+    pub(super) fn comment(&self) -> impl Iterator<Item = String> {
+        // Code marks and a leading space belong to rustdoc.
+        self.description.iter().map(|line| format!("#{}", line.replace('`', "")))
+    }
+}
+
+/// The values that a setting may have.
+#[derive(Debug)]
+pub(super) enum Allowed {
+    Integer {
+        min: u64,
+        max: u64,
+    },
+    Duration {
+        min: Duration,
+        max: Duration,
+    },
+    Boolean,
+    /// In words. The type of the field, or a check of the whole section, decides.
+    Described(&'static str),
+}
+
+impl Allowed {
+    pub(super) const ANY_DURATION: Self = Self::Duration { min: Duration::ZERO, max: Duration::MAX };
+
+    pub(super) const fn duration(min: Duration, max: Duration) -> Self {
+        Self::Duration { min, max }
+    }
+
+    /// Whether a value is one of them, as far as that can be said without the rest of the settings.
+    pub(super) fn contains(&self, value: &Value) -> bool {
+        let text = value.clone().into_string().unwrap_or_default();
+        match self {
+            Self::Integer { min, max } => text.parse().is_ok_and(|value: u64| (*min..=*max).contains(&value)),
+            Self::Duration { min, max } => humantime::parse_duration(&text).is_ok_and(|it| (*min..=*max).contains(&it)),
+            Self::Boolean | Self::Described(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Self::Duration { max: Duration::MAX, .. } => f.write_str("a duration such as 250ms, 5s or 10m"),
+            Self::Duration { min, max } => {
+                let (min, max) = (humantime::format_duration(*min), humantime::format_duration(*max));
+                write!(f, "a duration from {min} to {max}, such as 250ms, 5s or 10m")
+            }
+            Self::Boolean => f.write_str("true or false"),
+            Self::Described(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Declares the settings of a section as a table. Comments become the descriptions, and the rest of a line is default, allowed
+/// values, and what else is true of it.
+macro_rules! settings {
+    (
+        $table:ident: $section:literal {
+            $(
+                $(#[doc = $doc:literal])*
+                $setting:ident = $default:literal, $allowed:expr $(, $property:ident $(($argument:literal))?)*;
+            )*
+        }
+    ) => {
+        pub(super) static $table: &[crate::settings::declaration::Setting] = &[$(
+            crate::settings::declaration::Setting::new(
+                concat!($section, ".", stringify!($setting)),
+                stringify!($default),
+                &[$($doc),*],
+                $allowed,
+            )$(.$property($($argument)?))*,
+        )*];
+    };
+}
+
+/// Declares a section: its struct, and the table of its settings.
+macro_rules! section {
+    (
+        $(#[doc = $section_doc:literal])*
+        $name:ident, $table:ident: $section:literal {
+            $(
+                $(#[doc = $doc:literal])*
+                $(#[serde($($serde:tt)*)])?
+                $visibility:vis $setting:ident: $kind:ty = $default:literal, $allowed:expr
+                    $(, $property:ident $(($argument:literal))?)*;
+            )*
+        }
+        $(with { $($derived:tt)* })?
+    ) => {
+        $(#[doc = $section_doc])*
+        #[derive(Clone, Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $(
+                $(#[doc = $doc])*
+                $(#[serde($($serde)*)])?
+                $visibility $setting: $kind,
+            )*
+            $($($derived)*)?
+        }
+
+        crate::settings::declaration::settings! {
+            $table: $section {
+                $($(#[doc = $doc])* $setting = $default, $allowed $(, $property $(($argument))?)*;)*
+            }
+        }
+    };
+}
+pub(super) use section;
+pub(super) use settings;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_durations_are_checked_against_their_range() {
+        let threads = Allowed::Integer { min: 0, max: 64 };
+        let wait = Allowed::duration(Duration::from_millis(1), Duration::from_hours(1));
+        for (allowed, value, is_allowed) in [
+            (&threads, "64", true),
+            (&threads, "65", false),
+            (&threads, "-1", false),
+            (&threads, "many", false),
+            (&wait, "1h", true),
+            (&wait, "61m", false),
+            (&wait, "0s", false),
+            (&wait, "5", false),
+        ] {
+            assert_eq!(allowed.contains(&Value::from(value)), is_allowed, "{value}");
+        }
+        assert_eq!(threads.to_string(), "a whole number from 0 to 64");
+        assert_eq!(wait.to_string(), "a duration from 1ms to 1h, such as 250ms, 5s or 10m");
+    }
+}

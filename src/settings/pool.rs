@@ -1,0 +1,85 @@
+//! The section `[pool]`: the settings of [`PoolOptions`](orm_pool::PoolOptions), which defines and checks their values.
+
+use std::time::Duration;
+
+use super::declaration::{Allowed, settings};
+
+settings! {
+    SETTINGS: "pool" {
+        /// Maximum number of connections, 1 to 10000. Too low: requests queue while the database is idle. Too high: the
+        /// database spends its time switching between connections, and all instances together exceed its connection
+        /// limit.
+        max = 10, Allowed::Integer { min: 1, max: 10_000 }, reloadable;
+        /// Number of connections that are kept open when idle, 0 to `max`. Too low: the first requests after a quiet
+        /// period wait for connections to be opened. Too high: the server holds unneeded connections.
+        min = 2, Allowed::Described("a whole number from 0 to pool.max"), reloadable;
+        /// Acquire timeout: the maximum time to wait for a connection, and for the database at start, 1ms to 1h. Too
+        /// low: short bursts are refused. Too high: clients give up before they get a response.
+        acquire = "5s", Allowed::duration(Duration::from_millis(1), Duration::from_hours(1)), reloadable;
+        /// Idle timeout: a connection that is not used for this long is closed, down to `min`; 0s = never. Too low:
+        /// connections are opened and closed frequently. Too high: firewalls and the server drop them first; keep it
+        /// below their idle timeouts.
+        idle = "10m", Allowed::ANY_DURATION, reloadable;
+        /// Maximum lifetime of a connection, after which it is replaced; 0s = unlimited. Too low: connections are
+        /// replaced needlessly. Too high: failovers, load balancers and rotated passwords take effect late.
+        lifetime = "30m", Allowed::ANY_DURATION, reloadable;
+        /// Whether a request waits for a connection when all are in use. false refuses it immediately with a 503, so
+        /// every burst above `max` fails.
+        wait = true, Allowed::Boolean, reloadable;
+        /// Maximum number of waiting requests; 0 = unlimited. Further requests get a 503 immediately. Too low: bursts
+        /// are refused that could have been served. Too high: requests wait that cannot be served within `acquire`.
+        queue_limit = 1000, Allowed::Described("a whole number, 0 = no limit"), reloadable;
+        /// Whether concurrent operations of the same kind share a statement when they would otherwise wait for each
+        /// other. false gives each one a separate statement, which costs a round trip per request.
+        batch = true, Allowed::Boolean, reloadable;
+        /// Maximum number of operations in a batch, 1 to 1000. Too low: little is shared. Too high: the first of a
+        /// batch waits for the last.
+        batch_max = 128, Allowed::Integer { min: 1, max: 1000 }, reloadable;
+        /// Share of imports and exports in percent, 1 to 100: of `max` (at least one connection, and never all of
+        /// several), and of the time while other requests are served. Too low: imports and exports are slow. Too high:
+        /// other requests wait for them.
+        bulk_share = 10, Allowed::Integer { min: 1, max: 100 }, reloadable;
+        /// At the beginning of an outage, requests wait this long for the database, 0s to 1m; later ones are refused
+        /// immediately. Too low: clients get errors during a short failover. Too high: each outage fills the queue at
+        /// its start.
+        outage_wait = "250ms", Allowed::duration(Duration::ZERO, Duration::from_mins(1)), reloadable;
+        /// A request that holds its connection for longer is logged once, with its operation; 0s = never. Too low: too
+        /// many warnings. Too high: a leak is detected late.
+        slow_hold = "5s", Allowed::ANY_DURATION, reloadable;
+        /// A connection that has been idle for longer is pinged before use; 0s = always. Too low: a round trip more for
+        /// many requests. Too high: a request can get a connection that a firewall has dropped.
+        validate_after = "30s", Allowed::ANY_DURATION, reloadable;
+        /// Maximum run time of a statement on PostgreSQL, MySQL and MariaDB; 0s = the server's own limit. Too low:
+        /// valid long statements are cancelled. Too high: a runaway statement keeps its connection.
+        statement_timeout = "30s", Allowed::ANY_DURATION;
+        /// Name of this client in the database server (`pg_stat_activity`, PostgreSQL).
+        application_name = "users-api", Allowed::Described("a text");
+        /// Number of threads of the pool's runtime, 0 to 64; 0 = half the number of processors. Too low: statements
+        /// wait for a thread. Too high: threads compete with the HTTP workers.
+        threads = 0, Allowed::Integer { min: 0, max: 64 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orm_pool::PoolOptions;
+
+    use super::*;
+
+    #[test]
+    fn limits_are_those_of_the_pool() {
+        let options = PoolOptions::default;
+        for invalid in [
+            options().max(10_001),
+            options().acquire(Duration::ZERO),
+            options().batch_max(1001),
+            options().bulk_share(101),
+            options().outage_wait(Duration::from_secs(61)),
+            options().threads(65),
+        ] {
+            let invalid = invalid.validate().unwrap_err();
+            let setting = SETTINGS.iter().find(|setting| setting.key == format!("pool.{}", invalid.option)).unwrap();
+            assert!(setting.allowed.to_string().starts_with(invalid.allowed.split(',').next().unwrap()), "{invalid}");
+        }
+    }
+}
