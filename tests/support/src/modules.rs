@@ -175,7 +175,7 @@ impl<'ast> Visit<'ast> for Visitor {
 
     fn visit_macro(&mut self, call: &'ast Macro) {
         // Their arguments need not be Rust. Of their tokens, names that are joined by `::` are paths.
-        let tokens = call.tokens.to_string();
+        let tokens = without_strings(&call.tokens.to_string());
         let words: Vec<&str> = tokens.split_whitespace().flat_map(separated).collect();
         let mut at = 0;
         while at < words.len() {
@@ -191,6 +191,26 @@ impl<'ast> Visit<'ast> for Visitor {
         }
         visit::visit_macro(self, call);
     }
+}
+
+/// Removes string literals, whose text is not code.
+fn without_strings(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut chars = text.replace("'\"'", "' '").chars().collect::<Vec<_>>().into_iter();
+    while let Some(c) = chars.next() {
+        if c != '"' {
+            code.push(c);
+            continue;
+        }
+        while let Some(c) = chars.next() {
+            match c {
+                '\\' => drop(chars.next()),
+                '"' => break,
+                _ => {}
+            }
+        }
+    }
+    code
 }
 
 fn is_name(word: &str) -> bool {
@@ -231,6 +251,7 @@ mod tests {
             ("fn f() { let _ = <crate::http::State as Default>::default(); }", "Default::default? http::State", ""),
             ("fn f() { println!(\"{}\", crate::http::NAME); }", "http::NAME", ""),
             ("fn f() { tokio::select! { () = crate::http::wait() => {} } }", "http::wait", "tokio"),
+            ("fn f() { println!(\"crate::http \\\" {}\", 1); }", "", ""),
             ("use ::sea_orm as orm;", "", "sea_orm"),
             ("fn f(error: sea_orm::DbErr) {}", "", "sea_orm"),
             ("#[cfg(test)] mod tests { use crate::http::State; }", "", ""),
