@@ -18,7 +18,8 @@ use crate::{
     http::{Hosts, HttpOptions, PublicUrl, State},
     jobs::Jobs,
     lifecycle::{
-        Drain, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges, prepare_schema,
+        GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges,
+        prepare_schema,
     },
     server,
     settings::{Migrate, Settings},
@@ -81,7 +82,7 @@ impl Application {
     ///
     /// # Errors
     ///
-    /// [`StartError`]; the pool has been closed again.
+    /// [`StartError`]. The pool is closed before this returns; if that fails, a warning is logged.
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         Self::build_interruptible(settings, StopRequest::never()).await
     }
@@ -93,9 +94,9 @@ impl Application {
     /// As [`build`](Self::build); [`StartError::Stopped`] after a stop request.
     pub async fn build_interruptible(settings: Settings, stop: StopRequest) -> Result<Self, StartError> {
         let url = settings.database.url()?;
-        // Before the pool, which records metrics from its first connection on.
+        // The recorder must exist before the pool, which records metrics from its first connection on.
         let metrics = telemetry::metrics();
-        // Also before the pool, which opens files.
+        // Raises the limit of open files, so it must precede the pool, which opens some.
         let limits = Limits::for_process(
             settings.server.max_connections,
             server::workers(&settings.server),
@@ -186,7 +187,7 @@ impl Application {
             () = stop => None,
             ended = &mut server => Some(ended.unwrap_or_else(|error| Err(io::Error::other(error)))),
         };
-        let drain = Drain {
+        let shutdown = GracefulShutdown {
             phase: self.state.phase(),
             listener: &self.listener,
             connections: &self.connections,
@@ -196,7 +197,7 @@ impl Application {
             timeout: self.shutdown_timeout,
         };
         drop(jobs);
-        let drained = drain.run().await;
+        let drained = shutdown.run().await;
         match server_result {
             Some(Err(error)) => Err(ShutdownError::Server(error)),
             Some(Ok(())) => Err(ShutdownError::Server(io::Error::other("it ended unexpectedly"))),

@@ -14,17 +14,19 @@ mod cursor;
 mod export;
 mod import;
 mod ndjson;
+mod outcome;
 mod query;
 mod reader;
 mod row;
 mod user;
 mod write;
 
-pub(crate) use self::query::query_parameters;
+pub(crate) use self::query::{query_parameters, word_values};
 pub use self::{
     cursor::CursorSigner,
     export::{Chunk, Export, ExportError},
-    import::{ChunkReport, Import, ImportError, Refused, Report, Row, Tally, import, import_all_or_none},
+    import::{ChunkReport, Import, ImportError, Report, import, import_all_or_none},
+    outcome::{Refused, Row, Tally},
     query::{
         ExportParameters, ExportQuery, ListParameters, ListQuery, ParameterError, ParameterValue, Parameters,
         QueryError, QueryParameters, SelectionParameters, UserSort, parameter_names, read, word,

@@ -17,6 +17,6 @@ pub use self::{
     signals::{Signal, Signals, StopRequest},
 };
 pub(crate) use self::{
-    drain::{Drain, INTERRUPTED_CLOSE_TIMEOUT},
+    drain::{GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT},
     schema::{check_privileges, prepare_schema},
 };

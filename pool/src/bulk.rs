@@ -58,8 +58,8 @@ impl Pool {
     /// Returns whether other operations ran during the last bulk operation. If so, prefer many small bulk operations to
     /// a few large ones.
     #[must_use]
-    pub fn bulk_gives_way(&self) -> bool {
-        self.inner().metrics.bulk_gives_way()
+    pub fn bulk_is_yielding(&self) -> bool {
+        self.inner().metrics.bulk_is_yielding()
     }
 
     async fn bulk_operate<T, E, F, Fut>(&self, operation: &'static str, kind: Kind, body: F) -> Result<T, E>
@@ -96,9 +96,9 @@ impl BulkPermit {
     fn release(self) {
         let metrics = &self.inner.metrics;
         metrics.bulk_ended();
-        let gives_way = metrics.other_than_bulk() != self.others_ended;
-        metrics.set_bulk_gives_way(gives_way);
-        if !gives_way {
+        let is_yielding = metrics.other_than_bulk() != self.others_ended;
+        metrics.set_bulk_is_yielding(is_yielding);
+        if !is_yielding {
             return;
         }
         let share = self.inner.options().bulk_share.clamp(1, 100);

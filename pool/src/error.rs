@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// The operation was aborted because the database did not respond. Whether a write took effect is unknown.
     #[error("{operation} was aborted: no response from the database")]
-    Abandoned {
+    Aborted {
         /// The operation's name.
         operation: &'static str,
     },

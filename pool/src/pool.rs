@@ -1,4 +1,5 @@
-//! The public API of the pool.
+//! Runs operations, hands out connections and closes the pool. `open` connects it, `reconfigure` applies changed
+//! options; batches and bulk operations add their methods in `crate::batch` and `crate::bulk`.
 
 pub(crate) mod builder;
 mod open;
@@ -83,8 +84,9 @@ impl Pool {
     /// Runs a read-only operation.
     ///
     /// `operation` names it in traces, logs and errors (`users.find`). The body runs on the pool's runtime, on one
-    /// connection. Use [`transaction`](Self::transaction) if several statements must see the same state. After a
-    /// conflict or a lost connection the body is retried.
+    /// connection. After a conflict or a lost connection the body is retried. Several statements may see different
+    /// states; if they must see the same, use [`transaction_with`](Self::transaction_with) and `RepeatableRead`, because
+    /// PostgreSQL's default is `READ COMMITTED`.
     ///
     /// # Errors
     ///
@@ -160,8 +162,8 @@ impl Pool {
     }
 
     /// Runs an operation with a separate SeaORM `DatabaseConnection`, for code that requires one, such as
-    /// `sea-orm-migration`. While it runs, it holds a pooled connection and opens one more. `statement_timeout` does
-    /// not apply on PostgreSQL.
+    /// `sea-orm-migration`. While it runs, it occupies a pooled connection, so that the limit holds, and opens another
+    /// one outside the pool, whose statements have no timeout.
     ///
     /// # Errors
     ///
@@ -180,7 +182,7 @@ impl Pool {
         let work = async move {
             let database = inner.connector().database_connection(inner.options().acquire);
             let outcome = body(database.clone()).await;
-            // A statement that was dropped before its response keeps its connection busy.
+            // `close` would wait for a statement whose future the body has dropped before the response.
             if let Ok(Err(error)) = timeout(CLOSE_TIMEOUT, database.close()).await {
                 tracing::warn!(operation, %error, "failed to close the database connection");
             }
@@ -212,7 +214,7 @@ impl Pool {
         self.inner().health.impairment().map(|incident| incident.kind)
     }
 
-    /// Returns the current number of connections and waiting operations.
+    /// Returns the current numbers of connections and waiting operations.
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner().status()

@@ -121,7 +121,7 @@ async fn lost_responses_do_not_hold_connections(context: Context) {
         .collect();
     for lost in reads {
         let outcome = lost.await.unwrap();
-        assert!(matches!(&outcome, Err(Error::Abandoned { operation: "test.lost" })), "{outcome:?}");
+        assert!(matches!(&outcome, Err(Error::Aborted { operation: "test.lost" })), "{outcome:?}");
     }
     // `statement_timeout` is 30 s.
     assert!(began.elapsed() < Duration::from_secs(15), "it took {:?}", began.elapsed());
@@ -175,7 +175,7 @@ async fn pings_do_not_delay_the_abort_of_stranded_operations(context: Context) {
         .collect();
     for operation in stranded {
         let outcome = operation.await.unwrap();
-        assert!(matches!(&outcome, Err(Error::Abandoned { operation: "test.stranded" })), "{outcome:?}");
+        assert!(matches!(&outcome, Err(Error::Aborted { operation: "test.stranded" })), "{outcome:?}");
     }
     let aborted = stalled_at.elapsed();
     assert!(aborted < Duration::from_secs(15), "it took {aborted:?} to abort them");

@@ -16,8 +16,9 @@ use futures_util::{
 use sha2::{Digest, Sha256};
 
 use super::{
+    outcome::{Refused, Row, Tally},
     reader::Reader,
-    row::{Format, MemberError, RawRow, ReadError},
+    row::{Format, RawRow, ReadError},
 };
 use crate::{
     domain::Email,
@@ -35,28 +36,6 @@ const BYTES_PER_YIELD: usize = 4 * 1024;
 const MAX_ATOMIC_ROWS: usize = 10_000;
 /// The number of email addresses that a dry run remembers: some tens of megabytes at most.
 const MAX_SEEN_EMAILS: usize = 1_000_000;
-
-/// Why a row was not written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The row is not a valid user.
-    Invalid(Vec<MemberError>),
-    /// Another user has the email address.
-    EmailTaken,
-    /// The row is valid, but another row was refused and the import writes all rows or none.
-    RolledBack,
-}
-
-/// The outcome of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// The line on which the row starts, from 1.
-    pub line: u64,
-    /// The line on which the row ends; differs from `line` only if the row was refused.
-    pub last_line: u64,
-    /// What was written, or why nothing was.
-    pub outcome: Result<Written, Refused>,
-}
 
 /// Formats the report of some rows. With an idempotency key the report is stored.
 pub type Report = Arc<dyn Fn(&[Row]) -> Vec<u8> + Send + Sync>;
@@ -91,21 +70,6 @@ pub struct ChunkReport {
     pub is_committed: bool,
 }
 
-/// The number of rows by outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Users that were created.
-    pub created: u64,
-    /// Users that were changed.
-    pub updated: u64,
-    /// Users that existed with the same values.
-    pub unchanged: u64,
-    /// Rows that were refused.
-    pub refused: u64,
-    /// Rows that were not written because others were refused.
-    pub undone: u64,
-}
-
 /// Why an import stopped before the end of its input.
 #[derive(Debug)]
 pub enum ImportError {
@@ -128,32 +92,6 @@ impl ImportError {
             *first = row.line;
         }
         self
-    }
-}
-
-impl Tally {
-    fn of(rows: &[Row]) -> Self {
-        let mut tally = Self::default();
-        for row in rows {
-            *match &row.outcome {
-                Ok(Written::Created(_)) => &mut tally.created,
-                Ok(Written::Updated(_)) => &mut tally.updated,
-                Ok(Written::Unchanged(_)) => &mut tally.unchanged,
-                Err(Refused::Invalid(_) | Refused::EmailTaken) => &mut tally.refused,
-                Err(Refused::RolledBack) => &mut tally.undone,
-            } += 1;
-        }
-        tally
-    }
-}
-
-impl std::ops::AddAssign for Tally {
-    fn add_assign(&mut self, other: Self) {
-        self.created += other.created;
-        self.updated += other.updated;
-        self.unchanged += other.unchanged;
-        self.refused += other.refused;
-        self.undone += other.undone;
     }
 }
 
@@ -182,7 +120,7 @@ pub async fn import<B: AsRef<[u8]>>(
     let mut seen = (import.options.dry_run && import.options.mode == Mode::Insert).then(SeenEmails::default);
     // An earlier import with this key may have completed.
     let stored_chunks = match import.keyed {
-        Some(keyed) => import.service.pieces_of(keyed).await.map_err(ImportError::Service)?,
+        Some(keyed) => import.service.stored_chunk_count(keyed).await.map_err(ImportError::Service)?,
         None => None,
     };
     loop {
@@ -192,7 +130,7 @@ pub async fn import<B: AsRef<[u8]>>(
                 if stored_chunks == Some(chunks) {
                     return Err(ImportError::Service(Error::KeyReused));
                 }
-                let is_under_load = import.keyed.is_none() && import.service.gives_way();
+                let is_under_load = import.keyed.is_none() && import.service.is_under_load();
                 let max = if is_under_load { CHUNK_ROWS_UNDER_LOAD } else { CHUNK_ROWS };
                 let rows = pending.drain(..pending.len().min(max)).map(|row| Candidate::of(row, &mut seen)).collect();
                 writing = Some(Box::pin(import.clone().write(rows, chunks)));
@@ -209,7 +147,7 @@ pub async fn import<B: AsRef<[u8]>>(
                 return match (import.keyed, stored_chunks) {
                     (Some(_), Some(stored)) if stored != chunks => Err(ImportError::Service(Error::KeyReused)),
                     (Some(keyed), None) => {
-                        import.service.keep_pieces(keyed, chunks).await.map_err(ImportError::Service)
+                        import.service.store_chunk_count(keyed, chunks).await.map_err(ImportError::Service)
                     }
                     _ => Ok(()),
                 };
@@ -339,9 +277,9 @@ impl Import {
         let keyed = keyed.filter(|_| !self.options.dry_run);
         let (report, rows, is_replay, is_committed) = match keyed {
             None => {
-                let Outcome { written, is_kept } = self.service.write_many(drafts, self.options).await?;
+                let Outcome { written, is_committed } = self.service.write_many(drafts, self.options).await?;
                 let rows = outcomes(&written);
-                ((self.report)(&rows), rows, false, is_kept)
+                ((self.report)(&rows), rows, false, is_committed)
             }
             Some(keyed) => {
                 let outcomes = Arc::new(outcomes);
@@ -350,8 +288,8 @@ impl Import {
                     move |written: &[Option<Written>]| report(&outcomes(written))
                 };
                 match self.service.write_many_once(drafts, self.options, keyed, serialize).await? {
-                    (KeyedResponse::Fresh(report), Outcome { written, is_kept }) => {
-                        (report, outcomes(&written), false, is_kept)
+                    (KeyedResponse::Fresh(report), Outcome { written, is_committed }) => {
+                        (report, outcomes(&written), false, is_committed)
                     }
                     (KeyedResponse::Replayed(report), _) => (report, Vec::new(), true, true),
                 }

@@ -57,6 +57,7 @@ macro_rules! query_parameters {
     };
 }
 pub(crate) use query_parameters;
+pub(crate) use value::word_values;
 
 /// Returns the parameter names of a struct in the OpenAPI document, in the order of its fields.
 #[must_use]
@@ -64,9 +65,12 @@ pub fn parameter_names<T: IntoParams>() -> Vec<String> {
     T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect()
 }
 
+/// The names and values of a query string, decoded.
+type Pairs<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+
 /// A query string while it is parsed.
 pub struct Parameters<'a> {
-    given: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    given: Pairs<'a>,
     known: Vec<&'static str>,
     errors: Vec<ParameterError>,
 }
@@ -94,7 +98,7 @@ impl<'a> Parameters<'a> {
         parsed.map_err(|error| self.errors.push(ParameterError { name: name.to_owned(), error })).ok()
     }
 
-    fn finish(mut self) -> Result<(), QueryError> {
+    fn finish(mut self) -> Result<Pairs<'a>, QueryError> {
         for (name, _) in &self.given {
             if !self.known.contains(&name.as_ref()) {
                 let message = format!("unknown parameter; must be one of {}", self.known.join(", "));
@@ -102,7 +106,7 @@ impl<'a> Parameters<'a> {
                 self.errors.push(ParameterError { name: name.clone().into_owned(), error });
             }
         }
-        if self.errors.is_empty() { Ok(()) } else { Err(QueryError::Parameters(self.errors)) }
+        if self.errors.is_empty() { Ok(self.given) } else { Err(QueryError::Parameters(self.errors)) }
     }
 }
 
@@ -112,10 +116,14 @@ impl<'a> Parameters<'a> {
 ///
 /// [`QueryError::Parameters`] with every error: unknown, repeated and invalid parameters.
 pub fn read<T: QueryParameters>(query: &str) -> Result<T, QueryError> {
+    Ok(read_with_pairs(query)?.0)
+}
+
+/// Parses a query string. Also returns its names and values.
+fn read_with_pairs<T: QueryParameters>(query: &str) -> Result<(T, Pairs<'_>), QueryError> {
     let mut parameters = Parameters::new(query);
     let values = T::take(&mut parameters);
-    parameters.finish()?;
-    Ok(values)
+    Ok((values, parameters.finish()?))
 }
 
 /// An invalid parameter.

@@ -37,10 +37,8 @@ use super::{
     responses::{BulkProblems, ServerProblems},
 };
 use crate::{
-    domain::ValidationError,
     exchange::{
-        ChunkReport, Format, Import, ImportError, ParameterValue, ReadError, import, import_all_or_none,
-        query_parameters, word,
+        ChunkReport, Format, Import, ImportError, ReadError, import, import_all_or_none, query_parameters, word_values,
     },
     service::{Mode, UserService, WriteOptions},
 };
@@ -92,23 +90,7 @@ pub(super) enum ResponseTime {
     Stream,
 }
 
-impl ParameterValue for BulkMode {
-    fn parse(text: &str) -> Result<Self, ValidationError> {
-        word(text)
-    }
-}
-
-impl ParameterValue for ResponseTime {
-    fn parse(text: &str) -> Result<Self, ValidationError> {
-        word(text)
-    }
-}
-
-impl ParameterValue for ReportLevel {
-    fn parse(text: &str) -> Result<Self, ValidationError> {
-        word(text)
-    }
-}
+word_values!(BulkMode, ResponseTime, ReportLevel);
 
 impl BulkParameters {
     fn write_options(&self) -> WriteOptions {
@@ -171,7 +153,7 @@ pub(super) async fn write(
     }
     let info = RequestInfo::of(&request);
     let keyed = key.keyed_bulk_request().filter(|_| !options.dry_run);
-    let in_flight = keyed.map(|keyed| service.begin(keyed.key)).transpose()?;
+    let in_flight = keyed.map(|keyed| service.mark_in_flight(keyed.key)).transpose()?;
     let lines = Arc::new(move |rows: &[_]| line::of_rows(rows, options.dry_run));
     let import = Import { service: service.as_ref().clone(), options, keyed, from_line: 1, report: lines };
     let source = body_chunks(payload, options, http_options.request_timeout, info.clone());

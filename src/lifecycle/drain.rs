@@ -39,7 +39,7 @@ pub enum ShutdownError {
 }
 
 /// The parts to shut down, and the time for it.
-pub(crate) struct Drain<'a> {
+pub(crate) struct GracefulShutdown<'a> {
     pub(crate) phase: &'a CurrentPhase,
     pub(crate) listener: &'a TcpListener,
     pub(crate) connections: &'a Connections,
@@ -52,7 +52,7 @@ pub(crate) struct Drain<'a> {
     pub(crate) timeout: Duration,
 }
 
-impl Drain<'_> {
+impl GracefulShutdown<'_> {
     /// Runs all phases, even if one of them fails.
     pub(crate) async fn run(self) -> Result<(), ShutdownError> {
         let began = Instant::now();

@@ -70,7 +70,7 @@ impl From<orm_pool::Error> for Error {
         use orm_pool::{AcquireError, Error as Pool};
         let kind = match &error {
             Pool::Refused { reason: AcquireError::Closing, .. } | Pool::Closed => Unavailable::ShuttingDown,
-            Pool::Refused { reason: AcquireError::Down { .. }, .. } | Pool::Abandoned { .. } => Unavailable::Database,
+            Pool::Refused { reason: AcquireError::Down { .. }, .. } | Pool::Aborted { .. } => Unavailable::Database,
             Pool::Refused { .. } => Unavailable::PoolExhausted,
             Pool::Database(cause) if is_email_taken(cause) => return Self::EmailTaken,
             Pool::Database(cause) if DbErrorKind::of(cause).is_transient() => Unavailable::Database,

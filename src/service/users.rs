@@ -132,10 +132,11 @@ impl UserService {
                 expires_at: model.created_at + keyed.retention,
             },
             model,
-            in_flight: Mutex::new(Some(guard)),
+            key_guard: Mutex::new(Some(guard)),
         });
         let outcome = self.keyed_creates.load(Arc::clone(&creation)).await;
-        creation.end();
+        // Also after an error, the key is free for other requests from here on.
+        creation.release_key();
         match outcome? {
             KeyedOutcome::Executed(CreateOutcome::Created) => Ok(KeyedResponse::Fresh(creation.claim.response.clone())),
             KeyedOutcome::Executed(CreateOutcome::EmailTaken) => Err(Error::EmailTaken),
@@ -157,8 +158,8 @@ impl UserService {
             async move { bulk::all(&db, &models, options).await }
         };
         match self.pool.bulk_transaction("users.write_many", body).await {
-            Ok(written) => Ok(Outcome { written, is_kept: true }),
-            Err(Rollback::Intended(written)) => Ok(Outcome { written, is_kept: false }),
+            Ok(written) => Ok(Outcome { written, is_committed: true }),
+            Err(Rollback::Intended(written)) => Ok(Outcome { written, is_committed: false }),
             Err(Rollback::Failed(error)) => Err(error),
         }
     }
@@ -195,14 +196,14 @@ impl UserService {
         };
         match self.pool.bulk_transaction("users.write_many_once", body).await {
             Ok(KeyedOutcome::Executed((written, response))) => {
-                Ok((KeyedResponse::Fresh(response), Outcome { written, is_kept: true }))
+                Ok((KeyedResponse::Fresh(response), Outcome { written, is_committed: true }))
             }
             Ok(KeyedOutcome::Replayed(response)) => {
-                Ok((KeyedResponse::Replayed(response), Outcome { written: Vec::new(), is_kept: true }))
+                Ok((KeyedResponse::Replayed(response), Outcome { written: Vec::new(), is_committed: true }))
             }
             Ok(KeyedOutcome::Mismatch) => Err(Error::KeyReused),
             Err(Rollback::Intended(written)) => {
-                Ok((KeyedResponse::Fresh(serialize(&written)), Outcome { written, is_kept: false }))
+                Ok((KeyedResponse::Fresh(serialize(&written)), Outcome { written, is_committed: false }))
             }
             Err(Rollback::Failed(error)) => Err(error),
         }
@@ -210,8 +211,8 @@ impl UserService {
 
     /// Returns whether bulk operations should use smaller transactions, because other operations run concurrently.
     #[must_use]
-    pub fn gives_way(&self) -> bool {
-        self.pool.bulk_gives_way()
+    pub fn is_under_load(&self) -> bool {
+        self.pool.bulk_is_yielding()
     }
 
     /// Marks a key as in flight until the returned guard is dropped.
@@ -219,7 +220,7 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::KeyInUse`] if it is in flight already.
-    pub fn begin(&self, key: [u8; 32]) -> Result<impl Sized + Send + use<>, Error> {
+    pub fn mark_in_flight(&self, key: [u8; 32]) -> Result<impl Sized + Send + use<>, Error> {
         self.in_flight.begin(key).ok_or(Error::KeyInUse)
     }
 

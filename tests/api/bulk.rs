@@ -9,7 +9,11 @@ use tokio::net::TcpStream;
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, Locked, Proxy, Reply, Service, Upload, connect, eventually, number},
+    harness::{
+        App, Context, Engine, Locked, Proxy, Reply, Service, Upload,
+        bulk::{NDJSON, bulk, count, lines, outcome_of, outcomes, rows},
+        connect, eventually, number,
+    },
 };
 
 cases![
@@ -29,43 +33,6 @@ cases![
     a_shutdown_is_reported_in_the_last_line,
 ];
 
-pub const NDJSON: &str = "application/x-ndjson";
-
-pub async fn bulk(app: &App, query: &str, media_type: &str, key: Option<&str>, body: impl Into<String>) -> Reply {
-    let mut request = app.request(Method::POST, &format!("/users/bulk{query}")).header("content-type", media_type);
-    if let Some(key) = key {
-        request = request.header("idempotency-key", key);
-    }
-    Reply::of(request.body(body.into())).await
-}
-
-pub fn rows(numbers: std::ops::Range<usize>) -> String {
-    let mut text = String::new();
-    for number in numbers {
-        writeln!(text, r#"{{"name":"User {number}","email":"user{number}@example.com"}}"#).unwrap();
-    }
-    text
-}
-
-pub fn lines(reply: &Reply) -> Vec<Value> {
-    assert_eq!(reply.header("content-type"), NDJSON, "{}", reply.text);
-    reply.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Returns the number, the outcome and the problem code, if any, of each result line.
-pub fn told(reply: &Reply) -> Vec<String> {
-    lines(reply).iter().map(outcome_of).collect()
-}
-
-pub fn outcome_of(line: &Value) -> String {
-    let code = line["problem"]["code"].as_str().map_or(String::new(), |code| format!(" {code}"));
-    format!("{} {}{code}", line["line"], line["outcome"].as_str().unwrap())
-}
-
-pub async fn count(app: &App) -> u64 {
-    app.get("/users?limit=1&count=exact").await.header("x-total-count").parse().unwrap()
-}
-
 async fn every_row_gets_a_result_line(context: Context) {
     let app = context.app().await;
     app.create("Ann", "ann@example.com").await;
@@ -81,7 +48,7 @@ async fn every_row_gets_a_result_line(context: Context) {
     let reply = bulk(&app, "", NDJSON, None, body).await;
     assert_eq!(reply.status, 200);
     assert_eq!(
-        told(&reply),
+        outcomes(&reply),
         [
             "1 created",
             "3 refused email-taken",
@@ -101,16 +68,16 @@ async fn every_row_gets_a_result_line(context: Context) {
     // A lone CR (classic Mac OS) ends a line, too. Empty lines are counted.
     let reply = bulk(&app, "", "text/csv", None, "name,email\rAnn,\r\nBob,\r\rCarl,\n\rDan,").await;
     let expected = ["2 refused", "3 refused", "5 refused", "7 refused"].map(|line| format!("{line} validation-failed"));
-    assert_eq!(told(&reply), expected);
+    assert_eq!(outcomes(&reply), expected);
 
     let csv = "email,name\r\nd@example.com,\"D, the 4th\"\r\ne@example.com\r\nf@example.com,'=F\r\n";
     let reply = bulk(&app, "", "text/csv; charset=utf-8", None, csv).await;
-    assert_eq!(told(&reply), ["2 created", "3 refused validation-failed", "4 created"]);
+    assert_eq!(outcomes(&reply), ["2 created", "3 refused validation-failed", "4 created"]);
     assert_eq!(app.get("/users?email=f@example.com").await.json()[0]["name"], "=F");
 
     let reply = bulk(&app, "", NDJSON, None, rows(0..2500)).await;
     let expected: Vec<String> = (1..=2500).map(|line| format!("{line} created")).collect();
-    assert_eq!(told(&reply), expected);
+    assert_eq!(outcomes(&reply), expected);
     assert_eq!(count(&app).await, 2505);
     assert_eq!(bulk(&app, "", NDJSON, None, "").await.text, "");
 }
@@ -137,7 +104,7 @@ async fn an_upsert_inserts_if_the_conflicting_row_is_deleted(context: Context) {
     other_session.execute_unprepared("DELETE FROM users").await.unwrap();
     other_session.execute_unprepared("COMMIT").await.unwrap();
     other_session.close().await.unwrap();
-    assert_eq!(told(&upsert.await.unwrap()), ["1 created"]);
+    assert_eq!(outcomes(&upsert.await.unwrap()), ["1 created"]);
 }
 
 async fn an_upsert_writes_only_new_and_changed_users(context: Context) {
@@ -151,7 +118,7 @@ async fn an_upsert_writes_only_new_and_changed_users(context: Context) {
         "{\"name\":\"Bobby\",\"email\":\"bob@example.com\"}\n",
     );
     let reply = bulk(&app, "?mode=upsert", NDJSON, None, body).await;
-    assert_eq!(told(&reply), ["1 unchanged", "2 updated", "3 created", "4 unchanged", "5 updated"]);
+    assert_eq!(outcomes(&reply), ["1 unchanged", "2 updated", "3 created", "4 unchanged", "5 updated"]);
     let lines = lines(&reply);
     assert_eq!((&lines[0]["id"], &lines[1]["id"], &lines[2]["id"]), (&ann["id"], &ann["id"], &lines[4]["id"]));
     let now = app.get(&format!("/users/{}", ann["id"].as_str().unwrap())).await.json();
@@ -159,9 +126,9 @@ async fn an_upsert_writes_only_new_and_changed_users(context: Context) {
     assert_eq!(now["createdAt"], ann["createdAt"]);
     assert_eq!(app.get("/users?name=bobby").await.ids().len(), 1, "the user is found by the new name");
     let again = bulk(&app, "?mode=upsert", NDJSON, None, rows(0..1500)).await;
-    assert!(told(&again).iter().all(|line| line.ends_with("created")));
+    assert!(outcomes(&again).iter().all(|line| line.ends_with("created")));
     let again = bulk(&app, "?mode=upsert", NDJSON, None, rows(0..1500)).await;
-    assert!(told(&again).iter().all(|line| line.ends_with("unchanged")));
+    assert!(outcomes(&again).iter().all(|line| line.ends_with("unchanged")));
 }
 
 async fn a_dry_run_changes_nothing(context: Context) {
@@ -177,7 +144,7 @@ async fn a_dry_run_changes_nothing(context: Context) {
             let query = format!("?dryRun=true&mode={mode}&atomic={atomic}");
             let reply = bulk(&app, &query, NDJSON, Some("a-key"), body).await;
             let second = if mode == "insert" && atomic == "true" { "2 undone" } else { "2 created" };
-            assert_eq!(told(&reply), [format!("1 {outcome}"), second.to_owned()], "{query}");
+            assert_eq!(outcomes(&reply), [format!("1 {outcome}"), second.to_owned()], "{query}");
             assert!(lines(&reply)[1]["id"].is_null(), "a user that was not created has no id");
             assert_eq!(app.get("/users").await.text, before);
         }
@@ -193,20 +160,20 @@ async fn an_atomic_import_writes_all_rows_or_none(context: Context) {
         let reply = bulk(&app, "?atomic=true", NDJSON, None, rows(0..2) + bad_row + &rows(2..3)).await;
         assert_eq!(reply.status, 422);
         assert_eq!(
-            told(&reply),
+            outcomes(&reply),
             ["1 undone".to_owned(), "2 undone".to_owned(), format!("3 refused {code}"), "4 undone".to_owned()]
         );
         assert_eq!(count(&app).await, 1);
     }
     let first = bulk(&app, "?atomic=true", NDJSON, Some("whole"), rows(0..1200)).await;
-    assert_eq!((first.status.as_u16(), told(&first).len(), count(&app).await), (200, 1200, 1201));
+    assert_eq!((first.status.as_u16(), outcomes(&first).len(), count(&app).await), (200, 1200, 1201));
     let again = bulk(&app, "?atomic=true", NDJSON, Some("whole"), rows(0..1200)).await;
     assert_eq!((again.header("idempotency-replayed"), &again.text), ("true", &first.text));
     // 10,000 rows are the maximum; one more is rejected, with or without a final line end.
     for (mode, outcome) in [("insert", "created"), ("upsert", "unchanged")] {
         let largest = bulk(&app, &format!("?atomic=true&mode={mode}"), NDJSON, None, rows(2000..12_000)).await;
-        assert_eq!((largest.status.as_u16(), told(&largest).len()), (200, 10_000), "{}", &largest.text[..200]);
-        assert!(told(&largest).iter().all(|line| line.ends_with(outcome)));
+        assert_eq!((largest.status.as_u16(), outcomes(&largest).len()), (200, 10_000), "{}", &largest.text[..200]);
+        assert!(outcomes(&largest).iter().all(|line| line.ends_with(outcome)));
     }
     for too_many in [rows(20_000..30_001), rows(20_000..30_001).trim_end().to_owned()] {
         bulk(&app, "?atomic=true", NDJSON, None, too_many).await.problem(413, "payload-too-large");
@@ -223,22 +190,22 @@ async fn the_number_of_validation_errors_per_row_is_limited(context: Context) {
     row.push_str("}\n");
     let reply = bulk(&app, "", NDJSON, Some("key"), row.repeat(1000)).await;
     let again = bulk(&app, "", NDJSON, Some("key"), row.repeat(1000)).await;
-    assert_eq!((told(&reply).len(), &again.text), (1000, &reply.text));
+    assert_eq!((outcomes(&reply).len(), &again.text), (1000, &reply.text));
     assert_eq!(lines(&reply)[0]["problem"]["errors"].as_array().unwrap().len(), 10);
     assert!(reply.text.len() < 4_000_000, "{}", reply.text.len());
     // An array is not a row.
     let reply = bulk(&app, "", NDJSON, None, "[\"Ann\",\"ann@example.com\"]\n").await;
-    assert_eq!(told(&reply), ["1 refused validation-failed"]);
+    assert_eq!(outcomes(&reply), ["1 refused validation-failed"]);
     assert_eq!(count(&app).await, 0);
 }
 
 async fn a_dry_run_detects_duplicates_within_the_import(context: Context) {
     let app = context.app().await;
     let body = rows(0..2500) + &rows(7..8) + "{\"name\":\"\",\"email\":\"user2600@example.com\"}\n" + &rows(2600..2601);
-    let dry_run = told(&bulk(&app, "?dryRun=true", NDJSON, None, body.as_str()).await);
+    let dry_run = outcomes(&bulk(&app, "?dryRun=true", NDJSON, None, body.as_str()).await);
     assert_eq!(dry_run[2500..], ["2501 refused email-taken", "2502 refused validation-failed", "2503 created"]);
     assert_eq!(count(&app).await, 0);
-    assert_eq!(told(&bulk(&app, "", NDJSON, None, body).await), dry_run);
+    assert_eq!(outcomes(&bulk(&app, "", NDJSON, None, body).await), dry_run);
 }
 
 async fn imported_users_are_listed_in_input_order(context: Context) {
@@ -364,7 +331,7 @@ async fn an_outage_is_reported_in_the_last_line(context: Context) {
     app.get("/users/export").await.problem(503, "database-unavailable");
     proxy.restore();
     app.pool_until("up", |pool| pool["state"] == "up").await;
-    assert_eq!(told(&bulk(&app, "", NDJSON, None, rows(3..6)).await).len(), 3);
+    assert_eq!(outcomes(&bulk(&app, "", NDJSON, None, rows(3..6)).await).len(), 3);
     assert_eq!(count(&app).await, 6);
 }
 

@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::{
-    bulk::{bulk, count, lines, told},
     cases,
-    harness::Context,
+    harness::{
+        Context,
+        bulk::{bulk, count, lines, outcomes},
+    },
 };
 
 cases![
@@ -38,7 +40,7 @@ async fn an_unclosed_quote_stops_the_import_and_reports_the_unread_lines(context
         let app = context.app().await;
         for query in ["?dryRun=true", ""] {
             let reply = bulk(&app, query, "text/csv", None, body.as_str()).await;
-            assert_eq!(told(&reply), expected);
+            assert_eq!(outcomes(&reply), expected);
             let lines = lines(&reply);
             let last = lines.last().unwrap();
             assert_eq!(last["lastLine"], 3001, "{last}");
@@ -58,15 +60,15 @@ async fn an_unclosed_quote_stops_the_import_and_reports_the_unread_lines(context
         writeln!(late, "{}User {number},late{number}@example.com", if number == 2400 { "\"" } else { "" }).unwrap();
     }
     let reply = bulk(&app, "", "text/csv", Some("late"), late.as_str()).await;
-    assert_eq!((told(&reply).len(), count(&app).await), (2001, 2000));
-    assert_eq!(told(&reply).last().unwrap(), "2002 stopped malformed-csv");
+    assert_eq!((outcomes(&reply).len(), count(&app).await), (2001, 2000));
+    assert_eq!(outcomes(&reply).last().unwrap(), "2002 stopped malformed-csv");
     let detail = lines(&reply).last().unwrap()["problem"]["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("line 2401: a quoted cell is not closed; lines 2002 to 2501 were not read"), "{detail}");
     let again = bulk(&app, "", "text/csv", Some("late"), late.as_str()).await;
     assert_eq!((again.header("idempotency-replayed"), &again.text), ("true", &reply.text));
     let corrected = bulk(&app, "", "text/csv", Some("late"), late.replace('"', "")).await;
-    assert_eq!((corrected.header("idempotency-replayed"), told(&corrected).len()), ("true", 2500));
-    assert!(told(&corrected).iter().all(|line| line.ends_with("created")));
+    assert_eq!((corrected.header("idempotency-replayed"), outcomes(&corrected).len()), ("true", 2500));
+    assert!(outcomes(&corrected).iter().all(|line| line.ends_with("created")));
     assert_eq!(count(&app).await, 2500);
 }
 
@@ -104,7 +106,7 @@ async fn malformed_rows_are_refused_with_their_line_numbers(context: Context) {
     assert_eq!(count(&app).await, 1);
     // A multi-line cell of an ignored column must not hide rows.
     let hidden = "id,name,email\n\"1,Ann,ann@example.com\n2,Bob,bob@example.com\n3\",Carl,carl@example.com\n";
-    assert_eq!(told(&bulk(&app, "", "text/csv", None, hidden).await), ["2 refused validation-failed"]);
+    assert_eq!(outcomes(&bulk(&app, "", "text/csv", None, hidden).await), ["2 refused validation-failed"]);
     let columns: Vec<String> = (0..70).map(|number| format!("c{number}")).collect();
     let problem = bulk(&app, "", "text/csv", None, columns.join(",")).await.problem(422, "validation-failed");
     assert!(problem["detail"].as_str().unwrap().contains("70 columns"), "{problem}");

@@ -3,9 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    bulk::{NDJSON, bulk, count, rows, told},
     cases,
-    harness::{Context, Locked, Upload, connect, eventually, number},
+    harness::{
+        Context, Locked, Upload,
+        bulk::{NDJSON, bulk, count, outcomes, rows},
+        connect, eventually, number,
+    },
 };
 
 cases![
@@ -35,20 +38,20 @@ async fn an_interrupted_import_resumes_with_the_same_key(context: Context) {
     .await;
     assert_eq!(again.header("idempotency-replayed"), "true");
     assert_eq!(again.text.lines().take(2000).collect::<Vec<_>>(), before, "the stored lines are replayed unchanged");
-    assert!(told(&again).iter().all(|line| line.ends_with("created")));
-    assert_eq!((told(&again).len(), count(&app).await), (3500, 3500), "each row is written once");
+    assert!(outcomes(&again).iter().all(|line| line.ends_with("created")));
+    assert_eq!((outcomes(&again).len(), count(&app).await), (3500, 3500), "each row is written once");
     let third = bulk(&app, "", NDJSON, Some("import-1"), all.as_str()).await;
     assert_eq!(third.text, again.text);
     // A different body with the same key: in its first chunk, or in a later one.
     bulk(&app, "", NDJSON, Some("import-1"), rows(1..3500)).await.problem(422, "idempotency-key-reused");
     bulk(&app, "?mode=upsert", NDJSON, Some("import-1"), all.as_str()).await.problem(422, "idempotency-key-reused");
     let with_row = |row: &str| bulk(&app, "", NDJSON, Some("import-2"), format!("{}{row}\n", rows(4000..4001)));
-    assert_eq!(told(&with_row("{}").await)[1], "2 refused validation-failed");
-    assert_eq!(told(&with_row("{}").await)[1], "2 refused validation-failed");
+    assert_eq!(outcomes(&with_row("{}").await)[1], "2 refused validation-failed");
+    assert_eq!(outcomes(&with_row("{}").await)[1], "2 refused validation-failed");
     with_row("no JSON").await.problem(422, "idempotency-key-reused");
     let longer = bulk(&app, "", NDJSON, Some("import-1"), rows(0..3600)).await;
-    let outcomes = told(&longer);
-    assert_eq!((outcomes.len(), outcomes[3000].as_str()), (3001, "3001 stopped idempotency-key-reused"));
+    let results = outcomes(&longer);
+    assert_eq!((results.len(), results[3000].as_str()), (3001, "3001 stopped idempotency-key-reused"));
     assert_eq!(count(&app).await, 3501);
 }
 
@@ -85,10 +88,10 @@ async fn a_key_is_bound_to_all_rows_of_its_body(context: Context) {
             if other == count {
                 assert_eq!(reply.text, first.text);
             } else if reply.status == 200 {
-                let outcomes = told(&reply);
-                let last = outcomes.last().unwrap();
+                let results = outcomes(&reply);
+                let last = results.last().unwrap();
                 assert!(last.ends_with("stopped idempotency-key-reused"), "{other} rows for {count}: {last}");
-                assert!(outcomes.len() <= count.min(other) + 1, "{other} rows for {count}");
+                assert!(results.len() <= count.min(other) + 1, "{other} rows for {count}");
             } else {
                 reply.problem(422, "idempotency-key-reused");
             }
@@ -107,7 +110,7 @@ async fn a_key_is_in_use_until_its_rows_are_written(context: Context) {
         lock.unlock().await;
         let succeeded = || async { Some(send().await).filter(|reply| reply.status == 200) };
         let done = eventually("the rows are written", succeeded).await;
-        assert_eq!((done.header("idempotency-replayed"), told(&done).len()), ("true", 3), "{query}");
+        assert_eq!((done.header("idempotency-replayed"), outcomes(&done).len()), ("true", 3), "{query}");
         assert_eq!(count(&app).await, 3);
         app.stop().await.unwrap().unwrap();
     }
@@ -148,7 +151,7 @@ async fn a_chunk_of_refused_rows_stores_no_response(context: Context) {
     for number in 0..3 {
         let invalid = "{}\n".repeat(1500);
         let reply = bulk(&app, "", NDJSON, Some(&format!("invalid-{number}")), invalid).await;
-        assert_eq!(told(&reply).len(), 1500, "{}", reply.text);
+        assert_eq!(outcomes(&reply).len(), 1500, "{}", reply.text);
         let reply = bulk(&app, "", NDJSON, Some(&format!("taken-{number}")), taken.as_str()).await;
         assert!(reply.text.contains("refused"), "{}", reply.text);
     }

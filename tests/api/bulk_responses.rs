@@ -3,9 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::{
-    bulk::{NDJSON, bulk, count, lines, outcome_of, rows},
     cases,
-    harness::{Context, Reply, Upload, eventually},
+    harness::{
+        Context, Reply, Upload,
+        bulk::{NDJSON, bulk, count, lines, outcome_of, rows},
+        eventually,
+    },
 };
 
 cases![

@@ -10,9 +10,12 @@ use tokio::{
 };
 
 use crate::{
-    bulk::{NDJSON, bulk, rows, told},
     cases,
-    harness::{App, Context, Reply, eventually},
+    harness::{
+        App, Context, Reply,
+        bulk::{NDJSON, bulk, outcomes, rows},
+        eventually,
+    },
 };
 
 cases![
@@ -71,7 +74,7 @@ async fn an_export_can_be_imported(context: Context) {
         }
         let target = context.app().await;
         let reply = bulk(&target, "", media_type, None, text).await;
-        assert!(told(&reply).iter().all(|line| line.ends_with("created")), "{}", reply.text);
+        assert!(outcomes(&reply).iter().all(|line| line.ends_with("created")), "{}", reply.text);
         let copy = export(&target, "", "*/*").await.text;
         assert_eq!(names_and_emails(&copy), names_and_emails(&original.text), "in the same order");
     }

@@ -8,9 +8,12 @@ use tokio::{
 };
 
 use crate::{
-    bulk::{bulk, rows, told},
     cases,
-    harness::{App, Context, Reply, Service, eventually},
+    harness::{
+        App, Context, Reply, Service,
+        bulk::{bulk, outcomes, rows},
+        eventually,
+    },
 };
 
 cases![
@@ -299,7 +302,7 @@ async fn every_ndjson_media_type_is_accepted(context: Context) {
     let app = context.app().await;
     for (number, name) in ["application/ndjson", "application/jsonl", "application/x-ndjson"].into_iter().enumerate() {
         let reply = bulk(&app, "", name, None, rows(number..number + 1)).await;
-        assert_eq!(told(&reply), ["1 created"], "{name}");
+        assert_eq!(outcomes(&reply), ["1 created"], "{name}");
         let export = Reply::of(app.request(Method::GET, "/users/export").header("accept", name)).await;
         assert_eq!((export.status.as_u16(), export.header("content-type")), (200, name));
         assert_eq!(export.text.lines().count(), number + 1);

@@ -4,9 +4,11 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    bulk::{NDJSON, bulk, count, lines, rows},
     cases,
-    harness::{App, Context, ProxyKind, Reply, ReverseProxy},
+    harness::{
+        App, Context, ProxyKind, Reply, ReverseProxy,
+        bulk::{NDJSON, bulk, count, lines, rows},
+    },
 };
 
 cases![

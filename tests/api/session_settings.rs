@@ -9,11 +9,11 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::{
-    bulk::{NDJSON, bulk, count, rows},
     cases,
     harness::{
         Context, End, Engine, Server,
         bare::{end, pool_on, read, run, write},
+        bulk::{NDJSON, bulk, count, rows},
         connect, number, sqlite_url,
     },
 };
@@ -28,10 +28,26 @@ cases![
 ];
 
 /// Defaults that change what a client's statements mean unless the client sets its session.
-fn hostile_defaults(engine: Engine) -> &'static [&'static str] {
+fn hostile_defaults(engine: Engine) -> Vec<&'static str> {
+    const MYSQL_AND_MARIADB: [&str; 14] = [
+        "autocommit = 0",
+        "completion_type = 'CHAIN'",
+        "completion_type = 'RELEASE'",
+        "sql_mode = ''",
+        "sql_select_limit = 1",
+        "sql_safe_updates = 1",
+        "max_join_size = 1",
+        "max_sort_length = 64",
+        "unique_checks = 0",
+        "foreign_key_checks = 0",
+        "sql_auto_is_null = 1",
+        "time_zone = '+05:30'",
+        "default_storage_engine = 'MyISAM'",
+        "init_connect = 'SET autocommit = 0, sql_mode = \"\"'",
+    ];
     match engine {
-        Engine::Sqlite => &[],
-        Engine::Postgres => &[
+        Engine::Sqlite => Vec::new(),
+        Engine::Postgres => vec![
             "default_transaction_isolation = 'serializable'",
             "default_transaction_deferrable = on",
             "synchronous_commit = off",
@@ -47,45 +63,23 @@ fn hostile_defaults(engine: Engine) -> &'static [&'static str] {
             "array_nulls = off",
             "statement_timeout = '50ms'",
         ],
-        Engine::MariaDb => &[
-            "autocommit = 0",
-            "completion_type = 'CHAIN'",
-            "completion_type = 'RELEASE'",
+        Engine::MariaDb => [
             "tx_isolation = 'READ-UNCOMMITTED'",
             "tx_isolation = 'SERIALIZABLE'",
-            "sql_mode = ''",
             "sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH'",
             "sql_mode = 'ORACLE,EMPTY_STRING_IS_NULL,SIMULTANEOUS_ASSIGNMENT'",
-            "sql_select_limit = 1",
-            "sql_safe_updates = 1",
-            "max_join_size = 1",
-            "max_sort_length = 64",
-            "unique_checks = 0",
-            "foreign_key_checks = 0",
-            "sql_auto_is_null = 1",
-            "time_zone = '+05:30'",
-            "default_storage_engine = 'MyISAM'",
-            "init_connect = 'SET autocommit = 0, sql_mode = \"\"'",
-        ],
-        Engine::MySql => &[
-            "autocommit = 0",
-            "completion_type = 'CHAIN'",
-            "completion_type = 'RELEASE'",
+        ]
+        .into_iter()
+        .chain(MYSQL_AND_MARIADB)
+        .collect(),
+        Engine::MySql => [
             "transaction_isolation = 'READ-UNCOMMITTED'",
             "transaction_isolation = 'SERIALIZABLE'",
-            "sql_mode = ''",
             "sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'",
-            "sql_select_limit = 1",
-            "sql_safe_updates = 1",
-            "max_join_size = 1",
-            "max_sort_length = 64",
-            "unique_checks = 0",
-            "foreign_key_checks = 0",
-            "sql_auto_is_null = 1",
-            "time_zone = '+05:30'",
-            "default_storage_engine = 'MyISAM'",
-            "init_connect = 'SET autocommit = 0, sql_mode = \"\"'",
-        ],
+        ]
+        .into_iter()
+        .chain(MYSQL_AND_MARIADB)
+        .collect(),
     }
 }
 

@@ -388,7 +388,7 @@ impl<K: Key, V: Value> Place<K, V> {
             if self.queue.inner.admission.is_closed() {
                 Error::Closed
             } else {
-                Error::Abandoned { operation: self.queue.config.operation }
+                Error::Aborted { operation: self.queue.config.operation }
             }
         })
     }

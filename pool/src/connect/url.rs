@@ -7,6 +7,7 @@
 mod engine;
 mod host;
 mod invalid;
+mod parameter_tables;
 mod parameters;
 mod server;
 mod sqlite;

@@ -198,7 +198,7 @@ where
         Ok(outcome) => outcome,
         Err(failure) if failure.is_panic() => Err(Error::Panicked { operation }.into()),
         Err(_) if context.is_stranded.load(std::sync::atomic::Ordering::Relaxed) => {
-            Err(Error::Abandoned { operation }.into())
+            Err(Error::Aborted { operation }.into())
         }
         Err(_) => Err(Error::Closed.into()),
     }

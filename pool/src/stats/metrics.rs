@@ -104,7 +104,7 @@ pub(crate) struct PoolMetrics {
     // Running mean of hold times, in nanoseconds.
     mean_hold: AtomicU64,
     bulk_ended: AtomicU64,
-    bulk_gives_way: AtomicBool,
+    bulk_is_yielding: AtomicBool,
     metrics: Metrics,
 }
 
@@ -131,7 +131,7 @@ impl PoolMetrics {
             windows: Mutex::new(windows),
             mean_hold: AtomicU64::new(0),
             bulk_ended: AtomicU64::new(0),
-            bulk_gives_way: AtomicBool::new(false),
+            bulk_is_yielding: AtomicBool::new(false),
             metrics: Metrics::new(pool),
         })
     }
@@ -218,12 +218,12 @@ impl PoolMetrics {
     }
 
     /// Whether other operations were served during the last bulk operation.
-    pub(crate) fn bulk_gives_way(&self) -> bool {
-        self.bulk_gives_way.load(Ordering::Relaxed)
+    pub(crate) fn bulk_is_yielding(&self) -> bool {
+        self.bulk_is_yielding.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_bulk_gives_way(&self, gives_way: bool) {
-        self.bulk_gives_way.store(gives_way, Ordering::Relaxed);
+    pub(crate) fn set_bulk_is_yielding(&self, is_yielding: bool) {
+        self.bulk_is_yielding.store(is_yielding, Ordering::Relaxed);
     }
 
     /// Counts a batch and its operations.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use url::form_urlencoded;
 use utoipa::ToSchema;
 
-use super::{ParameterValue, QueryError, query_parameters, read, word};
+use super::{Pairs, ParameterValue, QueryError, query_parameters, read, read_with_pairs, word_values};
 use crate::{
     domain::{Email, Prefix, UserId, ValidationError},
     exchange::{CursorSigner, Field, Fields},
@@ -108,17 +108,7 @@ pub enum UserCount {
 #[derive(Clone, Copy, Debug)]
 pub struct Limit(u64);
 
-impl ParameterValue for UserSort {
-    fn parse(text: &str) -> Result<Self, ValidationError> {
-        word(text)
-    }
-}
-
-impl ParameterValue for UserCount {
-    fn parse(text: &str) -> Result<Self, ValidationError> {
-        word(text)
-    }
-}
+word_values!(UserSort, UserCount);
 
 impl ParameterValue for Limit {
     fn parse(text: &str) -> Result<Self, ValidationError> {
@@ -182,12 +172,12 @@ impl ListQuery {
     ///
     /// [`QueryError`].
     pub fn parse(query: &str, signer: &CursorSigner) -> Result<Self, QueryError> {
-        let (ListParameters { limit, cursor, count }, selection) =
-            read::<(ListParameters, SelectionParameters)>(query)?;
+        let ((ListParameters { limit, cursor, count }, selection), pairs) =
+            read_with_pairs::<(ListParameters, SelectionParameters)>(query)?;
         let limit = limit.map_or(DEFAULT_LIMIT, |limit| limit.0);
         let (selection, fields) = selection.into_parts();
         let position = position(cursor.as_deref(), &selection, signer)?;
-        let without_cursor = without_cursor(query, limit);
+        let without_cursor = without_cursor(&pairs, limit);
         Ok(Self { selection, position, limit, fields, count: count.map(Count::from), without_cursor })
     }
 }
@@ -231,8 +221,8 @@ fn position(cursor: Option<&str>, selection: &Selection, signer: &CursorSigner) 
 }
 
 /// Returns the query with its effective limit and without its cursor.
-fn without_cursor(query: &str, limit: u64) -> String {
-    let others = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| !["limit", "cursor"].contains(&&**name));
+fn without_cursor(pairs: &Pairs<'_>, limit: u64) -> String {
+    let others = pairs.iter().filter(|(name, _)| !["limit", "cursor"].contains(&name.as_ref()));
     form_urlencoded::Serializer::new(format!("limit={limit}")).extend_pairs(others).finish()
 }
 

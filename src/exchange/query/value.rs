@@ -43,6 +43,18 @@ pub fn word<'a, T: Deserialize<'a> + PartialSchema>(text: &'a str) -> Result<T, 
     })
 }
 
+/// Implements [`ParameterValue`] for enums whose words are those of their schema.
+macro_rules! word_values {
+    ($($name:ty),+) => {
+        $(impl $crate::exchange::ParameterValue for $name {
+            fn parse(text: &str) -> Result<Self, $crate::domain::ValidationError> {
+                $crate::exchange::word(text)
+            }
+        })+
+    };
+}
+pub(crate) use word_values;
+
 impl ParameterValue for bool {
     fn parse(text: &str) -> Result<Self, ValidationError> {
         text.parse().map_err(|_| ValidationError::new("unknown-value", "must be true or false"))

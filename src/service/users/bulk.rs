@@ -58,7 +58,7 @@ pub struct Outcome {
     /// The outcome of each row, in the same order; `None` if another user has the email.
     pub written: Vec<Option<Written>>,
     /// Whether the transaction was committed.
-    pub is_kept: bool,
+    pub is_committed: bool,
 }
 
 /// Why a transaction is rolled back.
@@ -112,7 +112,7 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn pieces_of(&self, keyed: KeyedRequest) -> Result<Option<u64>, Error> {
+    pub async fn stored_chunk_count(&self, keyed: KeyedRequest) -> Result<Option<u64>, Error> {
         let KeyedRequest { key, fingerprint, .. } = completion_of(keyed);
         let count = self.stored_responses.load(key).await?.and_then(|stored| stored.response_to(&fingerprint));
         Ok(count.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes))
@@ -124,7 +124,7 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn keep_pieces(&self, keyed: KeyedRequest, chunks: u64) -> Result<(), Error> {
+    pub async fn store_chunk_count(&self, keyed: KeyedRequest, chunks: u64) -> Result<(), Error> {
         let store = move |db| async move {
             let KeyedRequest { key, fingerprint, retention } = completion_of(keyed);
             let response = chunks.to_be_bytes().to_vec();

@@ -14,13 +14,13 @@ pub(super) struct KeyedCreation {
     pub(super) model: Model,
     pub(super) claim: Claim,
     /// Part of the creation, so that the key stays in flight if the caller is dropped before the transaction has ended.
-    pub(super) in_flight: Mutex<Option<InFlightGuard>>,
+    pub(super) key_guard: Mutex<Option<InFlightGuard>>,
 }
 
 impl KeyedCreation {
     /// Ends the request's time in flight: from now on, a request with the same key finds the stored response.
-    pub(super) fn end(&self) {
-        drop(self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).take());
+    pub(super) fn release_key(&self) {
+        drop(self.key_guard.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

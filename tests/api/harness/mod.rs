@@ -1,6 +1,7 @@
 //! The test harness: applications, processes, clients.
 
 mod app;
+pub mod bulk;
 mod context;
 mod flaky_proxy;
 mod load;

@@ -6,7 +6,8 @@ use super::{
     engine::Engine,
     host::{Host, PORT, host, host_and_port, is_loopback, port},
     invalid::InvalidUrl,
-    parameters::{self, Meaning, Shown, Table},
+    parameter_tables::{self, Meaning, Table},
+    parameters::{self, Shown},
     text::{self, ENCODE, Parameter},
     tls::{Tls, TlsMode, TlsRequirements},
 };
@@ -22,12 +23,12 @@ pub(super) struct Dialect {
 pub(super) const POSTGRES: Dialect = Dialect {
     engine: Engine::Postgres,
     port: 5432,
-    table: parameters::POSTGRES,
-    variables: parameters::POSTGRES_VARIABLES,
+    table: parameter_tables::POSTGRES,
+    variables: parameter_tables::POSTGRES_VARIABLES,
 };
 
 pub(super) const MYSQL: Dialect =
-    Dialect { engine: Engine::MySql, port: 3306, table: parameters::MYSQL, variables: &[] };
+    Dialect { engine: Engine::MySql, port: 3306, table: parameter_tables::MYSQL, variables: &[] };
 
 /// A database on a server.
 #[derive(Clone, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     invalid::InvalidUrl,
-    parameters::{self, Meaning},
-    text,
+    parameter_tables::{self, Meaning},
+    parameters, text,
 };
 
 /// How the file is opened.
@@ -75,7 +75,7 @@ impl FileAddress {
 
     fn read(&mut self, parameters: Vec<text::Parameter>) -> Result<String, InvalidUrl> {
         let mut shown = parameters::Shown::default();
-        for (parameter, meaning) in parameters::known(parameters::SQLITE, parameters)? {
+        for (parameter, meaning) in parameters::known(parameter_tables::SQLITE, parameters)? {
             let is_closed = match meaning {
                 Meaning::OpenMode => {
                     self.mode = parameter.choice(&[

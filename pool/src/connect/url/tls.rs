@@ -6,7 +6,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{
     invalid::InvalidUrl,
-    parameters::Meaning,
+    parameter_tables::Meaning,
     text::{Parameter, one_of},
 };
 
