@@ -25,7 +25,7 @@ pub(crate) use self::query::{query_parameters, word_values};
 pub use self::{
     cursor::CursorSigner,
     export::{Chunk, Export, ExportError},
-    import::{ChunkReport, Import, ImportError, Report, import, import_all_or_none},
+    import::{ChunkReport, Import, ImportError, Report, import, import_atomically},
     outcome::{Refused, Row, Tally},
     query::{
         ExportParameters, ExportQuery, ListParameters, ListQuery, ParameterError, ParameterValue, Parameters,

@@ -17,7 +17,7 @@ pub use self::{
     idempotency::{IdempotencyStore, KeyedRequest, KeyedResponse},
     schema::{Migration, Progress, SchemaFailure, SchemaService},
     users::{
-        Change, Count, Draft, Edge, Filter, Mode, Outcome, Page, Position, Selection, Sort, SortKey, SortPlan,
-        UserService, WriteOptions, Written,
+        BulkOutcome, Change, CountMode, Draft, Edge, Filter, Page, Position, RowOutcome, Selection, Sort, SortKey,
+        SortPlan, UserService, WriteMode, WriteOptions,
     },
 };

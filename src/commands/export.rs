@@ -14,7 +14,7 @@ use super::{CommandError, bulk, import::FormatName, interruptible::report};
 use crate::{
     error_chain::chain,
     exchange::{CursorSigner, Export, ExportQuery},
-    service::{Count, Position},
+    service::{CountMode, Position},
     settings::Settings,
 };
 
@@ -45,7 +45,7 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
         let selection = query.selection.clone();
         let progress = bulk::progress(Some(0), "{human_pos}/~{human_len} users");
         if !progress.is_hidden() {
-            let count = stop.run_until_requested(service.count(&selection.filter, Count::Estimated)).await;
+            let count = stop.run_until_requested(service.count(&selection.filter, CountMode::Estimated)).await;
             let length = count.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)?;
             progress.set_length(length);
         }

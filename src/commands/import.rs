@@ -25,7 +25,7 @@ use super::{
 use crate::{
     exchange::{self, ChunkReport, Format, Import, ImportError, MemberError, ReadError, Refused, Row, Tally},
     lifecycle::StopRequest,
-    service::{Mode, WriteOptions, Written},
+    service::{RowOutcome, WriteMode, WriteOptions},
     settings::Settings,
 };
 
@@ -87,9 +87,9 @@ pub(crate) fn import(settings: &Settings, options: &ImportOptions) -> Result<(),
     let format = FormatName::or_from_extension(options.format, file);
     let (source, length) = open_source(file)?;
     let write_options = WriteOptions {
-        mode: if options.mode == ModeName::Upsert { Mode::Upsert } else { Mode::Insert },
+        mode: if options.mode == ModeName::Upsert { WriteMode::Upsert } else { WriteMode::Insert },
         dry_run: options.dry_run,
-        all_or_none: options.atomic,
+        atomic: options.atomic,
     };
     bulk::with_service(settings, async |service, stop| {
         let bytes_read = Arc::new(AtomicU64::new(0));
@@ -129,8 +129,8 @@ async fn run(
     };
     let mut reported = Ok(());
     let work = async {
-        if import.options.all_or_none {
-            match exchange::import_all_or_none(import, format, source).await {
+        if import.options.atomic {
+            match exchange::import_atomically(import, format, source).await {
                 Ok(chunk) => {
                     is_committed = chunk.is_committed;
                     reported = report_chunk(chunk, &mut tally).await;
@@ -159,26 +159,26 @@ async fn run(
     progress.finish_and_clear();
     let summary = summary(&tally);
     let seconds = began.elapsed().as_secs_f64();
-    let is_rolled_back = !is_committed || import.options.all_or_none && result.is_err();
+    let is_rolled_back = !is_committed || import.options.atomic && result.is_err();
     let note = match is_outcome_known {
         false => " (no response from the database; more rows may have been written)",
         true if import.options.dry_run || is_rolled_back => " (nothing was written)",
         true => "",
     };
     print(format!("{summary} in {seconds:.1} s{note}\n"), stop).await?;
-    outcome(result, tally, import.options.all_or_none, last_line, stop)
+    outcome(result, tally, import.options.atomic, last_line, stop)
 }
 
 /// Returns the outcome of the command, with a hint how to resume an interrupted import after its last line.
 fn outcome(
     result: Result<(), ImportError>,
     tally: Tally,
-    is_atomic: bool,
+    atomic: bool,
     last_line: u64,
     stop: &StopRequest,
 ) -> Result<(), CommandError> {
     // An atomic import starts again from the first line.
-    let resume_hint = if is_atomic { String::new() } else { format!("; continue with --from-line {}", last_line + 1) };
+    let resume_hint = if atomic { String::new() } else { format!("; continue with --from-line {}", last_line + 1) };
     match result {
         Ok(()) if tally.refused > 0 => Err(CommandError::RowsRefused),
         Ok(()) => Ok(()),
@@ -189,11 +189,8 @@ fn outcome(
             Err(CommandError::failed(format!("cannot read the rows: {error}")))
         }
         Err(ImportError::Read(error @ ReadError::UnclosedQuote { first, .. })) => {
-            let resume_hint = if is_atomic {
-                String::new()
-            } else {
-                format!("; close the quote and continue with --from-line {first}")
-            };
+            let resume_hint =
+                if atomic { String::new() } else { format!("; close the quote and continue with --from-line {first}") };
             Err(CommandError::failed(format!("{error}{resume_hint}")))
         }
         Err(ImportError::TooMany(max)) => Err(CommandError::failed(format!("--atomic allows at most {max} rows"))),
@@ -231,7 +228,8 @@ fn refusals(rows: &[Row]) -> Vec<u8> {
     let mut text = String::new();
     for Row { line, last_line, outcome } in rows {
         let reason = match outcome {
-            Err(Refused::RolledBack) | Ok(Written::Created(_) | Written::Updated(_) | Written::Unchanged(_)) => {
+            Err(Refused::RolledBack)
+            | Ok(RowOutcome::Created(_) | RowOutcome::Updated(_) | RowOutcome::Unchanged(_)) => {
                 continue;
             }
             Err(Refused::EmailTaken) => "email already in use".to_owned(),

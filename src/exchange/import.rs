@@ -22,7 +22,9 @@ use super::{
 };
 use crate::{
     domain::Email,
-    service::{Draft, Error, KeyedRequest, KeyedResponse, Mode, Outcome, UserService, WriteOptions, Written},
+    service::{
+        BulkOutcome, Draft, Error, KeyedRequest, KeyedResponse, RowOutcome, UserService, WriteMode, WriteOptions,
+    },
 };
 
 /// The number of rows in a chunk, which is written in one transaction. With an idempotency key each chunk is stored, so
@@ -112,45 +114,21 @@ pub async fn import<B: AsRef<[u8]>>(
     mut on_chunk: impl AsyncFnMut(ChunkReport) -> bool,
 ) -> Result<(), ImportError> {
     let mut source = pin!(source);
-    let mut reader = Reader::new(format);
-    let mut pending: VecDeque<RawRow> = VecDeque::new();
+    let mut input = Input { reader: Reader::new(format), rows: VecDeque::new(), end: None };
+    let mut chunks = Chunks::start(import).await.map_err(ImportError::Service)?;
     let mut writing: Option<BoxFuture<'static, Result<ChunkReport, Error>>> = None;
-    let mut end: Option<Result<(), ImportError>> = None;
-    let mut chunks = 0;
-    let mut seen = (import.options.dry_run && import.options.mode == Mode::Insert).then(SeenEmails::default);
-    // An earlier import with this key may have completed.
-    let stored_chunks = match import.keyed {
-        Some(keyed) => import.service.stored_chunk_count(keyed).await.map_err(ImportError::Service)?,
-        None => None,
-    };
     loop {
-        if writing.is_none() {
-            let is_complete = pending.len() >= CHUNK_ROWS || import.keyed.is_none() || matches!(end, Some(Ok(())));
-            if is_complete && !pending.is_empty() {
-                if stored_chunks == Some(chunks) {
-                    return Err(ImportError::Service(Error::KeyReused));
-                }
-                let is_under_load = import.keyed.is_none() && import.service.is_under_load();
-                let max = if is_under_load { CHUNK_ROWS_UNDER_LOAD } else { CHUNK_ROWS };
-                let rows = pending.drain(..pending.len().min(max)).map(|row| Candidate::of(row, &mut seen)).collect();
-                writing = Some(Box::pin(import.clone().write(rows, chunks)));
-                chunks += 1;
-            }
+        if writing.is_none() && input.has_chunk(import) {
+            writing = Some(chunks.write_next(&mut input.rows).map_err(ImportError::Service)?);
         }
-        let may_read = end.is_none() && pending.len() < CHUNK_ROWS;
+        let may_read = input.end.is_none() && input.rows.len() < CHUNK_ROWS;
         let read = match (writing.take(), may_read) {
             (None, true) => source.next().await,
             (None, false) => {
-                if let Some(Err(error)) = end {
-                    return Err(error.with_unwritten(pending.front()));
+                if let Some(Err(error)) = input.end {
+                    return Err(error.with_unwritten(input.rows.front()));
                 }
-                return match (import.keyed, stored_chunks) {
-                    (Some(_), Some(stored)) if stored != chunks => Err(ImportError::Service(Error::KeyReused)),
-                    (Some(keyed), None) => {
-                        import.service.store_chunk_count(keyed, chunks).await.map_err(ImportError::Service)
-                    }
-                    _ => Ok(()),
-                };
+                return chunks.finish().await.map_err(ImportError::Service);
             }
             (Some(work), may_read) => {
                 let next = async { if may_read { source.next().await } else { std::future::pending().await } };
@@ -168,18 +146,85 @@ pub async fn import<B: AsRef<[u8]>>(
                 }
             }
         };
-        end = match read {
-            Some(Ok(bytes)) => read_rows(&mut reader, bytes.as_ref(), &mut pending).await.err().map(Err),
+        input.push(read, import.from_line).await;
+    }
+}
+
+/// The rows that have been read and are not being written yet.
+struct Input {
+    reader: Reader,
+    rows: VecDeque<RawRow>,
+    /// Set once nothing more can be read.
+    end: Option<Result<(), ImportError>>,
+}
+
+impl Input {
+    /// Returns whether the next chunk can be written.
+    fn has_chunk(&self, import: &Import) -> bool {
+        let is_complete = self.rows.len() >= CHUNK_ROWS || import.keyed.is_none() || matches!(self.end, Some(Ok(())));
+        is_complete && !self.rows.is_empty()
+    }
+
+    /// Adds what the source has returned.
+    async fn push<B: AsRef<[u8]>>(&mut self, read: Option<io::Result<B>>, from_line: u64) {
+        self.end = match read {
+            Some(Ok(bytes)) => read_rows(&mut self.reader, bytes.as_ref(), &mut self.rows).await.err().map(Err),
             // The rows that have arrived are not written either: the input may be cut off inside a row, and the client
             // sends it again.
             Some(Err(error)) => {
-                pending.clear();
+                self.rows.clear();
                 Some(Err(ImportError::Source(error)))
             }
-            None => Some(reader.read(&[], &mut pending).map_err(ImportError::Read)),
+            None => Some(self.reader.read(&[], &mut self.rows).map_err(ImportError::Read)),
         };
-        while pending.front().is_some_and(|row| row.line < import.from_line) {
-            pending.pop_front();
+        while self.rows.front().is_some_and(|row| row.line < from_line) {
+            self.rows.pop_front();
+        }
+    }
+}
+
+/// The chunks of an import, in order. With a key, an import that is repeated must have the same ones.
+struct Chunks<'a> {
+    import: &'a Import,
+    /// The number of chunks so far.
+    count: u64,
+    /// The number of chunks of a completed import with this key.
+    stored_count: Option<u64>,
+    seen: Option<SeenEmails>,
+}
+
+impl<'a> Chunks<'a> {
+    async fn start(import: &'a Import) -> Result<Self, Error> {
+        let stored_count = match import.keyed {
+            Some(keyed) => import.service.stored_chunk_count(keyed).await?,
+            None => None,
+        };
+        let needs_seen = import.options.dry_run && import.options.mode == WriteMode::Insert;
+        Ok(Self { import, count: 0, stored_count, seen: needs_seen.then(SeenEmails::default) })
+    }
+
+    /// Returns the work of writing the first rows of `rows`.
+    fn write_next(
+        &mut self,
+        rows: &mut VecDeque<RawRow>,
+    ) -> Result<BoxFuture<'static, Result<ChunkReport, Error>>, Error> {
+        if self.stored_count == Some(self.count) {
+            return Err(Error::KeyReused);
+        }
+        let is_under_load = self.import.keyed.is_none() && self.import.service.is_under_load();
+        let max = if is_under_load { CHUNK_ROWS_UNDER_LOAD } else { CHUNK_ROWS };
+        let rows = rows.drain(..rows.len().min(max)).map(|row| Candidate::of(row, &mut self.seen)).collect();
+        let work = self.import.clone().write(rows, self.count);
+        self.count += 1;
+        Ok(Box::pin(work))
+    }
+
+    /// Stores or compares the number of chunks once all are written.
+    async fn finish(self) -> Result<(), Error> {
+        match (self.import.keyed, self.stored_count) {
+            (Some(_), Some(stored)) if stored != self.count => Err(Error::KeyReused),
+            (Some(keyed), None) => self.import.service.store_chunk_count(keyed, self.count).await,
+            _ => Ok(()),
         }
     }
 }
@@ -189,7 +234,7 @@ pub async fn import<B: AsRef<[u8]>>(
 /// # Errors
 ///
 /// [`ImportError`]; then nothing was written.
-pub async fn import_all_or_none<B: AsRef<[u8]>>(
+pub async fn import_atomically<B: AsRef<[u8]>>(
     import: &Import,
     format: Format,
     source: impl Stream<Item = io::Result<B>>,
@@ -270,14 +315,14 @@ impl Import {
                 Err(refused) => (row.line, row.last_line, Some(refused)),
             })
             .collect();
-        let all_or_none = self.options.all_or_none;
+        let atomic = self.options.atomic;
         // One refused row is enough to write none of them.
-        self.options.dry_run |= all_or_none && rows.iter().any(|(_, _, refused)| refused.is_some());
-        let outcomes = move |written: &[Option<Written>]| row_outcomes(&rows, written, all_or_none);
+        self.options.dry_run |= atomic && rows.iter().any(|(_, _, refused)| refused.is_some());
+        let outcomes = move |written: &[Option<RowOutcome>]| row_outcomes(&rows, written, atomic);
         let keyed = keyed.filter(|_| !self.options.dry_run);
         let (report, rows, is_replay, is_committed) = match keyed {
             None => {
-                let Outcome { written, is_committed } = self.service.write_many(drafts, self.options).await?;
+                let BulkOutcome { written, is_committed } = self.service.write_many(drafts, self.options).await?;
                 let rows = outcomes(&written);
                 ((self.report)(&rows), rows, false, is_committed)
             }
@@ -285,10 +330,10 @@ impl Import {
                 let outcomes = Arc::new(outcomes);
                 let serialize = {
                     let (outcomes, report) = (Arc::clone(&outcomes), Arc::clone(&self.report));
-                    move |written: &[Option<Written>]| report(&outcomes(written))
+                    move |written: &[Option<RowOutcome>]| report(&outcomes(written))
                 };
                 match self.service.write_many_once(drafts, self.options, keyed, serialize).await? {
-                    (KeyedResponse::Fresh(report), Outcome { written, is_committed }) => {
+                    (KeyedResponse::Fresh(report), BulkOutcome { written, is_committed }) => {
                         (report, outcomes(&written), false, is_committed)
                     }
                     (KeyedResponse::Replayed(report), _) => (report, Vec::new(), true, true),
@@ -300,9 +345,9 @@ impl Import {
 }
 
 /// Returns the outcome of each row. `written` has an entry for each row that is not refused in `rows`.
-fn row_outcomes(rows: &[(u64, u64, Option<Refused>)], written: &[Option<Written>], all_or_none: bool) -> Vec<Row> {
+fn row_outcomes(rows: &[(u64, u64, Option<Refused>)], written: &[Option<RowOutcome>], atomic: bool) -> Vec<Row> {
     let is_any_refused = written.contains(&None) || rows.iter().any(|(_, _, refused)| refused.is_some());
-    let is_rolled_back = all_or_none && is_any_refused;
+    let is_rolled_back = atomic && is_any_refused;
     let mut written = written.iter();
     rows.iter()
         .map(|(line, last_line, refused)| {
@@ -325,7 +370,7 @@ fn keyed_chunk(keyed: KeyedRequest, options: WriteOptions, chunk: u64, rows: &[C
     key.update(keyed.key);
     key.update(chunk.to_be_bytes());
     let mut fingerprint = Sha256::new();
-    fingerprint.update([u8::from(options.mode == Mode::Upsert), u8::from(options.all_or_none)]);
+    fingerprint.update([u8::from(options.mode == WriteMode::Upsert), u8::from(options.atomic)]);
     for row in rows {
         fingerprint.update(row.line.to_be_bytes());
         // Omitted for rows of one line, whose fingerprints must match those of versions without `last_line`.

@@ -1,7 +1,7 @@
 //! The outcomes of imported rows.
 
 use super::row::MemberError;
-use crate::service::Written;
+use crate::service::RowOutcome;
 
 /// Why a row was not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Row {
     /// The line on which the row ends; differs from `line` only if the row was refused.
     pub last_line: u64,
     /// What was written, or why nothing was.
-    pub outcome: Result<Written, Refused>,
+    pub outcome: Result<RowOutcome, Refused>,
 }
 
 /// The number of rows by outcome.
@@ -45,9 +45,9 @@ impl Tally {
         let mut tally = Self::default();
         for row in rows {
             *match &row.outcome {
-                Ok(Written::Created(_)) => &mut tally.created,
-                Ok(Written::Updated(_)) => &mut tally.updated,
-                Ok(Written::Unchanged(_)) => &mut tally.unchanged,
+                Ok(RowOutcome::Created(_)) => &mut tally.created,
+                Ok(RowOutcome::Updated(_)) => &mut tally.updated,
+                Ok(RowOutcome::Unchanged(_)) => &mut tally.unchanged,
                 Err(Refused::Invalid(_) | Refused::EmailTaken) => &mut tally.refused,
                 Err(Refused::RolledBack) => &mut tally.undone,
             } += 1;

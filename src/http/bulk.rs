@@ -11,7 +11,7 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, HttpResponseBuilder,
     body::SizedStream,
     http::StatusCode,
     post,
@@ -38,9 +38,9 @@ use super::{
 };
 use crate::{
     exchange::{
-        ChunkReport, Format, Import, ImportError, ReadError, import, import_all_or_none, query_parameters, word_values,
+        ChunkReport, Format, Import, ImportError, ReadError, import, import_atomically, query_parameters, word_values,
     },
-    service::{Mode, UserService, WriteOptions},
+    service::{UserService, WriteMode, WriteOptions},
 };
 
 /// The maximum length of a body with `atomic=true`.
@@ -96,11 +96,11 @@ impl BulkParameters {
     fn write_options(&self) -> WriteOptions {
         WriteOptions {
             mode: match self.mode {
-                Some(BulkMode::Upsert) => Mode::Upsert,
-                Some(BulkMode::Insert) | None => Mode::Insert,
+                Some(BulkMode::Upsert) => WriteMode::Upsert,
+                Some(BulkMode::Insert) | None => WriteMode::Insert,
             },
             dry_run: self.dry_run.unwrap_or_default(),
-            all_or_none: self.atomic.unwrap_or_default(),
+            atomic: self.atomic.unwrap_or_default(),
         }
     }
 }
@@ -147,7 +147,7 @@ pub(super) async fn write(
     let format = format(&request)?;
     let http_options =
         request.app_data::<HttpOptions>().ok_or_else(|| Problem::internal("HttpOptions are not in the app data"))?;
-    if http_options.require_if_match && options.mode == Mode::Upsert && !condition.is_any {
+    if http_options.require_if_match && options.mode == WriteMode::Upsert && !condition.is_any {
         let detail = "mode=upsert changes users at any version. Send If-Match: * to confirm this.";
         return Err(Problem::new(Kind::PreconditionRequired, detail));
     }
@@ -157,22 +157,54 @@ pub(super) async fn write(
     let lines = Arc::new(move |rows: &[_]| line::of_rows(rows, options.dry_run));
     let import = Import { service: service.as_ref().clone(), options, keyed, from_line: 1, report: lines };
     let source = body_chunks(payload, options, http_options.request_timeout, info.clone());
-    if options.all_or_none {
-        // In a separate task, so that it completes and keeps its key in flight even if the client disconnects.
-        let importing = async move {
-            let _in_flight = in_flight;
-            import_all_or_none(&import, format, source).await
-        };
-        let importing = actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
-        let chunk = importing.await.map_err(Problem::internal)?.map_err(problem)?;
-        let status = if chunk.is_committed || chunk.tally.refused == 0 {
-            StatusCode::OK
-        } else {
-            StatusCode::UNPROCESSABLE_ENTITY
-        };
-        return Ok(response(status, chunk.is_replay).body(Filter::whole(level, chunk.report)));
+    if options.atomic {
+        return write_atomically(import, format, source, in_flight, level, info).await;
     }
-    // A separate task imports the rows while this one sends the response. At most one chunk waits between the two.
+    let (is_replay, report) = start_import(import, format, source, in_flight, level, info.clone()).await?;
+    let mut response = response(StatusCode::OK, is_replay);
+    if matches!(parameters.answer, Some(ResponseTime::Stream)) {
+        return Ok(response.streaming(report.into_stream()));
+    }
+    if let Some(info) = info {
+        // The request timeout no longer applies: the rows that have been written must be reported. The import limits
+        // the time between two chunks of the body.
+        info.is_timeout_disabled.set(true);
+    }
+    respond_at_end(response, report).await.map_err(Problem::internal)
+}
+
+/// Writes all rows or none.
+async fn write_atomically(
+    import: Import,
+    format: Format,
+    source: impl Stream<Item = io::Result<Bytes>> + 'static,
+    in_flight: Option<impl Sized + 'static>,
+    level: ReportLevel,
+    info: Option<Rc<RequestInfo>>,
+) -> Result<HttpResponse, Problem> {
+    // In a separate task, so that it completes and keeps its key in flight even if the client disconnects.
+    let importing = async move {
+        let _in_flight = in_flight;
+        import_atomically(&import, format, source).await
+    };
+    let importing = actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
+    let chunk = importing.await.map_err(Problem::internal)?.map_err(problem)?;
+    let is_ok = chunk.is_committed || chunk.tally.refused == 0;
+    let status = if is_ok { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    Ok(response(status, chunk.is_replay).body(Filter::whole(level, chunk.report)))
+}
+
+/// Starts a task that imports the rows while this one sends the response, and awaits its first chunk, whose result
+/// decides the status. Returns whether that chunk is a stored response.
+async fn start_import(
+    import: Import,
+    format: Format,
+    source: impl Stream<Item = io::Result<Bytes>> + 'static,
+    in_flight: Option<impl Sized + 'static>,
+    level: ReportLevel,
+    info: Option<Rc<RequestInfo>>,
+) -> Result<(bool, Report), Problem> {
+    // At most one chunk waits between the two tasks.
     let (sender, mut reports) = mpsc::channel::<Progress>(1);
     let import_info = info.clone();
     let importing = async move {
@@ -187,26 +219,21 @@ pub(super) async fn write(
         let _ = sender.send(end).await;
     };
     actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
-    // The result of the first chunk decides the status.
     let first = reports.recv().await.ok_or_else(|| Problem::internal("the import panicked"))?.map_err(problem)?;
-    let mut response = response(StatusCode::OK, first.as_ref().is_some_and(|chunk| chunk.is_replay));
-    let mut report = Report::new(reports, first, level, info.clone());
-    if matches!(parameters.answer, Some(ResponseTime::Stream)) {
-        return Ok(response.streaming(report.into_stream()));
-    }
-    if let Some(info) = info {
-        // The request timeout no longer applies: the rows that have been written must be reported. The import limits
-        // the time between two chunks of the body.
-        info.is_timeout_disabled.set(true);
-    }
-    let mut buffer = LineBuffer::new().map_err(Problem::internal)?;
+    let is_replay = first.as_ref().is_some_and(|chunk| chunk.is_replay);
+    Ok((is_replay, Report::new(reports, first, level, info)))
+}
+
+/// Responds once all rows are processed, with the length known. A report that exceeds the buffer is streamed.
+async fn respond_at_end(mut response: HttpResponseBuilder, mut report: Report) -> io::Result<HttpResponse> {
+    let mut buffer = LineBuffer::new()?;
     while let Some(lines) = report.next().await {
-        buffer.push(&lines).map_err(Problem::internal)?;
+        buffer.push(&lines)?;
         if buffer.is_full() {
             break;
         }
     }
-    let (length, lines) = buffer.finish().map_err(Problem::internal)?;
+    let (length, lines) = buffer.finish()?;
     let lines = stream::iter(lines);
     Ok(if report.is_over() {
         compressible(response.body(SizedStream::new(length, lines)))
@@ -215,7 +242,7 @@ pub(super) async fn write(
     })
 }
 
-fn response(status: StatusCode, is_replay: bool) -> actix_web::HttpResponseBuilder {
+fn response(status: StatusCode, is_replay: bool) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(status);
     response.content_type(NDJSON);
     if is_replay {
@@ -236,7 +263,7 @@ fn body_chunks(
     max_idle: Duration,
     info: Option<Rc<RequestInfo>>,
 ) -> impl Stream<Item = io::Result<Bytes>> {
-    let max_bytes = if options.all_or_none { MAX_ATOMIC_BYTES } else { usize::MAX };
+    let max_bytes = if options.atomic { MAX_ATOMIC_BYTES } else { usize::MAX };
     stream::unfold((payload, max_bytes), move |(mut payload, remaining)| {
         let info = info.clone();
         async move {

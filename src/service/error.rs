@@ -59,12 +59,6 @@ pub enum Unavailable {
     ShuttingDown,
 }
 
-impl From<DbErr> for Error {
-    fn from(error: DbErr) -> Self {
-        orm_pool::Error::from(error).into()
-    }
-}
-
 impl From<orm_pool::Error> for Error {
     fn from(error: orm_pool::Error) -> Self {
         use orm_pool::{AcquireError, Error as Pool};
@@ -79,6 +73,11 @@ impl From<orm_pool::Error> for Error {
         };
         Self::Unavailable { kind, source: error }
     }
+}
+
+/// Converts an error of the ORM, which only this layer knows.
+pub(super) fn database(error: DbErr) -> Error {
+    orm_pool::Error::from(error).into()
 }
 
 fn is_email_taken(error: &DbErr) -> bool {

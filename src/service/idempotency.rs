@@ -209,8 +209,9 @@ impl IdempotencyStore {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn delete_expired(&self) -> Result<bool, Error> {
-        self.pool
-            .write("idempotency.forget", |db| async move {
+        let may_be_more = self
+            .pool
+            .write("idempotency.delete_expired", |db| async move {
                 let now = clock::now();
                 let expired: Vec<Vec<u8>> = Entity::find()
                     .select_only()
@@ -227,9 +228,10 @@ impl IdempotencyStore {
                         Entity::delete_many().filter(is_one_of(db.get_database_backend(), Column::KeyHash, &expired));
                     delete.filter(Column::ExpiresAt.lte(now)).exec(&db).await?;
                 }
-                Ok(expired.len() as u64 == SWEEP_BATCH)
+                Ok::<_, orm_pool::Error>(expired.len() as u64 == SWEEP_BATCH)
             })
-            .await
+            .await?;
+        Ok(may_be_more)
     }
 }
 

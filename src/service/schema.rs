@@ -43,17 +43,11 @@ pub enum SchemaFailure {
         table: &'static str,
         /// The server's error.
         #[source]
-        cause: DbErr,
+        cause: orm_pool::Error,
     },
     /// No connection was available, or it broke.
     #[error("the schema could not be read or changed")]
     Pool(#[from] orm_pool::Error),
-}
-
-impl From<DbErr> for SchemaFailure {
-    fn from(error: DbErr) -> Self {
-        Self::Pool(error.into())
-    }
 }
 
 /// Bytes of a statement that writes 1000 rows of maximum length (5 KB each), with a margin.
@@ -158,7 +152,7 @@ impl SchemaService {
             .read("schema.check_server", move |db| async move {
                 let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), query)).await?;
                 let row = row.ok_or_else(|| DbErr::RecordNotFound("the server's version".to_owned()))?;
-                Ok::<_, SchemaFailure>((row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?))
+                Ok::<_, orm_pool::Error>((row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?))
             })
             .await?;
         if let Some(needed) = unmet_requirement(self.pool.engine(), &version) {
@@ -180,10 +174,9 @@ impl SchemaService {
             for (table, statements) in PROBES {
                 for statement in statements {
                     if let Err(cause) = ConnectionTrait::execute_unprepared(&db, statement).await {
-                        return match DbErrorKind::of(&cause) {
-                            DbErrorKind::PrivilegeMissing => Err(SchemaFailure::Privilege { table, cause }),
-                            _ => Err(cause.into()),
-                        };
+                        let is_missing = DbErrorKind::of(&cause) == DbErrorKind::PrivilegeMissing;
+                        let cause = orm_pool::Error::from(cause);
+                        return Err(if is_missing { SchemaFailure::Privilege { table, cause } } else { cause.into() });
                     }
                 }
             }

@@ -24,12 +24,13 @@ use self::{
     once::KeyedCreation,
 };
 pub use self::{
-    bulk::{Mode, Outcome, WriteOptions, Written},
+    bulk::{BulkOutcome, RowOutcome, WriteMode, WriteOptions},
     page::{Edge, Page, Position},
-    search::{Count, Filter, Selection, Sort, SortKey, SortPlan},
+    search::{CountMode, Filter, Selection, Sort, SortKey, SortPlan},
 };
 use super::{
     Error, clock,
+    error::database,
     idempotency::{Claim, Hash, InFlight, KeyedOutcome, KeyedRequest, KeyedResponse, StoredResponse, stored_responses},
 };
 use crate::domain::{Email, Name, Precondition, User, UserId, Version};
@@ -151,15 +152,15 @@ impl UserService {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`]: all or none of the users were written, and it may be unknown
     /// which.
-    pub async fn write_many(&self, drafts: Vec<Draft>, options: WriteOptions) -> Result<Outcome, Error> {
+    pub async fn write_many(&self, drafts: Vec<Draft>, options: WriteOptions) -> Result<BulkOutcome, Error> {
         let models = new_rows(drafts).await;
         let body = move |db| {
             let models = Arc::clone(&models);
             async move { bulk::all(&db, &models, options).await }
         };
         match self.pool.bulk_transaction("users.write_many", body).await {
-            Ok(written) => Ok(Outcome { written, is_committed: true }),
-            Err(Rollback::Intended(written)) => Ok(Outcome { written, is_committed: false }),
+            Ok(written) => Ok(BulkOutcome { written, is_committed: true }),
+            Err(Rollback::Intended(written)) => Ok(BulkOutcome { written, is_committed: false }),
             Err(Rollback::Failed(error)) => Err(error),
         }
     }
@@ -176,8 +177,8 @@ impl UserService {
         drafts: Vec<Draft>,
         options: WriteOptions,
         keyed: KeyedRequest,
-        serialize: impl Fn(&[Option<Written>]) -> Vec<u8> + Send + Sync + 'static,
-    ) -> Result<(KeyedResponse, Outcome), Error> {
+        serialize: impl Fn(&[Option<RowOutcome>]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Result<(KeyedResponse, BulkOutcome), Error> {
         let models = new_rows(drafts).await;
         let serialize = Arc::new(serialize);
         let body = {
@@ -196,14 +197,14 @@ impl UserService {
         };
         match self.pool.bulk_transaction("users.write_many_once", body).await {
             Ok(KeyedOutcome::Executed((written, response))) => {
-                Ok((KeyedResponse::Fresh(response), Outcome { written, is_committed: true }))
+                Ok((KeyedResponse::Fresh(response), BulkOutcome { written, is_committed: true }))
             }
             Ok(KeyedOutcome::Replayed(response)) => {
-                Ok((KeyedResponse::Replayed(response), Outcome { written: Vec::new(), is_committed: true }))
+                Ok((KeyedResponse::Replayed(response), BulkOutcome { written: Vec::new(), is_committed: true }))
             }
             Ok(KeyedOutcome::Mismatch) => Err(Error::KeyReused),
             Err(Rollback::Intended(written)) => {
-                Ok((KeyedResponse::Fresh(serialize(&written)), Outcome { written, is_committed: false }))
+                Ok((KeyedResponse::Fresh(serialize(&written)), BulkOutcome { written, is_committed: false }))
             }
             Err(Rollback::Failed(error)) => Err(error),
         }
@@ -237,7 +238,7 @@ impl UserService {
     ) -> Result<Page<(User, Edge)>, Error> {
         let page = move |db| {
             let (selection, position) = (Arc::clone(&selection), position.clone());
-            async move { Ok(search::page(db, &selection, &position, limit).await?) }
+            async move { search::page(db, &selection, &position, limit).await.map_err(database) }
         };
         self.pool.bulk_read("users.export", page).await
     }
@@ -268,7 +269,8 @@ impl UserService {
         let page = move |db| {
             let (selection, position) = (Arc::clone(&selection), position.clone());
             async move {
-                let Page { users, previous, next } = search::page(db, &selection, &position, limit).await?;
+                let Page { users, previous, next } =
+                    search::page(db, &selection, &position, limit).await.map_err(database)?;
                 let users = users.into_iter().map(|(user, _)| user).collect();
                 Ok(Arc::new(Page { users, previous, next }))
             }
@@ -281,11 +283,11 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn count(&self, filter: &Filter, how: Count) -> Result<u64, Error> {
+    pub async fn count(&self, filter: &Filter, how: CountMode) -> Result<u64, Error> {
         let filter = Arc::new(filter.clone());
         let count = move |db| {
             let filter = Arc::clone(&filter);
-            async move { Ok(search::count(db, &filter, how).await?) }
+            async move { search::count(db, &filter, how).await.map_err(database) }
         };
         self.pool.read("users.count", count).await
     }
@@ -359,7 +361,8 @@ async fn find_for_update(
     id: UserId,
     precondition: &Precondition,
 ) -> Result<Model, Error> {
-    let row = Entity::find_by_id(id.as_uuid()).lock_exclusive().one(transaction).await?.ok_or(Error::NotFound)?;
+    let row = Entity::find_by_id(id.as_uuid()).lock_exclusive().one(transaction).await.map_err(database)?;
+    let row = row.ok_or(Error::NotFound)?;
     if precondition.holds(row.version) { Ok(row) } else { Err(Error::PreconditionFailed { current: row.version }) }
 }
 
@@ -369,7 +372,7 @@ async fn delete_row(db: impl ConnectionTrait, id: UserId, version: Option<Versio
     if let Some(version) = version {
         delete = delete.filter(COLUMN.version.eq(version));
     }
-    match (delete.exec(&db).await?.rows_affected, version) {
+    match (delete.exec(&db).await.map_err(database)?.rows_affected, version) {
         (1, _) => Ok(()),
         (_, None) => Err(Error::NotFound),
         (_, Some(_)) => Err(Error::VersionConflict),
@@ -391,7 +394,9 @@ async fn update_row(transaction: &impl ConnectionTrait, next: &Model, from: Vers
     match written {
         Ok(written) if written.rows_affected == 1 => Ok(()),
         Ok(_) => Err(Error::VersionConflict),
-        Err(error) if create::is_email_taken(transaction, next, &error).await? => Err(Error::EmailTaken),
-        Err(error) => Err(error.into()),
+        Err(error) if create::is_email_taken(transaction, next, &error).await.map_err(database)? => {
+            Err(Error::EmailTaken)
+        }
+        Err(error) => Err(database(error)),
     }
 }

@@ -49,6 +49,7 @@ mod pgbouncer;
 mod pipelines;
 mod pool;
 mod query_plans;
+mod readme;
 mod reload;
 mod requirements;
 mod reverse_proxies;
@@ -121,6 +122,7 @@ fn main() -> ExitCode {
             suite("limits", limits::cases()).without_engine(),
             suite("logging", logging::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
+            suite("readme", readme::cases()).without_engine(),
             suite("traces", traces::cases()).without_engine(),
             suite("architecture", architecture::cases()).without_engine(),
         ]);

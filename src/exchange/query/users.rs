@@ -9,7 +9,7 @@ use super::{Pairs, ParameterValue, QueryError, query_parameters, read, read_with
 use crate::{
     domain::{Email, Prefix, UserId, ValidationError},
     exchange::{CursorSigner, Field, Fields},
-    service::{Count, Filter, Position, Selection, Sort, SortKey},
+    service::{CountMode, Filter, Position, Selection, Sort, SortKey},
 };
 
 const MAX_LIMIT: u64 = 100;
@@ -132,7 +132,7 @@ impl From<UserSort> for Sort {
     }
 }
 
-impl From<UserCount> for Count {
+impl From<UserCount> for CountMode {
     fn from(count: UserCount) -> Self {
         match count {
             UserCount::Exact => Self::Exact,
@@ -160,7 +160,7 @@ pub struct ListQuery {
     /// Which members of each user.
     pub fields: Fields,
     /// How to count the users on all pages, if at all.
-    pub count: Option<Count>,
+    pub count: Option<CountMode>,
     /// The query without its cursor, for links to other pages.
     pub without_cursor: String,
 }
@@ -178,7 +178,7 @@ impl ListQuery {
         let (selection, fields) = selection.into_parts();
         let position = position(cursor.as_deref(), &selection, signer)?;
         let without_cursor = without_cursor(&pairs, limit);
-        Ok(Self { selection, position, limit, fields, count: count.map(Count::from), without_cursor })
+        Ok(Self { selection, position, limit, fields, count: count.map(CountMode::from), without_cursor })
     }
 }
 

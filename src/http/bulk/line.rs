@@ -11,7 +11,7 @@ use crate::{
         body,
         problem::{FieldError, Kind, Problem, ProblemBody},
     },
-    service::Written,
+    service::RowOutcome,
 };
 
 /// A line of a bulk response: the outcome of a row.
@@ -81,9 +81,9 @@ pub(super) fn of_rows(rows: &[Row], is_dry_run: bool) -> Vec<u8> {
     for row in rows {
         let mut refused = None;
         let (outcome, id) = match &row.outcome {
-            Ok(Written::Created(id)) => (Outcome::Created, Some(id)),
-            Ok(Written::Updated(id)) => (Outcome::Updated, Some(id)),
-            Ok(Written::Unchanged(id)) => (Outcome::Unchanged, Some(id)),
+            Ok(RowOutcome::Created(id)) => (Outcome::Created, Some(id)),
+            Ok(RowOutcome::Updated(id)) => (Outcome::Updated, Some(id)),
+            Ok(RowOutcome::Unchanged(id)) => (Outcome::Unchanged, Some(id)),
             Err(Refused::RolledBack) => (Outcome::Undone, None),
             Err(Refused::EmailTaken) => {
                 refused = Some(Problem::new(Kind::EmailTaken, "Another user has this email address."));

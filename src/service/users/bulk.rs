@@ -12,6 +12,7 @@ use crate::{
     domain::UserId,
     service::{
         Error, clock,
+        error::database,
         idempotency::{Claim, KeyedOutcome, KeyedRequest, claim_keys, release_keys, store_response},
         statement::is_one_of,
     },
@@ -19,7 +20,7 @@ use crate::{
 
 /// What happens to a row whose email already exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
+pub enum WriteMode {
     /// The row is refused.
     #[default]
     Insert,
@@ -31,11 +32,11 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteOptions {
     /// What happens to a row whose email already exists.
-    pub mode: Mode,
+    pub mode: WriteMode,
     /// Roll back and return what would have been written.
     pub dry_run: bool,
     /// Roll back if a row is refused.
-    pub all_or_none: bool,
+    pub atomic: bool,
 }
 
 /// Number of rounds after which a row whose email is alternately taken and free is refused.
@@ -43,7 +44,7 @@ const MAX_ROUNDS: usize = 5;
 
 /// The outcome of a row that is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
+pub enum RowOutcome {
     /// The user was created.
     Created(UserId),
     /// The name or the spelling of the email was changed.
@@ -54,9 +55,9 @@ pub enum Written {
 
 /// The outcome of a bulk write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct BulkOutcome {
     /// The outcome of each row, in the same order; `None` if another user has the email.
-    pub written: Vec<Option<Written>>,
+    pub written: Vec<Option<RowOutcome>>,
     /// Whether the transaction was committed.
     pub is_committed: bool,
 }
@@ -64,7 +65,7 @@ pub struct Outcome {
 /// Why a transaction is rolled back.
 pub(super) enum Rollback {
     /// By the [`WriteOptions`]. This is what would have been written.
-    Intended(Vec<Option<Written>>),
+    Intended(Vec<Option<RowOutcome>>),
     Failed(Error),
 }
 
@@ -79,10 +80,10 @@ pub(super) async fn all(
     db: &Connection,
     models: &[Model],
     options: WriteOptions,
-) -> Result<Vec<Option<Written>>, Rollback> {
+) -> Result<Vec<Option<RowOutcome>>, Rollback> {
     let written = write_in_order(db, models, options.mode).await?;
     let is_refused = || written.contains(&None);
-    if options.dry_run || options.all_or_none && is_refused() { Err(Rollback::Intended(written)) } else { Ok(written) }
+    if options.dry_run || options.atomic && is_refused() { Err(Rollback::Intended(written)) } else { Ok(written) }
 }
 
 /// Like [`all`], once per key. Stores the response, unless every row is refused.
@@ -91,17 +92,17 @@ pub(super) async fn once(
     models: &[Model],
     options: WriteOptions,
     claim: &Claim,
-    serialize: &(impl Fn(&[Option<Written>]) -> Vec<u8> + ?Sized),
-) -> Result<KeyedOutcome<(Vec<Option<Written>>, Vec<u8>)>, Rollback> {
-    if let Some(stored) = claim_keys(db, &[claim]).await?.get(&claim.key) {
+    serialize: &(impl Fn(&[Option<RowOutcome>]) -> Vec<u8> + ?Sized),
+) -> Result<KeyedOutcome<(Vec<Option<RowOutcome>>, Vec<u8>)>, Rollback> {
+    if let Some(stored) = claim_keys(db, &[claim]).await.map_err(database)?.get(&claim.key) {
         return Ok(KeyedOutcome::from_stored(stored, &claim.fingerprint));
     }
     let written = all(db, models, options).await?;
     let response = serialize(&written);
     if written.iter().all(Option::is_none) {
-        release_keys(db, &[&claim.key]).await?;
+        release_keys(db, &[&claim.key]).await.map_err(database)?;
     } else {
-        store_response(db, &claim.key, &response).await?;
+        store_response(db, &claim.key, &response).await.map_err(database)?;
     }
     Ok(KeyedOutcome::Executed((written, response)))
 }
@@ -128,10 +129,11 @@ impl UserService {
         let store = move |db| async move {
             let KeyedRequest { key, fingerprint, retention } = completion_of(keyed);
             let response = chunks.to_be_bytes().to_vec();
-            claim_keys(&db, &[&Claim { key, fingerprint, response, expires_at: clock::now() + retention }]).await?;
-            Ok::<_, Error>(())
+            let claim = Claim { key, fingerprint, response, expires_at: clock::now() + retention };
+            claim_keys(&db, &[&claim]).await.map_err(database)?;
+            Ok(())
         };
-        self.pool.transaction("users.keep_pieces", store).await
+        self.pool.transaction("users.store_chunk_count", store).await
     }
 }
 
@@ -141,8 +143,8 @@ fn completion_of(keyed: KeyedRequest) -> KeyedRequest {
     KeyedRequest { key, ..keyed }
 }
 
-async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result<Vec<Option<Written>>, Error> {
-    let mut written: Vec<Option<Written>> = vec![None; models.len()];
+async fn write_in_order(db: &Connection, models: &[Model], mode: WriteMode) -> Result<Vec<Option<RowOutcome>>, Error> {
+    let mut written: Vec<Option<RowOutcome>> = vec![None; models.len()];
     let mut remaining: Vec<usize> = (0..models.len()).collect();
     let mut rounds = 0;
     while !remaining.is_empty() {
@@ -150,17 +152,18 @@ async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result
         let mut emails = HashSet::with_capacity(remaining.len());
         let (first, later): (Vec<usize>, Vec<usize>) =
             remaining.into_iter().partition(|index| emails.insert(models[*index].email_key.as_str()));
-        let created = insert_if_email_free(db, first.iter().map(|index| &models[*index]).collect()).await?;
+        let models_of_round = first.iter().map(|index| &models[*index]).collect();
+        let created = insert_if_email_free(db, models_of_round).await.map_err(database)?;
         let mut taken = Vec::new();
         for index in first {
             let id = models[index].id;
             if created.contains(&id) {
-                written[index] = Some(Written::Created(id.into()));
+                written[index] = Some(RowOutcome::Created(id.into()));
             } else {
                 taken.push(index);
             }
         }
-        if mode == Mode::Insert {
+        if mode == WriteMode::Insert {
             break;
         }
         for (index, outcome) in update(db, models, &taken).await? {
@@ -176,7 +179,7 @@ async fn write_in_order(db: &Connection, models: &[Model], mode: Mode) -> Result
 }
 
 /// Updates the users with the emails of these rows. Returns no outcome for a user that was deleted concurrently.
-async fn update(db: &Connection, models: &[Model], indexes: &[usize]) -> Result<Vec<(usize, Written)>, Error> {
+async fn update(db: &Connection, models: &[Model], indexes: &[usize]) -> Result<Vec<(usize, RowOutcome)>, Error> {
     if indexes.is_empty() {
         return Ok(Vec::new());
     }
@@ -187,7 +190,8 @@ async fn update(db: &Connection, models: &[Model], indexes: &[usize]) -> Result<
         .order_by_asc(Column::EmailKey)
         .lock_exclusive()
         .all(db)
-        .await?;
+        .await
+        .map_err(database)?;
     let mut current: HashMap<String, Model> = rows.into_iter().map(|row| (row.email_key.clone(), row)).collect();
     let mut written = Vec::with_capacity(indexes.len());
     for index in indexes {
@@ -195,10 +199,10 @@ async fn update(db: &Connection, models: &[Model], indexes: &[usize]) -> Result<
         let Some(row) = current.remove(&model.email_key) else { continue };
         let id = row.id.into();
         let outcome = match merge(&row, model) {
-            None => Written::Unchanged(id),
+            None => RowOutcome::Unchanged(id),
             Some(next) => {
                 update_row(db, &next, row.version).await?;
-                Written::Updated(id)
+                RowOutcome::Updated(id)
             }
         };
         written.push((*index, outcome));

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use entity::users::{Column, Entity};
-use orm_pool::Connection;
+use orm_pool::{Connection, Engine};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, IdenStatic, Order, QueryFilter, QueryOrder,
     QueryResult, QuerySelect, QueryTrait, Select, Statement, StatementBuilder,
@@ -69,7 +69,7 @@ pub struct Selection {
 
 /// How users are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Count {
+pub enum CountMode {
     /// Exactly.
     Exact,
     /// Exactly up to 10,000 users; beyond that, as estimated by the query planner (SQLite: always exactly).
@@ -91,10 +91,17 @@ pub enum SortPlan {
 }
 
 impl Selection {
-    /// Returns the statement that reads a page of this selection, and one more row.
+    /// Returns the SQL that reads a page of this selection, and one more row. Its values are inlined: it is for EXPLAIN
+    /// and for people.
     #[must_use]
-    pub fn statement(&self, backend: DbBackend, position: &Position, limit: u64, sort_plan: SortPlan) -> Statement {
-        StatementBuilder::build(&self.select(backend, position, limit, sort_plan), &backend)
+    pub fn sql(&self, engine: Engine, position: &Position, limit: u64, sort_plan: SortPlan) -> String {
+        let backend = match engine {
+            Engine::Sqlite => DbBackend::Sqlite,
+            Engine::Postgres => DbBackend::Postgres,
+            Engine::MySql => DbBackend::MySql,
+        };
+        let statement: Statement = StatementBuilder::build(&self.select(backend, position, limit, sort_plan), &backend);
+        statement.to_string()
     }
 
     /// Returns whether this is only a time range, in an order other than by creation.
@@ -254,10 +261,10 @@ pub(super) async fn page(
 }
 
 /// Counts the users of a filter.
-pub(super) async fn count(db: Connection, filter: &Filter, how: Count) -> Result<u64, DbErr> {
+pub(super) async fn count(db: Connection, filter: &Filter, how: CountMode) -> Result<u64, DbErr> {
     let backend = db.get_database_backend();
     let ids = select_ids(filter, backend).into_query();
-    if how == Count::Exact {
+    if how == CountMode::Exact {
         return count_rows(&db, ids).await;
     }
     let counted = count_up_to(&db, filter, EXACT_COUNT_LIMIT).await?;
