@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,16 +14,18 @@ use orm_pool::{ConnectError, Pool};
 use secrecy::ExposeSecret;
 
 use crate::{
+    auth::Authenticator,
     connections::{Connections, Limits},
     exchange::CursorSigner,
     http::{Hosts, HttpOptions, PublicUrl, State},
-    jobs::Jobs,
+    jobs::{Jobs, refresh_keys},
     lifecycle::{
         GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges,
-        prepare_schema,
+        prepare_schema, store_bootstrap_key,
     },
     server,
-    settings::{Migrate, Settings},
+    service::{self, KeyService},
+    settings::{AuthMode, Migrate, Settings},
     telemetry,
 };
 
@@ -35,6 +38,9 @@ pub enum StartError {
     /// The schema is not up to date or could not be migrated.
     #[error(transparent)]
     Schema(SchemaError),
+    /// The API keys could not be read, or the first one could not be stored.
+    #[error("the API keys cannot be read or stored")]
+    Keys(#[source] service::Error),
     /// A signal stopped the startup.
     #[error("stopped")]
     Stopped,
@@ -72,7 +78,9 @@ pub struct Application {
     connections: Connections,
     state: State,
     pool: Pool,
+    authenticator: Arc<Authenticator>,
     idempotency_retention: Duration,
+    key_refresh: Duration,
     drain_delay: Duration,
     shutdown_timeout: Duration,
 }
@@ -127,6 +135,13 @@ impl Application {
         if settings.database.migrate != Migrate::Off {
             check_privileges(&pool, stop).await?;
         }
+        let authenticator = Arc::new(Authenticator::new(settings.auth.mode == AuthMode::Required, settings.auth.stale));
+        if authenticator.is_required() {
+            let keys = KeyService::new(pool.clone());
+            let bootstrap_key = settings.auth.bootstrap_key.expose_secret();
+            store_bootstrap_key(&keys, bootstrap_key).await.map_err(StartError::Keys)?;
+            refresh_keys(&keys, &authenticator).await.map_err(StartError::Keys)?;
+        }
         let listener = server::listen(&settings.server).map_err(|cause| {
             let address = SocketAddr::new(settings.server.host, settings.server.port);
             StartError::Listen { address, cause }
@@ -135,6 +150,7 @@ impl Application {
         let connections = Connections::new(limits.max);
         let state = State::new(
             pool.clone(),
+            Arc::clone(&authenticator),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
             HttpOptions {
                 request_timeout: settings.server.request_timeout,
@@ -155,7 +171,9 @@ impl Application {
             connections,
             state,
             pool,
+            authenticator,
             idempotency_retention: settings.idempotency.keep,
+            key_refresh: settings.auth.refresh,
             drain_delay: settings.server.drain_delay,
             shutdown_timeout: settings.server.shutdown_timeout,
         })
@@ -181,7 +199,7 @@ impl Application {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ShutdownError> {
         let handle = self.server.handle();
         let mut server = tokio::spawn(self.server);
-        let jobs = Jobs::start(self.pool.clone(), self.idempotency_retention);
+        let jobs = Jobs::start(self.pool.clone(), self.idempotency_retention, self.authenticator, self.key_refresh);
         tracing::info!(address = %self.address, "listening");
         let server_result = tokio::select! {
             () = stop => None,

@@ -78,6 +78,13 @@ enum Command {
     ///
     /// Ctrl-C stops after a complete user and prints how to continue.
     Export(commands::ExportOptions),
+    /// Create, list, rotate and revoke API keys
+    ///
+    /// They are used if auth.mode is required. A change reaches every process within auth.refresh.
+    Keys {
+        #[command(subcommand)]
+        action: commands::KeysAction,
+    },
     /// Print the OpenAPI document
     Openapi,
     /// Print the effective settings and the origin of each value
@@ -127,6 +134,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Migrate { action } => commands::migrate(&settings()?, action.unwrap_or(commands::MigrateAction::Up)),
         Command::Import(options) => commands::import(&settings()?, &options),
         Command::Export(options) => commands::export(&settings()?, &options),
+        Command::Keys { action } => commands::keys(&settings()?, action),
         Command::Openapi => commands::interruptible(commands::openapi),
         Command::Config(options) => {
             let layers = layers()?;

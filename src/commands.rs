@@ -7,6 +7,7 @@ mod export;
 mod healthcheck;
 mod import;
 mod interruptible;
+mod keys;
 mod migrate;
 mod openapi;
 mod serve;
@@ -25,6 +26,7 @@ pub(crate) use self::{
     healthcheck::{HealthcheckOptions, healthcheck},
     import::{ImportOptions, import},
     interruptible::interruptible,
+    keys::{KeysAction, keys},
     migrate::{MigrateAction, migrate},
     openapi::openapi,
     serve::{ServeOptions, serve},

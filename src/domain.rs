@@ -1,10 +1,12 @@
-//! What a user is: newtypes that are always valid.
+//! What a user is, and what a caller may do: newtypes that are always valid.
 //!
 //! Input is parsed once, where it enters the program: into a [`Name`] or an [`Email`], or it is rejected with a
 //! [`ValidationError`]. No later code checks it again. A [`UserId`] contains the creation time, a [`Prefix`] is a range
-//! of search keys, and a [`Precondition`] states which [`Version`]s of a user a request applies to. This module uses no
+//! of search keys, and a [`Precondition`] states which [`Version`]s of a user a request applies to. A caller has
+//! [`Scopes`], and is an [`Actor`] to the log. This module uses no
 //! other module of the crate.
 
+mod access;
 mod email;
 mod id;
 mod name;
@@ -16,6 +18,7 @@ use chrono::{DateTime, Utc};
 use unicode_normalization::UnicodeNormalization;
 
 pub use self::{
+    access::{Actor, KeyId, KeyName, Scope, Scopes},
     email::Email,
     id::UserId,
     name::Name,

@@ -10,13 +10,15 @@
 //! 4. `observe::finish`: the request id, caching and security headers (`policy`), public URLs (`public_url`),
 //!    `compression`.
 //! 5. `limits`: accepted hosts (`host`), undecoded paths (`path`), the request timeout, panics, HEAD.
-//! 6. A handler in `users`, `bulk`, `export`, `ops` or `docs`; `fallback` for any other path or method.
+//! 6. `access`: who is calling, and whether the caller has the scope that the route requires.
+//! 7. A handler in `users`, `bulk`, `export`, `keys`, `ops` or `docs`; `fallback` for any other path or method.
 //!
 //! The extractors of the handlers refuse invalid input with a `Problem` (`problem`): `body` parses JSON, `query` query
 //! strings, `conditions` and `etag` conditional requests, `idempotency` keys. The parameters and cursors of a query are
 //! defined in [`exchange`](crate::exchange). `links` creates the `Link` header of a page, and `responses` documents the
 //! problems of each route. `request_info` has the properties of a request that all of these share.
 
+mod access;
 mod body;
 mod bulk;
 mod compression;
@@ -28,6 +30,7 @@ mod fallback;
 mod framing;
 mod host;
 mod idempotency;
+mod keys;
 mod limits;
 mod links;
 mod media_types;
@@ -46,7 +49,7 @@ mod responses;
 mod turn;
 mod users;
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_http::Request;
 use actix_web::{
@@ -62,8 +65,14 @@ use tracing_actix_web::TracingLogger;
 use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
+use self::access::Routes;
 pub use self::{framing::frame, host::Hosts, observe::RequestSpan, one_at_a_time::OneAtATime, public_url::PublicUrl};
-use crate::{exchange::CursorSigner, lifecycle::CurrentPhase, service::UserService};
+use crate::{
+    auth::Authenticator,
+    exchange::CursorSigner,
+    lifecycle::CurrentPhase,
+    service::{KeyService, UserService},
+};
 
 /// The options of request handling.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +89,8 @@ pub struct HttpOptions {
 #[derive(Clone)]
 pub struct State {
     service: web::Data<UserService>,
+    keys: web::Data<KeyService>,
+    authenticator: web::Data<Authenticator>,
     pool: web::Data<Pool>,
     signer: web::Data<CursorSigner>,
     phase: web::Data<CurrentPhase>,
@@ -97,6 +108,7 @@ impl State {
     #[must_use]
     pub fn new(
         pool: Pool,
+        authenticator: Arc<Authenticator>,
         signer: CursorSigner,
         options: HttpOptions,
         hosts: Hosts,
@@ -106,6 +118,8 @@ impl State {
         let document = document();
         Self {
             service: web::Data::new(UserService::new(pool.clone())),
+            keys: web::Data::new(KeyService::new(pool.clone())),
+            authenticator: web::Data::from(authenticator),
             pool: web::Data::new(pool),
             signer: web::Data::new(signer),
             phase: web::Data::new(CurrentPhase::default()),
@@ -135,23 +149,27 @@ impl State {
     }
 }
 
-/// All routes, in the order of the document.
+/// All routes, in the order of the document. `utoipa::path` derives the type `__path_list` from the handler `list`.
 fn routes(config: &mut ServiceConfig) {
-    config
-        .service(users::list)
-        .service(users::create)
+    Routes(config)
+        .protected(users::__path_list, users::list)
+        .protected(users::__path_create, users::create)
         // Before the routes of a single user, because `{id}` matches any text.
-        .service(bulk::write)
-        .service(export::export)
-        .service(users::find)
-        .service(users::replace)
-        .service(users::patch)
-        .service(users::remove)
-        .service(ops::live)
-        .service(ops::ready)
-        .service(ops::snapshot)
-        .service(ops::scrape)
-        .service(docs::document);
+        .protected(bulk::__path_write, bulk::write)
+        .protected(export::__path_export, export::export)
+        .protected(users::__path_find, users::find)
+        .protected(users::__path_replace, users::replace)
+        .protected(users::__path_patch, users::patch)
+        .protected(users::__path_remove, users::remove)
+        .public(ops::__path_live, ops::live)
+        .public(ops::__path_ready, ops::ready)
+        .protected(ops::__path_snapshot, ops::snapshot)
+        .protected(ops::__path_scrape, ops::scrape)
+        .protected(keys::__path_list, keys::list)
+        .protected(keys::__path_create, keys::create)
+        .protected(keys::__path_rotate, keys::rotate)
+        .protected(keys::__path_revoke, keys::revoke)
+        .public(docs::__path_document, docs::document);
 }
 
 /// Returns the OpenAPI document of all routes.
@@ -181,6 +199,8 @@ pub fn app(
         .app_data(state.options)
         .app_data(state.hosts)
         .app_data(state.service)
+        .app_data(state.keys)
+        .app_data(state.authenticator)
         .app_data(state.pool)
         .app_data(state.signer)
         .app_data(state.phase)

@@ -1,12 +1,16 @@
 //! Background jobs of the running service.
 
 mod idempotency_sweeper;
+mod key_refresh;
 mod metrics_upkeep;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use orm_pool::Pool;
 use tokio::task::JoinSet;
+
+pub(crate) use self::key_refresh::refresh as refresh_keys;
+use crate::auth::Authenticator;
 
 /// The running jobs. Dropping it aborts them.
 pub(crate) struct Jobs {
@@ -14,10 +18,18 @@ pub(crate) struct Jobs {
 }
 
 impl Jobs {
-    /// Starts all jobs. `retention` is how long stored responses are kept.
-    pub(crate) fn start(pool: Pool, retention: Duration) -> Self {
+    /// Starts all jobs. `retention` is how long stored responses are kept, `key_refresh` how often API keys are read.
+    pub(crate) fn start(
+        pool: Pool,
+        retention: Duration,
+        authenticator: Arc<Authenticator>,
+        key_refresh: Duration,
+    ) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(metrics_upkeep::run());
+        if authenticator.is_required() {
+            tasks.spawn(key_refresh::run(pool.clone(), authenticator, key_refresh));
+        }
         tasks.spawn(idempotency_sweeper::run(pool, retention));
         Self { _tasks: tasks }
     }

@@ -5,11 +5,12 @@
 //! 1. `server` and `connections` accept the connection, and limit how many are open.
 //! 2. [`http`] routes the request, parses and validates its input, and writes the response. The routes and the OpenAPI
 //!    document come from one list. It does not use the ORM.
-//! 3. [`domain`] defines a user: newtypes that are valid by construction. It imports no other module.
-//! 4. [`service`] implements the use cases and their transactions with SeaORM. It maps each `DbErr` to a
+//! 3. [`auth`] decides who is calling and what they may do.
+//! 4. [`domain`] defines a user: newtypes that are valid by construction. It imports no other module.
+//! 5. [`service`] implements the use cases and their transactions with SeaORM. It maps each `DbErr` to a
 //!    [`service::Error`].
-//! 5. [`orm_pool`], a separate crate, is the connection pool: a bounded queue, and a dedicated runtime for operations.
-//! 6. `entity` and `migration` define the tables and the history of the schema.
+//! 6. [`orm_pool`], a separate crate, is the connection pool: a bounded queue, and a dedicated runtime for operations.
+//! 7. `entity` and `migration` define the tables and the history of the schema.
 //!
 //! # Supporting modules
 //!
@@ -18,11 +19,12 @@
 //! * [`telemetry`]: log, metrics and traces.
 //! * [`app`]: builds the service from its parts and runs it.
 //! * [`lifecycle`]: signals, the schema check at startup, reload on SIGHUP, graceful shutdown in phases.
-//! * `jobs`: background work: metrics upkeep, deletion of expired idempotency keys.
+//! * `jobs`: background work: metrics upkeep, deletion of expired idempotency keys, refresh of API keys.
 //! * [`cli`]: parses the command line. `commands` has a file for each command.
 //! * `error_chain`: an error and its causes as one line.
 
 pub mod app;
+pub mod auth;
 pub mod cli;
 mod commands;
 mod connections;

@@ -6,6 +6,7 @@
 //! also sets `database.url` and `RUST_LOG` also sets `log.filter`, both below their longer names. A secret can come from a
 //! file instead: `USERS_API__DATABASE__PASSWORD_FILE`.
 
+mod auth;
 mod database;
 mod declaration;
 mod dotenv;
@@ -28,6 +29,7 @@ use serde::Deserialize;
 
 use self::declaration::Setting;
 pub use self::{
+    auth::{AuthMode, AuthSettings},
     database::{DatabaseSettings, Migrate},
     environment::Environment,
     error::SettingsError,
@@ -46,6 +48,8 @@ pub use self::{
 pub struct Settings {
     /// Where and how to listen.
     pub server: ServerSettings,
+    /// Who may use the service.
+    pub auth: AuthSettings,
     /// Which database.
     pub database: DatabaseSettings,
     /// The one connection pool.
@@ -73,6 +77,7 @@ impl Settings {
     /// Checks every section. The key that is named is the one whose value is refused.
     fn validate(&self) -> Result<(), Invalid> {
         self.server.validate()?;
+        self.auth.validate(self.server.host)?;
         self.database.validate()?;
         self.pool.validate().map_err(|invalid| Invalid::new(format!("pool.{}", invalid.option), invalid.allowed))?;
         self.log.validate()?;
@@ -84,6 +89,7 @@ impl Settings {
 fn all() -> impl Iterator<Item = &'static Setting> {
     [
         server::SETTINGS,
+        auth::SETTINGS,
         database::SETTINGS,
         pool::SETTINGS,
         users::SETTINGS,

@@ -2,3 +2,4 @@
 
 pub mod idempotency_keys;
 pub mod users;
+pub mod users_api_keys;

@@ -12,6 +12,7 @@ mod m20261121_000001_create_users;
 mod m20261121_000002_create_idempotency_keys;
 mod m20261121_000003_index_names_and_emails;
 mod m20261121_000004_widen_answers;
+mod m20261129_000005_create_users_api_keys;
 mod ownership;
 
 use std::pin::{Pin, pin};
@@ -89,19 +90,25 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000002_create_idempotency_keys::Migration),
             Box::new(m20261121_000003_index_names_and_emails::Migration),
             Box::new(m20261121_000004_widen_answers::Migration),
+            Box::new(m20261129_000005_create_users_api_keys::Migration),
         ]
     }
 }
 
-/// Returns a timestamp column with microsecond precision.
+/// Returns a timestamp column with microsecond precision that is never NULL.
 fn timestamp_column(name: impl IntoIden, backend: DbBackend) -> ColumnDef {
+    nullable_timestamp_column(name, backend).not_null().take()
+}
+
+/// Returns a timestamp column with microsecond precision.
+fn nullable_timestamp_column(name: impl IntoIden, backend: DbBackend) -> ColumnDef {
     let mut column = ColumnDef::new(name);
     match backend {
         // MySQL's TIMESTAMP ends in 2038, and DATETIME without a precision drops fractions.
         DbBackend::MySql => column.custom("datetime(6)"),
         _ => column.timestamp_with_time_zone(),
     };
-    column.not_null().take()
+    column
 }
 
 /// An arbitrary number that nothing else in the database locks.

@@ -19,7 +19,7 @@ struct OwnTable {
     marker: &'static str,
 }
 
-const TABLES: [OwnTable; 2] = [
+const TABLES: [OwnTable; 3] = [
     OwnTable {
         name: "users",
         created_by: "m20261121_000001_create_users",
@@ -31,6 +31,12 @@ const TABLES: [OwnTable; 2] = [
         created_by: "m20261121_000002_create_idempotency_keys",
         columns: &["key_hash", "fingerprint", "answer", "expires_at"],
         marker: "idempotency_keys_expires_at_ix",
+    },
+    OwnTable {
+        name: "users_api_keys",
+        created_by: "m20261129_000005_create_users_api_keys",
+        columns: &["id", "digest", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"],
+        marker: "users_api_keys_digest_uq",
     },
 ];
 

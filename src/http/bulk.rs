@@ -14,7 +14,6 @@ use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
     body::SizedStream,
     http::StatusCode,
-    post,
     web::{self, Bytes},
 };
 use futures_util::{Stream, StreamExt, stream};
@@ -26,6 +25,7 @@ pub(super) use self::line::{BulkLine, BulkSummary};
 use self::report::{Filter, LineBuffer, Progress, Report, ReportLevel};
 use super::{
     HttpOptions,
+    access::{Allowed, UsersBulk},
     compression::compressible,
     conditions::ListCondition,
     idempotency::{IdempotencyKey, REPLAYED},
@@ -115,6 +115,8 @@ impl BulkParameters {
 /// CSV is parsed strictly by RFC 4180. If a quoted cell is not closed, the rest of the body is not read: the last line
 /// has the outcome `stopped` and the range of lines that were not processed.
 #[utoipa::path(
+    post,
+    path = "/users/bulk",
     tag = "users",
     operation_id = "writeUsers",
     params(BulkParameters, IdempotencyKey, ListCondition),
@@ -132,8 +134,8 @@ impl BulkParameters {
         ServerProblems,
     ),
 )]
-#[post("/users/bulk")]
 pub(super) async fn write(
+    _: Allowed<UsersBulk>,
     query: Query<BulkParameters>,
     key: IdempotencyKey,
     condition: ListCondition,

@@ -6,17 +6,21 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse, get,
+    HttpRequest, HttpResponse,
     http::header::{self, HeaderValue},
     web,
 };
 use utoipa::{
     OpenApi,
-    openapi::{self, HeaderBuilder, KnownFormat, ObjectBuilder, RefOr, SchemaFormat, Server, Type},
+    openapi::{
+        self, HeaderBuilder, KnownFormat, ObjectBuilder, RefOr, SchemaFormat, Server, Type,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
 };
 use utoipa_swagger_ui::Config;
 
 use super::{
+    access::SCHEME,
     bulk::{BulkLine, BulkSummary},
     media_types::NDJSON,
     policy::Asset,
@@ -24,7 +28,10 @@ use super::{
     public_url::PublicUrl,
     responses::HostProblems,
 };
-use crate::exchange::{ExportedUser, Field, UserSort};
+use crate::{
+    domain::Scope,
+    exchange::{ExportedUser, Field, UserSort},
+};
 
 /// The parts of the document other than the routes, which are collected from the handlers.
 #[derive(OpenApi)]
@@ -39,6 +46,7 @@ use crate::exchange::{ExportedUser, Field, UserSort};
     components(schemas(BulkLine, BulkSummary, ExportedUser, Field, ProblemBody, ProblemCode, UserSort)),
     tags(
         (name = "users", description = "Users"),
+        (name = "keys", description = "API keys, for callers with the scope `keys:admin`"),
         (name = "operations", description = "Health, metrics and status, for operators and orchestrators"),
     ),
 )]
@@ -69,6 +77,16 @@ pub(super) fn complete(api: &mut openapi::OpenApi) {
         }
     }
     api.servers = Some(vec![Server::new("/")]);
+    let scopes: Vec<String> = Scope::ALL.iter().map(|scope| format!("* `{scope}`: {}", scope.description())).collect();
+    let description = format!(
+        "An API key, if the service requires one (`auth.mode`); `X-API-Key` is accepted too. Each operation names the \
+         scope that the key must have:\n\n{}",
+        scopes.join("\n")
+    );
+    let scheme =
+        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("uak_…").description(Some(description));
+    let components = api.components.get_or_insert_default();
+    components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme.build()));
 }
 
 /// The document, serialized once.
@@ -97,6 +115,8 @@ fn json(api: &openapi::OpenApi) -> Asset {
 
 /// Get this document
 #[utoipa::path(
+    get,
+    path = "/openapi.json",
     tag = "operations",
     operation_id = "openapi",
     responses(
@@ -104,7 +124,6 @@ fn json(api: &openapi::OpenApi) -> Asset {
         HostProblems,
     ),
 )]
-#[get("/openapi.json")]
 pub(super) async fn document(
     request: HttpRequest,
     document: web::Data<Document>,

@@ -3,13 +3,14 @@
 use std::{cmp::Reverse, io, iter};
 
 use actix_web::{
-    HttpRequest, HttpResponse, get,
+    HttpRequest, HttpResponse,
     http::header::{self, Accept, Header, Quality},
     web::{self, Bytes},
 };
 use futures_util::stream;
 
 use super::{
+    access::{Allowed, UsersRead},
     compression::compressible,
     media_types::{CSV, NDJSON, NDJSON_ALIASES},
     observe, policy,
@@ -58,6 +59,8 @@ fn format(request: &HttpRequest) -> Result<(Format, &'static str), Problem> {
 /// changes cause neither duplicates nor gaps. A response without its final chunk was aborted; with `cursors=true` the
 /// export can be resumed.
 #[utoipa::path(
+    get,
+    path = "/users/export",
     tag = "users",
     operation_id = "exportUsers",
     params(SelectionParameters, ExportParameters),
@@ -70,8 +73,8 @@ fn format(request: &HttpRequest) -> Result<(Format, &'static str), Problem> {
         ServerProblems,
     ),
 )]
-#[get("/users/export")]
 pub(super) async fn export(
+    _: Allowed<UsersRead>,
     query: SignedQuery<ExportQuery>,
     request: HttpRequest,
     signer: web::Data<CursorSigner>,

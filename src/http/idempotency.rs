@@ -29,6 +29,7 @@ use utoipa::{
 use super::{
     HttpOptions,
     problem::{Kind, Problem},
+    request_info::RequestInfo,
 };
 use crate::service::{Draft, KeyedRequest, KeyedResponse};
 
@@ -87,9 +88,12 @@ impl IdempotencyKey {
     }
 }
 
-/// Returns the hash of a key within its scope: the client and the route.
+/// Returns the hash of a key within its scope: the caller and the route. A caller that something in front of the service
+/// has authenticated is known by its credentials only.
 fn scoped(request: &HttpRequest, key: &str) -> [u8; 32] {
-    let client = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+    let actor = RequestInfo::of(request).and_then(|info| info.actor.get().map(ToString::to_string));
+    let credentials = || request.headers().get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+    let client = actor.as_ref().map_or_else(credentials, |actor| actor.as_bytes());
     // The route and not the path, which can be written in several ways.
     let route = request.match_pattern().unwrap_or_else(|| request.path().to_owned());
     hash(&[request.method().as_str().as_bytes(), route.as_bytes(), client, key.as_bytes()])

@@ -153,6 +153,7 @@ fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
     // One event with all fields. An error is logged only here.
     let error = problem.and_then(Problem::chain);
     let code = problem.map(Problem::code);
+    let actor = info.actor.get().map(tracing::field::display);
     macro_rules! event {
         ($level:ident) => {
             tracing::$level!(
@@ -162,6 +163,7 @@ fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
                 duration_ms,
                 request_id,
                 trace_id,
+                actor,
                 code,
                 error,
                 "request"

@@ -1,7 +1,7 @@
 //! Liveness, readiness, pool status and metrics, for operators and orchestrators.
 
 use actix_web::{
-    HttpRequest, HttpResponse, get,
+    HttpRequest, HttpResponse,
     http::header::{self, Accept, Header, Quality},
     web,
 };
@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
+    access::{Allowed, OpsRead},
     compression::compressible,
     problem::{Kind, Problem},
     responses::{HostProblems, ServerProblems},
@@ -48,11 +49,12 @@ pub(super) struct Health {
 ///
 /// Does not check the database: a database outage is no reason to restart this process.
 #[utoipa::path(
+    get,
+    path = "/health/live",
     tag = "operations",
     operation_id = "live",
     responses((status = 200, description = "The process is alive", body = Health), HostProblems),
 )]
-#[get("/health/live")]
 pub(super) async fn live() -> HttpResponse {
     is_live().await
 }
@@ -67,11 +69,12 @@ pub(super) async fn is_live() -> HttpResponse {
 /// Checks the pool, which monitors the database, without waiting behind other requests. Fails as soon as a shutdown
 /// starts. While the database is down, `detail` states the cause.
 #[utoipa::path(
+    get,
+    path = "/health/ready",
     tag = "operations",
     operation_id = "ready",
     responses((status = 200, description = "The service can process requests", body = Health), ServerProblems),
 )]
-#[get("/health/ready")]
 pub(super) async fn ready(pool: web::Data<Pool>, phase: web::Data<CurrentPhase>) -> Result<HttpResponse, Problem> {
     is_ready(pool, phase).await
 }
@@ -103,12 +106,17 @@ fn not_ready(error: orm_pool::Error) -> Problem {
 /// Returns its state and the cause of an outage, its limits, the waiters and the holders of connections, counters since
 /// the start, recent wait and hold times, and sizing advice.
 #[utoipa::path(
+    get,
+    path = "/pool",
     tag = "operations",
     operation_id = "pool",
     responses((status = 200, description = "The state of the pool", body = Report), HostProblems),
 )]
-#[get("/pool")]
-pub(super) async fn snapshot(pool: web::Data<Pool>, phase: web::Data<CurrentPhase>) -> HttpResponse {
+pub(super) async fn snapshot(
+    _: Allowed<OpsRead>,
+    pool: web::Data<Pool>,
+    phase: web::Data<CurrentPhase>,
+) -> HttpResponse {
     HttpResponse::Ok().json(Report { phase: phase.get(), pool: pool.snapshot() })
 }
 
@@ -116,6 +124,8 @@ pub(super) async fn snapshot(pool: web::Data<Pool>, phase: web::Data<CurrentPhas
 ///
 /// Returns the text format of Prometheus, or OpenMetrics if `Accept` prefers it.
 #[utoipa::path(
+    get,
+    path = "/metrics",
     tag = "operations",
     operation_id = "metrics",
     responses((status = 200, description = "All metrics", content(
@@ -123,8 +133,8 @@ pub(super) async fn snapshot(pool: web::Data<Pool>, phase: web::Data<CurrentPhas
         (String = "application/openmetrics-text"),
     )), HostProblems),
 )]
-#[get("/metrics")]
 pub(super) async fn scrape(
+    _: Allowed<OpsRead>,
     request: HttpRequest,
     pool: web::Data<Pool>,
     recorder: web::Data<PrometheusHandle>,

@@ -55,6 +55,11 @@ impl Problem {
         Self { errors, ..Self::new(kind, detail) }
     }
 
+    /// Returns the problem with a header of its kind.
+    pub(super) fn with_header(self, name: HeaderName, value: String) -> Self {
+        Self { header: Some(Box::new((name, value))), ..self }
+    }
+
     /// Returns the problem with another detail.
     pub(super) fn with_detail(self, detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), ..self }
@@ -159,6 +164,8 @@ impl From<service::Error> for Problem {
     fn from(error: service::Error) -> Self {
         let (kind, detail) = match &error {
             service::Error::NotFound => (Kind::UserNotFound, "There is no user with this id."),
+            service::Error::KeyNotFound => (Kind::KeyNotFound, "There is no such API key, or it no longer works."),
+            service::Error::ScopesExceeded(_) => (Kind::ScopeMissing, "The caller lacks a scope of the API key."),
             service::Error::EmailTaken => (Kind::EmailTaken, "Another user has this email address."),
             service::Error::PreconditionFailed { .. } => {
                 (Kind::PreconditionFailed, "The user is at the version in ETag. Read the user again before you retry.")

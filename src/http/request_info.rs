@@ -19,6 +19,8 @@ use tracing::Instrument;
 use tracing_actix_web::RequestId;
 use uuid::Uuid;
 
+use crate::domain::Actor;
+
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID_LENGTH: usize = 128;
 
@@ -32,6 +34,8 @@ pub(super) struct RequestInfo {
     pub(super) route: OnceCell<String>,
     pub(super) started: Instant,
     pub(super) trace_id: Option<String>,
+    /// Who makes the request, once it is authenticated.
+    pub(super) actor: OnceCell<Actor>,
     /// Whether the body is being received.
     pub(super) is_receiving: Cell<bool>,
     /// When the last chunk of a streamed body arrived.
@@ -50,6 +54,7 @@ impl RequestInfo {
             route: OnceCell::new(),
             started: Instant::now(),
             trace_id,
+            actor: OnceCell::new(),
             is_receiving: Cell::new(false),
             last_chunk_at: Cell::new(None),
             is_timeout_disabled: Cell::new(false),

@@ -32,6 +32,12 @@ pub(super) struct ChangeProblems;
 pub(super) struct ReadConditionProblems;
 /// For conditional changes.
 pub(super) struct ChangeConditionProblems;
+/// For routes that require a scope.
+pub(super) struct AccessProblems;
+/// For routes with a body that describes an API key.
+pub(super) struct KeyBodyProblems;
+/// For routes with the id of an API key in the path.
+pub(super) struct KeyIdProblems;
 /// For routes that do not use the database.
 pub(super) struct HostProblems;
 /// For routes that use the database.
@@ -127,6 +133,24 @@ impl IntoResponses for ChangeConditionProblems {
     }
 }
 
+impl IntoResponses for AccessProblems {
+    fn responses() -> Responses {
+        responses(&[Kind::CredentialsRequired, Kind::CredentialsInvalid, Kind::ScopeMissing, Kind::DatabaseUnavailable])
+    }
+}
+
+impl IntoResponses for KeyBodyProblems {
+    fn responses() -> Responses {
+        responses(&BODY)
+    }
+}
+
+impl IntoResponses for KeyIdProblems {
+    fn responses() -> Responses {
+        responses(&[Kind::InvalidId, Kind::KeyNotFound])
+    }
+}
+
 impl IntoResponses for HostProblems {
     fn responses() -> Responses {
         responses(&[Kind::HostUnknown])
@@ -175,6 +199,8 @@ fn responses(kinds: &[Kind]) -> Responses {
             let mut response = ResponseBuilder::new().description(title).content("application/problem+json", content);
             let header = if status == StatusCode::SERVICE_UNAVAILABLE || kinds.contains(&Kind::IdempotencyKeyInUse) {
                 Some(("Retry-After", Type::Integer, "Seconds to wait before a retry"))
+            } else if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+                Some(("WWW-Authenticate", Type::String, "How to authenticate (RFC 6750)"))
             } else if kinds.contains(&Kind::PreconditionFailed) {
                 Some(("ETag", Type::String, "The current version of the user"))
             } else {

@@ -1,9 +1,6 @@
 //! The routes of `/users` and `/users/{id}`.
 
-use actix_web::{
-    FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, delete, dev::Payload, get, http::header, patch, post,
-    put, web,
-};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, dev::Payload, http::header, web};
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,
     openapi::{
@@ -14,6 +11,7 @@ use utoipa::{
 };
 
 use super::{
+    access::{Allowed, UsersDelete, UsersRead, UsersWrite},
     body::{FromMembers, Members, Valid},
     compression::compressible,
     conditions::{ChangeCondition, ListCondition, ReadCondition},
@@ -149,6 +147,8 @@ impl PartialSchema for UserPatch {
 /// with `rel="next"` until there is none. Users that are created or deleted in the meantime cause no duplicates and no
 /// gaps. With `fields`, each user has only these members.
 #[utoipa::path(
+    get,
+    path = "/users",
     tag = "users",
     operation_id = "listUsers",
     params(SelectionParameters, ListParameters),
@@ -161,8 +161,8 @@ impl PartialSchema for UserPatch {
         ServerProblems,
     ),
 )]
-#[get("/users")]
 pub(super) async fn list(
+    _: Allowed<UsersRead>,
     query: SignedQuery<ListQuery>,
     signer: web::Data<CursorSigner>,
     service: web::Data<UserService>,
@@ -190,6 +190,8 @@ pub(super) async fn list(
 ///
 /// With an `Idempotency-Key` the request can be retried and is executed once.
 #[utoipa::path(
+    post,
+    path = "/users",
     tag = "users",
     operation_id = "createUser",
     params(IdempotencyKey, ListCondition),
@@ -209,8 +211,8 @@ pub(super) async fn list(
         ServerProblems,
     ),
 )]
-#[post("/users")]
 pub(super) async fn create(
+    _: Allowed<UsersWrite>,
     key: IdempotencyKey,
     _condition: ListCondition,
     body: Valid<Draft>,
@@ -227,6 +229,8 @@ pub(super) async fn create(
 
 /// Get a user
 #[utoipa::path(
+    get,
+    path = "/users/{id}",
     tag = "users",
     operation_id = "getUser",
     params(PathId, ReadCondition),
@@ -242,8 +246,8 @@ pub(super) async fn create(
         ServerProblems,
     ),
 )]
-#[get("/users/{id}")]
 pub(super) async fn find(
+    _: Allowed<UsersRead>,
     id: PathId,
     condition: ReadCondition,
     service: web::Data<UserService>,
@@ -261,6 +265,8 @@ pub(super) async fn find(
 
 /// Replace a user
 #[utoipa::path(
+    put,
+    path = "/users/{id}",
     tag = "users",
     operation_id = "replaceUser",
     params(PathId, ChangeCondition),
@@ -274,8 +280,8 @@ pub(super) async fn find(
         ServerProblems,
     ),
 )]
-#[put("/users/{id}")]
 pub(super) async fn replace(
+    _: Allowed<UsersWrite>,
     id: PathId,
     condition: ChangeCondition,
     body: Valid<Draft>,
@@ -288,6 +294,8 @@ pub(super) async fn replace(
 ///
 /// Applies a JSON Merge Patch (RFC 7396). A patch that changes nothing does not change the version.
 #[utoipa::path(
+    patch,
+    path = "/users/{id}",
     tag = "users",
     operation_id = "patchUser",
     params(PathId, ChangeCondition),
@@ -301,8 +309,8 @@ pub(super) async fn replace(
         ServerProblems,
     ),
 )]
-#[patch("/users/{id}")]
 pub(super) async fn patch(
+    _: Allowed<UsersWrite>,
     id: PathId,
     condition: ChangeCondition,
     body: Valid<Change>,
@@ -313,6 +321,8 @@ pub(super) async fn patch(
 
 /// Delete a user
 #[utoipa::path(
+    delete,
+    path = "/users/{id}",
     tag = "users",
     operation_id = "deleteUser",
     params(PathId, ChangeCondition),
@@ -323,8 +333,8 @@ pub(super) async fn patch(
         ServerProblems,
     ),
 )]
-#[delete("/users/{id}")]
 pub(super) async fn remove(
+    _: Allowed<UsersDelete>,
     id: PathId,
     condition: ChangeCondition,
     service: web::Data<UserService>,

@@ -8,7 +8,7 @@ use sea_orm::{
     sqlx::error::{DatabaseError, ErrorKind},
 };
 
-use crate::domain::Version;
+use crate::domain::{Scope, Version};
 
 /// Why a use case failed.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,12 @@ pub enum Error {
     /// No user has this id.
     #[error("user not found")]
     NotFound,
+    /// No API key has this id, or it no longer works.
+    #[error("API key not found")]
+    KeyNotFound,
+    /// The caller would get a scope that it does not have.
+    #[error("the caller lacks the scope {0}")]
+    ScopesExceeded(Scope),
     /// Another user has this email.
     #[error("email already in use")]
     EmailTaken,

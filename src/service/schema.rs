@@ -54,7 +54,7 @@ pub enum SchemaFailure {
 const LARGEST_STATEMENT: i64 = 8 << 20;
 
 /// Statements that change nothing, but together need every privilege that the service needs.
-const PROBES: [(&str, [&str; 4]); 2] = [
+const PROBES: [(&str, [&str; 4]); 3] = [
     (
         "users",
         [
@@ -71,6 +71,15 @@ const PROBES: [(&str, [&str; 4]); 2] = [
             "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys WHERE 1 = 0",
             "UPDATE idempotency_keys SET answer = answer WHERE 1 = 0",
             "DELETE FROM idempotency_keys WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_api_keys",
+        [
+            "SELECT id FROM users_api_keys WHERE 1 = 0",
+            "INSERT INTO users_api_keys SELECT * FROM users_api_keys WHERE 1 = 0",
+            "UPDATE users_api_keys SET name = name WHERE 1 = 0",
+            "DELETE FROM users_api_keys WHERE 1 = 0",
         ],
     ),
 ];

@@ -227,7 +227,11 @@ async fn healthcheck_reports_readiness_and_liveness(context: Context) {
     let port = service.address.port().to_string();
     let output = run(&context, &[("USERS_API__SERVER__PORT", &port)], &["healthcheck"]).await;
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "ready\n"));
-    let all_interfaces = [("USERS_API__SERVER__PORT", port.as_str()), ("USERS_API__SERVER__HOST", "0.0.0.0")];
+    let all_interfaces = [
+        ("USERS_API__SERVER__PORT", port.as_str()),
+        ("USERS_API__SERVER__HOST", "0.0.0.0"),
+        ("USERS_API__AUTH__MODE", "gateway"),
+    ];
     assert!(run(&context, &all_interfaces, &["healthcheck"]).await.status.success());
     service.signal("TERM").await;
     service.logged("shutdown: readiness is now false").await;

@@ -57,9 +57,11 @@ async fn every_route_is_fully_documented(context: Context) {
     assert_eq!(
         routes,
         [
+            "delete /keys/{id}",
             "delete /users/{id}",
             "get /health/live",
             "get /health/ready",
+            "get /keys",
             "get /metrics",
             "get /openapi.json",
             "get /pool",
@@ -67,6 +69,8 @@ async fn every_route_is_fully_documented(context: Context) {
             "get /users/export",
             "get /users/{id}",
             "patch /users/{id}",
+            "post /keys",
+            "post /keys/{id}/rotate",
             "post /users",
             "post /users/bulk",
             "put /users/{id}",

@@ -20,6 +20,7 @@
 )]
 
 mod architecture;
+mod auth;
 mod batching;
 mod bulk;
 mod bulk_csv;
@@ -54,6 +55,7 @@ mod reload;
 mod requirements;
 mod reverse_proxies;
 mod secrets;
+mod secure_start;
 mod session_settings;
 mod shutdown;
 mod signals;
@@ -97,6 +99,8 @@ fn main() -> ExitCode {
     ];
     if harness::is_batching() {
         suites.extend([
+            suite("auth", auth::cases()),
+            suite("secure_start", secure_start::cases()).without_engine(),
             suite("bulk", bulk::cases()),
             suite("bulk_responses", bulk_responses::cases()),
             suite("bulk_csv", bulk_csv::cases()),

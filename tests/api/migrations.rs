@@ -33,16 +33,17 @@ async fn migrations_apply_revert_and_apply_again(context: Context) {
         "m20261121_000002_create_idempotency_keys",
         "m20261121_000003_index_names_and_emails",
         "m20261121_000004_widen_answers",
+        "m20261129_000005_create_users_api_keys",
     ];
     let all = |status: &str| names.map(|name| format!("{status:9}{name}\n")).concat();
     assert_eq!(migrate(&context, &url, &["status"]).await, all("pending"));
     for _ in 0..2 {
-        assert_eq!(migrate(&context, &url, &["up"]).await, "4 applied\n");
+        assert_eq!(migrate(&context, &url, &["up"]).await, "5 applied\n");
         assert_eq!(migrate(&context, &url, &["up"]).await, "0 applied\n");
         assert_eq!(migrate(&context, &url, &["status"]).await, all("applied"));
         let database = connect(&url).await;
         database.execute_unprepared("SELECT name_key FROM users").await.unwrap();
-        assert_eq!(migrate(&context, &url, &["down", "--steps", "2"]).await, "2 reverted\n");
+        assert_eq!(migrate(&context, &url, &["down", "--steps", "3"]).await, "3 reverted\n");
         assert!(database.execute_unprepared("SELECT name_key FROM users").await.is_err(), "the column is dropped");
         assert_eq!(migrate(&context, &url, &["down"]).await, "1 reverted\n");
         assert!(database.execute_unprepared("SELECT 1 FROM idempotency_keys").await.is_err(), "the table is dropped");
@@ -59,7 +60,7 @@ async fn existing_rows_get_their_search_keys(context: Context) {
         app.create(name, &format!("user{number}@example.com")).await;
     }
     app.stop().await.unwrap().unwrap();
-    assert_eq!(migrate(&context, &app.url, &["down", "--steps", "2"]).await, "2 reverted\n");
+    assert_eq!(migrate(&context, &app.url, &["down", "--steps", "3"]).await, "3 reverted\n");
     let app = context.app_on(&app.url, &[]).await;
     for query in ["name=ada%20l", "q=lovel", "q=dup", "name=%C3%A9lo", "q=ann", "name=ann"] {
         assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), 1, "{query}");
@@ -78,7 +79,7 @@ async fn concurrent_starts_migrate_once(context: Context) {
             outputs.push(output.unwrap());
         }
         outputs.sort();
-        assert_eq!(outputs, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "4 applied\n"]);
+        assert_eq!(outputs, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "5 applied\n"]);
     }
     let url = context.database().await;
     let apps = futures_util::future::join_all((0..4).map(|_| context.app_on(&url, &[]))).await;
@@ -218,9 +219,9 @@ async fn a_foreign_migration_history_is_left_untouched(context: Context) {
             database.query_all_raw(Statement::from_string(database.get_database_backend(), query)).await.unwrap();
         rows.iter().map(|row| row.try_get_by_index::<String>(0).unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(migrate(&context, &url, &["up"]).await, "4 applied\n");
+    assert_eq!(migrate(&context, &url, &["up"]).await, "5 applied\n");
     assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
-    assert_eq!(migrate(&context, &url, &["down", "--steps", "4"]).await, "4 reverted\n");
+    assert_eq!(migrate(&context, &url, &["down", "--steps", "5"]).await, "5 reverted\n");
     assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
 }
 
@@ -247,7 +248,7 @@ async fn a_history_in_the_shared_table_is_adopted(context: Context) {
     assert_eq!(migrate(&context, &app.url, &["down"]).await, "1 reverted\n");
     let query = "SELECT version FROM seaql_migrations";
     let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), query)).await.unwrap();
-    assert_eq!(rows.len(), 3, "the revert is visible to the previous release");
+    assert_eq!(rows.len(), 4, "the revert is visible to the previous release");
     assert_eq!(migrate(&context, &app.url, &["up"]).await, "1 applied\n");
 }
 
@@ -259,5 +260,5 @@ async fn a_missing_table_is_reported(context: Context) {
     assert_every_command_is_refused(&context, &url, "the table idempotency_keys is missing").await;
     database.execute_unprepared("DROP TABLE users_api_migrations").await.unwrap();
     database.execute_unprepared("DROP TABLE users").await.unwrap();
-    assert_eq!(migrate(&context, &url, &["up"]).await, "4 applied\n");
+    assert_eq!(migrate(&context, &url, &["up"]).await, "5 applied\n");
 }

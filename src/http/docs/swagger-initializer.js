@@ -29,6 +29,8 @@ window.ui = SwaggerUIBundle({
   // The default sends the document to a validator on the internet.
   validatorUrl: "none",
   tryItOutEnabled: true,
+  // A key that was entered once is kept by this browser until it is logged out.
+  persistAuthorization: true,
   displayRequestDuration: true,
   layout: "BaseLayout",
   plugins: [ServersOfThisPage, PlainNdjson],

@@ -25,10 +25,18 @@ pub(in crate::http) enum Kind {
     InvalidCursor,
     /// The id in the path is not a UUID.
     InvalidId,
+    /// The request has no credentials.
+    CredentialsRequired,
+    /// The credentials are malformed, unknown, revoked or expired.
+    CredentialsInvalid,
+    /// The caller lacks a scope.
+    ScopeMissing,
     /// The path does not exist.
     NotFound,
     /// The user does not exist.
     UserNotFound,
+    /// The API key does not exist, or no longer works.
+    KeyNotFound,
     /// The path does not support the method.
     MethodNotAllowed,
     /// The request is for a host that this service does not accept.
@@ -70,7 +78,7 @@ pub(in crate::http) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 29] = [
+    const ALL: [Self; 33] = [
         Self::MalformedRequest,
         Self::HeadTimeout,
         Self::HeadTooLarge,
@@ -79,8 +87,12 @@ impl Kind {
         Self::InvalidQuery,
         Self::InvalidCursor,
         Self::InvalidId,
+        Self::CredentialsRequired,
+        Self::CredentialsInvalid,
+        Self::ScopeMissing,
         Self::NotFound,
         Self::UserNotFound,
+        Self::KeyNotFound,
         Self::MethodNotAllowed,
         Self::HostUnknown,
         Self::InvalidIdempotencyKey,
@@ -118,8 +130,12 @@ impl Kind {
             Self::InvalidIdempotencyKey => {
                 (StatusCode::BAD_REQUEST, "invalid-idempotency-key", "Invalid idempotency key")
             }
+            Self::CredentialsRequired => (StatusCode::UNAUTHORIZED, "credentials-required", "Credentials required"),
+            Self::CredentialsInvalid => (StatusCode::UNAUTHORIZED, "credentials-invalid", "Invalid credentials"),
+            Self::ScopeMissing => (StatusCode::FORBIDDEN, "scope-missing", "Scope missing"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::UserNotFound => (StatusCode::NOT_FOUND, "user-not-found", "User not found"),
+            Self::KeyNotFound => (StatusCode::NOT_FOUND, "key-not-found", "API key not found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::HostUnknown => (StatusCode::MISDIRECTED_REQUEST, "host-unknown", "Misdirected request"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body-timeout", "Request body timeout"),

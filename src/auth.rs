@@ -1,0 +1,14 @@
+//! Authentication: who is calling, and what they may do. Uses neither HTTP nor the ORM.
+//!
+//! A caller presents an API key ([`ApiKey`]). The [`Authenticator`] compares its digest with those of all keys, which it
+//! holds in memory: a request costs one SHA-256 and one look-up, no statement and no lock. A background job
+//! (`jobs::key_refresh`) replaces the keys every `auth.refresh`, which is thus the longest time that a revoked key still
+//! works. While the database is down, known keys work for `auth.stale`, and nobody is told that an unknown key is wrong.
+
+mod api_key;
+mod authenticator;
+
+pub use self::{
+    api_key::{ApiKey, Digest},
+    authenticator::{Authenticator, Caller, Refusal, StoredKey},
+};

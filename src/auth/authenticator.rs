@@ -1,0 +1,206 @@
+//! The keys in memory, and the decision on each request.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
+
+use super::{ApiKey, Digest};
+use crate::domain::{Actor, KeyId, Scopes};
+
+/// A key as the database has it.
+#[derive(Clone)]
+pub struct StoredKey {
+    /// Its id.
+    pub id: KeyId,
+    /// The digest of its text.
+    pub digest: Digest,
+    /// What its holder may do.
+    pub scopes: Scopes,
+    /// When it stops working: it expires, or it was revoked or rotated.
+    pub ends_at: Option<DateTime<Utc>>,
+}
+
+/// A caller that is authenticated, or need not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Who it is.
+    pub actor: Actor,
+    /// What it may do.
+    pub scopes: Scopes,
+}
+
+/// Why a caller is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request has no credentials.
+    Missing,
+    /// The credentials are malformed, unknown, revoked or expired. The caller is not told which.
+    Invalid,
+    /// The keys could not be read lately, so that an unknown key may be a valid one.
+    Unavailable,
+}
+
+/// Decides who is calling, from the keys in memory.
+pub struct Authenticator {
+    is_required: bool,
+    /// How long the keys may be used after they were read.
+    stale: Duration,
+    keys: ArcSwap<Keys>,
+    /// Whether the last attempt to read the keys succeeded.
+    is_current: AtomicBool,
+}
+
+struct Keys {
+    by_id: HashMap<KeyId, Key>,
+    read_at: Instant,
+}
+
+struct Key {
+    stored: StoredKey,
+    /// When it was last used, in seconds since 1970; 0 if not since it was read.
+    last_used: AtomicI64,
+}
+
+impl Authenticator {
+    /// Returns an authenticator without keys. Unless authentication is required, every caller may do everything.
+    #[must_use]
+    pub fn new(is_required: bool, stale: Duration) -> Self {
+        let keys = Keys { by_id: HashMap::new(), read_at: Instant::now() };
+        Self { is_required, stale, keys: ArcSwap::from_pointee(keys), is_current: AtomicBool::new(false) }
+    }
+
+    /// Returns whether callers have to authenticate.
+    #[must_use]
+    pub fn is_required(&self) -> bool {
+        self.is_required
+    }
+
+    /// Replaces the keys. Returns the ids of those that were used since the last replacement, and when.
+    pub fn replace_keys(&self, stored: Vec<StoredKey>) -> Vec<(KeyId, DateTime<Utc>)> {
+        let new = |stored: StoredKey| (stored.id, Key { stored, last_used: AtomicI64::new(0) });
+        let keys = Keys { by_id: stored.into_iter().map(new).collect(), read_at: Instant::now() };
+        let previous = self.keys.swap(Arc::new(keys));
+        self.is_current.store(true, Ordering::Release);
+        let used = |key: &Key| {
+            let at = key.last_used.load(Ordering::Relaxed);
+            (at > 0).then(|| DateTime::from_timestamp(at, 0).map(|at| (key.stored.id, at))).flatten()
+        };
+        previous.by_id.values().filter_map(used).collect()
+    }
+
+    /// Notes that the keys could not be read.
+    pub fn keys_unavailable(&self) {
+        self.is_current.store(false, Ordering::Release);
+    }
+
+    /// Decides who is calling at this time, with these credentials.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`].
+    pub fn authenticate(&self, credentials: Option<&str>, now: impl Fn() -> DateTime<Utc>) -> Result<Caller, Refusal> {
+        if !self.is_required {
+            return Ok(Caller { actor: Actor::Anyone, scopes: Scopes::ALL });
+        }
+        let presented = ApiKey::parse(credentials.ok_or(Refusal::Missing)?).ok_or(Refusal::Invalid)?;
+        let keys = self.keys.load();
+        let is_current = self.is_current.load(Ordering::Acquire);
+        if !is_current && keys.read_at.elapsed() > self.stale {
+            return Err(Refusal::Unavailable);
+        }
+        let unknown = if is_current { Refusal::Invalid } else { Refusal::Unavailable };
+        let key = keys.by_id.get(&presented.id).ok_or(unknown)?;
+        // A wrong secret of a known id can never become right.
+        if !key.stored.digest.matches(&presented.digest) {
+            return Err(Refusal::Invalid);
+        }
+        let now = now();
+        if key.stored.ends_at.is_some_and(|end| end <= now) {
+            return Err(Refusal::Invalid);
+        }
+        key.last_used.store(now.timestamp(), Ordering::Relaxed);
+        Ok(Caller { actor: Actor::Key(key.stored.id), scopes: key.stored.scopes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::domain::Scope;
+
+    const STALE: Duration = Duration::from_hours(1);
+
+    fn time(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn stored(key: ApiKey, ends_at: Option<DateTime<Utc>>) -> StoredKey {
+        StoredKey { id: key.id, digest: key.digest, scopes: std::iter::once(Scope::UsersRead).collect(), ends_at }
+    }
+
+    fn required(stale: Duration) -> (Authenticator, ApiKey, String) {
+        let authenticator = Authenticator::new(true, stale);
+        let (key, text) = ApiKey::generate().unwrap();
+        authenticator.replace_keys(vec![stored(key, Some(time(10)))]);
+        (authenticator, key, text)
+    }
+
+    #[test]
+    fn a_known_key_works_until_it_ends() {
+        let (authenticator, key, text) = required(STALE);
+        let caller = authenticator.authenticate(Some(&text), || time(9)).unwrap();
+        assert_eq!(caller.actor, Actor::Key(key.id));
+        assert!(caller.scopes.contain(Scope::UsersRead) && !caller.scopes.contain(Scope::UsersWrite));
+        assert_eq!(authenticator.authenticate(Some(&text), || time(10)), Err(Refusal::Invalid));
+        assert_eq!(authenticator.authenticate(None, || time(0)), Err(Refusal::Missing));
+        assert_eq!(authenticator.authenticate(Some("uak_"), || time(0)), Err(Refusal::Invalid));
+    }
+
+    #[test]
+    fn the_secret_decides_and_not_the_id() {
+        let (authenticator, key, _) = required(STALE);
+        let (other, text) = ApiKey::generate().unwrap();
+        let imposter = StoredKey { id: other.id, ..stored(key, None) };
+        authenticator.replace_keys(vec![imposter]);
+        assert_eq!(authenticator.authenticate(Some(&text), || time(0)), Err(Refusal::Invalid));
+    }
+
+    #[test]
+    fn while_keys_cannot_be_read_known_ones_work_and_unknown_ones_are_not_wrong() {
+        let (authenticator, _, text) = required(STALE);
+        let (_, unknown) = ApiKey::generate().unwrap();
+        assert_eq!(authenticator.authenticate(Some(&unknown), || time(0)), Err(Refusal::Invalid));
+        authenticator.keys_unavailable();
+        assert!(authenticator.authenticate(Some(&text), || time(0)).is_ok());
+        assert_eq!(authenticator.authenticate(Some(&unknown), || time(0)), Err(Refusal::Unavailable));
+        let (authenticator, _, text) = required(Duration::ZERO);
+        assert!(authenticator.authenticate(Some(&text), || time(0)).is_ok(), "stale applies to failed refreshes only");
+        authenticator.keys_unavailable();
+        assert_eq!(authenticator.authenticate(Some(&text), || time(0)), Err(Refusal::Unavailable));
+    }
+
+    #[test]
+    fn uses_are_reported_once() {
+        let (authenticator, key, text) = required(STALE);
+        let now = time(0) + TimeDelta::milliseconds(900);
+        authenticator.authenticate(Some(&text), || now).unwrap();
+        assert_eq!(authenticator.replace_keys(vec![stored(key, None)]), [(key.id, time(0))]);
+        assert_eq!(authenticator.replace_keys(vec![stored(key, None)]), []);
+    }
+
+    #[test]
+    fn without_authentication_every_caller_may_do_everything() {
+        let caller = Authenticator::new(false, STALE).authenticate(Some("anything"), || time(0)).unwrap();
+        assert_eq!(caller, Caller { actor: Actor::Anyone, scopes: Scopes::ALL });
+    }
+}

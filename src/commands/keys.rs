@@ -1,0 +1,174 @@
+//! `users-api keys`: creates, lists, rotates and revokes API keys.
+
+use std::{fmt::Write as _, time::Duration};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Args, Subcommand};
+use humantime_serde::re::humantime;
+use serde_json::json;
+
+use super::{
+    CommandError,
+    interruptible::{print, with_pool},
+};
+use crate::{
+    auth::ApiKey,
+    domain::{KeyId, KeyName, Scope, Scopes},
+    service::{self, KeyRecord, KeyService, NewKey, clock},
+    settings::Settings,
+};
+
+/// Actions of `keys`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum KeysAction {
+    /// Create a key and print it; it cannot be shown again
+    Create(CreateOptions),
+    /// List all keys, without their secrets
+    List {
+        /// Print JSON, one key per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Create a new key with the same name, scopes and expiry, and let the old one expire
+    Rotate {
+        /// The id of the old key: the 12 letters and digits after uak_
+        #[arg(value_name = "ID", value_parser = parse::<KeyId>)]
+        id: KeyId,
+        /// How long the old key still works
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+        overlap: Duration,
+    },
+    /// Revoke a key: it stops working within auth.refresh
+    Revoke {
+        /// The id of the key: the 12 letters and digits after uak_
+        #[arg(value_name = "ID", value_parser = parse::<KeyId>)]
+        id: KeyId,
+    },
+    /// Print a new key without storing it, for auth.bootstrap_key_file
+    Generate,
+}
+
+/// Options of `keys create`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CreateOptions {
+    /// What the key is for: one line
+    #[arg(long, value_parser = |text: &str| KeyName::parse(text).map_err(|error| error.message))]
+    name: KeyName,
+    /// A scope of the key, or all; may be repeated
+    #[arg(long = "scope", required = true, value_name = "SCOPE", value_parser = parse_scopes)]
+    scopes: Vec<Scopes>,
+    /// How long the key works, such as 90d; without it, until it is revoked
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    expires: Option<Duration>,
+}
+
+fn parse<T: std::str::FromStr<Err = crate::domain::ValidationError>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: crate::domain::ValidationError| error.message)
+}
+
+fn parse_scopes(text: &str) -> Result<Scopes, String> {
+    if text == "all" { Ok(Scopes::ALL) } else { Ok(std::iter::once(parse::<Scope>(text)?).collect()) }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    // Far beyond any use, and within what a timestamp can hold.
+    const MAX: Duration = Duration::from_hours(100 * 365 * 24);
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= MAX => Ok(duration),
+        _ => Err("must be a duration of at most 100 years, such as 12h or 90d".to_owned()),
+    }
+}
+
+/// Manages keys.
+pub(crate) fn keys(settings: &Settings, action: KeysAction) -> Result<(), CommandError> {
+    if matches!(action, KeysAction::Generate) {
+        let (_, text) = generate()?;
+        return super::print(&format!("{text}\n"));
+    }
+    let options = settings.pool.clone().max(1).min(0);
+    with_pool(settings, &options, async |pool, stop| {
+        let service = KeyService::new(pool);
+        let text = stop
+            .run_until_requested(Box::pin(run(&service, action)))
+            .await
+            .ok_or_else(CommandError::nothing_done)??;
+        print(text, &stop).await
+    })
+}
+
+async fn run(service: &KeyService, action: KeysAction) -> Result<String, CommandError> {
+    match action {
+        KeysAction::Create(options) => {
+            let (key, text) = generate()?;
+            let new = NewKey {
+                id: key.id,
+                digest: *key.digest.as_bytes(),
+                name: options.name,
+                scopes: options.scopes.iter().flat_map(|scopes| scopes.iter()).collect(),
+                expires_at: options.expires.map(|expires| clock::now() + expires),
+            };
+            service.create(new).await.map_err(failed)?;
+            Ok(format!("{text}\n"))
+        }
+        KeysAction::List { json } => {
+            let keys = service.list().await.map_err(failed)?;
+            Ok(if json { keys.iter().map(json_line).collect() } else { table(&keys, clock::now()) })
+        }
+        KeysAction::Rotate { id, overlap } => {
+            let (key, text) = generate()?;
+            let new = (key.id, *key.digest.as_bytes());
+            service.rotate(id, new, overlap, Scopes::ALL).await.map_err(failed)?;
+            Ok(format!("{text}\n"))
+        }
+        KeysAction::Revoke { id } => {
+            service.revoke(id).await.map_err(failed)?;
+            Ok(format!("{id} revoked\n"))
+        }
+        KeysAction::Generate => Ok(format!("{}\n", generate()?.1)),
+    }
+}
+
+fn generate() -> Result<(ApiKey, String), CommandError> {
+    ApiKey::generate().map_err(|error| CommandError::failed(error.to_string()))
+}
+
+fn failed(error: service::Error) -> CommandError {
+    match error {
+        service::Error::KeyNotFound => CommandError::failed("there is no such key, or it no longer works"),
+        error => CommandError::failed(error),
+    }
+}
+
+fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn json_line(key: &KeyRecord) -> String {
+    let line = json!({
+        "id": key.id.as_str(),
+        "name": key.name.as_str(),
+        "scope": key.scopes.to_string(),
+        "createdAt": time(key.created_at),
+        "expiresAt": key.expires_at.map(time),
+        "revokedAt": key.revoked_at.map(time),
+        "lastUsedAt": key.last_used_at.map(time),
+    });
+    format!("{line}\n")
+}
+
+/// Returns the keys as a table, which is empty if there is none.
+fn table(keys: &[KeyRecord], now: DateTime<Utc>) -> String {
+    let state = |key: &KeyRecord| match (key.revoked_at, key.expires_at) {
+        (Some(_), _) => "revoked".to_owned(),
+        (None, Some(end)) if end <= now => "expired".to_owned(),
+        (None, Some(end)) => format!("until {}", time(end)),
+        (None, None) => "active".to_owned(),
+    };
+    let mut text = String::new();
+    for key in keys {
+        let used = key.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("used {}", time(at)));
+        // Writing into a String does not fail.
+        let _ = writeln!(text, "{}  {:26}  {:25}  {}  ({})", key.id, state(key), used, key.name.as_str(), key.scopes);
+    }
+    text
+}

@@ -1,0 +1,286 @@
+//! Which caller may use which route.
+//!
+//! A route is registered as `public` or as `protected`. The handler of a protected route takes an [`Allowed`] first,
+//! whose type names the scope that the route requires; another handler does not compile. The same type documents the
+//! route: its security requirement and the problems of a refused caller.
+
+use std::{
+    future::{Ready, ready},
+    marker::PhantomData,
+};
+
+use actix_web::{
+    FromRequest, Handler, HttpRequest, Responder,
+    dev::{AppService, HttpServiceFactory, Payload},
+    guard,
+    http::{
+        Method,
+        header::{self, HeaderMap, HeaderName},
+    },
+    web,
+};
+use utoipa::{
+    IntoResponses,
+    openapi::{HttpMethod, RefOr, path::Paths, schema::Schema, security::SecurityRequirement},
+};
+use utoipa_actix_web::{OpenApiFactory, service_config::ServiceConfig};
+
+use super::{
+    problem::{Kind, Problem},
+    request_info::RequestInfo,
+    responses::AccessProblems,
+};
+use crate::{
+    auth::{Authenticator, Caller, Refusal},
+    domain::{Actor, Scope, Scopes},
+    service::clock,
+};
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The name of the security scheme in the document.
+pub(super) const SCHEME: &str = "apiKey";
+
+/// A caller who has the scope `S`.
+pub(super) struct Allowed<S> {
+    caller: Caller,
+    scope: PhantomData<S>,
+}
+
+impl<S> Allowed<S> {
+    /// Returns what the caller may do.
+    pub(super) fn scopes(&self) -> Scopes {
+        self.caller.scopes
+    }
+
+    /// Returns who the caller is.
+    pub(super) fn actor(&self) -> &Actor {
+        &self.caller.actor
+    }
+}
+
+/// A scope as a type.
+pub(super) trait RequiredScope: 'static {
+    const SCOPE: Scope;
+}
+
+macro_rules! required_scopes {
+    ($($name:ident),*) => {$(
+        /// The scope of the same name.
+        pub(super) struct $name;
+
+        impl RequiredScope for $name {
+            const SCOPE: Scope = Scope::$name;
+        }
+    )*};
+}
+
+required_scopes!(UsersRead, UsersWrite, UsersDelete, UsersBulk, OpsRead, KeysAdmin);
+
+impl<S: RequiredScope> FromRequest for Allowed<S> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(authorize(request, S::SCOPE).map(|caller| Self { caller, scope: PhantomData }))
+    }
+}
+
+/// Returns the caller of a request if it has a scope.
+fn authorize(request: &HttpRequest, scope: Scope) -> Result<Caller, Problem> {
+    let Some(authenticator) = request.app_data::<web::Data<Authenticator>>() else {
+        return Err(Problem::internal("the Authenticator is not in the app data"));
+    };
+    if !authenticator.is_required() {
+        return authenticator.authenticate(None, clock::now).map_err(refused);
+    }
+    let credentials = credentials(request.headers()).map_err(refused)?;
+    let caller = authenticator.authenticate(credentials, clock::now).map_err(refused)?;
+    if let Some(info) = RequestInfo::of(request) {
+        // The first extractor of a request sets it.
+        let _ = info.actor.set(caller.actor.clone());
+    }
+    if caller.scopes.contain(scope) { Ok(caller) } else { Err(scope_missing(scope)) }
+}
+
+/// Returns the credentials of a request: one bearer token (RFC 6750) or one `X-API-Key`.
+fn credentials(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut authorization = headers.get_all(header::AUTHORIZATION);
+    let mut api_key = headers.get_all(API_KEY);
+    match (authorization.next(), api_key.next()) {
+        (None, None) => Ok(None),
+        (Some(value), None) if authorization.next().is_none() => {
+            let (scheme, token) = value.to_str().ok().and_then(|it| it.split_once(' ')).ok_or(Refusal::Invalid)?;
+            if scheme.eq_ignore_ascii_case("Bearer") { Ok(Some(token)) } else { Err(Refusal::Invalid) }
+        }
+        (None, Some(value)) if api_key.next().is_none() => value.to_str().map(Some).map_err(|_| Refusal::Invalid),
+        _ => Err(Refusal::Invalid),
+    }
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Missing => {
+            let detail = "Send an API key: Authorization: Bearer uak_…, or X-API-Key: uak_….";
+            challenge(Kind::CredentialsRequired, detail, "Bearer realm=\"users-api\"".to_owned())
+        }
+        Refusal::Invalid => {
+            let detail = "The API key is malformed, unknown, revoked or expired.";
+            challenge(
+                Kind::CredentialsInvalid,
+                detail,
+                "Bearer realm=\"users-api\", error=\"invalid_token\"".to_owned(),
+            )
+        }
+        Refusal::Unavailable => {
+            Problem::new(Kind::DatabaseUnavailable, "The API keys cannot be read from the database now. Retry later.")
+        }
+    }
+}
+
+/// Refuses a caller who lacks a scope.
+pub(super) fn scope_missing(scope: Scope) -> Problem {
+    let detail = format!("The API key does not have the scope {scope}.");
+    let challenge_value = format!("Bearer realm=\"users-api\", error=\"insufficient_scope\", scope=\"{scope}\"");
+    challenge(Kind::ScopeMissing, detail, challenge_value)
+}
+
+fn challenge(kind: Kind, detail: impl Into<String>, value: String) -> Problem {
+    Problem::new(kind, detail).with_header(header::WWW_AUTHENTICATE, value)
+}
+
+/// The arguments of a handler that begin with an [`Allowed`].
+pub(super) trait Protected: FromRequest {
+    /// The scope that it requires.
+    const SCOPE: Scope;
+}
+
+macro_rules! protected {
+    ($($argument:ident)*) => {
+        impl<S: RequiredScope, $($argument: FromRequest + 'static),*> Protected for (Allowed<S>, $($argument,)*) {
+            const SCOPE: Scope = S::SCOPE;
+        }
+    };
+}
+
+protected!();
+protected!(A);
+protected!(A B);
+protected!(A B C);
+protected!(A B C D);
+protected!(A B C D E);
+protected!(A B C D E F);
+
+/// Registers and documents routes. It has no way to register a route without saying who may use it.
+pub(super) struct Routes<'a, 'b>(pub(super) &'a mut ServiceConfig<'b>);
+
+impl Routes<'_, '_> {
+    /// Adds a route that anyone may use. `path` is the type that `utoipa::path` derives from the handler.
+    pub(super) fn public<P, H, A>(&mut self, path: P, handler: H) -> &mut Self
+    where
+        P: utoipa::Path + OpenApiFactory + 'static,
+        H: Handler<A, Output: Responder>,
+        A: FromRequest + 'static,
+    {
+        self.0.service(Route { path, handler, scope: None, arguments: PhantomData });
+        self
+    }
+
+    /// Adds a route for callers with the scope that its handler names.
+    pub(super) fn protected<P, H, A>(&mut self, path: P, handler: H) -> &mut Self
+    where
+        P: utoipa::Path + OpenApiFactory + 'static,
+        H: Handler<A, Output: Responder>,
+        A: Protected + 'static,
+    {
+        self.0.service(Route { path, handler, scope: Some(A::SCOPE), arguments: PhantomData });
+        self
+    }
+}
+
+struct Route<P, H, A> {
+    path: P,
+    handler: H,
+    scope: Option<Scope>,
+    arguments: PhantomData<A>,
+}
+
+impl<P, H, A> HttpServiceFactory for Route<P, H, A>
+where
+    P: utoipa::Path,
+    H: Handler<A, Output: Responder>,
+    A: FromRequest + 'static,
+{
+    fn register(self, config: &mut AppService) {
+        for method in P::methods() {
+            let method = match method {
+                HttpMethod::Get => Method::GET,
+                HttpMethod::Post => Method::POST,
+                HttpMethod::Put => Method::PUT,
+                HttpMethod::Patch => Method::PATCH,
+                HttpMethod::Delete => Method::DELETE,
+                HttpMethod::Options => Method::OPTIONS,
+                HttpMethod::Head => Method::HEAD,
+                HttpMethod::Trace => Method::TRACE,
+            };
+            web::resource(P::path()).guard(guard::Method(method)).to(self.handler.clone()).register(config);
+        }
+    }
+}
+
+impl<P: OpenApiFactory, H, A> OpenApiFactory for Route<P, H, A> {
+    fn paths(&self) -> Paths {
+        let mut paths = self.path.paths();
+        let Some(scope) = self.scope else { return paths };
+        for item in paths.paths.values_mut() {
+            let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+            for operation in operations.into_iter().flatten() {
+                operation.security = Some(vec![SecurityRequirement::new(SCHEME, [scope.name()])]);
+                for (status, response) in AccessProblems::responses() {
+                    operation.responses.responses.entry(status).or_insert(response);
+                }
+            }
+        }
+        paths
+    }
+
+    fn schemas(&self, schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        self.path.schemas(schemas);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn one_bearer_token_or_one_api_key_is_read() {
+        let of = |headers: &[(&str, &str)]| {
+            let mut request = TestRequest::default();
+            for header in headers {
+                request = request.append_header(*header);
+            }
+            let request = request.to_http_request();
+            credentials(request.headers()).map(|found| found.map(str::to_owned))
+        };
+        let token = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&[("authorization", "Bearer a")]), token("a"));
+        assert_eq!(of(&[("authorization", "bEARER a")]), token("a"));
+        assert_eq!(of(&[("x-api-key", "a")]), token("a"));
+        // Kept as they are, so that they match no key.
+        assert_eq!(of(&[("authorization", "Bearer  a")]), token(" a"));
+        for refused in [
+            &[("authorization", "Basic a")][..],
+            &[("authorization", "a")],
+            &[("authorization", "Bearer")],
+            &[("authorization", "Bearer\ta")],
+            &[("authorization", "Bearer a"), ("authorization", "Bearer a")],
+            &[("x-api-key", "a"), ("x-api-key", "a")],
+            &[("authorization", "Bearer a"), ("x-api-key", "a")],
+        ] {
+            assert_eq!(of(refused), Err(Refusal::Invalid), "{refused:?}");
+        }
+    }
+}

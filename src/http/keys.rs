@@ -1,0 +1,281 @@
+//! The routes of `/keys`: API keys, for callers with the scope `keys:admin`.
+
+use std::time::Duration;
+
+use actix_web::{FromRequest, HttpRequest, HttpResponse, dev::Payload, web};
+use chrono::{DateTime, Utc};
+use humantime_serde::re::humantime;
+use serde::Serialize;
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{
+        KnownFormat, ObjectBuilder, RefOr, Required, Schema, SchemaFormat, Type,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+        schema::AdditionalProperties,
+    },
+};
+
+use super::{
+    access::{Allowed, KeysAdmin, scope_missing},
+    body::{FromMembers, Members, Valid},
+    path,
+    problem::{Kind, Problem},
+    responses::{KeyBodyProblems, KeyIdProblems, ServerProblems},
+};
+use crate::{
+    auth::ApiKey,
+    domain::{KeyId, KeyName, Scopes, ValidationError},
+    service::{self, KeyRecord, KeyService, NewKey, clock},
+};
+
+const JSON: &str = "application/json";
+/// How long a rotated key works if the request does not say.
+const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
+const MAX_OVERLAP: Duration = Duration::from_hours(24 * 365);
+
+/// An API key, without its secret.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ApiKey)]
+pub(super) struct KeyBody {
+    /// The id: the part after `uak_`.
+    #[schema(example = "3mWv0cY2bQeR")]
+    id: String,
+    /// What the key is for.
+    #[schema(example = "billing service")]
+    name: String,
+    /// The scopes, separated by spaces.
+    #[schema(example = "users:read users:write")]
+    scope: String,
+    created_at: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked_at: Option<DateTime<Utc>>,
+    /// When it was last used, to about a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_used_at: Option<DateTime<Utc>>,
+    /// The key itself. Only the response that creates it has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+}
+
+impl KeyBody {
+    fn new(record: KeyRecord, key: Option<String>) -> Self {
+        let KeyRecord { id, name, scopes, created_at, expires_at, revoked_at, last_used_at } = record;
+        Self {
+            id: id.to_string(),
+            name: name.as_str().to_owned(),
+            scope: scopes.to_string(),
+            created_at,
+            expires_at,
+            revoked_at,
+            last_used_at,
+            key,
+        }
+    }
+}
+
+/// A new API key, as a body describes it.
+pub(super) struct Draft {
+    name: KeyName,
+    scopes: Scopes,
+    expires_at: Option<DateTime<Utc>>,
+}
+
+impl FromMembers for Draft {
+    const MEDIA_TYPES: &'static [&'static str] = &[JSON];
+
+    fn take(members: &mut Members) -> Option<Self> {
+        let name = members.required("name", KeyName::parse);
+        let scopes = members.required("scope", |text| {
+            let scopes: Scopes = text.parse()?;
+            if scopes.is_empty() { Err(ValidationError::new("empty", "must name a scope")) } else { Ok(scopes) }
+        });
+        let expires_at = members.optional("expiresAt", |text| match DateTime::parse_from_rfc3339(text) {
+            Ok(time) if time > clock::now() => Ok(time.to_utc()),
+            Ok(_) => Err(ValidationError::new("past", "must be in the future")),
+            Err(_) => Err(ValidationError::new("malformed", "must be a time such as 2027-01-31T12:00:00Z")),
+        });
+        Some(Self { name: name?, scopes: scopes?, expires_at })
+    }
+}
+
+/// The body that creates an API key.
+struct ApiKeyDraft;
+
+impl ToSchema for ApiKeyDraft {}
+
+impl PartialSchema for ApiKeyDraft {
+    fn schema() -> RefOr<Schema> {
+        let text = |description: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(description));
+        let name = text("What the key is for: one line.").min_length(Some(1)).max_length(Some(KeyName::MAX));
+        let scope = text("The scopes, separated by spaces. The caller must have all of them.").min_length(Some(1));
+        let expires_at = text("When the key expires. Without it, it does not expire.")
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+        ObjectBuilder::new()
+            .description(Some("A new API key."))
+            .property("name", name.examples(["billing service"]))
+            .property("scope", scope.examples(["users:read users:write"]))
+            .property("expiresAt", expires_at.examples(["2027-01-31T12:00:00Z"]))
+            .required("name")
+            .required("scope")
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .into()
+    }
+}
+
+/// How a key is rotated.
+pub(super) struct Rotation {
+    overlap: Duration,
+}
+
+impl FromMembers for Rotation {
+    const MEDIA_TYPES: &'static [&'static str] = &[JSON];
+
+    fn take(members: &mut Members) -> Option<Self> {
+        let overlap = members.optional("overlap", |text| match humantime::parse_duration(text) {
+            Ok(overlap) if overlap <= MAX_OVERLAP => Ok(overlap),
+            _ => Err(ValidationError::new("malformed", "must be a duration of at most 365d, such as 30m or 24h")),
+        });
+        Some(Self { overlap: overlap.unwrap_or(DEFAULT_OVERLAP) })
+    }
+}
+
+/// The body that rotates an API key.
+struct ApiKeyRotation;
+
+impl ToSchema for ApiKeyRotation {}
+
+impl PartialSchema for ApiKeyRotation {
+    fn schema() -> RefOr<Schema> {
+        let description = "How long the old key still works: a duration of at most 365d, such as 30m; 24h by default.";
+        let overlap = ObjectBuilder::new().schema_type(Type::String).description(Some(description)).examples(["24h"]);
+        ObjectBuilder::new()
+            .description(Some("How an API key is rotated."))
+            .property("overlap", overlap)
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .into()
+    }
+}
+
+/// The id in the path.
+pub(super) struct PathKeyId(KeyId);
+
+impl FromRequest for PathKeyId {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let id = path::parameter(request, "id").parse();
+        std::future::ready(id.map(Self).map_err(|_| {
+            let detail = format!("The id of an API key is the {} letters and digits after `uak_`.", KeyId::LENGTH);
+            Problem::new(Kind::InvalidId, detail)
+        }))
+    }
+}
+
+impl IntoParams for PathKeyId {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let id = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9A-Za-z]{12}$"));
+        let parameter = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
+        vec![parameter.description(Some("The key's id. `GET /keys` lists them.")).schema(Some(id)).build()]
+    }
+}
+
+/// List API keys
+///
+/// Returns all keys, oldest first, without their secrets; also those that were revoked or have expired.
+#[utoipa::path(
+    get,
+    path = "/keys",
+    tag = "keys",
+    operation_id = "listKeys",
+    responses((status = 200, description = "All keys", body = [KeyBody]), ServerProblems),
+)]
+pub(super) async fn list(_: Allowed<KeysAdmin>, service: web::Data<KeyService>) -> Result<HttpResponse, Problem> {
+    let keys = service.list().await?;
+    Ok(HttpResponse::Ok().json(keys.into_iter().map(|key| KeyBody::new(key, None)).collect::<Vec<_>>()))
+}
+
+/// Create an API key
+///
+/// Only this response contains the key: it cannot be read again. It works within `auth.refresh` on every process.
+#[utoipa::path(
+    post,
+    path = "/keys",
+    tag = "keys",
+    operation_id = "createKey",
+    request_body = ApiKeyDraft,
+    responses((status = 201, description = "The key was created", body = KeyBody), KeyBodyProblems, ServerProblems),
+)]
+pub(super) async fn create(
+    caller: Allowed<KeysAdmin>,
+    body: Valid<Draft>,
+    service: web::Data<KeyService>,
+) -> Result<HttpResponse, Problem> {
+    let Draft { name, scopes, expires_at } = body.0;
+    if let Some(scope) = scopes.iter().find(|scope| !caller.scopes().contain(*scope)) {
+        return Err(scope_missing(scope));
+    }
+    let (key, text) = ApiKey::generate().map_err(|error| Problem::internal(error.to_string()))?;
+    let new = NewKey { id: key.id, digest: *key.digest.as_bytes(), name, scopes, expires_at };
+    let record = service.create(new).await?;
+    tracing::info!(key = %record.id, scopes = %record.scopes, by = %caller.actor(), "API key created");
+    Ok(HttpResponse::Created().json(KeyBody::new(record, Some(text))))
+}
+
+/// Rotate an API key
+///
+/// Creates a key with the same name, scopes and expiry. The old key works for `overlap`, so that its holders can change
+/// over. Only this response contains the new key.
+#[utoipa::path(
+    post,
+    path = "/keys/{id}/rotate",
+    tag = "keys",
+    operation_id = "rotateKey",
+    params(PathKeyId),
+    request_body = ApiKeyRotation,
+    responses(
+        (status = 201, description = "The new key was created", body = KeyBody),
+        KeyBodyProblems,
+        KeyIdProblems,
+        ServerProblems,
+    ),
+)]
+pub(super) async fn rotate(
+    caller: Allowed<KeysAdmin>,
+    id: PathKeyId,
+    body: Valid<Rotation>,
+    service: web::Data<KeyService>,
+) -> Result<HttpResponse, Problem> {
+    let (key, text) = ApiKey::generate().map_err(|error| Problem::internal(error.to_string()))?;
+    let replacement = (key.id, *key.digest.as_bytes());
+    let record = match service.rotate(id.0, replacement, body.0.overlap, caller.scopes()).await {
+        Err(service::Error::ScopesExceeded(scope)) => return Err(scope_missing(scope)),
+        rotated => rotated?,
+    };
+    tracing::info!(key = %record.id, replaces = %id.0, by = %caller.actor(), "API key rotated");
+    Ok(HttpResponse::Created().json(KeyBody::new(record, Some(text))))
+}
+
+/// Revoke an API key
+///
+/// It stops working within `auth.refresh` on every process. A revoked key stays in the list.
+#[utoipa::path(
+    delete,
+    path = "/keys/{id}",
+    tag = "keys",
+    operation_id = "revokeKey",
+    params(PathKeyId),
+    responses((status = 204, description = "The key is revoked"), KeyIdProblems, ServerProblems),
+)]
+pub(super) async fn revoke(
+    caller: Allowed<KeysAdmin>,
+    id: PathKeyId,
+    service: web::Data<KeyService>,
+) -> Result<HttpResponse, Problem> {
+    let record = service.revoke(id.0).await?;
+    tracing::info!(key = %record.id, by = %caller.actor(), "API key revoked");
+    Ok(HttpResponse::NoContent().finish())
+}

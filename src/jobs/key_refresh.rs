@@ -1,0 +1,58 @@
+//! Keeps the API keys in memory up to date, and stores when they were last used.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use orm_pool::Pool;
+use tokio::time::Instant;
+
+use crate::{
+    auth::{Authenticator, Digest, StoredKey},
+    domain::KeyId,
+    service::{Error, KeyService},
+};
+
+/// How often uses are stored. A key in constant use causes one update per process and minute.
+const STORE_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Reads all keys once.
+///
+/// # Errors
+///
+/// They could not be read.
+pub(crate) async fn refresh(
+    service: &KeyService,
+    authenticator: &Authenticator,
+) -> Result<Vec<(KeyId, DateTime<Utc>)>, Error> {
+    let keys = service.verifiers().await.inspect_err(|_| authenticator.keys_unavailable())?;
+    let stored = |(record, digest): (crate::service::KeyRecord, [u8; 32])| StoredKey {
+        id: record.id,
+        digest: Digest::from_bytes(digest),
+        scopes: record.scopes,
+        ends_at: [record.expires_at, record.revoked_at].into_iter().flatten().min(),
+    };
+    Ok(authenticator.replace_keys(keys.into_iter().map(stored).collect()))
+}
+
+pub(super) async fn run(pool: Pool, authenticator: Arc<Authenticator>, interval: Duration) {
+    let service = KeyService::new(pool);
+    let mut unstored = HashMap::new();
+    let mut next_store = Instant::now();
+    loop {
+        tokio::time::sleep(interval).await;
+        match refresh(&service, &authenticator).await {
+            Ok(used) => unstored.extend(used),
+            // The pool reports outages.
+            Err(error) => tracing::debug!(%error, "cannot read API keys"),
+        }
+        if unstored.is_empty() || Instant::now() < next_store {
+            continue;
+        }
+        next_store = Instant::now() + STORE_INTERVAL;
+        if let Err(error) = service.store_uses(unstored.iter().map(|(id, at)| (*id, *at)).collect()).await {
+            tracing::debug!(%error, "cannot store the last use of API keys");
+            continue;
+        }
+        unstored.clear();
+    }
+}
