@@ -14,7 +14,7 @@ use orm_pool::{ConnectError, Pool};
 use secrecy::ExposeSecret;
 
 use crate::{
-    auth::Authenticator,
+    auth::{Authenticator, RateLimits},
     connections::{Connections, Limits},
     exchange::CursorSigner,
     http::{Hosts, HttpOptions, PublicUrl, State},
@@ -79,6 +79,7 @@ pub struct Application {
     state: State,
     pool: Pool,
     authenticator: Arc<Authenticator>,
+    rate_limits: Arc<RateLimits>,
     idempotency_retention: Duration,
     key_refresh: Duration,
     drain_delay: Duration,
@@ -132,6 +133,7 @@ impl Application {
         stop: &StopRequest,
     ) -> Result<Self, StartError> {
         prepare_schema(&pool, settings.database.migrate, stop).await?;
+        // With `off` nothing in the schema is checked, not even whether its tables exist.
         if settings.database.migrate != Migrate::Off {
             check_privileges(&pool, stop).await?;
         }
@@ -142,6 +144,7 @@ impl Application {
             store_bootstrap_key(&keys, bootstrap_key).await.map_err(StartError::Keys)?;
             refresh_keys(&keys, &authenticator).await.map_err(StartError::Keys)?;
         }
+        let rate_limits = Arc::new(settings.limits.rate_limits());
         let listener = server::listen(&settings.server).map_err(|cause| {
             let address = SocketAddr::new(settings.server.host, settings.server.port);
             StartError::Listen { address, cause }
@@ -151,6 +154,7 @@ impl Application {
         let state = State::new(
             pool.clone(),
             Arc::clone(&authenticator),
+            Arc::clone(&rate_limits),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
             HttpOptions {
                 request_timeout: settings.server.request_timeout,
@@ -172,6 +176,7 @@ impl Application {
             state,
             pool,
             authenticator,
+            rate_limits,
             idempotency_retention: settings.idempotency.keep,
             key_refresh: settings.auth.refresh,
             drain_delay: settings.server.drain_delay,
@@ -195,11 +200,18 @@ impl Application {
     ///
     /// # Errors
     ///
-    /// [`ShutdownError`] if requests were aborted, the pool was not closed, or the server failed.
+    /// [`ShutdownError`] if requests were still in flight after `server.shutdown_timeout`, the pool was not closed in
+    /// time, or the HTTP server failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ShutdownError> {
         let handle = self.server.handle();
         let mut server = tokio::spawn(self.server);
-        let jobs = Jobs::start(self.pool.clone(), self.idempotency_retention, self.authenticator, self.key_refresh);
+        let jobs = Jobs::start(
+            self.pool.clone(),
+            self.idempotency_retention,
+            self.authenticator,
+            self.key_refresh,
+            self.rate_limits,
+        );
         tracing::info!(address = %self.address, "listening");
         let server_result = tokio::select! {
             () = stop => None,
@@ -214,6 +226,7 @@ impl Application {
             delay: self.drain_delay,
             timeout: self.shutdown_timeout,
         };
+        // Stops the jobs.
         drop(jobs);
         let drained = shutdown.run().await;
         match server_result {

@@ -4,11 +4,15 @@
 //! holds in memory: a request costs one SHA-256 and one look-up, no statement and no lock. A background job
 //! (`jobs::key_refresh`) replaces the keys every `auth.refresh`, which is thus the longest time that a revoked key still
 //! works. While the database is down, known keys work for `auth.stale`, and nobody is told that an unknown key is wrong.
+//!
+//! [`RateLimits`] bounds the requests of each caller, and invalid credentials from each address.
 
 mod api_key;
 mod authenticator;
+mod rate_limit;
 
 pub use self::{
     api_key::{ApiKey, Digest},
     authenticator::{Authenticator, Caller, Refusal, StoredKey},
+    rate_limit::{Limited, Rate, RateLimits},
 };

@@ -21,6 +21,7 @@
 mod access;
 mod body;
 mod bulk;
+mod client_address;
 mod compression;
 mod conditions;
 mod docs;
@@ -68,7 +69,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 use self::access::Routes;
 pub use self::{framing::frame, host::Hosts, observe::RequestSpan, one_at_a_time::OneAtATime, public_url::PublicUrl};
 use crate::{
-    auth::Authenticator,
+    auth::{Authenticator, RateLimits},
     exchange::CursorSigner,
     lifecycle::CurrentPhase,
     service::{KeyService, UserService},
@@ -91,6 +92,7 @@ pub struct State {
     service: web::Data<UserService>,
     keys: web::Data<KeyService>,
     authenticator: web::Data<Authenticator>,
+    rate_limits: web::Data<RateLimits>,
     pool: web::Data<Pool>,
     signer: web::Data<CursorSigner>,
     phase: web::Data<CurrentPhase>,
@@ -109,6 +111,7 @@ impl State {
     pub fn new(
         pool: Pool,
         authenticator: Arc<Authenticator>,
+        rate_limits: Arc<RateLimits>,
         signer: CursorSigner,
         options: HttpOptions,
         hosts: Hosts,
@@ -120,6 +123,7 @@ impl State {
             service: web::Data::new(UserService::new(pool.clone())),
             keys: web::Data::new(KeyService::new(pool.clone())),
             authenticator: web::Data::from(authenticator),
+            rate_limits: web::Data::from(rate_limits),
             pool: web::Data::new(pool),
             signer: web::Data::new(signer),
             phase: web::Data::new(CurrentPhase::default()),
@@ -201,6 +205,7 @@ pub fn app(
         .app_data(state.service)
         .app_data(state.keys)
         .app_data(state.authenticator)
+        .app_data(state.rate_limits)
         .app_data(state.pool)
         .app_data(state.signer)
         .app_data(state.phase)

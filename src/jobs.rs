@@ -3,6 +3,7 @@
 mod idempotency_sweeper;
 mod key_refresh;
 mod metrics_upkeep;
+mod rate_limit_upkeep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +11,7 @@ use orm_pool::Pool;
 use tokio::task::JoinSet;
 
 pub(crate) use self::key_refresh::refresh as refresh_keys;
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, RateLimits};
 
 /// The running jobs. Dropping it aborts them.
 pub(crate) struct Jobs {
@@ -24,10 +25,12 @@ impl Jobs {
         retention: Duration,
         authenticator: Arc<Authenticator>,
         key_refresh: Duration,
+        rate_limits: Arc<RateLimits>,
     ) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(metrics_upkeep::run());
         if authenticator.is_required() {
+            tasks.spawn(rate_limit_upkeep::run(rate_limits));
             tasks.spawn(key_refresh::run(pool.clone(), authenticator, key_refresh));
         }
         tasks.spawn(idempotency_sweeper::run(pool, retention));

@@ -14,6 +14,7 @@ mod environment;
 mod error;
 mod idempotency;
 mod layers;
+mod limits;
 mod log;
 mod pool;
 mod secret_file;
@@ -35,6 +36,7 @@ pub use self::{
     error::SettingsError,
     idempotency::IdempotencySettings,
     layers::{Layers, Origin, Override},
+    limits::LimitsSettings,
     log::{LogFormat, LogSettings},
     server::ServerSettings,
     telemetry::TelemetrySettings,
@@ -50,6 +52,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// Who may use the service.
     pub auth: AuthSettings,
+    /// How many requests a caller may make.
+    pub limits: LimitsSettings,
     /// Which database.
     pub database: DatabaseSettings,
     /// The one connection pool.
@@ -78,6 +82,7 @@ impl Settings {
     fn validate(&self) -> Result<(), Invalid> {
         self.server.validate()?;
         self.auth.validate(self.server.host)?;
+        self.limits.validate()?;
         self.database.validate()?;
         self.pool.validate().map_err(|invalid| Invalid::new(format!("pool.{}", invalid.option), invalid.allowed))?;
         self.log.validate()?;
@@ -90,6 +95,7 @@ fn all() -> impl Iterator<Item = &'static Setting> {
     [
         server::SETTINGS,
         auth::SETTINGS,
+        limits::SETTINGS,
         database::SETTINGS,
         pool::SETTINGS,
         users::SETTINGS,

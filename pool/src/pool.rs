@@ -84,9 +84,12 @@ impl Pool {
     /// Runs a read-only operation.
     ///
     /// `operation` names it in traces, logs and errors (`users.find`). The body runs on the pool's runtime, on one
-    /// connection. After a conflict or a lost connection the body is retried. Several statements may see different
-    /// states; if they must see the same, use [`transaction_with`](Self::transaction_with) and `RepeatableRead`, because
-    /// PostgreSQL's default is `READ COMMITTED`.
+    /// connection. After a conflict or a lost connection the body is retried, so it must not have side effects outside
+    /// the database. The pool does not enforce that it only reads: a write in the body may take effect more than once.
+    ///
+    /// Several statements may see different states; if they must see the same, use
+    /// [`transaction_with`](Self::transaction_with) and `RepeatableRead`, because PostgreSQL's default is
+    /// `READ COMMITTED`.
     ///
     /// # Errors
     ///
@@ -103,8 +106,10 @@ impl Pool {
 
     /// Runs an operation that writes with a single statement. On SQLite writes run one at a time.
     ///
-    /// It is retried only if the database has rolled its first statement back, as after a deadlock, or has not executed
-    /// it. If the connection is lost, the write may have taken effect, so the error is returned.
+    /// The body is retried only if the database has rolled its first statement back, as after a deadlock, or has not
+    /// executed it. So it may run more than once, and must not have side effects outside the database. If the
+    /// connection is lost, the write may have taken effect, so the error is returned. The pool does not enforce the
+    /// single statement; use [`transaction`](Self::transaction) for several.
     ///
     /// # Errors
     ///
@@ -122,8 +127,9 @@ impl Pool {
     /// Runs the body in a transaction, which is committed if it returns `Ok` and rolled back if it returns `Err`.
     ///
     /// After a deadlock or a serialization failure, also at the commit, the whole transaction is retried after a random
-    /// pause, as long as the caller's deadline allows. It is also retried if the connection is lost before the commit
-    /// is sent. Therefore the body must not have side effects outside the database.
+    /// pause: at most 10 attempts, and no retry after the caller's deadline or, without a deadline, after `acquire`. It
+    /// is also retried, with at most 5 attempts, if the connection is lost before the commit is sent. Therefore the
+    /// body may run more than once, and must not have side effects outside the database.
     ///
     /// # Errors
     ///
@@ -162,8 +168,9 @@ impl Pool {
     }
 
     /// Runs an operation with a separate SeaORM `DatabaseConnection`, for code that requires one, such as
-    /// `sea-orm-migration`. While it runs, it occupies a pooled connection, so that the limit holds, and opens another
-    /// one outside the pool, whose statements have no timeout.
+    /// `sea-orm-migration`. It takes a place in the pool, so that at most `max` operations run, but uses a separate
+    /// connection: the database sees up to `max + 1`, or more if several such operations run at the same time. The
+    /// statements on it have no timeout.
     ///
     /// # Errors
     ///
@@ -182,7 +189,7 @@ impl Pool {
         let work = async move {
             let database = inner.connector().database_connection(inner.options().acquire);
             let outcome = body(database.clone()).await;
-            // `close` would wait for a statement whose future the body has dropped before the response.
+            // With a timeout, because `close` also waits for the response to a statement that the body has abandoned.
             if let Ok(Err(error)) = timeout(CLOSE_TIMEOUT, database.close()).await {
                 tracing::warn!(operation, %error, "failed to close the database connection");
             }
@@ -208,7 +215,7 @@ impl Pool {
     }
 
     /// Returns why the database refuses some statements, such as writes, if an operation has failed for that reason
-    /// recently.
+    /// within the last 10 s.
     #[must_use]
     pub fn impairment(&self) -> Option<DbErrorKind> {
         self.inner().health.impairment().map(|incident| incident.kind)

@@ -218,7 +218,7 @@ impl KeyName {
 }
 
 /// Who makes a request or a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Actor {
     /// Anyone: callers are not authenticated (`auth.mode` is `off` or `gateway`).
     Anyone,

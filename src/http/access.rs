@@ -7,6 +7,7 @@
 use std::{
     future::{Ready, ready},
     marker::PhantomData,
+    time::Duration,
 };
 
 use actix_web::{
@@ -26,16 +27,19 @@ use utoipa::{
 use utoipa_actix_web::{OpenApiFactory, service_config::ServiceConfig};
 
 use super::{
+    client_address::client_address,
     problem::{Kind, Problem},
     request_info::RequestInfo,
     responses::AccessProblems,
 };
 use crate::{
-    auth::{Authenticator, Caller, Refusal},
+    auth::{Authenticator, Caller, Limited, RateLimits, Refusal},
     domain::{Actor, Scope, Scopes},
     service::clock,
 };
 
+/// How much the caller may still request (draft-ietf-httpapi-ratelimit-headers-10).
+pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// The name of the security scheme in the document.
 pub(super) const SCHEME: &str = "apiKey";
@@ -50,6 +54,11 @@ impl<S> Allowed<S> {
     /// Returns what the caller may do.
     pub(super) fn scopes(&self) -> Scopes {
         self.caller.scopes
+    }
+
+    /// Charges the caller for a request that costs more than others.
+    pub(super) fn charge(&self, request: &HttpRequest, weight: u32) -> Result<(), Problem> {
+        charge(request, &self.caller.actor, weight)
     }
 
     /// Returns who the caller is.
@@ -91,15 +100,67 @@ fn authorize(request: &HttpRequest, scope: Scope) -> Result<Caller, Problem> {
         return Err(Problem::internal("the Authenticator is not in the app data"));
     };
     if !authenticator.is_required() {
+        // Nothing is noted or limited: who the caller is, is unknown.
         return authenticator.authenticate(None, clock::now).map_err(refused);
     }
-    let credentials = credentials(request.headers()).map_err(refused)?;
-    let caller = authenticator.authenticate(credentials, clock::now).map_err(refused)?;
+    let caller = credentials(request.headers())
+        .and_then(|credentials| authenticator.authenticate(credentials, clock::now))
+        .map_err(|refusal| note_refusal(request, refusal))?;
     if let Some(info) = RequestInfo::of(request) {
         // The first extractor of a request sets it.
         let _ = info.actor.set(caller.actor.clone());
     }
-    if caller.scopes.contain(scope) { Ok(caller) } else { Err(scope_missing(scope)) }
+    charge(request, &caller.actor, RateLimits::SINGLE)?;
+    if caller.scopes.contain(scope) {
+        return Ok(caller);
+    }
+    note_address(request);
+    Err(scope_missing(scope))
+}
+
+/// Charges a caller for a request.
+fn charge(request: &HttpRequest, caller: &Actor, weight: u32) -> Result<(), Problem> {
+    let Some(limits) = request.app_data::<web::Data<RateLimits>>() else {
+        return Err(Problem::internal("the RateLimits are not in the app data"));
+    };
+    let info = RequestInfo::of(request);
+    let remaining = limits.charge(caller, weight).map_err(|Limited { retry_after }| {
+        note_address(request);
+        if let Some(info) = &info {
+            // What remains is known if the request has been charged before for a part of its weight.
+            info.remaining.set(Some(info.remaining.get().unwrap_or(0)));
+        }
+        too_many("The caller has made too many requests.", retry_after)
+    })?;
+    if let Some(info) = info {
+        info.remaining.set(remaining);
+    }
+    Ok(())
+}
+
+/// Returns the problem of a refused caller, and counts invalid credentials.
+fn note_refusal(request: &HttpRequest, refusal: Refusal) -> Problem {
+    note_address(request);
+    let limits = request.app_data::<web::Data<RateLimits>>();
+    if let (Refusal::Invalid, Some(limits), Some(address)) = (refusal, limits, client_address(request))
+        && let Err(Limited { retry_after }) = limits.credentials_invalid(address)
+    {
+        return too_many("This address has sent too many invalid credentials.", retry_after);
+    }
+    refused(refusal)
+}
+
+/// Notes for the log where the request of a refused caller comes from.
+fn note_address(request: &HttpRequest) {
+    if let Some(info) = RequestInfo::of(request) {
+        info.refused_address.set(client_address(request));
+    }
+}
+
+fn too_many(detail: &str, retry_after: Duration) -> Problem {
+    // Rounded up: an earlier request would be refused.
+    let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+    Problem::new(Kind::RateLimited, detail).with_header(header::RETRY_AFTER, seconds.to_string())
 }
 
 /// Returns the credentials of a request: one bearer token (RFC 6750) or one `X-API-Key`.

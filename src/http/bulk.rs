@@ -37,6 +37,7 @@ use super::{
     responses::{BulkProblems, ServerProblems},
 };
 use crate::{
+    auth::RateLimits,
     exchange::{
         ChunkReport, Format, Import, ImportError, ReadError, import, import_atomically, query_parameters, word_values,
     },
@@ -135,7 +136,7 @@ impl BulkParameters {
     ),
 )]
 pub(super) async fn write(
-    _: Allowed<UsersBulk>,
+    caller: Allowed<UsersBulk>,
     query: Query<BulkParameters>,
     key: IdempotencyKey,
     condition: ListCondition,
@@ -147,6 +148,7 @@ pub(super) async fn write(
     let options = parameters.write_options();
     let level = parameters.report.unwrap_or_default();
     let format = format(&request)?;
+    caller.charge(&request, RateLimits::MANY)?;
     let http_options =
         request.app_data::<HttpOptions>().ok_or_else(|| Problem::internal("HttpOptions are not in the app data"))?;
     if http_options.require_if_match && options.mode == WriteMode::Upsert && !condition.is_any {

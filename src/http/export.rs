@@ -20,6 +20,7 @@ use super::{
     responses::{ExportProblems, ServerProblems},
 };
 use crate::{
+    auth::RateLimits,
     exchange::{CursorSigner, Export, ExportError, ExportParameters, ExportQuery, Format, SelectionParameters},
     service::UserService,
 };
@@ -74,13 +75,14 @@ fn format(request: &HttpRequest) -> Result<(Format, &'static str), Problem> {
     ),
 )]
 pub(super) async fn export(
-    _: Allowed<UsersRead>,
+    caller: Allowed<UsersRead>,
     query: SignedQuery<ExportQuery>,
     request: HttpRequest,
     signer: web::Data<CursorSigner>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
     let (format, media_type) = format(&request)?;
+    caller.charge(&request, RateLimits::MANY)?;
     let info = RequestInfo::of(&request);
     let spawn = {
         let info = info.clone();

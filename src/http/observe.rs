@@ -6,7 +6,10 @@ use actix_web::{
     Error, HttpMessage, ResponseError,
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::{Method, StatusCode, header::HeaderName},
+    http::{
+        Method, StatusCode,
+        header::{HeaderName, HeaderValue},
+    },
     middleware::Next,
     web,
 };
@@ -16,6 +19,7 @@ use tracing_actix_web::RootSpanBuilder;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{
+    access::RATE_LIMIT,
     compression, limits, policy,
     problem::Problem,
     public_url,
@@ -109,6 +113,10 @@ fn with_request_id(
         None => response.map_into_boxed_body(),
     };
     response.headers_mut().insert(REQUEST_ID, info.request_id.clone());
+    if let Some(remaining) = info.remaining.get() {
+        let value = HeaderValue::try_from(format!("\"caller\";r={remaining}"));
+        response.headers_mut().insert(RATE_LIMIT, value.unwrap_or(HeaderValue::from_static("\"caller\"")));
+    }
     response
 }
 
@@ -153,6 +161,7 @@ fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
     // One event with all fields. An error is logged only here.
     let error = problem.and_then(Problem::chain);
     let code = problem.map(Problem::code);
+    let client = info.refused_address.get().map(tracing::field::display);
     let actor = info.actor.get().map(tracing::field::display);
     macro_rules! event {
         ($level:ident) => {
@@ -164,6 +173,7 @@ fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
                 request_id,
                 trace_id,
                 actor,
+                client,
                 code,
                 error,
                 "request"

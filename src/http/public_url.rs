@@ -1,7 +1,7 @@
 //! The public URL of the service, which differs behind a reverse proxy: another host name, or a path prefix. It
 //! completes the URLs in `Location` and `Link`, and the servers of the OpenAPI document.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
 use actix_web::{
     HttpRequest,
@@ -42,6 +42,11 @@ impl PublicUrl {
         self.configured().map(Cow::from).or_else(|| self.forwarded(request).map(Cow::from))
     }
 
+    /// Returns whether an address is one of a trusted proxy.
+    pub(super) fn is_trusted_proxy(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+
     /// Returns the configured URL.
     pub(super) fn configured(&self) -> Option<&str> {
         self.configured.as_deref()
@@ -53,7 +58,7 @@ impl PublicUrl {
             return None;
         }
         let peer = request.peer_addr()?.ip().to_canonical();
-        if !self.trusted_proxies.iter().any(|network| network.contains(&peer)) {
+        if !self.is_trusted_proxy(peer) {
             return None;
         }
         // Each proxy of a chain may append a value; the first one is the client's.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, OnceCell},
+    net::IpAddr,
     rc::Rc,
     time::Instant,
 };
@@ -36,6 +37,10 @@ pub(super) struct RequestInfo {
     pub(super) trace_id: Option<String>,
     /// Who makes the request, once it is authenticated.
     pub(super) actor: OnceCell<Actor>,
+    /// Where a request comes from whose caller was refused.
+    pub(super) refused_address: Cell<Option<IpAddr>>,
+    /// How much the caller may still request at once, if there is a limit.
+    pub(super) remaining: Cell<Option<u32>>,
     /// Whether the body is being received.
     pub(super) is_receiving: Cell<bool>,
     /// When the last chunk of a streamed body arrived.
@@ -55,6 +60,8 @@ impl RequestInfo {
             started: Instant::now(),
             trace_id,
             actor: OnceCell::new(),
+            refused_address: Cell::new(None),
+            remaining: Cell::new(None),
             is_receiving: Cell::new(false),
             last_chunk_at: Cell::new(None),
             is_timeout_disabled: Cell::new(false),

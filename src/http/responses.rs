@@ -135,7 +135,13 @@ impl IntoResponses for ChangeConditionProblems {
 
 impl IntoResponses for AccessProblems {
     fn responses() -> Responses {
-        responses(&[Kind::CredentialsRequired, Kind::CredentialsInvalid, Kind::ScopeMissing, Kind::DatabaseUnavailable])
+        responses(&[
+            Kind::CredentialsRequired,
+            Kind::CredentialsInvalid,
+            Kind::ScopeMissing,
+            Kind::RateLimited,
+            Kind::DatabaseUnavailable,
+        ])
     }
 }
 
@@ -197,7 +203,9 @@ fn responses(kinds: &[Kind]) -> Responses {
                 .examples_from_iter(examples)
                 .build();
             let mut response = ResponseBuilder::new().description(title).content("application/problem+json", content);
-            let header = if status == StatusCode::SERVICE_UNAVAILABLE || kinds.contains(&Kind::IdempotencyKeyInUse) {
+            let header = if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status)
+                || kinds.contains(&Kind::IdempotencyKeyInUse)
+            {
                 Some(("Retry-After", Type::Integer, "Seconds to wait before a retry"))
             } else if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
                 Some(("WWW-Authenticate", Type::String, "How to authenticate (RFC 6750)"))

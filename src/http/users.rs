@@ -28,9 +28,10 @@ use super::{
     },
 };
 use crate::{
+    auth::RateLimits,
     domain::{Email, Name, Precondition, User, UserId},
     exchange::{CursorSigner, Fields, ListParameters, ListQuery, Selected, SelectionParameters, UserBody},
-    service::{self, Change, Draft, UserService},
+    service::{self, Change, CountMode, Draft, UserService},
 };
 
 const TOTAL_COUNT: &str = "x-total-count";
@@ -68,7 +69,8 @@ impl FromRequest for PathId {
     type Future = std::future::Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        // Another route, such as `/users/bulk`, that does not support this method.
+        // `/users/{id}` also matches e.g. `/users/bulk` when that route lacks the method: answer 405 instead of
+        // "invalid id".
         if let Some(allow) = request.app_data::<web::Data<Paths>>().and_then(|paths| paths.allow(request.path())) {
             return std::future::ready(Err(Problem::method_not_allowed(allow)));
         }
@@ -162,12 +164,16 @@ impl PartialSchema for UserPatch {
     ),
 )]
 pub(super) async fn list(
-    _: Allowed<UsersRead>,
+    caller: Allowed<UsersRead>,
     query: SignedQuery<ListQuery>,
+    request: HttpRequest,
     signer: web::Data<CursorSigner>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
     let SignedQuery(query) = query;
+    if query.count == Some(CountMode::Exact) {
+        caller.charge(&request, RateLimits::EXACT_COUNT)?;
+    }
     let page = service.list(&query.selection, query.position.clone(), query.limit).await?;
     let mut response = HttpResponse::Ok();
     response
@@ -214,6 +220,7 @@ pub(super) async fn list(
 pub(super) async fn create(
     _: Allowed<UsersWrite>,
     key: IdempotencyKey,
+    // Refuses `If-None-Match: *`, and any `If-Match` except `*`: a list has no version.
     _condition: ListCondition,
     body: Valid<Draft>,
     service: web::Data<UserService>,

@@ -9,7 +9,7 @@ use std::{
 use actix_web::dev::ServerHandle;
 use orm_pool::{CloseError, Pool, Status};
 use socket2::SockRef;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{CurrentPhase, Phase};
 use crate::{connections::Connections, telemetry};
@@ -20,6 +20,8 @@ const MAX_POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const MIN_POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long closing the pool may take when no operation has to be completed.
 pub(crate) const INTERRUPTED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long aborting the remaining requests may take.
+const ABORT_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long busy clients have to receive `Connection: close`.
 const CLOSE_NOTICE: Duration = Duration::from_millis(500);
 const CLOSE_NOTICE_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -111,7 +113,8 @@ impl GracefulShutdown<'_> {
         if timeout_at(deadline, self.server.stop(true)).await.is_ok() {
             return Ok(());
         }
-        self.server.stop(false).await;
+        // Aborts the requests. The server would first wait for its own timeout, in whole seconds.
+        let _ = timeout(ABORT_TIMEOUT, self.server.stop(false)).await;
         Err(ShutdownError::Requests(self.timeout))
     }
 }

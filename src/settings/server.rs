@@ -56,9 +56,9 @@ section! {
         pub drain_delay: Duration = "0s", Allowed::duration(Duration::ZERO, Duration::from_hours(1));
         /// Maximum time after drain_delay for requests in flight to finish and the pool to close, 1ms to 1h. Too low:
         /// requests are aborted. Too high: the process is killed before it ends. It ends within drain_delay +
-        /// shutdown_timeout + 2s (+ 3s if the trace collector or the reader of the log stalls): keep the sum below the
-        /// time after which it is killed (Kubernetes 30s; docker stop 10s unless --stop-timeout or stop_grace_period is
-        /// set).
+        /// shutdown_timeout + 2s (+ 4s if the trace collector and the readers of the log and of standard error stall): keep
+        /// the sum below the time after which it is killed (Kubernetes 30s; docker stop 10s unless --stop-timeout or
+        /// stop_grace_period is set).
         #[serde(with = "humantime_serde")]
         pub shutdown_timeout: Duration = "20s", Allowed::duration(Duration::from_millis(1), Duration::from_hours(1));
     }

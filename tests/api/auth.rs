@@ -25,7 +25,8 @@ cases![
 const SCOPES: [&str; 6] = ["users:read", "users:write", "users:delete", "users:bulk", "ops:read", "keys:admin"];
 
 /// Settings that require authentication. Keys are read again so rarely that a case sees only its own statements.
-const REQUIRED: [(&str, &str); 2] = [("auth.mode", "required"), ("auth.refresh", "1h")];
+const REQUIRED: [(&str, &str); 3] =
+    [("auth.mode", "required"), ("auth.refresh", "1h"), ("limits.failures_per_address", "0")];
 /// The same, with keys that are read all the time.
 const REFRESHED: [(&str, &str); 2] = [("auth.mode", "required"), ("auth.refresh", "100ms")];
 
@@ -43,7 +44,7 @@ async fn printed(context: &Context, url: &str, arguments: &[&str]) -> String {
 }
 
 /// Creates a key with these scopes.
-async fn key(context: &Context, url: &str, scopes: &[&str]) -> String {
+pub async fn key(context: &Context, url: &str, scopes: &[&str]) -> String {
     let mut arguments = vec!["create", "--name", "test"];
     for scope in scopes {
         arguments.extend(["--scope", scope]);
@@ -52,7 +53,7 @@ async fn key(context: &Context, url: &str, scopes: &[&str]) -> String {
 }
 
 /// A database with its schema.
-async fn migrated(context: &Context) -> String {
+pub async fn migrated(context: &Context) -> String {
     let url = context.database().await;
     let output = binary(context.folder(), &[("DATABASE_URL", &url)]).arg("migrate").output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -68,7 +69,7 @@ fn with_key(app: &App, method: Method, path: &str, key: &str) -> RequestBuilder 
     app.request(method, path).bearer_auth(key)
 }
 
-async fn get(app: &App, path: &str, key: &str) -> Reply {
+pub async fn get(app: &App, path: &str, key: &str) -> Reply {
     Reply::of(with_key(app, Method::GET, path, key)).await
 }
 

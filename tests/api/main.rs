@@ -50,6 +50,7 @@ mod pgbouncer;
 mod pipelines;
 mod pool;
 mod query_plans;
+mod rate_limits;
 mod readme;
 mod reload;
 mod requirements;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
             suite("pipelines", pipelines::cases()).without_engine(),
             suite("reverse_proxies", reverse_proxies::cases()).without_engine(),
             suite("cli", cli::cases()).without_engine(),
+            suite("rate_limits", rate_limits::cases()).without_engine(),
             suite("limits", limits::cases()).without_engine(),
             suite("logging", logging::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),

@@ -31,6 +31,8 @@ pub(in crate::http) enum Kind {
     CredentialsInvalid,
     /// The caller lacks a scope.
     ScopeMissing,
+    /// The caller has made too many requests.
+    RateLimited,
     /// The path does not exist.
     NotFound,
     /// The user does not exist.
@@ -78,7 +80,7 @@ pub(in crate::http) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 33] = [
+    const ALL: [Self; 34] = [
         Self::MalformedRequest,
         Self::HeadTimeout,
         Self::HeadTooLarge,
@@ -90,6 +92,7 @@ impl Kind {
         Self::CredentialsRequired,
         Self::CredentialsInvalid,
         Self::ScopeMissing,
+        Self::RateLimited,
         Self::NotFound,
         Self::UserNotFound,
         Self::KeyNotFound,
@@ -133,6 +136,7 @@ impl Kind {
             Self::CredentialsRequired => (StatusCode::UNAUTHORIZED, "credentials-required", "Credentials required"),
             Self::CredentialsInvalid => (StatusCode::UNAUTHORIZED, "credentials-invalid", "Invalid credentials"),
             Self::ScopeMissing => (StatusCode::FORBIDDEN, "scope-missing", "Scope missing"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::UserNotFound => (StatusCode::NOT_FOUND, "user-not-found", "User not found"),
             Self::KeyNotFound => (StatusCode::NOT_FOUND, "key-not-found", "API key not found"),

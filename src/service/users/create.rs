@@ -1,4 +1,4 @@
-//! Creates many users in one transaction.
+//! Creates users: several in one transaction, a single one without.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -24,9 +24,13 @@ pub(super) enum CreateOutcome {
 }
 
 /// Inserts the rows whose emails are free and returns the outcome of each, in the same order.
+///
+/// Several rows need a transaction, which the caller must have begun. A single row is one plain INSERT. If its email is
+/// taken, the result is `Ok` with [`CreateOutcome::EmailTaken`] on MySQL and MariaDB, and the database's error on
+/// PostgreSQL and SQLite, which converts to [`Error::EmailTaken`](crate::service::Error::EmailTaken).
 pub(super) async fn all(db: Connection, models: Arc<[Arc<Model>]>) -> Result<Vec<CreateOutcome>, DbErr> {
     if let [model] = &*models {
-        // An error of a plain INSERT affects no other request.
+        // A batch of one needs no ON CONFLICT: its error fails only this request.
         let outcome = match insert(&db, model).await {
             Ok(()) => CreateOutcome::Created,
             // Boxed, because it is rarely needed and would enlarge the future of every creation.
@@ -50,7 +54,7 @@ async fn after_violation(db: &Connection, model: &Model, mut error: DbErr) -> Re
         if is_email_taken(db, model, &error).await? {
             return Ok(CreateOutcome::EmailTaken);
         }
-        // The other user was deleted before the SELECT.
+        // The conflicting row disappeared between the INSERT and the SELECT.
         match insert(db, model).await {
             Ok(()) => return Ok(CreateOutcome::Created),
             Err(again) if is_unnamed_violation(db, &again) => error = again,
@@ -72,7 +76,7 @@ pub(super) async fn is_email_taken(db: &impl ConnectionTrait, row: &Model, error
         .column(Column::Id)
         .filter(Column::EmailKey.eq(row.email_key.as_str()))
         .filter(Column::Id.ne(row.id))
-        // Reads past the transaction's snapshot.
+        // A locking read sees the latest committed rows, not the snapshot.
         .lock_shared();
     Ok(other.into_tuple::<Uuid>().one(db).await?.is_some())
 }
@@ -82,7 +86,7 @@ fn is_unnamed_violation(db: &impl ConnectionTrait, error: &DbErr) -> bool {
     db.get_database_backend() == DbBackend::MySql && DbErrorKind::of(error) == DbErrorKind::UniqueViolation
 }
 
-/// Inserts the rows whose emails are free, inside a transaction, and returns their ids.
+/// Inserts the rows whose emails are free, and returns their ids. The caller must have begun a transaction.
 pub(super) async fn insert_if_email_free(db: &Connection, mut models: Vec<&Model>) -> Result<HashSet<Uuid>, DbErr> {
     if models.is_empty() {
         return Ok(HashSet::new());
@@ -128,7 +132,7 @@ async fn insert_arrays(db: &Connection, models: &[&Model]) -> Result<HashSet<Uui
     rows.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
-/// SQLite: statements whose numbers of rows are powers of two.
+/// SQLite: statements whose numbers of rows are powers of two, so that few distinct statements are prepared.
 async fn insert_returning(db: &Connection, models: &[&Model]) -> Result<HashSet<Uuid>, DbErr> {
     let mut inserted = HashSet::with_capacity(models.len());
     for chunk in power_of_two_chunks(models) {
@@ -142,8 +146,8 @@ async fn insert_returning(db: &Connection, models: &[&Model]) -> Result<HashSet<
     Ok(inserted)
 }
 
-/// MySQL has no RETURNING. Usually all emails are free; if not, the rows whose emails are free are inserted, and then
-/// queried.
+/// MySQL has no RETURNING, and MariaDB shares this path. Usually all emails are free; if not, the rows whose emails are
+/// free are inserted, and then queried.
 async fn insert_without_returning(db: &Connection, models: &[&Model]) -> Result<HashSet<Uuid>, DbErr> {
     let mut inserted = HashSet::with_capacity(models.len());
     for chunk in power_of_two_chunks(models) {

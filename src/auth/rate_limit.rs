@@ -1,0 +1,227 @@
+//! Limits of the rate of requests: per caller, and per address for invalid credentials.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+    str::FromStr,
+    time::Duration,
+};
+
+use governor::{
+    DefaultKeyedRateLimiter, NotUntil, Quota,
+    clock::{Clock, DefaultClock},
+    middleware::StateInformationMiddleware,
+};
+use serde::Deserialize;
+
+use crate::domain::Actor;
+
+/// A number of requests per second, minute or hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Rate {
+    count: NonZeroU32,
+    unit: char,
+}
+
+impl Rate {
+    /// What a rate looks like, for error messages.
+    pub const FORM: &str = "a number per second, minute or hour such as 200/s, 60/m or 1000/h, or 0 for no limit";
+
+    /// Parses a rate; `0` is none.
+    ///
+    /// # Errors
+    ///
+    /// The text is not a rate.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+        if text == "0" { Ok(None) } else { text.parse().map(Some) }
+    }
+
+    fn period(self) -> Duration {
+        match self.unit {
+            's' => Duration::from_secs(1),
+            'm' => Duration::from_mins(1),
+            _ => Duration::from_hours(1),
+        }
+    }
+
+    fn quota(self, burst: NonZeroU32) -> Quota {
+        // One at least: a rate has no fraction.
+        Quota::with_period(self.period() / self.count.get())
+            .unwrap_or_else(|| Quota::per_second(self.count))
+            .allow_burst(burst)
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rate = text.split_once('/').and_then(|(count, unit)| {
+            let unit = ["s", "m", "h"].into_iter().find(|known| *known == unit)?.chars().next()?;
+            Some(Self { count: count.parse().ok()?, unit })
+        });
+        rate.ok_or_else(|| format!("must be {}", Self::FORM))
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// A caller has reached its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limited {
+    /// When a request of the same weight is accepted again.
+    pub retry_after: Duration,
+}
+
+/// The limits. Each caller has a bucket of requests (GCRA), which is refilled at the rate.
+pub struct RateLimits {
+    callers: Option<DefaultKeyedRateLimiter<Actor, StateInformationMiddleware>>,
+    failures: Option<DefaultKeyedRateLimiter<IpAddr>>,
+}
+
+impl RateLimits {
+    /// The weight of a request that reads or writes single users.
+    pub const SINGLE: u32 = 1;
+    /// What counting all users of a filter adds to the weight.
+    pub const EXACT_COUNT: u32 = 9;
+    /// What importing or exporting many users adds to the weight.
+    pub const MANY: u32 = 49;
+    /// The weight of the heaviest request, and so the lowest burst.
+    pub const MAX_WEIGHT: u32 = Self::SINGLE + Self::MANY;
+
+    /// `per_caller` is the rate of each caller, who may use `burst` at once. `failures_per_address` is the rate of
+    /// requests with invalid credentials from each address.
+    #[must_use]
+    pub fn new(per_caller: Option<Rate>, burst: NonZeroU32, failures_per_address: Option<Rate>) -> Self {
+        let callers = per_caller.map(|rate| {
+            DefaultKeyedRateLimiter::keyed(rate.quota(burst)).with_middleware::<StateInformationMiddleware>()
+        });
+        let failures = failures_per_address.map(|rate| DefaultKeyedRateLimiter::keyed(rate.quota(rate.count)));
+        Self { callers, failures }
+    }
+
+    /// Charges a caller for a request. Returns what remains at once; `None` if there is no limit.
+    ///
+    /// # Errors
+    ///
+    /// [`Limited`]; then nothing is charged.
+    pub fn charge(&self, caller: &Actor, weight: u32) -> Result<Option<u32>, Limited> {
+        let (Some(callers), Some(weight)) = (&self.callers, NonZeroU32::new(weight)) else { return Ok(None) };
+        match callers.check_key_n(caller, weight) {
+            Ok(Ok(state)) => Ok(Some(state.remaining_burst_capacity())),
+            Ok(Err(until)) => Err(limited(&until)),
+            // The settings do not allow a burst below the heaviest request.
+            Err(_) => Ok(Some(0)),
+        }
+    }
+
+    /// Notes invalid credentials from an address.
+    ///
+    /// # Errors
+    ///
+    /// [`Limited`] after too many of them.
+    pub fn credentials_invalid(&self, address: IpAddr) -> Result<(), Limited> {
+        let Some(failures) = &self.failures else { return Ok(()) };
+        failures.check_key(&network_of(address)).map_err(|until| limited(&until))
+    }
+
+    /// Forgets callers and addresses whose buckets are full.
+    pub fn forget_idle(&self) {
+        if let Some(callers) = &self.callers {
+            callers.retain_recent();
+        }
+        if let Some(failures) = &self.failures {
+            failures.retain_recent();
+        }
+    }
+}
+
+fn limited<P: governor::clock::Reference>(until: &NotUntil<P>) -> Limited
+where
+    DefaultClock: Clock<Instant = P>,
+{
+    Limited { retry_after: until.wait_time_from(DefaultClock::default().now()) }
+}
+
+/// Returns what one client controls: an IPv4 address, or an IPv6 network of 64 bits.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(rate: &str, burst: u32) -> RateLimits {
+        RateLimits::new(Rate::parse(rate).unwrap(), NonZeroU32::new(burst).unwrap(), Rate::parse("2/h").unwrap())
+    }
+
+    fn key(id: &str) -> Actor {
+        Actor::Key(id.parse().unwrap())
+    }
+
+    #[test]
+    fn each_caller_has_its_own_bucket() {
+        let limits = limits("1/h", 100);
+        let (ann, bob) = (key("aaaaaaaaaaaa"), key("bbbbbbbbbbbb"));
+        assert_eq!(limits.charge(&ann, 1), Ok(Some(99)));
+        assert_eq!(limits.charge(&ann, 50), Ok(Some(49)));
+        let refused = limits.charge(&ann, 50).unwrap_err();
+        assert!(refused.retry_after > Duration::from_mins(59) && refused.retry_after <= Duration::from_hours(1));
+        assert_eq!(limits.charge(&ann, 1), Ok(Some(48)), "a refused request is not charged");
+        assert_eq!(limits.charge(&bob, 1), Ok(Some(99)));
+    }
+
+    #[test]
+    fn without_a_rate_there_is_no_limit() {
+        let limits = RateLimits::new(None, NonZeroU32::MIN, None);
+        for _ in 0..1000 {
+            assert_eq!(limits.charge(&key("aaaaaaaaaaaa"), 50), Ok(None));
+            assert_eq!(limits.credentials_invalid([10, 0, 0, 1].into()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network() {
+        let limits = limits("1/h", 100);
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(limits.credentials_invalid(address("2001:db8::1")), Ok(()));
+        assert_eq!(limits.credentials_invalid(address("2001:db8::2")), Ok(()));
+        assert!(limits.credentials_invalid(address("2001:db8::3")).is_err());
+        assert_eq!(limits.credentials_invalid(address("2001:db8:0:1::3")), Ok(()));
+        assert_eq!(limits.credentials_invalid(address("10.0.0.1")), Ok(()));
+        assert_eq!(limits.credentials_invalid(address("::ffff:10.0.0.1")), Ok(()));
+        assert!(limits.credentials_invalid(address("10.0.0.1")).is_err());
+        assert_eq!(limits.credentials_invalid(address("10.0.0.2")), Ok(()));
+    }
+
+    #[test]
+    fn full_buckets_are_forgotten() {
+        let limits = limits("1000000/s", 100);
+        assert_eq!(limits.charge(&key("aaaaaaaaaaaa"), 1), Ok(Some(99)));
+        while limits.callers.as_ref().unwrap().len() > 0 {
+            limits.forget_idle();
+        }
+    }
+
+    #[test]
+    fn rates_are_parsed() {
+        for text in ["200/s", "60/m", "1/h"] {
+            assert!(Rate::parse(text).unwrap().is_some(), "{text}");
+        }
+        assert_eq!(Rate::parse("0"), Ok(None));
+        for malformed in ["", "200", "0/s", "-1/s", "1/d", "1/", "/s", "1/s/s", "1.5/s", "1/ s"] {
+            assert!(Rate::parse(malformed).is_err(), "{malformed}");
+        }
+    }
+}
