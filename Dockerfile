@@ -32,7 +32,11 @@ COPY --from=build --chown=10001:10001 /data /data
 # Numeric, so that Kubernetes can verify that it is not root (runAsNonRoot).
 USER 10001:10001
 WORKDIR /data
-ENV USERS_API__SERVER__HOST=0.0.0.0
+# Others can reach the port of a container, so the image starts locked: callers need an API key. With auth.mode = off the
+# service refuses to listen on 0.0.0.0. The first key comes from USERS_API__AUTH__BOOTSTRAP_KEY_FILE or from
+# `users-api keys create`. Set auth.mode to gateway only if something in front of the container authenticates callers.
+ENV USERS_API__SERVER__HOST=0.0.0.0 \
+    USERS_API__AUTH__MODE=required
 EXPOSE 8080
 VOLUME /data
 STOPSIGNAL SIGTERM

@@ -14,11 +14,11 @@ use orm_pool::{ConnectError, Pool};
 use secrecy::ExposeSecret;
 
 use crate::{
-    auth::{Authenticator, RateLimits},
+    auth::{Authenticator, JwksSource, TokenVerifier},
     connections::{Connections, Limits},
     exchange::CursorSigner,
     http::{Hosts, HttpOptions, PublicUrl, State},
-    jobs::{Jobs, refresh_keys},
+    jobs::{AuthJobs, Jobs, refresh_keys},
     lifecycle::{
         GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges,
         prepare_schema, store_bootstrap_key,
@@ -41,6 +41,9 @@ pub enum StartError {
     /// The API keys could not be read, or the first one could not be stored.
     #[error("the API keys cannot be read or stored")]
     Keys(#[source] service::Error),
+    /// The client for the keys of the identity provider could not be set up.
+    #[error("cannot set up the client for auth.jwt.jwks")]
+    JwksClient(#[source] reqwest::Error),
     /// A signal stopped the startup.
     #[error("stopped")]
     Stopped,
@@ -78,10 +81,8 @@ pub struct Application {
     connections: Connections,
     state: State,
     pool: Pool,
-    authenticator: Arc<Authenticator>,
-    rate_limits: Arc<RateLimits>,
+    auth: AuthJobs,
     idempotency_retention: Duration,
-    key_refresh: Duration,
     drain_delay: Duration,
     shutdown_timeout: Duration,
 }
@@ -137,14 +138,7 @@ impl Application {
         if settings.database.migrate != Migrate::Off {
             check_privileges(&pool, stop).await?;
         }
-        let authenticator = Arc::new(Authenticator::new(settings.auth.mode == AuthMode::Required, settings.auth.stale));
-        if authenticator.is_required() {
-            let keys = KeyService::new(pool.clone());
-            let bootstrap_key = settings.auth.bootstrap_key.expose_secret();
-            store_bootstrap_key(&keys, bootstrap_key).await.map_err(StartError::Keys)?;
-            refresh_keys(&keys, &authenticator).await.map_err(StartError::Keys)?;
-        }
-        let rate_limits = Arc::new(settings.limits.rate_limits());
+        let auth = Self::open_auth(&pool, settings).await?;
         let listener = server::listen(&settings.server).map_err(|cause| {
             let address = SocketAddr::new(settings.server.host, settings.server.port);
             StartError::Listen { address, cause }
@@ -153,8 +147,8 @@ impl Application {
         let connections = Connections::new(limits.max);
         let state = State::new(
             pool.clone(),
-            Arc::clone(&authenticator),
-            Arc::clone(&rate_limits),
+            Arc::clone(&auth.authenticator),
+            Arc::clone(&auth.rate_limits),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
             HttpOptions {
                 request_timeout: settings.server.request_timeout,
@@ -175,13 +169,35 @@ impl Application {
             connections,
             state,
             pool,
-            authenticator,
-            rate_limits,
+            auth,
             idempotency_retention: settings.idempotency.keep,
-            key_refresh: settings.auth.refresh,
             drain_delay: settings.server.drain_delay,
             shutdown_timeout: settings.server.shutdown_timeout,
         })
+    }
+
+    /// Prepares authentication: the API keys are read before the first request.
+    async fn open_auth(pool: &Pool, settings: &Settings) -> Result<AuthJobs, StartError> {
+        let tokens = match settings.auth.jwt.token_rules() {
+            Some(rules) => {
+                let source = JwksSource::new(&settings.auth.jwt.jwks).map_err(StartError::JwksClient)?;
+                Some((Arc::new(TokenVerifier::new(rules)), source))
+            }
+            None => None,
+        };
+        let authenticator = Arc::new(Authenticator::new(
+            settings.auth.mode == AuthMode::Required,
+            settings.auth.stale,
+            tokens.as_ref().map(|(verifier, _)| Arc::clone(verifier)),
+        ));
+        if authenticator.is_required() {
+            let keys = KeyService::new(pool.clone());
+            let bootstrap_key = settings.auth.bootstrap_key.expose_secret();
+            store_bootstrap_key(&keys, bootstrap_key).await.map_err(StartError::Keys)?;
+            refresh_keys(&keys, &authenticator).await.map_err(StartError::Keys)?;
+        }
+        let rate_limits = Arc::new(settings.limits.rate_limits());
+        Ok(AuthJobs { authenticator, key_refresh: settings.auth.refresh, rate_limits, tokens })
     }
 
     /// Returns the address that the service listens on, with the actual port.
@@ -205,13 +221,7 @@ impl Application {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ShutdownError> {
         let handle = self.server.handle();
         let mut server = tokio::spawn(self.server);
-        let jobs = Jobs::start(
-            self.pool.clone(),
-            self.idempotency_retention,
-            self.authenticator,
-            self.key_refresh,
-            self.rate_limits,
-        );
+        let jobs = Jobs::start(self.pool.clone(), self.idempotency_retention, self.auth);
         tracing::info!(address = %self.address, "listening");
         let server_result = tokio::select! {
             () = stop => None,

@@ -3,16 +3,23 @@
 //! A caller presents an API key ([`ApiKey`]). The [`Authenticator`] compares its digest with those of all keys, which it
 //! holds in memory: a request costs one SHA-256 and one look-up, no statement and no lock. A background job
 //! (`jobs::key_refresh`) replaces the keys every `auth.refresh`, which is thus the longest time that a revoked key still
-//! works. While the database is down, known keys work for `auth.stale`, and nobody is told that an unknown key is wrong.
+//! works. While the database is down, known keys work for `auth.stale`, and unknown ones get a 503.
+//!
+//! Or a caller presents an access token of an identity provider, which [`TokenVerifier`] verifies.
 //!
 //! [`RateLimits`] bounds the requests of each caller, and invalid credentials from each address.
 
 mod api_key;
 mod authenticator;
+mod jwks_source;
+mod jws_crypto;
+mod jwt;
 mod rate_limit;
 
 pub use self::{
     api_key::{ApiKey, Digest},
     authenticator::{Authenticator, Caller, Refusal, StoredKey},
+    jwks_source::JwksSource,
+    jwt::{TokenRules, TokenVerifier},
     rate_limit::{Limited, Rate, RateLimits},
 };

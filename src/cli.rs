@@ -8,7 +8,7 @@ use crate::{
     commands::{self, CommandError},
     lifecycle::Reload,
     settings::{Environment, Layers, Settings},
-    telemetry,
+    telemetry, tls,
 };
 
 /// A REST service for users on one shared, tuned connection pool.
@@ -107,6 +107,8 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before telemetry, whose exporter is a TLS client.
+    tls::install_provider();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use unicode_normalization::UnicodeNormalization;
 
 pub use self::{
-    access::{Actor, KeyId, KeyName, Scope, Scopes},
+    access::{Actor, KeyId, KeyName, Scope, Scopes, Subject},
     email::Email,
     id::UserId,
     name::Name,

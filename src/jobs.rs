@@ -1,9 +1,10 @@
 //! Background jobs of the running service.
 
+mod auth_upkeep;
 mod idempotency_sweeper;
+mod jwks_refresh;
 mod key_refresh;
 mod metrics_upkeep;
-mod rate_limit_upkeep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,27 +12,35 @@ use orm_pool::Pool;
 use tokio::task::JoinSet;
 
 pub(crate) use self::key_refresh::refresh as refresh_keys;
-use crate::auth::{Authenticator, RateLimits};
+use crate::auth::{Authenticator, JwksSource, RateLimits, TokenVerifier};
 
 /// The running jobs. Dropping it aborts them.
 pub(crate) struct Jobs {
     _tasks: JoinSet<()>,
 }
 
+/// What the jobs of authentication need.
+pub(crate) struct AuthJobs {
+    pub(crate) authenticator: Arc<Authenticator>,
+    /// How often API keys are read.
+    pub(crate) key_refresh: Duration,
+    pub(crate) rate_limits: Arc<RateLimits>,
+    /// Verifies access tokens, with keys from this source.
+    pub(crate) tokens: Option<(Arc<TokenVerifier>, JwksSource)>,
+}
+
 impl Jobs {
-    /// Starts all jobs. `retention` is how long stored responses are kept, `key_refresh` how often API keys are read.
-    pub(crate) fn start(
-        pool: Pool,
-        retention: Duration,
-        authenticator: Arc<Authenticator>,
-        key_refresh: Duration,
-        rate_limits: Arc<RateLimits>,
-    ) -> Self {
+    /// Starts all jobs. `retention` is how long stored responses are kept.
+    pub(crate) fn start(pool: Pool, retention: Duration, auth: AuthJobs) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(metrics_upkeep::run());
-        if authenticator.is_required() {
-            tasks.spawn(rate_limit_upkeep::run(rate_limits));
-            tasks.spawn(key_refresh::run(pool.clone(), authenticator, key_refresh));
+        if auth.authenticator.is_required() {
+            let verifier = auth.tokens.as_ref().map(|(verifier, _)| Arc::clone(verifier));
+            tasks.spawn(auth_upkeep::run(auth.rate_limits, verifier));
+            tasks.spawn(key_refresh::run(pool.clone(), auth.authenticator, auth.key_refresh));
+            if let Some((verifier, source)) = auth.tokens {
+                tasks.spawn(jwks_refresh::run(verifier, source, jwks_refresh::INTERVALS));
+            }
         }
         tasks.spawn(idempotency_sweeper::run(pool, retention));
         Self { _tasks: tasks }

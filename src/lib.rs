@@ -21,6 +21,7 @@
 //! * [`lifecycle`]: signals, the schema check at startup, reload on SIGHUP, graceful shutdown in phases.
 //! * `jobs`: background work: metrics upkeep, deletion of expired idempotency keys, refresh of API keys.
 //! * [`cli`]: parses the command line. `commands` has a file for each command.
+//! * [`tls`]: the cryptography of TLS clients.
 //! * `error_chain`: an error and its causes as one line.
 
 pub mod app;
@@ -38,3 +39,4 @@ mod server;
 pub mod service;
 pub mod settings;
 pub mod telemetry;
+pub mod tls;

@@ -30,7 +30,7 @@ use serde::Deserialize;
 
 use self::declaration::Setting;
 pub use self::{
-    auth::{AuthMode, AuthSettings},
+    auth::{AuthMode, AuthSettings, JwtSettings},
     database::{DatabaseSettings, Migrate},
     environment::Environment,
     error::SettingsError,
@@ -95,6 +95,7 @@ fn all() -> impl Iterator<Item = &'static Setting> {
     [
         server::SETTINGS,
         auth::SETTINGS,
+        auth::JWT_SETTINGS,
         limits::SETTINGS,
         database::SETTINGS,
         pool::SETTINGS,

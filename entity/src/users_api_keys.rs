@@ -22,6 +22,8 @@ pub struct Model {
     pub expires_at: Option<DateTimeUtc>,
     /// When it was revoked, UTC.
     pub revoked_at: Option<DateTimeUtc>,
+    /// The id of the key that replaces it.
+    pub replaced_by: Option<String>,
     /// When it was last used, UTC, to about a minute.
     pub last_used_at: Option<DateTimeUtc>,
 }

@@ -17,6 +17,7 @@ enum UsersApiKeys {
     CreatedAt,
     ExpiresAt,
     RevokedAt,
+    ReplacedBy,
     LastUsedAt,
 }
 
@@ -37,6 +38,7 @@ impl MigrationTrait for Migration {
             .col(timestamp_column(UsersApiKeys::CreatedAt, backend))
             .col(nullable_timestamp_column(UsersApiKeys::ExpiresAt, backend))
             .col(nullable_timestamp_column(UsersApiKeys::RevokedAt, backend))
+            .col(ColumnDef::new(UsersApiKeys::ReplacedBy).string_len(12))
             .col(nullable_timestamp_column(UsersApiKeys::LastUsedAt, backend));
         let mut index = Index::create();
         index.name(DIGEST_INDEX).col(UsersApiKeys::Digest).unique();

@@ -35,7 +35,17 @@ const TABLES: [OwnTable; 3] = [
     OwnTable {
         name: "users_api_keys",
         created_by: "m20261129_000005_create_users_api_keys",
-        columns: &["id", "digest", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"],
+        columns: &[
+            "id",
+            "digest",
+            "name",
+            "scopes",
+            "created_at",
+            "expires_at",
+            "revoked_at",
+            "replaced_by",
+            "last_used_at",
+        ],
         marker: "users_api_keys_digest_uq",
     },
 ];

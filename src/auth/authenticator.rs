@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 
-use super::{ApiKey, Digest};
+use super::{ApiKey, Digest, TokenVerifier};
 use crate::domain::{Actor, KeyId, Scopes};
 
 /// A key as the database has it.
@@ -24,7 +24,7 @@ pub struct StoredKey {
     pub digest: Digest,
     /// What its holder may do.
     pub scopes: Scopes,
-    /// When it stops working: it expires, or it was revoked or rotated.
+    /// When it expires.
     pub ends_at: Option<DateTime<Utc>>,
 }
 
@@ -56,6 +56,7 @@ pub struct Authenticator {
     keys: ArcSwap<Keys>,
     /// Whether the last attempt to read the keys succeeded.
     is_current: AtomicBool,
+    tokens: Option<Arc<TokenVerifier>>,
 }
 
 struct Keys {
@@ -70,11 +71,13 @@ struct Key {
 }
 
 impl Authenticator {
-    /// Returns an authenticator without keys. Unless authentication is required, every caller may do everything.
+    /// Returns an authenticator without keys. Unless authentication is required, every caller may do
+    /// everything but manage keys.
+    /// Access tokens are accepted if there is a verifier.
     #[must_use]
-    pub fn new(is_required: bool, stale: Duration) -> Self {
+    pub fn new(is_required: bool, stale: Duration, tokens: Option<Arc<TokenVerifier>>) -> Self {
         let keys = Keys { by_id: HashMap::new(), read_at: Instant::now() };
-        Self { is_required, stale, keys: ArcSwap::from_pointee(keys), is_current: AtomicBool::new(false) }
+        Self { is_required, stale, keys: ArcSwap::from_pointee(keys), is_current: AtomicBool::new(false), tokens }
     }
 
     /// Returns whether callers have to authenticate.
@@ -108,9 +111,12 @@ impl Authenticator {
     /// [`Refusal`].
     pub fn authenticate(&self, credentials: Option<&str>, now: impl Fn() -> DateTime<Utc>) -> Result<Caller, Refusal> {
         if !self.is_required {
-            return Ok(Caller { actor: Actor::Anyone, scopes: Scopes::ALL });
+            return Ok(Caller { actor: Actor::Anyone, scopes: Scopes::ALL_OF_ANYONE });
         }
-        let presented = ApiKey::parse(credentials.ok_or(Refusal::Missing)?).ok_or(Refusal::Invalid)?;
+        let credentials = credentials.ok_or(Refusal::Missing)?;
+        let Some(presented) = ApiKey::parse(credentials) else {
+            return self.tokens.as_ref().ok_or(Refusal::Invalid)?.verify(credentials, now());
+        };
         let keys = self.keys.load();
         let is_current = self.is_current.load(Ordering::Acquire);
         if !is_current && keys.read_at.elapsed() > self.stale {
@@ -149,7 +155,7 @@ mod tests {
     }
 
     fn required(stale: Duration) -> (Authenticator, ApiKey, String) {
-        let authenticator = Authenticator::new(true, stale);
+        let authenticator = Authenticator::new(true, stale, None);
         let (key, text) = ApiKey::generate().unwrap();
         authenticator.replace_keys(vec![stored(key, Some(time(10)))]);
         (authenticator, key, text)
@@ -199,8 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn without_authentication_every_caller_may_do_everything() {
-        let caller = Authenticator::new(false, STALE).authenticate(Some("anything"), || time(0)).unwrap();
-        assert_eq!(caller, Caller { actor: Actor::Anyone, scopes: Scopes::ALL });
+    fn without_authentication_every_caller_may_do_everything_but_manage_keys() {
+        let caller = Authenticator::new(false, STALE, None).authenticate(Some("anything"), || time(0)).unwrap();
+        assert_eq!(caller, Caller { actor: Actor::Anyone, scopes: Scopes::ALL_OF_ANYONE });
     }
 }

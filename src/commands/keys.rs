@@ -67,7 +67,13 @@ fn parse<T: std::str::FromStr<Err = crate::domain::ValidationError>>(text: &str)
 }
 
 fn parse_scopes(text: &str) -> Result<Scopes, String> {
-    if text == "all" { Ok(Scopes::ALL) } else { Ok(std::iter::once(parse::<Scope>(text)?).collect()) }
+    match text {
+        "all" => Ok(Scopes::ALL_OF_KEYS),
+        _ => match parse::<Scope>(text)? {
+            Scope::UsersSelf => Err("is for access tokens, which have a subject".to_owned()),
+            scope => Ok(std::iter::once(scope).collect()),
+        },
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -151,6 +157,7 @@ fn json_line(key: &KeyRecord) -> String {
         "createdAt": time(key.created_at),
         "expiresAt": key.expires_at.map(time),
         "revokedAt": key.revoked_at.map(time),
+        "replacedBy": key.replaced_by.map(|id| id.to_string()),
         "lastUsedAt": key.last_used_at.map(time),
     });
     format!("{line}\n")

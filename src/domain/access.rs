@@ -15,6 +15,8 @@ pub enum Scope {
     UsersDelete,
     /// Import users in bulk.
     UsersBulk,
+    /// Read and change the user whose id is the subject of the access token.
+    UsersSelf,
     /// Read the state of the pool and the metrics.
     OpsRead,
     /// Create, list, rotate and revoke API keys.
@@ -23,8 +25,15 @@ pub enum Scope {
 
 impl Scope {
     /// All scopes, in the order in which they are listed.
-    pub const ALL: [Self; 6] =
-        [Self::UsersRead, Self::UsersWrite, Self::UsersDelete, Self::UsersBulk, Self::OpsRead, Self::KeysAdmin];
+    pub const ALL: [Self; 7] = [
+        Self::UsersRead,
+        Self::UsersWrite,
+        Self::UsersDelete,
+        Self::UsersBulk,
+        Self::UsersSelf,
+        Self::OpsRead,
+        Self::KeysAdmin,
+    ];
 
     /// Returns the name, such as `users:read`.
     #[must_use]
@@ -34,6 +43,7 @@ impl Scope {
             Self::UsersWrite => "users:write",
             Self::UsersDelete => "users:delete",
             Self::UsersBulk => "users:bulk",
+            Self::UsersSelf => "users:self",
             Self::OpsRead => "ops:read",
             Self::KeysAdmin => "keys:admin",
         }
@@ -47,6 +57,7 @@ impl Scope {
             Self::UsersWrite => "create and change users",
             Self::UsersDelete => "delete users",
             Self::UsersBulk => "import users in bulk",
+            Self::UsersSelf => "read and change the user whose id is the subject of the access token",
             Self::OpsRead => "read the state of the pool and the metrics",
             Self::KeysAdmin => "create, list, rotate and revoke API keys",
         }
@@ -85,6 +96,12 @@ impl Scopes {
         }
         Self(all)
     };
+
+    /// The scopes of a caller who did not authenticate: all but `keys:admin`, because a key outlives the time in which
+    /// everyone may use the service.
+    pub const ALL_OF_ANYONE: Self = Self(Self::ALL.0 & !(1 << Scope::KeysAdmin as u16));
+    /// All scopes that an API key can have: it has no subject.
+    pub const ALL_OF_KEYS: Self = Self(Self::ALL.0 & !(1 << Scope::UsersSelf as u16));
 
     /// Returns whether the set contains a scope.
     #[must_use]
@@ -217,6 +234,15 @@ impl KeyName {
     }
 }
 
+/// The subject of an access token.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Subject {
+    /// The identity provider (`iss`).
+    pub issuer: Arc<str>,
+    /// Its name for the subject (`sub`).
+    pub id: Arc<str>,
+}
+
 /// Who makes a request or a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Actor {
@@ -224,14 +250,17 @@ pub enum Actor {
     Anyone,
     /// The holder of an API key.
     Key(KeyId),
+    /// The subject of an access token.
+    Subject(Subject),
 }
 
-/// As it is logged: `anyone` or `key:<id>`.
+/// As it is logged: `anyone`, `key:<id>` or `<subject>@<issuer>`.
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Anyone => f.write_str("anyone"),
             Self::Key(id) => write!(f, "key:{id}"),
+            Self::Subject(Subject { issuer, id }) => write!(f, "{id}@{issuer}"),
         }
     }
 }

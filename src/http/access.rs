@@ -28,13 +28,14 @@ use utoipa_actix_web::{OpenApiFactory, service_config::ServiceConfig};
 
 use super::{
     client_address::client_address,
+    path,
     problem::{Kind, Problem},
     request_info::RequestInfo,
     responses::AccessProblems,
 };
 use crate::{
-    auth::{Authenticator, Caller, Limited, RateLimits, Refusal},
-    domain::{Actor, Scope, Scopes},
+    auth::{ApiKey, Authenticator, Caller, Limited, RateLimits, Refusal},
+    domain::{Actor, Scope, Scopes, Subject, UserId},
     service::clock,
 };
 
@@ -57,8 +58,11 @@ impl<S> Allowed<S> {
     }
 
     /// Charges the caller for a request that costs more than others.
-    pub(super) fn charge(&self, request: &HttpRequest, weight: u32) -> Result<(), Problem> {
-        charge(request, &self.caller.actor, weight)
+    pub(super) fn charge(&self, request: &HttpRequest, more: u32) -> Result<(), Problem> {
+        if self.caller.actor == Actor::Anyone {
+            return Ok(());
+        }
+        charge(request, &self.caller.actor, more, RateLimits::SINGLE)
     }
 
     /// Returns who the caller is.
@@ -90,41 +94,67 @@ impl<S: RequiredScope> FromRequest for Allowed<S> {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authorize(request, S::SCOPE).map(|caller| Self { caller, scope: PhantomData }))
+        let caller = authorize(request, S::SCOPE, |_| false);
+        ready(caller.map(|caller| Self { caller, scope: PhantomData }))
     }
 }
 
-/// Returns the caller of a request if it has a scope.
-fn authorize(request: &HttpRequest, scope: Scope) -> Result<Caller, Problem> {
+/// A caller who has the scope `S`, or the scope `users:self` and is the user in the path.
+pub(super) struct AllowedOrSelf<S>(PhantomData<S>);
+
+impl<S: RequiredScope> FromRequest for AllowedOrSelf<S> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(authorize(request, S::SCOPE, |caller| is_self(request, caller)).map(|_| Self(PhantomData)))
+    }
+}
+
+/// Returns whether the caller is the user in the path. Both are compared as ids, which can be written in several ways.
+fn is_self(request: &HttpRequest, caller: &Caller) -> bool {
+    let Actor::Subject(Subject { id, .. }) = &caller.actor else { return false };
+    let user: Option<UserId> = path::parameter(request, "id").parse().ok();
+    caller.scopes.contain(Scope::UsersSelf) && user.is_some() && user == id.parse().ok()
+}
+
+/// Returns the caller of a request if it has a scope, or if something else permits the request.
+fn authorize(
+    request: &HttpRequest,
+    scope: Scope,
+    is_permitted: impl FnOnce(&Caller) -> bool,
+) -> Result<Caller, Problem> {
     let Some(authenticator) = request.app_data::<web::Data<Authenticator>>() else {
         return Err(Problem::internal("the Authenticator is not in the app data"));
     };
     if !authenticator.is_required() {
         // Nothing is noted or limited: who the caller is, is unknown.
-        return authenticator.authenticate(None, clock::now).map_err(refused);
+        let caller = authenticator.authenticate(None, clock::now).map_err(refused)?;
+        return if caller.scopes.contain(scope) { Ok(caller) } else { Err(authentication_off(scope)) };
     }
-    let caller = credentials(request.headers())
-        .and_then(|credentials| authenticator.authenticate(credentials, clock::now))
-        .map_err(|refusal| note_refusal(request, refusal))?;
+    let credentials = credentials(request.headers()).map_err(|refusal| note_refusal(request, refusal, None))?;
+    let caller = authenticator
+        .authenticate(credentials, clock::now)
+        .map_err(|refusal| note_refusal(request, refusal, credentials))?;
     if let Some(info) = RequestInfo::of(request) {
         // The first extractor of a request sets it.
         let _ = info.actor.set(caller.actor.clone());
     }
-    charge(request, &caller.actor, RateLimits::SINGLE)?;
-    if caller.scopes.contain(scope) {
+    charge(request, &caller.actor, RateLimits::SINGLE, 0)?;
+    if caller.scopes.contain(scope) || is_permitted(&caller) {
         return Ok(caller);
     }
     note_address(request);
     Err(scope_missing(scope))
 }
 
-/// Charges a caller for a request.
-fn charge(request: &HttpRequest, caller: &Actor, weight: u32) -> Result<(), Problem> {
+/// Charges a caller for a request, of which a part has been charged before.
+fn charge(request: &HttpRequest, caller: &Actor, weight: u32, before: u32) -> Result<(), Problem> {
     let Some(limits) = request.app_data::<web::Data<RateLimits>>() else {
         return Err(Problem::internal("the RateLimits are not in the app data"));
     };
     let info = RequestInfo::of(request);
-    let remaining = limits.charge(caller, weight).map_err(|Limited { retry_after }| {
+    let remaining = limits.charge(caller, weight, before).map_err(|Limited { retry_after }| {
         note_address(request);
         if let Some(info) = &info {
             // What remains is known if the request has been charged before for a part of its weight.
@@ -139,8 +169,11 @@ fn charge(request: &HttpRequest, caller: &Actor, weight: u32) -> Result<(), Prob
 }
 
 /// Returns the problem of a refused caller, and counts invalid credentials.
-fn note_refusal(request: &HttpRequest, refusal: Refusal) -> Problem {
+fn note_refusal(request: &HttpRequest, refusal: Refusal, credentials: Option<&str>) -> Problem {
     note_address(request);
+    if let (Some(info), Some(key)) = (RequestInfo::of(request), credentials.and_then(ApiKey::parse)) {
+        info.refused_key.set(Some(key.id));
+    }
     let limits = request.app_data::<web::Data<RateLimits>>();
     if let (Refusal::Invalid, Some(limits), Some(address)) = (refusal, limits, client_address(request))
         && let Err(Limited { retry_after }) = limits.credentials_invalid(address)
@@ -181,11 +214,11 @@ fn credentials(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
 fn refused(refusal: Refusal) -> Problem {
     match refusal {
         Refusal::Missing => {
-            let detail = "Send an API key: Authorization: Bearer uak_…, or X-API-Key: uak_….";
+            let detail = "Send an API key or an access token: Authorization: Bearer …, or X-API-Key: ….";
             challenge(Kind::CredentialsRequired, detail, "Bearer realm=\"users-api\"".to_owned())
         }
         Refusal::Invalid => {
-            let detail = "The API key is malformed, unknown, revoked or expired.";
+            let detail = "The API key or access token is malformed, unknown, revoked or expired.";
             challenge(
                 Kind::CredentialsInvalid,
                 detail,
@@ -193,14 +226,20 @@ fn refused(refusal: Refusal) -> Problem {
             )
         }
         Refusal::Unavailable => {
-            Problem::new(Kind::DatabaseUnavailable, "The API keys cannot be read from the database now. Retry later.")
+            Problem::new(Kind::DatabaseUnavailable, "The keys that verify credentials cannot be read now. Retry later.")
         }
     }
 }
 
+fn authentication_off(scope: Scope) -> Problem {
+    let detail =
+        format!("The scope {scope} needs authentication (auth.mode = required). On this machine, use users-api keys.");
+    Problem::new(Kind::ScopeMissing, detail)
+}
+
 /// Refuses a caller who lacks a scope.
 pub(super) fn scope_missing(scope: Scope) -> Problem {
-    let detail = format!("The API key does not have the scope {scope}.");
+    let detail = format!("The API key or access token does not have the scope {scope}.");
     let challenge_value = format!("Bearer realm=\"users-api\", error=\"insufficient_scope\", scope=\"{scope}\"");
     challenge(Kind::ScopeMissing, detail, challenge_value)
 }
@@ -209,16 +248,20 @@ fn challenge(kind: Kind, detail: impl Into<String>, value: String) -> Problem {
     Problem::new(kind, detail).with_header(header::WWW_AUTHENTICATE, value)
 }
 
-/// The arguments of a handler that begin with an [`Allowed`].
+/// The arguments of a handler that begin with an [`Allowed`] or [`AllowedOrSelf`].
 pub(super) trait Protected: FromRequest {
-    /// The scope that it requires.
-    const SCOPE: Scope;
+    /// The scopes of which one is required.
+    const SCOPES: &'static [Scope];
 }
 
 macro_rules! protected {
     ($($argument:ident)*) => {
         impl<S: RequiredScope, $($argument: FromRequest + 'static),*> Protected for (Allowed<S>, $($argument,)*) {
-            const SCOPE: Scope = S::SCOPE;
+            const SCOPES: &'static [Scope] = &[S::SCOPE];
+        }
+
+        impl<S: RequiredScope, $($argument: FromRequest + 'static),*> Protected for (AllowedOrSelf<S>, $($argument,)*) {
+            const SCOPES: &'static [Scope] = &[S::SCOPE, Scope::UsersSelf];
         }
     };
 }
@@ -242,7 +285,7 @@ impl Routes<'_, '_> {
         H: Handler<A, Output: Responder>,
         A: FromRequest + 'static,
     {
-        self.0.service(Route { path, handler, scope: None, arguments: PhantomData });
+        self.0.service(Route { path, handler, scopes: &[], arguments: PhantomData });
         self
     }
 
@@ -253,7 +296,7 @@ impl Routes<'_, '_> {
         H: Handler<A, Output: Responder>,
         A: Protected + 'static,
     {
-        self.0.service(Route { path, handler, scope: Some(A::SCOPE), arguments: PhantomData });
+        self.0.service(Route { path, handler, scopes: A::SCOPES, arguments: PhantomData });
         self
     }
 }
@@ -261,7 +304,8 @@ impl Routes<'_, '_> {
 struct Route<P, H, A> {
     path: P,
     handler: H,
-    scope: Option<Scope>,
+    /// None: anyone may use it.
+    scopes: &'static [Scope],
     arguments: PhantomData<A>,
 }
 
@@ -291,11 +335,15 @@ where
 impl<P: OpenApiFactory, H, A> OpenApiFactory for Route<P, H, A> {
     fn paths(&self) -> Paths {
         let mut paths = self.path.paths();
-        let Some(scope) = self.scope else { return paths };
+        if self.scopes.is_empty() {
+            return paths;
+        }
+        let requirements: Vec<SecurityRequirement> =
+            self.scopes.iter().map(|scope| SecurityRequirement::new(SCHEME, [scope.name()])).collect();
         for item in paths.paths.values_mut() {
             let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
             for operation in operations.into_iter().flatten() {
-                operation.security = Some(vec![SecurityRequirement::new(SCHEME, [scope.name()])]);
+                operation.security = Some(requirements.clone());
                 for (status, response) in AccessProblems::responses() {
                     operation.responses.responses.entry(status).or_insert(response);
                 }

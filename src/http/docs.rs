@@ -79,12 +79,13 @@ pub(super) fn complete(api: &mut openapi::OpenApi) {
     api.servers = Some(vec![Server::new("/")]);
     let scopes: Vec<String> = Scope::ALL.iter().map(|scope| format!("* `{scope}`: {}", scope.description())).collect();
     let description = format!(
-        "An API key, if the service requires one (`auth.mode`); `X-API-Key` is accepted too. Each operation names the \
-         scope that the key must have:\n\n{}",
+        "An API key, or an access token (JWT) of the identity provider, if the service requires them (`auth.mode`). \
+         `X-API-Key` is accepted too. Each operation names the scope that the caller must have, or several of which one \
+         is enough:\n\n{}",
         scopes.join("\n")
     );
     let scheme =
-        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("uak_…").description(Some(description));
+        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("uak_… or JWT").description(Some(description));
     let components = api.components.get_or_insert_default();
     components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme.build()));
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     auth::ApiKey,
-    domain::{KeyId, KeyName, Scopes, ValidationError},
+    domain::{KeyId, KeyName, Scope, Scopes, ValidationError},
     service::{self, KeyRecord, KeyService, NewKey, clock},
 };
 
@@ -52,6 +52,9 @@ pub(super) struct KeyBody {
     expires_at: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revoked_at: Option<DateTime<Utc>>,
+    /// The id of the key that replaces it, if it was rotated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced_by: Option<String>,
     /// When it was last used, to about a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_used_at: Option<DateTime<Utc>>,
@@ -62,7 +65,7 @@ pub(super) struct KeyBody {
 
 impl KeyBody {
     fn new(record: KeyRecord, key: Option<String>) -> Self {
-        let KeyRecord { id, name, scopes, created_at, expires_at, revoked_at, last_used_at } = record;
+        let KeyRecord { id, name, scopes, created_at, expires_at, revoked_at, replaced_by, last_used_at } = record;
         Self {
             id: id.to_string(),
             name: name.as_str().to_owned(),
@@ -70,6 +73,7 @@ impl KeyBody {
             created_at,
             expires_at,
             revoked_at,
+            replaced_by: replaced_by.map(|id| id.to_string()),
             last_used_at,
             key,
         }
@@ -90,7 +94,13 @@ impl FromMembers for Draft {
         let name = members.required("name", KeyName::parse);
         let scopes = members.required("scope", |text| {
             let scopes: Scopes = text.parse()?;
-            if scopes.is_empty() { Err(ValidationError::new("empty", "must name a scope")) } else { Ok(scopes) }
+            if scopes.contain(Scope::UsersSelf) {
+                Err(ValidationError::new("unknown-scope", "users:self is for access tokens, which have a subject"))
+            } else if scopes.is_empty() {
+                Err(ValidationError::new("empty", "must name a scope"))
+            } else {
+                Ok(scopes)
+            }
         });
         let expires_at = members.optional("expiresAt", |text| match DateTime::parse_from_rfc3339(text) {
             Ok(time) if time > clock::now() => Ok(time.to_utc()),

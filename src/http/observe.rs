@@ -162,6 +162,7 @@ fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
     let error = problem.and_then(Problem::chain);
     let code = problem.map(Problem::code);
     let client = info.refused_address.get().map(tracing::field::display);
+    let refused_key = info.refused_key.get().map(tracing::field::display);
     let actor = info.actor.get().map(tracing::field::display);
     macro_rules! event {
         ($level:ident) => {
@@ -174,6 +175,7 @@ fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
                 trace_id,
                 actor,
                 client,
+                refused_key,
                 code,
                 error,
                 "request"

@@ -20,7 +20,7 @@ use tracing::Instrument;
 use tracing_actix_web::RequestId;
 use uuid::Uuid;
 
-use crate::domain::Actor;
+use crate::domain::{Actor, KeyId};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID_LENGTH: usize = 128;
@@ -39,6 +39,8 @@ pub(super) struct RequestInfo {
     pub(super) actor: OnceCell<Actor>,
     /// Where a request comes from whose caller was refused.
     pub(super) refused_address: Cell<Option<IpAddr>>,
+    /// The id of the API key that was refused. It is not secret, and shows who still uses a revoked key.
+    pub(super) refused_key: Cell<Option<KeyId>>,
     /// How much the caller may still request at once, if there is a limit.
     pub(super) remaining: Cell<Option<u32>>,
     /// Whether the body is being received.
@@ -61,6 +63,7 @@ impl RequestInfo {
             trace_id,
             actor: OnceCell::new(),
             refused_address: Cell::new(None),
+            refused_key: Cell::new(None),
             remaining: Cell::new(None),
             is_receiving: Cell::new(false),
             last_chunk_at: Cell::new(None),

@@ -11,7 +11,7 @@ use utoipa::{
 };
 
 use super::{
-    access::{Allowed, UsersDelete, UsersRead, UsersWrite},
+    access::{Allowed, AllowedOrSelf, UsersDelete, UsersRead, UsersWrite},
     body::{FromMembers, Members, Valid},
     compression::compressible,
     conditions::{ChangeCondition, ListCondition, ReadCondition},
@@ -254,7 +254,7 @@ pub(super) async fn create(
     ),
 )]
 pub(super) async fn find(
-    _: Allowed<UsersRead>,
+    _: AllowedOrSelf<UsersRead>,
     id: PathId,
     condition: ReadCondition,
     service: web::Data<UserService>,
@@ -317,7 +317,7 @@ pub(super) async fn replace(
     ),
 )]
 pub(super) async fn patch(
-    _: Allowed<UsersWrite>,
+    _: AllowedOrSelf<UsersWrite>,
     id: PathId,
     condition: ChangeCondition,
     body: Valid<Change>,

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use orm_pool::Pool;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     auth::{Authenticator, Digest, StoredKey},
@@ -29,9 +29,11 @@ pub(crate) async fn refresh(
         id: record.id,
         digest: Digest::from_bytes(digest),
         scopes: record.scopes,
-        ends_at: [record.expires_at, record.revoked_at].into_iter().flatten().min(),
+        ends_at: record.expires_at,
     };
-    Ok(authenticator.replace_keys(keys.into_iter().map(stored).collect()))
+    // A revoked key has ended, whatever the clock of this machine says.
+    let working = keys.into_iter().filter(|(record, _)| record.revoked_at.is_none());
+    Ok(authenticator.replace_keys(working.map(stored).collect()))
 }
 
 pub(super) async fn run(pool: Pool, authenticator: Arc<Authenticator>, interval: Duration) {
@@ -49,10 +51,12 @@ pub(super) async fn run(pool: Pool, authenticator: Arc<Authenticator>, interval:
             continue;
         }
         next_store = Instant::now() + STORE_INTERVAL;
-        if let Err(error) = service.store_uses(unstored.iter().map(|(id, at)| (*id, *at)).collect()).await {
-            tracing::debug!(%error, "cannot store the last use of API keys");
-            continue;
+        // Limited, so that a busy pool does not delay the next refresh.
+        let uses = unstored.iter().map(|(id, at)| (*id, *at)).collect();
+        match timeout(interval, service.store_uses(uses)).await {
+            Ok(Ok(())) => unstored.clear(),
+            Ok(Err(error)) => tracing::debug!(%error, "cannot store the last use of API keys"),
+            Err(_) => tracing::debug!("storing the last use of API keys took too long"),
         }
-        unstored.clear();
     }
 }

@@ -43,6 +43,8 @@ pub struct KeyRecord {
     pub expires_at: Option<DateTime<Utc>>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
+    /// The key that replaces it, if it was rotated.
+    pub replaced_by: Option<KeyId>,
     /// When it was last used, to about a minute.
     pub last_used_at: Option<DateTime<Utc>>,
 }
@@ -105,7 +107,8 @@ impl KeyService {
         Ok(self.verifiers().await?.into_iter().map(|(record, _)| record).collect())
     }
 
-    /// Returns all keys with their digests, oldest first.
+    /// Returns all keys with their digests, oldest first. A row that is not valid is reported and left out, so that it
+    /// locks nobody else out.
     ///
     /// # Errors
     ///
@@ -115,7 +118,9 @@ impl KeyService {
             let all = Entity::find().order_by_asc(Column::CreatedAt).order_by_asc(Column::Id);
             all.all(&db).await.map_err(database)
         };
-        self.pool.read::<_, Error, _, _>("keys.read", read).await?.into_iter().map(record).collect()
+        let rows: Vec<Model> = self.pool.read::<_, Error, _, _>("keys.read", read).await?;
+        let valid = |row| record(row).inspect_err(|error| tracing::error!(%error, "API key ignored")).ok();
+        Ok(rows.into_iter().filter_map(valid).collect())
     }
 
     /// Revokes a key. Revoking it again changes nothing.
@@ -143,7 +148,7 @@ impl KeyService {
     ///
     /// # Errors
     ///
-    /// [`Error::KeyNotFound`], also if the key has been revoked or has expired; [`Error::ScopesExceeded`].
+    /// [`Error::KeyNotFound`], also if the key has been revoked or rotated or has expired; [`Error::ScopesExceeded`].
     pub async fn rotate(
         &self,
         old: KeyId,
@@ -155,7 +160,8 @@ impl KeyService {
             .transaction("keys.rotate", move |transaction| async move {
                 let now = clock::now();
                 let row = find_for_update(&transaction, old).await?;
-                if row.revoked_at.is_some() || row.expires_at.is_some_and(|end| end <= now) {
+                let is_replaced = row.revoked_at.is_some() || row.replaced_by.is_some();
+                if is_replaced || row.expires_at.is_some_and(|end| end <= now) {
                     return Err(Error::KeyNotFound);
                 }
                 let scopes = parse_scopes(&row.scopes);
@@ -166,6 +172,8 @@ impl KeyService {
                 let next = Model {
                     id: id.as_str().to_owned(),
                     digest: digest.to_vec(),
+                    // Without scopes that only a newer version of this program knows: they were not compared.
+                    scopes: scopes.to_string(),
                     created_at: now,
                     last_used_at: None,
                     ..row.clone()
@@ -178,6 +186,7 @@ impl KeyService {
                 Entity::update_many()
                     .filter(Column::Id.eq(old.as_str()))
                     .col_expr(Column::ExpiresAt, Expr::value(end))
+                    .col_expr(Column::ReplacedBy, Expr::value(id.as_str()))
                     .exec(&transaction)
                     .await
                     .map_err(database)?;
@@ -222,6 +231,7 @@ fn new_row(key: &NewKey) -> Model {
         created_at: clock::now(),
         expires_at: key.expires_at,
         revoked_at: None,
+        replaced_by: None,
         last_used_at: None,
     }
 }
@@ -233,8 +243,8 @@ async fn find_for_update(transaction: &impl ConnectionTrait, id: KeyId) -> Resul
 
 /// Returns the record and the digest of a row.
 fn record(row: Model) -> Result<Verifier, Error> {
-    let Model { id, digest, name, scopes, created_at, expires_at, revoked_at, last_used_at } = row;
-    let invalid = |what: &str| database(sea_orm::DbErr::Custom(format!("the {what} of API key {id} is not valid")));
+    let Model { id, digest, name, scopes, created_at, expires_at, revoked_at, replaced_by, last_used_at } = row;
+    let invalid = |what: &str| database(sea_orm::DbErr::Custom(format!("the {what} of the row {id:?} is not valid")));
     let record = KeyRecord {
         id: id.parse().map_err(|_| invalid("id"))?,
         name: KeyName::parse(&name).map_err(|_| invalid("name"))?,
@@ -242,6 +252,7 @@ fn record(row: Model) -> Result<Verifier, Error> {
         created_at,
         expires_at,
         revoked_at,
+        replaced_by: replaced_by.and_then(|id| id.parse().ok()),
         last_used_at,
     };
     Ok((record, digest.try_into().map_err(|_| invalid("digest"))?))

@@ -9,7 +9,7 @@ use super::{
     Invalid,
     declaration::{Allowed, section},
 };
-use crate::auth::ApiKey;
+use crate::auth::{ApiKey, TokenRules};
 
 section! {
     /// `auth.*`: who may use the service.
@@ -31,6 +31,59 @@ section! {
         /// the first start of a container. Set it by a file: bootstrap_key_file. To remove the key, revoke it.
         pub bootstrap_key: SecretString = "", Allowed::Described("an API key, as users-api keys generate prints it"),
             secret;
+    }
+    with {
+        /// Access tokens.
+        pub jwt: JwtSettings,
+    }
+}
+
+section! {
+    /// `auth.jwt.*`: access tokens of an identity provider, beside API keys.
+    JwtSettings, JWT_SETTINGS: "auth.jwt" {
+        /// The issuer of the tokens (iss), such as `https://login.example.com/`. Empty: no tokens are accepted.
+        pub issuer: String = "", Allowed::Described("the issuer of access tokens");
+        /// The audience that a token must name (aud): usually the URL or the name of this service.
+        pub audience: String = "", Allowed::Described("a text; required with auth.jwt.issuer");
+        /// The issuer's public keys: a JWK set, as the URL that the issuer documents (jwks_uri) or a file. It is read
+        /// again every ten minutes, and at most once a minute if a token names an unknown key. If it cannot be read, the
+        /// known keys stay valid.
+        pub jwks: String = "", Allowed::Described("an http or https URL, or a file; required with auth.jwt.issuer");
+        /// The signature algorithms that a token may have, separated by commas: EdDSA, ES256, ES384, RS256, RS384,
+        /// RS512, PS256, PS384 and PS512.
+        pub algorithms: String = "EdDSA, ES256, RS256", Allowed::Described("names of asymmetric algorithms such as ES256");
+        /// The claim with the scopes: a text, separated by spaces, or an array.
+        pub scope_claim: String = "scope", Allowed::Described("the name of a claim");
+    }
+}
+
+impl JwtSettings {
+    fn validate(&self) -> Result<(), Invalid> {
+        if self.issuer.is_empty() {
+            return Ok(());
+        }
+        for (key, value) in [("auth.jwt.audience", &self.audience), ("auth.jwt.jwks", &self.jwks)] {
+            if value.is_empty() {
+                return Err(Invalid::not_allowed(key));
+            }
+        }
+        match self.token_rules() {
+            Some(_) => Ok(()),
+            None => Err(Invalid::not_allowed("auth.jwt.algorithms")),
+        }
+    }
+
+    /// Returns what a token must say; `None` if no tokens are accepted.
+    #[must_use]
+    pub fn token_rules(&self) -> Option<TokenRules> {
+        let names = self.algorithms.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let algorithms: Vec<_> = names.map(TokenRules::algorithm).collect::<Option<_>>()?;
+        (!self.issuer.is_empty() && !algorithms.is_empty()).then(|| TokenRules {
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            algorithms,
+            scope_claim: self.scope_claim.clone(),
+        })
     }
 }
 
@@ -56,6 +109,7 @@ impl AuthSettings {
             );
             return Err(Invalid::because("auth.mode", reason));
         }
+        self.jwt.validate()?;
         match self.bootstrap_key.expose_secret() {
             text if text.is_empty() || ApiKey::parse(text).is_some() => Ok(()),
             _ => Err(Invalid::not_allowed("auth.bootstrap_key")),

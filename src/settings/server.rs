@@ -33,9 +33,10 @@ section! {
         /// as `https://api.example.com/users-api`. Location, Link and the server of the OpenAPI document begin with it.
         /// If it is empty, they are paths.
         pub public_url: String = "", Allowed::Described("a URL such as https://api.example.com/users-api");
-        /// Addresses and networks of trusted proxies, separated by commas, such as 10.0.0.0/8. Their X-Forwarded-Proto,
-        /// X-Forwarded-Host and X-Forwarded-Prefix are used if public_url is empty. Such a proxy must set or remove all
-        /// three, because clients can send them too.
+        /// Addresses and networks of trusted proxies, separated by commas, such as 10.0.0.0/8. X-Forwarded-For names the
+        /// client, if such a proxy sends it; X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-Prefix are used if
+        /// public_url is empty. The proxy must append to the first and set or remove the others, because clients can
+        /// send them too.
         pub trusted_proxies: String = "",
             Allowed::Described("addresses or networks such as 10.0.0.0/8, separated by commas");
         /// Maximum time until a request has a response, 1ms to 1h; then it gets a 503. Too low: slow but valid requests

@@ -25,7 +25,7 @@ pub fn default_toml() -> String {
     let mut text = TOML_HEADER.to_owned();
     let mut last_section = "";
     for setting in all() {
-        let (section, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
+        let (section, name) = setting.key.rsplit_once('.').unwrap_or(("", setting.key));
         if section != last_section {
             // Writing into a String does not fail.
             let _ = write!(text, "\n[{section}]\n");
@@ -49,7 +49,7 @@ pub fn env_example() -> String {
     }
     let mut last_section = "";
     for setting in all() {
-        let section = setting.key.split_once('.').map_or("", |(section, _)| section);
+        let section = setting.key.rsplit_once('.').map_or("", |(section, _)| section);
         if section != last_section {
             let _ = write!(text, "\n## {section}\n");
             last_section = section;

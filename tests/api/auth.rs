@@ -3,11 +3,12 @@
 use std::process::Output;
 
 use reqwest::{Method, RequestBuilder};
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, Proxy, Reply, binary, eventually},
+    harness::{App, Context, Engine, Proxy, Reply, binary, connect, eventually},
 };
 
 cases![
@@ -20,6 +21,8 @@ cases![
     while_the_database_is_away_only_known_keys_work,
     idempotency_keys_belong_to_the_caller,
     the_last_use_of_a_key_is_stored,
+    an_invalid_row_locks_no_one_out,
+    without_authentication_no_one_manages_keys,
 ];
 
 const SCOPES: [&str; 6] = ["users:read", "users:write", "users:delete", "users:bulk", "ops:read", "keys:admin"];
@@ -224,6 +227,9 @@ async fn keys_are_created_rotated_and_revoked(context: Context) {
     works(&first, 401).await;
     assert_eq!(get(&app, "/users", &second).await.status, 200);
     send(&app, Method::POST, &format!("{path}/rotate"), &admin, &json!({})).await.problem(404, "key-not-found");
+    let twice = format!("/keys/{}/rotate", id_of(&second));
+    assert_eq!(send(&app, Method::POST, &twice, &admin, &json!({"overlap": "1h"})).await.status, 201);
+    send(&app, Method::POST, &twice, &admin, &json!({})).await.problem(404, "key-not-found");
     let unknown = Reply::of(with_key(&app, Method::DELETE, "/keys/0123456789ab", &admin)).await;
     unknown.problem(404, "key-not-found");
     Reply::of(with_key(&app, Method::DELETE, "/keys/0", &admin)).await.problem(400, "invalid-id");
@@ -233,15 +239,16 @@ async fn keys_are_created_rotated_and_revoked(context: Context) {
     let listed = listed.json();
     let of = |key: &str| listed.as_array().unwrap().iter().find(|it| it["id"] == id_of(key)).unwrap().clone();
     assert!(of(&first)["revokedAt"].is_string() && of(&first)["expiresAt"].is_string(), "{listed}");
-    assert!(of(&second)["revokedAt"].is_null() && of(&second)["expiresAt"].is_null(), "{listed}");
+    assert_eq!(of(&first)["replacedBy"], id_of(&second));
+    assert!(of(&second)["revokedAt"].is_null() && of(&second)["expiresAt"].is_string(), "{listed}");
     assert_eq!(of(&second)["name"], "billing");
     // The command line shows the same.
     let table = printed(&context, &url, &["list"]).await;
     assert!(table.contains(&format!("{}  revoked", id_of(&first))), "{table}");
-    assert!(table.contains(&format!("{}  active", id_of(&second))), "{table}");
+    assert!(table.contains(&format!("{}  until", id_of(&second))), "{table}");
     let lines = printed(&context, &url, &["list", "--json"]).await;
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 3);
+    assert_eq!(lines.len(), 4);
     assert_eq!(lines[2]["scope"], "users:read users:write");
     assert_eq!(keys(&context, &url, &["revoke", "0123456789ab"]).await.status.code(), Some(1));
     assert_eq!(keys(&context, &url, &["revoke", "0"]).await.status.code(), Some(2));
@@ -359,4 +366,33 @@ async fn the_last_use_of_a_key_is_stored(context: Context) {
         line["lastUsedAt"].is_string().then_some(())
     })
     .await;
+}
+
+async fn an_invalid_row_locks_no_one_out(context: Context) {
+    let url = migrated(&context).await;
+    let valid = key(&context, &url, &["users:read"]).await;
+    let invalid = key(&context, &url, &["users:read"]).await;
+    let database = connect(&url).await;
+    let sql = format!("UPDATE users_api_keys SET name = '' WHERE id = '{}'", id_of(&invalid));
+    database.execute_unprepared(&sql).await.unwrap();
+    database.close().await.unwrap();
+    let app = context.app_on(&url, &REQUIRED).await;
+    assert_eq!(get(&app, "/users", &valid).await.status, 200);
+    get(&app, "/users", &invalid).await.problem(401, "credentials-invalid");
+}
+
+async fn without_authentication_no_one_manages_keys(context: Context) {
+    for mode in ["off", "gateway"] {
+        let app = context.app_with(&[("auth.mode", mode)]).await;
+        for (method, path) in [
+            (Method::GET, "/keys"),
+            (Method::POST, "/keys"),
+            (Method::DELETE, "/keys/0123456789ab"),
+            (Method::POST, "/keys/0123456789ab/rotate"),
+        ] {
+            let reply = Reply::of(app.request(method, path).json(&json!({"name": "x", "scope": "users:read"}))).await;
+            reply.problem(403, "scope-missing");
+        }
+        assert_eq!(app.get("/pool").await.status, 200);
+    }
 }

@@ -64,6 +64,7 @@ mod soak;
 mod sqlite_file;
 mod timeouts;
 mod tls;
+mod tokens;
 mod traces;
 mod urls;
 mod users;
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
             suite("reverse_proxies", reverse_proxies::cases()).without_engine(),
             suite("cli", cli::cases()).without_engine(),
             suite("rate_limits", rate_limits::cases()).without_engine(),
+            suite("tokens", tokens::cases()).without_engine(),
             suite("limits", limits::cases()).without_engine(),
             suite("logging", logging::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),

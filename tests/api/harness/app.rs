@@ -162,5 +162,6 @@ impl Reply {
 }
 
 pub fn client() -> Client {
+    users_api::tls::install_provider();
     Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap()
 }

@@ -4,6 +4,7 @@ mod app;
 pub mod bulk;
 mod context;
 mod flaky_proxy;
+mod identity_provider;
 mod load;
 mod process;
 mod prometheus;
@@ -21,6 +22,7 @@ pub use self::{
     app::{App, Reply, client},
     context::Context,
     flaky_proxy::FlakyProxy,
+    identity_provider::{SigningKey, token},
     load::{Load, Sample, by_status, quantile},
     process::{Service, binary},
     prometheus::{Prometheus, lint},

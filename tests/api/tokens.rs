@@ -1,0 +1,280 @@
+//! Access tokens of an identity provider.
+
+use std::{
+    fs,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    auth::{get, migrated},
+    cases,
+    harness::{App, Context, Reply, SigningKey, eventually, token},
+};
+
+cases![
+    tokens_of_the_provider_are_accepted_and_others_are_not,
+    a_token_gives_the_scopes_of_its_claim,
+    users_self_permits_the_own_user_only,
+    the_keys_are_read_from_a_url,
+    invalid_settings_of_tokens_are_refused,
+];
+
+const ISSUER: &str = "https://login.example.com/";
+const AUDIENCE: &str = "https://users.example.com";
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn claims(changes: &Value) -> Value {
+    let mut claims =
+        json!({"iss": ISSUER, "aud": [AUDIENCE, "other"], "sub": "ann", "exp": now() + 600, "scope": "users:read"});
+    for (name, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+            value => claims[name] = value.clone(),
+        }
+    }
+    claims
+}
+
+fn header(key: &SigningKey, id: &str) -> Value {
+    json!({"alg": key.algorithm(), "typ": "at+jwt", "kid": id})
+}
+
+/// A service that accepts tokens of these keys, and once it has read them.
+async fn service(context: &Context, keys: &[(&str, &SigningKey)], more: &[(&str, &str)]) -> App {
+    let jwks = json!({"keys": keys.iter().map(|(id, key)| key.jwk(id)).collect::<Vec<_>>()});
+    let file = context.folder().join("jwks.json");
+    fs::write(&file, jwks.to_string()).unwrap();
+    service_with(context, file.to_str().unwrap(), keys, more).await
+}
+
+async fn service_with(context: &Context, jwks: &str, keys: &[(&str, &SigningKey)], more: &[(&str, &str)]) -> App {
+    let url = migrated(context).await;
+    let mut settings = vec![
+        ("auth.mode", "required"),
+        ("auth.refresh", "1h"),
+        ("auth.jwt.issuer", ISSUER),
+        ("auth.jwt.audience", AUDIENCE),
+        ("auth.jwt.jwks", jwks),
+        ("limits.failures_per_address", "0"),
+    ];
+    settings.extend(more);
+    let app = context.app_on(&url, &settings).await;
+    let (id, key) = keys[0];
+    let token = key.token(&header(key, id), &claims(&json!({})));
+    eventually("the keys are read", || async {
+        let reply = get(&app, "/users", &token).await;
+        assert!([200, 503].contains(&reply.status.as_u16()), "{}", reply.text);
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    app
+}
+
+async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context) {
+    let (ed, ec, rsa) = (SigningKey::ed(), SigningKey::ec(), SigningKey::rsa());
+    let app = service(&context, &[("ed", &ed), ("ec", &ec), ("rsa", &rsa)], &[]).await;
+    let ops = ed.token(&header(&ed, "ed"), &claims(&json!({"scope": "ops:read"})));
+    for (id, key) in [("ed", &ed), ("ec", &ec), ("rsa", &rsa)] {
+        for claims in [
+            claims(&json!({})),
+            claims(&json!({"aud": AUDIENCE})),
+            claims(&json!({"nbf": now() - 10, "iat": now(), "jti": "x", "roles": ["a"]})),
+            claims(&json!({"scope": ["openid", "users:read"]})),
+        ] {
+            let token = key.token(&header(key, id), &claims);
+            // The second time, the token is remembered.
+            for _ in 0..2 {
+                let reply = get(&app, "/users", &token).await;
+                assert_eq!(reply.status, 200, "{id} {claims}: {}", reply.text);
+            }
+        }
+    }
+    let valid = ed.token(&header(&ed, "ed"), &claims(&json!({})));
+    let (signed, signature) = valid.rsplit_once('.').unwrap();
+    let (head, _) = signed.split_once('.').unwrap();
+    let forged_claims = ed.token(&header(&ed, "ed"), &claims(&json!({"scope": "users:delete"})));
+    let forged_claims = forged_claims.split('.').nth(1).unwrap();
+    let with = |changes: Value| ed.token(&header(&ed, "ed"), &claims(&changes));
+    let with_header = |header: Value| ed.token(&header, &claims(&json!({})));
+    // The public key as a shared secret: the mistake of verifiers that let the token choose.
+    let public = rsa.jwk("rsa")["n"].as_str().unwrap().to_owned();
+    let hmac = |message: &[u8]| {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, public.as_bytes());
+        ring::hmac::sign(&key, message).as_ref().to_vec()
+    };
+    let stranger = SigningKey::ed();
+    let refused = [
+        ("not signed", token(&json!({"alg": "none"}), &claims(&json!({})), |_| Vec::new())),
+        ("alg none with a key", token(&json!({"alg": "none", "kid": "ed"}), &claims(&json!({})), |_| Vec::new())),
+        ("alg None", token(&json!({"alg": "None", "kid": "ed"}), &claims(&json!({})), |_| Vec::new())),
+        ("HS256 with the public key", token(&json!({"alg": "HS256", "kid": "rsa"}), &claims(&json!({})), hmac)),
+        ("expired", with(json!({"exp": now() - 60}))),
+        ("no expiry", with(json!({"exp": null}))),
+        ("an expiry that is no number", with(json!({"exp": "never"}))),
+        ("not valid yet", with(json!({"nbf": now() + 120}))),
+        ("another audience", with(json!({"aud": "other"}))),
+        ("no audience", with(json!({"aud": null}))),
+        ("another issuer", with(json!({"iss": "https://login.example.com"}))),
+        ("no issuer", with(json!({"iss": null}))),
+        ("no subject", with(json!({"sub": null}))),
+        ("an unknown key", with_header(json!({"alg": "EdDSA", "kid": "other"}))),
+        ("no key id among several keys", with_header(json!({"alg": "EdDSA"}))),
+        ("the id of a key of another family", with_header(json!({"alg": "EdDSA", "kid": "rsa"}))),
+        ("an algorithm that is not allowed", with_header(json!({"alg": "RS512", "kid": "rsa"}))),
+        ("an unknown extension", with_header(json!({"alg": "EdDSA", "kid": "ed", "crit": ["b64"], "b64": false}))),
+        ("an embedded key", stranger.token(&json!({"alg": "EdDSA", "jwk": stranger.jwk("ed")}), &claims(&json!({})))),
+        ("another key", stranger.token(&header(&ed, "ed"), &claims(&json!({})))),
+        ("changed claims", format!("{head}.{forged_claims}.{signature}")),
+        ("no signature", format!("{signed}.")),
+        ("two parts", signed.to_owned()),
+        ("four parts", format!("{valid}.{signature}")),
+        ("padding", format!("{valid}==")),
+        ("too long", with(json!({"x": "a".repeat(9000)}))),
+        ("no token", "a.b.c".to_owned()),
+    ];
+    let operations = get(&app, "/pool", &ops).await.json()["counters"]["operations"].clone();
+    for (what, token) in refused {
+        let reply = get(&app, "/users", &token).await;
+        assert_eq!(reply.status, 401, "{what}: {}", reply.text);
+        reply.problem(401, "credentials-invalid");
+    }
+    let after = get(&app, "/pool", &ops).await.json()["counters"]["operations"].clone();
+    assert_eq!(operations, after, "a refused token used the database");
+}
+
+async fn a_token_gives_the_scopes_of_its_claim(context: Context) {
+    let key = SigningKey::ec();
+    let more = [("auth.jwt.scope_claim", "permissions"), ("auth.jwt.algorithms", "ES256")];
+    let url_scopes = |scopes: Value| key.token(&header(&key, ""), &claims(&json!({"permissions": scopes})));
+    // Its only key has no id, and neither have the tokens.
+    let app = {
+        let mut jwk = key.jwk("");
+        for member in ["kid", "use", "alg"] {
+            jwk.as_object_mut().unwrap().remove(member);
+        }
+        let file = context.folder().join("jwks.json");
+        fs::write(&file, json!({"keys": [jwk]}).to_string()).unwrap();
+        let url = migrated(&context).await;
+        let mut settings = vec![
+            ("auth.mode", "required"),
+            ("auth.jwt.issuer", ISSUER),
+            ("auth.jwt.audience", AUDIENCE),
+            ("auth.jwt.jwks", file.to_str().unwrap()),
+        ];
+        settings.extend(more);
+        context.app_on(&url, &settings).await
+    };
+    let without_id =
+        |scopes: Value| key.token(&json!({"alg": "ES256", "typ": "JWT"}), &claims(&json!({"permissions": scopes})));
+    let read = without_id(json!("openid users:read"));
+    eventually("the keys are read", || async { (get(&app, "/users", &read).await.status == 200).then_some(()) }).await;
+    get(&app, "/pool", &read).await.problem(403, "scope-missing");
+    assert_eq!(get(&app, "/pool", &without_id(json!(["ops:read"]))).await.status, 200);
+    for none in [json!(null), json!(7), json!("users"), json!(""), json!({"users:read": true})] {
+        get(&app, "/users", &without_id(none)).await.problem(403, "scope-missing");
+    }
+    get(&app, "/users", &url_scopes(json!("users:read"))).await.problem(401, "credentials-invalid");
+}
+
+async fn users_self_permits_the_own_user_only(context: Context) {
+    let key = SigningKey::ed();
+    let app = service(&context, &[("k", &key)], &[]).await;
+    let token = |claims_: Value| key.token(&header(&key, "k"), &claims(&claims_));
+    let writer = token(json!({"scope": "users:write"}));
+    let create = async |email: &str| {
+        let request = app.request(Method::POST, "/users").bearer_auth(&writer);
+        let reply = Reply::of(request.json(&json!({"name": "Ann", "email": email}))).await;
+        assert_eq!(reply.status, 201, "{}", reply.text);
+        reply.json()["id"].as_str().unwrap().to_owned()
+    };
+    let (own, other) = (create("a@example.com").await, create("b@example.com").await);
+    // However the id is written.
+    for subject in [own.clone(), own.to_uppercase()] {
+        let ann = token(json!({"scope": "users:self", "sub": subject}));
+        let path = format!("/users/{own}");
+        assert_eq!(get(&app, &path, &ann).await.json()["email"], "a@example.com");
+        let patch = app.request(Method::PATCH, &path).bearer_auth(&ann).json(&json!({"name": "Ann B"}));
+        assert_eq!(Reply::of(patch).await.status, 200);
+        // Other users are refused in the same way, whether they exist or not.
+        let refusals = [other.as_str(), "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40", "x"].map(|id| format!("/users/{id}"));
+        for path in &refusals {
+            get(&app, path, &ann).await.problem(403, "scope-missing");
+            let patch = app.request(Method::PATCH, path).bearer_auth(&ann).json(&json!({"name": "Ann B"}));
+            Reply::of(patch).await.problem(403, "scope-missing");
+        }
+        for (method, path) in [
+            (Method::DELETE, path.as_str()),
+            (Method::PUT, &path),
+            (Method::GET, "/users"),
+            (Method::GET, "/users/export"),
+            (Method::POST, "/users"),
+        ] {
+            Reply::of(app.request(method, path).bearer_auth(&ann)).await.problem(403, "scope-missing");
+        }
+    }
+    let stranger = token(json!({"scope": "users:self", "sub": "ann"}));
+    get(&app, &format!("/users/{own}"), &stranger).await.problem(403, "scope-missing");
+}
+
+async fn the_keys_are_read_from_a_url(context: Context) {
+    let key = SigningKey::rsa();
+    let jwks =
+        json!({"keys": [key.jwk("k"), {"kty": "oct", "k": "c2VjcmV0", "kid": "secret"}, {"kty": "XYZ"}]}).to_string();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        // The first response is an error: reading is repeated.
+        let mut responses = vec![
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{jwks}", jwks.len()),
+            "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
+        ];
+        while let Some(response) = responses.pop() {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(response.as_bytes()).await.unwrap();
+        }
+    });
+    let url = format!("http://{address}/jwks.json?secret=hunter2");
+    let app = service_with(&context, &url, &[("k", &key)], &[]).await;
+    server.await.unwrap();
+    // The provider is away now; its keys stay valid.
+    let token = key.token(&header(&key, "k"), &claims(&json!({"jti": "another"})));
+    assert_eq!(get(&app, "/users", &token).await.status, 200);
+    let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"secret");
+    let symmetric = crate::harness::token(&json!({"alg": "HS256", "kid": "secret"}), &claims(&json!({})), |message| {
+        ring::hmac::sign(&secret, message).as_ref().to_vec()
+    });
+    get(&app, "/users", &symmetric).await.problem(401, "credentials-invalid");
+}
+
+async fn invalid_settings_of_tokens_are_refused(context: Context) {
+    let valid = [("ISSUER", ISSUER), ("AUDIENCE", AUDIENCE), ("JWKS", "jwks.json")];
+    for (name, value, part) in [
+        ("AUDIENCE", "", "JWT__AUDIENCE"),
+        ("JWKS", "", "JWT__JWKS"),
+        ("ALGORITHMS", "HS256", "asymmetric"),
+        ("ALGORITHMS", "ES256, none", "asymmetric"),
+        ("ALGORITHMS", "", "asymmetric"),
+    ] {
+        let variables: Vec<(String, &str)> = valid
+            .iter()
+            .filter(|(known, _)| *known != name)
+            .chain([&(name, value)])
+            .map(|(name, value)| (format!("USERS_API__AUTH__JWT__{name}"), *value))
+            .collect();
+        let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let output = crate::harness::binary(context.folder(), &variables).arg("config").output().await.unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && text.contains(part), "{name}={value}: {text}");
+    }
+}
