@@ -17,7 +17,7 @@ use crate::{
     auth::{Authenticator, JwksSource, TokenVerifier},
     connections::{Connections, Limits},
     exchange::CursorSigner,
-    http::{Hosts, HttpOptions, PublicUrl, State},
+    http::{Hosts, HttpOptions, PublicUrl, RouteSet, State},
     jobs::{AuthJobs, Jobs, refresh_keys},
     lifecycle::{
         GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges,
@@ -76,8 +76,9 @@ impl From<SchemaError> for StartError {
 /// The whole service, ready to run.
 pub struct Application {
     server: Server,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     address: SocketAddr,
+    admin_address: Option<SocketAddr>,
     connections: Connections,
     state: State,
     pool: Pool,
@@ -139,13 +140,12 @@ impl Application {
             check_privileges(&pool, stop).await?;
         }
         let auth = Self::open_auth(&pool, settings).await?;
-        let listener = server::listen(&settings.server).map_err(|cause| {
-            let address = SocketAddr::new(settings.server.host, settings.server.port);
-            StartError::Listen { address, cause }
-        })?;
+        let listener = listen(SocketAddr::new(settings.server.host, settings.server.port), settings)?;
         let address = listener.local_addr().map_err(StartError::Server)?;
+        let admin_address = settings.admin.address();
         let connections = Connections::new(limits.max);
         let state = State::new(
+            if admin_address.is_some() { RouteSet::Clients } else { RouteSet::All },
             pool.clone(),
             Arc::clone(&auth.authenticator),
             Arc::clone(&auth.rate_limits),
@@ -154,18 +154,25 @@ impl Application {
                 request_timeout: settings.server.request_timeout,
                 require_if_match: settings.users.require_if_match,
                 idempotency_retention: settings.idempotency.keep,
+                cors_origins: settings.cors.origins().map(str::to_owned).collect(),
             },
             Hosts::of_listener(settings.server.host, &settings.server.allowed_hosts),
             PublicUrl::new(&settings.server.public_url, settings.server.trusted_proxies().unwrap_or_default()),
             metrics,
         );
-        let shared = listener.try_clone().map_err(StartError::Server)?;
-        let server =
-            server::start(shared, &settings.server, limits, &connections, &state).map_err(StartError::Server)?;
+        let mut listeners = vec![(listener, state.clone())];
+        if let Some(address) = admin_address {
+            let hosts = Hosts::of_listener(settings.admin.host, &settings.server.allowed_hosts);
+            listeners.push((listen(address, settings)?, state.for_operators(hosts)));
+        }
+        let shared = listeners.iter().map(|(listener, state)| Ok((listener.try_clone()?, state.clone())));
+        let shared = shared.collect::<io::Result<_>>().map_err(StartError::Server)?;
+        let server = server::start(shared, &settings.server, limits, &connections).map_err(StartError::Server)?;
         Ok(Self {
             server,
-            listener,
+            listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
             address,
+            admin_address,
             connections,
             state,
             pool,
@@ -222,6 +229,9 @@ impl Application {
         let handle = self.server.handle();
         let mut server = tokio::spawn(self.server);
         let jobs = Jobs::start(self.pool.clone(), self.idempotency_retention, self.auth);
+        if let Some(address) = self.admin_address {
+            tracing::info!(%address, "listening for operators");
+        }
         tracing::info!(address = %self.address, "listening");
         let server_result = tokio::select! {
             () = stop => None,
@@ -229,7 +239,7 @@ impl Application {
         };
         let shutdown = GracefulShutdown {
             phase: self.state.phase(),
-            listener: &self.listener,
+            listeners: &self.listeners,
             connections: &self.connections,
             server: handle,
             pool: &self.pool,
@@ -245,4 +255,8 @@ impl Application {
             None => drained,
         }
     }
+}
+
+fn listen(address: SocketAddr, settings: &Settings) -> Result<TcpListener, StartError> {
+    server::listen(address, &settings.server).map_err(|cause| StartError::Listen { address, cause })
 }

@@ -10,8 +10,10 @@
 //! 4. `observe::finish`: the request id, caching and security headers (`policy`), public URLs (`public_url`),
 //!    `compression`.
 //! 5. `limits`: accepted hosts (`host`), undecoded paths (`path`), the request timeout, panics, HEAD.
-//! 6. `access`: who is calling, and whether the caller has the scope that the route requires.
-//! 7. A handler in `users`, `bulk`, `export`, `keys`, `ops` or `docs`; `fallback` for any other path or method.
+//! 6. `cors`: responses for pages of other origins, if there are such.
+//! 7. `access`: who is calling, and whether the caller has the scope that the route requires. `route` registers no
+//!    route without it.
+//! 8. A handler in `users`, `bulk`, `export`, `keys`, `ops` or `docs`; `fallback` for any other path or method.
 //!
 //! The extractors of the handlers refuse invalid input with a `Problem` (`problem`): `body` parses JSON, `query` query
 //! strings, `conditions` and `etag` conditional requests, `idempotency` keys. The parameters and cursors of a query are
@@ -24,6 +26,7 @@ mod bulk;
 mod client_address;
 mod compression;
 mod conditions;
+mod cors;
 mod docs;
 mod etag;
 mod export;
@@ -47,6 +50,7 @@ mod query;
 mod refusal;
 mod request_info;
 mod responses;
+mod route;
 mod turn;
 mod users;
 
@@ -57,7 +61,7 @@ use actix_web::{
     App, Error, HttpResponse,
     body::MessageBody,
     dev::{ServiceFactory, ServiceRequest, ServiceResponse},
-    middleware::from_fn,
+    middleware::{Condition, from_fn},
     web,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -66,7 +70,7 @@ use tracing_actix_web::TracingLogger;
 use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-use self::access::Routes;
+use self::route::Routes;
 pub use self::{framing::frame, host::Hosts, observe::RequestSpan, one_at_a_time::OneAtATime, public_url::PublicUrl};
 use crate::{
     auth::{Authenticator, RateLimits},
@@ -76,7 +80,7 @@ use crate::{
 };
 
 /// The options of request handling.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct HttpOptions {
     /// The maximum time until the response starts.
     pub request_timeout: Duration,
@@ -84,11 +88,14 @@ pub struct HttpOptions {
     pub require_if_match: bool,
     /// How long the response to a request with an `Idempotency-Key` is stored.
     pub idempotency_retention: Duration,
+    /// The origins of web pages whose scripts may use the API.
+    pub cors_origins: Arc<[String]>,
 }
 
 /// The state of the handlers, shared by all workers.
 #[derive(Clone)]
 pub struct State {
+    set: RouteSet,
     service: web::Data<UserService>,
     keys: web::Data<KeyService>,
     authenticator: web::Data<Authenticator>,
@@ -106,9 +113,10 @@ pub struct State {
 }
 
 impl State {
-    /// Returns the state of a service on this pool.
+    /// Returns the state of a listener with a set of routes, for a service on this pool.
     #[must_use]
     pub fn new(
+        set: RouteSet,
         pool: Pool,
         authenticator: Arc<Authenticator>,
         rate_limits: Arc<RateLimits>,
@@ -118,8 +126,9 @@ impl State {
         public_url: PublicUrl,
         metrics: PrometheusHandle,
     ) -> Self {
-        let document = document();
+        let document = document(set);
         Self {
+            set,
             service: web::Data::new(UserService::new(pool.clone())),
             keys: web::Data::new(KeyService::new(pool.clone())),
             authenticator: web::Data::from(authenticator),
@@ -134,6 +143,20 @@ impl State {
             document: web::Data::new(docs::Document::new(document, &public_url)),
             public_url: web::Data::new(public_url),
             swagger: web::Data::new(docs::SwaggerUi::new()),
+        }
+    }
+
+    /// Returns the state of a listener for operators, beside this one for clients.
+    #[must_use]
+    pub fn for_operators(&self, hosts: Hosts) -> Self {
+        let set = RouteSet::Operators;
+        let document = document(set);
+        Self {
+            set,
+            hosts: web::Data::new(hosts),
+            paths: web::Data::new(fallback::Paths::of(&document)),
+            document: web::Data::new(docs::Document::new(document, &self.public_url)),
+            ..self.clone()
         }
     }
 
@@ -153,36 +176,69 @@ impl State {
     }
 }
 
-/// All routes, in the order of the document. `utoipa::path` derives the type `__path_list` from the handler `list`.
-fn routes(config: &mut ServiceConfig) {
-    Routes(config)
-        .protected(users::__path_list, users::list)
-        .protected(users::__path_create, users::create)
-        // Before the routes of a single user, because `{id}` matches any text.
-        .protected(bulk::__path_write, bulk::write)
-        .protected(export::__path_export, export::export)
-        .protected(users::__path_find, users::find)
-        .protected(users::__path_replace, users::replace)
-        .protected(users::__path_patch, users::patch)
-        .protected(users::__path_remove, users::remove)
-        .public(ops::__path_live, ops::live)
-        .public(ops::__path_ready, ops::ready)
-        .protected(ops::__path_snapshot, ops::snapshot)
-        .protected(ops::__path_scrape, ops::scrape)
-        .protected(keys::__path_list, keys::list)
-        .protected(keys::__path_create, keys::create)
-        .protected(keys::__path_rotate, keys::rotate)
-        .protected(keys::__path_revoke, keys::revoke)
-        .public(docs::__path_document, docs::document);
+/// The routes that a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteSet {
+    /// All routes.
+    All,
+    /// Those of clients. The others are not found.
+    Clients,
+    /// Those of operators.
+    Operators,
 }
 
-/// Returns the OpenAPI document of all routes.
+/// The routes of a set, in the order of the document. `utoipa::path` derives the type `__path_list` from the handler
+/// `list`.
+fn routes(config: &mut ServiceConfig, set: RouteSet) {
+    let mut routes = Routes(config);
+    if set != RouteSet::Operators {
+        routes
+            .protected(users::__path_list, users::list)
+            .protected(users::__path_create, users::create)
+            // Before the routes of a single user, because `{id}` matches any text.
+            .protected(bulk::__path_write, bulk::write)
+            .protected(export::__path_export, export::export)
+            .protected(users::__path_find, users::find)
+            .protected(users::__path_replace, users::replace)
+            .protected(users::__path_patch, users::patch)
+            .protected(users::__path_remove, users::remove);
+    }
+    routes.public(ops::__path_live, ops::live).public(ops::__path_ready, ops::ready);
+    if set != RouteSet::Clients {
+        routes
+            .protected(ops::__path_snapshot, ops::snapshot)
+            .protected(ops::__path_scrape, ops::scrape)
+            .protected(keys::__path_list, keys::list)
+            .protected(keys::__path_create, keys::create)
+            .protected(keys::__path_rotate, keys::rotate)
+            .protected(keys::__path_revoke, keys::revoke);
+    }
+    routes.public(docs::__path_document, docs::document);
+}
+
+/// Returns the OpenAPI document of a set of routes.
 #[must_use]
-pub fn document() -> OpenApi {
+pub fn document(set: RouteSet) -> OpenApi {
     let base = docs::Base::openapi();
-    let (_, mut document) = App::new().into_utoipa_app().openapi(base).configure(routes).split_for_parts();
+    let configure = |config: &mut ServiceConfig| routes(config, set);
+    let (_, mut document) = App::new().into_utoipa_app().openapi(base).configure(configure).split_for_parts();
     docs::complete(&mut document);
     document
+}
+
+/// Adds the paths that browsers and platforms request by default.
+fn default_paths(config: &mut web::ServiceConfig, set: RouteSet) {
+    config
+        .route("/favicon.ico", web::get().to(docs::no_icon))
+        .route("/healthz", web::get().to(ops::is_live))
+        .route("/livez", web::get().to(ops::is_live))
+        .route("/readyz", web::get().to(ops::is_ready));
+    if set != RouteSet::Clients {
+        config
+            .route("/", web::get().to(docs::home))
+            .route("/swagger", web::get().to(docs::to_swagger))
+            .route("/swagger/{file}*", web::get().to(docs::swagger));
+    }
 }
 
 /// Returns the application of a worker.
@@ -197,6 +253,7 @@ pub fn app(
         InitError = (),
     >,
 > {
+    let (set, cors_origins) = (state.set, Arc::clone(&state.options.cors_origins));
     let limits = Rc::new(limits::Limits { timeout: state.options.request_timeout, paths: state.paths.clone() });
     App::new()
         .app_data(limits)
@@ -214,16 +271,10 @@ pub fn app(
         .app_data(state.document)
         .app_data(state.paths)
         .app_data(state.swagger)
-        .configure(|config| routes(&mut ServiceConfig::new(config)))
-        // The paths that browsers and platforms request by default.
-        .route("/", web::get().to(docs::home))
-        .route("/favicon.ico", web::get().to(docs::no_icon))
-        .route("/healthz", web::get().to(ops::is_live))
-        .route("/livez", web::get().to(ops::is_live))
-        .route("/readyz", web::get().to(ops::is_ready))
-        .route("/swagger", web::get().to(docs::to_swagger))
-        .route("/swagger/{file}*", web::get().to(docs::swagger))
+        .configure(|config| routes(&mut ServiceConfig::new(config), set))
+        .configure(|config| default_paths(config, set))
         .default_service(web::to(fallback::fallback))
+        .wrap(Condition::new(!cors_origins.is_empty(), cors::cors(&cors_origins)))
         .wrap(from_fn(observe::finish))
         .wrap(TracingLogger::<RequestSpan>::new())
 }

@@ -39,25 +39,36 @@ pub(crate) fn workers(settings: &ServerSettings) -> usize {
     }
 }
 
-/// Starts a server on a listener. It uses the building blocks of `actix_web::HttpServer`, which itself cannot close
-/// connections one by one.
+/// Starts a server on listeners, each with the state of its routes. It uses the building blocks of
+/// `actix_web::HttpServer`, which itself cannot close connections one by one.
 pub(crate) fn start(
-    listener: TcpListener,
+    listeners: Vec<(TcpListener, State)>,
     settings: &ServerSettings,
     limits: Limits,
     connections: &Connections,
-    state: &State,
 ) -> io::Result<Server> {
-    let address = listener.local_addr()?;
     let workers = workers(settings);
-    let builder = ServerBuilder::new()
+    let mut builder = ServerBuilder::new()
         .workers(workers)
         .max_concurrent_connections(limits.hard.div_ceil(workers))
         // `lifecycle` handles signals. It also enforces the timeout, more precisely than the server's whole seconds.
         .disable_signals()
         .shutdown_timeout(settings.shutdown_timeout.as_secs() + 1);
-    let (connections, state) = (connections.clone(), state.clone());
-    let builder = builder.listen("http", listener, move || {
+    for (listener, state) in listeners {
+        builder = serve(builder, listener, connections.clone(), state)?;
+    }
+    Ok(builder.run())
+}
+
+/// Serves a listener.
+fn serve(
+    builder: ServerBuilder,
+    listener: TcpListener,
+    connections: Connections,
+    state: State,
+) -> io::Result<ServerBuilder> {
+    let address = listener.local_addr()?;
+    builder.listen(format!("http {address}"), listener, move || {
         // The server requests the shutdown signal of a connection right after `on_connect_ext`.
         let latest = Rc::new(RefCell::new(None));
         let http = HttpService::build()
@@ -94,8 +105,7 @@ pub(crate) fn start(
             Ok::<_, DispatchError>((OneAtATime::new(stream), Protocol::Http1, peer))
         };
         fn_service(connect).and_then(http)
-    })?;
-    Ok(builder.run())
+    })
 }
 
 /// Waits for a signal; forever if there is none.
@@ -106,9 +116,8 @@ async fn if_any(signal: Option<impl Future<Output = ()>>) {
     }
 }
 
-/// Opens the listener on the configured address.
-pub(crate) fn listen(settings: &ServerSettings) -> io::Result<TcpListener> {
-    let address = SocketAddr::new(settings.host, settings.port);
+/// Opens a listener on this address.
+pub(crate) fn listen(address: SocketAddr, settings: &ServerSettings) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // So that a restart is not blocked by connections in TIME_WAIT.
     socket.set_reuse_address(true)?;

@@ -6,7 +6,9 @@
 //! also sets `database.url` and `RUST_LOG` also sets `log.filter`, both below their longer names. A secret can come from a
 //! file instead: `USERS_API__DATABASE__PASSWORD_FILE`.
 
+mod admin;
 mod auth;
+mod cors;
 mod database;
 mod declaration;
 mod dotenv;
@@ -30,7 +32,9 @@ use serde::Deserialize;
 
 use self::declaration::Setting;
 pub use self::{
+    admin::AdminSettings,
     auth::{AuthMode, AuthSettings, JwtSettings},
+    cors::CorsSettings,
     database::{DatabaseSettings, Migrate},
     environment::Environment,
     error::SettingsError,
@@ -50,8 +54,12 @@ pub use self::{
 pub struct Settings {
     /// Where and how to listen.
     pub server: ServerSettings,
+    /// A second listener, for operators.
+    pub admin: AdminSettings,
     /// Who may use the service.
     pub auth: AuthSettings,
+    /// Web pages of other origins.
+    pub cors: CorsSettings,
     /// How many requests a caller may make.
     pub limits: LimitsSettings,
     /// Which database.
@@ -81,7 +89,10 @@ impl Settings {
     /// Checks every section. The key that is named is the one whose value is refused.
     fn validate(&self) -> Result<(), Invalid> {
         self.server.validate()?;
-        self.auth.validate(self.server.host)?;
+        let admin = self.admin.address().map(|address| ("admin.host", address.ip()));
+        let hosts = std::iter::once(("server.host", self.server.host)).chain(admin);
+        self.auth.validate(hosts)?;
+        self.cors.validate()?;
         self.limits.validate()?;
         self.database.validate()?;
         self.pool.validate().map_err(|invalid| Invalid::new(format!("pool.{}", invalid.option), invalid.allowed))?;
@@ -94,8 +105,10 @@ impl Settings {
 fn all() -> impl Iterator<Item = &'static Setting> {
     [
         server::SETTINGS,
+        admin::SETTINGS,
         auth::SETTINGS,
         auth::JWT_SETTINGS,
+        cors::SETTINGS,
         limits::SETTINGS,
         database::SETTINGS,
         pool::SETTINGS,

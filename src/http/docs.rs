@@ -20,13 +20,13 @@ use utoipa::{
 use utoipa_swagger_ui::Config;
 
 use super::{
-    access::SCHEME,
     bulk::{BulkLine, BulkSummary},
     media_types::NDJSON,
     policy::Asset,
     problem::{Kind, Problem, ProblemBody, ProblemCode},
     public_url::PublicUrl,
     responses::HostProblems,
+    route::SCHEME,
 };
 use crate::{
     domain::Scope,

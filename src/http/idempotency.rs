@@ -33,7 +33,7 @@ use super::{
 };
 use crate::service::{Draft, KeyedRequest, KeyedResponse};
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MAX_KEY_LENGTH: usize = 255;
 
@@ -45,12 +45,12 @@ impl FromRequest for IdempotencyKey {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let Some(&HttpOptions { idempotency_retention, .. }) = request.app_data() else {
+        let Some(HttpOptions { idempotency_retention, .. }) = request.app_data::<HttpOptions>() else {
             return ready(Err(Problem::internal("HttpOptions are not in the app data")));
         };
         ready(match parse(request.headers()) {
             Ok(None) => Ok(Self(None)),
-            Ok(Some(key)) => Ok(Self(Some((scoped(request, &key), idempotency_retention)))),
+            Ok(Some(key)) => Ok(Self(Some((scoped(request, &key), *idempotency_retention)))),
             Err(()) => Err(Problem::new(
                 Kind::InvalidIdempotencyKey,
                 format!("Send one key of 1 to {MAX_KEY_LENGTH} ASCII characters, preferably a UUID in double quotes."),

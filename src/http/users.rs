@@ -1,6 +1,11 @@
 //! The routes of `/users` and `/users/{id}`.
 
-use actix_web::{FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, dev::Payload, http::header, web};
+use actix_web::{
+    FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder,
+    dev::Payload,
+    http::header::{self, HeaderName},
+    web,
+};
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,
     openapi::{
@@ -34,7 +39,7 @@ use crate::{
     service::{self, Change, CountMode, Draft, UserService},
 };
 
-const TOTAL_COUNT: &str = "x-total-count";
+pub(super) const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 

@@ -43,7 +43,7 @@ pub enum ShutdownError {
 /// The parts to shut down, and the time for it.
 pub(crate) struct GracefulShutdown<'a> {
     pub(crate) phase: &'a CurrentPhase,
-    pub(crate) listener: &'a TcpListener,
+    pub(crate) listeners: &'a [TcpListener],
     pub(crate) connections: &'a Connections,
     pub(crate) server: ServerHandle,
     pub(crate) pool: &'a Pool,
@@ -88,14 +88,16 @@ impl GracefulShutdown<'_> {
         completed.and(closed.map_err(ShutdownError::from))
     }
 
-    /// Pauses the server and shuts the listening socket down. Stopping the server would also close idle connections,
+    /// Pauses the server and shuts the listening sockets down. Stopping the server would also close idle connections,
     /// and lose requests that are already on their way over them.
     async fn stop_listening(&self) {
         telemetry::expect_listener_close();
         // Returns before the accept thread has paused, so that thread may still see an error from the socket.
         self.server.pause().await;
-        if let Err(error) = SockRef::from(self.listener).shutdown(Shutdown::Read) {
-            tracing::warn!(%error, "shutdown: cannot close the listener");
+        for listener in self.listeners {
+            if let Err(error) = SockRef::from(listener).shutdown(Shutdown::Read) {
+                tracing::warn!(%error, "shutdown: cannot close the listener");
+            }
         }
     }
 

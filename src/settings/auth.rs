@@ -100,12 +100,15 @@ pub enum AuthMode {
 }
 
 impl AuthSettings {
-    pub(super) fn validate(&self, host: IpAddr) -> Result<(), Invalid> {
-        if self.mode == AuthMode::Off && !host.to_canonical().is_loopback() {
+    /// `hosts` are the settings of the listeners and their addresses.
+    pub(super) fn validate(&self, mut hosts: impl Iterator<Item = (&'static str, IpAddr)>) -> Result<(), Invalid> {
+        if let (AuthMode::Off, Some((setting, host))) =
+            (self.mode, hosts.find(|(_, host)| !host.to_canonical().is_loopback()))
+        {
             let reason = format!(
-                "with auth.mode = off everyone who reaches server.host = {host} could read and change all users. Set \
+                "with auth.mode = off everyone who reaches {setting} = {host} could read and change all users. Set \
                  auth.mode to required, or to gateway if something in front of the service authenticates callers, or \
-                 server.host to a loopback address"
+                 {setting} to a loopback address"
             );
             return Err(Invalid::because("auth.mode", reason));
         }

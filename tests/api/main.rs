@@ -19,6 +19,7 @@
     reason = "tests fail by panicking, and no crate depends on them"
 )]
 
+mod admin_listener;
 mod architecture;
 mod auth;
 mod batching;
@@ -30,6 +31,7 @@ mod cli;
 mod concurrency;
 mod conditions;
 mod contract;
+mod cors;
 mod docs;
 mod exports;
 mod harness;
@@ -127,6 +129,8 @@ fn main() -> ExitCode {
             suite("cli", cli::cases()).without_engine(),
             suite("rate_limits", rate_limits::cases()).without_engine(),
             suite("tokens", tokens::cases()).without_engine(),
+            suite("admin_listener", admin_listener::cases()).without_engine(),
+            suite("cors", cors::cases()).without_engine(),
             suite("limits", limits::cases()).without_engine(),
             suite("logging", logging::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),
