@@ -1,6 +1,7 @@
 //! Serves a number of requests of one kind to itself, for tools that count instructions: see `scripts/instructions`.
 //!
-//! `instructions find|list|create|together COUNT`, on an embedded database in memory, over loopback.
+//! `instructions find|list|create|together|key COUNT`, on an embedded database in memory, over loopback. `key` finds users
+//! as `find` does, as a caller with an API key.
 
 #![expect(clippy::print_stderr, reason = "a tool for the command line")]
 
@@ -14,6 +15,7 @@ use std::{
 
 use users_api::{
     app::Application,
+    auth::ApiKey,
     settings::{Environment, Settings},
     telemetry::{Log, Telemetry},
 };
@@ -38,11 +40,19 @@ fn main() -> ExitCode {
 fn run() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
     let (Some(kind), Some(count)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: instructions find|list|create|together COUNT".into());
+        return Err("usage: instructions find|list|create|together|key COUNT".into());
     };
     let count: usize = count.parse()?;
-    let variables =
-        [("DATABASE_URL", "sqlite::memory:"), ("USERS_API__SERVER__PORT", "0"), ("USERS_API__SERVER__WORKERS", "1")];
+    let key = if kind == "key" { ApiKey::generate().map_err(|error| error.to_string())?.1 } else { String::new() };
+    let variables = [
+        ("DATABASE_URL", "sqlite::memory:"),
+        ("USERS_API__SERVER__PORT", "0"),
+        ("USERS_API__SERVER__WORKERS", "1"),
+        ("USERS_API__AUTH__MODE", if key.is_empty() { "off" } else { "required" }),
+        ("USERS_API__AUTH__BOOTSTRAP_KEY", &key),
+        ("USERS_API__LIMITS__PER_CALLER", "1000000/s"),
+        ("USERS_API__LIMITS__BURST", "1000000"),
+    ];
     let process: BTreeMap<_, _> =
         variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let settings = Settings::load(None, &Environment { process, ..Environment::default() })?;
@@ -54,7 +64,7 @@ fn run() -> Outcome<()> {
         let address = application.address();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let asking = tokio::task::spawn_blocking(move || {
-            let asked = ask(address, &kind, count);
+            let asked = ask(address, &kind, count, &key);
             drop(stop);
             asked
         });
@@ -63,14 +73,16 @@ fn run() -> Outcome<()> {
     })
 }
 
-fn ask(address: SocketAddr, kind: &str, count: usize) -> Outcome<()> {
+fn ask(address: SocketAddr, kind: &str, count: usize, key: &str) -> Outcome<()> {
+    let headers = if key.is_empty() { String::new() } else { format!("authorization: Bearer {key}\r\n") };
+    let (get, post) = (|path: &str| get(path, &headers), |email: &str| post(email, &headers));
     let mut client = Client::connect(address)?;
     let mut paths = Vec::with_capacity(USERS);
     for number in 0..USERS {
         paths.push(client.ask(&post(&format!("seed{number}@example.com")))?.ok_or("no Location")?);
     }
     match kind {
-        "find" => (0..count).try_for_each(|number| client.ask(&get(&paths[number % USERS])).map(drop)),
+        "find" | "key" => (0..count).try_for_each(|number| client.ask(&get(&paths[number % USERS])).map(drop)),
         "list" => (0..count).try_for_each(|_| client.ask(&get("/users")).map(drop)),
         "create" => (0..count).try_for_each(|number| client.ask(&post(&format!("user{number}@example.com"))).map(drop)),
         "together" => {
@@ -85,18 +97,18 @@ fn ask(address: SocketAddr, kind: &str, count: usize) -> Outcome<()> {
             }
             Ok(())
         }
-        _ => Err("find, list, create or together".into()),
+        _ => Err("find, list, create, together or key".into()),
     }
 }
 
-fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")
+fn get(path: &str, headers: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n")
 }
 
-fn post(email: &str) -> String {
+fn post(email: &str, headers: &str) -> String {
     let body = format!(r#"{{"name":"Ann Example","email":"{email}"}}"#);
     format!(
-        "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{headers}\r\n{body}",
         body.len()
     )
 }

@@ -144,11 +144,10 @@ impl Application {
         let address = listener.local_addr().map_err(StartError::Server)?;
         let admin_address = settings.admin.address();
         let connections = Connections::new(limits.max);
+        let hosts = |host| Hosts::of_listener(host, &settings.server.allowed_hosts);
         let state = State::new(
-            if admin_address.is_some() { RouteSet::Clients } else { RouteSet::All },
             pool.clone(),
             Arc::clone(&auth.authenticator),
-            Arc::clone(&auth.rate_limits),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
             HttpOptions {
                 request_timeout: settings.server.request_timeout,
@@ -156,15 +155,17 @@ impl Application {
                 idempotency_retention: settings.idempotency.keep,
                 cors_origins: settings.cors.origins().map(str::to_owned).collect(),
             },
-            Hosts::of_listener(settings.server.host, &settings.server.allowed_hosts),
+            hosts(settings.server.host),
             PublicUrl::new(&settings.server.public_url, settings.server.trusted_proxies().unwrap_or_default()),
             metrics,
         );
-        let mut listeners = vec![(listener, state.clone())];
-        if let Some(address) = admin_address {
-            let hosts = Hosts::of_listener(settings.admin.host, &settings.server.allowed_hosts);
-            listeners.push((listen(address, settings)?, state.for_operators(hosts)));
-        }
+        let listeners = match admin_address {
+            None => vec![(listener, state.clone())],
+            Some(address) => vec![
+                (listener, state.with_routes(RouteSet::Clients, hosts(settings.server.host))),
+                (listen(address, settings)?, state.with_routes(RouteSet::Operators, hosts(settings.admin.host))),
+            ],
+        };
         let shared = listeners.iter().map(|(listener, state)| Ok((listener.try_clone()?, state.clone())));
         let shared = shared.collect::<io::Result<_>>().map_err(StartError::Server)?;
         let server = server::start(shared, &settings.server, limits, &connections).map_err(StartError::Server)?;
@@ -196,6 +197,7 @@ impl Application {
             settings.auth.mode == AuthMode::Required,
             settings.auth.stale,
             tokens.as_ref().map(|(verifier, _)| Arc::clone(verifier)),
+            settings.limits.rate_limits(),
         ));
         if authenticator.is_required() {
             let keys = KeyService::new(pool.clone());
@@ -203,8 +205,7 @@ impl Application {
             store_bootstrap_key(&keys, bootstrap_key).await.map_err(StartError::Keys)?;
             refresh_keys(&keys, &authenticator).await.map_err(StartError::Keys)?;
         }
-        let rate_limits = Arc::new(settings.limits.rate_limits());
-        Ok(AuthJobs { authenticator, key_refresh: settings.auth.refresh, rate_limits, tokens })
+        Ok(AuthJobs { authenticator, key_refresh: settings.auth.refresh, tokens })
     }
 
     /// Returns the address that the service listens on, with the actual port.

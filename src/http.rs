@@ -73,7 +73,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 use self::route::Routes;
 pub use self::{framing::frame, host::Hosts, observe::RequestSpan, one_at_a_time::OneAtATime, public_url::PublicUrl};
 use crate::{
-    auth::{Authenticator, RateLimits},
+    auth::Authenticator,
     exchange::CursorSigner,
     lifecycle::CurrentPhase,
     service::{KeyService, UserService},
@@ -99,7 +99,6 @@ pub struct State {
     service: web::Data<UserService>,
     keys: web::Data<KeyService>,
     authenticator: web::Data<Authenticator>,
-    rate_limits: web::Data<RateLimits>,
     pool: web::Data<Pool>,
     signer: web::Data<CursorSigner>,
     phase: web::Data<CurrentPhase>,
@@ -113,26 +112,23 @@ pub struct State {
 }
 
 impl State {
-    /// Returns the state of a listener with a set of routes, for a service on this pool.
+    /// Returns the state of a listener with all routes, for a service on this pool.
     #[must_use]
     pub fn new(
-        set: RouteSet,
         pool: Pool,
         authenticator: Arc<Authenticator>,
-        rate_limits: Arc<RateLimits>,
         signer: CursorSigner,
         options: HttpOptions,
         hosts: Hosts,
         public_url: PublicUrl,
         metrics: PrometheusHandle,
     ) -> Self {
-        let document = document(set);
+        let document = document(RouteSet::All);
         Self {
-            set,
+            set: RouteSet::All,
             service: web::Data::new(UserService::new(pool.clone())),
             keys: web::Data::new(KeyService::new(pool.clone())),
             authenticator: web::Data::from(authenticator),
-            rate_limits: web::Data::from(rate_limits),
             pool: web::Data::new(pool),
             signer: web::Data::new(signer),
             phase: web::Data::new(CurrentPhase::default()),
@@ -146,10 +142,9 @@ impl State {
         }
     }
 
-    /// Returns the state of a listener for operators, beside this one for clients.
+    /// Returns the state of another listener, with a set of routes.
     #[must_use]
-    pub fn for_operators(&self, hosts: Hosts) -> Self {
-        let set = RouteSet::Operators;
+    pub fn with_routes(&self, set: RouteSet, hosts: Hosts) -> Self {
         let document = document(set);
         Self {
             set,
@@ -262,7 +257,6 @@ pub fn app(
         .app_data(state.service)
         .app_data(state.keys)
         .app_data(state.authenticator)
-        .app_data(state.rate_limits)
         .app_data(state.pool)
         .app_data(state.signer)
         .app_data(state.phase)

@@ -12,7 +12,7 @@ use orm_pool::Pool;
 use tokio::task::JoinSet;
 
 pub(crate) use self::key_refresh::refresh as refresh_keys;
-use crate::auth::{Authenticator, JwksSource, RateLimits, TokenVerifier};
+use crate::auth::{Authenticator, JwksSource, TokenVerifier};
 
 /// The running jobs. Dropping it aborts them.
 pub(crate) struct Jobs {
@@ -24,7 +24,6 @@ pub(crate) struct AuthJobs {
     pub(crate) authenticator: Arc<Authenticator>,
     /// How often API keys are read.
     pub(crate) key_refresh: Duration,
-    pub(crate) rate_limits: Arc<RateLimits>,
     /// Verifies access tokens, with keys from this source.
     pub(crate) tokens: Option<(Arc<TokenVerifier>, JwksSource)>,
 }
@@ -36,7 +35,7 @@ impl Jobs {
         tasks.spawn(metrics_upkeep::run());
         if auth.authenticator.is_required() {
             let verifier = auth.tokens.as_ref().map(|(verifier, _)| Arc::clone(verifier));
-            tasks.spawn(auth_upkeep::run(auth.rate_limits, verifier));
+            tasks.spawn(auth_upkeep::run(Arc::clone(&auth.authenticator), verifier));
             tasks.spawn(key_refresh::run(pool.clone(), auth.authenticator, auth.key_refresh));
             if let Some((verifier, source)) = auth.tokens {
                 tasks.spawn(jwks_refresh::run(verifier, source, jwks_refresh::INTERVALS));

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 
-use super::{ApiKey, Digest, TokenVerifier};
+use super::{ApiKey, Digest, RateLimits, TokenVerifier};
 use crate::domain::{Actor, KeyId, Scopes};
 
 /// A key as the database has it.
@@ -57,6 +57,7 @@ pub struct Authenticator {
     /// Whether the last attempt to read the keys succeeded.
     is_current: AtomicBool,
     tokens: Option<Arc<TokenVerifier>>,
+    limits: RateLimits,
 }
 
 struct Keys {
@@ -75,15 +76,28 @@ impl Authenticator {
     /// everything but manage keys.
     /// Access tokens are accepted if there is a verifier.
     #[must_use]
-    pub fn new(is_required: bool, stale: Duration, tokens: Option<Arc<TokenVerifier>>) -> Self {
+    pub fn new(is_required: bool, stale: Duration, tokens: Option<Arc<TokenVerifier>>, limits: RateLimits) -> Self {
         let keys = Keys { by_id: HashMap::new(), read_at: Instant::now() };
-        Self { is_required, stale, keys: ArcSwap::from_pointee(keys), is_current: AtomicBool::new(false), tokens }
+        Self {
+            is_required,
+            stale,
+            keys: ArcSwap::from_pointee(keys),
+            is_current: AtomicBool::new(false),
+            tokens,
+            limits,
+        }
     }
 
     /// Returns whether callers have to authenticate.
     #[must_use]
     pub fn is_required(&self) -> bool {
         self.is_required
+    }
+
+    /// Returns the limits of callers.
+    #[must_use]
+    pub fn limits(&self) -> &RateLimits {
+        &self.limits
     }
 
     /// Replaces the keys. Returns the ids of those that were used since the last replacement, and when.
@@ -139,6 +153,8 @@ impl Authenticator {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use chrono::TimeDelta;
 
     use super::*;
@@ -154,8 +170,12 @@ mod tests {
         StoredKey { id: key.id, digest: key.digest, scopes: std::iter::once(Scope::UsersRead).collect(), ends_at }
     }
 
+    fn new(is_required: bool, stale: Duration) -> Authenticator {
+        Authenticator::new(is_required, stale, None, RateLimits::new(None, NonZeroU32::MIN, None))
+    }
+
     fn required(stale: Duration) -> (Authenticator, ApiKey, String) {
-        let authenticator = Authenticator::new(true, stale, None);
+        let authenticator = new(true, stale);
         let (key, text) = ApiKey::generate().unwrap();
         authenticator.replace_keys(vec![stored(key, Some(time(10)))]);
         (authenticator, key, text)
@@ -206,7 +226,7 @@ mod tests {
 
     #[test]
     fn without_authentication_every_caller_may_do_everything_but_manage_keys() {
-        let caller = Authenticator::new(false, STALE, None).authenticate(Some("anything"), || time(0)).unwrap();
+        let caller = new(false, STALE).authenticate(Some("anything"), || time(0)).unwrap();
         assert_eq!(caller, Caller { actor: Actor::Anyone, scopes: Scopes::ALL_OF_ANYONE });
     }
 }

@@ -224,7 +224,7 @@ mod tests {
     fn full_buckets_are_forgotten() {
         let limits = limits("1000000/s", 100);
         assert_eq!(limits.charge(&key("aaaaaaaaaaaa"), 1, 0), Ok(Some(99)));
-        while limits.callers.as_ref().unwrap().len() > 0 {
+        while !limits.callers.as_ref().unwrap().is_empty() {
             limits.forget_idle();
         }
     }

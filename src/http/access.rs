@@ -48,7 +48,7 @@ impl<S> Allowed<S> {
         if self.caller.actor == Actor::Anyone {
             return Ok(());
         }
-        charge(request, &self.caller.actor, more, RateLimits::SINGLE)
+        charge(request, authenticator(request)?, &self.caller.actor, more, RateLimits::SINGLE)
     }
 
     /// Returns who the caller is.
@@ -110,9 +110,7 @@ fn authorize(
     scope: Scope,
     is_permitted: impl FnOnce(&Caller) -> bool,
 ) -> Result<Caller, Problem> {
-    let Some(authenticator) = request.app_data::<web::Data<Authenticator>>() else {
-        return Err(Problem::internal("the Authenticator is not in the app data"));
-    };
+    let authenticator = authenticator(request)?;
     if !authenticator.is_required() {
         // Nothing is noted or limited: who the caller is, is unknown.
         let caller = authenticator.authenticate(None, clock::now).map_err(refused)?;
@@ -126,7 +124,7 @@ fn authorize(
         // The first extractor of a request sets it.
         let _ = info.actor.set(caller.actor.clone());
     }
-    charge(request, &caller.actor, RateLimits::SINGLE, 0)?;
+    charge(request, authenticator, &caller.actor, RateLimits::SINGLE, 0)?;
     if caller.scopes.contain(scope) || is_permitted(&caller) {
         return Ok(caller);
     }
@@ -134,13 +132,21 @@ fn authorize(
     Err(scope_missing(scope))
 }
 
+fn authenticator(request: &HttpRequest) -> Result<&Authenticator, Problem> {
+    let authenticator = request.app_data::<web::Data<Authenticator>>();
+    authenticator.map(|it| it.as_ref()).ok_or_else(|| Problem::internal("the Authenticator is not in the app data"))
+}
+
 /// Charges a caller for a request, of which a part has been charged before.
-fn charge(request: &HttpRequest, caller: &Actor, weight: u32, before: u32) -> Result<(), Problem> {
-    let Some(limits) = request.app_data::<web::Data<RateLimits>>() else {
-        return Err(Problem::internal("the RateLimits are not in the app data"));
-    };
+fn charge(
+    request: &HttpRequest,
+    authenticator: &Authenticator,
+    caller: &Actor,
+    weight: u32,
+    before: u32,
+) -> Result<(), Problem> {
     let info = RequestInfo::of(request);
-    let remaining = limits.charge(caller, weight, before).map_err(|Limited { retry_after }| {
+    let remaining = authenticator.limits().charge(caller, weight, before).map_err(|Limited { retry_after }| {
         note_address(request);
         if let Some(info) = &info {
             // What remains is known if the request has been charged before for a part of its weight.
@@ -160,9 +166,9 @@ fn note_refusal(request: &HttpRequest, refusal: Refusal, credentials: Option<&st
     if let (Some(info), Some(key)) = (RequestInfo::of(request), credentials.and_then(ApiKey::parse)) {
         info.refused_key.set(Some(key.id));
     }
-    let limits = request.app_data::<web::Data<RateLimits>>();
-    if let (Refusal::Invalid, Some(limits), Some(address)) = (refusal, limits, client_address(request))
-        && let Err(Limited { retry_after }) = limits.credentials_invalid(address)
+    if let (Refusal::Invalid, Ok(authenticator), Some(address)) =
+        (refusal, authenticator(request), client_address(request))
+        && let Err(Limited { retry_after }) = authenticator.limits().credentials_invalid(address)
     {
         return too_many("This address has sent too many invalid credentials.", retry_after);
     }

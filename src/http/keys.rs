@@ -119,8 +119,14 @@ impl ToSchema for ApiKeyDraft {}
 impl PartialSchema for ApiKeyDraft {
     fn schema() -> RefOr<Schema> {
         let text = |description: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(description));
-        let name = text("What the key is for: one line.").min_length(Some(1)).max_length(Some(KeyName::MAX));
-        let scope = text("The scopes, separated by spaces. The caller must have all of them.").min_length(Some(1));
+        let name = text("What the key is for: one line.")
+            .min_length(Some(1))
+            .max_length(Some(KeyName::MAX))
+            .pattern(Some(r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f]+$"));
+        let scopes: Vec<&str> = Scopes::ALL_OF_KEYS.iter().map(Scope::name).collect();
+        let scopes = scopes.join("|");
+        let scope = text("The scopes, separated by spaces. The caller must have all of them.")
+            .pattern(Some(format!("^({scopes})( ({scopes}))*$")));
         let expires_at = text("When the key expires. Without it, it does not expire.")
             .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
         ObjectBuilder::new()

@@ -3,16 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    auth::{RateLimits, TokenVerifier},
+    auth::{Authenticator, TokenVerifier},
     service::clock,
 };
 
 const INTERVAL: Duration = Duration::from_mins(1);
 
-pub(super) async fn run(limits: Arc<RateLimits>, tokens: Option<Arc<TokenVerifier>>) {
+pub(super) async fn run(authenticator: Arc<Authenticator>, tokens: Option<Arc<TokenVerifier>>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
-        limits.forget_idle();
+        authenticator.limits().forget_idle();
         if let Some(tokens) = &tokens {
             tokens.forget_expired(clock::now());
         }

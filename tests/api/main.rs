@@ -81,7 +81,10 @@ fn main() -> ExitCode {
         return harness::run(vec![suite("soak", soak::cases()).on_servers()]);
     }
     if contract::command().is_some() {
-        return harness::run(vec![suite("contract", contract::cases())]);
+        return harness::run(vec![
+            suite("contract", contract::cases()),
+            suite("contract", contract::locked::cases()).without_engine(),
+        ]);
     }
     // These run with and without batching; the others, with batching only.
     let mut suites: Vec<Suite> = vec![
