@@ -29,6 +29,8 @@ RUN find src entity migration pool config -type f -exec touch {} + \
 FROM debian:bookworm-slim
 COPY --from=build /build/target/release/users-api /usr/local/bin/users-api
 COPY --from=build --chown=10001:10001 /data /data
+# For auth.jwt.jwks over https.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # Numeric, so that Kubernetes can verify that it is not root (runAsNonRoot).
 USER 10001:10001
 WORKDIR /data

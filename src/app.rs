@@ -41,9 +41,6 @@ pub enum StartError {
     /// The API keys could not be read, or the first one could not be stored.
     #[error("the API keys cannot be read or stored")]
     Keys(#[source] service::Error),
-    /// The client for the keys of the identity provider could not be set up.
-    #[error("cannot set up the client for auth.jwt.jwks")]
-    JwksClient(#[source] reqwest::Error),
     /// A signal stopped the startup.
     #[error("stopped")]
     Stopped,
@@ -186,13 +183,11 @@ impl Application {
 
     /// Prepares authentication: the API keys are read before the first request.
     async fn open_auth(pool: &Pool, settings: &Settings) -> Result<AuthJobs, StartError> {
-        let tokens = match settings.auth.jwt.token_rules() {
-            Some(rules) => {
-                let source = JwksSource::new(&settings.auth.jwt.jwks).map_err(StartError::JwksClient)?;
-                Some((Arc::new(TokenVerifier::new(rules)), source))
-            }
-            None => None,
-        };
+        let tokens = settings
+            .auth
+            .jwt
+            .token_rules()
+            .map(|rules| (Arc::new(TokenVerifier::new(rules)), JwksSource::new(settings.auth.jwt.jwks())));
         let authenticator = Arc::new(Authenticator::new(
             settings.auth.mode == AuthMode::Required,
             settings.auth.stale,

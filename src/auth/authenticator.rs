@@ -46,6 +46,8 @@ pub enum Refusal {
     Invalid,
     /// The keys could not be read lately, so that an unknown key may be a valid one.
     Unavailable,
+    /// The signing keys of the identity provider have not been read yet.
+    NoSigningKeys,
 }
 
 /// Decides who is calling, from the keys in memory.

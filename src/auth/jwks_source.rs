@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, path::PathBuf, time::Duration};
 
-use reqwest::{Client, redirect::Policy};
+use reqwest::{Client, StatusCode, redirect::Policy};
 use url::Url;
 
 use crate::tls;
@@ -16,24 +16,15 @@ pub enum JwksSource {
     /// A file.
     File(PathBuf),
     /// An HTTP or HTTPS URL.
-    Url(Url, Client),
+    Url(Url),
 }
 
 impl JwksSource {
     /// Returns the source that the text names.
-    ///
-    /// # Errors
-    ///
-    /// The HTTP client cannot be set up, for example because the system has no certificates.
-    pub fn new(text: &str) -> Result<Self, reqwest::Error> {
-        let Some(url) = Self::url(text) else { return Ok(Self::File(text.into())) };
-        tls::install_provider();
-        let client = Client::builder().timeout(TIMEOUT).redirect(Policy::none()).build()?;
-        Ok(Self::Url(url, client))
-    }
-
-    fn url(text: &str) -> Option<Url> {
-        text.parse().ok().filter(|url: &Url| ["http", "https"].contains(&url.scheme()))
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        let url = text.parse().ok().filter(|url: &Url| ["http", "https"].contains(&url.scheme()));
+        url.map_or_else(|| Self::File(text.into()), Self::Url)
     }
 
     /// Reads the JWK set.
@@ -44,20 +35,30 @@ impl JwksSource {
     pub async fn read(&self) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
         let jwks = match self {
             Self::File(path) => tokio::fs::read(path).await?,
-            Self::Url(url, client) => {
-                let mut response = client.get(url.clone()).send().await?.error_for_status()?;
-                let mut jwks = Vec::new();
-                while let Some(chunk) = response.chunk().await? {
-                    jwks.extend_from_slice(&chunk);
-                    if jwks.len() > MAX_LENGTH {
-                        break;
-                    }
-                }
-                jwks
-            }
+            // The URL may contain a secret.
+            Self::Url(url) => fetch(url.clone()).await.map_err(reqwest::Error::without_url)??,
         };
         if jwks.len() > MAX_LENGTH { Err("the JWKS is larger than 1 MiB".into()) } else { Ok(jwks) }
     }
+}
+
+/// Fetches a URL, up to a limit.
+async fn fetch(url: Url) -> Result<Result<Vec<u8>, String>, reqwest::Error> {
+    tls::install_provider();
+    // Set up each time: the certificates of the system may have changed, or may be missing only now.
+    let client = Client::builder().timeout(TIMEOUT).redirect(Policy::none()).build()?;
+    let mut response = client.get(url).send().await?;
+    if response.status() != StatusCode::OK {
+        return Ok(Err(format!("the response has the status {}", response.status())));
+    }
+    let mut jwks = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        jwks.extend_from_slice(&chunk);
+        if jwks.len() > MAX_LENGTH {
+            break;
+        }
+    }
+    Ok(Ok(jwks))
 }
 
 impl fmt::Display for JwksSource {
@@ -65,7 +66,7 @@ impl fmt::Display for JwksSource {
         match self {
             Self::File(path) => path.display().fmt(f),
             // A query may contain a secret.
-            Self::Url(url, _) => write!(f, "{}{}", url.origin().ascii_serialization(), url.path()),
+            Self::Url(url) => write!(f, "{}{}", url.origin().ascii_serialization(), url.path()),
         }
     }
 }

@@ -93,6 +93,8 @@ struct SigningKey {
 struct Remembered {
     caller: Caller,
     ends_at: DateTime<Utc>,
+    /// The keys with which it was verified. With others, it has to be verified again.
+    keys: Arc<SigningKeys>,
 }
 
 /// The claims that this service reads.
@@ -100,7 +102,8 @@ struct Remembered {
 struct Claims {
     iss: String,
     sub: String,
-    exp: u64,
+    /// Seconds since 1970, possibly with a fraction.
+    exp: f64,
     #[serde(flatten)]
     others: HashMap<String, serde_json::Value>,
 }
@@ -166,31 +169,32 @@ impl TokenVerifier {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Invalid`]; [`Refusal::Unavailable`] while the provider's keys could not be read yet.
+    /// [`Refusal::Invalid`]; [`Refusal::NoSigningKeys`].
     pub(super) fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Caller, Refusal> {
         if token.len() > MAX_TOKEN_LENGTH {
             return Err(Refusal::Invalid);
         }
         let digest: [u8; 32] = Sha256::digest(token).into();
-        if let Some(token) = self.remembered.get(&digest) {
+        let remembered = self.remembered.get(&digest);
+        if let Some(token) = remembered.filter(|token| Arc::ptr_eq(&token.keys, &self.keys.load())) {
             return if token.ends_at > now { Ok(token.caller.clone()) } else { Err(Refusal::Invalid) };
         }
-        let (caller, ends_at) = self.verify_signature(token)?;
+        let keys = self.keys.load_full();
+        let (caller, ends_at) = self.verify_signature(token, &keys)?;
         // At the limit, tokens are verified each time until expired ones have been forgotten.
         if self.remembered_count.load(Ordering::Relaxed) < MAX_REMEMBERED {
             self.remembered_count.fetch_add(1, Ordering::Relaxed);
-            self.remembered.insert(digest, Remembered { caller: caller.clone(), ends_at });
+            self.remembered.insert(digest, Remembered { caller: caller.clone(), ends_at, keys });
         }
         Ok(caller)
     }
 
-    fn verify_signature(&self, token: &str) -> Result<(Caller, DateTime<Utc>), Refusal> {
+    fn verify_signature(&self, token: &str, keys: &SigningKeys) -> Result<(Caller, DateTime<Utc>), Refusal> {
         let header = decode_header(token).map_err(|_| Refusal::Invalid)?;
         // An extension that this service does not know must not be ignored (RFC 7515, section 4.1.11).
         if header.crit.is_some() || !self.rules.algorithms.contains(&header.alg) {
             return Err(Refusal::Invalid);
         }
-        let keys = self.keys.load();
         let key = match (&header.kid, keys.by_id.len()) {
             (Some(_), _) => keys.by_id.get(&header.kid),
             // Without an id, it can only be the provider's only key.
@@ -199,7 +203,7 @@ impl TokenVerifier {
         };
         let Some(key) = key else {
             self.unknown_key.notify_one();
-            return Err(if keys.are_known { Refusal::Invalid } else { Refusal::Unavailable });
+            return Err(if keys.are_known { Refusal::Invalid } else { Refusal::NoSigningKeys });
         };
         if key.algorithm.is_some_and(|algorithm| algorithm != header.alg) {
             return Err(Refusal::Invalid);
@@ -207,12 +211,23 @@ impl TokenVerifier {
         // Only the algorithm of the header, so that a key of one family is never used as one of another.
         let validation = Validation { algorithms: vec![header.alg], ..self.validation.clone() };
         let claims = decode::<Claims>(token, &key.decoding, &validation).map_err(|_| Refusal::Invalid)?.claims;
-        let ends_at = i64::try_from(claims.exp).ok().and_then(|exp| DateTime::from_timestamp(exp, 0));
-        let ends_at = ends_at.ok_or(Refusal::Invalid)? + chrono::TimeDelta::seconds(LEEWAY_SECONDS.into());
+        if claims.sub.is_empty() {
+            return Err(Refusal::Invalid);
+        }
+        let ends_at = ends_at(claims.exp).ok_or(Refusal::Invalid)?;
         let scopes = claims.others.get(&self.rules.scope_claim).map(scopes).unwrap_or_default();
         let subject = Subject { issuer: claims.iss.into(), id: claims.sub.into() };
         Ok((Caller { actor: Actor::Subject(subject), scopes }, ends_at))
     }
+}
+
+/// Returns when a token with this expiry is refused.
+fn ends_at(exp: f64) -> Option<DateTime<Utc>> {
+    let milliseconds = (exp + f64::from(LEEWAY_SECONDS)) * 1000.0;
+    // Beyond what a number of this type can say exactly, no time makes sense.
+    #[expect(clippy::cast_possible_truncation, reason = "it is in the range")]
+    let milliseconds = (milliseconds.abs() < 9e15).then_some(milliseconds as i64)?;
+    DateTime::from_timestamp_millis(milliseconds)
 }
 
 /// Returns the scopes of a claim. Those of other services are ignored.

@@ -140,7 +140,9 @@ fn generate() -> Result<(ApiKey, String), CommandError> {
 
 fn failed(error: service::Error) -> CommandError {
     match error {
-        service::Error::KeyNotFound => CommandError::failed("there is no such key, or it no longer works"),
+        service::Error::KeyNotFound => {
+            CommandError::failed("there is no such key, or it no longer works or was rotated before")
+        }
         error => CommandError::failed(error),
     }
 }

@@ -218,8 +218,12 @@ fn refused(refusal: Refusal) -> Problem {
             )
         }
         Refusal::Unavailable => {
-            Problem::new(Kind::DatabaseUnavailable, "The keys that verify credentials cannot be read now. Retry later.")
+            Problem::new(Kind::DatabaseUnavailable, "The API keys cannot be read from the database now. Retry later.")
         }
+        Refusal::NoSigningKeys => Problem::new(
+            Kind::IdentityProviderUnavailable,
+            "The signing keys of the identity provider have not been read yet. Retry later.",
+        ),
     }
 }
 

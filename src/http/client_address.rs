@@ -2,7 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use actix_web::{HttpRequest, http::header::HeaderName, web};
+use actix_web::{
+    HttpRequest,
+    http::header::{HeaderName, HeaderValue},
+    web,
+};
 
 use super::public_url::PublicUrl;
 
@@ -16,12 +20,13 @@ pub(super) fn client_address(request: &HttpRequest) -> Option<IpAddr> {
         request.app_data::<web::Data<PublicUrl>>().is_some_and(|public_url| public_url.is_trusted_proxy(address))
     };
     let mut client = peer;
-    let values: Vec<&str> = request.headers().get_all(FORWARDED_FOR).filter_map(|value| value.to_str().ok()).collect();
-    for address in values.iter().rev().flat_map(|value| value.rsplit(',')) {
+    // As bytes: what a client puts in front must not make the rest unreadable.
+    let values: Vec<&[u8]> = request.headers().get_all(FORWARDED_FOR).map(HeaderValue::as_bytes).collect();
+    for address in values.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b',')) {
         if !is_trusted(client) {
             break;
         }
-        let Some(address) = parse(address.trim()) else { break };
+        let Some(address) = std::str::from_utf8(address).ok().and_then(|text| parse(text.trim())) else { break };
         client = address;
     }
     Some(client)
@@ -41,12 +46,12 @@ mod tests {
 
     #[test]
     fn the_last_untrusted_address_is_the_client() {
-        let of = |peer: &str, headers: &[&'static str]| {
+        let of = |peer: &str, headers: &[&str]| {
             let trusted = vec!["10.0.0.0/8".parse().unwrap()];
             let mut request = TestRequest::default().app_data(web::Data::new(PublicUrl::new("", trusted)));
             request = request.peer_addr(SocketAddr::new(peer.parse().unwrap(), 1));
             for value in headers {
-                request = request.append_header((FORWARDED_FOR, *value));
+                request = request.append_header((FORWARDED_FOR, HeaderValue::from_bytes(value.as_bytes()).unwrap()));
             }
             client_address(&request.to_http_request()).unwrap().to_string()
         };
@@ -58,6 +63,7 @@ mod tests {
         assert_eq!(of("10.0.0.1", &["1.1.1.1", "198.51.100.1,10.0.0.2"]), "198.51.100.1");
         assert_eq!(of("10.0.0.1", &["198.51.100.1:4711"]), "198.51.100.1");
         assert_eq!(of("10.0.0.1", &["[2001:db8::1]:4711"]), "2001:db8::1");
+        assert_eq!(of("10.0.0.1", &["ä, 198.51.100.1"]), "198.51.100.1");
         assert_eq!(of("10.0.0.1", &["198.51.100.1, unknown, 10.0.0.2"]), "10.0.0.2");
     }
 }

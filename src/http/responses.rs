@@ -141,6 +141,7 @@ impl IntoResponses for AccessProblems {
             Kind::ScopeMissing,
             Kind::RateLimited,
             Kind::DatabaseUnavailable,
+            Kind::IdentityProviderUnavailable,
         ])
     }
 }

@@ -34,8 +34,9 @@ pub(super) async fn run(verifier: Arc<TokenVerifier>, source: JwksSource, interv
             }
             Err(error) => {
                 let error = crate::error_chain::chain(error.as_ref());
-                tracing::warn!(%source, error, "cannot read the JWKS; the known signing keys stay valid");
-                if verifier.key_count().is_some() { intervals.least } else { intervals.first }
+                let known_keys = verifier.key_count();
+                tracing::warn!(%source, error, known_keys, "cannot read the JWKS; keys that are known stay valid");
+                if known_keys.is_some() { intervals.least } else { intervals.first }
             }
         };
         // A token that names an unknown key ends the pause, but not before the minimum.
@@ -76,7 +77,7 @@ mod tests {
             let verifier = Arc::new(TokenVerifier::new(rules));
             let short = Duration::from_millis(5);
             let intervals = Intervals { usual: short, least: short, first: short };
-            let source = JwksSource::new(file.to_str().unwrap()).unwrap();
+            let source = JwksSource::new(file.to_str().unwrap());
             let job = tokio::spawn(run(Arc::clone(&verifier), source, intervals));
             assert_eq!(verifier.key_count(), None, "not read yet");
             let jwk = |id: &str| format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"{id}","x":"{}"}}"#, "A".repeat(43));

@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::users_api_keys::{Column, Entity, Model};
-use orm_pool::Pool;
+use orm_pool::{Connection, Pool};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait,
     sea_query::{Expr, OnConflict},
 };
 
 use super::{Error, clock, error::database};
-use crate::domain::{KeyId, KeyName, Scopes};
+use crate::{
+    domain::{KeyId, KeyName, Scopes},
+    error_chain::chain,
+};
 
 /// A key to be stored.
 #[derive(Clone)]
@@ -114,12 +118,17 @@ impl KeyService {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn verifiers(&self) -> Result<Vec<Verifier>, Error> {
-        let read = |db| async move {
+        let read = |db: Connection| async move {
             let all = Entity::find().order_by_asc(Column::CreatedAt).order_by_asc(Column::Id);
-            all.all(&db).await.map_err(database)
+            let rows = db.query_all(all.as_query()).await.map_err(database)?;
+            // Column by column, because a single value may be undecodable.
+            Ok(rows.iter().map(|row| Model::from_query_result(row, "").map_err(database)).collect::<Vec<_>>())
         };
-        let rows: Vec<Model> = self.pool.read::<_, Error, _, _>("keys.read", read).await?;
-        let valid = |row| record(row).inspect_err(|error| tracing::error!(%error, "API key ignored")).ok();
+        let rows = self.pool.read::<_, Error, _, _>("keys.read", read).await?;
+        let valid = |row: Result<Model, Error>| {
+            let key = row.and_then(record);
+            key.inspect_err(|error| tracing::error!(error = chain(error), "API key ignored: its row is not valid")).ok()
+        };
         Ok(rows.into_iter().filter_map(valid).collect())
     }
 

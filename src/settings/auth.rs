@@ -15,7 +15,7 @@ section! {
     /// `auth.*`: who may use the service.
     AuthSettings, SETTINGS: "auth" {
         /// Whether callers authenticate. off: not at all, which is accepted only if server.host is a loopback address.
-        /// required: with an API key (users-api keys create). gateway: not here, because something in front of the
+        /// required: with an API key (users-api keys create) or an access token (auth.jwt). gateway: not here, because something in front of the
         /// service authenticates them; the operator vouches for it.
         pub mode: AuthMode = "off", Allowed::Described("off, required or gateway");
         /// How often the API keys are read from the database, 100ms to 1h. It is the longest time that a revoked key
@@ -48,7 +48,8 @@ section! {
         /// The issuer's public keys: a JWK set, as the URL that the issuer documents (jwks_uri) or a file. It is read
         /// again every ten minutes, and at most once a minute if a token names an unknown key. If it cannot be read, the
         /// known keys stay valid.
-        pub jwks: String = "", Allowed::Described("an http or https URL, or a file; required with auth.jwt.issuer");
+        jwks: SecretString = "", Allowed::Described("an http or https URL, or a file; required with auth.jwt.issuer"),
+            secret;
         /// The signature algorithms that a token may have, separated by commas: EdDSA, ES256, ES384, RS256, RS384,
         /// RS512, PS256, PS384 and PS512.
         pub algorithms: String = "EdDSA, ES256, RS256", Allowed::Described("names of asymmetric algorithms such as ES256");
@@ -62,7 +63,7 @@ impl JwtSettings {
         if self.issuer.is_empty() {
             return Ok(());
         }
-        for (key, value) in [("auth.jwt.audience", &self.audience), ("auth.jwt.jwks", &self.jwks)] {
+        for (key, value) in [("auth.jwt.audience", self.audience.as_str()), ("auth.jwt.jwks", self.jwks())] {
             if value.is_empty() {
                 return Err(Invalid::not_allowed(key));
             }
@@ -71,6 +72,12 @@ impl JwtSettings {
             Some(_) => Ok(()),
             None => Err(Invalid::not_allowed("auth.jwt.algorithms")),
         }
+    }
+
+    /// Returns the URL or file of the keys. A URL may contain a secret.
+    #[must_use]
+    pub fn jwks(&self) -> &str {
+        self.jwks.expose_secret()
     }
 
     /// Returns what a token must say; `None` if no tokens are accepted.

@@ -11,7 +11,7 @@ use crate::auth::{Rate, RateLimits};
 section! {
     /// `limits.*`: how many requests a caller may make. They apply to callers who authenticate here.
     LimitsSettings, SETTINGS: "limits" {
-        /// Rate of the requests of each API key, per process: a number per second, minute or hour such as 200/s; 0 = no
+        /// Rate of the requests of each API key or subject of access tokens, per process: a number per second, minute or hour such as 200/s; 0 = no
         /// limit. A request that reads or writes single users counts as 1, with count=exact as 10, and an import or
         /// export as 50. More requests get a 429. Too low: valid clients are refused. Too high: one client can use up
         /// the service.

@@ -76,10 +76,14 @@ async fn no_output_contains_a_key(context: Context) {
     let variables = [
         ("USERS_API__AUTH__MODE", "required"),
         ("USERS_API__AUTH__BOOTSTRAP_KEY", key.as_str()),
+        ("USERS_API__AUTH__JWT__ISSUER", "i"),
+        ("USERS_API__AUTH__JWT__AUDIENCE", "a"),
+        ("USERS_API__AUTH__JWT__JWKS", "http://u:hunter2@127.0.0.1:9/jwks.json?secret=hunter2"),
         ("RUST_LOG", "trace"),
     ];
     let mut service = Service::start(context.folder(), &variables).await;
     let client = client();
+    service.logged("cannot read the JWKS; keys that are known stay valid").await;
     let mut output = String::new();
     for path in ["/users", "/pool", "/metrics", "/keys", "/users?access_token=", "/users/x", "/nothing"] {
         for token in [key.clone(), format!("{key}hunter2"), "hunter2".to_owned()] {

@@ -20,6 +20,7 @@ cases![
     a_token_gives_the_scopes_of_its_claim,
     users_self_permits_the_own_user_only,
     the_keys_are_read_from_a_url,
+    until_the_keys_are_read_only_tokens_are_refused,
     invalid_settings_of_tokens_are_refused,
 ];
 
@@ -87,6 +88,7 @@ async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context
             claims(&json!({"aud": AUDIENCE})),
             claims(&json!({"nbf": now() - 10, "iat": now(), "jti": "x", "roles": ["a"]})),
             claims(&json!({"scope": ["openid", "users:read"]})),
+            claims(&json!({"exp": 32_503_680_000.5, "jti": id})),
         ] {
             let token = key.token(&header(key, id), &claims);
             // The second time, the token is remembered.
@@ -124,6 +126,9 @@ async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context
         ("another issuer", with(json!({"iss": "https://login.example.com"}))),
         ("no issuer", with(json!({"iss": null}))),
         ("no subject", with(json!({"sub": null}))),
+        ("an empty subject", with(json!({"sub": ""}))),
+        ("an expiry beyond all times", with(json!({"exp": 8_210_266_876_799_u64}))),
+        ("an expiry that is infinite", with(json!({"exp": 1e300}))),
         ("an unknown key", with_header(json!({"alg": "EdDSA", "kid": "other"}))),
         ("no key id among several keys", with_header(json!({"alg": "EdDSA"}))),
         ("the id of a key of another family", with_header(json!({"alg": "EdDSA", "kid": "rsa"}))),
@@ -230,9 +235,10 @@ async fn the_keys_are_read_from_a_url(context: Context) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
-        // The first response is an error: reading is repeated.
+        // The first responses are errors, whatever their bodies are: reading is repeated.
         let mut responses = vec![
             format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{jwks}", jwks.len()),
+            format!("HTTP/1.1 302 Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{jwks}", jwks.len()),
             "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
         ];
         while let Some(response) = responses.pop() {
@@ -255,6 +261,24 @@ async fn the_keys_are_read_from_a_url(context: Context) {
         ring::hmac::sign(&secret, message).as_ref().to_vec()
     });
     get(&app, "/users", &symmetric).await.problem(401, "credentials-invalid");
+}
+
+async fn until_the_keys_are_read_only_tokens_are_refused(context: Context) {
+    let key = SigningKey::ed();
+    let url = migrated(&context).await;
+    let api_key = crate::auth::key(&context, &url, &["users:read"]).await;
+    // Nobody listens there.
+    let settings = [
+        ("auth.mode", "required"),
+        ("auth.jwt.issuer", ISSUER),
+        ("auth.jwt.audience", AUDIENCE),
+        ("auth.jwt.jwks", "https://127.0.0.1:9/jwks.json"),
+    ];
+    let app = context.app_on(&url, &settings).await;
+    let token = key.token(&header(&key, "k"), &claims(&json!({})));
+    get(&app, "/users", &token).await.problem(503, "identity-provider-unavailable");
+    get(&app, "/users", "a.b.c").await.problem(401, "credentials-invalid");
+    assert_eq!(get(&app, "/users", &api_key).await.status, 200);
 }
 
 async fn invalid_settings_of_tokens_are_refused(context: Context) {

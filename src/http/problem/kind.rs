@@ -73,6 +73,8 @@ pub(in crate::http) enum Kind {
     PoolExhausted,
     /// The database is unreachable, or cannot process the request now.
     DatabaseUnavailable,
+    /// The signing keys of access tokens have not been read yet.
+    IdentityProviderUnavailable,
     /// The service is shutting down.
     ShuttingDown,
     /// The response was not ready in time.
@@ -80,7 +82,7 @@ pub(in crate::http) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 34] = [
+    const ALL: [Self; 35] = [
         Self::MalformedRequest,
         Self::HeadTimeout,
         Self::HeadTooLarge,
@@ -113,6 +115,7 @@ impl Kind {
         Self::Internal,
         Self::PoolExhausted,
         Self::DatabaseUnavailable,
+        Self::IdentityProviderUnavailable,
         Self::ShuttingDown,
         Self::RequestTimeout,
     ];
@@ -163,6 +166,9 @@ impl Kind {
             Self::PoolExhausted => (StatusCode::SERVICE_UNAVAILABLE, "pool-exhausted", "Service overloaded"),
             Self::DatabaseUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "database-unavailable", "Database unavailable")
+            }
+            Self::IdentityProviderUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "identity-provider-unavailable", "Identity provider unavailable")
             }
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "Service shutting down"),
             Self::RequestTimeout => (StatusCode::SERVICE_UNAVAILABLE, "request-timeout", "Request timeout"),
