@@ -80,7 +80,18 @@ async fn service_with(context: &Context, jwks: &str, keys: &[(&str, &SigningKey)
 
 async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context) {
     let (ed, ec, rsa) = (SigningKey::ed(), SigningKey::ec(), SigningKey::rsa());
-    let app = service(&context, &[("ed", &ed), ("ec", &ec), ("rsa", &rsa)], &[]).await;
+    let any_padding = {
+        let mut jwk = rsa.jwk("any");
+        jwk.as_object_mut().unwrap().remove("alg");
+        jwk
+    };
+    let jwks = json!({"keys": [ed.jwk("ed"), ec.jwk("ec"), rsa.jwk("rsa"), any_padding]});
+    let file = context.folder().join("jwks.json");
+    fs::write(&file, jwks.to_string()).unwrap();
+    let algorithms = [("auth.jwt.algorithms", "EdDSA, ES256, RS256, PS256")];
+    let app = service_with(&context, file.to_str().unwrap(), &[("ed", &ed)], &algorithms).await;
+    let pss = |id: &str| rsa.pss_token(&json!({"alg": "PS256", "kid": id}), &claims(&json!({})));
+    assert_eq!(get(&app, "/users", &pss("any")).await.status, 200);
     let ops = ed.token(&header(&ed, "ed"), &claims(&json!({"scope": "ops:read"})));
     for (id, key) in [("ed", &ed), ("ec", &ec), ("rsa", &rsa)] {
         for claims in [
@@ -132,8 +143,10 @@ async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context
         ("an unknown key", with_header(json!({"alg": "EdDSA", "kid": "other"}))),
         ("no key id among several keys", with_header(json!({"alg": "EdDSA"}))),
         ("the id of a key of another family", with_header(json!({"alg": "EdDSA", "kid": "rsa"}))),
+        ("another algorithm of the same family", pss("rsa")),
         ("an algorithm that is not allowed", with_header(json!({"alg": "RS512", "kid": "rsa"}))),
         ("an unknown extension", with_header(json!({"alg": "EdDSA", "kid": "ed", "crit": ["b64"], "b64": false}))),
+        ("another unknown extension", with_header(json!({"alg": "EdDSA", "kid": "ed", "crit": ["x"], "x": 1}))),
         ("an embedded key", stranger.token(&json!({"alg": "EdDSA", "jwk": stranger.jwk("ed")}), &claims(&json!({})))),
         ("another key", stranger.token(&header(&ed, "ed"), &claims(&json!({})))),
         ("changed claims", format!("{head}.{forged_claims}.{signature}")),

@@ -4,7 +4,9 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use ring::{
     rand::SystemRandom,
     rsa::{KeyPair as RsaKeyPair, PublicKeyComponents},
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256},
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256,
+    },
 };
 use serde_json::{Value, json};
 
@@ -72,6 +74,16 @@ impl SigningKey {
                 signature
             }
         }
+    }
+
+    /// A token of an RSA key that is signed with PSS, another padding.
+    pub fn pss_token(&self, header: &Value, claims: &Value) -> String {
+        let Self::Rsa(key) = self else { panic!("not an RSA key") };
+        token(header, claims, |message| {
+            let mut signature = vec![0; key.public().modulus_len()];
+            key.sign(&RSA_PSS_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
+            signature
+        })
     }
 
     /// A token with this header and these claims.
