@@ -125,13 +125,14 @@ impl Authenticator {
     /// # Errors
     ///
     /// [`Refusal`].
-    pub fn authenticate(&self, credentials: Option<&str>, now: impl Fn() -> DateTime<Utc>) -> Result<Caller, Refusal> {
+    pub fn authenticate(&self, credentials: Option<&[u8]>, now: impl Fn() -> DateTime<Utc>) -> Result<Caller, Refusal> {
         if !self.is_required {
             return Ok(Caller { actor: Actor::Anyone, scopes: Scopes::ALL_OF_ANYONE });
         }
         let credentials = credentials.ok_or(Refusal::Missing)?;
         let Some(presented) = ApiKey::parse(credentials) else {
-            return self.tokens.as_ref().ok_or(Refusal::Invalid)?.verify(credentials, now());
+            let token = std::str::from_utf8(credentials).map_err(|_| Refusal::Invalid)?;
+            return self.tokens.as_ref().ok_or(Refusal::Invalid)?.verify(token, now());
         };
         let keys = self.keys.load();
         let is_current = self.is_current.load(Ordering::Acquire);
@@ -186,12 +187,12 @@ mod tests {
     #[test]
     fn a_known_key_works_until_it_ends() {
         let (authenticator, key, text) = required(STALE);
-        let caller = authenticator.authenticate(Some(&text), || time(9)).unwrap();
+        let caller = authenticator.authenticate(Some(text.as_bytes()), || time(9)).unwrap();
         assert_eq!(caller.actor, Actor::Key(key.id));
         assert!(caller.scopes.contain(Scope::UsersRead) && !caller.scopes.contain(Scope::UsersWrite));
-        assert_eq!(authenticator.authenticate(Some(&text), || time(10)), Err(Refusal::Invalid));
+        assert_eq!(authenticator.authenticate(Some(text.as_bytes()), || time(10)), Err(Refusal::Invalid));
         assert_eq!(authenticator.authenticate(None, || time(0)), Err(Refusal::Missing));
-        assert_eq!(authenticator.authenticate(Some("uak_"), || time(0)), Err(Refusal::Invalid));
+        assert_eq!(authenticator.authenticate(Some(b"uak_"), || time(0)), Err(Refusal::Invalid));
     }
 
     #[test]
@@ -200,35 +201,38 @@ mod tests {
         let (other, text) = ApiKey::generate().unwrap();
         let imposter = StoredKey { id: other.id, ..stored(key, None) };
         authenticator.replace_keys(vec![imposter]);
-        assert_eq!(authenticator.authenticate(Some(&text), || time(0)), Err(Refusal::Invalid));
+        assert_eq!(authenticator.authenticate(Some(text.as_bytes()), || time(0)), Err(Refusal::Invalid));
     }
 
     #[test]
     fn while_keys_cannot_be_read_known_ones_work_and_unknown_ones_are_not_wrong() {
         let (authenticator, _, text) = required(STALE);
         let (_, unknown) = ApiKey::generate().unwrap();
-        assert_eq!(authenticator.authenticate(Some(&unknown), || time(0)), Err(Refusal::Invalid));
+        assert_eq!(authenticator.authenticate(Some(unknown.as_bytes()), || time(0)), Err(Refusal::Invalid));
         authenticator.keys_unavailable();
-        assert!(authenticator.authenticate(Some(&text), || time(0)).is_ok());
-        assert_eq!(authenticator.authenticate(Some(&unknown), || time(0)), Err(Refusal::Unavailable));
+        assert!(authenticator.authenticate(Some(text.as_bytes()), || time(0)).is_ok());
+        assert_eq!(authenticator.authenticate(Some(unknown.as_bytes()), || time(0)), Err(Refusal::Unavailable));
         let (authenticator, _, text) = required(Duration::ZERO);
-        assert!(authenticator.authenticate(Some(&text), || time(0)).is_ok(), "stale applies to failed refreshes only");
+        assert!(
+            authenticator.authenticate(Some(text.as_bytes()), || time(0)).is_ok(),
+            "stale applies to failed refreshes only"
+        );
         authenticator.keys_unavailable();
-        assert_eq!(authenticator.authenticate(Some(&text), || time(0)), Err(Refusal::Unavailable));
+        assert_eq!(authenticator.authenticate(Some(text.as_bytes()), || time(0)), Err(Refusal::Unavailable));
     }
 
     #[test]
     fn uses_are_reported_once() {
         let (authenticator, key, text) = required(STALE);
         let now = time(0) + TimeDelta::milliseconds(900);
-        authenticator.authenticate(Some(&text), || now).unwrap();
+        authenticator.authenticate(Some(text.as_bytes()), || now).unwrap();
         assert_eq!(authenticator.replace_keys(vec![stored(key, None)]), [(key.id, time(0))]);
         assert_eq!(authenticator.replace_keys(vec![stored(key, None)]), []);
     }
 
     #[test]
     fn without_authentication_every_caller_may_do_everything_but_manage_keys() {
-        let caller = new(false, STALE).authenticate(Some("anything"), || time(0)).unwrap();
+        let caller = new(false, STALE).authenticate(Some(b"anything"), || time(0)).unwrap();
         assert_eq!(caller, Caller { actor: Actor::Anyone, scopes: Scopes::ALL_OF_ANYONE });
     }
 }

@@ -107,8 +107,8 @@ impl RateLimits {
         Self { callers, failures }
     }
 
-    /// Charges a caller for a request, of which `before` was charged already. Returns what remains at once; `None` if
-    /// there is no limit.
+    /// Charges a caller for a request, of which `before` was charged already. Returns what remains at once if it is less
+    /// than half of the burst: most callers never need to know.
     ///
     /// # Errors
     ///
@@ -116,7 +116,10 @@ impl RateLimits {
     pub fn charge(&self, caller: &Actor, weight: u32, before: u32) -> Result<Option<u32>, Limited> {
         let (Some(callers), Some(weight)) = (&self.callers, NonZeroU32::new(weight)) else { return Ok(None) };
         match callers.check_key_n(caller, weight) {
-            Ok(Ok(state)) => Ok(Some(state.remaining_burst_capacity())),
+            Ok(Ok(state)) => {
+                let remaining = state.remaining_burst_capacity();
+                Ok((remaining < state.quota().burst_size().get() / 2).then_some(remaining))
+            }
             Ok(Err(until)) => {
                 // A repetition is charged for all of it.
                 let retry_after = limited(&until).retry_after + until.quota().replenish_interval() * before;
@@ -179,19 +182,19 @@ mod tests {
     fn each_caller_has_its_own_bucket() {
         let limits = limits("1/h", 100);
         let (ann, bob) = (key("aaaaaaaaaaaa"), key("bbbbbbbbbbbb"));
-        assert_eq!(limits.charge(&ann, 1, 0), Ok(Some(99)));
+        assert_eq!(limits.charge(&ann, 1, 0), Ok(None), "99 remain");
         assert_eq!(limits.charge(&ann, 50, 0), Ok(Some(49)));
         let refused = limits.charge(&ann, 50, 0).unwrap_err();
         assert!(refused.retry_after > Duration::from_mins(59) && refused.retry_after <= Duration::from_hours(1));
         assert_eq!(limits.charge(&ann, 1, 0), Ok(Some(48)), "a refused request is not charged");
-        assert_eq!(limits.charge(&bob, 1, 0), Ok(Some(99)));
+        assert_eq!(limits.charge(&bob, 1, 0), Ok(None));
     }
 
     #[test]
     fn the_wait_covers_what_was_charged_before() {
         let limits = limits("1/h", 50);
         let ann = key("aaaaaaaaaaaa");
-        assert_eq!(limits.charge(&ann, 2, 0), Ok(Some(48)));
+        assert_eq!(limits.charge(&ann, 2, 0), Ok(None), "48 remain");
         let hours = |limited: Limited| limited.retry_after.as_secs().div_ceil(3600);
         assert_eq!(limits.charge(&ann, 49, 0).map_err(hours), Err(1));
         assert_eq!(limits.charge(&ann, 49, 1).map_err(hours), Err(2), "50 are needed, and 48 are there");
@@ -223,7 +226,7 @@ mod tests {
     #[test]
     fn full_buckets_are_forgotten() {
         let limits = limits("1000000/s", 100);
-        assert_eq!(limits.charge(&key("aaaaaaaaaaaa"), 1, 0), Ok(Some(99)));
+        assert_eq!(limits.charge(&key("aaaaaaaaaaaa"), 60, 0), Ok(Some(40)));
         while !limits.callers.as_ref().unwrap().is_empty() {
             limits.forget_idle();
         }

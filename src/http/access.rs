@@ -29,6 +29,8 @@ use crate::{
 
 /// How much the caller may still request (draft-ietf-httpapi-ratelimit-headers-10).
 pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+/// The scheme of credentials in `Authorization`, with the space after it.
+const BEARER: &[u8] = b"Bearer ";
 pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A caller who has the scope `S`.
@@ -161,7 +163,7 @@ fn charge(
 }
 
 /// Returns the problem of a refused caller, and counts invalid credentials.
-fn note_refusal(request: &HttpRequest, refusal: Refusal, credentials: Option<&str>) -> Problem {
+fn note_refusal(request: &HttpRequest, refusal: Refusal, credentials: Option<&[u8]>) -> Problem {
     note_address(request);
     if let (Some(info), Some(key)) = (RequestInfo::of(request), credentials.and_then(ApiKey::parse)) {
         info.refused_key.set(Some(key.id));
@@ -189,16 +191,16 @@ fn too_many(detail: &str, retry_after: Duration) -> Problem {
 }
 
 /// Returns the credentials of a request: one bearer token (RFC 6750) or one `X-API-Key`.
-fn credentials(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+fn credentials(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     let mut authorization = headers.get_all(header::AUTHORIZATION);
     let mut api_key = headers.get_all(API_KEY);
     match (authorization.next(), api_key.next()) {
         (None, None) => Ok(None),
         (Some(value), None) if authorization.next().is_none() => {
-            let (scheme, token) = value.to_str().ok().and_then(|it| it.split_once(' ')).ok_or(Refusal::Invalid)?;
-            if scheme.eq_ignore_ascii_case("Bearer") { Ok(Some(token)) } else { Err(Refusal::Invalid) }
+            let (scheme, token) = value.as_bytes().split_at_checked(BEARER.len()).ok_or(Refusal::Invalid)?;
+            if scheme.eq_ignore_ascii_case(BEARER) { Ok(Some(token)) } else { Err(Refusal::Invalid) }
         }
-        (None, Some(value)) if api_key.next().is_none() => value.to_str().map(Some).map_err(|_| Refusal::Invalid),
+        (None, Some(value)) if api_key.next().is_none() => Ok(Some(value.as_bytes())),
         _ => Err(Refusal::Invalid),
     }
 }
@@ -258,7 +260,7 @@ mod tests {
                 request = request.append_header(*header);
             }
             let request = request.to_http_request();
-            credentials(request.headers()).map(|found| found.map(str::to_owned))
+            credentials(request.headers()).map(|found| found.map(|it| String::from_utf8(it.to_vec()).unwrap()))
         };
         let token = |text: &str| Ok(Some(text.to_owned()));
         assert_eq!(of(&[]), Ok(None));

@@ -9,7 +9,7 @@ use crate::{
 /// Stores the bootstrap key with all scopes, unless it is stored already. A revoked one stays revoked.
 pub(crate) async fn store_bootstrap_key(service: &KeyService, text: &str) -> Result<(), Error> {
     // The settings have been validated: a text is a key or empty.
-    let (Some(key), Ok(name)) = (ApiKey::parse(text), KeyName::parse("bootstrap")) else { return Ok(()) };
+    let (Some(key), Ok(name)) = (ApiKey::parse(text.as_bytes()), KeyName::parse("bootstrap")) else { return Ok(()) };
     let new =
         NewKey { id: key.id, digest: *key.digest.as_bytes(), name, scopes: Scopes::ALL_OF_KEYS, expires_at: None };
     if service.create_if_absent(new).await? {

@@ -121,7 +121,7 @@ impl AuthSettings {
         }
         self.jwt.validate()?;
         match self.bootstrap_key.expose_secret() {
-            text if text.is_empty() || ApiKey::parse(text).is_some() => Ok(()),
+            text if text.is_empty() || ApiKey::parse(text.as_bytes()).is_some() => Ok(()),
             _ => Err(Invalid::not_allowed("auth.bootstrap_key")),
         }
     }
