@@ -52,7 +52,7 @@ section! {
             secret;
         /// The signature algorithms that a token may have, separated by commas: EdDSA, ES256, ES384, RS256, RS384,
         /// RS512, PS256, PS384 and PS512.
-        pub algorithms: String = "EdDSA, ES256, RS256", Allowed::Described("names of asymmetric algorithms such as ES256");
+        pub algorithms: String = "EdDSA,ES256,RS256", Allowed::Described("names of asymmetric algorithms such as ES256");
         /// The claim with the scopes: a text, separated by spaces, or an array.
         pub scope_claim: String = "scope", Allowed::Described("the name of a claim");
     }

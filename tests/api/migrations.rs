@@ -92,7 +92,7 @@ async fn check_mode_refuses_pending_migrations(context: Context) {
     let url = context.database().await;
     let settings = || context.settings(&url, &[("database.migrate", "check")]);
     let error = users_api::app::Application::build(settings()).await.err().unwrap().to_string();
-    assert_eq!(error, "4 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
+    assert_eq!(error, "5 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
     migrate(&context, &url, &["up"]).await;
     let app = context.app_on(&url, &[("database.migrate", "check")]).await;
     app.create("Ann", "ann@example.com").await;
