@@ -73,7 +73,8 @@ try {
   check((await page.locator(".topbar").count()) === 0, "the page has a bar to ask for other documents");
 
   const items = Object.values(JSON.parse(body).paths).flatMap((path) => Object.values(path));
-  const operations = items.flatMap((item) => item.operationId ?? []);
+  // Keys are managed by callers who authenticate, and this service is started without authentication.
+  const operations = items.flatMap((item) => (item.tags?.includes("keys") ? [] : (item.operationId ?? [])));
   const done = new Set();
   const run = async (id, options) => {
     done.add(id);
