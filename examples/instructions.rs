@@ -15,7 +15,7 @@ use std::{
 
 use users_api::{
     app::Application,
-    auth::ApiKey,
+    domain::ApiKey,
     settings::{Environment, Settings},
     telemetry::{Log, Telemetry},
 };

@@ -1,6 +1,6 @@
 //! Authentication: who is calling, and what they may do. Uses neither HTTP nor the ORM.
 //!
-//! A caller presents an API key ([`ApiKey`]). The [`Authenticator`] compares its digest with those of all keys, which it
+//! A caller presents an API key ([`ApiKey`](crate::domain::ApiKey)). The [`Authenticator`] compares its digest with those of all keys, which it
 //! holds in memory: a request costs one SHA-256 and one look-up, no statement and no lock. A background job
 //! (`jobs::key_refresh`) replaces the keys every `auth.refresh`, which is thus the longest time that a revoked key still
 //! works. While the database is down, known keys work for `auth.stale`, and unknown ones get a 503.
@@ -9,7 +9,6 @@
 //!
 //! [`RateLimits`] bounds the requests of each caller, and invalid credentials from each address.
 
-mod api_key;
 mod authenticator;
 mod jwks_source;
 mod jws_crypto;
@@ -17,7 +16,6 @@ mod jwt;
 mod rate_limit;
 
 pub use self::{
-    api_key::{ApiKey, Digest},
     authenticator::{Authenticator, Caller, Refusal, StoredKey},
     jwks_source::JwksSource,
     jwt::{TokenRules, TokenVerifier},

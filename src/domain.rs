@@ -3,10 +3,11 @@
 //! Input is parsed once, where it enters the program: into a [`Name`] or an [`Email`], or it is rejected with a
 //! [`ValidationError`]. No later code checks it again. A [`UserId`] contains the creation time, a [`Prefix`] is a range
 //! of search keys, and a [`Precondition`] states which [`Version`]s of a user a request applies to. A caller has
-//! [`Scopes`], and is an [`Actor`] to the log. This module uses no
+//! [`Scopes`], proves them by an [`ApiKey`] for example, and is an [`Actor`] to the log. This module uses no
 //! other module of the crate.
 
 mod access;
+mod api_key;
 mod email;
 mod id;
 mod name;
@@ -19,6 +20,7 @@ use unicode_normalization::UnicodeNormalization;
 
 pub use self::{
     access::{Actor, KeyId, KeyName, Scope, Scopes, Subject},
+    api_key::{ApiKey, KeyDigest},
     email::Email,
     id::UserId,
     name::Name,

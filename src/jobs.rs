@@ -38,7 +38,7 @@ impl Jobs {
             tasks.spawn(auth_upkeep::run(Arc::clone(&auth.authenticator), verifier));
             tasks.spawn(key_refresh::run(pool.clone(), auth.authenticator, auth.key_refresh));
             if let Some((verifier, source)) = auth.tokens {
-                tasks.spawn(jwks_refresh::run(verifier, source, jwks_refresh::INTERVALS));
+                tasks.spawn(jwks_refresh::run(verifier, source));
             }
         }
         tasks.spawn(idempotency_sweeper::run(pool, retention));

@@ -93,7 +93,6 @@ impl Settings {
         let hosts = std::iter::once(("server.host", self.server.host)).chain(admin);
         self.auth.validate(hosts)?;
         self.cors.validate()?;
-        self.limits.validate()?;
         self.database.validate()?;
         self.pool.validate().map_err(|invalid| Invalid::new(format!("pool.{}", invalid.option), invalid.allowed))?;
         self.log.validate()?;

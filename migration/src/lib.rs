@@ -95,6 +95,20 @@ impl MigratorTrait for Migrator {
     }
 }
 
+/// Creates a table with an index. On MySQL it is one statement, because nothing could undo the first of two.
+async fn create_table_with_index(
+    manager: &SchemaManager<'_>,
+    mut table: TableCreateStatement,
+    mut index: IndexCreateStatement,
+    name: impl IntoIden,
+) -> Result<(), DbErr> {
+    if manager.get_database_backend() == DbBackend::MySql {
+        return manager.create_table(table.index(&mut index).engine("InnoDB").take()).await;
+    }
+    manager.create_table(table).await?;
+    manager.create_index(index.table(name.into_iden()).if_not_exists().take()).await
+}
+
 /// Returns a timestamp column with microsecond precision that is never NULL.
 fn timestamp_column(name: impl IntoIden, backend: DbBackend) -> ColumnDef {
     nullable_timestamp_column(name, backend).not_null().take()

@@ -1,8 +1,8 @@
 //! The `idempotency_keys` table.
 
-use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+use sea_orm_migration::prelude::*;
 
-use crate::timestamp_column;
+use crate::{create_table_with_index, timestamp_column};
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
@@ -33,12 +33,7 @@ impl MigrationTrait for Migration {
         // Expired keys are found by this index, in small batches.
         let mut index = Index::create();
         index.name(EXPIRES_AT_INDEX).col(IdempotencyKeys::ExpiresAt);
-        if backend == DbBackend::MySql {
-            // Part of CREATE TABLE: on MySQL nothing can come between the two.
-            return manager.create_table(table.index(&mut index).engine("InnoDB").take()).await;
-        }
-        manager.create_table(table).await?;
-        manager.create_index(index.table(IdempotencyKeys::Table).if_not_exists().take()).await
+        create_table_with_index(manager, table, index, IdempotencyKeys::Table).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

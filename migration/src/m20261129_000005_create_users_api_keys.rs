@@ -2,7 +2,7 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
-use crate::{nullable_timestamp_column, timestamp_column};
+use crate::{create_table_with_index, nullable_timestamp_column, timestamp_column};
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
@@ -43,12 +43,10 @@ impl MigrationTrait for Migration {
         let mut index = Index::create();
         index.name(DIGEST_INDEX).col(UsersApiKeys::Digest).unique();
         if backend == DbBackend::MySql {
-            // Part of CREATE TABLE: on MySQL nothing can come between the two. Ids differ by case.
-            table.engine("InnoDB").character_set("utf8mb4").collate("utf8mb4_bin");
-            return manager.create_table(table.index(&mut index).take()).await;
+            // Ids differ by case.
+            table.character_set("utf8mb4").collate("utf8mb4_bin");
         }
-        manager.create_table(table).await?;
-        manager.create_index(index.table(UsersApiKeys::Table).if_not_exists().take()).await
+        create_table_with_index(manager, table, index, UsersApiKeys::Table).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

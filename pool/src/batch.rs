@@ -3,7 +3,9 @@
 //! While a statement is in flight, operations of the same kind wait in a queue, and the next statement serves all of
 //! them. There is no timer and no minimum batch size: if no statement is in flight, an operation runs immediately.
 
+mod config;
 mod queue;
+mod request;
 
 use std::{
     collections::HashMap,
@@ -14,7 +16,11 @@ use std::{
 use sea_orm::{DbErr, TransactionOptions};
 use tracing::Instrument;
 
-use self::queue::{BatchConfig, BatchQueue, Group, PendingRequest, Reply};
+use self::{
+    config::{BatchConfig, wrong_count},
+    queue::BatchQueue,
+    request::{Group, PendingRequest, Reply},
+};
 use crate::{
     error::Error,
     exec::{
@@ -223,7 +229,7 @@ where
         };
         let (operation, single) = (self.config.operation, self.config.single);
         let values: Vec<V> = operate(self.pool.inner(), self.pool.runtime(), operation, single, body, || ()).await?;
-        values.into_iter().next().ok_or_else(|| queue::wrong_count(operation))
+        values.into_iter().next().ok_or_else(|| wrong_count(operation))
     }
 }
 

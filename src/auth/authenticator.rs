@@ -12,20 +12,18 @@ use std::{
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 
-use super::{ApiKey, Digest, RateLimits, TokenVerifier};
-use crate::domain::{Actor, KeyId, Scopes};
+use super::{RateLimits, TokenVerifier};
+use crate::domain::{Actor, ApiKey, KeyId, Scopes};
 
-/// A key as the database has it.
+/// A key as it is stored.
 #[derive(Clone)]
 pub struct StoredKey {
-    /// Its id.
-    pub id: KeyId,
-    /// The digest of its text.
-    pub digest: Digest,
+    /// Its id, and the digest that proves it.
+    pub key: ApiKey,
     /// What its holder may do.
     pub scopes: Scopes,
     /// When it expires.
-    pub ends_at: Option<DateTime<Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// A caller that is authenticated, or need not be.
@@ -42,7 +40,7 @@ pub struct Caller {
 pub enum Refusal {
     /// The request has no credentials.
     Missing,
-    /// The credentials are malformed, unknown, revoked or expired. The caller is not told which.
+    /// The credentials are malformed, unknown, revoked or expired. The response does not say which.
     Invalid,
     /// The keys could not be read lately, so that an unknown key may be a valid one.
     Unavailable,
@@ -74,9 +72,8 @@ struct Key {
 }
 
 impl Authenticator {
-    /// Returns an authenticator without keys. Unless authentication is required, every caller may do
-    /// everything but manage keys.
-    /// Access tokens are accepted if there is a verifier.
+    /// Returns an authenticator without keys. Access tokens are accepted if there is a verifier. Unless authentication is
+    /// required, every caller may do everything but manage keys.
     #[must_use]
     pub fn new(is_required: bool, stale: Duration, tokens: Option<Arc<TokenVerifier>>, limits: RateLimits) -> Self {
         let keys = Keys { by_id: HashMap::new(), read_at: Instant::now() };
@@ -104,13 +101,13 @@ impl Authenticator {
 
     /// Replaces the keys. Returns the ids of those that were used since the last replacement, and when.
     pub fn replace_keys(&self, stored: Vec<StoredKey>) -> Vec<(KeyId, DateTime<Utc>)> {
-        let new = |stored: StoredKey| (stored.id, Key { stored, last_used: AtomicI64::new(0) });
+        let new = |stored: StoredKey| (stored.key.id, Key { stored, last_used: AtomicI64::new(0) });
         let keys = Keys { by_id: stored.into_iter().map(new).collect(), read_at: Instant::now() };
         let previous = self.keys.swap(Arc::new(keys));
         self.is_current.store(true, Ordering::Release);
         let used = |key: &Key| {
             let at = key.last_used.load(Ordering::Relaxed);
-            (at > 0).then(|| DateTime::from_timestamp(at, 0).map(|at| (key.stored.id, at))).flatten()
+            (at > 0).then(|| DateTime::from_timestamp(at, 0).map(|at| (key.stored.key.id, at))).flatten()
         };
         previous.by_id.values().filter_map(used).collect()
     }
@@ -142,26 +139,24 @@ impl Authenticator {
         let unknown = if is_current { Refusal::Invalid } else { Refusal::Unavailable };
         let key = keys.by_id.get(&presented.id).ok_or(unknown)?;
         // A wrong secret of a known id can never become right.
-        if !key.stored.digest.matches(&presented.digest) {
+        if !key.stored.key.digest.matches(&presented.digest) {
             return Err(Refusal::Invalid);
         }
         let now = now();
-        if key.stored.ends_at.is_some_and(|end| end <= now) {
+        if key.stored.expires_at.is_some_and(|expiry| expiry <= now) {
             return Err(Refusal::Invalid);
         }
         key.last_used.store(now.timestamp(), Ordering::Relaxed);
-        Ok(Caller { actor: Actor::Key(key.stored.id), scopes: key.stored.scopes })
+        Ok(Caller { actor: Actor::Key(key.stored.key.id), scopes: key.stored.scopes })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::domain::Scope;
+    use crate::{auth::Rate, domain::Scope};
 
     const STALE: Duration = Duration::from_hours(1);
 
@@ -169,12 +164,12 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
 
-    fn stored(key: ApiKey, ends_at: Option<DateTime<Utc>>) -> StoredKey {
-        StoredKey { id: key.id, digest: key.digest, scopes: std::iter::once(Scope::UsersRead).collect(), ends_at }
+    fn stored(key: ApiKey, expires_at: Option<DateTime<Utc>>) -> StoredKey {
+        StoredKey { key, scopes: std::iter::once(Scope::UsersRead).collect(), expires_at }
     }
 
     fn new(is_required: bool, stale: Duration) -> Authenticator {
-        Authenticator::new(is_required, stale, None, RateLimits::new(None, NonZeroU32::MIN, None))
+        Authenticator::new(is_required, stale, None, RateLimits::new(Rate::NONE, 1, Rate::NONE))
     }
 
     fn required(stale: Duration) -> (Authenticator, ApiKey, String) {
@@ -185,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_key_works_until_it_ends() {
+    fn a_known_key_works_until_it_expires() {
         let (authenticator, key, text) = required(STALE);
         let caller = authenticator.authenticate(Some(text.as_bytes()), || time(9)).unwrap();
         assert_eq!(caller.actor, Actor::Key(key.id));
@@ -199,8 +194,8 @@ mod tests {
     fn the_secret_decides_and_not_the_id() {
         let (authenticator, key, _) = required(STALE);
         let (other, text) = ApiKey::generate().unwrap();
-        let imposter = StoredKey { id: other.id, ..stored(key, None) };
-        authenticator.replace_keys(vec![imposter]);
+        let mixed = ApiKey { id: other.id, digest: key.digest };
+        authenticator.replace_keys(vec![stored(mixed, None)]);
         assert_eq!(authenticator.authenticate(Some(text.as_bytes()), || time(0)), Err(Refusal::Invalid));
     }
 

@@ -3,13 +3,7 @@
 //! The provider's keys (JWKS) are fetched by a background job (`jobs::jwks_refresh`). A verified token is remembered by
 //! its digest until it expires, because verifying costs 13 to 62 µs and a digest a fraction of one.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
@@ -47,7 +41,7 @@ pub struct TokenRules {
 
 impl TokenRules {
     /// Parses the name of an asymmetric algorithm. `none` and the algorithms with a shared secret are not accepted:
-    /// whoever can verify a token could forge one.
+    /// anyone who can verify a token could forge one.
     #[must_use]
     pub fn algorithm(name: &str) -> Option<Algorithm> {
         match name {
@@ -71,7 +65,6 @@ pub struct TokenVerifier {
     validation: Validation,
     keys: ArcSwap<SigningKeys>,
     remembered: DashMap<[u8; 32], Remembered>,
-    remembered_count: AtomicUsize,
     /// Notified when a token names a key that is not known.
     unknown_key: Notify,
 }
@@ -120,14 +113,7 @@ impl TokenVerifier {
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.validate_nbf = true;
         validation.leeway = u64::from(LEEWAY_SECONDS);
-        Self {
-            rules,
-            validation,
-            keys: ArcSwap::default(),
-            remembered: DashMap::new(),
-            remembered_count: AtomicUsize::new(0),
-            unknown_key: Notify::new(),
-        }
+        Self { rules, validation, keys: ArcSwap::default(), remembered: DashMap::new(), unknown_key: Notify::new() }
     }
 
     /// Replaces the provider's keys by a JWK set. Returns how many of them can be used. Tokens that were verified with
@@ -143,7 +129,6 @@ impl TokenVerifier {
         let count = by_id.len();
         self.keys.store(Arc::new(SigningKeys { by_id, are_known: true }));
         self.remembered.clear();
-        self.remembered_count.store(0, Ordering::Relaxed);
         Ok(count)
     }
 
@@ -162,7 +147,6 @@ impl TokenVerifier {
     /// Forgets the tokens that have expired.
     pub fn forget_expired(&self, now: DateTime<Utc>) {
         self.remembered.retain(|_, token| token.ends_at > now);
-        self.remembered_count.store(self.remembered.len(), Ordering::Relaxed);
     }
 
     /// Decides who presents this token at this time.
@@ -182,8 +166,7 @@ impl TokenVerifier {
         let keys = self.keys.load_full();
         let (caller, ends_at) = self.verify_signature(token, &keys)?;
         // At the limit, tokens are verified each time until expired ones have been forgotten.
-        if self.remembered_count.load(Ordering::Relaxed) < MAX_REMEMBERED {
-            self.remembered_count.fetch_add(1, Ordering::Relaxed);
+        if self.remembered.len() < MAX_REMEMBERED {
             self.remembered.insert(digest, Remembered { caller: caller.clone(), ends_at, keys });
         }
         Ok(caller)

@@ -3,7 +3,6 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
-    str::FromStr,
     time::Duration,
 };
 
@@ -16,60 +15,41 @@ use serde::Deserialize;
 
 use crate::domain::Actor;
 
-/// A number of requests per second, minute or hour.
+/// A number of requests per second, minute or hour, or no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Rate {
-    count: NonZeroU32,
-    unit: char,
-}
+pub struct Rate(Option<Duration>);
 
 impl Rate {
+    /// No limit.
+    pub const NONE: Self = Self(None);
     /// What a rate looks like, for error messages.
     pub const FORM: &str = "a number per second, minute or hour such as 200/s, 60/m or 1000/h, or 0 for no limit";
 
-    /// Parses a rate; `0` is none.
-    ///
-    /// # Errors
-    ///
-    /// The text is not a rate.
-    pub fn parse(text: &str) -> Result<Option<Self>, String> {
-        if text == "0" { Ok(None) } else { text.parse().map(Some) }
-    }
-
-    fn period(self) -> Duration {
-        match self.unit {
-            's' => Duration::from_secs(1),
-            'm' => Duration::from_mins(1),
-            _ => Duration::from_hours(1),
-        }
-    }
-
-    fn quota(self, burst: NonZeroU32) -> Quota {
-        // One at least: a rate has no fraction.
-        Quota::with_period(self.period() / self.count.get())
-            .unwrap_or_else(|| Quota::per_second(self.count))
-            .allow_burst(burst)
+    /// Returns the quota of a bucket that is refilled at this rate.
+    fn quota(self, burst: u32) -> Option<Quota> {
+        Some(Quota::with_period(self.0?)?.allow_burst(NonZeroU32::new(burst)?))
     }
 }
 
-impl FromStr for Rate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let rate = text.split_once('/').and_then(|(count, unit)| {
-            let unit = ["s", "m", "h"].into_iter().find(|known| *known == unit)?.chars().next()?;
-            Some(Self { count: count.parse().ok()?, unit })
-        });
-        rate.ok_or_else(|| format!("must be {}", Self::FORM))
-    }
-}
-
+/// Parses the interval between two requests.
 impl TryFrom<String> for Rate {
-    type Error = String;
+    type Error = &'static str;
 
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text == "0" {
+            return Ok(Self::NONE);
+        }
+        let interval = text.split_once('/').and_then(|(count, unit)| {
+            let period = match unit {
+                "s" => Duration::from_secs(1),
+                "m" => Duration::from_mins(1),
+                "h" => Duration::from_hours(1),
+                _ => return None,
+            };
+            period.checked_div(count.parse().ok()?).filter(|interval| !interval.is_zero())
+        });
+        interval.map(|interval| Self(Some(interval))).ok_or(Self::FORM)
     }
 }
 
@@ -95,15 +75,17 @@ impl RateLimits {
     pub const MANY: u32 = 49;
     /// The weight of the heaviest request, and so the lowest burst.
     pub const MAX_WEIGHT: u32 = Self::SINGLE + Self::MANY;
+    /// The number of requests with invalid credentials that an address may send at once.
+    pub const MAX_FAILURES: u32 = 60;
 
     /// `per_caller` is the rate of each caller, who may use `burst` at once. `failures_per_address` is the rate of
-    /// requests with invalid credentials from each address.
+    /// requests with invalid credentials from each address, which may send [`MAX_FAILURES`](Self::MAX_FAILURES) at once.
     #[must_use]
-    pub fn new(per_caller: Option<Rate>, burst: NonZeroU32, failures_per_address: Option<Rate>) -> Self {
-        let callers = per_caller.map(|rate| {
-            DefaultKeyedRateLimiter::keyed(rate.quota(burst)).with_middleware::<StateInformationMiddleware>()
-        });
-        let failures = failures_per_address.map(|rate| DefaultKeyedRateLimiter::keyed(rate.quota(rate.count)));
+    pub fn new(per_caller: Rate, burst: u32, failures_per_address: Rate) -> Self {
+        let callers = per_caller
+            .quota(burst)
+            .map(|quota| DefaultKeyedRateLimiter::keyed(quota).with_middleware::<StateInformationMiddleware>());
+        let failures = failures_per_address.quota(Self::MAX_FAILURES).map(DefaultKeyedRateLimiter::keyed);
         Self { callers, failures }
     }
 
@@ -170,8 +152,12 @@ fn network_of(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn limits(rate: &str, burst: u32) -> RateLimits {
-        RateLimits::new(Rate::parse(rate).unwrap(), NonZeroU32::new(burst).unwrap(), Rate::parse("2/h").unwrap())
+    fn rate(text: &str) -> Rate {
+        text.to_owned().try_into().unwrap()
+    }
+
+    fn limits(text: &str, burst: u32) -> RateLimits {
+        RateLimits::new(rate(text), burst, rate("1/h"))
     }
 
     fn key(id: &str) -> Actor {
@@ -202,7 +188,7 @@ mod tests {
 
     #[test]
     fn without_a_rate_there_is_no_limit() {
-        let limits = RateLimits::new(None, NonZeroU32::MIN, None);
+        let limits = RateLimits::new(Rate::NONE, 1, Rate::NONE);
         for _ in 0..1000 {
             assert_eq!(limits.charge(&key("aaaaaaaaaaaa"), 50, 0), Ok(None));
             assert_eq!(limits.credentials_invalid([10, 0, 0, 1].into()), Ok(()));
@@ -213,13 +199,13 @@ mod tests {
     fn an_ipv6_client_is_its_network() {
         let limits = limits("1/h", 100);
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert_eq!(limits.credentials_invalid(address("2001:db8::1")), Ok(()));
-        assert_eq!(limits.credentials_invalid(address("2001:db8::2")), Ok(()));
-        assert!(limits.credentials_invalid(address("2001:db8::3")).is_err());
+        for host in 1..=RateLimits::MAX_FAILURES {
+            assert_eq!(limits.credentials_invalid(address(&format!("2001:db8::{host:x}"))), Ok(()));
+            assert_eq!(limits.credentials_invalid(address("10.0.0.1")), Ok(()));
+        }
+        assert!(limits.credentials_invalid(address("2001:db8::ffff")).is_err());
         assert_eq!(limits.credentials_invalid(address("2001:db8:0:1::3")), Ok(()));
-        assert_eq!(limits.credentials_invalid(address("10.0.0.1")), Ok(()));
-        assert_eq!(limits.credentials_invalid(address("::ffff:10.0.0.1")), Ok(()));
-        assert!(limits.credentials_invalid(address("10.0.0.1")).is_err());
+        assert!(limits.credentials_invalid(address("::ffff:10.0.0.1")).is_err());
         assert_eq!(limits.credentials_invalid(address("10.0.0.2")), Ok(()));
     }
 
@@ -234,12 +220,12 @@ mod tests {
 
     #[test]
     fn rates_are_parsed() {
-        for text in ["200/s", "60/m", "1/h"] {
-            assert!(Rate::parse(text).unwrap().is_some(), "{text}");
-        }
-        assert_eq!(Rate::parse("0"), Ok(None));
-        for malformed in ["", "200", "0/s", "-1/s", "1/d", "1/", "/s", "1/s/s", "1.5/s", "1/ s"] {
-            assert!(Rate::parse(malformed).is_err(), "{malformed}");
+        assert_eq!(rate("0"), Rate::NONE);
+        assert_eq!(rate("200/s"), Rate(Some(Duration::from_millis(5))));
+        assert_eq!(rate("60/m"), rate("1/s"));
+        assert_eq!(rate("1/h"), Rate(Some(Duration::from_hours(1))));
+        for malformed in ["", "200", "0/s", "-1/s", "1/d", "1/", "/s", "1/s/s", "1.5/s", "1/ s", "2000000000/s"] {
+            assert_eq!(Rate::try_from(malformed.to_owned()), Err(Rate::FORM), "{malformed}");
         }
     }
 }

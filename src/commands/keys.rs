@@ -12,9 +12,8 @@ use super::{
     interruptible::{print, with_pool},
 };
 use crate::{
-    auth::ApiKey,
-    domain::{KeyId, KeyName, Scope, Scopes},
-    service::{self, KeyRecord, KeyService, NewKey, clock},
+    domain::{ApiKey, KeyId, KeyName, Scope, Scopes},
+    service::{KeyRecord, KeyService, NewKey, clock},
     settings::Settings,
 };
 
@@ -107,27 +106,25 @@ async fn run(service: &KeyService, action: KeysAction) -> Result<String, Command
         KeysAction::Create(options) => {
             let (key, text) = generate()?;
             let new = NewKey {
-                id: key.id,
-                digest: *key.digest.as_bytes(),
+                key,
                 name: options.name,
                 scopes: options.scopes.iter().flat_map(|scopes| scopes.iter()).collect(),
                 expires_at: options.expires.map(|expires| clock::now() + expires),
             };
-            service.create(new).await.map_err(failed)?;
+            service.create(new).await.map_err(CommandError::failed)?;
             Ok(format!("{text}\n"))
         }
         KeysAction::List { json } => {
-            let keys = service.list().await.map_err(failed)?;
+            let keys = service.list().await.map_err(CommandError::failed)?;
             Ok(if json { keys.iter().map(json_line).collect() } else { table(&keys, clock::now()) })
         }
         KeysAction::Rotate { id, overlap } => {
             let (key, text) = generate()?;
-            let new = (key.id, *key.digest.as_bytes());
-            service.rotate(id, new, overlap, Scopes::ALL).await.map_err(failed)?;
+            service.rotate(id, key, overlap, Scopes::ALL).await.map_err(CommandError::failed)?;
             Ok(format!("{text}\n"))
         }
         KeysAction::Revoke { id } => {
-            service.revoke(id).await.map_err(failed)?;
+            service.revoke(id).await.map_err(CommandError::failed)?;
             Ok(format!("{id} revoked\n"))
         }
         KeysAction::Generate => Ok(format!("{}\n", generate()?.1)),
@@ -136,15 +133,6 @@ async fn run(service: &KeyService, action: KeysAction) -> Result<String, Command
 
 fn generate() -> Result<(ApiKey, String), CommandError> {
     ApiKey::generate().map_err(|error| CommandError::failed(error.to_string()))
-}
-
-fn failed(error: service::Error) -> CommandError {
-    match error {
-        service::Error::KeyNotFound => {
-            CommandError::failed("there is no such key, or it no longer works or was rotated before")
-        }
-        error => CommandError::failed(error),
-    }
 }
 
 fn time(time: DateTime<Utc>) -> String {

@@ -22,8 +22,8 @@ use super::{
     request_info::RequestInfo,
 };
 use crate::{
-    auth::{ApiKey, Authenticator, Caller, Limited, RateLimits, Refusal},
-    domain::{Actor, Scope, Scopes, Subject, UserId},
+    auth::{Authenticator, Caller, Limited, RateLimits, Refusal},
+    domain::{Actor, ApiKey, Scope, Scopes, Subject, UserId},
     service::clock,
 };
 

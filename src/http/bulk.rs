@@ -161,10 +161,11 @@ pub(super) async fn write(
     let lines = Arc::new(move |rows: &[_]| line::of_rows(rows, options.dry_run));
     let import = Import { service: service.as_ref().clone(), options, keyed, from_line: 1, report: lines };
     let source = body_chunks(payload, options, http_options.request_timeout, info.clone());
+    let upload = Upload { import, format, source, in_flight, info: info.clone() };
     if options.atomic {
-        return write_atomically(import, format, source, in_flight, level, info).await;
+        return upload.write_atomically(level).await;
     }
-    let (is_replay, report) = start_import(import, format, source, in_flight, level, info.clone()).await?;
+    let (is_replay, report) = upload.start(level).await?;
     let mut response = response(StatusCode::OK, is_replay);
     if matches!(parameters.answer, Some(ResponseTime::Stream)) {
         return Ok(response.streaming(report.into_stream()));
@@ -177,55 +178,54 @@ pub(super) async fn write(
     respond_at_end(response, report).await.map_err(Problem::internal)
 }
 
-/// Writes all rows or none.
-async fn write_atomically(
+/// The rows of a request, and how they are written. The key stays in flight until the import has ended.
+struct Upload<S, G> {
     import: Import,
     format: Format,
-    source: impl Stream<Item = io::Result<Bytes>> + 'static,
-    in_flight: Option<impl Sized + 'static>,
-    level: ReportLevel,
+    source: S,
+    in_flight: Option<G>,
     info: Option<Rc<RequestInfo>>,
-) -> Result<HttpResponse, Problem> {
-    // In a separate task, so that it completes and keeps its key in flight even if the client disconnects.
-    let importing = async move {
-        let _in_flight = in_flight;
-        import_atomically(&import, format, source).await
-    };
-    let importing = actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
-    let chunk = importing.await.map_err(Problem::internal)?.map_err(problem)?;
-    let is_ok = chunk.is_committed || chunk.tally.refused == 0;
-    let status = if is_ok { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
-    Ok(response(status, chunk.is_replay).body(Filter::whole(level, chunk.report)))
 }
 
-/// Starts a task that imports the rows while this one sends the response, and awaits its first chunk, whose result
-/// decides the status. Returns whether that chunk is a stored response.
-async fn start_import(
-    import: Import,
-    format: Format,
-    source: impl Stream<Item = io::Result<Bytes>> + 'static,
-    in_flight: Option<impl Sized + 'static>,
-    level: ReportLevel,
-    info: Option<Rc<RequestInfo>>,
-) -> Result<(bool, Report), Problem> {
-    // At most one chunk waits between the two tasks.
-    let (sender, mut reports) = mpsc::channel::<Progress>(1);
-    let import_info = info.clone();
-    let importing = async move {
-        let _in_flight = in_flight;
-        let on_chunk = async |chunk: ChunkReport| sender.send(Ok(Some(chunk))).await.is_ok();
-        let end = match self::import(&import, format, source, on_chunk).await {
-            Ok(()) => Ok(None),
-            Err(ImportError::Disconnected) => return observe::client_disconnected(import_info.as_deref()),
-            Err(error) => Err(error),
+impl<S: Stream<Item = io::Result<Bytes>> + 'static, G: 'static> Upload<S, G> {
+    /// Writes all rows or none.
+    async fn write_atomically(self, level: ReportLevel) -> Result<HttpResponse, Problem> {
+        let Self { import, format, source, in_flight, info } = self;
+        // In a separate task, so that it completes even if the client disconnects.
+        let importing = async move {
+            let _in_flight = in_flight;
+            import_atomically(&import, format, source).await
         };
-        // Fails if the client has disconnected.
-        let _ = sender.send(end).await;
-    };
-    actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
-    let first = reports.recv().await.ok_or_else(|| Problem::internal("the import panicked"))?.map_err(problem)?;
-    let is_replay = first.as_ref().is_some_and(|chunk| chunk.is_replay);
-    Ok((is_replay, Report::new(reports, first, level, info)))
+        let importing = actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
+        let chunk = importing.await.map_err(Problem::internal)?.map_err(problem)?;
+        let is_ok = chunk.is_committed || chunk.tally.refused == 0;
+        let status = if is_ok { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+        Ok(response(status, chunk.is_replay).body(Filter::whole(level, chunk.report)))
+    }
+
+    /// Starts a task that imports the rows while this one sends the response, and awaits its first chunk, whose result
+    /// decides the status. Returns whether that chunk is a stored response.
+    async fn start(self, level: ReportLevel) -> Result<(bool, Report), Problem> {
+        let Self { import, format, source, in_flight, info } = self;
+        // At most one chunk waits between the two tasks.
+        let (sender, mut reports) = mpsc::channel::<Progress>(1);
+        let import_info = info.clone();
+        let importing = async move {
+            let _in_flight = in_flight;
+            let on_chunk = async |chunk: ChunkReport| sender.send(Ok(Some(chunk))).await.is_ok();
+            let end = match self::import(&import, format, source, on_chunk).await {
+                Ok(()) => Ok(None),
+                Err(ImportError::Disconnected) => return observe::client_disconnected(import_info.as_deref()),
+                Err(error) => Err(error),
+            };
+            // Fails if the client has disconnected.
+            let _ = sender.send(end).await;
+        };
+        actix_web::rt::spawn(request_info::on_behalf(info.as_deref(), importing));
+        let first = reports.recv().await.ok_or_else(|| Problem::internal("the import panicked"))?.map_err(problem)?;
+        let is_replay = first.as_ref().is_some_and(|chunk| chunk.is_replay);
+        Ok((is_replay, Report::new(reports, first, level, info)))
+    }
 }
 
 /// Responds once all rows are processed, with the length known. A report that exceeds the buffer is streamed.

@@ -20,11 +20,10 @@ use super::{
     body::{FromMembers, Members, Valid},
     path,
     problem::{Kind, Problem},
-    responses::{KeyBodyProblems, KeyIdProblems, ServerProblems},
+    responses::{KeyBodyProblems, KeyIdProblems, KeyRotationProblems, ServerProblems},
 };
 use crate::{
-    auth::ApiKey,
-    domain::{KeyId, KeyName, Scope, Scopes, ValidationError},
+    domain::{ApiKey, KeyId, KeyName, Scope, Scopes, ValidationError},
     service::{self, KeyRecord, KeyService, NewKey, clock},
 };
 
@@ -234,9 +233,8 @@ pub(super) async fn create(
     if let Some(scope) = scopes.iter().find(|scope| !caller.scopes().contain(*scope)) {
         return Err(scope_missing(scope));
     }
-    let (key, text) = ApiKey::generate().map_err(|error| Problem::internal(error.to_string()))?;
-    let new = NewKey { id: key.id, digest: *key.digest.as_bytes(), name, scopes, expires_at };
-    let record = service.create(new).await?;
+    let (key, text) = generate()?;
+    let record = service.create(NewKey { key, name, scopes, expires_at }).await?;
     tracing::info!(key = %record.id, scopes = %record.scopes, by = %caller.actor(), "API key created");
     Ok(HttpResponse::Created().json(KeyBody::new(record, Some(text))))
 }
@@ -256,6 +254,7 @@ pub(super) async fn create(
         (status = 201, description = "The new key was created", body = KeyBody),
         KeyBodyProblems,
         KeyIdProblems,
+        KeyRotationProblems,
         ServerProblems,
     ),
 )]
@@ -265,9 +264,8 @@ pub(super) async fn rotate(
     body: Valid<Rotation>,
     service: web::Data<KeyService>,
 ) -> Result<HttpResponse, Problem> {
-    let (key, text) = ApiKey::generate().map_err(|error| Problem::internal(error.to_string()))?;
-    let replacement = (key.id, *key.digest.as_bytes());
-    let record = match service.rotate(id.0, replacement, body.0.overlap, caller.scopes()).await {
+    let (key, text) = generate()?;
+    let record = match service.rotate(id.0, key, body.0.overlap, caller.scopes()).await {
         Err(service::Error::ScopesExceeded(scope)) => return Err(scope_missing(scope)),
         rotated => rotated?,
     };
@@ -294,4 +292,8 @@ pub(super) async fn revoke(
     let record = service.revoke(id.0).await?;
     tracing::info!(key = %record.id, by = %caller.actor(), "API key revoked");
     Ok(HttpResponse::NoContent().finish())
+}
+
+fn generate() -> Result<(ApiKey, String), Problem> {
+    ApiKey::generate().map_err(|error| Problem::internal(error.to_string()))
 }

@@ -164,8 +164,9 @@ impl From<service::Error> for Problem {
     fn from(error: service::Error) -> Self {
         let (kind, detail) = match &error {
             service::Error::NotFound => (Kind::UserNotFound, "There is no user with this id."),
-            service::Error::KeyNotFound => {
-                (Kind::KeyNotFound, "There is no such API key, or it no longer works or was rotated before.")
+            service::Error::KeyNotFound => (Kind::KeyNotFound, "There is no API key with this id."),
+            service::Error::KeyInactive => {
+                (Kind::KeyInactive, "The API key has been revoked or rotated, or has expired. Create a new one.")
             }
             service::Error::ScopesExceeded(_) => (Kind::ScopeMissing, "The caller lacks a scope of the API key."),
             service::Error::EmailTaken => (Kind::EmailTaken, "Another user has this email address."),

@@ -38,6 +38,8 @@ pub(super) struct AccessProblems;
 pub(super) struct KeyBodyProblems;
 /// For routes with the id of an API key in the path.
 pub(super) struct KeyIdProblems;
+/// For routes that replace an API key.
+pub(super) struct KeyRotationProblems;
 /// For routes that do not use the database.
 pub(super) struct HostProblems;
 /// For routes that use the database.
@@ -155,6 +157,12 @@ impl IntoResponses for KeyBodyProblems {
 impl IntoResponses for KeyIdProblems {
     fn responses() -> Responses {
         responses(&[Kind::InvalidId, Kind::KeyNotFound])
+    }
+}
+
+impl IntoResponses for KeyRotationProblems {
+    fn responses() -> Responses {
+        responses(&[Kind::KeyInactive])
     }
 }
 

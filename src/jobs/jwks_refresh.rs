@@ -4,45 +4,42 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::auth::{JwksSource, TokenVerifier};
+use crate::{
+    auth::{JwksSource, TokenVerifier},
+    error_chain::chain,
+};
 
-/// Times between two reads.
-pub(super) struct Intervals {
-    /// Without a reason.
-    usual: Duration,
-    /// The least if a token names an unknown key, or if reading failed: anyone can make up such tokens.
-    least: Duration,
-    /// Until they have been read for the first time.
-    first: Duration,
-}
+/// How often the keys are read without a reason.
+const INTERVAL: Duration = Duration::from_mins(10);
+/// How often at most they are read because a token names an unknown key, or because reading failed: anyone can make up
+/// such tokens.
+const MIN_INTERVAL: Duration = Duration::from_mins(1);
+/// How often they are read until that has succeeded for the first time.
+const FIRST_INTERVAL: Duration = Duration::from_secs(2);
 
-pub(super) const INTERVALS: Intervals =
-    Intervals { usual: Duration::from_mins(10), least: Duration::from_mins(1), first: Duration::from_secs(2) };
-
-pub(super) async fn run(verifier: Arc<TokenVerifier>, source: JwksSource, intervals: Intervals) {
+pub(super) async fn run(verifier: Arc<TokenVerifier>, source: JwksSource) {
     loop {
         let read_at = Instant::now();
-        let outcome = source.read().await.and_then(|jwks| verifier.replace_keys(&jwks).map_err(Into::into));
-        let pause = match outcome {
-            Ok(count) => {
-                if count == 0 {
-                    tracing::warn!(%source, "the JWKS has no usable key");
-                } else {
-                    tracing::debug!(%source, count, "signing keys read");
-                }
-                intervals.usual
-            }
-            Err(error) => {
-                let error = crate::error_chain::chain(error.as_ref());
-                let known_keys = verifier.key_count();
-                tracing::warn!(%source, error, known_keys, "cannot read the JWKS; keys that are known stay valid");
-                if known_keys.is_some() { intervals.least } else { intervals.first }
-            }
-        };
+        let interval = refresh(&verifier, &source).await;
         // A token that names an unknown key ends the pause, but not before the minimum.
-        sleep_until(read_at + pause.min(intervals.least)).await;
-        let _ = timeout_at(read_at + pause, verifier.unknown_key()).await;
+        sleep_until(read_at + interval.min(MIN_INTERVAL)).await;
+        let _ = timeout_at(read_at + interval, verifier.unknown_key()).await;
     }
+}
+
+/// Reads the keys. Returns the time until the next read.
+async fn refresh(verifier: &TokenVerifier, source: &JwksSource) -> Duration {
+    match source.read().await.and_then(|jwks| verifier.replace_keys(&jwks).map_err(Into::into)) {
+        Ok(0) => tracing::warn!(%source, "the JWKS has no usable key"),
+        Ok(count) => tracing::debug!(%source, count, "signing keys read"),
+        Err(error) => {
+            let error = chain(error.as_ref());
+            let known_keys = verifier.key_count();
+            tracing::warn!(%source, error, known_keys, "cannot read the JWKS; keys that are known stay valid");
+            return if known_keys.is_some() { MIN_INTERVAL } else { FIRST_INTERVAL };
+        }
+    }
+    INTERVAL
 }
 
 #[cfg(test)]
@@ -52,49 +49,38 @@ mod tests {
     use super::*;
     use crate::auth::TokenRules;
 
-    /// Waits until the file has been read after this change, which the log does not show.
-    async fn until(condition: impl Fn() -> bool) {
-        tokio::time::timeout(Duration::from_secs(30), async {
-            while !condition() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await
-        .unwrap();
-    }
-
     #[test]
     fn known_keys_survive_a_source_that_is_away_and_new_ones_are_read() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let file = std::env::temp_dir().join(format!("users-api-jwks-{}.json", std::process::id()));
-            let rules = TokenRules {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("jwks.json");
+            let verifier = TokenVerifier::new(TokenRules {
                 issuer: "i".to_owned(),
                 audience: "a".to_owned(),
                 algorithms: vec![Algorithm::EdDSA],
                 scope_claim: "scope".to_owned(),
-            };
-            let verifier = Arc::new(TokenVerifier::new(rules));
-            let short = Duration::from_millis(5);
-            let intervals = Intervals { usual: short, least: short, first: short };
+            });
             let source = JwksSource::new(file.to_str().unwrap());
-            let job = tokio::spawn(run(Arc::clone(&verifier), source, intervals));
-            assert_eq!(verifier.key_count(), None, "not read yet");
+            let refreshed = async |jwks: Option<&str>| {
+                if let Some(jwks) = jwks {
+                    std::fs::write(&file, jwks).unwrap();
+                }
+                let interval = refresh(&verifier, &source).await;
+                (interval, verifier.key_count())
+            };
+            assert_eq!(refreshed(None).await, (FIRST_INTERVAL, None));
             let jwk = |id: &str| format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"{id}","x":"{}"}}"#, "A".repeat(43));
-            std::fs::write(&file, format!(r#"{{"keys":[{}]}}"#, jwk("a"))).unwrap();
-            until(|| verifier.key_count() == Some(1)).await;
+            let one = format!(r#"{{"keys":[{}]}}"#, jwk("a"));
+            assert_eq!(refreshed(Some(&one)).await, (INTERVAL, Some(1)));
             for broken in ["", "{}", "[]", "no JSON"] {
-                std::fs::write(&file, broken).unwrap();
-                tokio::time::sleep(short * 4).await;
-                assert_eq!(verifier.key_count(), Some(1), "{broken}");
+                assert_eq!(refreshed(Some(broken)).await, (MIN_INTERVAL, Some(1)), "{broken}");
             }
             std::fs::remove_file(&file).unwrap();
-            tokio::time::sleep(short * 4).await;
-            assert_eq!(verifier.key_count(), Some(1));
-            std::fs::write(&file, format!(r#"{{"keys":[{},{}]}}"#, jwk("a"), jwk("b"))).unwrap();
-            until(|| verifier.key_count() == Some(2)).await;
-            job.abort();
-            std::fs::remove_file(&file).unwrap();
+            assert_eq!(refreshed(None).await, (MIN_INTERVAL, Some(1)));
+            let two = format!(r#"{{"keys":[{},{}]}}"#, jwk("a"), jwk("b"));
+            assert_eq!(refreshed(Some(&two)).await, (INTERVAL, Some(2)));
+            assert_eq!(refreshed(Some(r#"{"keys":[]}"#)).await, (INTERVAL, Some(0)), "what the provider says counts");
         });
     }
 }

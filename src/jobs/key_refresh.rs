@@ -7,9 +7,9 @@ use orm_pool::Pool;
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    auth::{Authenticator, Digest, StoredKey},
-    domain::KeyId,
-    service::{Error, KeyService},
+    auth::{Authenticator, StoredKey},
+    domain::{ApiKey, KeyDigest, KeyId},
+    service::{Error, KeyRecord, KeyService},
 };
 
 /// How often uses are stored. A key in constant use causes one update per process and minute.
@@ -25,11 +25,10 @@ pub(crate) async fn refresh(
     authenticator: &Authenticator,
 ) -> Result<Vec<(KeyId, DateTime<Utc>)>, Error> {
     let keys = service.verifiers().await.inspect_err(|_| authenticator.keys_unavailable())?;
-    let stored = |(record, digest): (crate::service::KeyRecord, [u8; 32])| StoredKey {
-        id: record.id,
-        digest: Digest::from_bytes(digest),
+    let stored = |(record, digest): (KeyRecord, KeyDigest)| StoredKey {
+        key: ApiKey { id: record.id, digest },
         scopes: record.scopes,
-        ends_at: record.expires_at,
+        expires_at: record.expires_at,
     };
     // A revoked key has ended, whatever the clock of this machine says.
     let working = keys.into_iter().filter(|(record, _)| record.revoked_at.is_none());

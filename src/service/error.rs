@@ -16,9 +16,12 @@ pub enum Error {
     /// No user has this id.
     #[error("user not found")]
     NotFound,
-    /// No API key has this id, or it no longer works.
+    /// No API key has this id.
     #[error("API key not found")]
     KeyNotFound,
+    /// The API key has been revoked or rotated, or has expired.
+    #[error("API key inactive: revoked, rotated or expired")]
+    KeyInactive,
     /// The caller would get a scope that it does not have.
     #[error("the caller lacks the scope {0}")]
     ScopesExceeded(Scope),

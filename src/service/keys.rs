@@ -13,17 +13,15 @@ use sea_orm::{
 
 use super::{Error, clock, error::database};
 use crate::{
-    domain::{KeyId, KeyName, Scopes},
+    domain::{ApiKey, KeyDigest, KeyId, KeyName, Scopes},
     error_chain::chain,
 };
 
 /// A key to be stored.
 #[derive(Clone)]
 pub struct NewKey {
-    /// The id of the key.
-    pub id: KeyId,
-    /// The SHA-256 of the key.
-    pub digest: [u8; 32],
+    /// Its id and digest.
+    pub key: ApiKey,
     /// What it is for.
     pub name: KeyName,
     /// What its holder may do.
@@ -54,7 +52,7 @@ pub struct KeyRecord {
 }
 
 /// A stored key and its digest, to verify callers.
-type Verifier = (KeyRecord, [u8; 32]);
+type Verifier = (KeyRecord, KeyDigest);
 
 /// The use cases of API keys.
 #[derive(Clone, Debug)]
@@ -111,8 +109,8 @@ impl KeyService {
         Ok(self.verifiers().await?.into_iter().map(|(record, _)| record).collect())
     }
 
-    /// Returns all keys with their digests, oldest first. A row that is not valid is reported and left out, so that it
-    /// locks nobody else out.
+    /// Returns all keys with their digests, oldest first. A row that is not valid is reported and left out, so that the
+    /// other keys still work.
     ///
     /// # Errors
     ///
@@ -157,30 +155,24 @@ impl KeyService {
     ///
     /// # Errors
     ///
-    /// [`Error::KeyNotFound`], also if the key has been revoked or rotated or has expired; [`Error::ScopesExceeded`].
-    pub async fn rotate(
-        &self,
-        old: KeyId,
-        new: (KeyId, [u8; 32]),
-        overlap: Duration,
-        limit: Scopes,
-    ) -> Result<KeyRecord, Error> {
+    /// [`Error::KeyNotFound`]; [`Error::KeyInactive`] if the key has been revoked or rotated or has expired;
+    /// [`Error::ScopesExceeded`].
+    pub async fn rotate(&self, old: KeyId, new: ApiKey, overlap: Duration, limit: Scopes) -> Result<KeyRecord, Error> {
         self.pool
             .transaction("keys.rotate", move |transaction| async move {
                 let now = clock::now();
                 let row = find_for_update(&transaction, old).await?;
                 let is_replaced = row.revoked_at.is_some() || row.replaced_by.is_some();
                 if is_replaced || row.expires_at.is_some_and(|end| end <= now) {
-                    return Err(Error::KeyNotFound);
+                    return Err(Error::KeyInactive);
                 }
                 let scopes = parse_scopes(&row.scopes);
                 if let Some(scope) = scopes.iter().find(|scope| !limit.contain(*scope)) {
                     return Err(Error::ScopesExceeded(scope));
                 }
-                let (id, digest) = new;
                 let next = Model {
-                    id: id.as_str().to_owned(),
-                    digest: digest.to_vec(),
+                    id: new.id.as_str().to_owned(),
+                    digest: new.digest.as_bytes().to_vec(),
                     // Without scopes that only a newer version of this program knows: they were not compared.
                     scopes: scopes.to_string(),
                     created_at: now,
@@ -195,7 +187,7 @@ impl KeyService {
                 Entity::update_many()
                     .filter(Column::Id.eq(old.as_str()))
                     .col_expr(Column::ExpiresAt, Expr::value(end))
-                    .col_expr(Column::ReplacedBy, Expr::value(id.as_str()))
+                    .col_expr(Column::ReplacedBy, Expr::value(new.id.as_str()))
                     .exec(&transaction)
                     .await
                     .map_err(database)?;
@@ -233,8 +225,8 @@ impl KeyService {
 
 fn new_row(key: &NewKey) -> Model {
     Model {
-        id: key.id.as_str().to_owned(),
-        digest: key.digest.to_vec(),
+        id: key.key.id.as_str().to_owned(),
+        digest: key.key.digest.as_bytes().to_vec(),
         name: key.name.as_str().to_owned(),
         scopes: key.scopes.to_string(),
         created_at: clock::now(),
@@ -264,7 +256,8 @@ fn record(row: Model) -> Result<Verifier, Error> {
         replaced_by: replaced_by.and_then(|id| id.parse().ok()),
         last_used_at,
     };
-    Ok((record, digest.try_into().map_err(|_| invalid("digest"))?))
+    let digest = digest.try_into().map_err(|_| invalid("digest"))?;
+    Ok((record, KeyDigest::from_bytes(digest)))
 }
 
 /// Parses stored scopes. One that only a newer version of this program knows permits nothing here.

@@ -9,7 +9,7 @@ use super::{
     Invalid,
     declaration::{Allowed, section},
 };
-use crate::auth::{ApiKey, TokenRules};
+use crate::{auth::TokenRules, domain::ApiKey};
 
 section! {
     /// `auth.*`: who may use the service.

@@ -1,11 +1,6 @@
 //! The section `[limits]`.
 
-use std::num::NonZeroU32;
-
-use super::{
-    Invalid,
-    declaration::{Allowed, section},
-};
+use super::declaration::{Allowed, section};
 use crate::auth::{Rate, RateLimits};
 
 section! {
@@ -15,31 +10,19 @@ section! {
         /// limit. A request that reads or writes single users counts as 1, with count=exact as 10, and an import or
         /// export as 50. More requests get a 429. Too low: valid clients are refused. Too high: one client can use up
         /// the service.
-        per_caller: String = "200/s", Allowed::Described(Rate::FORM);
+        per_caller: Rate = "200/s", Allowed::Described(Rate::FORM);
         /// How much of it a caller may use at once, 50 to 1000000.
         burst: u32 = 400, Allowed::Integer { min: 50, max: 1_000_000 };
-        /// Rate of the requests with invalid credentials from each client address, per process; 0 = no limit. More of
-        /// them get a 429 instead of a 401. A valid key works from every address.
-        failures_per_address: String = "60/m", Allowed::Described(Rate::FORM);
+        /// Rate of the requests with invalid credentials from each client address, per process, of which 60 may arrive
+        /// at once; 0 = no limit. More of them get a 429 instead of a 401. A valid key works from every address.
+        failures_per_address: Rate = "60/m", Allowed::Described(Rate::FORM);
     }
 }
 
 impl LimitsSettings {
-    pub(super) fn validate(&self) -> Result<(), Invalid> {
-        for (key, rate) in
-            [("limits.per_caller", &self.per_caller), ("limits.failures_per_address", &self.failures_per_address)]
-        {
-            Rate::parse(rate).map_err(|_| Invalid::not_allowed(key))?;
-        }
-        Ok(())
-    }
-
     /// Returns the limits.
     #[must_use]
     pub fn rate_limits(&self) -> RateLimits {
-        // The settings have been validated.
-        let rate = |text: &str| Rate::parse(text).unwrap_or_default();
-        let burst = NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN);
-        RateLimits::new(rate(&self.per_caller), burst, rate(&self.failures_per_address))
+        RateLimits::new(self.per_caller, self.burst, self.failures_per_address)
     }
 }

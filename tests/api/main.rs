@@ -20,6 +20,7 @@
 )]
 
 mod admin_listener;
+mod api_keys;
 mod architecture;
 mod auth;
 mod batching;
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
     if harness::is_batching() {
         suites.extend([
             suite("auth", auth::cases()),
+            suite("api_keys", api_keys::cases()),
             suite("secure_start", secure_start::cases()).without_engine(),
             suite("bulk", bulk::cases()),
             suite("bulk_responses", bulk_responses::cases()),

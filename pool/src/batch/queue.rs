@@ -6,21 +6,20 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
-use sea_orm::DbErr;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{Instrument, Span};
 
+use super::{
+    config::BatchConfig,
+    request::{Group, Key, PendingRequest, Reply, Value},
+};
 use crate::{
     context::{self, OperationContext},
     error::Error,
-    exec::{
-        connection::Connection,
-        operation::{Kind, RunOptions, run},
-    },
+    exec::operation::{RunOptions, run},
     inner::{PoolInner, lease::Lease},
     options::PoolOptions,
     set::{Access, AcquireError, WaiterKind},
@@ -31,40 +30,6 @@ const OVERLAP_AFTER: Duration = Duration::from_millis(10);
 /// Lock timeout of a shared transaction. After that each request is retried individually: only the blocked one waits
 /// for the lock, up to the statement timeout.
 const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(250);
-
-pub(super) type Body<K, V> = dyn Fn(Connection, Arc<[K]>) -> BoxFuture<'static, Result<Vec<V>, DbErr>> + Send + Sync;
-
-type Grouping<K, V> = fn(Vec<PendingRequest<K, V>>) -> Vec<Group<K, V>>;
-
-/// How operations of one kind share statements.
-pub(super) struct BatchConfig<K, V> {
-    pub(super) operation: &'static str,
-    /// The kind of operation for a single request.
-    pub(super) single: Kind,
-    /// The kind of operation for several requests.
-    pub(super) several: Kind,
-    /// Maximum number of concurrent statements.
-    pub(super) in_flight: u32,
-    /// Groups requests that share a value.
-    pub(super) group: Grouping<K, V>,
-    /// Clones a value for other requests with the same key; returns `None` for writes, which are never grouped.
-    pub(super) copy: fn(&V) -> Option<V>,
-    pub(super) body: Box<Body<K, V>>,
-    pub(super) sizes: metrics::Histogram,
-}
-
-impl<K, V> BatchConfig<K, V> {
-    pub(super) async fn run_body(&self, db: Connection, keys: Arc<[K]>) -> Result<Vec<V>, Error> {
-        let count = keys.len();
-        let values = (self.body)(db, keys).await?;
-        if values.len() == count { Ok(values) } else { Err(wrong_count(self.operation)) }
-    }
-}
-
-/// Returns the error for a body that returns the wrong number of values.
-pub(super) fn wrong_count(operation: &str) -> Error {
-    Error::Database(DbErr::Custom(format!("the body of {operation} did not return one value per key")))
-}
 
 /// Pending requests, and the number of statements in flight for them.
 pub(super) struct BatchQueue<K, V> {
@@ -78,39 +43,6 @@ struct State<K, V> {
     waiting: BTreeMap<u64, PendingRequest<K, V>>,
     in_flight: u32,
 }
-
-/// A request that waits for a statement.
-pub(super) struct PendingRequest<K, V> {
-    pub(super) key: K,
-    reply: oneshot::Sender<Reply<V>>,
-    context: Arc<OperationContext>,
-    span: Span,
-}
-
-/// Requests with the same key.
-pub(super) struct Group<K, V> {
-    first: PendingRequest<K, V>,
-    pub(super) others: Vec<PendingRequest<K, V>>,
-}
-
-impl<K, V> Group<K, V> {
-    pub(super) fn of_one(first: PendingRequest<K, V>) -> Self {
-        Self { first, others: Vec::new() }
-    }
-}
-
-pub(super) enum Reply<V> {
-    Value(V),
-    Failed(Error),
-    /// The shared statement failed without any effect.
-    RetryIndividually,
-}
-
-/// The bounds of keys and values.
-pub(super) trait Key: Clone + Send + Sync + 'static {}
-impl<K: Clone + Send + Sync + 'static> Key for K {}
-pub(super) trait Value: Send + 'static {}
-impl<V: Send + 'static> Value for V {}
 
 impl<K, V> BatchQueue<K, V> {
     pub(super) fn new(inner: Arc<PoolInner>, config: Arc<BatchConfig<K, V>>) -> Self {

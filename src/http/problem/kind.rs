@@ -37,7 +37,7 @@ pub(in crate::http) enum Kind {
     NotFound,
     /// The user does not exist.
     UserNotFound,
-    /// The API key does not exist, or no longer works.
+    /// The API key does not exist.
     KeyNotFound,
     /// The path does not support the method.
     MethodNotAllowed,
@@ -51,6 +51,8 @@ pub(in crate::http) enum Kind {
     EmailTaken,
     /// Another request changed the user at the same time.
     VersionConflict,
+    /// The API key has been revoked or rotated, or has expired.
+    KeyInactive,
     /// The first request with this key is still in progress.
     IdempotencyKeyInUse,
     /// The user is at another version than the request requires.
@@ -82,7 +84,7 @@ pub(in crate::http) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 35] = [
+    const ALL: [Self; 36] = [
         Self::MalformedRequest,
         Self::HeadTimeout,
         Self::HeadTooLarge,
@@ -104,6 +106,7 @@ impl Kind {
         Self::BodyTimeout,
         Self::EmailTaken,
         Self::VersionConflict,
+        Self::KeyInactive,
         Self::IdempotencyKeyInUse,
         Self::PreconditionFailed,
         Self::PreconditionRequired,
@@ -148,6 +151,7 @@ impl Kind {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body-timeout", "Request body timeout"),
             Self::EmailTaken => (StatusCode::CONFLICT, "email-taken", "Email already in use"),
             Self::VersionConflict => (StatusCode::CONFLICT, "version-conflict", "Version conflict"),
+            Self::KeyInactive => (StatusCode::CONFLICT, "key-inactive", "API key inactive"),
             Self::IdempotencyKeyInUse => (StatusCode::CONFLICT, "idempotency-key-in-use", "Idempotency key in use"),
             Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed"),
             Self::PreconditionRequired => {

@@ -7,7 +7,7 @@ use orm_pool::Connection;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use sha2::{Digest, Sha256};
 
-use super::{UserService, create::insert_if_email_free, update_row};
+use super::{UserService, change::update_row, create::insert_if_email_free};
 use crate::{
     domain::UserId,
     service::{

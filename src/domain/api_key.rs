@@ -4,10 +4,10 @@
 //! without a look-up. Only the SHA-256 of a key is stored: its secret has 256 random bits, so that a slow password hash
 //! would add nothing.
 
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::domain::KeyId;
+use super::KeyId;
 
 const PREFIX: &str = "uak_";
 /// Letters and digits with at least 256 bits.
@@ -19,9 +19,9 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 
 /// The SHA-256 of a key's id and secret, the only thing that is stored of its secret.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Digest([u8; 32]);
+pub struct KeyDigest([u8; 32]);
 
-impl Digest {
+impl KeyDigest {
     /// Returns the digest with these bytes, as they are stored.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
@@ -47,7 +47,7 @@ pub struct ApiKey {
     /// The id by which it is found.
     pub id: KeyId,
     /// The digest that proves it.
-    pub digest: Digest,
+    pub digest: KeyDigest,
 }
 
 impl ApiKey {
@@ -82,7 +82,7 @@ impl ApiKey {
         }
         // 55 bytes, which is one block: prefix and checksum would add a second one, and no information.
         let digest = Sha256::new().chain_update(id).chain_update(secret).finalize();
-        Some(Self { id: KeyId::from_bytes(*id)?, digest: Digest(digest.into()) })
+        Some(Self { id: KeyId::from_bytes(*id)?, digest: KeyDigest(digest.into()) })
     }
 }
 
