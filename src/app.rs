@@ -18,7 +18,7 @@ use crate::{
     connections::{Connections, Limits},
     exchange::CursorSigner,
     http::{Hosts, HttpOptions, PublicUrl, RouteSet, State},
-    jobs::{AuthJobs, Jobs, refresh_keys},
+    jobs::{AuthJobs, Jobs, Retention, refresh_keys},
     lifecycle::{
         GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges,
         prepare_schema, store_bootstrap_key,
@@ -27,6 +27,7 @@ use crate::{
     service::{self, KeyService},
     settings::{AuthMode, Migrate, Settings},
     telemetry,
+    tls::{Certificate, CertificateError},
 };
 
 /// Why the service could not start.
@@ -44,6 +45,9 @@ pub enum StartError {
     /// A signal stopped the startup.
     #[error("stopped")]
     Stopped,
+    /// The certificate of the listeners cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The address could not be bound.
     #[error("cannot listen on {address}")]
     Listen {
@@ -79,8 +83,9 @@ pub struct Application {
     connections: Connections,
     state: State,
     pool: Pool,
+    certificate: Option<Arc<Certificate>>,
     auth: AuthJobs,
-    idempotency_retention: Duration,
+    retention: Retention,
     drain_delay: Duration,
     shutdown_timeout: Duration,
 }
@@ -102,6 +107,8 @@ impl Application {
     /// As [`build`](Self::build); [`StartError::Stopped`] after a stop request.
     pub async fn build_interruptible(settings: Settings, stop: StopRequest) -> Result<Self, StartError> {
         let url = settings.database.url()?;
+        let files = settings.server.tls.files();
+        let certificate = files.map(|(certificate, key)| Certificate::read(certificate, key)).transpose()?;
         // The recorder must exist before the pool, which records metrics from its first connection on.
         let metrics = telemetry::metrics();
         // Raises the limit of open files, so it must precede the pool, which opens some.
@@ -112,7 +119,7 @@ impl Application {
         );
         let pool = stop.run_until_requested(Pool::connect(&url, &settings.pool)).await.ok_or(StartError::Stopped)??;
         tracing::info!(database = %url, max = settings.pool.max, min = settings.pool.min, "pool opened");
-        match Self::with_pool(pool.clone(), &settings, limits, metrics, &stop).await {
+        match Self::with_pool(pool.clone(), &settings, limits, certificate, metrics, &stop).await {
             Ok(application) => Ok(application),
             Err(error) => {
                 let timeout = if stop.is_requested() { INTERRUPTED_CLOSE_TIMEOUT } else { settings.pool.acquire };
@@ -128,6 +135,7 @@ impl Application {
         pool: Pool,
         settings: &Settings,
         limits: Limits,
+        certificate: Option<Arc<Certificate>>,
         metrics: PrometheusHandle,
         stop: &StopRequest,
     ) -> Result<Self, StartError> {
@@ -165,7 +173,9 @@ impl Application {
         };
         let shared = listeners.iter().map(|(listener, state)| Ok((listener.try_clone()?, state.clone())));
         let shared = shared.collect::<io::Result<_>>().map_err(StartError::Server)?;
-        let server = server::start(shared, &settings.server, limits, &connections).map_err(StartError::Server)?;
+        let tls = certificate.clone().map(Certificate::server_config).transpose()?;
+        let server =
+            server::start(shared, &settings.server, limits, &connections, tls.as_ref()).map_err(StartError::Server)?;
         Ok(Self {
             server,
             listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
@@ -174,8 +184,9 @@ impl Application {
             connections,
             state,
             pool,
+            certificate,
             auth,
-            idempotency_retention: settings.idempotency.keep,
+            retention: Retention { idempotency_keys: settings.idempotency.keep, journal: settings.journal.keep },
             drain_delay: settings.server.drain_delay,
             shutdown_timeout: settings.server.shutdown_timeout,
         })
@@ -215,6 +226,12 @@ impl Application {
         self.pool.clone()
     }
 
+    /// Returns the certificate of the listeners; `None` without TLS.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.certificate.clone()
+    }
+
     /// Serves requests until `stop` completes, then shuts down in [`Phase`](crate::lifecycle::Phase)s.
     ///
     /// # Errors
@@ -224,7 +241,7 @@ impl Application {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ShutdownError> {
         let handle = self.server.handle();
         let mut server = tokio::spawn(self.server);
-        let jobs = Jobs::start(self.pool.clone(), self.idempotency_retention, self.auth);
+        let jobs = Jobs::start(self.pool.clone(), self.retention, self.auth);
         if let Some(address) = self.admin_address {
             tracing::info!(%address, "listening for operators");
         }

@@ -85,6 +85,10 @@ enum Command {
         #[command(subcommand)]
         action: commands::KeysAction,
     },
+    /// Print who has changed which user, newest first
+    ///
+    /// Changes are recorded for journal.keep. Those of a deleted user are kept without its name and email.
+    Audit(commands::AuditOptions),
     /// Print the OpenAPI document
     Openapi,
     /// Print the effective settings and the origin of each value
@@ -137,6 +141,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Import(options) => commands::import(&settings()?, &options),
         Command::Export(options) => commands::export(&settings()?, &options),
         Command::Keys { action } => commands::keys(&settings()?, action),
+        Command::Audit(options) => commands::audit(&settings()?, &options),
         Command::Openapi => commands::interruptible(commands::openapi),
         Command::Config(options) => {
             let layers = layers()?;

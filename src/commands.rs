@@ -1,5 +1,6 @@
 //! The commands of the CLI, one file each.
 
+mod audit;
 mod bulk;
 mod completions;
 mod config;
@@ -10,6 +11,7 @@ mod interruptible;
 mod keys;
 mod migrate;
 mod openapi;
+mod operator;
 mod serve;
 
 use std::{
@@ -20,6 +22,7 @@ use std::{
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use self::{
+    audit::{AuditOptions, audit},
     completions::{CompletionsOptions, ManOptions, completions, man},
     config::{ConfigOptions, config},
     export::{ExportOptions, export},
@@ -66,8 +69,13 @@ fn runtime() -> Result<Runtime, CommandError> {
 
 /// Prints to standard output. A reader that closes the pipe early (`| head`) is not an error.
 fn print(text: &str) -> Result<(), CommandError> {
+    print_if_open(text).map(drop)
+}
+
+/// Prints to standard output. Returns `false` if its reader has closed it.
+fn print_if_open(text: &str) -> Result<bool, CommandError> {
     match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::failed(error)),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).map_err(CommandError::failed),
     }
 }

@@ -9,7 +9,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::Poll,
     time::Instant,
@@ -99,6 +99,8 @@ struct Open {
 struct Activity {
     /// Microseconds since the registry was created, or [`BUSY`].
     idle_since: AtomicU64,
+    /// Requests in flight: several on a connection of HTTP/2.
+    in_flight: AtomicU32,
     is_closing: AtomicBool,
     /// Wakes the connection's task. Registered again for each request, and therefore lock-free.
     waker: AtomicWaker,
@@ -222,6 +224,7 @@ impl OpenConnection {
 
     /// Marks the connection as busy until the guard is dropped.
     pub(crate) fn begin_request(&self) -> InFlightGuard {
+        self.activity.in_flight.fetch_add(1, Ordering::Relaxed);
         self.activity.idle_since.store(BUSY, Ordering::Relaxed);
         InFlightGuard(self.registry.clone(), Arc::clone(&self.activity))
     }
@@ -229,7 +232,10 @@ impl OpenConnection {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.1.idle_since.store(self.0.now(), Ordering::Relaxed);
+        // The requests of a connection share a thread.
+        if self.1.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.1.idle_since.store(self.0.now(), Ordering::Relaxed);
+        }
     }
 }
 

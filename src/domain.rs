@@ -3,11 +3,12 @@
 //! Input is parsed once, where it enters the program: into a [`Name`] or an [`Email`], or it is rejected with a
 //! [`ValidationError`]. No later code checks it again. A [`UserId`] contains the creation time, a [`Prefix`] is a range
 //! of search keys, and a [`Precondition`] states which [`Version`]s of a user a request applies to. A caller has
-//! [`Scopes`], proves them by an [`ApiKey`] for example, and is an [`Actor`] to the log. This module uses no
-//! other module of the crate.
+//! [`Scopes`], proves them by an [`ApiKey`] for example, and is an [`Actor`] to the log, and
+//! the [`Author`] of its changes to the journal. This module uses no other module of the crate.
 
 mod access;
 mod api_key;
+mod author;
 mod email;
 mod id;
 mod name;
@@ -21,6 +22,7 @@ use unicode_normalization::UnicodeNormalization;
 pub use self::{
     access::{Actor, KeyId, KeyName, Scope, Scopes, Subject},
     api_key::{ApiKey, KeyDigest},
+    author::Author,
     email::Email,
     id::UserId,
     name::Name,

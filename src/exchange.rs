@@ -28,7 +28,7 @@ pub use self::{
     import::{ChunkReport, Import, ImportError, Report, import, import_atomically},
     outcome::{Refused, Row, Tally},
     query::{
-        ExportParameters, ExportQuery, ListParameters, ListQuery, ParameterError, ParameterValue, Parameters,
+        ExportParameters, ExportQuery, Limit, ListParameters, ListQuery, ParameterError, ParameterValue, Parameters,
         QueryError, QueryParameters, SelectionParameters, UserSort, parameter_names, read, word,
     },
     reader::Reader,

@@ -13,7 +13,7 @@
 //! 6. `cors`: responses for pages of other origins, if there are such.
 //! 7. `access`: who is calling, and whether the caller has the scope that the route requires. `route` registers no
 //!    route without it.
-//! 8. A handler in `users`, `bulk`, `export`, `keys`, `ops` or `docs`; `fallback` for any other path or method.
+//! 8. A handler in `users`, `history`, `bulk`, `export`, `keys`, `ops` or `docs`; `fallback` for any other path or method.
 //!
 //! The extractors of the handlers refuse invalid input with a `Problem` (`problem`): `body` parses JSON, `query` query
 //! strings, `conditions` and `etag` conditional requests, `idempotency` keys. The parameters and cursors of a query are
@@ -32,6 +32,7 @@ mod etag;
 mod export;
 mod fallback;
 mod framing;
+mod history;
 mod host;
 mod idempotency;
 mod keys;
@@ -76,7 +77,7 @@ use crate::{
     auth::Authenticator,
     exchange::CursorSigner,
     lifecycle::CurrentPhase,
-    service::{KeyService, UserService},
+    service::{Journal, KeyService, UserService},
 };
 
 /// The options of request handling.
@@ -97,6 +98,7 @@ pub struct HttpOptions {
 pub struct State {
     set: RouteSet,
     service: web::Data<UserService>,
+    journal: web::Data<Journal>,
     keys: web::Data<KeyService>,
     authenticator: web::Data<Authenticator>,
     pool: web::Data<Pool>,
@@ -127,6 +129,7 @@ impl State {
         Self {
             set: RouteSet::All,
             service: web::Data::new(UserService::new(pool.clone())),
+            journal: web::Data::new(Journal::new(pool.clone())),
             keys: web::Data::new(KeyService::new(pool.clone())),
             authenticator: web::Data::from(authenticator),
             pool: web::Data::new(pool),
@@ -196,7 +199,8 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
             .protected(users::__path_find, users::find)
             .protected(users::__path_replace, users::replace)
             .protected(users::__path_patch, users::patch)
-            .protected(users::__path_remove, users::remove);
+            .protected(users::__path_remove, users::remove)
+            .protected(history::__path_history, history::history);
     }
     routes.public(ops::__path_live, ops::live).public(ops::__path_ready, ops::ready);
     if set != RouteSet::Clients {
@@ -255,6 +259,7 @@ pub fn app(
         .app_data(state.options)
         .app_data(state.hosts)
         .app_data(state.service)
+        .app_data(state.journal)
         .app_data(state.keys)
         .app_data(state.authenticator)
         .app_data(state.pool)

@@ -1,10 +1,10 @@
 //! Background jobs of the running service.
 
 mod auth_upkeep;
-mod idempotency_sweeper;
 mod jwks_refresh;
 mod key_refresh;
 mod metrics_upkeep;
+mod sweepers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +19,15 @@ pub(crate) struct Jobs {
     _tasks: JoinSet<()>,
 }
 
+/// How long rows are kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Retention {
+    /// Stored responses to requests with an idempotency key.
+    pub(crate) idempotency_keys: Duration,
+    /// Entries of the journal.
+    pub(crate) journal: Duration,
+}
+
 /// What the jobs of authentication need.
 pub(crate) struct AuthJobs {
     pub(crate) authenticator: Arc<Authenticator>,
@@ -29,8 +38,8 @@ pub(crate) struct AuthJobs {
 }
 
 impl Jobs {
-    /// Starts all jobs. `retention` is how long stored responses are kept.
-    pub(crate) fn start(pool: Pool, retention: Duration, auth: AuthJobs) -> Self {
+    /// Starts all jobs.
+    pub(crate) fn start(pool: Pool, retention: Retention, auth: AuthJobs) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(metrics_upkeep::run());
         if auth.authenticator.is_required() {
@@ -41,7 +50,8 @@ impl Jobs {
                 tasks.spawn(jwks_refresh::run(verifier, source));
             }
         }
-        tasks.spawn(idempotency_sweeper::run(pool, retention));
+        tasks.spawn(sweepers::idempotency_keys(pool.clone(), retention.idempotency_keys));
+        tasks.spawn(sweepers::journal(pool, retention.journal));
         Self { _tasks: tasks }
     }
 }

@@ -3,11 +3,13 @@
 //! Start with [`UserService`]: each of its methods is a named operation on the pool, and the modules below it build the
 //! statements, many of which serve several requests at the same time. A request with an idempotency key is a
 //! [`KeyedRequest`] and gets a [`KeyedResponse`]; [`IdempotencyStore`] deletes expired keys. [`SchemaService`] migrates
-//! and checks the schema. [`KeyService`] manages API keys. [`Error`] is the error of all use cases.
+//! and checks the schema. [`KeyService`] manages API keys.
+//! Every change is recorded in the [`Journal`]. [`Error`] is the error of all use cases.
 
 pub mod clock;
 mod error;
 mod idempotency;
+mod journal;
 mod keys;
 mod schema;
 mod statement;
@@ -16,6 +18,7 @@ mod users;
 pub use self::{
     error::{Error, Unavailable},
     idempotency::{IdempotencyStore, KeyedRequest, KeyedResponse},
+    journal::{Journal, JournalEntry},
     keys::{KeyRecord, KeyService, NewKey},
     schema::{Migration, Progress, SchemaFailure, SchemaService},
     users::{

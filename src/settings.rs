@@ -15,6 +15,7 @@ mod dotenv;
 mod environment;
 mod error;
 mod idempotency;
+mod journal;
 mod layers;
 mod limits;
 mod log;
@@ -39,10 +40,11 @@ pub use self::{
     environment::Environment,
     error::SettingsError,
     idempotency::IdempotencySettings,
+    journal::JournalSettings,
     layers::{Layers, Origin, Override},
     limits::LimitsSettings,
     log::{LogFormat, LogSettings},
-    server::ServerSettings,
+    server::{ServerSettings, TlsSettings},
     telemetry::TelemetrySettings,
     templates::{default_toml, env_example},
     users::UsersSettings,
@@ -70,6 +72,8 @@ pub struct Settings {
     pub users: UsersSettings,
     /// Keys of requests that are done once.
     pub idempotency: IdempotencySettings,
+    /// The record of all changes.
+    pub journal: JournalSettings,
     /// The log.
     pub log: LogSettings,
     /// Traces.
@@ -104,6 +108,7 @@ impl Settings {
 fn all() -> impl Iterator<Item = &'static Setting> {
     [
         server::SETTINGS,
+        server::TLS_SETTINGS,
         admin::SETTINGS,
         auth::SETTINGS,
         auth::JWT_SETTINGS,
@@ -113,6 +118,7 @@ fn all() -> impl Iterator<Item = &'static Setting> {
         pool::SETTINGS,
         users::SETTINGS,
         idempotency::SETTINGS,
+        journal::SETTINGS,
         log::SETTINGS,
         telemetry::SETTINGS,
     ]

@@ -3,3 +3,4 @@
 pub mod idempotency_keys;
 pub mod users;
 pub mod users_api_keys;
+pub mod users_journal;

@@ -13,6 +13,7 @@ mod m20261121_000002_create_idempotency_keys;
 mod m20261121_000003_index_names_and_emails;
 mod m20261121_000004_widen_answers;
 mod m20261129_000005_create_users_api_keys;
+mod m20261129_000006_create_users_journal;
 mod ownership;
 
 use std::pin::{Pin, pin};
@@ -91,6 +92,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000003_index_names_and_emails::Migration),
             Box::new(m20261121_000004_widen_answers::Migration),
             Box::new(m20261129_000005_create_users_api_keys::Migration),
+            Box::new(m20261129_000006_create_users_journal::Migration),
         ]
     }
 }

@@ -19,7 +19,7 @@ struct OwnTable {
     marker: &'static str,
 }
 
-const TABLES: [OwnTable; 3] = [
+const TABLES: [OwnTable; 4] = [
     OwnTable {
         name: "users",
         created_by: "m20261121_000001_create_users",
@@ -47,6 +47,24 @@ const TABLES: [OwnTable; 3] = [
             "last_used_at",
         ],
         marker: "users_api_keys_digest_uq",
+    },
+    OwnTable {
+        name: "users_journal",
+        created_by: "m20261129_000006_create_users_journal",
+        columns: &[
+            "id",
+            "user_id",
+            "version",
+            "action",
+            "changed",
+            "actor",
+            "request_id",
+            "changed_at",
+            "name",
+            "email",
+            "created_at",
+        ],
+        marker: "users_journal_user_ix",
     },
 ];
 

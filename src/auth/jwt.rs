@@ -24,6 +24,8 @@ const LEEWAY_SECONDS: u32 = 30;
 /// The number of verified tokens that are remembered: some megabytes.
 const MAX_REMEMBERED: usize = 10_000;
 /// Longer tokens are refused unread.
+/// Maximum number of characters of a subject, as in OpenID Connect. It is logged, and recorded in the journal.
+const MAX_SUBJECT: usize = 255;
 const MAX_TOKEN_LENGTH: usize = 8 * 1024;
 
 /// What a token must say.
@@ -194,7 +196,8 @@ impl TokenVerifier {
         // Only the algorithm of the header, so that a key of one family is never used as one of another.
         let validation = Validation { algorithms: vec![header.alg], ..self.validation.clone() };
         let claims = decode::<Claims>(token, &key.decoding, &validation).map_err(|_| Refusal::Invalid)?.claims;
-        if claims.sub.is_empty() {
+        if claims.sub.is_empty() || claims.sub.chars().count() > MAX_SUBJECT || claims.sub.chars().any(char::is_control)
+        {
             return Err(Refusal::Invalid);
         }
         let ends_at = ends_at(claims.exp).ok_or(Refusal::Invalid)?;

@@ -2,12 +2,11 @@
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
-use super::{CommandError, interruptible::with_pool};
-use crate::{
-    lifecycle::{self, SchemaError, StopRequest},
-    service::UserService,
-    settings::Settings,
+use super::{
+    CommandError,
+    interruptible::{prepare_schema, with_pool},
 };
+use crate::{lifecycle::StopRequest, service::UserService, settings::Settings};
 
 /// Runs `work` with a service on a separate pool, once the schema is up to date. The first signal requests a stop at a
 /// point where the work can be resumed.
@@ -18,11 +17,7 @@ pub(super) fn with_service(
     // Statements run one at a time, so more than two connections would be idle.
     let options = settings.pool.clone().max(settings.pool.max.min(2)).min(1);
     with_pool(settings, &options, async |pool, stop| {
-        lifecycle::prepare_schema(&pool, settings.database.migrate, &stop).await.map_err(|error| match error {
-            SchemaError::Stopped { applied: 0 } => CommandError::nothing_done(),
-            SchemaError::Stopped { .. } => CommandError::Interrupted(error.to_string()),
-            error => CommandError::failed(error),
-        })?;
+        prepare_schema(&pool, settings.database.migrate, &stop).await?;
         work(UserService::new(pool), stop).await
     })
 }

@@ -1,15 +1,16 @@
 //! `users-api healthcheck`: checks the service on this machine.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use clap::Args;
+use rustls::{ClientConnection, StreamOwned};
 
 use super::CommandError;
-use crate::settings::Settings;
+use crate::{settings::Settings, tls};
 
 /// Timeout of the whole check.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,7 +33,8 @@ pub(crate) fn healthcheck(settings: &Settings, options: HealthcheckOptions) -> R
         host => host,
     };
     let address = SocketAddr::new(host, settings.server.port);
-    let status = status_line(address, path)
+    let is_tls = settings.server.tls.files().is_some();
+    let status = status_line(address, path, is_tls)
         .map_err(|error| CommandError::failed(format!("no response from {address}: {error}")))?;
     if status.split(' ').nth(1) == Some("200") {
         return super::print(&format!("{word}\n"));
@@ -41,12 +43,20 @@ pub(crate) fn healthcheck(settings: &Settings, options: HealthcheckOptions) -> R
 }
 
 /// Requests `path` and returns the status line. A single HTTP/1.0 request needs no client library.
-fn status_line(address: SocketAddr, path: &str) -> std::io::Result<String> {
+fn status_line(address: SocketAddr, path: &str, is_tls: bool) -> io::Result<String> {
     let began = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     let remaining = TIMEOUT.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
     stream.set_read_timeout(Some(remaining))?;
     stream.set_write_timeout(Some(remaining))?;
+    if !is_tls {
+        return exchange(stream, address, path);
+    }
+    let connection = ClientConnection::new(tls::unverified_client()?, address.ip().into()).map_err(io::Error::other)?;
+    exchange(StreamOwned::new(connection, stream), address, path)
+}
+
+fn exchange(mut stream: impl Read + Write, address: SocketAddr, path: &str) -> io::Result<String> {
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut response = Vec::new();
     stream.take(64 * 1024).read_to_end(&mut response)?;

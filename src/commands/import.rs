@@ -21,8 +21,10 @@ use tokio::sync::mpsc;
 use super::{
     CommandError, bulk,
     interruptible::{print, report},
+    operator::operator,
 };
 use crate::{
+    domain::Author,
     exchange::{self, ChunkReport, Format, Import, ImportError, MemberError, ReadError, Refused, Row, Tally},
     lifecycle::StopRequest,
     service::{RowOutcome, WriteMode, WriteOptions},
@@ -97,6 +99,7 @@ pub(crate) fn import(settings: &Settings, options: &ImportOptions) -> Result<(),
         let import = Import {
             service,
             options: write_options,
+            author: Author { actor: operator(), request_id: None },
             keyed: None,
             from_line: options.from_line,
             report: Arc::new(refusals),

@@ -9,8 +9,8 @@ use tokio::task::spawn_blocking;
 
 use super::CommandError;
 use crate::{
-    lifecycle::{INTERRUPTED_CLOSE_TIMEOUT, Signals, StopRequest},
-    settings::Settings,
+    lifecycle::{self, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, Signals, StopRequest},
+    settings::{Migrate, Settings},
     telemetry::{Log, Telemetry},
 };
 
@@ -45,9 +45,32 @@ pub(super) fn with_pool(
     result
 }
 
+/// Applies or checks migrations, as a start of the service does.
+pub(super) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopRequest) -> Result<(), CommandError> {
+    lifecycle::prepare_schema(pool, migrate, stop).await.map_err(|error| match error {
+        SchemaError::Stopped { applied: 0 } => CommandError::nothing_done(),
+        SchemaError::Stopped { .. } => CommandError::Interrupted(error.to_string()),
+        error => CommandError::failed(error),
+    })
+}
+
+/// Checks that no migration is pending, for commands that write no users. `database.migrate = off` skips the check.
+pub(super) async fn check_schema(pool: &Pool, settings: &Settings, stop: &StopRequest) -> Result<(), CommandError> {
+    let migrate = match settings.database.migrate {
+        Migrate::Auto | Migrate::Check => Migrate::Check,
+        Migrate::Off => Migrate::Off,
+    };
+    prepare_schema(pool, migrate, stop).await
+}
+
 /// Prints the result of a command to standard output.
 pub(super) async fn print(text: String, stop: &StopRequest) -> Result<(), CommandError> {
-    write_output(move || super::print(&text), "standard output", stop).await
+    print_if_open(text, stop).await.map(drop)
+}
+
+/// Prints a part of the result to standard output. Returns `false` if its reader has closed it.
+pub(super) async fn print_if_open(text: String, stop: &StopRequest) -> Result<bool, CommandError> {
+    write_output(move || super::print_if_open(&text), "standard output", stop).await
 }
 
 /// Prints to standard error, above a progress bar.
@@ -62,11 +85,11 @@ pub(super) async fn report(text: String, progress: &ProgressBar, stop: &StopRequ
 }
 
 /// Runs a blocking `write` to an output that no one may be reading. A stop request limits the wait.
-async fn write_output(
-    write: impl FnOnce() -> Result<(), CommandError> + Send + 'static,
+async fn write_output<T: Send + 'static>(
+    write: impl FnOnce() -> Result<T, CommandError> + Send + 'static,
     output: &str,
     stop: &StopRequest,
-) -> Result<(), CommandError> {
+) -> Result<T, CommandError> {
     tokio::select! {
         written = spawn_blocking(write) => written.map_err(CommandError::failed)?,
         () = stop.output_grace_elapsed() => {

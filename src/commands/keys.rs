@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     CommandError,
-    interruptible::{print, with_pool},
+    interruptible::{check_schema, print, with_pool},
 };
 use crate::{
     domain::{ApiKey, KeyId, KeyName, Scope, Scopes},
@@ -92,6 +92,7 @@ pub(crate) fn keys(settings: &Settings, action: KeysAction) -> Result<(), Comman
     }
     let options = settings.pool.clone().max(1).min(0);
     with_pool(settings, &options, async |pool, stop| {
+        check_schema(&pool, settings, &stop).await?;
         let service = KeyService::new(pool);
         let text = stop
             .run_until_requested(Box::pin(run(&service, action)))

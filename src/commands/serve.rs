@@ -42,26 +42,26 @@ pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), Comman
         let (requester, stop) = StopRequest::channel();
         let mut building = pin!(Application::build_interruptible(settings, stop));
         let application = tokio::select! {
-            built = &mut building => built.map_err(CommandError::failed)?,
+            built = &mut building => built.map_err(start_failed)?,
             (name, _) = signals.next_stop() => {
                 tracing::info!(signal = name, "shutdown: stopped during startup");
                 requester.send_replace(true);
                 return tokio::select! {
                     built = building => match built {
                         Ok(_) | Err(StartError::Stopped) => Ok(()),
-                        Err(error) => Err(CommandError::failed(error)),
+                        Err(error) => Err(start_failed(error)),
                     },
                     (_, number) = signals.next_stop() => std::process::exit(128 + i32::from(number)),
                 };
             }
         };
-        let pool = application.pool();
+        let (pool, certificate) = (application.pool(), application.certificate());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
             let name = loop {
                 match signals.next().await {
                     Signal::Stop(name, _) => break name,
-                    Signal::Reload => reload.run(&pool).await,
+                    Signal::Reload => reload.run(&pool, certificate.as_deref()).await,
                 }
             };
             tracing::info!(signal = name, "shutdown: signal received; a second signal exits immediately");
@@ -80,4 +80,12 @@ pub(crate) fn serve(settings: Settings, mut reload: Reload) -> Result<(), Comman
     }
     telemetry.end();
     result
+}
+
+/// A certificate is a part of the settings: like an invalid one, it ends with exit code 2.
+fn start_failed(error: StartError) -> CommandError {
+    match error {
+        StartError::Certificate(error) => CommandError::Usage(error.to_string()),
+        error => CommandError::failed(error),
+    }
 }

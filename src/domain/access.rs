@@ -17,7 +17,7 @@ pub enum Scope {
     UsersBulk,
     /// Read and change the user whose id is the subject of the access token.
     UsersSelf,
-    /// Read the state of the pool and the metrics.
+    /// Read the state of the pool, the metrics, and the histories of users.
     OpsRead,
     /// Create, list, rotate and revoke API keys.
     KeysAdmin,
@@ -58,7 +58,7 @@ impl Scope {
             Self::UsersDelete => "delete users",
             Self::UsersBulk => "import users in bulk",
             Self::UsersSelf => "read and change the user whose id is the subject of the access token",
-            Self::OpsRead => "read the state of the pool and the metrics",
+            Self::OpsRead => "read the state of the pool, the metrics, and the histories of users",
             Self::KeysAdmin => "create, list, rotate and revoke API keys",
         }
     }
@@ -252,15 +252,18 @@ pub enum Actor {
     Key(KeyId),
     /// The subject of an access token.
     Subject(Subject),
+    /// A user of the operating system, on the command line.
+    CommandLine(Arc<str>),
 }
 
-/// As it is logged: `anyone`, `key:<id>` or `<subject>@<issuer>`.
+/// As it is logged and recorded: `anyone`, `key:<id>`, `<subject>@<issuer>` or `cli:<user>`.
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Anyone => f.write_str("anyone"),
             Self::Key(id) => write!(f, "key:{id}"),
             Self::Subject(Subject { issuer, id }) => write!(f, "{id}@{issuer}"),
+            Self::CommandLine(user) => write!(f, "cli:{user}"),
         }
     }
 }

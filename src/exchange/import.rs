@@ -21,7 +21,7 @@ use super::{
     row::{Format, RawRow, ReadError},
 };
 use crate::{
-    domain::Email,
+    domain::{Author, Email},
     service::{
         BulkOutcome, Draft, Error, KeyedRequest, KeyedResponse, RowOutcome, UserService, WriteMode, WriteOptions,
     },
@@ -49,6 +49,8 @@ pub struct Import {
     pub service: UserService,
     /// How the rows are written.
     pub options: WriteOptions,
+    /// Who imports the rows.
+    pub author: Author,
     /// The idempotency key, if there is one.
     pub keyed: Option<KeyedRequest>,
     /// Rows that start before this line are skipped.
@@ -322,7 +324,8 @@ impl Import {
         let keyed = keyed.filter(|_| !self.options.dry_run);
         let (report, rows, is_replay, is_committed) = match keyed {
             None => {
-                let BulkOutcome { written, is_committed } = self.service.write_many(drafts, self.options).await?;
+                let BulkOutcome { written, is_committed } =
+                    self.service.write_many(drafts, self.options, self.author).await?;
                 let rows = outcomes(&written);
                 ((self.report)(&rows), rows, false, is_committed)
             }
@@ -332,7 +335,7 @@ impl Import {
                     let (outcomes, report) = (Arc::clone(&outcomes), Arc::clone(&self.report));
                     move |written: &[Option<RowOutcome>]| report(&outcomes(written))
                 };
-                match self.service.write_many_once(drafts, self.options, keyed, serialize).await? {
+                match self.service.write_many_once(drafts, self.options, self.author, keyed, serialize).await? {
                     (KeyedResponse::Fresh(report), BulkOutcome { written, is_committed }) => {
                         (report, outcomes(&written), false, is_committed)
                     }

@@ -13,7 +13,7 @@ use url::form_urlencoded;
 use utoipa::IntoParams;
 
 pub use self::{
-    users::{ExportParameters, ExportQuery, ListParameters, ListQuery, SelectionParameters, UserSort},
+    users::{ExportParameters, ExportQuery, Limit, ListParameters, ListQuery, SelectionParameters, UserSort},
     value::{ParameterValue, word},
 };
 use crate::domain::ValidationError;

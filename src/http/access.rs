@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     auth::{Authenticator, Caller, Limited, RateLimits, Refusal},
-    domain::{Actor, ApiKey, Scope, Scopes, Subject, UserId},
+    domain::{Actor, ApiKey, Author, Scope, Scopes, Subject, UserId},
     service::clock,
 };
 
@@ -57,6 +57,15 @@ impl<S> Allowed<S> {
     pub(super) fn actor(&self) -> &Actor {
         &self.caller.actor
     }
+
+    /// Returns the caller as the author of the changes that this request makes.
+    pub(super) fn into_author(self, request: &HttpRequest) -> Author {
+        author(request, self.caller)
+    }
+}
+
+fn author(request: &HttpRequest, caller: Caller) -> Author {
+    Author { actor: caller.actor, request_id: RequestInfo::of(request).map(|info| info.id().into()) }
 }
 
 /// A scope as a type.
@@ -88,14 +97,25 @@ impl<S: RequiredScope> FromRequest for Allowed<S> {
 }
 
 /// A caller who has the scope `S`, or the scope `users:self` and is the user in the path.
-pub(super) struct AllowedOrSelf<S>(PhantomData<S>);
+pub(super) struct AllowedOrSelf<S> {
+    caller: Caller,
+    scope: PhantomData<S>,
+}
+
+impl<S> AllowedOrSelf<S> {
+    /// Returns the caller as the author of the changes that this request makes.
+    pub(super) fn into_author(self, request: &HttpRequest) -> Author {
+        author(request, self.caller)
+    }
+}
 
 impl<S: RequiredScope> FromRequest for AllowedOrSelf<S> {
     type Error = Problem;
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authorize(request, S::SCOPE, |caller| is_self(request, caller)).map(|_| Self(PhantomData)))
+        let caller = authorize(request, S::SCOPE, |caller| is_self(request, caller));
+        ready(caller.map(|caller| Self { caller, scope: PhantomData }))
     }
 }
 

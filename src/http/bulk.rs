@@ -159,7 +159,8 @@ pub(super) async fn write(
     let keyed = key.keyed_bulk_request().filter(|_| !options.dry_run);
     let in_flight = keyed.map(|keyed| service.mark_in_flight(keyed.key)).transpose()?;
     let lines = Arc::new(move |rows: &[_]| line::of_rows(rows, options.dry_run));
-    let import = Import { service: service.as_ref().clone(), options, keyed, from_line: 1, report: lines };
+    let author = caller.into_author(&request);
+    let import = Import { service: service.as_ref().clone(), options, author, keyed, from_line: 1, report: lines };
     let source = body_chunks(payload, options, http_options.request_timeout, info.clone());
     let upload = Upload { import, format, source, in_flight, info: info.clone() };
     if options.atomic {

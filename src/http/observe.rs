@@ -83,6 +83,7 @@ pub(super) async fn finish(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let info = RequestInfo::of(&request);
+    // Only of HTTP/1; a connection of HTTP/2 counts its requests itself.
     let _busy = request.conn_data::<OpenConnection>().map(OpenConnection::begin_request);
     let mut response = match (limits::limits(request, next, info.as_ref()).await, &info) {
         (Ok(response), Some(info)) => with_request_id(response, info),

@@ -1,7 +1,9 @@
 //! Liveness, readiness, pool status and metrics, for operators and orchestrators.
 
+use std::rc::Rc;
+
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpMessage, HttpRequest, HttpResponse,
     http::header::{self, Accept, Header, Quality},
     web,
 };
@@ -141,7 +143,9 @@ pub(super) async fn scrape(
 ) -> HttpResponse {
     pool.update_gauges();
     telemetry::update_process_metrics();
-    if let Some(connection) = request.conn_data::<OpenConnection>() {
+    // The connection of HTTP/2 is a property of each of its requests.
+    let of_request = request.extensions().get::<Rc<OpenConnection>>().cloned();
+    if let Some(connection) = request.conn_data::<OpenConnection>().or(of_request.as_deref()) {
         connection.update_gauges();
     }
     let mut response = HttpResponse::Ok();

@@ -67,7 +67,7 @@ impl FromMembers for Change {
 }
 
 /// The id in the path.
-pub(super) struct PathId(UserId);
+pub(super) struct PathId(pub(super) UserId);
 
 impl FromRequest for PathId {
     type Error = Problem;
@@ -223,20 +223,21 @@ pub(super) async fn list(
     ),
 )]
 pub(super) async fn create(
-    _: Allowed<UsersWrite>,
+    caller: Allowed<UsersWrite>,
     key: IdempotencyKey,
     // Refuses `If-None-Match: *`, and any `If-Match` except `*`: a list has no version.
     _condition: ListCondition,
     body: Valid<Draft>,
+    request: HttpRequest,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    let draft = body.0;
+    let (draft, author) = (body.0, caller.into_author(&request));
     let Some(keyed) = key.keyed_request(&draft) else {
-        return Ok(created(&service.create(draft).await?));
+        return Ok(created(&service.create(draft, author).await?));
     };
     let serialize = |user: &User| idempotency::serialize(created(user));
     // Boxed, to keep the future of creations without a key small.
-    idempotency::deserialize(&Box::pin(service.create_once(draft, keyed, serialize)).await?)
+    idempotency::deserialize(&Box::pin(service.create_once(draft, author, keyed, serialize)).await?)
 }
 
 /// Get a user
@@ -293,13 +294,14 @@ pub(super) async fn find(
     ),
 )]
 pub(super) async fn replace(
-    _: Allowed<UsersWrite>,
+    caller: Allowed<UsersWrite>,
     id: PathId,
     condition: ChangeCondition,
     body: Valid<Draft>,
+    request: HttpRequest,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(ok(&service.replace(id.0, condition.0, body.0).await?))
+    Ok(ok(&service.replace(id.0, condition.0, body.0, caller.into_author(&request)).await?))
 }
 
 /// Update a user
@@ -322,13 +324,14 @@ pub(super) async fn replace(
     ),
 )]
 pub(super) async fn patch(
-    _: AllowedOrSelf<UsersWrite>,
+    caller: AllowedOrSelf<UsersWrite>,
     id: PathId,
     condition: ChangeCondition,
     body: Valid<Change>,
+    request: HttpRequest,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(ok(&service.patch(id.0, condition.0, body.0).await?))
+    Ok(ok(&service.patch(id.0, condition.0, body.0, caller.into_author(&request)).await?))
 }
 
 /// Delete a user
@@ -346,12 +349,13 @@ pub(super) async fn patch(
     ),
 )]
 pub(super) async fn remove(
-    _: Allowed<UsersDelete>,
+    caller: Allowed<UsersDelete>,
     id: PathId,
     condition: ChangeCondition,
+    request: HttpRequest,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    service.delete(id.0, condition.0).await?;
+    service.delete(id.0, condition.0, caller.into_author(&request)).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -7,6 +7,7 @@ use orm_pool::Pool;
 use crate::{
     error_chain::chain,
     settings::{Environment, Layers, Override, SettingsError, is_reloadable},
+    tls::Certificate,
 };
 
 /// Reads the settings again from their original sources and applies changes.
@@ -25,8 +26,14 @@ impl Reload {
         Self { file, overrides, layers }
     }
 
-    /// Reads all layers again, applies changes and logs the outcome. Invalid settings change nothing.
-    pub async fn run(&mut self, pool: &Pool) {
+    /// Reads all layers and the certificate again, applies changes and logs the outcome. Invalid settings change nothing,
+    /// and neither does a certificate that cannot be used.
+    pub async fn run(&mut self, pool: &Pool, certificate: Option<&Certificate>) {
+        let has_new_certificate = certificate.is_some_and(reload_certificate);
+        self.reload_settings(pool, has_new_certificate).await;
+    }
+
+    async fn reload_settings(&mut self, pool: &Pool, has_new_certificate: bool) {
         let (layers, settings) = match self.read() {
             Ok(read) => read,
             Err(error) => {
@@ -40,7 +47,9 @@ impl Reload {
             tracing::warn!(settings = restart.join(", "), "reload: these settings require a restart");
         }
         if reloadable.is_empty() {
-            tracing::info!("reload: no changes");
+            if !has_new_certificate {
+                tracing::info!("reload: no changes");
+            }
             return;
         }
         // Validated with the rest of the settings.
@@ -62,5 +71,20 @@ impl Reload {
         let layers = Layers::read(self.file.as_deref(), &Environment::of_process()?)?.overridden(&self.overrides);
         let settings = layers.settings()?;
         Ok((layers, settings))
+    }
+}
+
+/// Returns whether there is a new certificate.
+fn reload_certificate(certificate: &Certificate) -> bool {
+    match certificate.reload() {
+        Ok(true) => {
+            tracing::info!("reload: new certificate in use for new connections");
+            true
+        }
+        Ok(false) => false,
+        Err(error) => {
+            tracing::error!(%error, "reload: invalid certificate; the current one remains in use");
+            false
+        }
     }
 }

@@ -54,7 +54,7 @@ pub enum SchemaFailure {
 const LARGEST_STATEMENT: i64 = 8 << 20;
 
 /// Statements that change nothing, but together need every privilege that the service needs.
-const PROBES: [(&str, [&str; 4]); 3] = [
+const PROBES: [(&str, [&str; 4]); 4] = [
     (
         "users",
         [
@@ -80,6 +80,15 @@ const PROBES: [(&str, [&str; 4]); 3] = [
             "INSERT INTO users_api_keys SELECT * FROM users_api_keys WHERE 1 = 0",
             "UPDATE users_api_keys SET name = name WHERE 1 = 0",
             "DELETE FROM users_api_keys WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_journal",
+        [
+            "SELECT id FROM users_journal WHERE 1 = 0",
+            "INSERT INTO users_journal SELECT * FROM users_journal WHERE 1 = 0",
+            "UPDATE users_journal SET name = name WHERE 1 = 0",
+            "DELETE FROM users_journal WHERE 1 = 0",
         ],
     ),
 ];

@@ -13,14 +13,13 @@ mod search;
 
 use std::sync::{Arc, Mutex};
 
-use entity::users::Model;
 use orm_pool::{Batch, Engine, Pool};
 use uuid::Uuid;
 
 use self::{
     bulk::Rollback,
     change::{delete_row, find_for_update, update_row},
-    create::CreateOutcome,
+    create::{CreateOutcome, NewUser},
     model::{apply_change, new_row, new_rows},
     once::KeyedCreation,
 };
@@ -33,8 +32,9 @@ use super::{
     Error, clock,
     error::database,
     idempotency::{Claim, Hash, InFlight, KeyedOutcome, KeyedRequest, KeyedResponse, StoredResponse, stored_responses},
+    journal,
 };
-use crate::domain::{Email, Name, Precondition, User, UserId};
+use crate::domain::{Author, Email, Name, Precondition, User, UserId};
 
 /// The content of a new or replaced user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,14 +54,14 @@ pub struct Change {
     pub email: Option<Email>,
 }
 
-/// The use cases of users.
+/// The use cases of users. A change is recorded in the journal with its [`Author`], in the same transaction.
 ///
 /// Concurrent calls of the frequent ones share statements: a [`Batch`] collects the calls that would otherwise wait for
 /// each other, and its function serves them with as few statements as possible.
 #[derive(Clone, Debug)]
 pub struct UserService {
     pool: Pool,
-    creates: Batch<Arc<Model>, CreateOutcome>,
+    creates: Batch<Arc<NewUser>, CreateOutcome>,
     keyed_creates: Batch<Arc<KeyedCreation>, KeyedOutcome<CreateOutcome>>,
     in_flight: InFlight,
     stored_responses: Batch<Hash, Option<Arc<StoredResponse>>>,
@@ -75,7 +75,11 @@ impl UserService {
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         Self {
-            creates: pool.batch_writes("users.create", create::all),
+            // Only on PostgreSQL one statement inserts both a user and its entry in the journal.
+            creates: match pool.engine() {
+                Engine::Postgres => pool.batch_writes("users.create", create::all),
+                Engine::Sqlite | Engine::MySql => pool.batch_transactions("users.create", create::all),
+            },
             keyed_creates: pool.batch_transactions("users.create_once", once::all),
             in_flight: InFlight::default(),
             stored_responses: pool.batch_reads("idempotency.find", stored_responses),
@@ -95,10 +99,10 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::EmailTaken`]: detected by the unique index during the insert, not by a query before it.
-    pub async fn create(&self, draft: Draft) -> Result<User, Error> {
-        let model = Arc::new(new_row(draft));
-        match self.creates.load(Arc::clone(&model)).await? {
-            CreateOutcome::Created => Ok(Arc::unwrap_or_clone(model).into()),
+    pub async fn create(&self, draft: Draft, author: Author) -> Result<User, Error> {
+        let user = Arc::new(NewUser { row: new_row(draft), author });
+        match self.creates.load(Arc::clone(&user)).await? {
+            CreateOutcome::Created => Ok(Arc::unwrap_or_clone(user).row.into()),
             CreateOutcome::EmailTaken => Err(Error::EmailTaken),
         }
     }
@@ -113,6 +117,7 @@ impl UserService {
     pub async fn create_once(
         &self,
         draft: Draft,
+        author: Author,
         keyed: KeyedRequest,
         serialize: impl Fn(&User) -> Vec<u8>,
     ) -> Result<KeyedResponse, Error> {
@@ -125,15 +130,15 @@ impl UserService {
                 None => Err(Error::KeyInUse),
             };
         };
-        let model = new_row(draft);
+        let row = new_row(draft);
         let creation = Arc::new(KeyedCreation {
             claim: Claim {
                 key: keyed.key,
                 fingerprint: keyed.fingerprint,
-                response: serialize(&model.clone().into()),
-                expires_at: model.created_at + keyed.retention,
+                response: serialize(&row.clone().into()),
+                expires_at: row.created_at + keyed.retention,
             },
-            model,
+            user: NewUser { row, author },
             key_guard: Mutex::new(Some(guard)),
         });
         let outcome = self.keyed_creates.load(Arc::clone(&creation)).await;
@@ -153,11 +158,16 @@ impl UserService {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`]: all or none of the users were written, and it may be unknown
     /// which.
-    pub async fn write_many(&self, drafts: Vec<Draft>, options: WriteOptions) -> Result<BulkOutcome, Error> {
-        let models = new_rows(drafts).await;
+    pub async fn write_many(
+        &self,
+        drafts: Vec<Draft>,
+        options: WriteOptions,
+        author: Author,
+    ) -> Result<BulkOutcome, Error> {
+        let (rows, author) = (new_rows(drafts).await, Arc::new(author));
         let body = move |db| {
-            let models = Arc::clone(&models);
-            async move { bulk::all(&db, &models, options).await }
+            let (rows, author) = (Arc::clone(&rows), Arc::clone(&author));
+            async move { bulk::all(&db, &rows, options, &author).await }
         };
         match self.pool.bulk_transaction("users.write_many", body).await {
             Ok(written) => Ok(BulkOutcome { written, is_committed: true }),
@@ -177,15 +187,15 @@ impl UserService {
         &self,
         drafts: Vec<Draft>,
         options: WriteOptions,
+        author: Author,
         keyed: KeyedRequest,
         serialize: impl Fn(&[Option<RowOutcome>]) -> Vec<u8> + Send + Sync + 'static,
     ) -> Result<(KeyedResponse, BulkOutcome), Error> {
-        let models = new_rows(drafts).await;
-        let serialize = Arc::new(serialize);
+        let (rows, author, serialize) = (new_rows(drafts).await, Arc::new(author), Arc::new(serialize));
         let body = {
             let serialize = Arc::clone(&serialize);
             move |db| {
-                let (models, serialize) = (Arc::clone(&models), Arc::clone(&serialize));
+                let (rows, author, serialize) = (Arc::clone(&rows), Arc::clone(&author), Arc::clone(&serialize));
                 let claim = Claim {
                     key: keyed.key,
                     fingerprint: keyed.fingerprint,
@@ -193,7 +203,7 @@ impl UserService {
                     response: Vec::new(),
                     expires_at: clock::now() + keyed.retention,
                 };
-                async move { bulk::once(&db, &models, options, &claim, serialize.as_ref()).await }
+                async move { bulk::once(&db, &rows, options, &author, &claim, serialize.as_ref()).await }
             }
         };
         match self.pool.bulk_transaction("users.write_many_once", body).await {
@@ -298,9 +308,15 @@ impl UserService {
     /// # Errors
     ///
     /// As [`patch`](Self::patch).
-    pub async fn replace(&self, id: UserId, precondition: Precondition, draft: Draft) -> Result<User, Error> {
+    pub async fn replace(
+        &self,
+        id: UserId,
+        precondition: Precondition,
+        draft: Draft,
+        author: Author,
+    ) -> Result<User, Error> {
         let change = Change { name: Some(draft.name), email: Some(draft.email) };
-        self.update("users.replace", id, precondition, change).await
+        self.update("users.replace", id, precondition, change, author).await
     }
 
     /// Changes a part of a user. If nothing changes, nothing is written, and the version stays the same.
@@ -309,8 +325,14 @@ impl UserService {
     ///
     /// [`Error::NotFound`]; [`Error::PreconditionFailed`]; [`Error::EmailTaken`]; [`Error::VersionConflict`] if another
     /// writer changed the user between the read and the write.
-    pub async fn patch(&self, id: UserId, precondition: Precondition, change: Change) -> Result<User, Error> {
-        self.update("users.patch", id, precondition, change).await
+    pub async fn patch(
+        &self,
+        id: UserId,
+        precondition: Precondition,
+        change: Change,
+        author: Author,
+    ) -> Result<User, Error> {
+        self.update("users.patch", id, precondition, change, author).await
     }
 
     /// Deletes a user.
@@ -319,16 +341,14 @@ impl UserService {
     ///
     /// [`Error::NotFound`]; [`Error::PreconditionFailed`]; [`Error::VersionConflict`] if another writer changed the
     /// user between the read and the deletion.
-    pub async fn delete(&self, id: UserId, precondition: Precondition) -> Result<(), Error> {
-        if precondition == Precondition::NONE {
-            return self.pool.write("users.delete", move |db| delete_row(db, id, None)).await;
-        }
+    pub async fn delete(&self, id: UserId, precondition: Precondition, author: Author) -> Result<(), Error> {
         self.pool
             .transaction("users.delete", move |transaction| {
-                let precondition = precondition.clone();
+                let (precondition, author) = (precondition.clone(), author.clone());
                 async move {
                     let current = find_for_update(&transaction, id, &precondition).await?;
-                    delete_row(transaction, id, Some(current.version)).await
+                    delete_row(&transaction, &current).await?;
+                    journal::append_deletion(&transaction, &current, &author).await.map_err(database)
                 }
             })
             .await
@@ -340,14 +360,17 @@ impl UserService {
         id: UserId,
         precondition: Precondition,
         change: Change,
+        author: Author,
     ) -> Result<User, Error> {
         self.pool
             .transaction(operation, move |transaction| {
-                let (precondition, change) = (precondition.clone(), change.clone());
+                let (precondition, change, author) = (precondition.clone(), change.clone(), author.clone());
                 async move {
                     let current = find_for_update(&transaction, id, &precondition).await?;
                     let Some(next) = apply_change(&current, change) else { return Ok(current.into()) };
                     update_row(&transaction, &next, current.version).await?;
+                    let entry = journal::updated(&current, &next, &author);
+                    journal::append(&transaction, &[entry]).await.map_err(database)?;
                     Ok(next.into())
                 }
             })

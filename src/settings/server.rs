@@ -1,6 +1,6 @@
 //! The section `[server]`.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use url::Url;
@@ -63,6 +63,41 @@ section! {
         #[serde(with = "humantime_serde")]
         pub shutdown_timeout: Duration = "20s", Allowed::duration(Duration::from_millis(1), Duration::from_hours(1));
     }
+    with {
+        /// TLS.
+        pub tls: TlsSettings,
+    }
+}
+
+section! {
+    /// `server.tls.*`: HTTPS, for a service without a reverse proxy that terminates TLS.
+    TlsSettings, TLS_SETTINGS: "server.tls" {
+        /// PEM file with the certificate of the service, followed by those of intermediate authorities. Empty: the service
+        /// speaks HTTP without TLS. With a certificate it speaks HTTPS only (HTTP/2 and HTTP/1.1), on admin.port too.
+        /// SIGHUP reads both files again, for new connections.
+        pub certificate: String = "", Allowed::Described("a PEM file with a chain of certificates");
+        /// PEM file with the private key of the certificate.
+        pub key: String = "", Allowed::Described("a PEM file with a private key; required with server.tls.certificate");
+    }
+}
+
+impl TlsSettings {
+    fn validate(&self) -> Result<(), Invalid> {
+        match (self.certificate.is_empty(), self.key.is_empty()) {
+            (false, true) => Err(Invalid::not_allowed("server.tls.key")),
+            (true, false) => Err(Invalid::because(
+                "server.tls.certificate",
+                "server.tls.key is set without a certificate".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the files of the certificate and its key; `None` without TLS.
+    #[must_use]
+    pub fn files(&self) -> Option<(PathBuf, PathBuf)> {
+        (!self.certificate.is_empty()).then(|| (self.certificate.clone().into(), self.key.clone().into()))
+    }
 }
 
 impl ServerSettings {
@@ -77,7 +112,7 @@ impl ServerSettings {
         if self.trusted_proxies().is_none() {
             return Err(Invalid::not_allowed("server.trusted_proxies"));
         }
-        Ok(())
+        self.tls.validate()
     }
 
     /// The networks of trusted proxies; `None` if one is neither an address nor a network.

@@ -102,7 +102,7 @@ async fn protected_operations(app: &App) -> Vec<(Method, String, String)> {
             operations.push((method, path.replace("{id}", id), scope));
         }
     }
-    assert_eq!(operations.len(), 14, "{operations:?}");
+    assert_eq!(operations.len(), 15, "{operations:?}");
     operations
 }
 

@@ -38,8 +38,11 @@ mod exports;
 mod harness;
 mod hostile;
 mod http_semantics;
+mod https;
 mod idempotency;
 mod import_export;
+mod journal;
+mod journal_crashes;
 mod limits;
 mod lists;
 mod logging;
@@ -104,6 +107,8 @@ fn main() -> ExitCode {
         suite("overload", overload::cases()).alone(),
         suite("reload", reload::cases()),
         suite("shutdown", shutdown::cases()),
+        suite("journal", journal::cases()),
+        suite("journal_crashes", journal_crashes::cases()),
     ];
     if harness::is_batching() {
         suites.extend([
@@ -136,6 +141,7 @@ fn main() -> ExitCode {
             suite("tokens", tokens::cases()).without_engine(),
             suite("admin_listener", admin_listener::cases()).without_engine(),
             suite("cors", cors::cases()).without_engine(),
+            suite("https", https::cases()).without_engine(),
             suite("limits", limits::cases()).without_engine(),
             suite("logging", logging::cases()).without_engine(),
             suite("docs", docs::cases()).without_engine(),

@@ -34,16 +34,17 @@ async fn migrations_apply_revert_and_apply_again(context: Context) {
         "m20261121_000003_index_names_and_emails",
         "m20261121_000004_widen_answers",
         "m20261129_000005_create_users_api_keys",
+        "m20261129_000006_create_users_journal",
     ];
     let all = |status: &str| names.map(|name| format!("{status:9}{name}\n")).concat();
     assert_eq!(migrate(&context, &url, &["status"]).await, all("pending"));
     for _ in 0..2 {
-        assert_eq!(migrate(&context, &url, &["up"]).await, "5 applied\n");
+        assert_eq!(migrate(&context, &url, &["up"]).await, "6 applied\n");
         assert_eq!(migrate(&context, &url, &["up"]).await, "0 applied\n");
         assert_eq!(migrate(&context, &url, &["status"]).await, all("applied"));
         let database = connect(&url).await;
         database.execute_unprepared("SELECT name_key FROM users").await.unwrap();
-        assert_eq!(migrate(&context, &url, &["down", "--steps", "3"]).await, "3 reverted\n");
+        assert_eq!(migrate(&context, &url, &["down", "--steps", "4"]).await, "4 reverted\n");
         assert!(database.execute_unprepared("SELECT name_key FROM users").await.is_err(), "the column is dropped");
         assert_eq!(migrate(&context, &url, &["down"]).await, "1 reverted\n");
         assert!(database.execute_unprepared("SELECT 1 FROM idempotency_keys").await.is_err(), "the table is dropped");
@@ -60,7 +61,7 @@ async fn existing_rows_get_their_search_keys(context: Context) {
         app.create(name, &format!("user{number}@example.com")).await;
     }
     app.stop().await.unwrap().unwrap();
-    assert_eq!(migrate(&context, &app.url, &["down", "--steps", "3"]).await, "3 reverted\n");
+    assert_eq!(migrate(&context, &app.url, &["down", "--steps", "4"]).await, "4 reverted\n");
     let app = context.app_on(&app.url, &[]).await;
     for query in ["name=ada%20l", "q=lovel", "q=dup", "name=%C3%A9lo", "q=ann", "name=ann"] {
         assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), 1, "{query}");
@@ -79,7 +80,7 @@ async fn concurrent_starts_migrate_once(context: Context) {
             outputs.push(output.unwrap());
         }
         outputs.sort();
-        assert_eq!(outputs, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "5 applied\n"]);
+        assert_eq!(outputs, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "6 applied\n"]);
     }
     let url = context.database().await;
     let apps = futures_util::future::join_all((0..4).map(|_| context.app_on(&url, &[]))).await;
@@ -92,7 +93,7 @@ async fn check_mode_refuses_pending_migrations(context: Context) {
     let url = context.database().await;
     let settings = || context.settings(&url, &[("database.migrate", "check")]);
     let error = users_api::app::Application::build(settings()).await.err().unwrap().to_string();
-    assert_eq!(error, "5 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
+    assert_eq!(error, "6 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
     migrate(&context, &url, &["up"]).await;
     let app = context.app_on(&url, &[("database.migrate", "check")]).await;
     app.create("Ann", "ann@example.com").await;
@@ -219,9 +220,9 @@ async fn a_foreign_migration_history_is_left_untouched(context: Context) {
             database.query_all_raw(Statement::from_string(database.get_database_backend(), query)).await.unwrap();
         rows.iter().map(|row| row.try_get_by_index::<String>(0).unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(migrate(&context, &url, &["up"]).await, "5 applied\n");
+    assert_eq!(migrate(&context, &url, &["up"]).await, "6 applied\n");
     assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
-    assert_eq!(migrate(&context, &url, &["down", "--steps", "5"]).await, "5 reverted\n");
+    assert_eq!(migrate(&context, &url, &["down", "--steps", "6"]).await, "6 reverted\n");
     assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
 }
 
@@ -260,5 +261,5 @@ async fn a_missing_table_is_reported(context: Context) {
     assert_every_command_is_refused(&context, &url, "the table idempotency_keys is missing").await;
     database.execute_unprepared("DROP TABLE users_api_migrations").await.unwrap();
     database.execute_unprepared("DROP TABLE users").await.unwrap();
-    assert_eq!(migrate(&context, &url, &["up"]).await, "5 applied\n");
+    assert_eq!(migrate(&context, &url, &["up"]).await, "6 applied\n");
 }

@@ -138,6 +138,8 @@ async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context
         ("no issuer", with(json!({"iss": null}))),
         ("no subject", with(json!({"sub": null}))),
         ("an empty subject", with(json!({"sub": ""}))),
+        ("a long subject", with(json!({"sub": "x".repeat(256)}))),
+        ("a subject with a control character", with(json!({"sub": "a\u{0}b"}))),
         ("an expiry beyond all times", with(json!({"exp": 8_210_266_876_799_u64}))),
         ("an expiry that is infinite", with(json!({"exp": 1e300}))),
         ("an unknown key", with_header(json!({"alg": "EdDSA", "kid": "other"}))),

@@ -3,7 +3,7 @@
 use orm_pool::{DatabaseUrl, Pool, PoolOptions};
 use serde_json::{Value, json};
 use users_api::{
-    domain::{Email, Name},
+    domain::{Actor, Author, Email, Name},
     service::{Change, Draft, Error, SchemaService, UserService},
 };
 
@@ -234,14 +234,15 @@ async fn only_the_current_version_is_accepted(context: Context) {
     let service = UserService::new(pool.clone());
     let draft =
         |name: &str| Draft { name: Name::parse(name).unwrap(), email: Email::parse("ann@example.com").unwrap() };
+    let author = || Author { actor: Actor::Anyone, request_id: None };
     let rename = |name: &str| Change { name: Some(Name::parse(name).unwrap()), email: None };
-    let id = service.create(draft("Ann")).await.unwrap().id;
+    let id = service.create(draft("Ann"), author()).await.unwrap().id;
 
-    assert_eq!(service.patch(id, 1.into(), rename("Bob")).await.unwrap().version, 2);
+    assert_eq!(service.patch(id, 1.into(), rename("Bob"), author()).await.unwrap().version, 2);
     for mismatch in [
-        service.patch(id, 1.into(), rename("Carl")).await.err(),
-        service.replace(id, 3.into(), draft("Carl")).await.err(),
-        service.delete(id, 1.into()).await.err(),
+        service.patch(id, 1.into(), rename("Carl"), author()).await.err(),
+        service.replace(id, 3.into(), draft("Carl"), author()).await.err(),
+        service.delete(id, 1.into(), author()).await.err(),
     ] {
         assert!(matches!(mismatch, Some(Error::PreconditionFailed { current: 2 })), "{mismatch:?}");
     }
@@ -251,13 +252,13 @@ async fn only_the_current_version_is_accepted(context: Context) {
     // Of concurrent writers that expect the same version, one succeeds.
     let racing = (0..20).map(|number| {
         let (service, change) = (service.clone(), rename(&format!("Ann {number}")));
-        tokio::spawn(async move { service.patch(id, 2.into(), change).await.is_ok() })
+        tokio::spawn(async move { service.patch(id, 2.into(), change, author()).await.is_ok() })
     });
     let won = futures_util::future::join_all(racing).await.into_iter().filter(|won| *won.as_ref().unwrap()).count();
     assert_eq!((won, service.find(id).await.unwrap().version), (1, 3));
 
-    service.delete(id, 3.into()).await.unwrap();
-    assert!(matches!(service.delete(id, 3.into()).await, Err(Error::NotFound)));
+    service.delete(id, 3.into(), author()).await.unwrap();
+    assert!(matches!(service.delete(id, 3.into(), author()).await, Err(Error::NotFound)));
     pool.close(std::time::Duration::from_secs(5)).await.unwrap();
 }
 

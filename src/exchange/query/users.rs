@@ -110,6 +110,20 @@ pub struct Limit(u64);
 
 word_values!(UserSort, UserCount);
 
+impl Limit {
+    /// Returns the number.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(DEFAULT_LIMIT)
+    }
+}
+
 impl ParameterValue for Limit {
     fn parse(text: &str) -> Result<Self, ValidationError> {
         let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
@@ -174,7 +188,7 @@ impl ListQuery {
     pub fn parse(query: &str, signer: &CursorSigner) -> Result<Self, QueryError> {
         let ((ListParameters { limit, cursor, count }, selection), pairs) =
             read_with_pairs::<(ListParameters, SelectionParameters)>(query)?;
-        let limit = limit.map_or(DEFAULT_LIMIT, |limit| limit.0);
+        let limit = limit.unwrap_or_default().get();
         let (selection, fields) = selection.into_parts();
         let position = position(cursor.as_deref(), &selection, signer)?;
         let without_cursor = without_cursor(&pairs, limit);

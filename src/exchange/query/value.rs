@@ -8,7 +8,7 @@ use utoipa::{
 };
 
 use crate::{
-    domain::{Email, Prefix, UserId, ValidationError},
+    domain::{Email, Prefix, UserId, ValidationError, Version},
     exchange::Fields,
 };
 
@@ -64,6 +64,13 @@ impl ParameterValue for bool {
 impl ParameterValue for String {
     fn parse(text: &str) -> Result<Self, ValidationError> {
         Ok(text.to_owned())
+    }
+}
+
+impl ParameterValue for Version {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        let version = text.parse().ok().filter(|version| *version >= 1);
+        version.ok_or_else(|| ValidationError::new("out-of-range", "must be a version: a whole number from 1 on"))
     }
 }
 

@@ -7,13 +7,18 @@ use orm_pool::Connection;
 use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use sha2::{Digest, Sha256};
 
-use super::{UserService, change::update_row, create::insert_if_email_free};
+use super::{
+    UserService,
+    change::update_row,
+    create::{NewRow, insert_if_email_free},
+};
 use crate::{
-    domain::UserId,
+    domain::{Author, UserId},
     service::{
         Error, clock,
         error::database,
         idempotency::{Claim, KeyedOutcome, KeyedRequest, claim_keys, release_keys, store_response},
+        journal,
         statement::is_one_of,
     },
 };
@@ -80,8 +85,9 @@ pub(super) async fn all(
     db: &Connection,
     models: &[Model],
     options: WriteOptions,
+    author: &Author,
 ) -> Result<Vec<Option<RowOutcome>>, Rollback> {
-    let written = write_in_order(db, models, options.mode).await?;
+    let written = write_in_order(db, models, options.mode, author).await?;
     let is_refused = || written.contains(&None);
     if options.dry_run || options.atomic && is_refused() { Err(Rollback::Intended(written)) } else { Ok(written) }
 }
@@ -91,13 +97,14 @@ pub(super) async fn once(
     db: &Connection,
     models: &[Model],
     options: WriteOptions,
+    author: &Author,
     claim: &Claim,
     serialize: &(impl Fn(&[Option<RowOutcome>]) -> Vec<u8> + ?Sized),
 ) -> Result<KeyedOutcome<(Vec<Option<RowOutcome>>, Vec<u8>)>, Rollback> {
     if let Some(stored) = claim_keys(db, &[claim]).await.map_err(database)?.get(&claim.key) {
         return Ok(KeyedOutcome::from_stored(stored, &claim.fingerprint));
     }
-    let written = all(db, models, options).await?;
+    let written = all(db, models, options, author).await?;
     let response = serialize(&written);
     if written.iter().all(Option::is_none) {
         release_keys(db, &[&claim.key]).await.map_err(database)?;
@@ -143,7 +150,12 @@ fn completion_of(keyed: KeyedRequest) -> KeyedRequest {
     KeyedRequest { key, ..keyed }
 }
 
-async fn write_in_order(db: &Connection, models: &[Model], mode: WriteMode) -> Result<Vec<Option<RowOutcome>>, Error> {
+async fn write_in_order(
+    db: &Connection,
+    models: &[Model],
+    mode: WriteMode,
+    author: &Author,
+) -> Result<Vec<Option<RowOutcome>>, Error> {
     let mut written: Vec<Option<RowOutcome>> = vec![None; models.len()];
     let mut remaining: Vec<usize> = (0..models.len()).collect();
     let mut rounds = 0;
@@ -152,8 +164,8 @@ async fn write_in_order(db: &Connection, models: &[Model], mode: WriteMode) -> R
         let mut emails = HashSet::with_capacity(remaining.len());
         let (first, later): (Vec<usize>, Vec<usize>) =
             remaining.into_iter().partition(|index| emails.insert(models[*index].email_key.as_str()));
-        let models_of_round = first.iter().map(|index| &models[*index]).collect();
-        let created = insert_if_email_free(db, models_of_round).await.map_err(database)?;
+        let rows_of_round = first.iter().map(|index| NewRow { row: &models[*index], author }).collect();
+        let created = insert_if_email_free(db, rows_of_round).await.map_err(database)?;
         let mut taken = Vec::new();
         for index in first {
             let id = models[index].id;
@@ -166,7 +178,7 @@ async fn write_in_order(db: &Connection, models: &[Model], mode: WriteMode) -> R
         if mode == WriteMode::Insert {
             break;
         }
-        for (index, outcome) in update(db, models, &taken).await? {
+        for (index, outcome) in update(db, models, &taken, author).await? {
             written[index] = Some(outcome);
         }
         // A row is retried if the user with its email was deleted between insert and update.
@@ -179,7 +191,12 @@ async fn write_in_order(db: &Connection, models: &[Model], mode: WriteMode) -> R
 }
 
 /// Updates the users with the emails of these rows. Returns no outcome for a user that was deleted concurrently.
-async fn update(db: &Connection, models: &[Model], indexes: &[usize]) -> Result<Vec<(usize, RowOutcome)>, Error> {
+async fn update(
+    db: &Connection,
+    models: &[Model],
+    indexes: &[usize],
+    author: &Author,
+) -> Result<Vec<(usize, RowOutcome)>, Error> {
     if indexes.is_empty() {
         return Ok(Vec::new());
     }
@@ -194,6 +211,7 @@ async fn update(db: &Connection, models: &[Model], indexes: &[usize]) -> Result<
         .map_err(database)?;
     let mut current: HashMap<String, Model> = rows.into_iter().map(|row| (row.email_key.clone(), row)).collect();
     let mut written = Vec::with_capacity(indexes.len());
+    let mut entries = Vec::new();
     for index in indexes {
         let model = &models[*index];
         let Some(row) = current.remove(&model.email_key) else { continue };
@@ -202,11 +220,13 @@ async fn update(db: &Connection, models: &[Model], indexes: &[usize]) -> Result<
             None => RowOutcome::Unchanged(id),
             Some(next) => {
                 update_row(db, &next, row.version).await?;
+                entries.push(journal::updated(&row, &next, author));
                 RowOutcome::Updated(id)
             }
         };
         written.push((*index, outcome));
     }
+    journal::append(db, &entries).await.map_err(database)?;
     Ok(written)
 }
 

@@ -21,16 +21,12 @@ pub(super) async fn find_for_update(
     if precondition.holds(row.version) { Ok(row) } else { Err(Error::PreconditionFailed { current: row.version }) }
 }
 
-/// Deletes a row. A version, if given, is checked by the DELETE itself, as in [`update_row`].
-pub(super) async fn delete_row(db: impl ConnectionTrait, id: UserId, version: Option<Version>) -> Result<(), Error> {
-    let mut delete = Entity::delete_many().filter(COLUMN.id.eq(id.as_uuid()));
-    if let Some(version) = version {
-        delete = delete.filter(COLUMN.version.eq(version));
-    }
-    match (delete.exec(&db).await.map_err(database)?.rows_affected, version) {
-        (1, _) => Ok(()),
-        (_, None) => Err(Error::NotFound),
-        (_, Some(_)) => Err(Error::VersionConflict),
+/// Deletes a row. The DELETE itself checks the version, as in [`update_row`].
+pub(super) async fn delete_row(transaction: &impl ConnectionTrait, row: &Model) -> Result<(), Error> {
+    let delete = Entity::delete_many().filter(COLUMN.id.eq(row.id)).filter(COLUMN.version.eq(row.version));
+    match delete.exec(transaction).await.map_err(database)?.rows_affected {
+        1 => Ok(()),
+        _ => Err(Error::VersionConflict),
     }
 }
 

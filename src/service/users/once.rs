@@ -2,16 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use entity::users::Model;
 use orm_pool::Connection;
 use sea_orm::DbErr;
 
-use super::create::{CreateOutcome, insert_if_email_free};
+use super::create::{CreateOutcome, NewUser, insert_if_email_free};
 use crate::service::idempotency::{Claim, InFlightGuard, KeyedOutcome, claim_keys, release_keys};
 
 /// A user to create, and its key.
 pub(super) struct KeyedCreation {
-    pub(super) model: Model,
+    pub(super) user: NewUser,
     pub(super) claim: Claim,
     /// Part of the creation, so that the key stays in flight if the caller is dropped before the transaction has ended.
     pub(super) key_guard: Mutex<Option<InFlightGuard>>,
@@ -32,14 +31,14 @@ pub(super) async fn all(
     let claims: Vec<&Claim> = creations.iter().map(|creation| &creation.claim).collect();
     let stored = claim_keys(&db, &claims).await?;
     let is_new = |creation: &&Arc<KeyedCreation>| !stored.contains_key(&creation.claim.key);
-    let models: Vec<&Model> = creations.iter().filter(is_new).map(|creation| &creation.model).collect();
-    let inserted = insert_if_email_free(&db, models).await?;
+    let new = creations.iter().filter(is_new).map(|creation| creation.user.borrowed()).collect();
+    let inserted = insert_if_email_free(&db, new).await?;
     let mut outcomes = Vec::with_capacity(creations.len());
     let mut refused = Vec::new();
     for creation in creations.iter() {
         outcomes.push(match stored.get(&creation.claim.key) {
             Some(response) => KeyedOutcome::from_stored(response, &creation.claim.fingerprint),
-            None if inserted.contains(&creation.model.id) => KeyedOutcome::Executed(CreateOutcome::Created),
+            None if inserted.contains(&creation.user.row.id) => KeyedOutcome::Executed(CreateOutcome::Created),
             None => {
                 refused.push(&creation.claim.key);
                 KeyedOutcome::Executed(CreateOutcome::EmailTaken)

@@ -1,0 +1,44 @@
+//! Deletes what has expired, in small batches.
+
+use std::time::Duration;
+
+use orm_pool::Pool;
+
+use crate::service::{Error, IdempotencyStore, Journal};
+
+/// Pause between two sweeps, unless the retention is shorter.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// Pause between two batches of a sweep. It limits a sweep to a fraction of one connection, and to some thousand rows
+/// per second.
+const BATCH_PAUSE: Duration = Duration::from_millis(100);
+
+/// Deletes expired idempotency keys.
+pub(super) async fn idempotency_keys(pool: Pool, retention: Duration) {
+    let store = IdempotencyStore::new(pool);
+    loop {
+        tokio::time::sleep(INTERVAL.min(retention)).await;
+        while logged(store.delete_expired().await, "idempotency keys").unwrap_or_default() {
+            tokio::time::sleep(BATCH_PAUSE).await;
+        }
+    }
+}
+
+/// Deletes entries of the journal that are older than `retention`.
+pub(super) async fn journal(pool: Pool, retention: Duration) {
+    let journal = Journal::new(pool);
+    loop {
+        tokio::time::sleep(INTERVAL.min(retention)).await;
+        let mut after = 0;
+        while let Some(last) =
+            logged(journal.delete_expired(after, retention).await, "entries of the journal").flatten()
+        {
+            after = last;
+            tokio::time::sleep(BATCH_PAUSE).await;
+        }
+    }
+}
+
+/// Logs an error. The pool reports outages; the next sweep deletes what remains.
+fn logged<T>(deleted: Result<T, Error>, what: &str) -> Option<T> {
+    deleted.inspect_err(|error| tracing::debug!(%error, "cannot delete expired {what}")).ok()
+}

@@ -1,0 +1,17 @@
+//! The section `[journal]`.
+
+use std::time::Duration;
+
+use super::declaration::{Allowed, section};
+
+const DAY: Duration = Duration::from_hours(24);
+
+section! {
+    /// `journal.*`: the record of all changes.
+    JournalSettings, SETTINGS: "journal" {
+        /// How long changes of users and their authors are recorded, 1s to 3650d. Too low: no one can find out who made a
+        /// change. Too high: storage, about 250 bytes per change.
+        #[serde(with = "humantime_serde")]
+        pub keep: Duration = "90d", Allowed::duration(Duration::from_secs(1), DAY.saturating_mul(3650));
+    }
+}

@@ -1,0 +1,309 @@
+//! After crashes of the service and the database, the journal contains every acknowledged change with its author, and no
+//! change that did not happen.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use reqwest::Method;
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    auth::{id_of, key},
+    cases,
+    harness::{
+        App, Context, End, Engine, Reply, Server, Service, binary, connect, env_or, eventually, is_batching,
+        new_database,
+    },
+};
+
+cases![the_journal_has_exactly_the_acknowledged_changes];
+
+/// Clients, each with an API key.
+const CLIENTS: usize = 12;
+/// Changes to acknowledge: `USERS_API_JOURNAL_CHANGES`.
+const CHANGES: usize = 900;
+
+/// A change that a client has sent.
+#[derive(Clone, Debug)]
+struct Sent {
+    actor: String,
+    /// The users and versions that the response reports; `None` without a successful response.
+    acknowledged: Option<Vec<Acknowledged>>,
+}
+
+/// `version` is `None` if the response does not report it.
+#[derive(Clone, Debug)]
+struct Acknowledged {
+    user: Uuid,
+    version: Option<i64>,
+    action: &'static str,
+}
+
+/// What all clients share.
+struct Run {
+    address: Mutex<SocketAddr>,
+    sent: Mutex<HashMap<String, Sent>>,
+    acknowledged: AtomicUsize,
+    goal: usize,
+}
+
+impl Run {
+    fn app(&self) -> App {
+        App::at(*self.address.lock().unwrap(), "")
+    }
+
+    async fn reached(&self, count: usize) {
+        eventually(&format!("{count} changes"), || async {
+            (self.acknowledged.load(Ordering::Relaxed) >= count).then_some(())
+        })
+        .await;
+    }
+}
+
+/// A client that changes its own users, one request at a time.
+async fn client(run: Arc<Run>, number: usize, key: String) {
+    let actor = format!("key:{}", id_of(&key));
+    let mut users: Vec<(Uuid, i64)> = Vec::new();
+    for round in 0.. {
+        if run.acknowledged.load(Ordering::Relaxed) >= run.goal {
+            return;
+        }
+        let (app, request_id) = (run.app(), format!("client{number}-{round}"));
+        let sent = Sent { actor: actor.clone(), acknowledged: None };
+        run.sent.lock().unwrap().insert(request_id.clone(), sent);
+        let request = |method, path: &str| {
+            let request = app.request(method, path).bearer_auth(&key).header("x-request-id", &request_id);
+            request.timeout(Duration::from_secs(20))
+        };
+        let email = |part: usize| format!("user{number}-{round}-{part}@example.com");
+        let target = users.get(round % users.len().max(1)).copied();
+        let path = |id: Uuid| format!("/users/{id}");
+        let body = json!({"name": format!("Round {round}"), "email": email(0)});
+        let (method, reply) = match (round % 7, target) {
+            (0, Some((id, version))) if users.len() > 20 => {
+                let mut request = request(Method::DELETE, &path(id));
+                if round % 2 == 0 {
+                    request = request.header("if-match", format!("\"{version}\""));
+                }
+                (Method::DELETE, Reply::try_of(request).await)
+            }
+            (1, Some((id, _))) => (Method::PUT, Reply::try_of(request(Method::PUT, &path(id)).json(&body)).await),
+            (2 | 3, Some((id, _))) => {
+                let change = json!({"name": format!("Round {round}")});
+                (Method::PATCH, Reply::try_of(request(Method::PATCH, &path(id)).json(&change)).await)
+            }
+            (4, _) => {
+                // Some rows update a user of this client, the others create one.
+                let rows: String = (0..5).map(|part| format!("{}\n", json!({"name": format!("Round {round}"), "email": if part == 0 { format!("bulk{number}@example.com") } else { email(part) }}))).collect();
+                let request = request(Method::POST, "/users/bulk?mode=upsert&report=all");
+                let request = request.header("content-type", "application/x-ndjson").body(rows);
+                (Method::OPTIONS, Reply::try_of(request).await)
+            }
+            _ => {
+                let mut request = request(Method::POST, "/users");
+                if round % 2 == 0 {
+                    request = request.header("idempotency-key", &request_id);
+                }
+                (Method::POST, Reply::try_of(request.json(&body)).await)
+            }
+        };
+        let Ok(reply) = reply else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        if !reply.status.is_success() {
+            assert!(matches!(reply.status.as_u16(), 404 | 412 | 503), "{method} {}: {}", reply.status, reply.text);
+            if reply.status == 503 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            } else if let Some((gone, _)) = target {
+                // Changed by a request without a response.
+                users.retain(|(id, _)| *id != gone);
+            }
+            continue;
+        }
+        let acknowledged = acknowledged(&method, &reply, target);
+        for it in &acknowledged {
+            users.retain(|(id, _)| *id != it.user);
+            if let (Some(version), "created" | "updated") = (it.version, it.action) {
+                users.push((it.user, version));
+            }
+        }
+        run.acknowledged.fetch_add(acknowledged.len(), Ordering::Relaxed);
+        run.sent.lock().unwrap().get_mut(&request_id).unwrap().acknowledged = Some(acknowledged);
+    }
+}
+
+/// The changes that a successful response reports.
+fn acknowledged(method: &Method, reply: &Reply, target: Option<(Uuid, i64)>) -> Vec<Acknowledged> {
+    let uuid = |value: &Value| value["id"].as_str().unwrap().parse().unwrap();
+    match *method {
+        Method::DELETE => vec![Acknowledged { user: target.unwrap().0, version: None, action: "deleted" }],
+        Method::OPTIONS => {
+            let lines = reply.text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let change = |line: Value| match line["outcome"].as_str().unwrap() {
+                "created" => Some(Acknowledged { user: uuid(&line), version: Some(1), action: "created" }),
+                "updated" => Some(Acknowledged { user: uuid(&line), version: None, action: "updated" }),
+                "unchanged" => None,
+                // The connection to the database broke during the import.
+                "stopped" => None,
+                other => panic!("{other}: {line}"),
+            };
+            lines.filter_map(change).collect()
+        }
+        _ => {
+            let user = reply.json();
+            let action = if *method == Method::POST { "created" } else { "updated" };
+            vec![Acknowledged { user: uuid(&user), version: user["version"].as_i64(), action }]
+        }
+    }
+}
+
+/// An entry of the journal.
+#[derive(Clone, Debug)]
+struct Entry {
+    version: i64,
+    action: String,
+    actor: String,
+    request_id: String,
+    name: Option<String>,
+}
+
+async fn query(database: &DatabaseConnection, sql: &str) -> Vec<sea_orm::QueryResult> {
+    database.query_all_raw(Statement::from_string(database.get_database_backend(), sql)).await.unwrap()
+}
+
+/// The journal by user, in the order of versions.
+async fn journal(database: &DatabaseConnection) -> BTreeMap<Uuid, Vec<Entry>> {
+    let mut entries: BTreeMap<Uuid, Vec<Entry>> = BTreeMap::new();
+    let sql = "SELECT user_id, version, action, actor, request_id, name FROM users_journal ORDER BY user_id, version";
+    for row in query(database, sql).await {
+        let entry = Entry {
+            version: row.try_get_by_index(1).unwrap(),
+            action: row.try_get_by_index(2).unwrap(),
+            actor: row.try_get_by_index(3).unwrap(),
+            request_id: row.try_get_by_index(4).unwrap(),
+            name: row.try_get_by_index(5).unwrap(),
+        };
+        entries.entry(row.try_get_by_index(0).unwrap()).or_default().push(entry);
+    }
+    entries
+}
+
+async fn the_journal_has_exactly_the_acknowledged_changes(context: Context) {
+    let goal = env_or("USERS_API_JOURNAL_CHANGES", CHANGES);
+    // A crash must not lose acknowledged changes.
+    let durable: &[&str] = if context.engine().is_mysql_like() { &["--innodb-flush-log-at-trx-commit=1"] } else { &[] };
+    let mut server = (context.engine() != Engine::Sqlite).then(|| Server::new(context.engine(), durable));
+    let url = match &mut server {
+        Some(server) => {
+            server.start(End::Crash);
+            server.await_ready();
+            new_database(server.url()).await
+        }
+        None => context.database().await,
+    };
+    let output = binary(context.folder(), &[("DATABASE_URL", &url)]).arg("migrate").output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut keys = Vec::new();
+    for _ in 0..CLIENTS {
+        keys.push(key(&context, &url, &["all"]).await);
+    }
+    let batch = is_batching().to_string();
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("USERS_API__AUTH__MODE", "required"),
+        ("USERS_API__LIMITS__PER_CALLER", "0"),
+        ("USERS_API__POOL__MAX", "4"),
+        ("USERS_API__POOL__BATCH", batch.as_str()),
+        ("RUST_LOG", "warn,users_api=info,orm_pool::connect::session=error"),
+    ];
+    let mut service = Service::start(context.folder(), &variables).await;
+    let run = Arc::new(Run {
+        address: Mutex::new(service.address),
+        sent: Mutex::default(),
+        acknowledged: AtomicUsize::new(0),
+        goal,
+    });
+    let clients: Vec<_> =
+        keys.into_iter().enumerate().map(|(number, key)| tokio::spawn(client(Arc::clone(&run), number, key))).collect();
+    run.reached(goal / 4).await;
+    service.signal("KILL").await;
+    service.ended().await;
+    service = Service::start(context.folder(), &variables).await;
+    *run.address.lock().unwrap() = service.address;
+    run.reached(goal / 2).await;
+    if let Some(server) = &mut server {
+        server.stop();
+        server.start(End::Crash);
+        server.await_ready();
+    }
+    run.reached(goal).await;
+    for client in clients {
+        client.await.unwrap();
+    }
+    service.signal("TERM").await;
+    service.ended().await;
+
+    let database = connect(&url).await;
+    let entries = journal(&database).await;
+    let mut users: BTreeMap<Uuid, (i64, String)> = BTreeMap::new();
+    for row in query(&database, "SELECT id, version, name FROM users").await {
+        let (id, version, name) =
+            (row.try_get_by_index(0).unwrap(), row.try_get_by_index(1).unwrap(), row.try_get_by_index(2).unwrap());
+        users.insert(id, (version, name));
+    }
+    database.close().await.unwrap();
+    let sent = std::mem::take(&mut *run.sent.lock().unwrap());
+    assert_consistent(&entries, &users, &sent);
+    let count: usize = entries.values().map(Vec::len).sum();
+    println!("{}: {count} changes, {} requests", context.engine().name(), sent.len());
+    if let Some(mut server) = server {
+        server.stop();
+    }
+}
+
+fn assert_consistent(
+    entries: &BTreeMap<Uuid, Vec<Entry>>,
+    users: &BTreeMap<Uuid, (i64, String)>,
+    sent: &HashMap<String, Sent>,
+) {
+    // What the journal says is what the table has.
+    for (user, changes) in entries {
+        let versions: Vec<i64> = changes.iter().map(|change| change.version).collect();
+        assert_eq!(versions, (1..=changes.len() as i64).collect::<Vec<_>>(), "{user}: {changes:?}");
+        let last = changes.last().unwrap();
+        assert_eq!(users.contains_key(user), last.action != "deleted", "{user}: {changes:?}");
+        if let Some((version, name)) = users.get(user) {
+            assert_eq!((last.version, last.name.as_deref()), (*version, Some(name.as_str())), "{user}: {changes:?}");
+        } else {
+            assert!(changes.iter().all(|change| change.name.is_none()), "erased: {changes:?}");
+        }
+        // Each change is one that a client sent, and its author is that client.
+        for change in changes {
+            let request = sent.get(&change.request_id).unwrap_or_else(|| panic!("{change:?}"));
+            assert_eq!(request.actor, change.actor, "{change:?}");
+        }
+    }
+    for user in users.keys() {
+        assert!(entries.contains_key(user), "{user} has no history");
+    }
+    // Each acknowledged change is in the journal, once.
+    for (request_id, Sent { acknowledged, .. }) in sent {
+        for Acknowledged { user, version, action } in acknowledged.iter().flatten() {
+            let changes = &entries[user];
+            let matching: Vec<_> = changes.iter().filter(|change| change.request_id == *request_id).collect();
+            assert_eq!(matching.len(), 1, "{request_id} {user}: {changes:?}");
+            assert_eq!(matching[0].action, *action, "{request_id} {user}: {changes:?}");
+            assert!(version.is_none_or(|version| version == matching[0].version), "{request_id} {user}: {changes:?}");
+        }
+    }
+}
