@@ -132,7 +132,7 @@ impl PartialSchema for ApiKeyDraft {
             .description(Some("A new API key."))
             .property("name", name.examples(["billing service"]))
             .property("scope", scope.examples(["users:read users:write"]))
-            .property("expiresAt", expires_at.examples(["2027-01-31T12:00:00Z"]))
+            .property("expiresAt", expires_at.examples(["2099-12-31T12:00:00Z"]))
             .required("name")
             .required("scope")
             .additional_properties(Some(AdditionalProperties::FreeForm(false)))

@@ -10,7 +10,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ::http::Response as Head;
@@ -39,7 +39,7 @@ use tokio::{
 };
 
 use super::{DISCONNECT_TIMEOUT, KEEP_ALIVE, REQUEST_HEAD_TIMEOUT};
-use crate::{connections::OpenConnection, service::clock};
+use crate::connections::OpenConnection;
 
 /// Maximum number of requests in flight on a connection. Browsers send up to 100.
 const MAX_STREAMS: u32 = 128;
@@ -243,7 +243,7 @@ fn head(response: &Response<()>, size: BodySize) -> (Head<()>, bool) {
         }
     }
     if !headers.contains_key(header::DATE)
-        && let Ok(date) = HeaderValue::try_from(HttpDate::from(std::time::SystemTime::from(clock::now())).to_string())
+        && let Ok(date) = HeaderValue::try_from(HttpDate::from(SystemTime::now()).to_string())
     {
         headers.insert(header::DATE, date);
     }

@@ -68,6 +68,7 @@ async fn every_route_is_fully_documented(context: Context) {
             "get /users",
             "get /users/export",
             "get /users/{id}",
+            "get /users/{id}/history",
             "patch /users/{id}",
             "post /keys",
             "post /keys/{id}/rotate",

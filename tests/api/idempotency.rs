@@ -218,7 +218,7 @@ async fn another_process_waits_for_the_stored_response(context: Context) {
         Engine::Sqlite => None,
         Engine::Postgres => Some(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
-             AND query LIKE 'INSERT %'"
+             AND (query LIKE 'INSERT %' OR query LIKE 'WITH %INSERT %')"
                 .to_owned(),
         ),
         engine => {

@@ -220,13 +220,13 @@ async fn a_signal_ends_the_wait_for_the_migration_lock(context: Context) {
             await_lock_waits(&context, &holder, lock_statement, 0).await;
         }
         holder.close().await.unwrap();
-        assert_eq!(applied(&context, &url).await, [false; 5]);
+        assert_eq!(applied(&context, &url).await, [false; 6]);
     }
 }
 
 async fn a_signal_stops_a_running_migration_at_a_safe_point(context: Context) {
     let url = context.database().await;
-    for command in [&["migrate", "up"][..], &["migrate", "down", "--steps", "3"]] {
+    for command in [&["migrate", "up"][..], &["migrate", "down", "--steps", "4"]] {
         let output = start(&context, &url, command).wait_with_output().await.unwrap();
         assert!(output.status.success(), "{output:?}");
     }
@@ -257,15 +257,15 @@ async fn a_signal_stops_a_running_migration_at_a_safe_point(context: Context) {
     let last = lines.last().unwrap();
     if is_transactional {
         assert_eq!(last, "users-api: stopped before anything was done");
-        assert_eq!(applied(&context, &url).await, [true, true, false, false, false]);
+        assert_eq!(applied(&context, &url).await, [true, true, false, false, false, false]);
     } else {
         assert_eq!(last, "users-api: stopped: 1 applied; run the command again to continue");
-        assert_eq!(applied(&context, &url).await, [true, true, true, false, false]);
+        assert_eq!(applied(&context, &url).await, [true, true, true, false, false, false]);
     }
     observer.close().await.unwrap();
     let output = start(&context, &url, &["migrate", "up"]).wait_with_output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(applied(&context, &url).await, [true; 5]);
+    assert_eq!(applied(&context, &url).await, [true; 6]);
 }
 
 async fn a_signal_ends_an_import_blocked_by_a_lock(context: Context) {
@@ -279,7 +279,9 @@ async fn a_signal_ends_an_import_blocked_by_a_lock(context: Context) {
     if context.engine() == Engine::Sqlite {
         await_blocked(&context, &mut child, &observer, &url, "").await;
     } else {
-        await_lock_waits(&context, &observer, "INSERT INTO", 1).await;
+        // On PostgreSQL one statement inserts the users and their entries in the journal.
+        let statement = if context.engine() == Engine::Postgres { "WITH " } else { "INSERT INTO" };
+        await_lock_waits(&context, &observer, statement, 1).await;
     }
     let (code, message) = end_by_signal(child).await;
     // On SQLite the schema check comes first and needs the same lock.

@@ -23,7 +23,7 @@ const order: Query["sort"] = "age";
 const code: Problem["code"] = "no-such-code";
 void [order, code];
 
-client.setConfig({ baseUrl: process.env["USERS_API_URL"] });
+client.setConfig({ baseUrl: process.env["USERS_API_URL"], auth: process.env["USERS_API_KEY"] });
 
 /** What was asked for, or the problem as an error. */
 function given<T>({ data, error }: { data?: T; error?: unknown }): T {

@@ -25,7 +25,8 @@ const order: Query["sort"] = "age";
 const code: Schemas["Problem"]["code"] = "no-such-code";
 void [order, code];
 
-const client = createClient<paths>({ baseUrl: process.env["USERS_API_URL"] });
+const authorization = `Bearer ${process.env["USERS_API_KEY"]}`;
+const client = createClient<paths>({ baseUrl: process.env["USERS_API_URL"], headers: { authorization } });
 
 /** What was asked for, or the problem as an error. */
 function given<T>({ data, error }: { data?: T; error?: Schemas["Problem"] | string }): T {
@@ -58,7 +59,15 @@ assert.deepEqual([given(put).name, given(put).version], ["Fetched Anna", 2]);
 const patched = given(await client.PATCH("/users/{id}", { params: second, body: { name: "Fetched Ann" } }));
 assert.deepEqual([patched.name, patched.email, patched.version], ["Fetched Ann", email("anna"), 3]);
 
+const changes = given(await client.GET("/users/{id}/history", { params: { path, query: { limit: 2 } } }));
+assert.deepEqual(changes.map(({ version, action, changed }) => [version, action, changed]), [[3, "updated", ["name"]], [2, "updated", ["name", "email"]]]);
+const secret = given(await client.POST("/keys", { body: { name: "fetched", scope: "users:read" } }));
+assert.ok(secret.key?.startsWith(`uak_${secret.id}_`));
+assert.equal((await client.DELETE("/keys/{id}", { params: { path: { id: secret.id } } })).response.status, 204);
+
 // What is refused.
+const stranger = await client.GET("/users", { headers: { authorization: "Bearer unknown" } });
+assert.equal(stranger.error?.code, "credentials-invalid");
 const stale = await client.PATCH("/users/{id}", { params: first, body: { name: "X" } });
 assert.equal(stale.error?.code, "precondition-failed");
 const taken = await client.POST("/users", { body: { name: "X", email: email("anna") } });

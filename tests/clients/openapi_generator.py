@@ -22,7 +22,8 @@ from users_api.models import (
     UserSort,
 )
 
-client = users_api.ApiClient(users_api.Configuration(host=os.environ["USERS_API_URL"]))
+configuration = users_api.Configuration(host=os.environ["USERS_API_URL"], access_token=os.environ["USERS_API_KEY"])
+client = users_api.ApiClient(configuration)
 users, operations = users_api.UsersApi(client), users_api.OperationsApi(client)
 
 

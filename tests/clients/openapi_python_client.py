@@ -6,7 +6,7 @@ import os
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from users_api_client import Client
+from users_api_client import AuthenticatedClient
 from users_api_client.api.operations import live, metrics, openapi, pool, ready
 from users_api_client.api.users import (
     create_user,
@@ -35,7 +35,8 @@ from users_api_client.models import (
     UserSort,
 )
 
-client = Client(base_url=os.environ["USERS_API_URL"], raise_on_unexpected_status=True)
+access = {"base_url": os.environ["USERS_API_URL"], "token": os.environ["USERS_API_KEY"]}
+client = AuthenticatedClient(**access, raise_on_unexpected_status=True)
 
 
 def created(draft: UserDraft, **headers: str) -> User:
@@ -107,7 +108,7 @@ exported = [ExportedUser.from_dict(json.loads(line)) for line in text.splitlines
 assert [user.name for user in exported] == ["Line zero", "Line 1"] and exported[0].cursor
 text = export_users.sync(client=client, name="line", cursor=exported[0].cursor)
 assert [ExportedUser.from_dict(json.loads(line)).id for line in text.splitlines()] == [exported[1].id]
-text = export_users.sync(client=Client(os.environ["USERS_API_URL"], headers={"Accept": "text/csv"}), name="line")
+text = export_users.sync(client=AuthenticatedClient(**access, headers={"Accept": "text/csv"}), name="line")
 assert [row["email"] for row in csv.DictReader(text.splitlines())] == [email("row0"), email("row1")]
 
 # Operations.

@@ -11,7 +11,7 @@ const flags = [
 ];
 // What nobody typed must not be sent.
 const conditions = ["if-match", "if-none-match", "idempotency-key"];
-const filters = ["email", "name", "q", "createdAfter", "createdBefore", "ids", "fields", "cursor", "count"];
+const filters = ["before", "email", "name", "q", "createdAfter", "createdBefore", "ids", "fields", "cursor", "count"];
 
 // Nothing that the browser writes is to stay.
 const home = mkdtempSync(resolve("browser-"));
@@ -24,8 +24,8 @@ const faults = [];
 const check = (holds, fault) => holds || faults.push(fault);
 
 /** Executes an operation as it is found, and gives what the page shows and what it sends. */
-async function execute(page, id, { user, body, accept } = {}) {
-  const block = page.locator(`.opblock[id$="-${id}"]`);
+async function execute(page, operation, { id, body, accept } = {}) {
+  const block = page.locator(`.opblock[id$="-${operation}"]`);
   const control = block.locator(".opblock-summary-control");
   await control.click();
   const button = block.locator(".try-out__btn").first();
@@ -34,7 +34,7 @@ async function execute(page, id, { user, body, accept } = {}) {
   if ((await button.innerText()).trim() === "Try it out") await button.click();
   const clear = block.locator(".btn-clear");
   if (await clear.count()) await clear.click();
-  if (user) await block.locator('tr[data-param-name="id"] input').fill(user);
+  if (id) await block.locator('tr[data-param-name="id"] input').fill(id);
   if (body) await block.locator(".opblock-section-request-body .content-type").selectOption(body);
   if (accept) await block.locator(".responses-wrapper .content-type").first().selectOption(accept);
   const area = block.locator("textarea.body-param__text");
@@ -45,12 +45,12 @@ async function execute(page, id, { user, body, accept } = {}) {
   const status = block.locator(".live-responses-table tbody .response-col_status", { hasText: /\d{3}/ }).first();
   const shown = Number.parseInt(await status.innerText(), 10);
   const answer = shown === 304 ? "" : await (await request.response()).text();
-  check(shown >= 200 && shown < 300, `${id}: the page shows ${shown}: ${answer.slice(0, 300)}`);
+  check(shown >= 200 && shown < 300, `${operation}: the page shows ${shown}: ${answer.slice(0, 300)}`);
   // What the browser adds by itself, such as the ETag of what it has kept, is not among these.
   const headers = request.headers();
-  for (const name of conditions) check(!(name in headers), `${id}: ${name} is sent, and nobody typed it: ${headers[name]}`);
+  for (const name of conditions) check(!(name in headers), `${operation}: ${name} is sent, and nobody typed it: ${headers[name]}`);
   for (const [name, value] of new URL(request.url()).searchParams) {
-    check(!filters.includes(name), `${id}: ${name} is sent, and nobody typed it: ${value}`);
+    check(!filters.includes(name), `${operation}: ${name} is sent, and nobody typed it: ${value}`);
   }
   // The page is slow with many that are open.
   await control.click();
@@ -73,8 +73,12 @@ try {
   check((await page.locator(".topbar").count()) === 0, "the page has a bar to ask for other documents");
 
   const items = Object.values(JSON.parse(body).paths).flatMap((path) => Object.values(path));
-  // Keys are managed by callers who authenticate, and this service is started without authentication.
-  const operations = items.flatMap((item) => (item.tags?.includes("keys") ? [] : (item.operationId ?? [])));
+  const operations = items.flatMap((item) => item.operationId ?? []);
+  await page.locator(".auth-wrapper .authorize").click();
+  const dialog = page.locator(".dialog-ux");
+  await dialog.locator("input").first().fill(process.env.USERS_API_KEY);
+  await dialog.locator("button.authorize").click();
+  await dialog.locator(".btn-done").click();
   const done = new Set();
   const run = async (id, options) => {
     done.add(id);
@@ -88,7 +92,9 @@ try {
 
   const user = JSON.parse((await run("createUser")).answer).id;
   for (const id of ["listUsers", "exportUsers"]) await run(id);
-  for (const id of ["getUser", "replaceUser", "patchUser", "deleteUser"]) await run(id, { user });
+  for (const id of ["getUser", "replaceUser", "patchUser", "deleteUser", "getUserHistory"]) await run(id, { id: user });
+  const key = JSON.parse((await run("createKey")).answer).id;
+  for (const id of ["rotateKey", "revokeKey"]) await run(id, { id: key });
   for (const type of ["application/x-ndjson", "text/csv"]) {
     const bulk = await run("writeUsers", { body: type });
     check(bulk.type === type, `writeUsers: the rows are sent as ${bulk.type}`);

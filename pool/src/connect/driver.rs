@@ -247,7 +247,15 @@ impl DriverConnection {
     }
 
     async fn run(&mut self, sql: String) -> Result<()> {
-        on!(Driver, &mut self.driver, connection => connection.execute(AssertSqlSafe(sql)).await.map(drop))
+        match &mut self.driver {
+            // As a statement with parameters, of which it has none, it is prepared once per connection.
+            #[cfg(feature = "sqlite")]
+            Driver::Sqlite(connection) => sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop),
+            #[cfg(feature = "postgres")]
+            Driver::Postgres(connection, ..) => connection.execute(AssertSqlSafe(sql)).await.map(drop),
+            #[cfg(feature = "mysql")]
+            Driver::MySql(connection) => connection.execute(AssertSqlSafe(sql)).await.map(drop),
+        }
     }
 
     /// Returns those of the given sessions that, according to the server, have been waiting for their next statement

@@ -10,6 +10,8 @@ use tokio::sync::Mutex;
 use super::driver::DriverMut;
 use crate::error_kind::{driver_error, exec_error, query_error};
 
+/// The target of the driver's log of statements.
+const DRIVER_LOG: &str = "sqlx::query";
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
 /// Adjusts the connect options of a driver.
@@ -39,9 +41,14 @@ impl DriverOptions {
     }
 }
 
-/// Logs statements at `debug` and slow ones at `warn`, then applies the application's changes.
+/// Logs slow statements at `warn`, and all statements at `debug` if that level is enabled when the pool is created, then
+/// applies the application's changes.
 pub(super) fn apply<O: sqlx::ConnectOptions>(options: O, map: Option<&MapOptions<O>>) -> O {
-    let options = options.log_statements(LevelFilter::Debug).log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
+    // Otherwise the driver would ask the subscriber for each statement.
+    let is_logged = tracing::enabled!(target: DRIVER_LOG, tracing::Level::DEBUG)
+        || log::log_enabled!(target: DRIVER_LOG, log::Level::Debug);
+    let level = if is_logged { LevelFilter::Debug } else { LevelFilter::Off };
+    let options = options.log_statements(level).log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
     match map {
         Some(map) => map(options),
         None => options,

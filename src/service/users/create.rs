@@ -2,11 +2,11 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use entity::users::{Column, Entity, Model};
+use entity::users::{ActiveModel, Column, Entity, Model};
 use orm_pool::{Connection, DbErrorKind};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QuerySelect,
-    QueryTrait, Value,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, InsertMany, IntoActiveModel, Iterable, QueryFilter,
+    QuerySelect, QueryTrait, Value,
     sea_query::{Expr, OnConflict, Query, ValueType},
 };
 use uuid::Uuid;
@@ -18,6 +18,9 @@ use crate::{
         statement::{power_of_two_chunks, unnest},
     },
 };
+
+/// Maximum number of attempts to insert a row whose email is alternately taken and free.
+const MAX_RETRIES: u32 = 4;
 
 /// The outcome of a creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +134,15 @@ async fn insert_arrays(db: &Connection, rows: &[NewRow<'_>]) -> Result<HashSet<U
 async fn insert_returning(db: &Connection, rows: &[NewRow<'_>]) -> Result<HashSet<Uuid>, DbErr> {
     let mut inserted = HashSet::with_capacity(rows.len());
     for chunk in power_of_two_chunks(rows) {
-        let mut insert = Entity::insert_many(chunk.iter().map(|new| new.row.clone().into_active_model())).into_query();
-        insert.on_conflict(OnConflict::column(Column::EmailKey).do_nothing().to_owned()).returning_col(Column::Id);
-        for row in db.query_all(&insert).await? {
+        let mut insert = insert(chunk).into_query();
+        insert.on_conflict(OnConflict::column(Column::EmailKey).do_nothing().to_owned());
+        if let [new] = chunk {
+            if db.execute(&insert).await?.rows_affected() > 0 {
+                inserted.insert(new.row.id);
+            }
+            continue;
+        }
+        for row in db.query_all(insert.returning_col(Column::Id)).await? {
             inserted.insert(row.try_get_by_index(0)?);
         }
     }
@@ -145,12 +154,18 @@ async fn insert_returning(db: &Connection, rows: &[NewRow<'_>]) -> Result<HashSe
 async fn insert_without_returning(db: &Connection, rows: &[NewRow<'_>]) -> Result<HashSet<Uuid>, DbErr> {
     let mut inserted = HashSet::with_capacity(rows.len());
     for chunk in power_of_two_chunks(rows) {
-        let insert = || Entity::insert_many(chunk.iter().map(|new| new.row.clone().into_active_model()));
-        match insert().exec_without_returning(db).await {
+        if let [new] = chunk {
+            // Boxed, because it is large and used by no other engine.
+            if Box::pin(insert_single(db, new)).await? {
+                inserted.insert(new.row.id);
+            }
+            continue;
+        }
+        match insert(chunk).exec_without_returning(db).await {
             Ok(_) => inserted.extend(chunk.iter().map(|new| new.row.id)),
             // The statement is rolled back, the transaction is not.
             Err(error) if DbErrorKind::of(&error) == DbErrorKind::UniqueViolation => {
-                insert().on_conflict_do_nothing_on([Column::EmailKey]).exec_without_returning(db).await?;
+                insert(chunk).on_conflict_do_nothing_on([Column::EmailKey]).exec_without_returning(db).await?;
                 let ids = Entity::find()
                     .select_only()
                     .column(Column::Id)
@@ -161,4 +176,25 @@ async fn insert_without_returning(db: &Connection, rows: &[NewRow<'_>]) -> Resul
         }
     }
     Ok(inserted)
+}
+
+/// Inserts a row unless its email is taken, and returns whether it did.
+///
+/// A row that violates a key is locked by the INSERT in shared mode. ON DUPLICATE KEY would then lock it exclusively, and
+/// transactions with the same email would deadlock; so the row is only read.
+async fn insert_single(db: &Connection, new: &NewRow<'_>) -> Result<bool, DbErr> {
+    for _ in 0..MAX_RETRIES {
+        match insert(std::slice::from_ref(new)).exec_without_returning(db).await {
+            Ok(_) => return Ok(true),
+            Err(error) if !is_unnamed_violation(db, &error) => return Err(error),
+            Err(error) if is_email_taken(db, new.row, &error).await? => return Ok(false),
+            // The conflicting row disappeared between the INSERT and the SELECT.
+            Err(_) => {}
+        }
+    }
+    Err(DbErr::Custom("the email was alternately taken and free".to_owned()))
+}
+
+fn insert(rows: &[NewRow<'_>]) -> InsertMany<ActiveModel> {
+    Entity::insert_many(rows.iter().map(|new| new.row.clone().into_active_model()))
 }
