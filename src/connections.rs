@@ -133,7 +133,10 @@ impl Connections {
         metrics::describe_counter!(CLOSED, "Connections closed at server.max_connections in favour of new ones");
         metrics::counter!(CLOSED).absolute(0);
         metrics::describe_gauge!(OPEN, "Open client connections");
-        metrics::describe_gauge!(ACTIVE, "Requests in flight, until the head of the response");
+        metrics::describe_gauge!(
+            ACTIVE,
+            "Requests in flight: until the head of the response with HTTP/1, until its end with HTTP/2"
+        );
         Self(Arc::new(Registry { max, began: Instant::now(), open: Mutex::default() }))
     }
 
@@ -168,12 +171,12 @@ impl Connections {
     }
 
     fn update_gauges(&self) {
-        let (open, busy) = {
+        let (open, in_flight) = {
             let open = self.lock();
-            let is_busy = |activity: &&Arc<Activity>| activity.idle_since.load(Ordering::Relaxed) == BUSY;
-            (open.connections.len(), open.connections.values().filter(is_busy).count())
+            let in_flight = |activity: &Arc<Activity>| u64::from(activity.in_flight.load(Ordering::Relaxed));
+            (open.connections.len() as u64, open.connections.values().map(in_flight).sum())
         };
-        for (name, value) in [(OPEN, open), (ACTIVE, busy)] {
+        for (name, value) in [(OPEN, open), (ACTIVE, in_flight)] {
             metrics::gauge!(name).set(u32::try_from(value).unwrap_or(u32::MAX));
         }
     }

@@ -24,7 +24,7 @@ use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::Sd
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{FilterExt, LevelFilter, Targets, dynamic_filter_fn, filter_fn},
-    layer::SubscriberExt,
+    layer::{Context, SubscriberExt},
     util::SubscriberInitExt,
 };
 
@@ -110,11 +110,21 @@ impl Telemetry {
                 .with_filter(own_spans)
         });
         let (writer, is_terminal) = log.open()?;
-        let logged = tracing_subscriber::registry().with(log_layer(&settings.log, writer.clone(), is_terminal));
+        let layer = log_layer(&settings.log, writer.clone(), is_terminal);
+        let filter = EnvFilter::new(&settings.log.filter);
+        // Events are self-contained. Spans are for traces; formatting them in the log would cost every request.
+        let events = filter_fn(is_event);
+        let registry = tracing_subscriber::registry();
         match spans {
-            Some(spans) => logged.with(spans).try_init()?,
-            // Not `with(None)`: it would enable all spans, at a cost for every request.
-            None => logged.try_init()?,
+            Some(spans) => {
+                let filter = filter.and(events).and(dynamic_filter_fn(is_unexpected));
+                registry.with(layer.with_filter(filter)).with(spans).try_init()?;
+            }
+            // For all layers: a filter of a single one cannot tell a driver that its statements are not logged, which
+            // would then prepare an event for each of them.
+            None => {
+                registry.with(layer).with(dynamic_filter_fn(is_unexpected)).with(events).with(filter).try_init()?;
+            }
         }
         let flush = LogFlush(writer.clone());
         std::panic::set_hook(Box::new(move |panic| log_panic(panic, &flush)));
@@ -186,16 +196,11 @@ fn log_layer(settings: &LogSettings, writer: LogWriter, is_terminal: bool) -> Bo
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
-    // Events are self-contained. Spans are for traces; formatting them here would cost every request.
-    let filter = EnvFilter::new(&settings.filter)
-        .and(filter_fn(is_event))
-        .and(dynamic_filter_fn(|metadata, _| !is_expected_accept_error(metadata)));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     if human {
-        layer.compact().with_filter(filter).boxed()
+        layer.compact().boxed()
     } else {
-        let layer = layer.json().flatten_event(true).with_current_span(false).with_span_list(false);
-        layer.with_filter(filter).boxed()
+        layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     }
 }
 
@@ -207,8 +212,8 @@ pub(crate) fn expect_listener_close() {
     LISTENER_CLOSING.store(true, Ordering::Release);
 }
 
-fn is_expected_accept_error(metadata: &tracing::Metadata<'_>) -> bool {
-    metadata.target() == "actix_server::accept" && LISTENER_CLOSING.load(Ordering::Acquire)
+fn is_unexpected<S>(metadata: &tracing::Metadata<'_>, _: &Context<'_, S>) -> bool {
+    metadata.target() != "actix_server::accept" || !LISTENER_CLOSING.load(Ordering::Acquire)
 }
 
 fn is_event(metadata: &tracing::Metadata<'_>) -> bool {

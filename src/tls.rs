@@ -1,6 +1,6 @@
 //! TLS: the cryptography of this process, and the certificate of its listeners.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -35,6 +35,9 @@ pub enum CertificateError {
         /// The cause.
         cause: pem::Error,
     },
+    /// The key is encrypted.
+    #[error("server.tls.key: {} is encrypted; store the key without a passphrase", .0.display())]
+    Encrypted(PathBuf),
     /// The key does not belong to the certificate, or its algorithm is not supported.
     #[error("server.tls.key: the key cannot be used with the certificate in server.tls.certificate: {0}")]
     Key(rustls::Error),
@@ -112,7 +115,11 @@ fn read(certificate: &PathBuf, key: &PathBuf) -> Result<Arc<CertifiedKey>, Certi
         .and_then(Iterator::collect)
         .and_then(|chain: Vec<_>| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
         .map_err(file("server.tls.certificate", certificate))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(file("server.tls.key", key))?;
+    let text = fs::read(key).map_err(|error| file("server.tls.key", key)(pem::Error::Io(error)))?;
+    if memchr::memmem::find(&text, b"ENCRYPTED").is_some() {
+        return Err(CertificateError::Encrypted(key.clone()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&text).map_err(file("server.tls.key", key))?;
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map(Arc::new).map_err(CertificateError::Key)
 }
 

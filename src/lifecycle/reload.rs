@@ -29,11 +29,11 @@ impl Reload {
     /// Reads all layers and the certificate again, applies changes and logs the outcome. Invalid settings change nothing,
     /// and neither does a certificate that cannot be used.
     pub async fn run(&mut self, pool: &Pool, certificate: Option<&Certificate>) {
-        let has_new_certificate = certificate.is_some_and(reload_certificate);
-        self.reload_settings(pool, has_new_certificate).await;
+        let is_reported = certificate.is_some_and(reload_certificate);
+        self.reload_settings(pool, is_reported).await;
     }
 
-    async fn reload_settings(&mut self, pool: &Pool, has_new_certificate: bool) {
+    async fn reload_settings(&mut self, pool: &Pool, is_reported: bool) {
         let (layers, settings) = match self.read() {
             Ok(read) => read,
             Err(error) => {
@@ -47,7 +47,7 @@ impl Reload {
             tracing::warn!(settings = restart.join(", "), "reload: these settings require a restart");
         }
         if reloadable.is_empty() {
-            if !has_new_certificate {
+            if !is_reported {
                 tracing::info!("reload: no changes");
             }
             return;
@@ -74,7 +74,7 @@ impl Reload {
     }
 }
 
-/// Returns whether there is a new certificate.
+/// Returns whether it has logged an outcome.
 fn reload_certificate(certificate: &Certificate) -> bool {
     match certificate.reload() {
         Ok(true) => {
@@ -84,7 +84,7 @@ fn reload_certificate(certificate: &Certificate) -> bool {
         Ok(false) => false,
         Err(error) => {
             tracing::error!(%error, "reload: invalid certificate; the current one remains in use");
-            false
+            true
         }
     }
 }

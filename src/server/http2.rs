@@ -4,6 +4,7 @@
 //! a client that does not read its response.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     io,
     net::SocketAddr,
@@ -32,10 +33,10 @@ use h2::{
     server::{Builder, SendResponse},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 use super::{DISCONNECT_TIMEOUT, KEEP_ALIVE, REQUEST_HEAD_TIMEOUT};
@@ -45,11 +46,15 @@ use crate::connections::OpenConnection;
 const MAX_STREAMS: u32 = 128;
 /// Maximum size of the head of a request, as for HTTP/1.
 const MAX_HEAD_SIZE: u32 = 128 * 1024;
-/// How much of a body a client may send before it is read, per request and per connection.
+/// How much of a body a client may send before it is read, per request and per connection. It also bounds what frames of
+/// a single byte cost, each of which h2 stores with some 350 bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 128 * 1024;
 /// Maximum number of bytes of a response that wait to be sent.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// How often a connection that is closing is examined.
+const CLOSE_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Headers of HTTP/1 that describe the connection (RFC 9113, section 8.2.2).
 const CONNECTION_HEADERS: [HeaderName; 5] = [
@@ -92,11 +97,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER);
-        let handshake = timeout(REQUEST_HEAD_TIMEOUT, builder.handshake::<_, Bytes>(self.stream)).await;
-        let Ok(handshake) = handshake else { return Err(Reason::SETTINGS_TIMEOUT.into()) };
-        let mut http2 = handshake?;
-        let close_requested = pin!(self.connection.close_requested());
-        let mut close_requested = close_requested;
+        let output = Rc::new(Output::default());
+        let stream = Transport { stream: self.stream, output: Rc::clone(&output), lingering: None };
+        let mut close_requested = pin!(self.connection.close_requested());
+        let mut http2 = tokio::select! {
+            handshake = timeout(REQUEST_HEAD_TIMEOUT, builder.handshake::<_, Bytes>(stream)) => match handshake {
+                Ok(handshake) => handshake?,
+                Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
+            },
+            () = &mut close_requested => return Ok(()),
+        };
         let shared = Rc::new(Shared {
             service,
             connection: Rc::new(self.connection),
@@ -105,37 +115,117 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
         });
         // Dropping it cancels the requests in flight, when the connection is lost.
         let mut requests = JoinSet::new();
-        let mut is_closing = false;
+        // From this time on, new requests are refused; clients may send them over another connection.
+        let mut refuse_after: Option<Instant> = None;
         let mut idle = pin!(sleep(KEEP_ALIVE));
         loop {
             let is_idle = requests.is_empty();
             tokio::select! {
                 accepted = http2.accept() => {
                     let Some(accepted) = accepted else { return Ok(()) };
-                    let (request, respond) = accepted?;
-                    requests.spawn_local(Rc::clone(&shared).respond(request, respond, self.peer));
+                    let (request, mut respond) = accepted?;
+                    if refuse_after.is_some_and(|time| time <= Instant::now()) {
+                        respond.send_reset(Reason::REFUSED_STREAM);
+                    } else {
+                        requests.spawn_local(Rc::clone(&shared).respond(request, respond, self.peer));
+                    }
                     continue;
                 }
                 _ = requests.join_next(), if !is_idle => {
-                    let limit = if is_closing { DISCONNECT_TIMEOUT } else { KEEP_ALIVE };
-                    idle.set(sleep(limit));
+                    idle.set(sleep(if refuse_after.is_some() { CLOSE_POLL_INTERVAL } else { KEEP_ALIVE }));
                     continue;
                 }
-                () = &mut close_requested, if !is_closing => {}
-                () = shared.close.notified(), if !is_closing => {}
+                () = &mut close_requested, if refuse_after.is_none() => {}
+                () = shared.close.notified(), if refuse_after.is_none() => {}
                 () = &mut idle, if is_idle => {
-                    if is_closing {
+                    if let Some(time) = refuse_after {
+                        if Instant::now() < time || output.is_progressing(self.write_timeout) {
+                            idle.set(sleep(CLOSE_POLL_INTERVAL));
+                            continue;
+                        }
                         // The client has neither acknowledged the end nor closed the connection.
                         http2.abrupt_shutdown(Reason::NO_ERROR);
-                        return Ok(());
+                        let closed = poll_fn(|context| http2.poll_closed(context));
+                        return timeout(2 * DISCONNECT_TIMEOUT, closed).await.unwrap_or(Ok(()));
                     }
                 }
             }
             // Requests that are already on their way are still served.
             http2.graceful_shutdown();
-            is_closing = true;
+            refuse_after = Some(Instant::now() + DISCONNECT_TIMEOUT);
             idle.set(sleep(DISCONNECT_TIMEOUT));
         }
+    }
+}
+
+/// What has been written to a connection.
+#[derive(Default)]
+struct Output {
+    /// Whether bytes wait until the client reads.
+    is_pending: Cell<bool>,
+    last_written: Cell<Option<Instant>>,
+}
+
+impl Output {
+    /// Whether the client is still reading what waits, with at most `limit` between two reads; zero: any time.
+    fn is_progressing(&self, limit: Duration) -> bool {
+        let is_recent = |time: Instant| limit.is_zero() || time.elapsed() < limit;
+        self.is_pending.get() && self.last_written.get().is_some_and(is_recent)
+    }
+
+    fn note<V>(&self, written: &Poll<V>) {
+        self.is_pending.set(written.is_pending());
+        if written.is_ready() {
+            self.last_written.set(Some(Instant::now()));
+        }
+    }
+}
+
+/// The stream of a connection, which notes what is written. It is closed without losing what the client has not read: a
+/// socket that is closed with unread input is reset, so that input is read and discarded first.
+struct Transport<T> {
+    stream: T,
+    output: Rc<Output>,
+    lingering: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Transport<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<T> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.output.note(&written);
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.output.note(&flushed);
+        flushed
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+        let lingering = this.lingering.get_or_insert_with(|| Box::pin(sleep(DISCONNECT_TIMEOUT)));
+        while lingering.as_mut().poll(context).is_pending() {
+            let mut bytes = [0; 1024];
+            let mut unread = ReadBuf::new(&mut bytes);
+            // An error ends the connection as well.
+            let read = ready!(Pin::new(&mut this.stream).poll_read(context, &mut unread));
+            if read.is_err() || unread.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -155,8 +245,10 @@ where
         let is_head = request.method() == Method::HEAD;
         let request = self.convert(request, peer);
         let response = tokio::select! {
-            response = self.service.call(request) => response,
+            // First, because the handler of a cancelled request may fail for the lack of its body.
+            biased;
             _ = poll_fn(|context| respond.poll_reset(context)) => return,
+            response = self.service.call(request) => response,
         };
         let response = match response {
             Ok(response) => Response::from(response).map_into_boxed_body(),

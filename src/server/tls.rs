@@ -64,7 +64,9 @@ where
                 return http1.call((OneAtATime::new(stream), Protocol::Http1, peer)).await.map_err(drop);
             }
             let connection = connections.open();
-            Http2 { stream, peer, connection, write_timeout }.serve(app).await.map_err(drop)
+            Http2 { stream, peer, connection, write_timeout }.serve(app).await.map_err(|error| {
+                tracing::debug!(client = peer.map(tracing::field::display), %error, "HTTP/2 connection failed");
+            })
         })
     }
 }

@@ -94,44 +94,40 @@ pub(super) async fn append(db: &impl ConnectionTrait, entries: &[ActiveModel]) -
 
 /// PostgreSQL: returns the statement that executes an insert into `users`, appends an entry for each row that it inserts,
 /// and returns the ids of these rows.
-pub(super) fn creation<'a>(
-    mut users: InsertStatement,
-    ids_and_authors: impl Iterator<Item = (Uuid, &'a Author)> + Clone,
-) -> Result<WithQuery, DbErr> {
+pub(super) fn creation(mut users: InsertStatement, authors: &[(Uuid, &Author)]) -> Result<WithQuery, DbErr> {
     let (created, author) = (Alias::new("created"), Alias::new("author"));
     let columns = [User::Id, User::Version, User::UpdatedAt, User::Name, User::Email, User::CreatedAt];
     users.returning(Query::returning().columns(columns));
     let mut created_table = CommonTableExpression::new();
     created_table.table_name(created.clone()).columns(columns).query(users);
+    let mut with = Query::with();
+    with.cte(created_table);
 
-    let ids = unnest(ids_and_authors.clone().map(|(id, _)| id));
-    let actors = unnest(ids_and_authors.clone().map(|(_, author)| author.actor.to_string()));
-    // An array of texts has no NULL.
-    let request_ids =
-        unnest(ids_and_authors.map(|(_, author)| author.request_id.as_deref().unwrap_or_default().to_owned()));
-    let mut authors = Query::select();
-    authors.expr(ids).expr(actors).expr(request_ids);
-    let mut author_table = CommonTableExpression::new();
-    author_table.table_name(author.clone()).columns([Column::UserId, Column::Actor, Column::RequestId]).query(authors);
-
-    let of_created = |column: User| Expr::col((created.clone(), column));
-    let of_author = |column: Column| Expr::col((author.clone(), column));
     let mut entries = Query::select();
-    entries
-        .exprs([
-            of_created(User::Id),
-            of_created(User::Version),
-            Expr::val(Action::Created.name()),
-            Expr::val(""),
-            of_author(Column::Actor),
-            Func::cust("NULLIF").args([of_author(Column::RequestId), Expr::val("")]).into(),
-            of_created(User::UpdatedAt),
-            of_created(User::Name),
-            of_created(User::Email),
-            of_created(User::CreatedAt),
-        ])
-        .from(created.clone())
-        .inner_join(author.clone(), of_author(Column::UserId).equals((created.clone(), User::Id)));
+    entries.from(created.clone());
+    let of_author = |column: Column| Expr::col((author.clone(), column));
+    let (actor, request_id) = if let [(_, author)] = authors {
+        // Without the join, which would have to be planned for each execution.
+        (Expr::val(author.actor.to_string()), Expr::val(author.request_id.as_deref().map(str::to_owned)))
+    } else {
+        with.cte(author_table(author.clone(), authors));
+        entries.inner_join(author.clone(), of_author(Column::UserId).equals((created.clone(), User::Id)));
+        let request_id = Func::cust("NULLIF").args([of_author(Column::RequestId), Expr::val("")]);
+        (of_author(Column::Actor), request_id.into())
+    };
+    let of_created = |column: User| Expr::col((created.clone(), column));
+    entries.exprs([
+        of_created(User::Id),
+        of_created(User::Version),
+        Expr::val(Action::Created.name()),
+        Expr::val(""),
+        actor,
+        request_id,
+        of_created(User::UpdatedAt),
+        of_created(User::Name),
+        of_created(User::Email),
+        of_created(User::CreatedAt),
+    ]);
     let mut append = Query::insert();
     append
         .into_table(Entity)
@@ -139,7 +135,21 @@ pub(super) fn creation<'a>(
         .select_from(entries)
         .map_err(|error| DbErr::Custom(error.to_string()))?
         .returning_col(Column::UserId);
-    Ok(Query::with().cte(created_table).cte(author_table).to_owned().query(append))
+    Ok(with.query(append))
+}
+
+/// Returns a table of authors by user id, in three array parameters.
+fn author_table(name: Alias, authors: &[(Uuid, &Author)]) -> CommonTableExpression {
+    let ids = unnest(authors.iter().map(|(id, _)| *id));
+    let actors = unnest(authors.iter().map(|(_, author)| author.actor.to_string()));
+    // An array of texts has no NULL.
+    let request_ids =
+        unnest(authors.iter().map(|(_, author)| author.request_id.as_deref().unwrap_or_default().to_owned()));
+    let mut rows = Query::select();
+    rows.expr(ids).expr(actors).expr(request_ids);
+    let mut table = CommonTableExpression::new();
+    table.table_name(name).columns([Column::UserId, Column::Actor, Column::RequestId]).query(rows);
+    table
 }
 
 /// Appends the deletion of a user, and erases the values of its earlier entries.

@@ -30,6 +30,7 @@ cases![
     a_client_that_does_not_read_is_cut_off,
     a_cancelled_request_is_dropped,
     stalled_handshakes_keep_no_one_out,
+    a_client_that_ignores_the_end_is_disconnected,
     a_client_without_tls_gets_no_response,
 ];
 
@@ -234,11 +235,8 @@ async fn a_shutdown_completes_requests_and_closes_idle_connections(context: Cont
     service.logged("shutdown: all requests completed").await;
 }
 
-/// A connection of HTTP/2 that a case controls in detail.
-async fn connect(
-    authority: &Authority,
-    address: SocketAddr,
-) -> (h2::client::SendRequest<actix_web::web::Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+/// A connection with TLS that has chosen HTTP/2.
+async fn secured(authority: &Authority, address: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
@@ -247,8 +245,15 @@ async fn connect(
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = TcpStream::connect(address).await.unwrap();
-    let stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
-    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+}
+
+/// A connection of HTTP/2 that a case controls in detail.
+async fn connect(
+    authority: &Authority,
+    address: SocketAddr,
+) -> (h2::client::SendRequest<actix_web::web::Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+    let (sender, connection) = h2::client::handshake(secured(authority, address).await).await.unwrap();
     (sender.ready().await.unwrap(), tokio::spawn(connection))
 }
 
@@ -321,7 +326,7 @@ async fn a_cancelled_request_is_dropped(context: Context) {
 
 async fn stalled_handshakes_keep_no_one_out(context: Context) {
     let authority = Authority::named("authority");
-    let service = start(&context, &authority, &[("USERS_API__SERVER__MAX_CONNECTIONS", "16")]).await;
+    let mut service = start(&context, &authority, &[("USERS_API__SERVER__MAX_CONNECTIONS", "16")]).await;
     let mut stalled = Vec::new();
     for _ in 0..64 {
         let mut stream = TcpStream::connect(service.address).await.unwrap();
@@ -329,11 +334,22 @@ async fn stalled_handshakes_keep_no_one_out(context: Context) {
         stream.write_all(&[0x16, 0x03, 0x01]).await.unwrap();
         stalled.push(stream);
     }
-    for version in [Version::HTTP_2, Version::HTTP_11] {
-        let response = client(&authority, version).get(url(&service, "/health/live")).timeout(Duration::from_secs(5));
-        assert_eq!(response.send().await.unwrap().status(), 200, "{version:?}");
-    }
+    let assert_served = async |what: &str| {
+        for version in [Version::HTTP_2, Version::HTTP_11] {
+            let response =
+                client(&authority, version).get(url(&service, "/health/live")).timeout(Duration::from_secs(5));
+            assert_eq!(response.send().await.unwrap().status(), 200, "{what} {version:?}");
+        }
+    };
+    assert_served("handshakes").await;
     drop(stalled);
+    let mut silent = Vec::new();
+    for _ in 0..24 {
+        silent.push(secured(&authority, service.address).await);
+    }
+    assert_served("connections without a preface").await;
+    service.signal("TERM").await;
+    assert!(service.ended().await.success(), "they do not delay the shutdown");
 }
 
 async fn a_client_without_tls_gets_no_response(context: Context) {
@@ -346,4 +362,31 @@ async fn a_client_without_tls_gets_no_response(context: Context) {
     let _ = stream.read_to_end(&mut response).await;
     assert!(!String::from_utf8_lossy(&response).contains("HTTP"), "{response:?}");
     assert_eq!(client(&authority, Version::HTTP_2).get(url(&service, "/users")).send().await.unwrap().status(), 200);
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+async fn a_client_that_ignores_the_end_is_disconnected(context: Context) {
+    let authority = Authority::named("authority");
+    let mut service = start(&context, &authority, &[]).await;
+    // It reads nothing, so it acknowledges neither PING nor GOAWAY, and goes on to send requests.
+    let mut stream = secured(&authority, service.address).await;
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", frame(4, 0, 0, &[]).as_slice()].concat();
+    stream.write_all(&preface).await.unwrap();
+    let head = [&[0x82, 0x87, 0x04, 12][..], b"/health/live", &[0x01, 9], b"localhost"].concat();
+    let sending = tokio::spawn(async move {
+        let mut number = 1;
+        while stream.write_all(&frame(1, 0x5, number, &head)).await.is_ok() {
+            number += 2;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    service.logged("request").await;
+    service.signal("TERM").await;
+    assert!(service.ended().await.success());
+    sending.await.unwrap();
 }

@@ -7,7 +7,7 @@ use orm_pool::{Connection, DbErrorKind};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, InsertMany, IntoActiveModel, Iterable, QueryFilter,
     QuerySelect, QueryTrait, Value,
-    sea_query::{Expr, OnConflict, Query, ValueType},
+    sea_query::{Expr, InsertStatement, OnConflict, Query, ValueType},
 };
 use uuid::Uuid;
 
@@ -89,7 +89,7 @@ pub(super) async fn insert_if_email_free(db: &Connection, mut rows: Vec<NewRow<'
     // two rows with the same email, the first is inserted.
     rows.sort_by(|a, b| a.row.email_key.cmp(&b.row.email_key));
     let inserted = match db.get_database_backend() {
-        DbBackend::Postgres => return insert_arrays(db, &rows).await,
+        DbBackend::Postgres => return insert_with_entries(db, &rows).await,
         DbBackend::MySql => insert_without_returning(db, &rows).await?,
         _ => insert_returning(db, &rows).await?,
     };
@@ -99,23 +99,35 @@ pub(super) async fn insert_if_email_free(db: &Connection, mut rows: Vec<NewRow<'
     Ok(inserted)
 }
 
-/// PostgreSQL: one statement inserts any number of rows and their entries, with one array parameter per column.
-async fn insert_arrays(db: &Connection, rows: &[NewRow<'_>]) -> Result<HashSet<Uuid>, DbErr> {
-    fn column<V: Into<Value> + ValueType>(rows: &[NewRow<'_>], value: impl Fn(&NewRow<'_>) -> V) -> Expr {
-        unnest(rows.iter().map(value)).into()
+/// PostgreSQL: one statement inserts any number of rows and their entries.
+async fn insert_with_entries(db: &Connection, rows: &[NewRow<'_>]) -> Result<HashSet<Uuid>, DbErr> {
+    let mut users = match rows {
+        [_] => insert(rows).into_query(),
+        rows => insert_arrays(rows)?,
+    };
+    users.on_conflict(OnConflict::column(Column::EmailKey).do_nothing().to_owned());
+    let authors: Vec<_> = rows.iter().map(|new| (new.row.id, new.author)).collect();
+    let rows = db.query_all(&journal::creation(users, &authors)?).await?;
+    rows.iter().map(|row| row.try_get_by_index(0)).collect()
+}
+
+/// Returns an insert with one array parameter per column (PostgreSQL).
+fn insert_arrays(rows: &[NewRow<'_>]) -> Result<InsertStatement, DbErr> {
+    fn column<V: Into<Value> + ValueType>(rows: &[NewRow<'_>], value: impl Fn(&Model) -> V) -> Expr {
+        unnest(rows.iter().map(|new| value(new.row))).into()
     }
     let mut values = Query::select();
     for each in Column::iter() {
         values.expr(match each {
-            Column::Id => column(rows, |new| new.row.id),
-            Column::Name => column(rows, |new| new.row.name.clone()),
-            Column::NameKey => column(rows, |new| new.row.name_key.clone()),
-            Column::LastWordKey => column(rows, |new| new.row.last_word_key.clone()),
-            Column::Email => column(rows, |new| new.row.email.clone()),
-            Column::EmailKey => column(rows, |new| new.row.email_key.clone()),
-            Column::Version => column(rows, |new| new.row.version),
-            Column::CreatedAt => column(rows, |new| new.row.created_at),
-            Column::UpdatedAt => column(rows, |new| new.row.updated_at),
+            Column::Id => column(rows, |row| row.id),
+            Column::Name => column(rows, |row| row.name.clone()),
+            Column::NameKey => column(rows, |row| row.name_key.clone()),
+            Column::LastWordKey => column(rows, |row| row.last_word_key.clone()),
+            Column::Email => column(rows, |row| row.email.clone()),
+            Column::EmailKey => column(rows, |row| row.email_key.clone()),
+            Column::Version => column(rows, |row| row.version),
+            Column::CreatedAt => column(rows, |row| row.created_at),
+            Column::UpdatedAt => column(rows, |row| row.updated_at),
         });
     }
     let mut users = Query::insert();
@@ -123,11 +135,8 @@ async fn insert_arrays(db: &Connection, rows: &[NewRow<'_>]) -> Result<HashSet<U
         .into_table(Entity)
         .columns(Column::iter())
         .select_from(values)
-        .map_err(|error| DbErr::Custom(error.to_string()))?
-        .on_conflict(OnConflict::column(Column::EmailKey).do_nothing().to_owned());
-    let ids_and_authors = rows.iter().map(|new| (new.row.id, new.author));
-    let rows = db.query_all(&journal::creation(users, ids_and_authors)?).await?;
-    rows.iter().map(|row| row.try_get_by_index(0)).collect()
+        .map_err(|error| DbErr::Custom(error.to_string()))?;
+    Ok(users)
 }
 
 /// SQLite: statements whose numbers of rows are powers of two, so that few distinct statements are prepared.
