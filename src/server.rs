@@ -3,6 +3,7 @@
 
 mod http2;
 mod tls;
+mod transport;
 
 use std::{
     cell::RefCell,

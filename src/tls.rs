@@ -57,8 +57,8 @@ fn explain(error: &pem::Error) -> String {
 /// The certificate of the listeners, with its key. [`reload`](Self::reload) replaces it for new connections.
 #[derive(Debug)]
 pub struct Certificate {
-    certificate: PathBuf,
-    key: PathBuf,
+    chain_file: PathBuf,
+    key_file: PathBuf,
     current: ArcSwap<CertifiedKey>,
 }
 
@@ -68,9 +68,9 @@ impl Certificate {
     /// # Errors
     ///
     /// [`CertificateError`].
-    pub fn read(certificate: PathBuf, key: PathBuf) -> Result<Arc<Self>, CertificateError> {
-        let current = ArcSwap::new(read(&certificate, &key)?);
-        Ok(Arc::new(Self { certificate, key, current }))
+    pub fn read(chain_file: PathBuf, key_file: PathBuf) -> Result<Arc<Self>, CertificateError> {
+        let current = ArcSwap::new(read(&chain_file, &key_file)?);
+        Ok(Arc::new(Self { chain_file, key_file, current }))
     }
 
     /// Reads both files again. Returns whether the certificate has changed. If they cannot be used, the current
@@ -80,7 +80,7 @@ impl Certificate {
     ///
     /// [`CertificateError`].
     pub fn reload(&self) -> Result<bool, CertificateError> {
-        let next = read(&self.certificate, &self.key)?;
+        let next = read(&self.chain_file, &self.key_file)?;
         let previous = self.current.swap(Arc::clone(&next));
         Ok(previous.cert != next.cert)
     }

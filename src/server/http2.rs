@@ -4,7 +4,6 @@
 //! a client that does not read its response.
 
 use std::{
-    cell::Cell,
     future::poll_fn,
     io,
     net::SocketAddr,
@@ -33,13 +32,16 @@ use h2::{
     server::{Builder, SendResponse},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     sync::Notify,
     task::JoinSet,
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use super::{DISCONNECT_TIMEOUT, KEEP_ALIVE, REQUEST_HEAD_TIMEOUT};
+use super::{
+    DISCONNECT_TIMEOUT, KEEP_ALIVE, REQUEST_HEAD_TIMEOUT,
+    transport::{Output, Transport},
+};
 use crate::connections::OpenConnection;
 
 /// Maximum number of requests in flight on a connection. Browsers send up to 100.
@@ -74,6 +76,18 @@ pub(super) struct Http2<T> {
     pub(super) write_timeout: Duration,
 }
 
+/// Returns the limits of a connection.
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD_SIZE)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
 /// What the requests of a connection share.
 struct Shared<S> {
     service: Rc<S>,
@@ -90,18 +104,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
         S: Service<Request, Response = ServiceResponse<B>, Error = HttpResponse> + 'static,
         B: MessageBody + 'static,
     {
-        let mut builder = Builder::new();
-        builder
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEAD_SIZE)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buffer_size(SEND_BUFFER);
         let output = Rc::new(Output::default());
-        let stream = Transport { stream: self.stream, output: Rc::clone(&output), lingering: None };
+        let stream = Transport::new(self.stream, Rc::clone(&output));
         let mut close_requested = pin!(self.connection.close_requested());
         let mut http2 = tokio::select! {
-            handshake = timeout(REQUEST_HEAD_TIMEOUT, builder.handshake::<_, Bytes>(stream)) => match handshake {
+            handshake = timeout(REQUEST_HEAD_TIMEOUT, builder().handshake::<_, Bytes>(stream)) => match handshake {
                 Ok(handshake) => handshake?,
                 Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
             },
@@ -155,77 +162,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
             refuse_after = Some(Instant::now() + DISCONNECT_TIMEOUT);
             idle.set(sleep(DISCONNECT_TIMEOUT));
         }
-    }
-}
-
-/// What has been written to a connection.
-#[derive(Default)]
-struct Output {
-    /// Whether bytes wait until the client reads.
-    is_pending: Cell<bool>,
-    last_written: Cell<Option<Instant>>,
-}
-
-impl Output {
-    /// Whether the client is still reading what waits, with at most `limit` between two reads; zero: any time.
-    fn is_progressing(&self, limit: Duration) -> bool {
-        let is_recent = |time: Instant| limit.is_zero() || time.elapsed() < limit;
-        self.is_pending.get() && self.last_written.get().is_some_and(is_recent)
-    }
-
-    fn note<V>(&self, written: &Poll<V>) {
-        self.is_pending.set(written.is_pending());
-        if written.is_ready() {
-            self.last_written.set(Some(Instant::now()));
-        }
-    }
-}
-
-/// The stream of a connection, which notes what is written. It is closed without losing what the client has not read: a
-/// socket that is closed with unread input is reset, so that input is read and discarded first.
-struct Transport<T> {
-    stream: T,
-    output: Rc<Output>,
-    lingering: Option<Pin<Box<Sleep>>>,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Transport<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.output.note(&written);
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.output.note(&flushed);
-        flushed
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
-        let lingering = this.lingering.get_or_insert_with(|| Box::pin(sleep(DISCONNECT_TIMEOUT)));
-        while lingering.as_mut().poll(context).is_pending() {
-            let mut bytes = [0; 1024];
-            let mut unread = ReadBuf::new(&mut bytes);
-            // An error ends the connection as well.
-            let read = ready!(Pin::new(&mut this.stream).poll_read(context, &mut unread));
-            if read.is_err() || unread.filled().is_empty() {
-                break;
-            }
-        }
-        Poll::Ready(Ok(()))
     }
 }
 

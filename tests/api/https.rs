@@ -114,13 +114,13 @@ async fn both_protocols_serve_the_api(context: Context) {
 struct Clients {
     stop: Arc<AtomicBool>,
     succeeded: Arc<AtomicUsize>,
-    clients: Vec<tokio::task::JoinHandle<Result<(), String>>>,
+    tasks: Vec<tokio::task::JoinHandle<Result<(), String>>>,
 }
 
 impl Clients {
     fn start(count: usize, authority: &Authority, service: &Service, path: &str) -> Self {
         let (stop, succeeded) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let clients = (0..count).map(|_| {
+        let tasks = (0..count).map(|_| {
             let (client, url) = (client(authority, Version::HTTP_2), url(service, path));
             let (stop, succeeded) = (Arc::clone(&stop), Arc::clone(&succeeded));
             tokio::spawn(async move {
@@ -135,7 +135,7 @@ impl Clients {
                 Ok(())
             })
         });
-        Self { clients: clients.collect(), stop, succeeded }
+        Self { tasks: tasks.collect(), stop, succeeded }
     }
 
     async fn more(&self, count: usize) {
@@ -145,8 +145,8 @@ impl Clients {
 
     async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
-        for client in self.clients {
-            client.await.unwrap().unwrap();
+        for task in self.tasks {
+            task.await.unwrap().unwrap();
         }
     }
 }
