@@ -261,8 +261,8 @@ impl Journal {
         self.pool.read("journal.latest", entries).await
     }
 
-    /// Deletes those of the next [`SWEEP_BATCH`] entries after an id that are older than `retention`. Returns the id of
-    /// the last of them, or `None` if no later entry can be expired.
+    /// Deletes those of the next 500 entries after an id that are older than `retention`. Returns the id of the last of
+    /// them, or `None` if no later entry can be expired.
     ///
     /// # Errors
     ///
