@@ -57,7 +57,7 @@ pub(crate) fn audit(settings: &Settings, options: &AuditOptions) -> Result<(), C
         let journal = Journal::new(pool);
         let (mut position, mut remaining) = (None, options.limit);
         while remaining > 0 {
-            let page = stop.run_until_requested(options.read(&journal, position)).await;
+            let page = stop.run_until_requested(Box::pin(options.read(&journal, position))).await;
             let page = page.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)?;
             let is_last = (page.len() as u64) < PAGE_SIZE || options.is_before(&page);
             position = page.last().map(|entry| options.position(entry));

@@ -73,7 +73,7 @@ impl ChangeBody {
 /// Get the history of a user
 ///
 /// Returns the changes of a user, newest first, and who made each. Changes are kept for `journal.keep`, also those of a
-/// deleted user, but without its name and email address. Follow the `Link` with `rel="next"` until there is none.
+/// deleted user, but without its name and email address. Follow the `Link` with `rel="next"` to the last page.
 #[utoipa::path(
     get,
     path = "/users/{id}/history",

@@ -163,8 +163,8 @@ impl ResponseError for Problem {
 impl From<service::Error> for Problem {
     fn from(error: service::Error) -> Self {
         let (kind, detail) = match &error {
-            service::Error::NotFound => (Kind::UserNotFound, "There is no user with this id."),
-            service::Error::KeyNotFound => (Kind::KeyNotFound, "There is no API key with this id."),
+            service::Error::NotFound => (Kind::UserNotFound, "No user with this id exists."),
+            service::Error::KeyNotFound => (Kind::KeyNotFound, "No API key with this id exists."),
             service::Error::KeyInactive => {
                 (Kind::KeyInactive, "The API key has been revoked or rotated, or has expired. Create a new one.")
             }

@@ -1,7 +1,7 @@
 //! Serves an HTTP/2 connection.
 //!
-//! The connections of actix-http could not be told to close without losing requests (GOAWAY), and would wait forever for
-//! a client that does not read its response.
+//! actix-http never sends GOAWAY, so its HTTP/2 connections cannot be closed without losing requests, and it applies no
+//! timeout to clients that stop reading a response.
 
 use std::{
     future::poll_fn,
@@ -72,7 +72,7 @@ pub(super) struct Http2<T> {
     pub(super) stream: T,
     pub(super) peer: Option<SocketAddr>,
     pub(super) connection: OpenConnection,
-    /// A client that reads nothing of a response for this long does not get the rest of it; zero: never.
+    /// How long a response waits for a client that does not read; then its stream is reset. Zero disables the timeout.
     pub(super) write_timeout: Duration,
 }
 
@@ -98,7 +98,7 @@ struct Shared<S> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
-    /// Serves requests until the connection is closed, or requested to close and all of its requests have ended.
+    /// Serves requests until the client disconnects or, after a close request, until all requests have completed.
     pub(super) async fn serve<S, B>(self, service: Rc<S>) -> Result<(), h2::Error>
     where
         S: Service<Request, Response = ServiceResponse<B>, Error = HttpResponse> + 'static,
@@ -122,7 +122,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
         });
         // Dropping it cancels the requests in flight, when the connection is lost.
         let mut requests = JoinSet::new();
-        // From this time on, new requests are refused; clients may send them over another connection.
+        // New streams are refused after this time. Clients retry them on another connection.
         let mut refuse_after: Option<Instant> = None;
         let mut idle = pin!(sleep(KEEP_ALIVE));
         loop {
@@ -298,7 +298,7 @@ impl Stream for Body {
         Poll::Ready(match ready!(self.0.poll_data(context)) {
             None => None,
             Some(Ok(bytes)) => {
-                // Fails if the stream has been reset; then there is no more to send.
+                // Fails only if the stream was reset, and then no window update is needed.
                 let _ = self.0.flow_control().release_capacity(bytes.len());
                 Some(Ok(bytes))
             }

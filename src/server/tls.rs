@@ -71,7 +71,7 @@ where
     }
 }
 
-/// Establishes TLS. Meanwhile the connection counts as an idle one, which may be closed for a new one.
+/// Performs the TLS handshake. Until it completes, the connection counts as idle and can be closed at `max_connections`.
 async fn handshake(
     acceptor: &TlsAcceptor,
     stream: TcpStream,
@@ -80,6 +80,6 @@ async fn handshake(
     let connection = connections.open();
     tokio::select! {
         accepted = timeout(REQUEST_HEAD_TIMEOUT, acceptor.accept(stream)) => accepted?,
-        () = connection.close_requested() => Err(io::Error::other("closed for a new connection, or for the shutdown")),
+        () = connection.close_requested() => Err(io::Error::other("closed at max_connections or by the shutdown")),
     }
 }

@@ -16,16 +16,16 @@ use tokio::{
 
 use super::DISCONNECT_TIMEOUT;
 
-/// What has been written to a connection.
+/// The write progress of a connection.
 #[derive(Default)]
 pub(super) struct Output {
-    /// Whether bytes wait until the client reads.
+    /// Whether the last write is blocked on the client.
     is_pending: Cell<bool>,
     last_written: Cell<Option<Instant>>,
 }
 
 impl Output {
-    /// Whether the client is still reading what waits, with at most `limit` between two reads; zero: any time.
+    /// Returns whether output is pending and the last write succeeded within `limit`. Zero disables the limit.
     pub(super) fn is_progressing(&self, limit: Duration) -> bool {
         let is_recent = |time: Instant| limit.is_zero() || time.elapsed() < limit;
         self.is_pending.get() && self.last_written.get().is_some_and(is_recent)
@@ -39,8 +39,8 @@ impl Output {
     }
 }
 
-/// The stream of a connection, which notes what is written. It is closed without losing what the client has not read: a
-/// socket that is closed with unread input is reset, so that input is read and discarded first.
+/// A stream that tracks write progress and lingers on shutdown: it reads and discards remaining input before the socket is
+/// closed. Closing a socket with unread input sends a TCP reset, which discards output that the client has not read yet.
 pub(super) struct Transport<T> {
     stream: T,
     output: Rc<Output>,

@@ -1,7 +1,7 @@
 //! The journal: every change of a user, and who made it. An entry is written in the transaction of its change, so that
 //! both are committed or none.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::{
@@ -11,7 +11,7 @@ use entity::{
 use orm_pool::{Connection, Pool};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, Iterable, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, Iterable, QueryFilter, QueryOrder, QuerySelect, Select,
     sea_query::{Alias, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, Query, Value, WithQuery},
 };
 use uuid::Uuid;
@@ -215,7 +215,7 @@ impl From<Model> for JournalEntry {
 }
 
 /// The stored journal.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Journal {
     pool: Pool,
 }
@@ -233,15 +233,12 @@ impl Journal {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn history(&self, id: UserId, before: Option<Version>, limit: u64) -> Result<Vec<JournalEntry>, Error> {
-        let entries = move |db: Connection| async move {
-            let mut select = Entity::find().filter(Column::UserId.eq(id.as_uuid()));
-            if let Some(version) = before {
-                select = select.filter(Column::Version.lt(version));
-            }
-            let rows = select.order_by_desc(Column::Version).limit(limit).all(&db).await.map_err(database)?;
-            Ok(rows.into_iter().map(JournalEntry::from).collect())
+        let of_user = Entity::find().filter(Column::UserId.eq(id.as_uuid())).order_by_desc(Column::Version);
+        let page = match before {
+            Some(version) => of_user.filter(Column::Version.lt(version)),
+            None => of_user,
         };
-        self.pool.read("journal.history", entries).await
+        self.read("journal.history", page.limit(limit)).await
     }
 
     /// Returns the entries below an id, newest first.
@@ -250,15 +247,21 @@ impl Journal {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn latest(&self, before: Option<i64>, limit: u64) -> Result<Vec<JournalEntry>, Error> {
-        let entries = move |db: Connection| async move {
-            let mut select = Entity::find();
-            if let Some(id) = before {
-                select = select.filter(Column::Id.lt(id));
-            }
-            let rows = select.order_by_desc(Column::Id).limit(limit).all(&db).await.map_err(database)?;
-            Ok(rows.into_iter().map(JournalEntry::from).collect())
+        let all = Entity::find().order_by_desc(Column::Id);
+        let page = match before {
+            Some(id) => all.filter(Column::Id.lt(id)),
+            None => all,
         };
-        self.pool.read("journal.latest", entries).await
+        self.read("journal.latest", page.limit(limit)).await
+    }
+
+    async fn read(&self, operation: &'static str, page: Select<Entity>) -> Result<Vec<JournalEntry>, Error> {
+        let rows = move |db: Connection| {
+            let page = page.clone();
+            async move { page.all(&db).await.map_err(database) }
+        };
+        let rows: Vec<Model> = self.pool.read(operation, rows).await?;
+        Ok(rows.into_iter().map(JournalEntry::from).collect())
     }
 
     /// Deletes those of the next 500 entries after an id that are older than `retention`. Returns the id of the last of
@@ -294,11 +297,5 @@ impl Journal {
             Ok::<_, orm_pool::Error>(last.map(|(id, _)| *id))
         };
         Ok(self.pool.write("journal.delete_expired", sweep).await?)
-    }
-}
-
-impl fmt::Debug for Journal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Journal")
     }
 }

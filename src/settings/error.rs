@@ -29,7 +29,7 @@ pub enum SettingsError {
         /// Which one.
         name: String,
     },
-    /// There is no such key.
+    /// The key does not exist.
     #[error("{name}: unknown setting{}", nearest.as_ref().map_or(String::new(), |nearest| format!("; did you mean {nearest}?")))]
     UnknownKey {
         /// The key or variable, as it is written where it stands.

@@ -373,7 +373,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 async fn a_client_that_ignores_the_end_is_disconnected(context: Context) {
     let authority = Authority::named("authority");
     let mut service = start(&context, &authority, &[]).await;
-    // It reads nothing, so it acknowledges neither PING nor GOAWAY, and goes on to send requests.
+    // The client reads nothing, ignores PING and GOAWAY, and keeps sending requests.
     let mut stream = secured(&authority, service.address).await;
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", frame(4, 0, 0, &[]).as_slice()].concat();
     stream.write_all(&preface).await.unwrap();

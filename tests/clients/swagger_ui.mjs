@@ -9,7 +9,7 @@ const flags = [
   "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
   "disable-background-networking", "disable-component-update", "disable-sync",
 ];
-// What nobody typed must not be sent.
+// Headers and parameters without input must not be sent.
 const conditions = ["if-match", "if-none-match", "idempotency-key"];
 const filters = ["before", "email", "name", "q", "createdAfter", "createdBefore", "ids", "fields", "cursor", "count"];
 
@@ -48,9 +48,9 @@ async function execute(page, operation, { id, body, accept } = {}) {
   check(shown >= 200 && shown < 300, `${operation}: the page shows ${shown}: ${answer.slice(0, 300)}`);
   // What the browser adds by itself, such as the ETag of what it has kept, is not among these.
   const headers = request.headers();
-  for (const name of conditions) check(!(name in headers), `${operation}: ${name} is sent, and nobody typed it: ${headers[name]}`);
+  for (const name of conditions) check(!(name in headers), `${operation}: ${name} is sent without input: ${headers[name]}`);
   for (const [name, value] of new URL(request.url()).searchParams) {
-    check(!filters.includes(name), `${operation}: ${name} is sent, and nobody typed it: ${value}`);
+    check(!filters.includes(name), `${operation}: ${name} is sent without input: ${value}`);
   }
   // The page is slow with many that are open.
   await control.click();
