@@ -135,14 +135,18 @@ async fn retries_end_at_the_latest_deadline(context: Context) {
     let counted = Arc::clone(&attempts);
     let fails = pool.batch_reads("test.fails", move |db: Connection, keys: Arc<[i64]>| {
         counted.fetch_add(usize::from(keys.len() > 1), Ordering::Relaxed);
-        async move { db.execute_unprepared(conflict).await.map(|_| Vec::<i64>::new()) }
+        async move {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            db.execute_unprepared(conflict).await.map(|_| Vec::<i64>::new())
+        }
     });
     let holder = HeldConnection::of(&pool).await;
     let loads: Vec<_> = (0..5)
         .map(|key| {
             let fails = fails.clone();
             let load = async move { fails.load(key).await };
-            tokio::spawn(RequestContext::new("hurried").timeout(Duration::from_millis(100)).scope(load))
+            // Long enough for all five to be queued on a busy machine.
+            tokio::spawn(RequestContext::new("hurried").timeout(Duration::from_secs(3)).scope(load))
         })
         .collect();
     await_waiting(&pool, 5).await;
@@ -150,7 +154,7 @@ async fn retries_end_at_the_latest_deadline(context: Context) {
     for load in loads {
         assert!(load.await.unwrap().is_err());
     }
-    // Ten attempts, with pauses of up to 250 ms between them, take far longer than the deadline.
+    // Ten attempts of 500 ms take longer than the deadline.
     let attempts = attempts.load(Ordering::Relaxed);
     assert!((1..10).contains(&attempts), "{attempts} attempts of the batch");
     end(pool).await;
