@@ -158,7 +158,7 @@ impl Application {
                 request_timeout: settings.server.request_timeout,
                 require_if_match: settings.users.require_if_match,
                 idempotency_retention: settings.idempotency.keep,
-                cors_origins: settings.cors.origins().map(str::to_owned).collect(),
+                cors_origins: settings.cors.origins.iter().cloned().collect(),
             },
             hosts(settings.server.host),
             PublicUrl::new(&settings.server.public_url, settings.server.trusted_proxies().unwrap_or_default()),

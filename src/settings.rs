@@ -18,6 +18,7 @@ mod idempotency;
 mod journal;
 mod layers;
 mod limits;
+mod list;
 mod log;
 mod pool;
 mod secret_file;
@@ -43,6 +44,7 @@ pub use self::{
     journal::JournalSettings,
     layers::{Layers, Origin, Override},
     limits::LimitsSettings,
+    list::List,
     log::{LogFormat, LogSettings},
     server::{ServerSettings, TlsSettings},
     telemetry::TelemetrySettings,

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{
-    Invalid,
+    Invalid, List,
     declaration::{Allowed, section},
 };
 use crate::{auth::TokenRules, domain::ApiKey};
@@ -50,9 +50,9 @@ section! {
         /// known keys stay valid.
         jwks: SecretString = "", Allowed::Described("an http or https URL, or a file; required with auth.jwt.issuer"),
             secret;
-        /// The signature algorithms that a token may have, separated by commas: EdDSA, ES256, ES384, RS256, RS384,
+        /// The signature algorithms that a token may have: EdDSA, ES256, ES384, RS256, RS384,
         /// RS512, PS256, PS384 and PS512.
-        pub algorithms: String = "EdDSA,ES256,RS256", Allowed::Described("names of asymmetric algorithms such as ES256");
+        pub algorithms: List = "EdDSA,ES256,RS256", Allowed::List("an array of asymmetric algorithms such as ES256");
         /// The claim with the scopes: a text, separated by spaces, or an array.
         pub scope_claim: String = "scope", Allowed::Described("the name of a claim");
     }
@@ -83,8 +83,8 @@ impl JwtSettings {
     /// Returns what a token must say; `None` if no tokens are accepted.
     #[must_use]
     pub fn token_rules(&self) -> Option<TokenRules> {
-        let names = self.algorithms.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let algorithms: Vec<_> = names.map(TokenRules::algorithm).collect::<Option<_>>()?;
+        let algorithms: Vec<_> =
+            self.algorithms.iter().map(|name| TokenRules::algorithm(name)).collect::<Option<_>>()?;
         (!self.issuer.is_empty() && !algorithms.is_empty()).then(|| TokenRules {
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),

@@ -5,13 +5,15 @@ use std::{fmt, time::Duration};
 use config::Value;
 use humantime_serde::re::humantime;
 
+use super::List;
+
 /// A setting.
 #[derive(Debug)]
 pub(super) struct Setting {
     /// Its name in a settings file, such as `pool.max`.
     pub(super) key: &'static str,
     /// Its default, as it is written in TOML.
-    pub(super) default: &'static str,
+    default: &'static str,
     pub(super) allowed: Allowed,
     /// What it does, line by line.
     description: &'static [&'static str],
@@ -45,6 +47,20 @@ impl Setting {
         Self { alias: Some(alias), ..self }
     }
 
+    /// Its default in TOML.
+    pub(super) fn toml_default(&self) -> String {
+        match self.allowed {
+            // A list is declared as one text.
+            Allowed::List(_) => format!("{:?}", &*List::from(self.env_default())),
+            _ => self.default.to_owned(),
+        }
+    }
+
+    /// Its default in the environment.
+    pub(super) fn env_default(&self) -> &'static str {
+        self.default.trim_matches('"')
+    }
+
     /// What it does, as the lines of a comment.
     pub(super) fn comment(&self) -> impl Iterator<Item = String> {
         // Code marks and a leading space belong to rustdoc.
@@ -64,6 +80,8 @@ pub(super) enum Allowed {
         max: Duration,
     },
     Boolean,
+    /// A [`List`](super::List), in words.
+    List(&'static str),
     /// In words. The type of the field, or a check of the whole section, decides.
     Described(&'static str),
 }
@@ -81,7 +99,7 @@ impl Allowed {
         match self {
             Self::Integer { min, max } => text.parse().is_ok_and(|value: u64| (*min..=*max).contains(&value)),
             Self::Duration { min, max } => humantime::parse_duration(&text).is_ok_and(|it| (*min..=*max).contains(&it)),
-            Self::Boolean | Self::Described(_) => true,
+            Self::Boolean | Self::List(_) | Self::Described(_) => true,
         }
     }
 }
@@ -96,6 +114,7 @@ impl fmt::Display for Allowed {
                 write!(f, "a duration from {min} to {max}, such as 250ms, 5s or 10m")
             }
             Self::Boolean => f.write_str("true or false"),
+            Self::List(text) => write!(f, "{text}; in the environment, separated by commas"),
             Self::Described(text) => f.write_str(text),
         }
     }

@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::{
     Reason, Settings, SettingsError, all,
+    declaration::Allowed,
     environment::{Environment, FILE_SUFFIX, Found, from_file, is_libpq, variable, variables},
     is_secret, setting,
     templates::default_toml,
@@ -78,7 +79,10 @@ impl Layers {
         let defaults = flatten(toml("config/default.toml", &DEFAULTS)?);
         let mut entries: BTreeMap<String, Entry> = defaults
             .into_iter()
-            .map(|(key, value)| (key.clone(), Entry { value, origin: Origin::Default, name: key }))
+            .map(|(key, value)| {
+                let value = list_as_text(&key, value);
+                (key.clone(), Entry { value, origin: Origin::Default, name: key })
+            })
             .collect();
         let mut lay = |values: Vec<Found>, origin: Origin| {
             let mut before: BTreeMap<String, String> = BTreeMap::new();
@@ -103,7 +107,10 @@ impl Layers {
                 .map_err(|error| SettingsError::File { path: shown.clone(), cause: error.to_string() })?;
             let values = flatten(toml(&shown, &text)?);
             lay(
-                values.into_iter().map(|(key, value)| Found { name: key.clone(), key, value }).collect(),
+                values
+                    .into_iter()
+                    .map(|(key, value)| Found { name: key.clone(), value: list_as_text(&key, value), key })
+                    .collect(),
                 Origin::File,
             )?;
         }
@@ -285,6 +292,26 @@ fn flatten(values: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
         }
     }
     flat
+}
+
+/// Joins the array of a list with commas, as it is written in the environment. An array that is not a list of texts stays as
+/// it is, and is refused.
+fn list_as_text(key: &str, value: Value) -> Value {
+    let is_list = setting(key).is_some_and(|setting| matches!(setting.allowed, Allowed::List(_)));
+    match &value.kind {
+        ValueKind::Array(values) if is_list => {
+            let texts: Option<Vec<&str>> = values.iter().map(text_without_comma).collect();
+            texts.map_or(value.clone(), |texts| Value::from(texts.join(",")))
+        }
+        _ => value,
+    }
+}
+
+fn text_without_comma(value: &Value) -> Option<&str> {
+    match &value.kind {
+        ValueKind::String(text) => Some(text.as_str()).filter(|text| !text.contains(',')),
+        _ => None,
+    }
 }
 
 /// The known key that shares most of its letters with an unknown one, if it is close at all.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use super::{
-    Invalid,
+    Invalid, List,
     declaration::{Allowed, section},
 };
 
@@ -25,20 +25,19 @@ section! {
         /// connections in use are closed. Too high: memory, about 20 KiB per connection. The limit of open files is
         /// raised to its hard limit (`ulimit -Hn`) at start.
         pub max_connections: usize = 0, Allowed::Integer { min: 0, max: 1_000_000 };
-        /// Host names that clients may use besides localhost, separated by commas; * = any. Only a loopback listener
+        /// Host names that clients may use besides localhost; * = any. Only a loopback listener
         /// checks them, because web pages could otherwise reach it by DNS rebinding. Set it behind a proxy on the same
         /// machine that forwards the public name.
-        pub allowed_hosts: String = "", Allowed::Described("names separated by commas, or *");
+        pub allowed_hosts: List = "", Allowed::List("an array of host names, or *");
         /// URL under which clients reach the service through a proxy, including a prefix that the proxy removes, such
         /// as `https://api.example.com/users-api`. Location, Link and the server of the OpenAPI document begin with it.
         /// If it is empty, they are paths.
         pub public_url: String = "", Allowed::Described("a URL such as https://api.example.com/users-api");
-        /// Addresses and networks of trusted proxies, separated by commas, such as 10.0.0.0/8. X-Forwarded-For names the
+        /// Addresses and networks of trusted proxies, such as 10.0.0.0/8. X-Forwarded-For names the
         /// client, if such a proxy sends it; X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-Prefix are used if
         /// public_url is empty. The proxy must append to the first and set or remove the others, because clients can
         /// send them too.
-        pub trusted_proxies: String = "",
-            Allowed::Described("addresses or networks such as 10.0.0.0/8, separated by commas");
+        pub trusted_proxies: List = "", Allowed::List("an array of addresses or networks such as 10.0.0.0/8");
         /// Maximum time until a request has a response, 1ms to 1h; then it gets a 503. Too low: slow but valid requests
         /// fail. Too high: work piles up that no one waits for. Keep it below the timeout of a reverse proxy. For a
         /// body of any length (POST /users/bulk) it limits the time without data instead.
@@ -118,8 +117,7 @@ impl ServerSettings {
     /// The networks of trusted proxies; `None` if one is neither an address nor a network.
     #[must_use]
     pub fn trusted_proxies(&self) -> Option<Vec<IpNet>> {
-        let names = self.trusted_proxies.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let network = |name: &str| name.parse().or_else(|_| name.parse::<IpAddr>().map(IpNet::from)).ok();
-        names.map(network).collect()
+        let network = |name: &String| name.parse().or_else(|_| name.parse::<IpAddr>().map(IpNet::from)).ok();
+        self.trusted_proxies.iter().map(network).collect()
     }
 }

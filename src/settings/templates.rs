@@ -34,7 +34,7 @@ pub fn default_toml() -> String {
         for line in setting.comment() {
             let _ = writeln!(text, "{line}");
         }
-        let _ = writeln!(text, "{name} = {}", setting.default);
+        let _ = writeln!(text, "{name} = {}", setting.toml_default());
     }
     text
 }
@@ -43,9 +43,8 @@ pub fn default_toml() -> String {
 #[must_use]
 pub fn env_example() -> String {
     let mut text = ENV_HEADER.to_owned();
-    let value = |default: &'static str| default.trim_matches('"');
     for (alias, setting) in all().filter_map(|setting| Some((setting.alias?, setting))) {
-        let _ = writeln!(text, "#{alias}={}", value(setting.default));
+        let _ = writeln!(text, "#{alias}={}", setting.env_default());
     }
     let mut last_section = "";
     for setting in all() {
@@ -57,7 +56,7 @@ pub fn env_example() -> String {
         for line in setting.comment() {
             let _ = writeln!(text, "{line}");
         }
-        let _ = writeln!(text, "#{}={}", variable(setting.key), value(setting.default));
+        let _ = writeln!(text, "#{}={}", variable(setting.key), setting.env_default());
     }
     text
 }

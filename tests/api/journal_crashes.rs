@@ -61,11 +61,13 @@ impl Run {
         App::at(*self.address.lock().unwrap(), "")
     }
 
+    /// Waits for as long as changes are acknowledged.
     async fn reached(&self, count: usize) {
-        eventually(&format!("{count} changes"), || async {
-            (self.acknowledged.load(Ordering::Relaxed) >= count).then_some(())
-        })
-        .await;
+        let acknowledged = || self.acknowledged.load(Ordering::Relaxed);
+        while acknowledged() < count {
+            let before = acknowledged();
+            eventually("another change", || async { (acknowledged() > before).then_some(()) }).await;
+        }
     }
 }
 

@@ -37,6 +37,33 @@ fn later_layers_win() {
 }
 
 #[test]
+fn a_list_is_an_array_or_a_text_with_commas() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("users.toml");
+    let read = |file: &str, variables: &[_]| {
+        std::fs::write(&path, file).unwrap();
+        Layers::read(Some(&path), &environment(variables)).unwrap()
+    };
+    let origins = ["https://a.example", "https://b.example"];
+    let in_file = read("[cors]\norigins = ['https://a.example', 'https://b.example']", &[]);
+    let in_environment = read("", &[("USERS_API__CORS__ORIGINS", "https://a.example, https://b.example")]);
+    for layers in [&in_file, &in_environment] {
+        assert_eq!(*layers.settings().unwrap().cors.origins, origins);
+    }
+    let shown = in_file.shown().find(|(key, ..)| *key == "cors.origins").unwrap();
+    assert_eq!(shown.1, origins.join(","));
+    let other = read("[cors]\norigins = ['https://a.example']", &[]);
+    assert_eq!(in_file.differences(&other), ["cors.origins"]);
+    assert_eq!(*read("", &[]).settings().unwrap().auth.jwt.algorithms, ["EdDSA", "ES256", "RS256"]);
+    for invalid in ["['https://a.example,https://b.example']", "[['https://a.example']]", "[1]", "true"] {
+        let refusal = read(&format!("[cors]\norigins = {invalid}"), &[]).settings().unwrap_err().to_string();
+        assert!(refusal.starts_with("cors.origins"), "{invalid}: {refusal}");
+    }
+    // Only a list may be an array.
+    assert!(read("[server]\nhost = ['127.0.0.1']", &[]).settings().is_err());
+}
+
+#[test]
 fn the_short_names_yield_to_the_long_ones() {
     let url = |variables: &[_]| Settings::load(None, &environment(variables)).unwrap().database.url().unwrap();
     assert_eq!(url(&[("DATABASE_URL", "postgres://a@h/d")]).to_string(), "postgres://a@h/d");
