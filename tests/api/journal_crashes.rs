@@ -29,7 +29,7 @@ cases![the_journal_has_exactly_the_acknowledged_changes];
 
 /// Clients, each with an API key.
 const CLIENTS: usize = 12;
-/// Changes to acknowledge: `USERS_API_JOURNAL_CHANGES`.
+/// Changes to acknowledge: `USERS_API_TEST_CHANGES`.
 const CHANGES: usize = 900;
 
 /// A change that a client has sent.
@@ -200,7 +200,7 @@ async fn journal(database: &DatabaseConnection) -> BTreeMap<Uuid, Vec<Entry>> {
 }
 
 async fn the_journal_has_exactly_the_acknowledged_changes(context: Context) {
-    let goal = env_or("USERS_API_JOURNAL_CHANGES", CHANGES);
+    let goal = env_or("USERS_API_TEST_CHANGES", CHANGES);
     // A crash must not lose acknowledged changes.
     let durable: &[&str] = if context.engine().is_mysql_like() { &["--innodb-flush-log-at-trx-commit=1"] } else { &[] };
     let mut server = (context.engine() != Engine::Sqlite).then(|| Server::new(context.engine(), durable));

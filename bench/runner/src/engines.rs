@@ -110,9 +110,14 @@ impl Database {
 
     /// Creates the schema with the service's own migrations.
     pub async fn migrate(&self, service: &Path) -> Result<()> {
-        let mut migrate = tools::command(service);
-        migrate.args(["migrate", "up"]).current_dir(&self.folder).env_clear().env("DATABASE_URL", self.url());
-        tools::output(&mut migrate).await.map(drop)
+        self.run_service(service, &["migrate", "up"]).await.map(drop)
+    }
+
+    /// Runs a command of the service on this database and returns its output.
+    pub async fn run_service(&self, service: &Path, arguments: &[&str]) -> Result<String> {
+        let mut command = tools::command(service);
+        command.args(arguments).current_dir(&self.folder).env_clear().env("DATABASE_URL", self.url());
+        tools::output(&mut command).await
     }
 
     /// Fills the table without the service.

@@ -8,8 +8,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use crate::{
     engines::Database,
     http::{self, Client},
-    loads::{CLIENTS, Load, WARM_UP, next_page},
-    measure::{Run, Stage},
+    loads::{CLIENTS, Load, Target, WARM_UP, next_page},
+    measure::{Run, Stage, Variant},
     open_loop,
     peers::{Peer, Running, SERVICE},
     results::{Memory, OverloadFigure, PagesFigure, Peak, Start, SweepFigure, median},
@@ -33,7 +33,8 @@ pub async fn sweep(run: &mut Run, stage: &mut Stage) -> Result<()> {
                     ("USERS_API__POOL__BATCH", batch.to_string()),
                 ];
                 let Stage { database, loads, .. } = stage;
-                let measured = run.wrk(database, loads, Peer::UsersApi, &variables, Load::Get, CLIENTS, round).await?;
+                let variant = Variant { peer: Peer::UsersApi, variables: &variables, key: None };
+                let measured = run.wrk(database, loads, variant, Load::Get, CLIENTS, round).await?;
                 let per_second = measured.per_second;
                 let text = format!("sweep, round {}, max={max}, batch={batch}: {per_second:.0}/s", round + 1);
                 run.progress.advance(run.weight(), &text);
@@ -128,7 +129,8 @@ async fn offer(
     round: usize,
 ) -> Result<open_loop::Outcome> {
     let mut running = peer.start(&stage.database, &run.work, &[]).await?;
-    stage.loads.run(Load::Get, peer, running.port, CLIENTS, WARM_UP, round).await?;
+    let target = Target { peer, port: running.port, key: None };
+    stage.loads.run(Load::Get, target, CLIENTS, WARM_UP, round).await?;
     let outcome = open_loop::offer(running.port, Arc::clone(requests), per_second, window(run)).await?;
     running.check()?;
     running.stop().await?;

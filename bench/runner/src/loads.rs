@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    api_key::ApiKey,
     http::Client,
     peers::{Peer, Running},
     seed,
@@ -108,6 +109,15 @@ pub struct Loads {
     runs: u32,
 }
 
+/// A running peer that a workload is sent to.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub peer: Peer,
+    pub port: u16,
+    /// The key that each request carries.
+    pub key: Option<&'a ApiKey>,
+}
+
 /// What wrk measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
@@ -140,12 +150,12 @@ impl Loads {
     pub async fn run(
         &mut self,
         load: Load,
-        peer: Peer,
-        port: u16,
+        target: Target<'_>,
         clients: usize,
         seconds: u64,
         seed: usize,
     ) -> Result<Measured> {
+        let Target { peer, port, key } = target;
         self.runs += 1;
         let file = |name: &str| self.work.join(name).display().to_string();
         let (seed, tag) = (seed.to_string(), format!("{:06}", self.runs));
@@ -162,6 +172,8 @@ impl Loads {
         wrk.args(["-t1", "--latency", "--timeout", "10s", "-c", &clients.to_string(), "-d", &format!("{seconds}s")]);
         wrk.arg("-s").arg(Path::new("bench/loads").join(script));
         wrk.arg(format!("http://127.0.0.1:{port}")).arg("--").args(arguments);
+        // Removed first, so that wrk does not send credentials of the caller's environment.
+        wrk.env_remove("AUTHORIZATION").envs(key.map(|key| ("AUTHORIZATION", key.authorization())));
         parse(&tools::output(&mut wrk).await?)
     }
 }

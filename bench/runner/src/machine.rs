@@ -86,6 +86,12 @@ pub async fn now() -> String {
     output_or_empty(tools::command("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])).await
 }
 
+/// The names and version numbers of those of these programs that are installed.
+pub fn named_versions(versions: &BTreeMap<String, String>, names: &[&str]) -> Vec<String> {
+    let known = names.iter().filter_map(|name| Some((name, version_number(versions.get(*name)?)?)));
+    known.map(|(name, version)| format!("{name} {version}")).collect()
+}
+
 /// The version number in the version output of a program.
 pub fn version_number(output: &str) -> Option<&str> {
     let words = output.split([' ', '/']).map(|word| word.trim_start_matches('v'));

@@ -1,6 +1,9 @@
 //! Benchmarks users-api and its peers in turn, with the same machine, databases, rows and requests. Started by
 //! `bench/run`, which installs and builds everything it needs.
 
+mod api_key;
+mod auth;
+mod auth_results;
 mod bulk;
 mod compare;
 mod engines;
@@ -20,6 +23,7 @@ mod pools;
 mod process;
 mod progress;
 mod report;
+mod report_auth;
 mod report_extra;
 mod report_pools;
 mod results;
@@ -38,7 +42,7 @@ use crate::{
     options::Options,
     peers::Peer,
     progress::Progress,
-    results::{Part, Results, Stamp},
+    results::{Part, Results, ResultsFile, Stamp},
 };
 
 /// Runs on one thread, like wrk: the load generator leaves the processors to the peers.
@@ -73,8 +77,22 @@ async fn interrupted() -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(128 + kind.as_raw_value())?))
 }
 
+/// Runs the selected parts, those with a separate results file after the others.
 async fn run(options: Options) -> Result<ExitCode> {
     ensure!(fs::exists("bench/run")?, "start it with bench/run");
+    let (auth, others): (Vec<Part>, Vec<Part>) = options.parts().into_iter().partition(|part| *part == Part::Auth);
+    let main = if others == [Part::Pool] { ResultsFile::Pools } else { ResultsFile::Main };
+    let mut code = ExitCode::SUCCESS;
+    for (file, parts) in [(main, others), (ResultsFile::Auth, auth)] {
+        if !parts.is_empty() && !run_parts(options.clone(), file, parts).await? {
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+/// Measures parts whose results have the same file, and writes the report. Returns whether everything was measured.
+async fn run_parts(options: Options, file: ResultsFile, parts: Vec<Part>) -> Result<bool> {
     let root = tempfile::Builder::new().prefix("users-api-bench-").tempdir_in(&options.folder)?;
     // The servers run as other users, which have to reach their folders.
     fs::set_permissions(root.path(), fs::Permissions::from_mode(0o711))?;
@@ -82,50 +100,57 @@ async fn run(options: Options) -> Result<ExitCode> {
     fs::create_dir(&work)?;
 
     let machine = machine::machine(root.path()).await;
-    let kind = Results { quick: options.quick, only_pools: options.parts() == [Part::Pool], ..Results::default() };
-    let earlier = Results::read(&kind.path()).filter(|_| !options.only.is_empty());
+    let new = Results { quick: options.quick, file, ..Results::default() };
+    let earlier = Results::read(&new.path()).filter(|_| !options.only.is_empty());
     let mut results = earlier.filter(|earlier| earlier.machine == machine).unwrap_or_default();
-    (results.quick, results.only_pools) = (kind.quick, kind.only_pools);
+    (results.quick, results.file) = (new.quick, new.file);
     results.machine = machine;
     results.versions = machine::versions().await;
-    for part in options.parts() {
-        results.clear(part, &options.clients);
+    for part in &parts {
+        results.clear(*part, &options.clients);
     }
     let folder = root.path().to_owned();
     // Read now, because the figures belong to the commit that was built, even if HEAD moves during the run.
     let commit = machine::commit().await;
-    let mut run = Run { options, folder, work, commit, results, progress: Progress::new() };
+    let mut run = Run { options, parts, folder, work, commit, results, progress: Progress::new() };
+    plan(&mut run);
+    // Stops the databases below `root` before `root` itself is removed.
+    run_engines(&mut run).await
+}
+
+/// Adds up the expected seconds of all parts.
+fn plan(run: &mut Run) {
     for engine in Engine::value_variants() {
         let count = run.count(*engine);
         run.progress.plan(count as f64 * run.weight());
     }
     let extras = [
-        (Part::Sweep, extra::sweep_weight(&run)),
-        (Part::Overload, extra::overload_weight(&run)),
+        (Part::Sweep, extra::sweep_weight(run)),
+        (Part::Overload, extra::overload_weight(run)),
         (Part::Pages, extra::PAGES_WEIGHT),
         (Part::Memory, extra::MEMORY_WEIGHT),
         (Part::Start, extra::START_WEIGHT),
-        (Part::Bulk, 3.0 * bulk::weight(&run)),
-        (Part::Pool, pools::weight(&run)),
+        (Part::Bulk, 3.0 * bulk::weight(run)),
+        (Part::Pool, pools::weight(run)),
+        (Part::Auth, 2.0 * auth::weight(run)),
     ];
     for (part, weight) in extras {
         run.progress.plan(if run.is_selected(part) { weight } else { 0.0 });
     }
-    // Stops the databases below `root` before `root` itself is removed.
-    run_engines(&mut run).await
 }
 
 /// What is excluded when an engine fails.
 const REMAINING: &str = "remaining measurements";
 
 /// Runs one engine after another, so that only one server runs at a time. A failure is recorded, and the run continues.
-async fn run_engines(run: &mut Run) -> Result<ExitCode> {
-    let mut code = ExitCode::SUCCESS;
+/// Returns whether there was none.
+async fn run_engines(run: &mut Run) -> Result<bool> {
+    let mut is_complete = true;
     for engine in [Engine::Postgres, Engine::MariaDb, Engine::Sqlite] {
         let extras: &[Part] = match engine {
-            Engine::Postgres => &[Part::Sweep, Part::Overload, Part::Pool, Part::Pages, Part::Bulk],
+            Engine::Postgres => &[Part::Sweep, Part::Overload, Part::Pool, Part::Pages, Part::Bulk, Part::Auth],
             Engine::MariaDb => &[Part::Bulk],
-            Engine::Sqlite => &[Part::Memory, Part::Start, Part::Bulk],
+            Engine::Sqlite => &[Part::Memory, Part::Start, Part::Bulk, Part::Auth],
         };
         let extras: Vec<Part> = extras.iter().copied().filter(|part| run.is_selected(*part)).collect();
         if run.cells(engine).is_empty() && extras.is_empty() {
@@ -134,14 +159,14 @@ async fn run_engines(run: &mut Run) -> Result<ExitCode> {
         run.results.include(engine, REMAINING);
         if let Err(error) = run_engine(run, engine, &extras).await {
             run.results.exclude(engine, REMAINING, format!("{error:#}"));
-            code = ExitCode::FAILURE;
+            is_complete = false;
         }
         run.results.save()?;
     }
     report::write(&run.results)?;
     let elapsed = progress::clock(run.progress.elapsed().as_secs());
     println!("done after {elapsed}; written: {}", report::written_files(&run.results));
-    Ok(code)
+    Ok(is_complete)
 }
 
 async fn run_engine(run: &mut Run, engine: Engine, extras: &[Part]) -> Result<()> {
@@ -168,6 +193,7 @@ async fn run_engine(run: &mut Run, engine: Engine, extras: &[Part]) -> Result<()
             Part::Memory => extra::memory(run, &stage.database).await,
             Part::Start => extra::start(run, &stage.database).await,
             Part::Bulk => bulk::bulk(run, &stage.database).await,
+            Part::Auth => auth::auth(run, &mut stage).await,
             _ => Ok(()),
         };
         match measured {

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    api_key::ApiKey,
     compare,
     engines::{Database, Engine},
-    loads::{self, CLIENTS, Load, Loads, Measured, Page, WARM_UP},
+    loads::{self, CLIENTS, Load, Loads, Measured, Page, Target, WARM_UP},
     options::Options,
     peers::{self, Peer, SERVICE},
     progress::Progress,
@@ -23,6 +24,8 @@ const PAGES: usize = 5000;
 /// A whole run.
 pub struct Run {
     pub options: Options,
+    /// The parts to measure.
+    pub parts: Vec<Part>,
     /// The folder for databases.
     pub folder: PathBuf,
     /// The folder for all other files.
@@ -40,9 +43,17 @@ pub struct Stage {
     pub peers: Vec<Peer>,
 }
 
+/// A peer with additional environment variables, and the key that its clients send.
+#[derive(Clone, Copy)]
+pub struct Variant<'a> {
+    pub peer: Peer,
+    pub variables: &'a [(&'a str, String)],
+    pub key: Option<&'a ApiKey>,
+}
+
 impl Run {
     pub fn is_selected(&self, part: Part) -> bool {
-        self.options.parts().contains(&part)
+        self.parts.contains(&part)
     }
 
     pub fn rounds(&self) -> usize {
@@ -213,26 +224,27 @@ impl Run {
             let per_second = peers::pgbench(database, &script, self.seconds()).await?;
             return Ok(figure(peers::PGBENCH_CLIENTS, per_second, None, None, 0));
         }
+        let variant = Variant { peer, variables: &[], key: None };
         let Measured { per_second, p50_ms, p99_ms, errors } =
-            self.wrk(database, loads, peer, &[], load, clients, round).await?;
+            self.wrk(database, loads, variant, load, clients, round).await?;
         Ok(figure(clients, per_second, Some(p50_ms), Some(p99_ms), errors))
     }
 
     /// Starts a peer, warms it up, measures it, stops it, and restores the table.
-    #[expect(clippy::too_many_arguments, reason = "a measurement depends on each of them")]
     pub async fn wrk(
         &self,
         database: &Database,
         loads: &mut Loads,
-        peer: Peer,
-        variables: &[(&str, String)],
+        variant: Variant<'_>,
         load: Load,
         clients: usize,
         round: usize,
     ) -> Result<Measured> {
+        let Variant { peer, variables, key } = variant;
         let mut running = peer.start(database, &self.work, variables).await?;
-        loads.run(load, peer, running.port, clients, WARM_UP, 1000 + round).await?;
-        let measured = loads.run(load, peer, running.port, clients, self.seconds(), round).await?;
+        let target = Target { peer, port: running.port, key };
+        loads.run(load, target, clients, WARM_UP, 1000 + round).await?;
+        let measured = loads.run(load, target, clients, self.seconds(), round).await?;
         running.check()?;
         running.stop().await?;
         if load.writes() {

@@ -1,5 +1,7 @@
 //! Numbers as the reports show them.
 
+use crate::results::Spread;
+
 /// A whole number with thousands separators.
 pub fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
@@ -21,6 +23,20 @@ pub fn times(ratio: f64) -> String {
         ratio => format!("{ratio:.2}×"),
     }
 }
+
+/// A median ratio, with its minimum and maximum in brackets.
+pub fn times_with_range(ratios: Spread) -> String {
+    format!("**{}** ({}–{})", times(ratios.median), times(ratios.min), times(ratios.max))
+}
+
+/// The mark of a figure with failed requests; empty if none failed.
+pub fn failed_mark(errors: u64) -> String {
+    if errors > 0 { format!(" †{errors}") } else { String::new() }
+}
+
+/// Explains [`failed_mark`] below a table.
+pub const FAILED_NOTE: &str = "\n† Followed by the number of failed requests in all rounds. Requests per second count \
+                               successful responses only.\n";
 
 /// A time in milliseconds, with fewer decimals the larger it is.
 pub fn short(ms: f64) -> String {

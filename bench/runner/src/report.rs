@@ -1,21 +1,28 @@
 //! The report of the rounds as Markdown: medians over the rounds, and ratios that are computed within each round.
 
-use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 
 use crate::{
     engines::Engine,
     loads::{CLIENTS, Load, WARM_UP},
-    machine::version_number,
-    number_format::{grouped, short, times},
+    machine::named_versions,
+    number_format::{FAILED_NOTE, failed_mark, grouped, short, times, times_with_range},
     peers::{PGBENCH_CLIENTS, Peer},
-    plots, report_extra, report_pools,
-    results::{Figure, Part, Results, median},
+    plots, report_auth, report_extra, report_pools,
+    results::{Figure, Part, Results, ResultsFile, Stamp, median, spread},
 };
 
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
+/// The section of a document that a run replaces, by the name in its markers.
+const SECTION: &str = "bench";
+/// The section about authentication, which has separate results.
+const AUTH_SECTION: &str = "bench-auth";
 
 fn document(quick: bool) -> PathBuf {
     if quick { "bench/results/quick/PERFORMANCE.md".into() } else { "docs/PERFORMANCE.md".into() }
@@ -29,7 +36,7 @@ fn pools_document(quick: bool) -> PathBuf {
 /// The files that a run has written.
 pub fn written_files(results: &Results) -> String {
     let mut files = results.path().display().to_string();
-    if !results.only_pools {
+    if results.file != ResultsFile::Pools {
         let _ = write!(files, ", {}", document(results.quick).display());
     }
     if !results.pools.is_empty() {
@@ -40,29 +47,40 @@ pub fn written_files(results: &Results) -> String {
 
 /// Writes the tables between the markers of the documents, and the plots next to the first document.
 pub fn write(results: &Results) -> Result<()> {
-    if !results.only_pools {
-        let path = document(results.quick);
-        let images = path.with_file_name("img");
-        fs::create_dir_all(&images)?;
-        let plots = plots::write(results, &images)?;
-        let earlier = fs::read_to_string(&path).unwrap_or_else(|_| "# Performance\n".to_owned());
-        fs::write(path, replace_generated(&earlier, &markdown(results, &plots)))?;
+    let path = document(results.quick);
+    match results.file {
+        ResultsFile::Main => {
+            let images = path.with_file_name("img");
+            fs::create_dir_all(&images)?;
+            let plots = plots::write(results, &images)?;
+            replace_in(&path, "# Performance\n", SECTION, &markdown(results, &plots))?;
+        }
+        ResultsFile::Auth => {
+            let text = report_auth::markdown(results) + &excluded(results);
+            replace_in(&path, "# Performance\n", AUTH_SECTION, &text)?;
+        }
+        ResultsFile::Pools => {}
     }
     if !results.pools.is_empty() {
-        let path = pools_document(results.quick);
-        let earlier = fs::read_to_string(&path).unwrap_or_else(|_| "# Pools\n".to_owned());
-        fs::write(path, replace_generated(&earlier, &report_pools::markdown(results)))?;
+        replace_in(&pools_document(results.quick), "# Pools\n", SECTION, &report_pools::markdown(results))?;
     }
     Ok(())
 }
 
-/// Replaces the text between the markers. Without markers, appends them.
-fn replace_generated(text: &str, new: &str) -> String {
-    let (before, after) = match (text.split_once(BEGIN), text.split_once(END)) {
+/// Replaces a section of a document. `empty` is the text of a new document.
+fn replace_in(path: &Path, empty: &str, section: &str, new: &str) -> Result<()> {
+    let earlier = fs::read_to_string(path).unwrap_or_else(|_| empty.to_owned());
+    Ok(fs::write(path, replace_generated(&earlier, section, new))?)
+}
+
+/// Replaces the text between the markers of a section. Without markers, appends them.
+fn replace_generated(text: &str, section: &str, new: &str) -> String {
+    let (begin, end) = (format!("<!-- {section}:begin -->"), format!("<!-- {section}:end -->"));
+    let (before, after) = match (text.split_once(&begin), text.split_once(&end)) {
         (Some((before, _)), Some((_, after))) => (before.to_owned(), after),
         _ => (format!("{}\n\n", text.trim_end()), "\n"),
     };
-    format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", new.trim())
+    format!("{before}{begin}\n\n{}\n\n{end}{after}", new.trim())
 }
 
 fn markdown(results: &Results, plots: &[&str]) -> String {
@@ -82,9 +100,8 @@ fn markdown(results: &Results, plots: &[&str]) -> String {
 }
 
 fn conditions(results: &Results) -> String {
-    let versions = results.versions.iter();
-    let versions: Vec<String> =
-        versions.filter_map(|(name, output)| Some(format!("{name} {}", version_number(output)?))).collect();
+    let names: Vec<&str> = results.versions.keys().map(String::as_str).collect();
+    let versions = named_versions(&results.versions, &names);
     let mut text = format!("{}. {}.\n\n", results.machine, versions.join(", "));
     let runs: BTreeSet<String> = results
         .stamps
@@ -103,7 +120,7 @@ fn conditions(results: &Results) -> String {
         .iter()
         .filter(|(part, _)| **part != Part::Pool)
         .flat_map(|(_, stamps)| stamps)
-        .map(|stamp| format!("{} ({})", stamp.commit, stamp.at.split('T').next().unwrap_or_default()))
+        .map(Stamp::commit_and_day)
         .collect();
     let join = |set: BTreeSet<String>| set.into_iter().collect::<Vec<_>>().join("; ");
     let _ = writeln!(
@@ -161,11 +178,9 @@ fn ratio_table(results: &Results) -> String {
         for cell in &cells {
             let is_measured = peer != Peer::Pgbench || cell.1 == Load::Get;
             let ratios = if is_measured { ratios(results, *cell, peer) } else { Vec::new() };
-            let min = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-            let max = ratios.iter().copied().fold(0.0, f64::max);
-            match median(ratios) {
-                Some(ratio) => {
-                    let _ = write!(text, " **{}** ({}–{}) |", times(ratio), times(min), times(max));
+            match spread(ratios) {
+                Some(ratios) => {
+                    let _ = write!(text, " {} |", times_with_range(ratios));
                 }
                 None => text += " |",
             }
@@ -210,8 +225,7 @@ fn workload(results: &Results, engine: Engine, load: Load) -> String {
         text += "\n";
     }
     if any_errors {
-        text += "\n† Followed by the number of failed requests in all rounds. Requests per second count successful \
-                 responses only.\n";
+        text += FAILED_NOTE;
     }
     text + "\n"
 }
@@ -225,9 +239,7 @@ fn cell(results: &Results, cell: Cell, peer: Peer) -> (String, bool) {
         let _ = write!(text, " ({})", times(ratio));
     }
     let errors: u64 = figures.clone().map(|figure| figure.errors).sum();
-    if errors > 0 {
-        let _ = write!(text, " †{errors}");
-    }
+    text += &failed_mark(errors);
     if let (Some(p50), Some(p99)) = (median_of(|figure| figure.p50_ms), median_of(|figure| figure.p99_ms)) {
         let _ = write!(text, "<br>{} / {}", short(p50), short(p99));
     }
@@ -255,9 +267,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_text_between_the_markers_is_replaced() {
-        let text = format!("# A\n\nb\n\n{BEGIN}\nold\n{END}\n\nc\n");
-        assert_eq!(replace_generated(&text, "new\n"), format!("# A\n\nb\n\n{BEGIN}\n\nnew\n\n{END}\n\nc\n"));
-        assert_eq!(replace_generated("# A\n", "new"), format!("# A\n\n{BEGIN}\n\nnew\n\n{END}\n"));
+    fn only_the_text_between_the_markers_of_a_section_is_replaced() {
+        let text = |old: &str, other: &str| {
+            format!(
+                "# A\n\nb\n\n<!-- bench:begin -->\n\n{old}\n\n<!-- bench:end -->\n\n\
+                 <!-- bench-auth:begin -->\n\n{other}\n\n<!-- bench-auth:end -->\n\nc\n"
+            )
+        };
+        assert_eq!(replace_generated(&text("old", "x"), SECTION, "new\n"), text("new", "x"));
+        assert_eq!(replace_generated(&text("old", "x"), AUTH_SECTION, "new\n"), text("old", "new"));
+        let appended = "# A\n\n<!-- bench:begin -->\n\nnew\n\n<!-- bench:end -->\n";
+        assert_eq!(replace_generated("# A\n", SECTION, "new"), appended);
     }
 }

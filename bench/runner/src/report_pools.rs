@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _};
 
 use crate::{
     loads::CLIENTS,
-    machine::version_number,
+    machine::named_versions,
     number_format::{grouped, short, times},
     pool_results::{Pool, PoolFigure, Throughput},
     pools::{SIZE, SIZES},
@@ -31,17 +31,14 @@ pub fn markdown(results: &Results) -> String {
 }
 
 fn conditions(results: &Results) -> String {
-    let servers = ["PostgreSQL", "rustc"].into_iter();
-    let servers = servers.filter_map(|name| Some((name, version_number(results.versions.get(name)?)?)));
-    let crates = results.pools.versions.iter().map(|(name, version)| (name.as_str(), version.as_str()));
-    let versions: Vec<String> = servers.chain(crates).map(|(name, version)| format!("{name} {version}")).collect();
+    let mut versions = named_versions(&results.versions, &["PostgreSQL", "rustc"]);
+    versions.extend(results.pools.versions.iter().map(|(name, version)| format!("{name} {version}")));
     let mut text = format!("{}. {}.", results.machine, versions.join(", "));
     for stamp in results.stamps.get(&Part::Pool).into_iter().flatten() {
         let _ = write!(
             text,
-            " Commit {} ({}): {} rounds of {} s each; {} rounds of the outage and the silent connections.",
-            stamp.commit,
-            stamp.at.split('T').next().unwrap_or_default(),
+            " Commit {}: {} rounds of {} s each; {} rounds of the outage and the silent connections.",
+            stamp.commit_and_day(),
             stamp.rounds,
             stamp.seconds,
             rounds(&results.pools.silence)

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    auth_results::AuthFigures,
     engines::Engine,
     loads::{CLIENTS, Load},
     machine::Machine,
@@ -53,6 +54,30 @@ pub enum Part {
     Bulk,
     /// orm-pool compared with other pools, on PostgreSQL
     Pool,
+    /// users-api with and without authentication, on PostgreSQL and SQLite
+    Auth,
+}
+
+/// A file of results. Results of another machine replace a file as a whole, so parts that are measured alone have
+/// separate ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResultsFile {
+    #[default]
+    Main,
+    /// The pool benchmark, if no other part runs.
+    Pools,
+    /// Authentication, always.
+    Auth,
+}
+
+impl ResultsFile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Main => "results.json",
+            Self::Pools => "pool.json",
+            Self::Auth => "auth.json",
+        }
+    }
 }
 
 impl Part {
@@ -73,9 +98,8 @@ impl Part {
 #[derive(Default, Serialize, Deserialize)]
 pub struct Results {
     pub quick: bool,
-    /// Whether only the pool benchmark runs.
-    #[serde(default)]
-    pub only_pools: bool,
+    #[serde(skip)]
+    pub file: ResultsFile,
     pub machine: Machine,
     pub versions: BTreeMap<String, String>,
     /// When and at which commit each part was measured.
@@ -92,6 +116,8 @@ pub struct Results {
     pub bulk: Vec<BulkFigure>,
     #[serde(default)]
     pub pools: PoolFigures,
+    #[serde(default, skip_serializing_if = "AuthFigures::is_empty")]
+    pub auth: AuthFigures,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -102,6 +128,13 @@ pub struct Stamp {
     pub commit: String,
     pub rounds: usize,
     pub seconds: u64,
+}
+
+impl Stamp {
+    /// The commit and the day.
+    pub fn commit_and_day(&self) -> String {
+        format!("{} ({})", self.commit, self.at.split('T').next().unwrap_or_default())
+    }
 }
 
 /// A peer or a part that was not measured, or only in part.
@@ -220,11 +253,9 @@ impl Results {
         serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
     }
 
-    /// The file of these results. Quick runs have a separate folder. The pool benchmark has a separate file, because
-    /// results of another machine replace a file as a whole.
+    /// The file of these results. Quick runs have a separate folder.
     pub fn path(&self) -> PathBuf {
-        let name = if self.only_pools { "pool.json" } else { "results.json" };
-        Path::new("bench/results").join(if self.quick { "quick" } else { "" }).join(name)
+        Path::new("bench/results").join(if self.quick { "quick" } else { "" }).join(self.file.name())
     }
 
     pub fn save(&self) -> Result<()> {
@@ -273,6 +304,7 @@ impl Results {
             Part::Start => self.start = None,
             Part::Bulk => self.bulk.clear(),
             Part::Pool => self.pools = PoolFigures::default(),
+            Part::Auth => self.auth = AuthFigures::default(),
             _ => {}
         }
     }
@@ -287,6 +319,21 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
         count if count % 2 == 1 => Some(values[middle]),
         _ => Some(f64::midpoint(values[middle - 1], values[middle])),
     }
+}
+
+/// The median with the minimum and the maximum.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+/// The median, the minimum and the maximum; `None` if there are no values.
+pub fn spread(values: Vec<f64>) -> Option<Spread> {
+    let min = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    Some(Spread { median: median(values)?, min, max })
 }
 
 /// The quantile of sorted values; NaN if there are none.
@@ -306,5 +353,7 @@ mod tests {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(Vec::new()), None);
+        assert_eq!(spread(vec![3.0, 1.0, 2.5]), Some(Spread { median: 2.5, min: 1.0, max: 3.0 }));
+        assert_eq!(spread(Vec::new()), None);
     }
 }
