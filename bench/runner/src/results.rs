@@ -58,6 +58,21 @@ pub enum Part {
     Auth,
 }
 
+impl Part {
+    pub fn of(engine: Engine, load: Load) -> Self {
+        match (engine, load) {
+            (Engine::MariaDb, _) => Self::MariaDb,
+            (Engine::Sqlite, _) => Self::Sqlite,
+            (Engine::Postgres, Load::Get) => Self::Get,
+            (Engine::Postgres, Load::Email) => Self::Email,
+            (Engine::Postgres, Load::First) => Self::First,
+            (Engine::Postgres, Load::Cursors) => Self::Cursors,
+            (Engine::Postgres, Load::Post) => Self::Post,
+            (Engine::Postgres, Load::Mix) => Self::Mix,
+        }
+    }
+}
+
 /// A file of results. Results of another machine replace a file as a whole, so parts that are measured alone have
 /// separate ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,21 +91,6 @@ impl ResultsFile {
             Self::Main => "results.json",
             Self::Pools => "pool.json",
             Self::Auth => "auth.json",
-        }
-    }
-}
-
-impl Part {
-    pub fn of(engine: Engine, load: Load) -> Self {
-        match (engine, load) {
-            (Engine::MariaDb, _) => Self::MariaDb,
-            (Engine::Sqlite, _) => Self::Sqlite,
-            (Engine::Postgres, Load::Get) => Self::Get,
-            (Engine::Postgres, Load::Email) => Self::Email,
-            (Engine::Postgres, Load::First) => Self::First,
-            (Engine::Postgres, Load::Cursors) => Self::Cursors,
-            (Engine::Postgres, Load::Post) => Self::Post,
-            (Engine::Postgres, Load::Mix) => Self::Mix,
         }
     }
 }
