@@ -138,7 +138,6 @@ impl Health {
     /// Whether a connection that last responded this long ago may have been lost along with another one.
     pub(crate) fn is_suspect(&self, since_response: Duration) -> bool {
         let suspected = self.suspected.load(Ordering::Acquire);
-        // One millisecond of tolerance, because the clock counts whole ones.
         suspected != 0
             && Duration::from_millis((self.now() + 1).saturating_sub(suspected)) <= since_response + CLOCK_GRAIN
     }

@@ -1,5 +1,5 @@
-//! Runs operations, hands out connections and closes the pool. `open` connects it, `reconfigure` applies changed
-//! options; batches and bulk operations add their methods in `crate::batch` and `crate::bulk`.
+//! The public interface of the pool: run operations, acquire connections, close. `open` and `reconfigure` are in
+//! submodules; `crate::batch` and `crate::bulk` add the methods for batches and bulk operations.
 
 pub(crate) mod builder;
 mod open;
@@ -168,9 +168,9 @@ impl Pool {
     }
 
     /// Runs an operation with a separate SeaORM `DatabaseConnection`, for code that requires one, such as
-    /// `sea-orm-migration`. It takes a place in the pool, so that at most `max` operations run, but uses a separate
-    /// connection: the database sees up to `max + 1`, or more if several such operations run at the same time. The
-    /// statements on it have no timeout.
+    /// `sea-orm-migration`. The operation also occupies a connection of the pool, so that at most `max` operations run:
+    /// the database sees up to `max + 1` connections, or more if several such operations run at the same time.
+    /// Statements on the separate connection have no timeout.
     ///
     /// # Errors
     ///
@@ -202,7 +202,7 @@ impl Pool {
         operation::run_task(self.runtime(), context, work).await
     }
 
-    /// Checks whether the database responds. Never queues behind operations.
+    /// Checks whether the database responds, without waiting in the queue.
     ///
     /// A response within the last second is sufficient; otherwise the database is probed. While it is down, the cause
     /// is returned immediately.

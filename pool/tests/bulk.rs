@@ -1,4 +1,4 @@
-//! Bulk operations: which of them wait for a permit, and what ends the wait.
+//! Bulk operations: when they wait for a permit, and when they stop waiting.
 
 use std::sync::{
     Arc, Mutex,

@@ -49,7 +49,7 @@ async fn a_dropped_guard_rolls_back(context: Context) {
     let transaction = connection.begin().await.unwrap();
     transaction.execute_unprepared("UPDATE t SET n = 9").await.unwrap();
     let clone = (*connection).clone();
-    // Before its transaction, which thus loses its connection.
+    // The guard is dropped before its transaction, which then has no connection.
     drop(connection);
     assert_eq!(read(&pool, "SELECT MAX(n) FROM t").await, 0);
     assert!(transaction.commit().await.is_err());

@@ -1,4 +1,4 @@
-// Every operation, by the client that @hey-api/openapi-ts makes of the document.
+// Calls every operation with the client that @hey-api/openapi-ts generates from the OpenAPI document.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import * as api from "./hey_api_client/sdk.gen.js";
@@ -7,7 +7,7 @@ import { client } from "./hey_api_client/client.gen.js";
 
 type Query = NonNullable<ListUsersData["query"]>;
 
-// What the compiler has to know.
+// Checks the generated types at compile time.
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 type Literals<T> = string extends T ? false : true;
 const holds = <_ extends true>() => {};
@@ -25,7 +25,7 @@ void [order, code];
 
 client.setConfig({ baseUrl: process.env["USERS_API_URL"], auth: process.env["USERS_API_KEY"] });
 
-/** What was asked for, or the problem as an error. */
+/** Returns the data of a response; throws its problem. */
 function given<T>({ data, error }: { data?: T; error?: unknown }): T {
   assert.ok(data !== undefined, JSON.stringify(error));
   return data;
@@ -55,7 +55,7 @@ assert.deepEqual([put.name, put.version], ["Hailed Anna", 2]);
 const patched = given(await api.patchUser({ ...second, body: { name: "Hailed Ann" } }));
 assert.deepEqual([patched.name, patched.email, patched.version], ["Hailed Ann", email("anna"), 3]);
 
-// What is refused.
+// Requests that are refused.
 const stale = await api.patchUser({ ...first, body: { name: "X" } });
 assert.equal(stale.error?.code, "precondition-failed");
 const taken = await api.createUser({ body: { name: "X", email: email("anna") } });
@@ -78,7 +78,7 @@ const cursor = page.response.headers.get("link")?.match(/cursor=([^>]+)>; rel="n
 assert.deepEqual((await list({ q: "hailed", limit: 1, cursor })).map((user) => user.id), [bob.id]);
 assert.deepEqual(await list({ ids: [ann.id], fields: ["name", "version"] }), [{ name: "Hailed Ann", version: 3 }]);
 
-// Many users. Without `bodySerializer: null` the client would put rows in quotes, as JSON.
+// Many users. Without `bodySerializer: null` the client would serialize the rows as a JSON string.
 const rows = [0, 1, 2].map((n) => `${JSON.stringify({ name: `Heap ${n}`, email: email(`row${n % 2}`) })}\n`).join("");
 const lines = await parsed<BulkLine>(given(await api.writeUsers({ body: rows, bodySerializer: null })));
 assert.deepEqual(lines.map((line) => line.outcome), ["created", "created", "refused"]);

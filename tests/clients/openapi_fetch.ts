@@ -1,4 +1,4 @@
-// Every operation, by openapi-fetch and the types that openapi-typescript makes of the document.
+// Calls every operation with openapi-fetch and the types that openapi-typescript generates from the OpenAPI document.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import createClient from "openapi-fetch";
@@ -9,7 +9,7 @@ type Query = NonNullable<paths["/users"]["get"]["parameters"]["query"]>;
 type Listed = paths["/users"]["get"]["responses"][200]["content"]["application/json"][number];
 type Headers = NonNullable<paths["/users/{id}"]["patch"]["parameters"]["header"]>;
 
-// What the compiler has to know.
+// Checks the generated types at compile time.
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 type Literals<T> = string extends T ? false : true;
 const holds = <_ extends true>() => {};
@@ -28,7 +28,7 @@ void [order, code];
 const authorization = `Bearer ${process.env["USERS_API_KEY"]}`;
 const client = createClient<paths>({ baseUrl: process.env["USERS_API_URL"], headers: { authorization } });
 
-/** What was asked for, or the problem as an error. */
+/** Returns the data of a response; throws its problem. */
 function given<T>({ data, error }: { data?: T; error?: Schemas["Problem"] | string }): T {
   assert.ok(data !== undefined, JSON.stringify(error));
   return data;
@@ -65,7 +65,7 @@ const secret = given(await client.POST("/keys", { body: { name: "fetched", scope
 assert.ok(secret.key?.startsWith(`uak_${secret.id}_`));
 assert.equal((await client.DELETE("/keys/{id}", { params: { path: { id: secret.id } } })).response.status, 204);
 
-// What is refused.
+// Requests that are refused.
 const stranger = await client.GET("/users", { headers: { authorization: "Bearer unknown" } });
 assert.equal(stranger.error?.code, "credentials-invalid");
 const stale = await client.PATCH("/users/{id}", { params: first, body: { name: "X" } });

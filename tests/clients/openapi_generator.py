@@ -1,4 +1,4 @@
-"""Every operation, by the Python client that openapi-generator makes of the document."""
+"""Calls every operation with the Python client that openapi-generator generates from the OpenAPI document."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ users, operations = users_api.UsersApi(client), users_api.OperationsApi(client)
 
 
 def problem(call, *arguments, **named) -> Problem:
-    """What is the matter, in its type."""
+    """Returns the problem with which a call fails."""
     try:
         answer = call(*arguments, **named)
     except users_api.ApiException as error:
@@ -59,7 +59,7 @@ assert (ann.name, ann.email, ann.version) == ("Generated Anna", email("anna"), 2
 ann = users.patch_user(ann.id, UserPatch(name="Generated Ann"), if_match='"2"')
 assert (ann.name, ann.email, ann.version) == ("Generated Ann", email("anna"), 3)
 
-# What is refused.
+# Requests that are refused.
 assert problem(users.patch_user, ann.id, UserPatch(name="X"), if_match='"1"').code == ProblemCode.PRECONDITION_MINUS_FAILED
 assert problem(users.create_user, UserDraft(name="X", email=email("anna"))).code == ProblemCode.EMAIL_MINUS_TAKEN
 assert problem(users.get_user, uuid4()).code == ProblemCode.USER_MINUS_NOT_MINUS_FOUND
@@ -76,7 +76,7 @@ page = users.list_users_with_http_info(q="generated", limit=1, count="exact")
 assert page.headers["x-total-count"] == "2" and 'rel="next"' in page.headers["link"]
 cursor = page.headers["link"].split("cursor=")[1].split(">")[0]
 assert [user.id for user in users.list_users(q="generated", limit=1, cursor=cursor)] == [bob.id]
-# A part of a user is no User, so it is read by hand.
+# A user with a selection of fields is not a `User`, so the response is parsed by hand.
 part = users.list_users_without_preload_content(ids=[ann.id], fields=[UserField.NAME, UserField.VERSION])
 assert json.loads(part.read()) == [{"name": "Generated Ann", "version": 3}]
 

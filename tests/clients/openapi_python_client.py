@@ -1,4 +1,4 @@
-"""Every operation, by the client that openapi-python-client makes of the document."""
+"""Calls every operation with the client that openapi-python-client generates from the OpenAPI document."""
 
 import csv
 import json
@@ -69,7 +69,7 @@ assert isinstance(ann, User) and (ann.name, ann.email, ann.version) == ("Typed A
 ann = patch_user.sync(ann.id, client=client, body=UserPatch(name="Typed Ann"), if_match='"2"')
 assert isinstance(ann, User) and (ann.name, ann.email, ann.version) == ("Typed Ann", email("anna"), 3)
 
-# What is refused.
+# Requests that are refused.
 stale = patch_user.sync(ann.id, client=client, body=UserPatch(name="X"), if_match='"1"')
 assert code(stale) is ProblemCode.PRECONDITION_FAILED
 taken = create_user.sync(client=client, body=UserDraft(name="X", email=email("anna")))
@@ -88,12 +88,12 @@ page = list_users.sync_detailed(client=client, q="typed", limit=1, count=ListUse
 assert page.headers["X-Total-Count"] == "2" and 'rel="next"' in page.headers["Link"]
 cursor = page.headers["Link"].split("cursor=")[1].split(">")[0]
 assert [user.id for user in list_users.sync(client=client, q="typed", limit=1, cursor=cursor)] == [bob.id]
-# A part of a user is no User, so it is read by hand.
+# A user with a selection of fields is not a `User`, so the response is parsed by hand.
 http = client.get_httpx_client()
 part = http.get("/users", params={"ids": str(ann.id), "fields": f"{UserField.NAME},{UserField.VERSION}"})
 assert part.json() == [{"name": "Typed Ann", "version": 3}]
 
-# Many users. The generator knows JSON and forms as bodies, and leaves the operation out: it is asked by hand, and typed.
+# Many users. The generator supports only JSON and form bodies and omits this operation, so the request is sent by hand.
 rows = "".join(json.dumps({"name": f"Line {n}", "email": email(f"row{n % 2}")}) + "\n" for n in range(3))
 answer = http.post("/users/bulk", content=rows, headers={"Content-Type": "application/x-ndjson"})
 lines = [BulkLine.from_dict(json.loads(line)) for line in answer.text.splitlines()]

@@ -1,4 +1,4 @@
-// The page at /swagger/ in a browser: every operation is executed as it is found there, with nothing typed but ids.
+// Executes every operation in Swagger UI (/swagger/) in a browser, with the examples of the page; only ids are typed.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { resolve } from "node:path";
 import { chromium } from "playwright-core";
@@ -13,7 +13,7 @@ const flags = [
 const conditions = ["if-match", "if-none-match", "idempotency-key"];
 const filters = ["before", "email", "name", "q", "createdAfter", "createdBefore", "ids", "fields", "cursor", "count"];
 
-// Nothing that the browser writes is to stay.
+// A temporary home, so that all files of the browser can be removed.
 const home = mkdtempSync(resolve("browser-"));
 const browser = await chromium.launchPersistentContext(`${home}/profile`, {
   executablePath,
@@ -23,14 +23,14 @@ const browser = await chromium.launchPersistentContext(`${home}/profile`, {
 const faults = [];
 const check = (holds, fault) => holds || faults.push(fault);
 
-/** Executes an operation as it is found, and gives what the page shows and what it sends. */
+/** Executes an operation with the page's examples; returns the response that is shown and the request that was sent. */
 async function execute(page, operation, { id, body, accept } = {}) {
   const block = page.locator(`.opblock[id$="-${operation}"]`);
   const control = block.locator(".opblock-summary-control");
   await control.click();
   const button = block.locator(".try-out__btn").first();
   await button.waitFor();
-  // It says Cancel where everything may be tried from the beginning.
+  // The button says "Cancel" if "Try it out" is enabled by default.
   if ((await button.innerText()).trim() === "Try it out") await button.click();
   const clear = block.locator(".btn-clear");
   if (await clear.count()) await clear.click();
@@ -46,13 +46,13 @@ async function execute(page, operation, { id, body, accept } = {}) {
   const shown = Number.parseInt(await status.innerText(), 10);
   const answer = shown === 304 ? "" : await (await request.response()).text();
   check(shown >= 200 && shown < 300, `${operation}: the page shows ${shown}: ${answer.slice(0, 300)}`);
-  // What the browser adds by itself, such as the ETag of what it has kept, is not among these.
+  // Headers that the browser adds, such as the ETag of a cached response, are not included here.
   const headers = request.headers();
   for (const name of conditions) check(!(name in headers), `${operation}: ${name} is sent without input: ${headers[name]}`);
   for (const [name, value] of new URL(request.url()).searchParams) {
     check(!filters.includes(name), `${operation}: ${name} is sent without input: ${value}`);
   }
-  // The page is slow with many that are open.
+  // The page is slow if many operations are expanded.
   await control.click();
   return { text, answer, sent: request.postData(), type: headers["content-type"], accept: headers["accept"] };
 }

@@ -139,7 +139,7 @@ fn plan(run: &mut Run) {
     }
 }
 
-/// What is excluded when an engine fails.
+/// The label of an engine's remaining measurements in the list of exclusions, if the engine fails.
 const REMAINING: &str = "remaining measurements";
 
 /// Runs one engine after another, so that only one server runs at a time. A failure is recorded, and the run continues.

@@ -273,7 +273,7 @@ impl Run {
     }
 }
 
-/// The scope of a workload in the list of what is excluded.
+/// The scope of a workload in the list of exclusions.
 fn scope(engine: Engine, load: Load) -> String {
     format!("{engine}, {}", load.name())
 }

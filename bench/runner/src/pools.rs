@@ -17,7 +17,7 @@ use crate::{
 
 /// The program that measures one pool in a separate process.
 const PROGRAM: &str = "bench/target/release/pools";
-/// The scope of this benchmark in the list of what is excluded.
+/// The scope of this benchmark in the list of exclusions.
 const SCOPE: &str = "pools";
 /// Numbers of connections at which throughput is measured.
 pub const SIZES: [u32; 2] = [4, 10];

@@ -1,4 +1,4 @@
-//! What distinguishes one kind of batch from another.
+//! The configuration of a kind of batch.
 
 use std::sync::Arc;
 

@@ -61,7 +61,7 @@ pub(crate) struct SessionId {
     pub(crate) number: NonZeroU64,
 }
 
-/// What is known about a connection's session on the server.
+/// A connection's session on the server, and its limits.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ServerSession {
     /// `None` behind a pooler in transaction mode, where each transaction may use another session.

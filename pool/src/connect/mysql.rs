@@ -136,7 +136,7 @@ async fn set_session(
     Ok(())
 }
 
-/// MariaDB and MySQL name some settings differently; each executes only the comments that are meant for it.
+/// MariaDB and MySQL name some settings differently, so each gets its own in an executable comment.
 fn session_settings(session: &Session, options: &MySqlConnectOptions) -> String {
     let collation = options.get_collation().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
     let limit = match session.requested_timeout() {

@@ -1,9 +1,9 @@
 //! A connection pooler, such as PgBouncer, between the pool and PostgreSQL.
 //!
-//! In session mode each of the pooler's connections is one of the server's, and nothing differs. In transaction mode
-//! each transaction may run in another session: settings made in one do not apply to the next, and affect other
-//! clients. Then the pool sets nothing for a session; each operation runs in a transaction that sets what it relies on,
-//! and the pooler must keep the named prepared statements of its clients apart.
+//! In session mode each client connection has its own server session, so nothing changes for the pool. In transaction
+//! mode each transaction may run in another session: settings made in one do not apply to the next, and affect other
+//! clients. Therefore the pool sets nothing for a session; each operation runs in a transaction that sets what it
+//! relies on, and the pooler must keep the named prepared statements of its clients apart.
 
 use serde::Serialize;
 

@@ -5,7 +5,7 @@
 //! checked and refused. Defaults that can only make a statement fail, with an error that says so, are left to the
 //! operator.
 //!
-//! | engine | setting | effect of a hostile default | what the pool does |
+//! | engine | setting | effect of an unsuitable default | what the pool does |
 //! |---|---|---|---|
 //! | MySQL | `autocommit` | single statements are never committed; reads see an old snapshot | sets 1 |
 //! | MySQL | `completion_type` | COMMIT opens another transaction, or closes the connection | sets `NO_CHAIN` |

@@ -241,7 +241,7 @@ impl Connection {
         guard.end(outcome).await.map_err(query_error)
     }
 
-    /// Streams the rows of a query. The connection is busy until the stream ends. If the stream is dropped before, the
+    /// Streams the rows of a query. The connection is busy until the stream ends. If it is dropped earlier, the
     /// connection is closed after the operation.
     pub(super) async fn stream_at(
         &self,
@@ -308,8 +308,8 @@ impl StatementGuard<'_> {
         self.note(outcome).await
     }
 
-    /// Whether the server interrupted the statement because it ends the whole session. The error is the same when only
-    /// the statement was killed, so a ping decides.
+    /// Whether the server interrupted the statement because it ends the whole session. The error is the same if only
+    /// the statement was killed, so the connection is pinged.
     async fn is_session_killed(&mut self, error: &sqlx::Error) -> bool {
         if !is_interrupted(error) || self.connection.held.context.is_killed() {
             return false;

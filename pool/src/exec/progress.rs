@@ -53,7 +53,7 @@ impl Attempt {
     }
 }
 
-/// What to do with a connection before the next operation can use it.
+/// What must be done with a connection before the next operation can use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cleanup {
     Nothing,
@@ -96,7 +96,7 @@ impl Progress {
     /// Checks that statements can still be sent.
     pub(super) fn check_connection(&mut self) -> Result<(), DbErr> {
         if self.is_killed {
-            // The killed statement had completed before, and the next one has not started.
+            // The kill may still hit the next statement, so it is not sent. The killed one has completed.
             self.error = Some(DbErrorKind::Terminated);
             return Err(closed());
         }

@@ -72,7 +72,7 @@ struct Waiters {
     batched: usize,
 }
 
-/// What admission needs from the rest of the pool.
+/// Parameters of admission that the rest of the pool supplies.
 pub(crate) struct AdmissionParams<'a> {
     pub(crate) options: &'a PoolOptions,
     pub(crate) health: &'a Health,

@@ -28,7 +28,7 @@ impl Engine {
         }
     }
 
-    /// What is missing to test this engine, and how to get it; `None` if nothing is.
+    /// What is missing to test this engine, and how to install it; `None` if nothing is missing.
     pub fn missing(self) -> Option<&'static str> {
         match self {
             Self::Postgres if self.given_url().is_none() && program(server::POSTGRES).is_none() => {

@@ -21,9 +21,9 @@ pub struct Sources(BTreeMap<Module, syn::File>);
 /// What a file refers to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Uses {
-    /// Paths of its own crate, from the crate's root.
+    /// Paths inside the crate, from its root.
     pub own: BTreeSet<Module>,
-    /// Other crates. Also the first part of any other path of several parts; which of them are crates, the caller knows.
+    /// Other crates, and the first part of every other path with several parts. The caller selects the crates.
     pub crates: BTreeSet<String>,
 }
 
@@ -95,7 +95,7 @@ pub fn uses(module: &Module, file: &syn::File) -> Uses {
     visitor.uses
 }
 
-/// The files that are part of a dependency cycle, or between two cycles.
+/// The files that are part of a dependency cycle, or on a path between two cycles.
 pub fn cyclic(mut dependencies: BTreeMap<Module, BTreeSet<Module>>) -> Vec<String> {
     // A file without remaining dependencies or dependents is not part of a cycle.
     loop {
@@ -174,7 +174,7 @@ impl<'ast> Visit<'ast> for Visitor {
     }
 
     fn visit_macro(&mut self, call: &'ast Macro) {
-        // Their arguments need not be Rust. Of their tokens, names that are joined by `::` are paths.
+        // The arguments of a macro may not be Rust syntax. Names that are joined by `::` are treated as paths.
         let tokens = without_strings(&call.tokens.to_string());
         let words: Vec<&str> = tokens.split_whitespace().flat_map(separated).collect();
         let mut at = 0;
@@ -217,7 +217,7 @@ fn is_name(word: &str) -> bool {
     word.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Splits tokens that are written without space between them.
+/// Splits tokens that are not separated by white space.
 fn separated(mut text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     while let Some(first) = text.chars().next() {
