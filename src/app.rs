@@ -1,4 +1,4 @@
-//! Builds the service from its parts and runs it. The only module that knows all of them.
+//! The composition root: builds the service from its parts and runs it. The only module that uses all others.
 
 use std::{
     io,
@@ -10,13 +10,13 @@ use std::{
 use actix_web::dev::Server;
 use metrics_exporter_prometheus::PrometheusHandle;
 use orm_pool::{ConnectError, Pool};
-
 use secrecy::ExposeSecret;
 
 use crate::{
     auth::{Authenticator, JwksSource, TokenVerifier},
     connections::{Connections, Limits},
     exchange::CursorSigner,
+    feed::Feed,
     http::{Hosts, HttpOptions, PublicUrl, RouteSet, State},
     jobs::{AuthJobs, Jobs, Retention, refresh_keys},
     lifecycle::{
@@ -24,7 +24,7 @@ use crate::{
         prepare_schema, store_bootstrap_key,
     },
     server,
-    service::{self, KeyService},
+    service::{self, FeedStore, KeyService},
     settings::{AuthMode, Migrate, Settings},
     telemetry,
     tls::{Certificate, CertificateError},
@@ -85,6 +85,7 @@ pub struct Application {
     pool: Pool,
     certificate: Option<Arc<Certificate>>,
     auth: AuthJobs,
+    feed: Option<Feed>,
     retention: Retention,
     drain_delay: Duration,
     shutdown_timeout: Duration,
@@ -150,8 +151,10 @@ impl Application {
         let admin_address = settings.admin.address();
         let connections = Connections::new(limits.max);
         let hosts = |host| Hosts::of_listener(host, &settings.server.allowed_hosts);
+        let feed = settings.feed.options().map(|options| Feed::new(FeedStore::new(pool.clone()), options));
         let state = State::new(
             pool.clone(),
+            feed.clone(),
             Arc::clone(&auth.authenticator),
             CursorSigner::new(settings.users.cursor_key.expose_secret()),
             HttpOptions {
@@ -186,7 +189,12 @@ impl Application {
             pool,
             certificate,
             auth,
-            retention: Retention { idempotency_keys: settings.idempotency.keep, journal: settings.journal.keep },
+            feed,
+            retention: Retention {
+                idempotency_keys: settings.idempotency.keep,
+                journal: settings.journal.keep,
+                feed: (settings.feed.retain, settings.feed.retain_rows),
+            },
             drain_delay: settings.server.drain_delay,
             shutdown_timeout: settings.server.shutdown_timeout,
         })
@@ -241,7 +249,7 @@ impl Application {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ShutdownError> {
         let handle = self.server.handle();
         let mut server = tokio::spawn(self.server);
-        let jobs = Jobs::start(self.pool.clone(), self.retention, self.auth);
+        let jobs = Jobs::start(self.pool.clone(), self.retention, self.auth, self.feed.clone());
         if let Some(address) = self.admin_address {
             tracing::info!(%address, "listening for operators");
         }
@@ -256,6 +264,7 @@ impl Application {
             connections: &self.connections,
             server: handle,
             pool: &self.pool,
+            feed: self.feed.as_ref(),
             delay: self.drain_delay,
             timeout: self.shutdown_timeout,
         };

@@ -1,9 +1,9 @@
-//! Authentication: who is calling, and what they may do. Uses neither HTTP nor the ORM.
+//! Authentication, scopes and rate limits. Uses neither HTTP nor the ORM.
 //!
-//! A caller presents an API key ([`ApiKey`](crate::domain::ApiKey)). The [`Authenticator`] compares its digest with those of all keys, which it
-//! holds in memory: a request costs one SHA-256 and one look-up, no statement and no lock. A background job
-//! (`jobs::key_refresh`) replaces the keys every `auth.refresh`, which is thus the longest time that a revoked key still
-//! works. While the database is down, known keys work for `auth.stale`, and unknown ones get a 503.
+//! A caller presents an API key ([`ApiKey`](crate::domain::ApiKey)). The [`Authenticator`] compares its digest with
+//! those of all keys, which it holds in memory: a request costs one SHA-256 and one look-up, no statement and no lock.
+//! A background job (`jobs::key_refresh`) replaces the keys every `auth.refresh`, so a revoked key works for at most
+//! that time. While the database is down, known keys work for `auth.stale`, and unknown ones get a 503.
 //!
 //! Or a caller presents an access token of an identity provider, which [`TokenVerifier`] verifies.
 //!

@@ -53,7 +53,7 @@ pub(crate) enum CommandError {
 
 impl CommandError {
     /// A signal arrived before the command changed anything.
-    fn nothing_done() -> Self {
+    fn no_effect() -> Self {
         Self::Interrupted("stopped before anything was done".to_owned())
     }
 

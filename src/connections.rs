@@ -19,7 +19,7 @@ use futures_util::task::AtomicWaker;
 
 /// Default maximum, if the open file limit allows it. An idle connection uses about 20 KiB.
 const DEFAULT_MAX: usize = 10_000;
-/// Lower bound of the maximum, however low the open file limit is.
+/// Lower bound of the maximum, even if the open file limit is lower.
 const MIN_CONNECTIONS: usize = 16;
 /// Files other than connections: standard streams, the listener, event queues.
 const OTHER_FILES: usize = 64;

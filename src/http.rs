@@ -13,7 +13,7 @@
 //! 6. `cors`: responses for pages of other origins, if there are such.
 //! 7. `access`: who is calling, and whether the caller has the scope that the route requires. `route` registers no
 //!    route without it.
-//! 8. A handler in `users`, `history`, `bulk`, `export`, `keys`, `ops` or `docs`; `fallback` for any other path or method.
+//! 8. A handler in `users`, `history`, `bulk`, `export`, `changes`, `feed`, `keys`, `ops` or `docs`; `fallback` for any other path or method.
 //!
 //! The extractors of the handlers refuse invalid input with a `Problem` (`problem`): `body` parses JSON, `query` query
 //! strings, `conditions` and `etag` conditional requests, `idempotency` keys. The parameters and cursors of a query are
@@ -23,6 +23,7 @@
 mod access;
 mod body;
 mod bulk;
+mod changes;
 mod client_address;
 mod compression;
 mod conditions;
@@ -31,6 +32,8 @@ mod docs;
 mod etag;
 mod export;
 mod fallback;
+mod feed;
+mod feed_position;
 mod framing;
 mod history;
 mod host;
@@ -76,6 +79,7 @@ pub use self::{framing::frame, host::Hosts, observe::RequestSpan, one_at_a_time:
 use crate::{
     auth::Authenticator,
     exchange::CursorSigner,
+    feed::Feed,
     lifecycle::CurrentPhase,
     service::{Journal, KeyService, UserService},
 };
@@ -99,6 +103,7 @@ pub struct State {
     set: RouteSet,
     service: web::Data<UserService>,
     journal: web::Data<Journal>,
+    feed: Option<web::Data<Feed>>,
     keys: web::Data<KeyService>,
     authenticator: web::Data<Authenticator>,
     pool: web::Data<Pool>,
@@ -118,6 +123,7 @@ impl State {
     #[must_use]
     pub fn new(
         pool: Pool,
+        feed: Option<Feed>,
         authenticator: Arc<Authenticator>,
         signer: CursorSigner,
         options: HttpOptions,
@@ -128,8 +134,9 @@ impl State {
         let document = document(RouteSet::All);
         Self {
             set: RouteSet::All,
-            service: web::Data::new(UserService::new(pool.clone())),
+            service: web::Data::new(UserService::new(pool.clone(), feed.as_ref().map(Feed::change_signal))),
             journal: web::Data::new(Journal::new(pool.clone())),
+            feed: feed.map(web::Data::new),
             keys: web::Data::new(KeyService::new(pool.clone())),
             authenticator: web::Data::from(authenticator),
             pool: web::Data::new(pool),
@@ -196,6 +203,7 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
             // Before the routes of a single user, because `{id}` matches any text.
             .protected(bulk::__path_write, bulk::write)
             .protected(export::__path_export, export::export)
+            .protected(changes::__path_changes, changes::changes)
             .protected(users::__path_find, users::find)
             .protected(users::__path_replace, users::replace)
             .protected(users::__path_patch, users::patch)
@@ -207,6 +215,7 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
         routes
             .protected(ops::__path_snapshot, ops::snapshot)
             .protected(ops::__path_scrape, ops::scrape)
+            .protected(feed::__path_status, feed::status)
             .protected(keys::__path_list, keys::list)
             .protected(keys::__path_create, keys::create)
             .protected(keys::__path_rotate, keys::rotate)
@@ -270,6 +279,11 @@ pub fn app(
         .app_data(state.document)
         .app_data(state.paths)
         .app_data(state.swagger)
+        .configure(|config| {
+            if let Some(feed) = state.feed {
+                config.app_data(feed);
+            }
+        })
         .configure(|config| routes(&mut ServiceConfig::new(config), set))
         .configure(|config| default_paths(config, set))
         .default_service(web::to(fallback::fallback))

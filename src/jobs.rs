@@ -1,6 +1,7 @@
 //! Background jobs of the running service.
 
 mod auth_upkeep;
+mod feed;
 mod jwks_refresh;
 mod key_refresh;
 mod metrics_upkeep;
@@ -12,7 +13,11 @@ use orm_pool::Pool;
 use tokio::task::JoinSet;
 
 pub(crate) use self::key_refresh::refresh as refresh_keys;
-use crate::auth::{Authenticator, JwksSource, TokenVerifier};
+use crate::{
+    auth::{Authenticator, JwksSource, TokenVerifier},
+    feed::Feed,
+    service::FeedStore,
+};
 
 /// The running jobs. Dropping it aborts them.
 pub(crate) struct Jobs {
@@ -26,6 +31,8 @@ pub(crate) struct Retention {
     pub(crate) idempotency_keys: Duration,
     /// Entries of the journal.
     pub(crate) journal: Duration,
+    /// Events of the feed, by their age and number.
+    pub(crate) feed: (Duration, u64),
 }
 
 /// What the jobs of authentication need.
@@ -39,7 +46,7 @@ pub(crate) struct AuthJobs {
 
 impl Jobs {
     /// Starts all jobs.
-    pub(crate) fn start(pool: Pool, retention: Retention, auth: AuthJobs) -> Self {
+    pub(crate) fn start(pool: Pool, retention: Retention, auth: AuthJobs, live_feed: Option<Feed>) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(metrics_upkeep::run());
         if auth.authenticator.is_required() {
@@ -51,7 +58,17 @@ impl Jobs {
             }
         }
         tasks.spawn(sweepers::idempotency_keys(pool.clone(), retention.idempotency_keys));
-        tasks.spawn(sweepers::journal(pool, retention.journal));
+        tasks.spawn(sweepers::journal(pool.clone(), retention.journal));
+        let store = FeedStore::new(pool);
+        match live_feed {
+            Some(live_feed) => {
+                tasks.spawn(feed::run(live_feed));
+                tasks.spawn(sweepers::feed(store, retention.feed));
+            }
+            None => {
+                tasks.spawn(feed::end_epoch(store));
+            }
+        }
         Self { _tasks: tasks }
     }
 }

@@ -14,6 +14,7 @@
 //!
 //! # Supporting modules
 //!
+//! * [`feed`]: the live feed of changes; optional.
 //! * [`exchange`]: shared by HTTP and the CLI: users as JSON, NDJSON and CSV; queries, cursors, imports, exports.
 //! * [`settings`]: defaults, file, `.env`, environment and command line, validated before anything starts.
 //! * [`telemetry`]: log, metrics and traces.
@@ -32,6 +33,7 @@ mod connections;
 pub mod domain;
 mod error_chain;
 pub mod exchange;
+pub mod feed;
 pub mod http;
 mod jobs;
 pub mod lifecycle;

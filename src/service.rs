@@ -4,10 +4,11 @@
 //! statements, many of which serve several requests at the same time. A request with an idempotency key is a
 //! [`KeyedRequest`] and gets a [`KeyedResponse`]; [`IdempotencyStore`] deletes expired keys. [`SchemaService`] migrates
 //! and checks the schema. [`KeyService`] manages API keys.
-//! Every change is recorded in the [`Journal`]. [`Error`] is the error of all use cases.
+//! Every change is recorded in the [`Journal`], and [`FeedStore`] has them in the order of their commits. [`Error`] is the error of all use cases.
 
 pub mod clock;
 mod error;
+mod feed;
 mod idempotency;
 mod journal;
 mod keys;
@@ -17,6 +18,7 @@ mod users;
 
 pub use self::{
     error::{Error, Unavailable},
+    feed::{ChangeSignal, FeedEntry, FeedState, FeedStore, PAGE_SIZE},
     idempotency::{IdempotencyStore, KeyedRequest, KeyedResponse},
     journal::{Journal, JournalEntry},
     keys::{KeyRecord, KeyService, NewKey},

@@ -14,6 +14,7 @@ mod declaration;
 mod dotenv;
 mod environment;
 mod error;
+mod feed;
 mod idempotency;
 mod journal;
 mod layers;
@@ -40,6 +41,7 @@ pub use self::{
     database::{DatabaseSettings, Migrate},
     environment::Environment,
     error::SettingsError,
+    feed::FeedSettings,
     idempotency::IdempotencySettings,
     journal::JournalSettings,
     layers::{Layers, Origin, Override},
@@ -62,6 +64,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// Who may use the service.
     pub auth: AuthSettings,
+    /// The live feed of changes.
+    pub feed: FeedSettings,
     /// Web pages of other origins.
     pub cors: CorsSettings,
     /// How many requests a caller may make.
@@ -98,6 +102,7 @@ impl Settings {
         let admin = self.admin.address().map(|address| ("admin.host", address.ip()));
         let hosts = std::iter::once(("server.host", self.server.host)).chain(admin);
         self.auth.validate(hosts)?;
+        self.feed.validate(self.journal.keep)?;
         self.cors.validate()?;
         self.database.validate()?;
         self.pool.validate().map_err(|invalid| Invalid::new(format!("pool.{}", invalid.option), invalid.allowed))?;
@@ -121,6 +126,7 @@ fn all() -> impl Iterator<Item = &'static Setting> {
         users::SETTINGS,
         idempotency::SETTINGS,
         journal::SETTINGS,
+        feed::SETTINGS,
         log::SETTINGS,
         telemetry::SETTINGS,
     ]

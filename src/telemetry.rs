@@ -120,8 +120,8 @@ impl Telemetry {
                 let filter = filter.and(events).and(dynamic_filter_fn(is_unexpected));
                 registry.with(layer.with_filter(filter)).with(spans).try_init()?;
             }
-            // For all layers: a filter of a single one cannot tell a driver that its statements are not logged, which
-            // would then prepare an event for each of them.
+            // For all layers: a filter of a single one cannot inform a driver that its statements are not logged; the
+            // driver would then prepare an event for each of them.
             None => {
                 registry.with(layer).with(dynamic_filter_fn(is_unexpected)).with(events).with(filter).try_init()?;
             }

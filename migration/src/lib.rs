@@ -14,6 +14,9 @@ mod m20261121_000003_index_names_and_emails;
 mod m20261121_000004_widen_answers;
 mod m20261129_000005_create_users_api_keys;
 mod m20261129_000006_create_users_journal;
+mod m20261129_000007_create_users_feed;
+mod m20261129_000008_create_users_feed_pending;
+mod m20261129_000009_create_users_feed_positions;
 mod ownership;
 
 use std::pin::{Pin, pin};
@@ -93,8 +96,19 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000004_widen_answers::Migration),
             Box::new(m20261129_000005_create_users_api_keys::Migration),
             Box::new(m20261129_000006_create_users_journal::Migration),
+            Box::new(m20261129_000007_create_users_feed::Migration),
+            Box::new(m20261129_000008_create_users_feed_pending::Migration),
+            Box::new(m20261129_000009_create_users_feed_positions::Migration),
         ]
     }
+}
+
+/// Creates a table whose only index is its primary key.
+async fn create_table(manager: &SchemaManager<'_>, mut table: TableCreateStatement) -> Result<(), DbErr> {
+    if manager.get_database_backend() == DbBackend::MySql {
+        table.engine("InnoDB");
+    }
+    manager.create_table(table).await
 }
 
 /// Creates a table with an index. On MySQL it is one statement, because nothing could undo the first of two.

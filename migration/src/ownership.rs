@@ -19,7 +19,7 @@ struct OwnTable {
     marker: &'static str,
 }
 
-const TABLES: [OwnTable; 4] = [
+const TABLES: [OwnTable; 7] = [
     OwnTable {
         name: "users",
         created_by: "m20261121_000001_create_users",
@@ -66,7 +66,33 @@ const TABLES: [OwnTable; 4] = [
         ],
         marker: "users_journal_user_ix",
     },
+    OwnTable {
+        name: "users_feed",
+        created_by: "m20261129_000007_create_users_feed",
+        columns: &["id", "epoch", "number", "floor"],
+        marker: "users_feed_pk",
+    },
+    OwnTable {
+        name: "users_feed_pending",
+        created_by: "m20261129_000008_create_users_feed_pending",
+        columns: &["changed_at", "version", "user_id"],
+        marker: "users_feed_pending_pk",
+    },
+    OwnTable {
+        name: "users_feed_positions",
+        created_by: "m20261129_000009_create_users_feed_positions",
+        columns: &["number", "journal_id"],
+        marker: "users_feed_positions_pk",
+    },
 ];
+
+/// Tables that SQLite does not need.
+const NOT_IN_SQLITE: [&str; 2] = ["users_feed_pending", "users_feed_positions"];
+
+/// Returns the tables that the migrations create on an engine.
+fn tables(backend: DbBackend) -> impl Iterator<Item = &'static OwnTable> {
+    TABLES.iter().filter(move |table| backend != DbBackend::Sqlite || !NOT_IN_SQLITE.contains(&table.name))
+}
 
 /// What exists under the name of one of the tables.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,7 +109,7 @@ enum Found {
 ///
 /// [`Error::ForeignTable`], [`Error::MissingTable`], or an error of the database.
 pub(crate) async fn check(db: &impl ConnectionTrait, applied: &[String]) -> Result<(), Error> {
-    for table in &TABLES {
+    for table in tables(db.get_database_backend()) {
         match inspect(db, table).await? {
             Found::Foreign { columns } => return Err(Error::ForeignTable { table: table.name, columns }),
             Found::Nothing if applied.iter().any(|version| version == table.created_by) => {
@@ -98,7 +124,7 @@ pub(crate) async fn check(db: &impl ConnectionTrait, applied: &[String]) -> Resu
 /// Whether the table that this migration created exists and is owned by users-api; `true` for migrations that create
 /// none.
 pub(crate) async fn has_table_of(db: &impl ConnectionTrait, migration: &str) -> Result<bool, DbErr> {
-    match TABLES.iter().find(|table| table.created_by == migration) {
+    match tables(db.get_database_backend()).find(|table| table.created_by == migration) {
         Some(table) => Ok(inspect(db, table).await? == Found::Ours),
         None => Ok(true),
     }
@@ -115,7 +141,12 @@ async fn inspect(db: &impl ConnectionTrait, table: &OwnTable) -> Result<Found, D
     let Some(columns) = (!columns.is_empty()).then(|| columns.into_iter().flatten().collect::<Vec<_>>()) else {
         return Ok(Found::Nothing);
     };
-    let marker = query_strings(db, marker_query(db.get_database_backend()), &[table.name, table.marker]).await?;
+    let marker = match db.get_database_backend() {
+        // A primary key has no other name there.
+        DbBackend::MySql if table.marker.ends_with("_pk") => "PRIMARY",
+        _ => table.marker,
+    };
+    let marker = query_strings(db, marker_query(db.get_database_backend()), &[table.name, marker]).await?;
     let is_ours = !marker.is_empty() && table.columns.iter().all(|column| columns.iter().any(|it| it == column));
     Ok(if is_ours { Found::Ours } else { Found::Foreign { columns } })
 }

@@ -112,6 +112,6 @@ impl BulkPermit {
 
 impl Drop for BulkPermit {
     fn drop(&mut self) {
-        self.inner.bulk.give_back();
+        self.inner.bulk.release();
     }
 }

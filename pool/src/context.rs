@@ -75,8 +75,8 @@ pub(crate) struct OperationContext {
     pub(crate) warned: AtomicBool,
     /// Whether it was aborted because the server did not respond.
     pub(crate) is_stranded: AtomicBool,
-    // The statement in flight: when it was sent, on the pool's clock, plus one, with the flags `KILLED` and `DEAD`. 0
-    // if there is none.
+    // The statement in flight: when it was sent, on the pool's clock, plus one, with the flags `KILLED` and
+    // `KILL_ACCEPTED`. 0 if there is none.
     sent: AtomicU64,
     /// The number of the session that the statement runs in, or 0 if the server has none.
     session: AtomicU64,
@@ -88,7 +88,7 @@ pub(crate) struct OperationContext {
 /// Flag: the pool is about to kill the statement.
 const KILLED: u64 = 1 << 63;
 /// Flag: the server has accepted the kill.
-const DEAD: u64 = 1 << 62;
+const KILL_ACCEPTED: u64 = 1 << 62;
 
 /// A statement in flight.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +133,7 @@ impl OperationContext {
     }
 
     /// Records the task that runs the operation.
-    pub(crate) fn runs_as(&self, task: AbortHandle) {
+    pub(crate) fn set_task(&self, task: AbortHandle) {
         // Set once.
         let _ = self.abort.set(task);
     }
@@ -174,7 +174,7 @@ impl OperationContext {
     }
 
     /// Records the session that the next statements run in, and whether the pool enforces the statement timeout there.
-    pub(crate) fn runs_in(&self, session: Option<(SessionId, bool)>) {
+    pub(crate) fn set_session(&self, session: Option<(SessionId, bool)>) {
         if let Some((SessionId { server, number }, pool_enforces_timeout)) = session {
             self.server.store(server, Ordering::Relaxed);
             self.session.store(number.get(), Ordering::Relaxed);
@@ -183,14 +183,14 @@ impl OperationContext {
     }
 
     /// Records that a statement is about to be sent. Returns whether the previous one was killed, as
-    /// [`answered`](Self::answered).
-    pub(crate) fn asks(&self, clock: Clock) -> bool {
+    /// [`statement_ended`](Self::statement_ended).
+    pub(crate) fn statement_sent(&self, clock: Clock) -> bool {
         self.sent.swap(clock.millis() + 1, Ordering::AcqRel) & KILLED != 0
     }
 
     /// Records that the statement has ended. Returns whether the pool has killed it: the kill may still be on its way
     /// to the server, and must not hit another statement.
-    pub(crate) fn answered(&self) -> bool {
+    pub(crate) fn statement_ended(&self) -> bool {
         self.sent.swap(0, Ordering::AcqRel) & KILLED != 0
     }
 
@@ -216,7 +216,7 @@ impl OperationContext {
     /// has accepted the kill.
     pub(crate) fn kill_after(&self, limit: Duration, clock: Clock) -> Option<PendingStatement> {
         let PendingStatement { session, sent } = self.pending(limit, clock)?;
-        if sent & DEAD != 0 || !self.pool_enforces_timeout.load(Ordering::Relaxed) {
+        if sent & KILL_ACCEPTED != 0 || !self.pool_enforces_timeout.load(Ordering::Relaxed) {
             return None;
         }
         // Fails if the response has arrived or another statement was sent; then there is nothing to kill.
@@ -228,17 +228,18 @@ impl OperationContext {
     /// Records that the server has accepted the kill.
     pub(crate) fn is_dead(&self, killed: PendingStatement) {
         // Fails if the response has arrived or another statement was sent; then the mark is not needed.
-        let _ = self.sent.compare_exchange(killed.sent, killed.sent | DEAD, Ordering::AcqRel, Ordering::Relaxed);
+        let _ =
+            self.sent.compare_exchange(killed.sent, killed.sent | KILL_ACCEPTED, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Returns how long the statement in flight has had no response; `None` if there is none.
-    pub(crate) fn unanswered(&self, clock: Clock) -> Option<Duration> {
+    pub(crate) fn pending_for(&self, clock: Clock) -> Option<Duration> {
         waited(self.sent.load(Ordering::Relaxed), clock)
     }
 }
 
 fn waited(sent: u64, clock: Clock) -> Option<Duration> {
-    match sent & !(KILLED | DEAD) {
+    match sent & !(KILLED | KILL_ACCEPTED) {
         0 => None,
         since => Some(Duration::from_millis((clock.millis() + 1).saturating_sub(since))),
     }
@@ -250,6 +251,6 @@ pub(crate) fn current_operation() -> Option<&'static str> {
 }
 
 /// Runs an operation's body, so that nested operations are recognized.
-pub(crate) async fn inside<F: Future>(operation: &'static str, body: F) -> F::Output {
+pub(crate) async fn scope<F: Future>(operation: &'static str, body: F) -> F::Output {
     CURRENT_OPERATION.scope(operation, body).await
 }

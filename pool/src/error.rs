@@ -139,11 +139,11 @@ pub enum ReconfigureError {
 
 /// [`Pool::close`](crate::Pool::close) timed out while operations were still running.
 #[derive(Debug, thiserror::Error)]
-#[error("the pool did not close within {limit:?}; operations still running: {} ({})", operations.len(), operations.join(", "))]
+#[error("the pool did not close within {timeout:?}; operations still running: {} ({})", operations.len(), operations.join(", "))]
 #[non_exhaustive]
 pub struct CloseError {
-    /// The time limit.
-    pub limit: Duration,
+    /// The timeout.
+    pub timeout: Duration,
     /// The names of the operations that were still running.
     pub operations: Vec<&'static str>,
 }

@@ -1,7 +1,7 @@
 //! Runs operations on the pool's runtime: admission, retries, and the connection that a body gets.
 
+mod check_in;
 pub(crate) mod connection;
-mod lending;
 pub(crate) mod operation;
 pub(crate) mod pooled;
 pub(crate) mod progress;

@@ -15,7 +15,7 @@ use crate::{clock::Clock, connect::connector::ConnectFailure, error_kind::DbErro
 /// How long a shortage or an impairment is reported after it was last seen.
 const REPORT_PERIOD: Duration = Duration::from_secs(10);
 /// Tolerance for the clock, which counts whole milliseconds.
-const CLOCK_GRAIN: Duration = Duration::from_millis(2);
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(2);
 
 /// Health of the database, as far as the pool can tell.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ impl Health {
     pub(crate) fn is_suspect(&self, since_response: Duration) -> bool {
         let suspected = self.suspected.load(Ordering::Acquire);
         suspected != 0
-            && Duration::from_millis((self.now() + 1).saturating_sub(suspected)) <= since_response + CLOCK_GRAIN
+            && Duration::from_millis((self.now() + 1).saturating_sub(suspected)) <= since_response + CLOCK_TOLERANCE
     }
 
     pub(crate) fn mark_down(&self, failure: &ConnectFailure) {

@@ -4,7 +4,7 @@
 pub(crate) mod connections;
 pub(crate) mod housekeeper;
 pub(crate) mod lease;
-mod lost_answers;
+mod lost_responses;
 mod pace;
 pub(crate) mod probe;
 pub(crate) mod requests;

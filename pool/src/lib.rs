@@ -78,7 +78,7 @@
 //! 5. `set` holds the open connections and the queue. Admission is fair and bounded.
 //! 6. `stats` collects counters and timings and defines the [`Snapshot`]. `error` defines [`Error`].
 //! 7. `inner` is the shared state and the background tasks. `inner/connections` opens connections in one task and
-//!    closes them; `inner/probe` checks whether the database responds; `inner/lost_answers` detects lost responses;
+//!    closes them; `inner/probe` checks whether the database responds; `inner/lost_responses` detects lost responses;
 //!    `inner/housekeeper` enforces idle timeout and max lifetime, warns about long holds and aborts operations that get
 //!    no response. A `lease` is a connection in use.
 //! 8. `exec` runs operations on the pool's `runtime` and retries them where that is safe. `progress` tracks what an

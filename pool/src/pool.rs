@@ -249,14 +249,14 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`CloseError`] names the operations that were still running after `limit`. They are aborted.
-    pub async fn close(&self, limit: Duration) -> Result<(), CloseError> {
+    /// [`CloseError`] names the operations that were still running after `timeout`. They are aborted.
+    pub async fn close(&self, timeout: Duration) -> Result<(), CloseError> {
         self.drain();
         let inner = self.inner();
         let are_closed = inner.until(|inner| inner.admission.connections().counts().open == 0);
-        let closed = timeout(limit, are_closed).await.map_err(|_| {
+        let closed = tokio::time::timeout(timeout, are_closed).await.map_err(|_| {
             let holders = inner.admission.connections().holders();
-            CloseError { limit, operations: holders.iter().map(|holder| holder.context.operation).collect() }
+            CloseError { timeout, operations: holders.iter().map(|holder| holder.context.operation).collect() }
         });
         self.runtime().shutdown().await;
         closed

@@ -196,8 +196,8 @@ async fn a_dropped_statement_awaits_no_response() {
             let slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500000) SELECT MAX(i) FROM n";
             assert!(db.execute_unprepared(slow).now_or_never().is_none());
             let holders = inner.admission.connections().holders();
-            let unanswered: Vec<_> = holders.iter().map(|holder| holder.context.unanswered(inner.clock)).collect();
-            assert_eq!(unanswered, [None]);
+            let pending: Vec<_> = holders.iter().map(|holder| holder.context.pending_for(inner.clock)).collect();
+            assert_eq!(pending, [None]);
             Ok::<_, Error>(())
         }
     })

@@ -69,17 +69,18 @@ pub struct RateLimits {
 impl RateLimits {
     /// The weight of a request that reads or writes single users.
     pub const SINGLE: u32 = 1;
-    /// What counting all users of a filter adds to the weight.
+    /// Added to the base weight for counting all users of a filter.
     pub const EXACT_COUNT: u32 = 9;
-    /// What importing or exporting many users adds to the weight.
+    /// Added to the base weight of 1 for importing or exporting many users.
     pub const MANY: u32 = 49;
     /// The weight of the heaviest request, and so the lowest burst.
     pub const MAX_WEIGHT: u32 = Self::SINGLE + Self::MANY;
-    /// The number of requests with invalid credentials that an address may send at once.
+    /// The number of requests with invalid credentials that an address may send in one burst.
     pub const MAX_FAILURES: u32 = 60;
 
-    /// `per_caller` is the rate of each caller, who may use `burst` at once. `failures_per_address` is the rate of
-    /// requests with invalid credentials from each address, which may send [`MAX_FAILURES`](Self::MAX_FAILURES) at once.
+    /// `per_caller` is the rate of each caller, and `burst` is how much it may use in one burst. `failures_per_address`
+    /// is the rate of requests with invalid credentials from each address, which may send
+    /// [`MAX_FAILURES`](Self::MAX_FAILURES) of them in one burst.
     #[must_use]
     pub fn new(per_caller: Rate, burst: u32, failures_per_address: Rate) -> Self {
         let callers = per_caller
@@ -89,8 +90,8 @@ impl RateLimits {
         Self { callers, failures }
     }
 
-    /// Charges a caller for a request, of which `before` was charged already. Returns what remains at once if it is less
-    /// than half of the burst: most callers never need to know.
+    /// Charges a caller for a request, of which `before` was charged already. Returns what remains of the burst if it
+    /// is less than half.
     ///
     /// # Errors
     ///

@@ -58,7 +58,7 @@ pub(crate) fn audit(settings: &Settings, options: &AuditOptions) -> Result<(), C
         let (mut position, mut remaining) = (None, options.limit);
         while remaining > 0 {
             let page = stop.run_until_requested(Box::pin(options.read(&journal, position))).await;
-            let page = page.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)?;
+            let page = page.ok_or_else(CommandError::no_effect)?.map_err(CommandError::failed)?;
             let is_last = (page.len() as u64) < PAGE_SIZE || options.is_before(&page);
             position = page.last().map(|entry| options.position(entry));
             let matching = page.iter().filter(|entry| options.matches(entry));

@@ -6,7 +6,11 @@ use super::{
     CommandError,
     interruptible::{prepare_schema, with_pool},
 };
-use crate::{lifecycle::StopRequest, service::UserService, settings::Settings};
+use crate::{
+    lifecycle::StopRequest,
+    service::{ChangeSignal, UserService},
+    settings::Settings,
+};
 
 /// Runs `work` with a service on a separate pool, once the schema is up to date. The first signal requests a stop at a
 /// point where the work can be resumed.
@@ -17,8 +21,10 @@ pub(super) fn with_service(
     // Statements run one at a time, so more than two connections would be idle.
     let options = settings.pool.clone().max(settings.pool.max.min(2)).min(1);
     with_pool(settings, &options, async |pool, stop| {
+        // The running processes find the changes.
+        let feed = settings.feed.enabled.then(ChangeSignal::default);
         prepare_schema(&pool, settings.database.migrate, &stop).await?;
-        work(UserService::new(pool), stop).await
+        work(UserService::new(pool, feed), stop).await
     })
 }
 

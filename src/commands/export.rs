@@ -46,7 +46,7 @@ pub(crate) fn export(settings: &Settings, options: &ExportOptions) -> Result<(),
         let progress = bulk::progress(Some(0), "{human_pos}/~{human_len} users");
         if !progress.is_hidden() {
             let count = stop.run_until_requested(service.count(&selection.filter, CountMode::Estimated)).await;
-            let length = count.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)?;
+            let length = count.ok_or_else(CommandError::no_effect)?.map_err(CommandError::failed)?;
             progress.set_length(length);
         }
         // The hint how to resume at a position; empty at the start.

@@ -1,4 +1,4 @@
-//! Signal handling of the commands: a signal ends them, whatever they wait for.
+//! Signal handling of the commands: a signal ends them, regardless of what they wait for.
 //!
 //! The first process of a container (PID 1) ignores every signal without a handler, so each command handles SIGTERM and
 //! SIGINT. The first signal requests a stop; the second one exits immediately.
@@ -35,7 +35,7 @@ pub(super) fn with_pool(
     let result = block_on(async |stop| {
         let url = settings.database.url().map_err(CommandError::failed)?;
         let connected = stop.run_until_requested(Pool::connect(&url, options)).await;
-        let pool = connected.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)?;
+        let pool = connected.ok_or_else(CommandError::no_effect)?.map_err(CommandError::failed)?;
         let result = command(pool.clone(), stop.clone()).await;
         // After a stop request, operations that still run need not be completed.
         let closed = pool.close(if stop.is_requested() { INTERRUPTED_CLOSE_TIMEOUT } else { options.acquire }).await;
@@ -48,7 +48,7 @@ pub(super) fn with_pool(
 /// Applies or checks migrations, as a start of the service does.
 pub(super) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopRequest) -> Result<(), CommandError> {
     lifecycle::prepare_schema(pool, migrate, stop).await.map_err(|error| match error {
-        SchemaError::Stopped { applied: 0 } => CommandError::nothing_done(),
+        SchemaError::Stopped { applied: 0 } => CommandError::no_effect(),
         SchemaError::Stopped { .. } => CommandError::Interrupted(error.to_string()),
         error => CommandError::failed(error),
     })

@@ -94,10 +94,8 @@ pub(crate) fn keys(settings: &Settings, action: KeysAction) -> Result<(), Comman
     with_pool(settings, &options, async |pool, stop| {
         check_schema(&pool, settings, &stop).await?;
         let service = KeyService::new(pool);
-        let text = stop
-            .run_until_requested(Box::pin(run(&service, action)))
-            .await
-            .ok_or_else(CommandError::nothing_done)??;
+        let text =
+            stop.run_until_requested(Box::pin(run(&service, action))).await.ok_or_else(CommandError::no_effect)??;
         print(text, &stop).await
     })
 }

@@ -62,13 +62,13 @@ async fn run_unless_stopped<T>(
     stop: &StopRequest,
     work: impl Future<Output = Result<T, SchemaFailure>>,
 ) -> Result<T, CommandError> {
-    stop.run_until_requested(work).await.ok_or_else(CommandError::nothing_done)?.map_err(CommandError::failed)
+    stop.run_until_requested(work).await.ok_or_else(CommandError::no_effect)?.map_err(CommandError::failed)
 }
 
 fn outcome(progress: Result<Progress, SchemaFailure>, verb: &str) -> Result<String, CommandError> {
     match progress.map_err(CommandError::failed)? {
         Progress { changed, is_stopped: false } => Ok(format!("{changed} {verb}\n")),
-        Progress { changed: 0, .. } => Err(CommandError::nothing_done()),
+        Progress { changed: 0, .. } => Err(CommandError::no_effect()),
         Progress { changed, .. } => {
             Err(CommandError::Interrupted(format!("stopped: {changed} {verb}; run the command again to continue")))
         }

@@ -17,6 +17,8 @@ pub enum Scope {
     UsersBulk,
     /// Read and change the user whose id is the subject of the access token.
     UsersSelf,
+    /// Read the feed of changes.
+    FeedRead,
     /// Read the state of the pool, the metrics, and the histories of users.
     OpsRead,
     /// Create, list, rotate and revoke API keys.
@@ -25,12 +27,13 @@ pub enum Scope {
 
 impl Scope {
     /// All scopes, in the order in which they are listed.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::UsersRead,
         Self::UsersWrite,
         Self::UsersDelete,
         Self::UsersBulk,
         Self::UsersSelf,
+        Self::FeedRead,
         Self::OpsRead,
         Self::KeysAdmin,
     ];
@@ -44,6 +47,7 @@ impl Scope {
             Self::UsersDelete => "users:delete",
             Self::UsersBulk => "users:bulk",
             Self::UsersSelf => "users:self",
+            Self::FeedRead => "feed:read",
             Self::OpsRead => "ops:read",
             Self::KeysAdmin => "keys:admin",
         }
@@ -58,6 +62,7 @@ impl Scope {
             Self::UsersDelete => "delete users",
             Self::UsersBulk => "import users in bulk",
             Self::UsersSelf => "read and change the user whose id is the subject of the access token",
+            Self::FeedRead => "read the feed of changes, with the values of users",
             Self::OpsRead => "read the state of the pool, the metrics, and the histories of users",
             Self::KeysAdmin => "create, list, rotate and revoke API keys",
         }

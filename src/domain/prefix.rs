@@ -40,7 +40,7 @@ impl Prefix {
         &self.folded
     }
 
-    /// Returns the key of the email address that this is, unless the key has this prefix anyway.
+    /// Returns the email key if the prefix is a complete email address and its key differs from the prefix.
     #[must_use]
     pub fn email_key(&self) -> Option<&str> {
         self.email_key.as_deref()

@@ -5,6 +5,7 @@
 use std::{
     future::{Ready, ready},
     marker::PhantomData,
+    sync::Arc,
     time::Duration,
 };
 
@@ -53,6 +54,16 @@ impl<S> Allowed<S> {
         charge(request, authenticator(request)?, &self.caller.actor, more, RateLimits::SINGLE)
     }
 
+    /// Returns a check whether the caller still has the scope, for a response that takes long.
+    pub(super) fn recheck(&self, request: &HttpRequest) -> Result<Recheck, Problem>
+    where
+        S: RequiredScope,
+    {
+        let authenticator = authenticator(request)?.clone();
+        let credentials = credentials(request.headers()).map_err(refused)?.map(<[u8]>::to_vec);
+        Ok(Recheck { authenticator, credentials, scope: S::SCOPE })
+    }
+
     /// Returns who the caller is.
     pub(super) fn actor(&self) -> &Actor {
         &self.caller.actor
@@ -61,6 +72,23 @@ impl<S> Allowed<S> {
     /// Returns the caller as the author of the changes that this request makes.
     pub(super) fn into_author(self, request: &HttpRequest) -> Author {
         author(request, self.caller)
+    }
+}
+
+/// Checks whether a caller still has a scope.
+pub(super) struct Recheck {
+    authenticator: Arc<Authenticator>,
+    credentials: Option<Vec<u8>>,
+    scope: Scope,
+}
+
+impl Recheck {
+    /// Returns whether the caller has the scope now. While keys cannot be read, known callers keep it.
+    pub(super) fn is_allowed(&self) -> bool {
+        match self.authenticator.authenticate(self.credentials.as_deref(), clock::now) {
+            Ok(caller) => caller.scopes.contain(self.scope),
+            Err(refusal) => matches!(refusal, Refusal::Unavailable | Refusal::NoSigningKeys),
+        }
     }
 }
 
@@ -84,7 +112,7 @@ macro_rules! required_scopes {
     )*};
 }
 
-required_scopes!(UsersRead, UsersWrite, UsersDelete, UsersBulk, OpsRead, KeysAdmin);
+required_scopes!(UsersRead, UsersWrite, UsersDelete, UsersBulk, FeedRead, OpsRead, KeysAdmin);
 
 impl<S: RequiredScope> FromRequest for Allowed<S> {
     type Error = Problem;
@@ -154,9 +182,9 @@ fn authorize(
     Err(scope_missing(scope))
 }
 
-fn authenticator(request: &HttpRequest) -> Result<&Authenticator, Problem> {
+fn authenticator(request: &HttpRequest) -> Result<&Arc<Authenticator>, Problem> {
     let authenticator = request.app_data::<web::Data<Authenticator>>();
-    authenticator.map(|it| it.as_ref()).ok_or_else(|| Problem::internal("the Authenticator is not in the app data"))
+    authenticator.map(|it| &**it).ok_or_else(|| Problem::internal("the Authenticator is not in the app data"))
 }
 
 /// Charges a caller for a request, of which a part has been charged before.

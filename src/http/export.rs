@@ -1,10 +1,10 @@
 //! `GET /users/export`: exports all users of a selection in one response.
 
-use std::{cmp::Reverse, io, iter};
+use std::io;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{self, Accept, Header, Quality},
+    http::header,
     web::{self, Bytes},
 };
 use futures_util::stream;
@@ -12,7 +12,8 @@ use futures_util::stream;
 use super::{
     access::{Allowed, UsersRead},
     compression::compressible,
-    media_types::{CSV, NDJSON, NDJSON_ALIASES},
+    feed_position::FeedPosition,
+    media_types::{CSV, NDJSON, NDJSON_ALIASES, Offer, negotiate},
     observe, policy,
     problem::{Kind, Problem},
     query::SignedQuery,
@@ -30,29 +31,13 @@ const PAGE_SIZE: u64 = 500;
 
 const CSV_WITH_HEADER: &str = "text/csv; charset=utf-8; header=present";
 
-/// Negotiates the format and the media type (RFC 9110, section 12.5.1).
-fn format(request: &HttpRequest) -> Result<(Format, &'static str), Problem> {
-    let is_any = |value: &header::HeaderValue| value.as_bytes().trim_ascii().is_empty();
-    if request.headers().get(header::ACCEPT).is_none_or(is_any) {
-        return Ok((Format::Ndjson, NDJSON));
-    }
-    let not_acceptable = || Problem::new(Kind::NotAcceptable, format!("Available media types: {NDJSON}, {CSV}."));
-    let ranges = Accept::parse(request).map_err(|_| not_acceptable())?;
-    // The most specific range of a type decides: its quality and its position.
-    let position = |of: &[&str]| of.iter().find_map(|of| ranges.iter().position(|it| it.item.essence_str() == *of));
-    let preference = |name: &'static str, group| {
-        let position = position(&[name, group, "*/*"])?;
-        Some((ranges[position].quality, Reverse(position))).filter(|(quality, _)| *quality > Quality::ZERO)
-    };
-    let aliases = NDJSON_ALIASES.into_iter().filter(|alias| position(&[alias]).is_some());
-    let names = iter::once((Format::Ndjson, NDJSON)).chain(aliases.map(|alias| (Format::Ndjson, alias)));
-    let names = names.map(|(format, name)| (preference(name, "application/*"), format, name));
-    // Of equal preferences the last one wins, so the default is last.
-    let csv = (preference(CSV, "text/*"), Format::Csv, CSV_WITH_HEADER);
-    let (preference, format, name) =
-        iter::once(csv).chain(names.rev()).max_by_key(|(preference, ..)| *preference).ok_or_else(not_acceptable)?;
-    preference.map(|_| (format, name)).ok_or_else(not_acceptable)
-}
+/// The default is NDJSON.
+const OFFERS: [Offer<Format>; 4] = [
+    Offer::new(Format::Ndjson, NDJSON),
+    Offer::alias(Format::Ndjson, NDJSON_ALIASES[0]),
+    Offer::alias(Format::Ndjson, NDJSON_ALIASES[1]),
+    Offer::new(Format::Csv, CSV),
+];
 
 /// Export users
 ///
@@ -69,7 +54,7 @@ fn format(request: &HttpRequest) -> Result<(Format, &'static str), Problem> {
         (status = 200, description = "A line for each user; in NDJSON an `ExportedUser`", content(
             (String = "application/x-ndjson", example = "{\"id\":\"019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40\",\"name\":\"Ann\",\"email\":\"ann@example.com\"}\n"),
             (String = "text/csv", example = "name,email\r\nAnn,ann@example.com\r\n"),
-        )),
+        ), headers(("Feed-Position" = String, description = "The feed has every change after this position"))),
         ExportProblems,
         ServerProblems,
     ),
@@ -77,11 +62,13 @@ fn format(request: &HttpRequest) -> Result<(Format, &'static str), Problem> {
 pub(super) async fn export(
     caller: Allowed<UsersRead>,
     query: SignedQuery<ExportQuery>,
+    position: FeedPosition,
     request: HttpRequest,
     signer: web::Data<CursorSigner>,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    let (format, media_type) = format(&request)?;
+    let not_acceptable = || Problem::new(Kind::NotAcceptable, format!("Available media types: {NDJSON}, {CSV}."));
+    let Offer { format, name, .. } = negotiate(&request, &OFFERS).ok_or_else(not_acceptable)?;
     caller.charge(&request, RateLimits::MANY)?;
     let info = RequestInfo::of(&request);
     let spawn = {
@@ -107,7 +94,8 @@ pub(super) async fn export(
     });
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CACHE_CONTROL, policy::REVALIDATED)).insert_header((header::VARY, "Accept"));
-    response.content_type(media_type);
+    position.insert(&mut response);
+    response.content_type(if format == Format::Csv { CSV_WITH_HEADER } else { name });
     if format == Format::Csv {
         response.insert_header((header::CONTENT_DISPOSITION, "attachment; filename=\"users.csv\""));
     }

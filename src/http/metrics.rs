@@ -5,15 +5,15 @@ use std::{cell::RefCell, collections::HashMap, time::Duration};
 use actix_web::http::{Method, StatusCode};
 use metrics::{Counter, Histogram};
 
-/// The metrics of one set of labels.
-struct Series {
+/// Handles of the metrics of one set of labels.
+struct MetricHandles {
     method: &'static str,
     status: StatusCode,
     requests: Counter,
     duration: Histogram,
 }
 
-impl Series {
+impl MetricHandles {
     fn new(method: &'static str, route: &str, status: StatusCode) -> Self {
         let labels = [
             ("http_request_method", method.to_owned()),
@@ -31,20 +31,20 @@ impl Series {
 
 thread_local! {
     // By route. A lookup by labels in the recorder would cost more than the updates.
-    static SERIES: RefCell<HashMap<String, Vec<Series>>> = RefCell::default();
+    static HANDLES: RefCell<HashMap<String, Vec<MetricHandles>>> = RefCell::default();
 }
 
 /// Records a request.
 pub(super) fn record(method: &Method, route: &str, status: StatusCode, duration: Duration) {
     let method = label(method);
-    SERIES.with_borrow_mut(|routes| {
+    HANDLES.with_borrow_mut(|routes| {
         if !routes.contains_key(route) {
             routes.insert(route.to_owned(), Vec::new());
         }
         let Some(of_route) = routes.get_mut(route) else { return };
-        let matches = |series: &Series| series.method == method && series.status == status;
+        let matches = |handles: &MetricHandles| handles.method == method && handles.status == status;
         let index = of_route.iter().position(matches).unwrap_or_else(|| {
-            of_route.push(Series::new(method, route, status));
+            of_route.push(MetricHandles::new(method, route, status));
             of_route.len() - 1
         });
         of_route[index].requests.increment(1);

@@ -103,9 +103,11 @@ impl<S> OneAtATime<S> {
         if let Some(body) = self.turn.parsed_body.take() {
             self.has_parsed = true;
             self.state = match (self.state, body) {
-                // The parser also accepts a line feed alone as line break. Then where the request ends is left to it.
+                // The parser also accepts a line feed alone as line break. If it has done so, it decides where
+                // the request ends.
                 (State::Head { .. }, _) | (State::Parsing { ahead: 1.. }, Body::Chunks(_)) => State::Body(Body::Rest),
-                // Bytes after the body have been passed on as well, which may be a part of the next head; likewise.
+                // Bytes after the body have been passed on as well. They may be a part of the next head, so the parser
+                // decides where the request ends.
                 (State::Parsing { ahead }, Body::Length(length)) if ahead > length => State::Body(Body::Rest),
                 (State::Parsing { ahead }, Body::Length(length)) if ahead == length => State::Responding,
                 (State::Parsing { ahead }, Body::Length(length)) => State::Body(Body::Length(length - ahead)),

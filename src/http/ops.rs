@@ -49,7 +49,7 @@ pub(super) struct Health {
 
 /// Check liveness
 ///
-/// Does not check the database: a database outage is no reason to restart this process.
+/// Does not check the database: a database outage must not cause a restart of this process.
 #[utoipa::path(
     get,
     path = "/health/live",

@@ -26,6 +26,10 @@ pub(super) struct CreateProblems;
 pub(super) struct BulkProblems;
 /// For the export.
 pub(super) struct ExportProblems;
+/// For routes that exist only with a feed.
+pub(super) struct FeedDisabledProblems;
+/// For the feed of changes.
+pub(super) struct FeedProblems;
 /// For routes that change a user.
 pub(super) struct ChangeProblems;
 /// For conditional reads.
@@ -113,6 +117,18 @@ impl IntoResponses for BulkProblems {
 impl IntoResponses for ExportProblems {
     fn responses() -> Responses {
         responses(&[Kind::InvalidQuery, Kind::InvalidCursor, Kind::NotAcceptable])
+    }
+}
+
+impl IntoResponses for FeedDisabledProblems {
+    fn responses() -> Responses {
+        responses(&[Kind::NotFound])
+    }
+}
+
+impl IntoResponses for FeedProblems {
+    fn responses() -> Responses {
+        responses(&[Kind::InvalidQuery, Kind::NotFound, Kind::NotAcceptable, Kind::PositionGone])
     }
 }
 
@@ -218,6 +234,12 @@ fn responses(kinds: &[Kind]) -> Responses {
                 Some(("Retry-After", Type::Integer, "Seconds to wait before a retry"))
             } else if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
                 Some(("WWW-Authenticate", Type::String, "How to authenticate (RFC 6750)"))
+            } else if kinds.contains(&Kind::PositionGone) {
+                Some((
+                    "Feed-Position",
+                    Type::String,
+                    "The position to continue after, once the state has been read again",
+                ))
             } else if kinds.contains(&Kind::PreconditionFailed) {
                 Some(("ETag", Type::String, "The current version of the user"))
             } else {

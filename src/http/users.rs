@@ -22,6 +22,7 @@ use super::{
     conditions::{ChangeCondition, ListCondition, ReadCondition},
     etag::etag,
     fallback::Paths,
+    feed_position::FeedPosition,
     idempotency::{self, IdempotencyKey},
     links::links,
     path, policy,
@@ -163,6 +164,7 @@ impl PartialSchema for UserPatch {
         (status = 200, description = "A page of users", body = [UserBody], headers(
             ("Link" = String, description = "`first`, and `prev` and `next` if these pages exist (RFC 8288)"),
             ("X-Total-Count" = u64, description = "The number of users on all pages, if `count` is given"),
+            ("Feed-Position" = String, description = "The feed has every change after this position"),
         )),
         QueryProblems,
         ServerProblems,
@@ -171,6 +173,7 @@ impl PartialSchema for UserPatch {
 pub(super) async fn list(
     caller: Allowed<UsersRead>,
     query: SignedQuery<ListQuery>,
+    position: FeedPosition,
     request: HttpRequest,
     signer: web::Data<CursorSigner>,
     service: web::Data<UserService>,
@@ -184,6 +187,7 @@ pub(super) async fn list(
     response
         .insert_header((header::LINK, links(&query, &page, &signer)))
         .insert_header((header::CACHE_CONTROL, policy::REVALIDATED));
+    position.insert(&mut response);
     if let Some(how) = query.count {
         let count = service.count(&query.selection.filter, how).await?;
         response.insert_header((TOTAL_COUNT, count));
@@ -250,6 +254,7 @@ pub(super) async fn create(
     responses(
         (status = 200, description = "The user", body = UserBody, headers(
             ("ETag" = String, description = "The user's version, as an entity tag"),
+            ("Feed-Position" = String, description = "The feed has every change after this position"),
         )),
         (status = 304, description = "The user is at a version in `If-None-Match`", headers(
             ("ETag" = String, description = "The user's version, as an entity tag"),
@@ -263,6 +268,7 @@ pub(super) async fn find(
     _: AllowedOrSelf<UsersRead>,
     id: PathId,
     condition: ReadCondition,
+    position: FeedPosition,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
     let user = service.find(id.0).await?;
@@ -273,7 +279,9 @@ pub(super) async fn find(
     if is_not.is_some_and(|versions| versions.contain(user.version)) {
         return Ok(with_headers(HttpResponse::NotModified(), &user).finish());
     }
-    Ok(ok(&user))
+    let mut response = with_headers(HttpResponse::Ok(), &user);
+    position.insert(&mut response);
+    Ok(response.json(UserBody::from(&user)))
 }
 
 /// Replace a user

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orm_pool::Pool;
 
-use crate::service::{Error, IdempotencyStore, Journal};
+use crate::service::{Error, FeedStore, IdempotencyStore, Journal};
 
 /// Pause between two sweeps, unless the retention is shorter.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -33,6 +33,16 @@ pub(super) async fn journal(pool: Pool, retention: Duration) {
             logged(journal.delete_expired(after, retention).await, "entries of the journal").flatten()
         {
             after = last;
+            tokio::time::sleep(BATCH_PAUSE).await;
+        }
+    }
+}
+
+/// Removes old events from the feed.
+pub(super) async fn feed(store: FeedStore, (retention, max_events): (Duration, u64)) {
+    loop {
+        tokio::time::sleep(INTERVAL.min(retention)).await;
+        while logged(store.expire(retention, max_events).await, "events of the feed").unwrap_or_default() {
             tokio::time::sleep(BATCH_PAUSE).await;
         }
     }

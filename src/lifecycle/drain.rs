@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{CurrentPhase, Phase};
-use crate::{connections::Connections, telemetry};
+use crate::{connections::Connections, feed::Feed, telemetry};
 
 /// Upper bound of the time that the pool gets to close, out of what remains of the shutdown timeout.
 const MAX_POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,6 +47,7 @@ pub(crate) struct GracefulShutdown<'a> {
     pub(crate) connections: &'a Connections,
     pub(crate) server: ServerHandle,
     pub(crate) pool: &'a Pool,
+    pub(crate) feed: Option<&'a Feed>,
     /// How long requests are still accepted once readiness is false.
     pub(crate) delay: Duration,
     /// Total time to notify clients, complete requests and close the pool. Only [`MIN_POOL_CLOSE_TIMEOUT`] can be added
@@ -65,6 +66,10 @@ impl GracefulShutdown<'_> {
 
         self.stop_listening().await;
         self.phase.enter(Phase::ClosingConnections);
+        if let Some(feed) = self.feed {
+            // Its streams end by themselves, but not all at the same moment.
+            feed.close();
+        }
         tracing::info!(connections = self.connections.count(), "shutdown: listening stopped");
         self.notify_clients().await;
 

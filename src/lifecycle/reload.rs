@@ -59,7 +59,7 @@ impl Reload {
             Ok(()) => {
                 tracing::info!(settings = changed, "reload: settings applied");
                 // The others are not in effect, and are reported again by the next reload.
-                self.layers.take_over(&layers, &reloadable);
+                self.layers.adopt(&layers, &reloadable);
             }
             Err(error) => {
                 tracing::error!(error = chain(&error), settings = changed, "reload: settings not fully applied");

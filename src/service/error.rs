@@ -84,7 +84,7 @@ impl From<orm_pool::Error> for Error {
     }
 }
 
-/// Converts an error of the ORM, which only this layer knows.
+/// Converts an error of the ORM, which no higher layer uses.
 pub(super) fn database(error: DbErr) -> Error {
     orm_pool::Error::from(error).into()
 }

@@ -173,7 +173,7 @@ impl KeyService {
                 let next = Model {
                     id: new.id.as_str().to_owned(),
                     digest: new.digest.as_bytes().to_vec(),
-                    // Without scopes that only a newer version of this program knows: they were not compared.
+                    // Without scopes that this version does not support: they were not compared.
                     scopes: scopes.to_string(),
                     created_at: now,
                     last_used_at: None,
@@ -260,7 +260,7 @@ fn record(row: Model) -> Result<Verifier, Error> {
     Ok((record, KeyDigest::from_bytes(digest)))
 }
 
-/// Parses stored scopes. One that only a newer version of this program knows permits nothing here.
+/// Parses stored scopes. A scope that this version does not support is ignored, so it permits nothing.
 fn parse_scopes(names: &str) -> Scopes {
     names.split(' ').filter_map(|name| name.parse().ok()).collect()
 }

@@ -16,23 +16,24 @@ use std::sync::{Arc, Mutex};
 use orm_pool::{Batch, Engine, Pool};
 use uuid::Uuid;
 
-use self::{
-    bulk::Rollback,
-    change::{delete_row, find_for_update, update_row},
-    create::{CreateOutcome, NewUser},
-    model::{apply_change, new_row, new_rows},
-    once::KeyedCreation,
-};
 pub use self::{
     bulk::{BulkOutcome, RowOutcome, WriteMode, WriteOptions},
     page::{Edge, Page, Position},
     search::{CountMode, Filter, Selection, Sort, SortKey, SortPlan},
 };
+use self::{
+    bulk::{Recording, Rollback},
+    change::{delete_row, find_for_update, update_row},
+    create::{CreateOutcome, NewUser},
+    model::{apply_change, new_row, new_rows},
+    once::KeyedCreation,
+};
 use super::{
     Error, clock,
     error::database,
+    feed::ChangeSignal,
     idempotency::{Claim, Hash, InFlight, KeyedOutcome, KeyedRequest, KeyedResponse, StoredResponse, stored_responses},
-    journal,
+    journal::{self, Recorder},
 };
 use crate::domain::{Author, Email, Name, Precondition, User, UserId};
 
@@ -61,6 +62,9 @@ pub struct Change {
 #[derive(Clone, Debug)]
 pub struct UserService {
     pool: Pool,
+    recorder: Recorder,
+    /// Informed of each committed change, if there is a feed.
+    feed: Option<ChangeSignal>,
     creates: Batch<Arc<NewUser>, CreateOutcome>,
     keyed_creates: Batch<Arc<KeyedCreation>, KeyedOutcome<CreateOutcome>>,
     in_flight: InFlight,
@@ -71,16 +75,20 @@ pub struct UserService {
 }
 
 impl UserService {
-    /// Creates the service on this pool.
+    /// Creates the service on this pool. With a signal, changes appear in the feed, and each is signalled once it is
+    /// committed.
     #[must_use]
-    pub fn new(pool: Pool) -> Self {
+    pub fn new(pool: Pool, feed: Option<ChangeSignal>) -> Self {
+        let recorder = Recorder::new(pool.engine(), feed.is_some());
+        let create = move |db, users| create::all(db, users, recorder);
+        let create_once = move |db, creations| once::all(db, creations, recorder);
         Self {
             // Only on PostgreSQL one statement inserts both a user and its entry in the journal.
             creates: match pool.engine() {
-                Engine::Postgres => pool.batch_writes("users.create", create::all),
-                Engine::Sqlite | Engine::MySql => pool.batch_transactions("users.create", create::all),
+                Engine::Postgres => pool.batch_writes("users.create", create),
+                Engine::Sqlite | Engine::MySql => pool.batch_transactions("users.create", create),
             },
-            keyed_creates: pool.batch_transactions("users.create_once", once::all),
+            keyed_creates: pool.batch_transactions("users.create_once", create_once),
             in_flight: InFlight::default(),
             stored_responses: pool.batch_reads("idempotency.find", stored_responses),
             finds: pool.batch_reads("users.find", find::by_ids),
@@ -90,7 +98,16 @@ impl UserService {
                 Engine::Postgres => pool.batch_reads("users.list", list::pages),
                 Engine::Sqlite | Engine::MySql => pool.coalesce_reads("users.list", list::pages),
             },
+            recorder,
+            feed,
             pool,
+        }
+    }
+
+    /// Signals that changes were committed.
+    fn signal_change(&self) {
+        if let Some(feed) = &self.feed {
+            feed.notify();
         }
     }
 
@@ -102,7 +119,10 @@ impl UserService {
     pub async fn create(&self, draft: Draft, author: Author) -> Result<User, Error> {
         let user = Arc::new(NewUser { row: new_row(draft), author });
         match self.creates.load(Arc::clone(&user)).await? {
-            CreateOutcome::Created => Ok(Arc::unwrap_or_clone(user).row.into()),
+            CreateOutcome::Created => {
+                self.signal_change();
+                Ok(Arc::unwrap_or_clone(user).row.into())
+            }
             CreateOutcome::EmailTaken => Err(Error::EmailTaken),
         }
     }
@@ -145,7 +165,10 @@ impl UserService {
         // Also after an error, the key is free for other requests from here on.
         creation.release_key();
         match outcome? {
-            KeyedOutcome::Executed(CreateOutcome::Created) => Ok(KeyedResponse::Fresh(creation.claim.response.clone())),
+            KeyedOutcome::Executed(CreateOutcome::Created) => {
+                self.signal_change();
+                Ok(KeyedResponse::Fresh(creation.claim.response.clone()))
+            }
             KeyedOutcome::Executed(CreateOutcome::EmailTaken) => Err(Error::EmailTaken),
             KeyedOutcome::Replayed(response) => Ok(KeyedResponse::Replayed(response)),
             KeyedOutcome::Mismatch => Err(Error::KeyReused),
@@ -164,13 +187,16 @@ impl UserService {
         options: WriteOptions,
         author: Author,
     ) -> Result<BulkOutcome, Error> {
-        let (rows, author) = (new_rows(drafts).await, Arc::new(author));
+        let (rows, recording) = (new_rows(drafts).await, Arc::new(self.recording(author)));
         let body = move |db| {
-            let (rows, author) = (Arc::clone(&rows), Arc::clone(&author));
-            async move { bulk::all(&db, &rows, options, &author).await }
+            let (rows, recording) = (Arc::clone(&rows), Arc::clone(&recording));
+            async move { bulk::all(&db, &rows, options, &recording).await }
         };
         match self.pool.bulk_transaction("users.write_many", body).await {
-            Ok(written) => Ok(BulkOutcome { written, is_committed: true }),
+            Ok(written) => {
+                self.signal_change();
+                Ok(BulkOutcome { written, is_committed: true })
+            }
             Err(Rollback::Intended(written)) => Ok(BulkOutcome { written, is_committed: false }),
             Err(Rollback::Failed(error)) => Err(error),
         }
@@ -191,11 +217,12 @@ impl UserService {
         keyed: KeyedRequest,
         serialize: impl Fn(&[Option<RowOutcome>]) -> Vec<u8> + Send + Sync + 'static,
     ) -> Result<(KeyedResponse, BulkOutcome), Error> {
-        let (rows, author, serialize) = (new_rows(drafts).await, Arc::new(author), Arc::new(serialize));
+        let (rows, recording, serialize) =
+            (new_rows(drafts).await, Arc::new(self.recording(author)), Arc::new(serialize));
         let body = {
             let serialize = Arc::clone(&serialize);
             move |db| {
-                let (rows, author, serialize) = (Arc::clone(&rows), Arc::clone(&author), Arc::clone(&serialize));
+                let (rows, recording, serialize) = (Arc::clone(&rows), Arc::clone(&recording), Arc::clone(&serialize));
                 let claim = Claim {
                     key: keyed.key,
                     fingerprint: keyed.fingerprint,
@@ -203,11 +230,12 @@ impl UserService {
                     response: Vec::new(),
                     expires_at: clock::now() + keyed.retention,
                 };
-                async move { bulk::once(&db, &rows, options, &author, &claim, serialize.as_ref()).await }
+                async move { bulk::once(&db, &rows, options, &recording, &claim, serialize.as_ref()).await }
             }
         };
         match self.pool.bulk_transaction("users.write_many_once", body).await {
             Ok(KeyedOutcome::Executed((written, response))) => {
+                self.signal_change();
                 Ok((KeyedResponse::Fresh(response), BulkOutcome { written, is_committed: true }))
             }
             Ok(KeyedOutcome::Replayed(response)) => {
@@ -219,6 +247,10 @@ impl UserService {
             }
             Err(Rollback::Failed(error)) => Err(error),
         }
+    }
+
+    fn recording(&self, author: Author) -> Recording {
+        Recording { author, recorder: self.recorder }
     }
 
     /// Returns whether bulk operations should use smaller transactions, because other operations run concurrently.
@@ -342,16 +374,19 @@ impl UserService {
     /// [`Error::NotFound`]; [`Error::PreconditionFailed`]; [`Error::VersionConflict`] if another writer changed the
     /// user between the read and the deletion.
     pub async fn delete(&self, id: UserId, precondition: Precondition, author: Author) -> Result<(), Error> {
+        let recorder = self.recorder;
         self.pool
             .transaction("users.delete", move |transaction| {
                 let (precondition, author) = (precondition.clone(), author.clone());
                 async move {
                     let current = find_for_update(&transaction, id, &precondition).await?;
                     delete_row(&transaction, &current).await?;
-                    journal::append_deletion(&transaction, &current, &author).await.map_err(database)
+                    recorder.append_deletion(&transaction, &current, &author).await.map_err(database)
                 }
             })
-            .await
+            .await?;
+        self.signal_change();
+        Ok(())
     }
 
     async fn update(
@@ -362,7 +397,9 @@ impl UserService {
         change: Change,
         author: Author,
     ) -> Result<User, Error> {
-        self.pool
+        let recorder = self.recorder;
+        let user = self
+            .pool
             .transaction(operation, move |transaction| {
                 let (precondition, change, author) = (precondition.clone(), change.clone(), author.clone());
                 async move {
@@ -370,10 +407,12 @@ impl UserService {
                     let Some(next) = apply_change(&current, change) else { return Ok(current.into()) };
                     update_row(&transaction, &next, current.version).await?;
                     let entry = journal::updated(&current, &next, &author);
-                    journal::append(&transaction, &[entry]).await.map_err(database)?;
-                    Ok(next.into())
+                    recorder.append(&transaction, &[entry]).await.map_err(database)?;
+                    Ok::<User, Error>(next.into())
                 }
             })
-            .await
+            .await?;
+        self.signal_change();
+        Ok(user)
     }
 }

@@ -14,21 +14,23 @@ use crate::{auth::TokenRules, domain::ApiKey};
 section! {
     /// `auth.*`: who may use the service.
     AuthSettings, SETTINGS: "auth" {
-        /// Whether callers authenticate. off: not at all, which is accepted only if server.host is a loopback address.
-        /// required: with an API key (users-api keys create) or an access token (auth.jwt). gateway: not here, because something in front of the
-        /// service authenticates them; the operator vouches for it.
+        /// Whether callers have to authenticate. off: no; accepted only if the service listens on loopback addresses.
+        /// required: yes, with an API key (users-api keys create) or an access token (auth.jwt). gateway: not to this
+        /// service, because a gateway in front of it authenticates them; the operator has to ensure that.
         pub mode: AuthMode = "off", Allowed::Described("off, required or gateway");
-        /// How often the API keys are read from the database, 100ms to 1h. It is the longest time that a revoked key
-        /// still works, and that a new key does not work yet. Too low: statements. Too high: a leaked key works longer.
+        /// How often the API keys are read from the database, 100ms to 1h. A revoked key works for at most this time,
+        /// and a new key works after at most this time. Too low: needless statements. Too high: a leaked key works
+        /// longer after it was revoked.
         #[serde(with = "humantime_serde")]
         pub refresh: Duration = "5s", Allowed::duration(Duration::from_millis(100), Duration::from_hours(1));
         /// How long known API keys work while they cannot be read from the database, 0s to 7d. Unknown keys get a 503
-        /// in the meantime. Too low: an outage of the database is also one of /pool and /metrics. Too high: a key that
+        /// in the meantime. Too low: /pool and /metrics fail too during a database outage. Too high: a key that
         /// was revoked during an outage works longer.
         #[serde(with = "humantime_serde")]
         pub stale: Duration = "10m", Allowed::duration(Duration::ZERO, Duration::from_hours(7 * 24));
-        /// An API key (users-api keys generate) that is stored with all scopes at start, unless it is stored already; for
-        /// the first start of a container. Set it by a file: bootstrap_key_file. To remove the key, revoke it.
+        /// API key (from users-api keys generate) that is stored with all scopes at start, unless it exists already.
+        /// Use it for the first start of a container, and set it by a file: bootstrap_key_file. To disable the key,
+        /// revoke it.
         pub bootstrap_key: SecretString = "", Allowed::Described("an API key, as users-api keys generate prints it"),
             secret;
     }
@@ -39,21 +41,21 @@ section! {
 }
 
 section! {
-    /// `auth.jwt.*`: access tokens of an identity provider, beside API keys.
+    /// `auth.jwt.*`: access tokens of an identity provider, in addition to API keys.
     JwtSettings, JWT_SETTINGS: "auth.jwt" {
         /// The issuer of the tokens (iss), such as `https://login.example.com/`. Empty: no tokens are accepted.
         pub issuer: String = "", Allowed::Described("the issuer of access tokens");
-        /// The audience that a token must name (aud): usually the URL or the name of this service.
+        /// The audience that a token must contain (aud): usually the URL or the name of this service.
         pub audience: String = "", Allowed::Described("a text; required with auth.jwt.issuer");
         /// The issuer's public keys: a JWK set, as the URL that the issuer documents (jwks_uri) or a file. It is read
-        /// again every ten minutes, and at most once a minute if a token names an unknown key. If it cannot be read, the
-        /// known keys stay valid.
+        /// every ten minutes, and also when a token names an unknown key, but then at most once a minute. If it cannot
+        /// be read, the known keys stay valid.
         jwks: SecretString = "", Allowed::Described("an http or https URL, or a file; required with auth.jwt.issuer"),
             secret;
-        /// The signature algorithms that a token may have: EdDSA, ES256, ES384, RS256, RS384,
-        /// RS512, PS256, PS384 and PS512.
+        /// Accepted signature algorithms of tokens. Supported are EdDSA, ES256, ES384, RS256, RS384, RS512, PS256,
+        /// PS384 and PS512.
         pub algorithms: List = "EdDSA,ES256,RS256", Allowed::List("an array of asymmetric algorithms such as ES256");
-        /// The claim with the scopes: a text, separated by spaces, or an array.
+        /// Name of the claim with the scopes: a text, separated by spaces, or an array.
         pub scope_claim: String = "scope", Allowed::Described("the name of a claim");
     }
 }

@@ -15,7 +15,7 @@ section! {
     /// `database.*`: which database.
     DatabaseSettings, SETTINGS: "database" {
         /// `sqlite://FILE?mode=rwc`, `postgres://USER:PASSWORD@HOST/DATABASE` or `mysql://USER:PASSWORD@HOST/DATABASE`.
-        /// `DATABASE_URL` sets it too. Unknown and unsupported parameters are refused. Percent-encode special
+        /// `DATABASE_URL` also sets it. Unknown and unsupported parameters are refused. Percent-encode special
         /// characters in user and password (@ is %40, / is %2F, # is %23). For a database on another machine, add
         /// sslmode=verify-full (PostgreSQL) or ssl-mode=VERIFY_IDENTITY (MySQL, MariaDB).
         url: SecretString = "sqlite://users.db?mode=rwc", Allowed::Described("a database URL"), secret, reloadable,

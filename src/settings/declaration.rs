@@ -21,7 +21,7 @@ pub(super) struct Setting {
     pub(super) is_reloadable: bool,
     /// Whether its value is never shown, and can come from a file: `database.password_file`, `DATABASE_URL_FILE`.
     pub(super) is_secret: bool,
-    /// A second environment variable, by which platforms and tools know it. The usual name wins over it.
+    /// A second environment variable, as set by platforms and tools; the usual name takes precedence.
     pub(super) alias: Option<&'static str>,
 }
 
@@ -120,8 +120,8 @@ impl fmt::Display for Allowed {
     }
 }
 
-/// Declares the settings of a section as a table. Comments become the descriptions, and the rest of a line is default, allowed
-/// values, and what else is true of it.
+/// Declares the settings of a section as a table. Comments become the descriptions, and the rest of a line is the
+/// default, the allowed values and further properties.
 macro_rules! settings {
     (
         $table:ident: $section:literal {

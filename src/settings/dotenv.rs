@@ -1,8 +1,9 @@
 //! The file `.env` of the working directory.
 //!
-//! The syntax is the shell's, as the usual readers of `.env` take it: `NAME=value`, `export NAME=value`, comments, single
-//! and double quotes, which may span lines, backslash escapes, and `$NAME` or `${NAME}`. An error names the line and, if it is
-//! one of ours, the variable. It never repeats the line, which may hold a secret of ours or of another program.
+//! The syntax is the shell's, as the usual readers of `.env` support it: `NAME=value`, `export NAME=value`, comments,
+//! single and double quotes, which may span lines, backslash escapes, and `$NAME` or `${NAME}`. An error names the line
+//! and, if it is one of ours, the variable. It never quotes the line, which may contain a secret of ours or of another
+//! program.
 
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 

@@ -27,7 +27,7 @@ impl Environment {
     pub fn of_process() -> Result<Self, SettingsError> {
         let mut process = BTreeMap::new();
         for (name, value) in std::env::vars_os() {
-            // A name that is no Unicode cannot be one of ours.
+            // A name that is not Unicode cannot be one of ours.
             let Ok(name) = name.into_string() else { continue };
             match value.into_string() {
                 Ok(value) => drop(process.insert(name, value)),

@@ -1,11 +1,11 @@
-//! Why there are no settings.
+//! Errors while loading the settings.
 
 use super::Origin;
 
-/// Why there are no settings. One line each; secrets are not repeated.
+/// An error while loading the settings. Its message is one line and contains no secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The file cannot be read or is no TOML.
+    /// The file cannot be read or is not TOML.
     #[error("cannot read the settings file {path}: {cause}")]
     File {
         /// Which file.
@@ -13,7 +13,7 @@ pub enum SettingsError {
         /// Why not.
         cause: String,
     },
-    /// A line of the file `.env` cannot be understood.
+    /// A line of the file `.env` is invalid.
     #[error(".env, line {line}{}: {reason}", name.as_ref().map_or(String::new(), |name| format!(" ({name})")))]
     DotEnv {
         /// Which line, counted from 1.
@@ -23,8 +23,8 @@ pub enum SettingsError {
         /// Why not, without the contents.
         reason: &'static str,
     },
-    /// A variable of ours holds bytes that are no text.
-    #[error("{name}: the value is no UTF-8")]
+    /// The value of a variable of ours is not text.
+    #[error("{name}: the value is not UTF-8")]
     NotUnicode {
         /// Which one.
         name: String,

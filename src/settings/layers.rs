@@ -16,7 +16,7 @@ use super::{
 
 static DEFAULTS: LazyLock<String> = LazyLock::new(default_toml);
 
-/// Where a value came from. Later ones win.
+/// Where a value came from. Later ones take precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// The declaration of the setting.
@@ -43,7 +43,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value of the command line, which wins over all others.
+/// A value from the command line, which takes precedence over all others.
 #[derive(Clone, Debug)]
 pub struct Override {
     /// The setting.
@@ -62,7 +62,7 @@ struct Entry {
     name: String,
 }
 
-/// Every value with its origin, before it is understood.
+/// Every value with its origin, before it is deserialized.
 pub struct Layers {
     entries: BTreeMap<String, Entry>,
     /// libpq's variables (`PGSSLMODE`), for what a PostgreSQL URL leaves open.
@@ -70,7 +70,7 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// Reads all layers and refuses keys that mean nothing.
+    /// Reads all layers and refuses unknown keys.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl Layers {
         Ok(Self { entries, libpq: libpq.map(|(name, value)| (name.clone(), value.clone())).collect() })
     }
 
-    /// Puts values of the command line over all others.
+    /// Overrides all other values with those of the command line.
     #[must_use]
     pub fn overridden(mut self, overrides: &[Override]) -> Self {
         for Override { key, option, value } in overrides {
@@ -130,7 +130,7 @@ impl Layers {
         self
     }
 
-    /// Understands and checks every value.
+    /// Deserializes and checks every value.
     ///
     /// # Errors
     ///
@@ -138,18 +138,18 @@ impl Layers {
     pub fn settings(&self) -> Result<Settings, SettingsError> {
         // Each value alone first, so that the one that is wrong is the one that is named.
         for (key, entry) in &self.entries {
-            self.understand([key])?;
+            self.deserialize([key])?;
             if let Some(setting) = setting(key).filter(|setting| !setting.allowed.contains(&entry.value)) {
                 return Err(self.invalid(key, &setting.allowed.to_string()));
             }
         }
-        let mut settings = self.understand(self.entries.keys())?;
+        let mut settings = self.deserialize(self.entries.keys())?;
         settings.database.libpq =
             self.libpq.iter().map(|(name, value)| (name.clone(), SecretString::from(value.as_str()))).collect();
         settings.validate().map_err(|invalid| match invalid.reason {
             Reason::MustBe(allowed) => self.invalid(&invalid.key, &allowed),
             Reason::Because(reason) => {
-                let (name, origin) = self.place(&invalid.key);
+                let (name, origin) = self.source_of(&invalid.key);
                 SettingsError::Unusable { name, reason, origin }
             }
         })?;
@@ -161,8 +161,8 @@ impl Layers {
         self.entries.iter().map(|(key, entry)| (key.as_str(), self.shown_value(key, &entry.value), entry.origin))
     }
 
-    /// Takes over the values of these keys.
-    pub fn take_over(&mut self, other: &Self, keys: &[&str]) {
+    /// Adopts the values of these keys from `other`.
+    pub fn adopt(&mut self, other: &Self, keys: &[&str]) {
         for key in keys {
             if let Some(entry) = other.entries.get(*key) {
                 self.entries.insert((*key).to_owned(), entry.clone());
@@ -173,7 +173,7 @@ impl Layers {
         }
     }
 
-    /// The keys whose values are others than there.
+    /// Returns the keys whose values differ from those of `other`.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<&str> {
         let text =
@@ -183,8 +183,8 @@ impl Layers {
         self.entries.keys().map(String::as_str).filter(|key| differs(key)).collect()
     }
 
-    /// Puts the named values over the defaults and reads the whole.
-    fn understand<'a>(&'a self, keys: impl IntoIterator<Item = &'a String>) -> Result<Settings, SettingsError> {
+    /// Overrides the defaults with the values of these keys and deserializes the result.
+    fn deserialize<'a>(&'a self, keys: impl IntoIterator<Item = &'a String>) -> Result<Settings, SettingsError> {
         let mut builder = Config::builder().add_source(File::from_str(&DEFAULTS, FileFormat::Toml));
         let mut last = "";
         for key in keys {
@@ -200,21 +200,21 @@ impl Layers {
     }
 
     fn invalid(&self, key: &str, allowed: &str) -> SettingsError {
-        let (name, origin) = self.place(key);
+        let (name, origin) = self.source_of(key);
         let value = self.entries.get(key).and_then(|entry| entry.value.clone().into_string().ok());
         let value = value.filter(|text| is_quantity(text) && !is_secret(key));
         SettingsError::Invalid { name, value, allowed: allowed.to_owned(), origin }
     }
 
-    /// The name that a key has where its value stands.
-    fn place(&self, key: &str) -> (String, Origin) {
+    /// Returns the name under which a key is set, and the origin of its value.
+    fn source_of(&self, key: &str) -> (String, Origin) {
         let entry = self.entries.get(key);
         entry.map_or((key.to_owned(), Origin::Default), |entry| (entry.name.clone(), entry.origin))
     }
 
-    /// Whether a value is right by itself.
+    /// Whether a value is valid on its own.
     fn is_valid(&self, key: &str) -> bool {
-        let alone = self.understand([&key.to_owned()]);
+        let alone = self.deserialize([&key.to_owned()]);
         alone.is_ok_and(|settings| settings.validate().err().is_none_or(|invalid| invalid.key != key))
     }
 
@@ -294,8 +294,8 @@ fn flatten(values: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     flat
 }
 
-/// Joins the array of a list with commas, as it is written in the environment. An array that is not a list of texts stays as
-/// it is, and is refused.
+/// Joins the array of a list with commas, as it is written in the environment. An array that is not a list of texts is
+/// returned unchanged, and is refused later.
 fn list_as_text(key: &str, value: Value) -> Value {
     let is_list = setting(key).is_some_and(|setting| matches!(setting.allowed, Allowed::List(_)));
     match &value.kind {

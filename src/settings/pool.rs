@@ -32,12 +32,12 @@ settings! {
         /// Whether concurrent operations of the same kind share a statement when they would otherwise wait for each
         /// other. false gives each one a separate statement, which costs a round trip per request.
         batch = true, Allowed::Boolean, reloadable;
-        /// Maximum number of operations in a batch, 1 to 1000. Too low: little is shared. Too high: the first of a
-        /// batch waits for the last.
+        /// Maximum number of operations in a batch, 1 to 1000. Too low: few operations share a statement. Too
+        /// high: the first operation of a batch waits for the last one.
         batch_max = 128, Allowed::Integer { min: 1, max: 1000 }, reloadable;
-        /// Share of imports and exports in percent, 1 to 100: of `max` (at least one connection, and never all of
-        /// several), and of the time while other requests are served. Too low: imports and exports are slow. Too high:
-        /// other requests wait for them.
+        /// Share of imports and exports in percent, 1 to 100: of `max` (at least one connection, but never all unless
+        /// `max` is 1), and of the time while other requests are served. Too low: imports and exports are slow. Too
+        /// high: other requests wait for them.
         bulk_share = 10, Allowed::Integer { min: 1, max: 100 }, reloadable;
         /// At the beginning of an outage, requests wait this long for the database, 0s to 1m; later ones are refused
         /// immediately. Too low: clients get errors during a short failover. Too high: each outage fills the queue at
@@ -46,8 +46,8 @@ settings! {
         /// A request that holds its connection for longer is logged once, with its operation; 0s = never. Too low: too
         /// many warnings. Too high: a leak is detected late.
         slow_hold = "5s", Allowed::ANY_DURATION, reloadable;
-        /// A connection that has been idle for longer is pinged before use; 0s = always. Too low: a round trip more for
-        /// many requests. Too high: a request can get a connection that a firewall has dropped.
+        /// A connection that has been idle for longer is pinged before use; 0s = always. Too low: an extra round trip
+        /// for many requests. Too high: a request can get a connection that a firewall has dropped.
         validate_after = "30s", Allowed::ANY_DURATION, reloadable;
         /// Maximum run time of a statement on PostgreSQL, MySQL and MariaDB; 0s = the server's own limit. Too low:
         /// valid long statements are cancelled. Too high: a runaway statement keeps its connection.

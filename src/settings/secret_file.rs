@@ -1,4 +1,4 @@
-//! Secrets in files, the way Docker and Kubernetes hand them out.
+//! Secrets in files, as Docker and Kubernetes provide them.
 
 use std::{fs::File, io::Read as _};
 

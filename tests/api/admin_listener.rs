@@ -22,7 +22,7 @@ fn free_port() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
 }
 
-/// The status of a request whose target is sent as it is.
+/// Returns the status of a request whose target is sent unchanged.
 async fn status(service: &Service, target: &str) -> String {
     let mut stream = TcpStream::connect(service.address).await.unwrap();
     let request = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
@@ -42,7 +42,7 @@ async fn paths_for_operators_are_on_the_second_listener_only(context: Context) {
     for path in OPERATOR_PATHS {
         clients.get(path).await.problem(404, "not-found");
         let status = operators.get(path).await.status.as_u16();
-        // Without authentication no one manages keys, and /swagger redirects.
+        // Without authentication, keys cannot be managed; /swagger redirects.
         assert_eq!(
             status,
             if path == "/keys" {
@@ -55,7 +55,7 @@ async fn paths_for_operators_are_on_the_second_listener_only(context: Context) {
             "{path}"
         );
     }
-    // However the path is written.
+    // Regardless of how the path is written.
     let address = service.address;
     for target in
         ["/%70ool", "/%2570ool", "/./pool", "//pool", "/pool/", "/users/../pool", "/pool;x=1", "/POOL", "/metrics?x=1"]

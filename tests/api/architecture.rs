@@ -1,4 +1,4 @@
-//! Who may know whom, inside `src/`; between crates the compiler holds the walls.
+//! Dependencies between the modules of `src/`. Between crates, the compiler enforces them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,11 +39,11 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
             }
         }
     }
-    assert!(!found.is_empty(), "{folder} is not there");
+    assert!(!found.is_empty(), "{folder} does not exist");
     found
 }
 
-/// The part of a file that is compiled into the service: nothing of `tests.rs` and of what lies in `tests/`.
+/// The part of a file that is compiled into the service: without test modules, `tests.rs` and files in `tests/`.
 fn production<'a>(path: &Path, text: &'a str) -> &'a str {
     let inside = path.strip_prefix(root()).unwrap_or(path);
     if inside.ends_with("tests.rs") || inside.components().any(|part| part.as_os_str() == "tests") {
@@ -52,7 +52,7 @@ fn production<'a>(path: &Path, text: &'a str) -> &'a str {
     text.rsplit_once("#[cfg(test)]\nmod tests {").map_or(text, |(production, _)| production)
 }
 
-/// Crates that only some modules may use. All others are free.
+/// Crates that only some modules may use. All modules may use the others.
 const RESTRICTED: [&str; 10] = [
     "actix_http",
     "actix_router",
@@ -66,8 +66,8 @@ const RESTRICTED: [&str; 10] = [
     "sqlx",
 ];
 
-/// What the table of modules in `docs/ARCHITECTURE.md` allows: for each module of `src/`, the modules and restricted crates that it
-/// may use; `None` is all.
+/// What the table of modules in `docs/ARCHITECTURE.md` allows: for each module of `src/`, the modules and restricted
+/// crates that it may use; `None` means all.
 fn allowed() -> BTreeMap<String, Option<BTreeSet<String>>> {
     let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
     let table = text.split("\n## ").find(|section| section.starts_with("Modules")).unwrap();
@@ -75,7 +75,7 @@ fn allowed() -> BTreeMap<String, Option<BTreeSet<String>>> {
     let mut allowed = BTreeMap::new();
     for row in table.lines().filter(|line| line.starts_with("| `src/")) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
-        let [modules, _, may_use] = cells[..] else { panic!("{row} has not three cells") };
+        let [modules, _, may_use] = cells[..] else { panic!("{row} does not have three cells") };
         let may_use = (may_use.trim() != "all").then(|| code(may_use).into_iter().collect());
         for module in code(modules) {
             let module = module.trim_start_matches("src/").trim_end_matches('/').trim_end_matches(".rs");
@@ -85,7 +85,7 @@ fn allowed() -> BTreeMap<String, Option<BTreeSet<String>>> {
     allowed
 }
 
-/// What a file uses and may not.
+/// Returns the modules and crates that a file uses although it must not.
 fn violations(module: &Module, uses: &Uses, may_use: &BTreeSet<String>) -> Vec<String> {
     let own = uses.own.iter().filter_map(|path| path.first()).filter(|first| **first != module[0]);
     let crates = uses.crates.iter().filter(|name| RESTRICTED.contains(&name.as_str()));
@@ -132,7 +132,7 @@ async fn planted_violations_are_found(_: Context) {
 
 async fn files_have_no_dependency_cycles(_: Context) {
     let mut dependencies = Sources::read(&root().join("src")).dependencies();
-    // Wiring knows everything, and a module's file declares the files below it.
+    // `lib.rs` may use every module, and a module's file declares the files below it.
     dependencies.remove(&vec!["lib".to_owned()]);
     let parents: Vec<Module> = dependencies.keys().cloned().collect();
     for parent in parents {

@@ -1,4 +1,4 @@
-//! Authentication: who is refused, what a key may do, and how long it works.
+//! Authentication: which credentials are refused, what a key permits, and how long it works.
 
 use std::process::Output;
 
@@ -15,7 +15,7 @@ cases![
     a_scope_permits_its_routes_only,
     a_revoked_key_stops_working_on_every_process,
     an_expired_key_stops_working,
-    while_the_database_is_away_only_known_keys_work,
+    during_a_database_outage_only_known_keys_work,
     idempotency_keys_belong_to_the_caller,
 ];
 
@@ -24,7 +24,7 @@ const SCOPES: [&str; 6] = ["users:read", "users:write", "users:delete", "users:b
 /// Settings that require authentication. Keys are read again so rarely that a case sees only its own statements.
 pub const REQUIRED: [(&str, &str); 3] =
     [("auth.mode", "required"), ("auth.refresh", "1h"), ("limits.failures_per_address", "0")];
-/// The same, with keys that are read all the time.
+/// The same, with keys that are read every 100 ms.
 pub const REFRESHED: [(&str, &str); 2] = [("auth.mode", "required"), ("auth.refresh", "100ms")];
 
 /// Runs `users-api keys` on a database.
@@ -176,7 +176,7 @@ async fn every_protected_route_refuses_other_callers_without_a_statement(context
         }
     }
     assert_eq!(acquired(&app, &ops).await, before, "a refused request used the database");
-    // Anyone may use the others.
+    // The other routes require no credentials.
     for path in ["/health/live", "/health/ready", "/healthz", "/livez", "/readyz", "/openapi.json", "/swagger/"] {
         assert_eq!(app.get(path).await.status, 200, "{path}");
     }
@@ -235,7 +235,7 @@ async fn an_expired_key_stops_working(context: Context) {
     .await;
 }
 
-async fn while_the_database_is_away_only_known_keys_work(context: Context) {
+async fn during_a_database_outage_only_known_keys_work(context: Context) {
     if context.engine() == Engine::Sqlite {
         return;
     }
@@ -279,7 +279,7 @@ async fn idempotency_keys_belong_to_the_caller(context: Context) {
     let first = create(users().bearer_auth(&callers[0]), "a@example.com").await;
     let second = create(users().bearer_auth(&callers[1]), "b@example.com").await;
     assert_eq!((first.status.as_u16(), second.status.as_u16()), (201, 201), "{}", second.text);
-    // The same caller, however it sends its key.
+    // The same caller, with its key in another header.
     let again = create(users().header("x-api-key", &callers[0]), "a@example.com").await;
     assert_eq!((again.header("idempotency-replayed"), &again.text), ("true", &first.text));
 }

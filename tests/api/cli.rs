@@ -168,7 +168,7 @@ async fn an_invalid_setting_exits_with_2(context: Context) {
     let mut command = binary(context.folder(), &[]);
     command.env("USERS_API__POOL__MAX", std::ffi::OsString::from_vec(vec![b'7', 0xff])).arg("config");
     let output = command.output().await.unwrap();
-    assert_eq!(stderr(&output), "users-api: USERS_API__POOL__MAX: the value is no UTF-8\n");
+    assert_eq!(stderr(&output), "users-api: USERS_API__POOL__MAX: the value is not UTF-8\n");
     assert_eq!(output.status.code(), Some(2));
     fs::write(context.folder().join("own.toml"), "[pool]\nmax = 0\n").unwrap();
     let output = run(&context, &[], &["--config", "own.toml"]).await;
@@ -179,7 +179,7 @@ async fn an_invalid_setting_exits_with_2(context: Context) {
 
 async fn an_unreachable_database_is_reported(context: Context) {
     for scheme in ["postgres", "mysql"] {
-        // No one listens on this port any more.
+        // No one listens on this port: its listener is closed again.
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let url = format!("{scheme}://ann:hunter2@127.0.0.1:{port}/app");
         let began = Instant::now();

@@ -11,14 +11,14 @@ use crate::{
 
 cases![the_service_conforms_to_its_openapi_document];
 
-/// Cases that need no particular engine.
+/// Cases that do not depend on the engine.
 pub mod locked {
     use crate::{cases, harness::Context};
 
     cases![callers_without_credentials_get_documented_responses];
 
     async fn callers_without_credentials_get_documented_responses(context: Context) {
-        // That valid input is accepted cannot be expected.
+        // Without credentials, valid input is not accepted, so this check is omitted.
         let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
         super::run(&context, "", "unknown", &["--checks", checks]).await;
     }
@@ -38,7 +38,7 @@ async fn the_service_conforms_to_its_openapi_document(context: Context) {
     run(&context, &key, &key, &[]).await;
 }
 
-/// Runs schemathesis with a key against a service that requires authentication, and knows this one.
+/// Runs schemathesis with `key` against a service that requires authentication and accepts `known_key`.
 async fn run(context: &Context, known_key: &str, key: &str, arguments: &[&str]) {
     let url = context.database().await;
     let variables = [

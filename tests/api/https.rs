@@ -1,4 +1,4 @@
-//! TLS listeners: HTTP/2 and HTTP/1.1, certificates that change, clients that stall, and the shutdown.
+//! TLS listeners: HTTP/2 and HTTP/1.1, new certificates, stalled clients, and the shutdown.
 
 use std::{
     net::SocketAddr,
@@ -29,7 +29,7 @@ cases![
     a_shutdown_completes_requests_and_closes_idle_connections,
     a_client_that_does_not_read_is_cut_off,
     a_cancelled_request_is_dropped,
-    stalled_handshakes_keep_no_one_out,
+    stalled_handshakes_do_not_block_other_clients,
     a_client_that_ignores_the_end_is_disconnected,
     a_client_without_tls_gets_no_response,
 ];
@@ -95,7 +95,7 @@ async fn both_protocols_serve_the_api(context: Context) {
         let missing = client.get(url(&service, &path)).send().await.unwrap();
         assert_eq!(missing.headers()["content-type"], "application/problem+json");
         assert_eq!(client.patch(url(&service, "/users")).send().await.unwrap().status(), 405);
-        // Only a loopback listener checks it, as without TLS.
+        // Only a loopback listener checks the host name, as without TLS.
         let foreign = client.get(url(&service, "/users")).header("host", "evil.example").send().await.unwrap();
         assert_eq!(foreign.status(), 421, "{version:?}");
         // The previous client has disconnected.
@@ -110,7 +110,7 @@ async fn both_protocols_serve_the_api(context: Context) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Clients of HTTP/2, each with one connection and one request at a time, until they are stopped.
+/// HTTP/2 clients, each with one connection and one request at a time, until they are stopped.
 struct Clients {
     stop: Arc<AtomicBool>,
     succeeded: Arc<AtomicUsize>,
@@ -170,7 +170,7 @@ async fn a_new_certificate_is_used_without_a_failed_request(context: Context) {
     reload("reload: new certificate in use for new connections").await;
     assert!(is_trusted(&new).await && !is_trusted(&old).await);
     clients.more(500).await;
-    // Half of a change, as of a tool that replaces one file after the other.
+    // Half of a change, as made by a tool that replaces one file after the other.
     std::fs::write(context.folder().join("server.key"), old.sign(&HOSTS).key).unwrap();
     reload("reload: invalid certificate; the current one remains in use").await;
     assert!(is_trusted(&new).await);
@@ -228,14 +228,14 @@ async fn a_shutdown_completes_requests_and_closes_idle_connections(context: Cont
     assert_eq!(response.status(), 200);
     let report = response.into_body().data().await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&report).contains("created"), "{report:?}");
-    // Its client has been asked to send no more requests, and closes the connection.
+    // Its client has received GOAWAY and closes the connection.
     drop(sender);
     connection.await.unwrap().unwrap();
     assert!(service.ended().await.success(), "idle connections do not delay it");
     service.logged("shutdown: all requests completed").await;
 }
 
-/// A connection with TLS that has chosen HTTP/2.
+/// Opens a TLS connection that has negotiated HTTP/2.
 async fn secured(authority: &Authority, address: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = rustls::RootCertStore::empty();
@@ -248,7 +248,7 @@ async fn secured(authority: &Authority, address: SocketAddr) -> tokio_rustls::cl
     connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
 }
 
-/// A connection of HTTP/2 that a case controls in detail.
+/// Opens an HTTP/2 connection that a case controls in detail.
 async fn connect(
     authority: &Authority,
     address: SocketAddr,
@@ -312,19 +312,19 @@ async fn a_cancelled_request_is_dropped(context: Context) {
         })
         .await;
     };
-    // Connections in use: this one, and that of the request for the metrics.
+    // Requests in flight: this one, and the one for the metrics.
     active("2").await;
     body.send_reset(h2::Reason::CANCEL);
     active("1").await;
     lock.rollback().await.unwrap();
     database.close().await.unwrap();
     drop((https, response));
-    // Neither does the client's connection delay the shutdown, although its client never closes it.
+    // The connection does not delay the shutdown either, although its client never closes it.
     service.signal("TERM").await;
     assert!(service.ended().await.success());
 }
 
-async fn stalled_handshakes_keep_no_one_out(context: Context) {
+async fn stalled_handshakes_do_not_block_other_clients(context: Context) {
     let authority = Authority::named("authority");
     let mut service = start(&context, &authority, &[("USERS_API__SERVER__MAX_CONNECTIONS", "16")]).await;
     let mut stalled = Vec::new();

@@ -35,6 +35,8 @@ mod contract;
 mod cors;
 mod docs;
 mod exports;
+mod feed;
+mod feed_consistency;
 mod harness;
 mod hostile;
 mod http_semantics;
@@ -109,6 +111,8 @@ fn main() -> ExitCode {
         suite("shutdown", shutdown::cases()),
         suite("journal", journal::cases()),
         suite("journal_crashes", journal_crashes::cases()),
+        suite("feed", feed::cases()),
+        suite("feed_consistency", feed_consistency::cases()),
     ];
     if harness::is_batching() {
         suites.extend([

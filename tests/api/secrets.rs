@@ -1,4 +1,5 @@
-//! No output contains a secret, whatever the error: passwords in every position of every input, all output searched.
+//! No output contains a secret, regardless of the error: the cases put passwords in every position of every input and
+//! search all output.
 
 use std::{fs, process::Stdio};
 

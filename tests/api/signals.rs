@@ -1,4 +1,4 @@
-//! Every command ends on a signal, whatever it waits for, also as the first process of a container.
+//! Every command ends on a signal, regardless of what it waits for, also as the first process of a container.
 //!
 //! That process (PID 1) ignores a signal unless it has a handler for it. So does a process that was started with the
 //! signal ignored, as the commands are here.

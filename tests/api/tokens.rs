@@ -47,7 +47,7 @@ fn header(key: &SigningKey, id: &str) -> Value {
     json!({"alg": key.algorithm(), "typ": "at+jwt", "kid": id})
 }
 
-/// A service that accepts tokens of these keys, and once it has read them.
+/// Starts a service that accepts tokens of these keys, and waits until it has read them.
 async fn service(context: &Context, keys: &[(&str, &SigningKey)], more: &[(&str, &str)]) -> App {
     let jwks = json!({"keys": keys.iter().map(|(id, key)| key.jwk(id)).collect::<Vec<_>>()});
     let file = context.folder().join("jwks.json");
@@ -116,7 +116,7 @@ async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context
     let forged_claims = forged_claims.split('.').nth(1).unwrap();
     let with = |changes: Value| ed.token(&header(&ed, "ed"), &claims(&changes));
     let with_header = |header: Value| ed.token(&header, &claims(&json!({})));
-    // The public key as a shared secret: the mistake of verifiers that let the token choose.
+    // The public key as a shared secret, which verifiers accept if they let the token choose the algorithm.
     let public = rsa.jwk("rsa")["n"].as_str().unwrap().to_owned();
     let hmac = |message: &[u8]| {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, public.as_bytes());
@@ -130,7 +130,7 @@ async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context
         ("HS256 with the public key", token(&json!({"alg": "HS256", "kid": "rsa"}), &claims(&json!({})), hmac)),
         ("expired", with(json!({"exp": now() - 60}))),
         ("no expiry", with(json!({"exp": null}))),
-        ("an expiry that is no number", with(json!({"exp": "never"}))),
+        ("an expiry that is not a number", with(json!({"exp": "never"}))),
         ("not valid yet", with(json!({"nbf": now() + 120}))),
         ("another audience", with(json!({"aud": "other"}))),
         ("no audience", with(json!({"aud": null}))),
@@ -140,7 +140,7 @@ async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context
         ("an empty subject", with(json!({"sub": ""}))),
         ("a long subject", with(json!({"sub": "x".repeat(256)}))),
         ("a subject with a control character", with(json!({"sub": "a\u{0}b"}))),
-        ("an expiry beyond all times", with(json!({"exp": 8_210_266_876_799_u64}))),
+        ("an expiry beyond the range of times", with(json!({"exp": 8_210_266_876_799_u64}))),
         ("an expiry that is infinite", with(json!({"exp": 1e300}))),
         ("an unknown key", with_header(json!({"alg": "EdDSA", "kid": "other"}))),
         ("no key id among several keys", with_header(json!({"alg": "EdDSA"}))),
@@ -173,7 +173,7 @@ async fn a_token_gives_the_scopes_of_its_claim(context: Context) {
     let key = SigningKey::ec();
     let more = [("auth.jwt.scope_claim", "permissions"), ("auth.jwt.algorithms", "ES256")];
     let url_scopes = |scopes: Value| key.token(&header(&key, ""), &claims(&json!({"permissions": scopes})));
-    // Its only key has no id, and neither have the tokens.
+    // Neither its only key nor the tokens have an id.
     let app = {
         let mut jwk = key.jwk("");
         for member in ["kid", "use", "alg"] {
@@ -215,7 +215,7 @@ async fn users_self_permits_the_own_user_only(context: Context) {
         reply.json()["id"].as_str().unwrap().to_owned()
     };
     let (own, other) = (create("a@example.com").await, create("b@example.com").await);
-    // However the id is written.
+    // In lower and upper case.
     for subject in [own.clone(), own.to_uppercase()] {
         let ann = token(json!({"scope": "users:self", "sub": subject}));
         let path = format!("/users/{own}");
@@ -250,7 +250,7 @@ async fn the_keys_are_read_from_a_url(context: Context) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
-        // The first responses are errors, whatever their bodies are: reading is repeated.
+        // The first responses are errors, regardless of their bodies, so the keys are requested again.
         let mut responses = vec![
             format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{jwks}", jwks.len()),
             format!("HTTP/1.1 302 Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{jwks}", jwks.len()),
@@ -268,7 +268,7 @@ async fn the_keys_are_read_from_a_url(context: Context) {
     let url = format!("http://{address}/jwks.json?secret=hunter2");
     let app = service_with(&context, &url, &[("k", &key)], &[]).await;
     server.await.unwrap();
-    // The provider is away now; its keys stay valid.
+    // The provider is unreachable now; its keys stay valid.
     let token = key.token(&header(&key, "k"), &claims(&json!({"jti": "another"})));
     assert_eq!(get(&app, "/users", &token).await.status, 200);
     let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"secret");
@@ -282,7 +282,7 @@ async fn until_the_keys_are_read_only_tokens_are_refused(context: Context) {
     let key = SigningKey::ed();
     let url = migrated(&context).await;
     let api_key = crate::auth::key(&context, &url, &["users:read"]).await;
-    // Nobody listens there.
+    // No one listens on the port of `jwks`.
     let settings = [
         ("auth.mode", "required"),
         ("auth.jwt.issuer", ISSUER),

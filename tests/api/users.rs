@@ -231,7 +231,7 @@ async fn only_the_current_version_is_accepted(context: Context) {
     let url = context.database().await;
     let pool = Pool::connect(&DatabaseUrl::parse(&url).unwrap(), &PoolOptions::default()).await.unwrap();
     SchemaService::new(pool.clone()).up(std::future::pending()).await.unwrap();
-    let service = UserService::new(pool.clone());
+    let service = UserService::new(pool.clone(), None);
     let draft =
         |name: &str| Draft { name: Name::parse(name).unwrap(), email: Email::parse("ann@example.com").unwrap() };
     let author = || Author { actor: Actor::Anyone, request_id: None };

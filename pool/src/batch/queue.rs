@@ -106,8 +106,8 @@ impl<K: Key, V: Value> BatchQueue<K, V> {
     fn spawn(self: &Arc<Self>, context: &Arc<OperationContext>, ready: Option<(Lease, PendingRequest<K, V>)>) {
         let in_flight = InFlight { queue: Arc::clone(self), counts: true };
         let work = serve(in_flight, Arc::clone(context), ready);
-        let task = self.inner.handle.spawn(context::inside(self.config.operation, work));
-        context.runs_as(task.abort_handle());
+        let task = self.inner.handle.spawn(context::scope(self.config.operation, work));
+        context.set_task(task.abort_handle());
     }
 
     /// Waits for a connection, then takes all requests that wait by then.

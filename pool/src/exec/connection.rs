@@ -78,7 +78,7 @@ impl Connection {
         context: &Arc<OperationContext>,
         entry: PoolEntry<DriverConnection>,
     ) -> Self {
-        context.runs_in(entry.connection.session());
+        context.set_session(entry.connection.session());
         let held = Held {
             inner: Arc::clone(inner),
             context: Arc::clone(context),
@@ -115,19 +115,19 @@ impl Connection {
             Cleanup::Discard => return Reclaimed::Broken,
             Cleanup::Close => return Reclaimed::SessionChanged(entry),
             Cleanup::RollBack => {
-                self.held.context.asks(self.held.inner.clock);
+                self.held.context.statement_sent(self.held.inner.clock);
                 // Boxed to keep the future small for operations without a transaction.
                 let rolled_back = Box::pin(entry.connection.rollback(1)).await;
                 // An in-memory database may have no transaction to roll back.
-                if self.held.context.answered() || rolled_back.is_err() && !is_in_memory {
+                if self.held.context.statement_ended() || rolled_back.is_err() && !is_in_memory {
                     return Reclaimed::Broken;
                 }
             }
         }
         if entry.connection.has_other_lock_timeout() {
-            self.held.context.asks(self.held.inner.clock);
+            self.held.context.statement_sent(self.held.inner.clock);
             let restored = Box::pin(entry.connection.restore_lock_timeout()).await;
-            if self.held.context.answered() || restored.is_err() {
+            if self.held.context.statement_ended() || restored.is_err() {
                 return Reclaimed::Broken;
             }
         }
@@ -256,11 +256,11 @@ impl Connection {
                     match self.held.context.interruptible(pin!(async { Ok(rows.next().await) })).await {
                         Ok(Some(Ok(row))) => {
                             // The time that the caller needs for a row does not count as waiting for the server.
-                            if self.held.context.answered() {
+                            if self.held.context.statement_ended() {
                                 self.progress().note_killed();
                             }
                             yield row;
-                            self.held.context.asks(self.held.inner.clock);
+                            self.held.context.statement_sent(self.held.inner.clock);
                         }
                         Ok(Some(Err(error))) | Err(error) => break Err(error),
                         Ok(None) => break Ok(()),
@@ -299,7 +299,7 @@ impl StatementGuard<'_> {
     /// Records that a statement is about to be sent.
     fn send(&self) -> Result<(), DbErr> {
         let held = &self.connection.held;
-        let was_killed = held.context.asks(held.inner.clock);
+        let was_killed = held.context.statement_sent(held.inner.clock);
         self.connection.progress().send(was_killed)
     }
 
@@ -353,7 +353,7 @@ impl Drop for StatementGuard<'_> {
     fn drop(&mut self) {
         let held = &self.connection.held;
         // The response has arrived or is no longer awaited.
-        if held.context.answered() {
+        if held.context.statement_ended() {
             self.connection.progress().note_killed();
         }
         if held.ended.load(Ordering::Acquire) && !held.inner.is_in_memory() {

@@ -7,7 +7,7 @@ use sea_orm::{AccessMode, TransactionOptions};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
-use super::{connection::Connection, lending::check_in, progress::Attempt, runtime::PoolRuntime};
+use super::{check_in::check_in, connection::Connection, progress::Attempt, runtime::PoolRuntime};
 use crate::{
     connect::driver::DriverConnection,
     context::{self, OperationContext},
@@ -192,8 +192,8 @@ where
     E: From<Error> + Send + 'static,
 {
     let operation = context.operation;
-    let task = runtime.spawn(context::inside(operation, work));
-    context.runs_as(task.abort_handle());
+    let task = runtime.spawn(context::scope(operation, work));
+    context.set_task(task.abort_handle());
     match task.await {
         Ok(outcome) => outcome,
         Err(failure) if failure.is_panic() => Err(Error::Panicked { operation }.into()),

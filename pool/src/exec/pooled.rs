@@ -5,8 +5,8 @@ use std::{fmt, ops::Deref, sync::Arc};
 use tracing::Instrument;
 
 use super::{
+    check_in::check_in,
     connection::Connection,
-    lending::check_in,
     operation::{refuse_nested, span, validate},
     runtime::PoolRuntime,
 };
@@ -70,7 +70,7 @@ impl Drop for PooledConnection {
             check_in(&connection, lease).await;
         });
         // Lets the housekeeper abort it if the server does not respond.
-        self.context.runs_as(task.abort_handle());
+        self.context.set_task(task.abort_handle());
     }
 }
 

@@ -212,7 +212,7 @@ impl PoolInner {
 pub(crate) async fn open_connections(inner: Arc<PoolInner>) {
     let demand = &inner.demand;
     let _cancel_detached = CancelDetached(&inner);
-    let mut pace = Pace::START;
+    let mut pace = Pace::INITIAL;
     let (mut attempts, mut detached) = (FuturesUnordered::new(), FuturesUnordered::new());
     loop {
         let is_closed = inner.admission.is_closed();

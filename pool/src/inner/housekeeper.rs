@@ -9,7 +9,7 @@ use std::{
 use sea_orm::sqlx;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{PoolInner, lost_answers::LostResponses};
+use super::{PoolInner, lost_responses::LostResponses};
 use crate::{
     connect::url::Engine,
     context::{OperationContext, PendingStatement},

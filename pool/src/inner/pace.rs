@@ -32,7 +32,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// The first connection is opened alone; those that warm the pool after it are opened at full speed.
-    pub(super) const START: Self =
+    pub(super) const INITIAL: Self =
         Self { ramp: MAX_CONCURRENT_CONNECTS, failures: 0, timeouts: 0, failed_at: None, last: None, not_before: None };
 
     /// Returns how many attempts may be in flight.
@@ -45,12 +45,12 @@ impl Pace {
     }
 
     pub(super) fn after_success(&mut self) {
-        *self = Self { ramp: (self.ramp * 2).min(MAX_CONCURRENT_CONNECTS), ..Self::START };
+        *self = Self { ramp: (self.ramp * 2).min(MAX_CONCURRENT_CONNECTS), ..Self::INITIAL };
     }
 
     /// Ends the pause, because the database has responded.
     pub(super) fn resume(&mut self) {
-        *self = Self { ramp: self.ramp, ..Self::START };
+        *self = Self { ramp: self.ramp, ..Self::INITIAL };
     }
 
     pub(super) fn after_failure(&mut self, kind: DbErrorKind, engine: Engine, began: Instant) {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn concurrent_failures_count_as_one() {
-        let mut pace = Pace::START;
+        let mut pace = Pace::INITIAL;
         let began = Instant::now();
         for _ in 0..10 {
             pace.after_failure(DbErrorKind::Silent, Engine::MySql, began);

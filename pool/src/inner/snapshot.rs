@@ -32,7 +32,7 @@ impl PoolInner {
     /// Returns the holders whose statement has had no response for this long.
     pub(crate) fn unanswered(&self, limit: Duration) -> Vec<Holder> {
         let mut holders = self.admission.connections().holders();
-        holders.retain(|holder| holder.context.unanswered(self.clock).is_some_and(|time| time >= limit));
+        holders.retain(|holder| holder.context.pending_for(self.clock).is_some_and(|time| time >= limit));
         holders
     }
 

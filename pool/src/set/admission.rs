@@ -220,7 +220,7 @@ impl<T> Admission<T> {
         limit: Instant,
     ) -> Result<u64, AcquireError> {
         let options = params.options;
-        let (servers, room) = match self.writer_for(access) {
+        let (parallelism, free) = match self.writer_for(access) {
             Some(writer) if writer.available_permits() == 0 => (1, 0),
             _ => {
                 let counts = self.connections.counts();
@@ -230,8 +230,8 @@ impl<T> Admission<T> {
         };
         let mut waiters = self.waiters();
         let ahead = waiters.contexts.len();
-        let queued = ahead.saturating_sub(room as usize);
-        let must_queue = ahead >= room as usize;
+        let queued = ahead.saturating_sub(free as usize);
+        let must_queue = ahead >= free as usize;
         if must_queue && !options.wait {
             return Err(AcquireError::AllInUse);
         }
@@ -242,7 +242,7 @@ impl<T> Admission<T> {
         let batched = waiters.batched.min(queued);
         let rounds = queued - batched + batched.div_ceil(options.batch_limit());
         let position = u32::try_from(rounds + 1).unwrap_or(u32::MAX);
-        let predicted = params.mean_hold.saturating_mul(position) / servers.max(1);
+        let predicted = params.mean_hold.saturating_mul(position) / parallelism.max(1);
         if must_queue && predicted > limit.saturating_duration_since(Instant::now()) {
             return Err(AcquireError::TooLate { predicted });
         }

@@ -62,7 +62,7 @@ impl BulkLimiter {
     }
 
     /// Acquires a permit, in FIFO order; at most `queue_limit` operations wait. Return it with
-    /// [`give_back`](Self::give_back).
+    /// [`release`](Self::release).
     pub(crate) async fn acquire(&self, queue_limit: usize) -> Result<(), AcquireError> {
         let permit = match self.permits.try_acquire() {
             Ok(permit) => permit,
@@ -83,7 +83,7 @@ impl BulkLimiter {
         (self.size().permits, self.taken.load(Ordering::Relaxed), self.waiting.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn give_back(&self) {
+    pub(crate) fn release(&self) {
         self.taken.fetch_sub(1, Ordering::AcqRel);
         let mut size = self.size();
         if size.surplus > 0 {
@@ -118,9 +118,9 @@ mod tests {
     #[test]
     fn permits_in_use_outlast_a_reduction() {
         let options = |bulk_share| PoolOptions { max: 10, bulk_share, ..PoolOptions::default() };
-        let give_back = |limiter: &BulkLimiter| {
+        let release = |limiter: &BulkLimiter| {
             limiter.taken.fetch_add(1, Ordering::Relaxed);
-            limiter.give_back();
+            limiter.release();
         };
         let limiter = BulkLimiter::new(&options(40));
         for _ in 0..3 {
@@ -128,12 +128,12 @@ mod tests {
         }
         limiter.resize(&options(10));
         assert_eq!(limiter.permits.available_permits(), 0);
-        give_back(&limiter);
-        give_back(&limiter);
+        release(&limiter);
+        release(&limiter);
         assert_eq!(limiter.permits.available_permits(), 0, "the only permit is still in use");
         limiter.resize(&options(30));
         assert_eq!(limiter.permits.available_permits(), 2);
-        give_back(&limiter);
+        release(&limiter);
         assert_eq!(limiter.permits.available_permits(), 3);
     }
 }

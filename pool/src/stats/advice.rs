@@ -42,7 +42,7 @@ impl Advice {
         let suggested = (busy + 3.0 * busy.sqrt()).ceil().clamp(1.0, 10_000.0) as u32;
         // Each instance may open one more connection: for a probe while all are in use, or for migrations.
         let fit = server.map(|server| server / max.saturating_add(1));
-        let sentence = sentence(hold, rate, busy, suggested, max, waiting, server.zip(fit));
+        let sentence = describe(hold, rate, busy, suggested, max, waiting, server.zip(fit));
         Self {
             operations_per_second: (rate * 10.0).round() / 10.0,
             busy: (busy * 100.0).round() / 100.0,
@@ -54,7 +54,8 @@ impl Advice {
     }
 }
 
-fn sentence(
+/// Returns the advice as text.
+fn describe(
     hold: &Quantiles,
     rate: f64,
     busy: f64,

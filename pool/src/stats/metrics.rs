@@ -21,7 +21,7 @@ use crate::{
 /// Length of a window; recent times cover one to two windows.
 const WINDOW: Duration = Duration::from_mins(1);
 /// The longest time that is recorded exactly.
-const LONGEST: Duration = Duration::from_hours(1);
+const MAX_RECORDED: Duration = Duration::from_hours(1);
 /// The weight of the newest hold time in the running mean, as a power of two: 1/16.
 const SMOOTHING: u32 = 4;
 
@@ -87,7 +87,7 @@ struct Times {
 
 impl Times {
     fn new() -> Result<Self, CreationError> {
-        let empty = Histogram::new_with_bounds(1, micros(LONGEST), 2)?;
+        let empty = Histogram::new_with_bounds(1, micros(MAX_RECORDED), 2)?;
         Ok(Self { wait: empty.clone(), hold: empty })
     }
 

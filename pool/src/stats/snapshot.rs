@@ -64,7 +64,7 @@ pub struct BulkUsage {
     /// Bulk operations that may hold a connection at the same time.
     #[cfg_attr(feature = "utoipa", schema(example = 1))]
     pub places: u32,
-    /// Permits in use. One may rest for a while after an operation, so that others are served.
+    /// Permits in use. A permit may be returned after a pause, so that other operations are served.
     #[cfg_attr(feature = "utoipa", schema(example = 0))]
     pub taken: u32,
     /// Operations that wait for a permit, at most `queueLimit`.

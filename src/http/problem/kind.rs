@@ -39,6 +39,8 @@ pub(in crate::http) enum Kind {
     UserNotFound,
     /// The API key does not exist.
     KeyNotFound,
+    /// The events after the position are no longer available.
+    PositionGone,
     /// The path does not support the method.
     MethodNotAllowed,
     /// The request is for a host that this service does not accept.
@@ -84,7 +86,7 @@ pub(in crate::http) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 36] = [
+    const ALL: [Self; 37] = [
         Self::MalformedRequest,
         Self::HeadTimeout,
         Self::HeadTooLarge,
@@ -100,6 +102,7 @@ impl Kind {
         Self::NotFound,
         Self::UserNotFound,
         Self::KeyNotFound,
+        Self::PositionGone,
         Self::MethodNotAllowed,
         Self::HostUnknown,
         Self::InvalidIdempotencyKey,
@@ -146,6 +149,7 @@ impl Kind {
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::UserNotFound => (StatusCode::NOT_FOUND, "user-not-found", "User not found"),
             Self::KeyNotFound => (StatusCode::NOT_FOUND, "key-not-found", "API key not found"),
+            Self::PositionGone => (StatusCode::GONE, "position-gone", "Position gone"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::HostUnknown => (StatusCode::MISDIRECTED_REQUEST, "host-unknown", "Misdirected request"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body-timeout", "Request body timeout"),

@@ -18,7 +18,7 @@ use crate::{
         Error, clock,
         error::database,
         idempotency::{Claim, KeyedOutcome, KeyedRequest, claim_keys, release_keys, store_response},
-        journal,
+        journal::{self, Recorder},
         statement::is_one_of,
     },
 };
@@ -42,6 +42,12 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// Roll back if a row is refused.
     pub atomic: bool,
+}
+
+/// Who writes rows, and how that is recorded.
+pub(super) struct Recording {
+    pub(super) author: Author,
+    pub(super) recorder: Recorder,
 }
 
 /// Number of rounds after which a row whose email is alternately taken and free is refused.
@@ -85,9 +91,9 @@ pub(super) async fn all(
     db: &Connection,
     models: &[Model],
     options: WriteOptions,
-    author: &Author,
+    recording: &Recording,
 ) -> Result<Vec<Option<RowOutcome>>, Rollback> {
-    let written = write_in_order(db, models, options.mode, author).await?;
+    let written = write_in_order(db, models, options.mode, recording).await?;
     let is_refused = || written.contains(&None);
     if options.dry_run || options.atomic && is_refused() { Err(Rollback::Intended(written)) } else { Ok(written) }
 }
@@ -97,14 +103,14 @@ pub(super) async fn once(
     db: &Connection,
     models: &[Model],
     options: WriteOptions,
-    author: &Author,
+    recording: &Recording,
     claim: &Claim,
     serialize: &(impl Fn(&[Option<RowOutcome>]) -> Vec<u8> + ?Sized),
 ) -> Result<KeyedOutcome<(Vec<Option<RowOutcome>>, Vec<u8>)>, Rollback> {
     if let Some(stored) = claim_keys(db, &[claim]).await.map_err(database)?.get(&claim.key) {
         return Ok(KeyedOutcome::from_stored(stored, &claim.fingerprint));
     }
-    let written = all(db, models, options, author).await?;
+    let written = all(db, models, options, recording).await?;
     let response = serialize(&written);
     if written.iter().all(Option::is_none) {
         release_keys(db, &[&claim.key]).await.map_err(database)?;
@@ -154,7 +160,7 @@ async fn write_in_order(
     db: &Connection,
     models: &[Model],
     mode: WriteMode,
-    author: &Author,
+    recording: &Recording,
 ) -> Result<Vec<Option<RowOutcome>>, Error> {
     let mut written: Vec<Option<RowOutcome>> = vec![None; models.len()];
     let mut remaining: Vec<usize> = (0..models.len()).collect();
@@ -164,8 +170,9 @@ async fn write_in_order(
         let mut emails = HashSet::with_capacity(remaining.len());
         let (first, later): (Vec<usize>, Vec<usize>) =
             remaining.into_iter().partition(|index| emails.insert(models[*index].email_key.as_str()));
-        let rows_of_round = first.iter().map(|index| NewRow { row: &models[*index], author }).collect();
-        let created = insert_if_email_free(db, rows_of_round).await.map_err(database)?;
+        let rows_of_round =
+            first.iter().map(|index| NewRow { row: &models[*index], author: &recording.author }).collect();
+        let created = insert_if_email_free(db, rows_of_round, recording.recorder).await.map_err(database)?;
         let mut taken = Vec::new();
         for index in first {
             let id = models[index].id;
@@ -178,7 +185,7 @@ async fn write_in_order(
         if mode == WriteMode::Insert {
             break;
         }
-        for (index, outcome) in update(db, models, &taken, author).await? {
+        for (index, outcome) in update(db, models, &taken, recording).await? {
             written[index] = Some(outcome);
         }
         // A row is retried if the user with its email was deleted between insert and update.
@@ -195,7 +202,7 @@ async fn update(
     db: &Connection,
     models: &[Model],
     indexes: &[usize],
-    author: &Author,
+    recording: &Recording,
 ) -> Result<Vec<(usize, RowOutcome)>, Error> {
     if indexes.is_empty() {
         return Ok(Vec::new());
@@ -220,13 +227,13 @@ async fn update(
             None => RowOutcome::Unchanged(id),
             Some(next) => {
                 update_row(db, &next, row.version).await?;
-                entries.push(journal::updated(&row, &next, author));
+                entries.push(journal::updated(&row, &next, &recording.author));
                 RowOutcome::Updated(id)
             }
         };
         written.push((*index, outcome));
     }
-    journal::append(db, &entries).await.map_err(database)?;
+    recording.recorder.append(db, &entries).await.map_err(database)?;
     Ok(written)
 }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     domain::Author,
     service::{
-        journal,
+        journal::{self, Recorder},
         statement::{power_of_two_chunks, unnest},
     },
 };
@@ -51,8 +51,12 @@ pub(super) struct NewRow<'a> {
 
 /// Inserts the users whose emails are free and returns the outcome of each, in the same order. On SQLite and MySQL the
 /// caller must have begun a transaction, on PostgreSQL also for several users.
-pub(super) async fn all(db: Connection, users: Arc<[Arc<NewUser>]>) -> Result<Vec<CreateOutcome>, DbErr> {
-    let inserted = insert_if_email_free(&db, users.iter().map(|user| user.borrowed()).collect()).await?;
+pub(super) async fn all(
+    db: Connection,
+    users: Arc<[Arc<NewUser>]>,
+    recorder: Recorder,
+) -> Result<Vec<CreateOutcome>, DbErr> {
+    let inserted = insert_if_email_free(&db, users.iter().map(|user| user.borrowed()).collect(), recorder).await?;
     let outcome = |id| if inserted.contains(id) { CreateOutcome::Created } else { CreateOutcome::EmailTaken };
     Ok(users.iter().map(|user| outcome(&user.row.id)).collect())
 }
@@ -81,7 +85,11 @@ fn is_unnamed_violation(db: &impl ConnectionTrait, error: &DbErr) -> bool {
 
 /// Inserts the rows whose emails are free, each with its entry in the journal, and returns their ids. The caller must
 /// have begun a transaction, except on PostgreSQL for a single row.
-pub(super) async fn insert_if_email_free(db: &Connection, mut rows: Vec<NewRow<'_>>) -> Result<HashSet<Uuid>, DbErr> {
+pub(super) async fn insert_if_email_free(
+    db: &Connection,
+    mut rows: Vec<NewRow<'_>>,
+    recorder: Recorder,
+) -> Result<HashSet<Uuid>, DbErr> {
     if rows.is_empty() {
         return Ok(HashSet::new());
     }
@@ -89,25 +97,25 @@ pub(super) async fn insert_if_email_free(db: &Connection, mut rows: Vec<NewRow<'
     // two rows with the same email, the first is inserted.
     rows.sort_by(|a, b| a.row.email_key.cmp(&b.row.email_key));
     let inserted = match db.get_database_backend() {
-        DbBackend::Postgres => return insert_with_entries(db, &rows).await,
+        DbBackend::Postgres => return insert_with_entries(db, &rows, recorder).await,
         DbBackend::MySql => insert_without_returning(db, &rows).await?,
         _ => insert_returning(db, &rows).await?,
     };
     let created = rows.iter().filter(|new| inserted.contains(&new.row.id));
     let entries: Vec<_> = created.map(|new| journal::created(new.row, new.author)).collect();
-    journal::append(db, &entries).await?;
+    recorder.append(db, &entries).await?;
     Ok(inserted)
 }
 
 /// PostgreSQL: one statement inserts any number of rows and their entries.
-async fn insert_with_entries(db: &Connection, rows: &[NewRow<'_>]) -> Result<HashSet<Uuid>, DbErr> {
+async fn insert_with_entries(db: &Connection, rows: &[NewRow<'_>], recorder: Recorder) -> Result<HashSet<Uuid>, DbErr> {
     let mut users = match rows {
         [_] => insert(rows).into_query(),
         rows => insert_arrays(rows)?,
     };
     users.on_conflict(OnConflict::column(Column::EmailKey).do_nothing().to_owned());
     let authors: Vec<_> = rows.iter().map(|new| (new.row.id, new.author)).collect();
-    let rows = db.query_all(&journal::creation(users, &authors)?).await?;
+    let rows = db.query_all(&recorder.creation(users, &authors)?).await?;
     rows.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 

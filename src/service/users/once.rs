@@ -6,7 +6,10 @@ use orm_pool::Connection;
 use sea_orm::DbErr;
 
 use super::create::{CreateOutcome, NewUser, insert_if_email_free};
-use crate::service::idempotency::{Claim, InFlightGuard, KeyedOutcome, claim_keys, release_keys};
+use crate::service::{
+    idempotency::{Claim, InFlightGuard, KeyedOutcome, claim_keys, release_keys},
+    journal::Recorder,
+};
 
 /// A user to create, and its key.
 pub(super) struct KeyedCreation {
@@ -27,12 +30,13 @@ impl KeyedCreation {
 pub(super) async fn all(
     db: Connection,
     creations: Arc<[Arc<KeyedCreation>]>,
+    recorder: Recorder,
 ) -> Result<Vec<KeyedOutcome<CreateOutcome>>, DbErr> {
     let claims: Vec<&Claim> = creations.iter().map(|creation| &creation.claim).collect();
     let stored = claim_keys(&db, &claims).await?;
     let is_new = |creation: &&Arc<KeyedCreation>| !stored.contains_key(&creation.claim.key);
     let new = creations.iter().filter(is_new).map(|creation| creation.user.borrowed()).collect();
-    let inserted = insert_if_email_free(&db, new).await?;
+    let inserted = insert_if_email_free(&db, new, recorder).await?;
     let mut outcomes = Vec::with_capacity(creations.len());
     let mut refused = Vec::new();
     for creation in creations.iter() {

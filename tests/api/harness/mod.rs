@@ -3,6 +3,7 @@
 mod app;
 pub mod bulk;
 mod context;
+mod events;
 mod flaky_proxy;
 mod identity_provider;
 mod load;
@@ -21,6 +22,7 @@ pub use test_support::{
 pub use self::{
     app::{App, Reply, client},
     context::Context,
+    events::EventStream,
     flaky_proxy::FlakyProxy,
     identity_provider::{SigningKey, token},
     load::{Load, Sample, by_status, quantile},

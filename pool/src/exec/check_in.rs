@@ -1,4 +1,4 @@
-//! Returns connections after use.
+//! Returns connections to the pool after use.
 
 use super::connection::{Connection, Reclaimed};
 use crate::{inner::lease::Lease, set::CloseReason};

@@ -46,7 +46,7 @@ impl LostResponses {
             return;
         }
         let holders = inner.unanswered(RESPONSE_THRESHOLD);
-        let shortest = holders.iter().filter_map(|holder| holder.context.unanswered(inner.clock)).min();
+        let shortest = holders.iter().filter_map(|holder| holder.context.pending_for(inner.clock)).min();
         let suspects: Vec<Suspect> = holders
             .into_iter()
             .filter_map(|holder| {
@@ -99,7 +99,7 @@ impl PoolInner {
                 for (context, _) in lost.filter(|(context, statement)| context.strand_in(*statement)) {
                     tracing::warn!(
                         operation = context.operation,
-                        unanswered = ?context.unanswered(self.clock),
+                        unanswered = ?context.pending_for(self.clock),
                         "operation aborted: response lost, session is idle on the server"
                     );
                 }

@@ -1,0 +1,255 @@
+//! The live feed: every change of a user as an event, in one order for all processes and clients.
+//!
+//! The database is the log ([`FeedStore`](crate::service::FeedStore)). A background job calls [`Feed::advance`]: it gives
+//! committed changes their positions and reads new events into the `ring`, the latest events in memory. A [`Subscription`]
+//! is a cursor: it reads from the ring when its client can receive, and from the database if it is behind the ring. So a
+//! slow client costs no memory, and no event is lost between the past and the present.
+//!
+//! * `position`: where an event is in the feed ([`Position`]).
+//! * `event`: an event as CloudEvents JSON, encoded once for all clients ([`Event`]).
+//! * `ring`: the latest events.
+//! * `subscription`: reads events for a client.
+//! * `filter`: which events a client wants.
+
+mod event;
+mod filter;
+mod position;
+mod ring;
+mod subscription;
+
+use std::{
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
+
+use self::ring::Ring;
+pub use self::{
+    event::{Event, EventBody, EventType},
+    filter::{EventTypes, Filter},
+    position::{After, Epoch, Position},
+    subscription::{Delivery, ResyncReason, Subscription},
+};
+use crate::service::{ChangeSignal, Error, FeedState, FeedStore};
+
+/// How often changes of other processes are looked for while this process has no subscribers.
+const POLL_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(30);
+/// Minimum pause between two rounds while there are no subscribers: changes in quick succession share a round.
+const PAUSE_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(1);
+
+/// The options of the feed.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedOptions {
+    /// How often changes of other processes are looked for.
+    pub poll: Duration,
+    /// Memory for the latest events.
+    pub ring_bytes: usize,
+    /// Period over which streams are ended at a shutdown.
+    pub drain: Duration,
+}
+
+/// What this process knows of the feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The position of the latest event.
+    pub latest: Position,
+    /// The position before the oldest event that is still available.
+    pub floor: u64,
+}
+
+/// The state of the feed, for operators.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// What is known of the feed; `None` until the database has been read.
+    pub head: Option<Head>,
+    /// The number of subscriptions of this process.
+    pub subscribers: usize,
+    /// The number of events in memory.
+    pub ring_events: usize,
+    /// Their size.
+    pub ring_bytes: usize,
+}
+
+/// The live feed of this process. A clone shares it.
+#[derive(Clone)]
+pub struct Feed(Arc<Shared>);
+
+struct Shared {
+    store: FeedStore,
+    options: FeedOptions,
+    signal: ChangeSignal,
+    ring: RwLock<Ring>,
+    head: watch::Sender<Option<Head>>,
+    is_closing: watch::Sender<bool>,
+    subscribers: AtomicUsize,
+    /// Held during a round.
+    round: Mutex<()>,
+    /// The number of rounds that were begun.
+    rounds: AtomicU64,
+}
+
+impl Feed {
+    /// Creates the feed. Nothing is read until the first round.
+    #[must_use]
+    pub fn new(store: FeedStore, options: FeedOptions) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            options,
+            signal: ChangeSignal::default(),
+            ring: RwLock::new(Ring::new(options.ring_bytes)),
+            head: watch::Sender::new(None),
+            is_closing: watch::Sender::new(false),
+            subscribers: AtomicUsize::new(0),
+            round: Mutex::new(()),
+            rounds: AtomicU64::new(0),
+        }))
+    }
+
+    /// Returns the signal of changes that this process commits.
+    #[must_use]
+    pub fn change_signal(&self) -> ChangeSignal {
+        self.0.signal.clone()
+    }
+
+    /// Returns what this process knows of the feed; `None` until the database has been read.
+    #[must_use]
+    pub fn head(&self) -> Option<Head> {
+        self.0.head.borrow().clone()
+    }
+
+    /// Returns the state of the feed.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let (ring_events, ring_bytes) = self.0.ring().size();
+        Status { head: self.head(), subscribers: self.subscribers(), ring_events, ring_bytes }
+    }
+
+    fn subscribers(&self) -> usize {
+        self.0.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// Ends all subscriptions, evenly over [`FeedOptions::drain`].
+    pub fn close(&self) {
+        self.0.is_closing.send_replace(true);
+    }
+
+    /// Waits until there may be something new.
+    pub async fn wait(&self) {
+        let poll = if self.subscribers() > 0 {
+            self.0.options.poll.mul_f64(0.75 + random_fraction() / 2.0)
+        } else {
+            tokio::time::sleep(PAUSE_WITHOUT_SUBSCRIBERS).await;
+            POLL_WITHOUT_SUBSCRIBERS
+        };
+        // Either way there is a round.
+        let _ = timeout(poll, self.0.signal.notified()).await;
+    }
+
+    /// Runs a round: gives committed changes their positions, and reads new events into memory.
+    ///
+    /// # Errors
+    ///
+    /// The database could not be read. What is known stays valid.
+    pub async fn advance(&self) -> Result<(), Error> {
+        let _round = self.0.round.lock().await;
+        self.0.advance().await
+    }
+
+    /// Runs a round, unless one begins that another caller waits for as well.
+    async fn refresh(&self) -> Result<(), Error> {
+        let begun = self.0.rounds.load(Ordering::Acquire);
+        let _round = self.0.round.lock().await;
+        // A round that began after this call has ended, because rounds hold the lock.
+        if self.0.rounds.load(Ordering::Acquire) > begun { Ok(()) } else { self.0.advance().await }
+    }
+}
+
+impl Shared {
+    fn ring(&self) -> std::sync::RwLockReadGuard<'_, Ring> {
+        self.ring.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn ring_mut(&self) -> std::sync::RwLockWriteGuard<'_, Ring> {
+        self.ring.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn advance(&self) -> Result<(), Error> {
+        self.rounds.fetch_add(1, Ordering::AcqRel);
+        let mut state = self.store.state().await?;
+        if state.has_pending {
+            while self.store.stamp().await? {}
+            state = self.store.state().await?;
+        }
+        let known = self.head.borrow().clone();
+        if let Some(epoch) = ended_epoch(&state, known.as_ref()) {
+            if !epoch.is_empty() {
+                tracing::warn!(epoch, "the database has fewer events than before: it was restored; clients read again");
+            }
+            self.store.replace_epoch(epoch, Epoch::generate().to_string()).await?;
+            state = self.store.state().await?;
+        }
+        let number = state.number.cast_unsigned();
+        let latest = match &known {
+            Some(head) if *head.latest.epoch == *state.epoch => head.latest.clone(),
+            _ => {
+                let latest = Position { epoch: Epoch::from_stored(&state.epoch), number };
+                self.ring_mut().restart(number);
+                latest
+            }
+        };
+        self.read_to(latest, number, state.floor.cast_unsigned()).await
+    }
+
+    /// Reads the events after `latest` into the ring, up to `number`.
+    async fn read_to(&self, mut latest: Position, number: u64, floor: u64) -> Result<(), Error> {
+        self.publish(&latest, floor);
+        while latest.number < number {
+            let page = self.store.page(latest.number.cast_signed()).await?;
+            let events: Vec<Event> = page.iter().map(|entry| Event::new(&latest.epoch, entry)).collect();
+            let mut ring = self.ring_mut();
+            match events.last().filter(|_| events[0].number() == latest.number + 1) {
+                Some(last) => {
+                    latest.number = last.number();
+                    metrics::counter!("feed_events_total").increment(events.len() as u64);
+                    ring.extend(events);
+                }
+                // They expired before they were read.
+                None => {
+                    latest.number = number;
+                    ring.restart(number);
+                }
+            }
+            drop(ring);
+            self.publish(&latest, floor);
+        }
+        Ok(())
+    }
+
+    fn publish(&self, latest: &Position, floor: u64) {
+        self.head.send_if_modified(|head| {
+            let next = Some(Head { latest: latest.clone(), floor: floor.min(latest.number) });
+            let is_new = *head != next;
+            *head = next;
+            is_new
+        });
+    }
+}
+
+/// Returns the epoch that has to be replaced: none yet, or one whose latest events are missing.
+fn ended_epoch(state: &FeedState, known: Option<&Head>) -> Option<String> {
+    let is_restored = known
+        .is_some_and(|head| *head.latest.epoch == *state.epoch && head.latest.number > state.number.cast_unsigned());
+    (state.epoch.is_empty() || is_restored).then(|| state.epoch.clone())
+}
+
+/// Returns a number from 0 to 1, which spreads what many processes and clients do.
+fn random_fraction() -> f64 {
+    f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX)
+}

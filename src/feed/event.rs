@@ -1,0 +1,270 @@
+//! Events as CloudEvents 1.0 in JSON.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{Epoch, Position};
+use crate::{
+    domain::{Email, Name, User, UserId},
+    exchange::UserBody,
+    service::FeedEntry,
+};
+
+const SOURCE: &str = "/users";
+/// What precedes the data of an event.
+const DATA: &[u8] = b",\"data\":";
+
+/// What happened to a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum EventType {
+    /// It was created.
+    #[serde(rename = "user.created")]
+    Created,
+    /// It was changed.
+    #[serde(rename = "user.updated")]
+    Updated,
+    /// It was deleted.
+    #[serde(rename = "user.deleted")]
+    Deleted,
+}
+
+impl EventType {
+    /// All types.
+    pub const ALL: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
+
+    /// Returns the name, such as `user.created`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "user.created",
+            Self::Updated => "user.updated",
+            Self::Deleted => "user.deleted",
+        }
+    }
+
+    fn of_action(action: &str) -> Self {
+        match action {
+            "created" => Self::Created,
+            "deleted" => Self::Deleted,
+            _ => Self::Updated,
+        }
+    }
+}
+
+/// An event, encoded. A clone shares the text.
+#[derive(Clone, Debug)]
+pub struct Event {
+    number: u64,
+    user: UserId,
+    event_type: EventType,
+    /// `id: …\nevent: …\ndata: {…}\n\n`: a message of an event stream.
+    message: Bytes,
+    /// Where the JSON is in the message.
+    json: Range<usize>,
+    version: i64,
+}
+
+/// The attributes and the data of an event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UserEvent)]
+pub struct EventBody<'a> {
+    /// The version of CloudEvents.
+    #[schema(example = "1.0")]
+    specversion: &'static str,
+    /// The same for each delivery of the event, and different for each event.
+    #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40.2")]
+    id: String,
+    /// The collection.
+    #[schema(example = "/users")]
+    source: &'static str,
+    /// What happened.
+    #[serde(rename = "type")]
+    event_type: EventType,
+    /// The id of the user.
+    #[schema(value_type = Uuid)]
+    subject: Uuid,
+    /// When it happened: RFC 3339, UTC, microseconds.
+    #[serde(serialize_with = "microseconds")]
+    time: DateTime<Utc>,
+    /// The number of the position with leading zeros, so that it sorts as text.
+    #[schema(example = "00000000000000000042")]
+    sequence: String,
+    /// The position of the event in the feed. A client that continues after it misses nothing.
+    #[schema(example = "5b1c9f0e7a2d4e63.42")]
+    position: String,
+    /// Who made the change.
+    #[schema(example = "key:3mWv0cY2bQeR")]
+    actor: &'a str,
+    /// The user after the change. After a deletion this event, and the earlier ones of the user, have id and version only.
+    data: EventData<'a>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum EventData<'a> {
+    User(UserBody<'a>),
+    Erased(ErasedUser),
+}
+
+/// A user that has been deleted.
+#[derive(Serialize, ToSchema)]
+struct ErasedUser {
+    id: Uuid,
+    version: i64,
+}
+
+fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+impl Event {
+    /// Encodes a change.
+    pub(super) fn new(epoch: &Epoch, FeedEntry { number, entry }: &FeedEntry) -> Self {
+        let number = number.cast_unsigned();
+        let position = Position { epoch: epoch.clone(), number }.to_string();
+        let event_type = EventType::of_action(&entry.action);
+        let user = entry.name.as_ref().zip(entry.email.as_ref()).map(|(name, email)| User {
+            id: entry.user_id,
+            name: Name::from_stored(name.clone()),
+            email: Email::from_stored(email.clone()),
+            version: entry.version,
+            created_at: entry.created_at,
+            updated_at: entry.changed_at,
+        });
+        let id = entry.user_id.as_uuid();
+        let mut message = format!("id: {position}\nevent: {}\ndata: ", event_type.name()).into_bytes();
+        let begin = message.len();
+        let body = EventBody {
+            specversion: "1.0",
+            id: format!("{id}.{}", entry.version),
+            source: SOURCE,
+            event_type,
+            subject: id,
+            time: entry.changed_at,
+            sequence: format!("{number:020}"),
+            position,
+            actor: &entry.actor,
+            data: match &user {
+                Some(user) => EventData::User(user.into()),
+                None => EventData::Erased(ErasedUser { id, version: entry.version }),
+            },
+        };
+        // Texts and numbers can always be written into memory.
+        let _ = serde_json::to_writer(&mut message, &body);
+        let json = begin..message.len();
+        message.extend_from_slice(b"\n\n");
+        Self { number, user: entry.user_id, event_type, message: message.into(), json, version: entry.version }
+    }
+
+    /// Returns the event without the values of the user, because the user has been deleted.
+    pub(super) fn erased(&self) -> Self {
+        let message = &self.message[self.json.clone()];
+        // The data is the last member, and a quotation mark within a text is escaped.
+        let data = memchr::memmem::find(message, DATA).map_or(message.len(), |at| at + DATA.len());
+        let mut erased = self.message[..self.json.start + data].to_vec();
+        let user = ErasedUser { id: self.user.as_uuid(), version: self.version };
+        let _ = serde_json::to_writer(&mut erased, &user);
+        erased.push(b'}');
+        let json = self.json.start..erased.len();
+        erased.extend_from_slice(b"\n\n");
+        Self { message: erased.into(), json, ..self.clone() }
+    }
+
+    /// Returns the number of the position.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns the user that was changed.
+    #[must_use]
+    pub fn user(&self) -> UserId {
+        self.user
+    }
+
+    /// Returns what happened.
+    #[must_use]
+    pub fn event_type(&self) -> EventType {
+        self.event_type
+    }
+
+    /// Returns the event as JSON on one line.
+    #[must_use]
+    pub fn json(&self) -> Bytes {
+        self.message.slice(self.json.clone())
+    }
+
+    /// Returns the event as JSON with a line break.
+    #[must_use]
+    pub fn json_line(&self) -> Bytes {
+        self.message.slice(self.json.start..=self.json.end)
+    }
+
+    /// Returns the event as a message of an event stream.
+    #[must_use]
+    pub fn message(&self) -> Bytes {
+        self.message.clone()
+    }
+
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>() + self.message.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::JournalEntry;
+
+    fn event(action: &str, name: Option<&str>) -> Event {
+        let time = DateTime::from_timestamp(1_800_000_000, 1_000).unwrap();
+        let entry = JournalEntry {
+            id: 7,
+            user_id: UserId::first_at(time),
+            version: 2,
+            action: action.to_owned(),
+            changed: Vec::new(),
+            actor: "key:\",\"data\":{".to_owned(),
+            request_id: None,
+            changed_at: time,
+            name: name.map(str::to_owned),
+            email: name.map(|_| "ann@example.com".to_owned()),
+            created_at: time,
+        };
+        Event::new(&Epoch::from_stored("e"), &FeedEntry { number: 42, entry })
+    }
+
+    fn parsed(event: &Event) -> serde_json::Value {
+        serde_json::from_slice(&event.json()).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_one_message_and_one_line() {
+        let event = event("updated", Some("Ann\n\"data\":"));
+        let message = String::from_utf8(event.message().to_vec()).unwrap();
+        let json = String::from_utf8(event.json().to_vec()).unwrap();
+        assert_eq!(message, format!("id: e.42\nevent: user.updated\ndata: {json}\n\n"));
+        assert_eq!(event.json_line(), format!("{json}\n").as_bytes());
+        assert_eq!(json.lines().count(), 1);
+        let parsed = parsed(&event);
+        assert_eq!(
+            (&parsed["data"]["name"], &parsed["sequence"]),
+            (&"Ann\n\"data\":".into(), &"00000000000000000042".into())
+        );
+    }
+
+    #[test]
+    fn an_erased_event_has_no_values() {
+        let event = event("created", Some("Ann"));
+        let (erased, original) = (parsed(&event.erased()), parsed(&event));
+        assert_eq!(erased["data"], serde_json::json!({"id": original["subject"], "version": 2}));
+        assert_eq!((&erased["actor"], &erased["position"]), (&original["actor"], &original["position"]));
+        assert_eq!(event.erased().erased().message(), event.erased().message());
+        assert_eq!(parsed(&self::event("deleted", None))["data"], erased["data"]);
+    }
+}

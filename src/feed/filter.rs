@@ -1,0 +1,26 @@
+//! Which events a client wants.
+
+use super::{Event, EventType};
+use crate::domain::UserId;
+
+/// A set of event types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventTypes(pub Vec<EventType>);
+
+/// Which events a subscription delivers. The default delivers all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only events of these users.
+    pub users: Option<Vec<UserId>>,
+    /// Only events of these types.
+    pub types: Option<EventTypes>,
+}
+
+impl Filter {
+    /// Returns whether an event is wanted.
+    #[must_use]
+    pub fn accepts(&self, event: &Event) -> bool {
+        self.users.as_ref().is_none_or(|users| users.contains(&event.user()))
+            && self.types.as_ref().is_none_or(|types| types.0.contains(&event.event_type()))
+    }
+}

@@ -1,0 +1,121 @@
+//! Positions in the feed.
+
+use std::{fmt, ops::Deref, str::FromStr, sync::Arc};
+
+use crate::domain::ValidationError;
+
+const MAX_EPOCH_LENGTH: usize = 32;
+
+/// What positions are comparable with each other. It changes if the order of events may have changed, because the
+/// database was restored or the feed was disabled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch(Arc<str>);
+
+impl Epoch {
+    pub(super) fn generate() -> Self {
+        // Without random numbers no TLS and no UUID works either.
+        Self(format!("{:016x}", getrandom::u64().unwrap_or_default()).into())
+    }
+
+    pub(super) fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Deref for Epoch {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The position of an event: `<epoch>.<number>`. The numbers of an epoch have no gaps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The number; 0 is before the first event.
+    pub number: u64,
+}
+
+impl Position {
+    /// Returns a position that belongs to no epoch.
+    #[must_use]
+    pub fn of_another_feed() -> Self {
+        Self { epoch: Epoch("".into()), number: 0 }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.number)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ValidationError;
+
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
+        let parsed = text.split_once('.').and_then(|(epoch, number)| {
+            let is_epoch =
+                (1..=MAX_EPOCH_LENGTH).contains(&epoch.len()) && epoch.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+            let number = number.parse().ok().filter(|number: &u64| i64::try_from(*number).is_ok());
+            Some(Self { epoch: Epoch(epoch.into()), number: number.filter(|_| is_epoch && is_number)? })
+        });
+        parsed.ok_or_else(|| {
+            ValidationError::new("malformed", "must be a position as Feed-Position or an event reports it")
+        })
+    }
+}
+
+/// Where a client begins to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// After a position that it knows.
+    Position(Position),
+    /// With the oldest event that is available.
+    Earliest,
+    /// With the next event.
+    Now,
+}
+
+impl FromStr for After {
+    type Err = ValidationError;
+
+    fn from_str(text: &str) -> Result<Self, ValidationError> {
+        match text {
+            "earliest" => Ok(Self::Earliest),
+            "now" => Ok(Self::Now),
+            text => text.parse().map(Self::Position).map_err(|error: ValidationError| {
+                ValidationError::new(error.code, format!("{}, or earliest or now", error.message))
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_an_epoch_and_a_number() {
+        let position: Position = "0af3.42".parse().unwrap();
+        assert_eq!((&*position.epoch, position.number), ("0af3", 42));
+        assert_eq!(position.to_string(), "0af3.42");
+        for malformed in ["", ".", "a.", ".1", "a.-1", "a.+1", "a.1.2", "a b.1", "a.1 ", "a.9223372036854775808", "ä.1"]
+        {
+            assert_eq!(malformed.parse::<Position>().unwrap_err().code, "malformed", "{malformed}");
+        }
+        assert_eq!("now".parse(), Ok(After::Now));
+        assert_eq!("earliest".parse(), Ok(After::Earliest));
+        assert!("Now".parse::<After>().is_err());
+    }
+}

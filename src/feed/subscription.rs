@@ -1,0 +1,268 @@
+//! A client's reading of the feed.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use serde::Serialize;
+use tokio::{sync::watch, time::sleep};
+
+use super::{After, Event, Feed, Filter, Head, Position, random_fraction};
+use crate::service::Error;
+
+/// Maximum size of a delivery, except that it has at least one event.
+const MAX_BYTES: usize = 32 << 10;
+
+/// What a subscription delivers.
+#[derive(Clone, Debug)]
+pub enum Delivery {
+    /// Events, in their order.
+    Events(Vec<Event>),
+    /// Events may be missing: the client must read its state again. It continues after the subscription's position.
+    Resync(ResyncReason),
+    /// The service is shutting down.
+    Closing,
+}
+
+/// Why a client must read its state again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResyncReason {
+    /// The events after its position are no longer available.
+    Expired,
+    /// Its position belongs to another epoch.
+    Epoch,
+    /// Its position is after the latest event: the database was restored.
+    Ahead,
+}
+
+impl ResyncReason {
+    /// Returns the reason in words.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Expired => "the events after this position are no longer available",
+            Self::Epoch => "the position belongs to an earlier epoch of the feed",
+            Self::Ahead => "the position is after the latest event, because the database was restored",
+        }
+    }
+}
+
+/// A client's reading of the feed: a cursor and a filter.
+pub struct Subscription {
+    feed: Feed,
+    filter: Filter,
+    cursor: Cursor,
+    head: watch::Receiver<Option<Head>>,
+    is_closing: watch::Receiver<bool>,
+}
+
+enum Cursor {
+    /// Where the client wants to begin.
+    Requested(After),
+    At(Position),
+}
+
+/// Where a client is.
+enum Start {
+    At(Position),
+    Resync(ResyncReason, Position),
+    /// What is known of the feed does not suffice.
+    Unknown,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.feed.0.subscribers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Feed {
+    /// Subscribes. Nothing is read yet.
+    #[must_use]
+    pub fn subscribe(&self, after: After, filter: Filter) -> Subscription {
+        if self.0.subscribers.fetch_add(1, Ordering::Relaxed) == 0 {
+            // From now on changes of other processes are looked for more often.
+            self.0.signal.notify();
+        }
+        Subscription {
+            feed: self.clone(),
+            filter,
+            cursor: Cursor::Requested(after),
+            head: self.0.head.subscribe(),
+            is_closing: self.0.is_closing.subscribe(),
+        }
+    }
+}
+
+impl Subscription {
+    /// Returns the position that a client continues after; `None` until it is known.
+    #[must_use]
+    pub fn position(&self) -> Option<&Position> {
+        match &self.cursor {
+            Cursor::At(position) => Some(position),
+            Cursor::Requested(_) => None,
+        }
+    }
+
+    /// Waits until the position is known. Returns why the client must read its state again, if it must.
+    ///
+    /// # Errors
+    ///
+    /// The database could not be read.
+    pub async fn attach(&mut self) -> Result<Option<ResyncReason>, Error> {
+        let Cursor::Requested(after) = &self.cursor else { return Ok(None) };
+        let mut found = match after {
+            After::Position(_) => start(after, self.feed.head().as_ref()),
+            // What is known may be old.
+            After::Earliest | After::Now => Start::Unknown,
+        };
+        if let Start::Unknown | Start::Resync(..) = found {
+            self.feed.refresh().await?;
+            found = start(after, self.feed.head().as_ref());
+        }
+        let (position, reason) = match found {
+            Start::At(position) => (position, None),
+            Start::Resync(reason, position) => (position, Some(reason)),
+            Start::Unknown => return Ok(None),
+        };
+        self.cursor = Cursor::At(position);
+        Ok(reason)
+    }
+
+    /// Reads what other processes, and this one, have committed until now.
+    ///
+    /// # Errors
+    ///
+    /// The database could not be read.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        self.feed.refresh().await
+    }
+
+    /// Returns the number of the latest event that this process knows.
+    #[must_use]
+    pub fn latest(&self) -> u64 {
+        self.head.borrow().as_ref().map_or(0, |head| head.latest.number)
+    }
+
+    /// Returns the next events, at most `limit`, as soon as there are some. It may be cancelled: no event is lost.
+    ///
+    /// # Errors
+    ///
+    /// The database could not be read. The next call tries again.
+    pub async fn next(&mut self, limit: usize) -> Result<Delivery, Error> {
+        let mut is_closing = self.is_closing.clone();
+        let drain = self.feed.0.options.drain;
+        let next = async {
+            loop {
+                if let Some(delivery) = self.try_next(limit).await? {
+                    return Ok(delivery);
+                }
+                // The sender is part of the feed, which this subscription owns.
+                let _ = self.head.changed().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = closed(&mut is_closing, drain) => Ok(Delivery::Closing),
+            delivery = next => delivery,
+        }
+    }
+
+    /// Returns the next events, at most `limit`; `None` if there are none yet.
+    ///
+    /// # Errors
+    ///
+    /// The database could not be read. The next call tries again.
+    pub async fn try_next(&mut self, limit: usize) -> Result<Option<Delivery>, Error> {
+        loop {
+            if let Some(reason) = self.attach().await? {
+                return Ok(Some(Delivery::Resync(reason)));
+            }
+            let head = self.head.borrow_and_update().clone();
+            let (Cursor::At(at), Some(head)) = (&self.cursor, head) else { return Ok(None) };
+            if let Some((reason, position)) = gone(at, &head) {
+                self.cursor = Cursor::At(position);
+                return Ok(Some(Delivery::Resync(reason)));
+            }
+            if at.number >= head.latest.number {
+                return Ok(None);
+            }
+            match self.take(&head, limit).await? {
+                // None of them is wanted.
+                Some(events) if events.is_empty() => {}
+                Some(events) => return Ok(Some(Delivery::Events(events))),
+                None => {
+                    self.cursor = Cursor::At(head.latest);
+                    return Ok(Some(Delivery::Resync(ResyncReason::Expired)));
+                }
+            }
+        }
+    }
+
+    /// Takes the next events that are wanted, and moves the cursor. `None`: they are no longer available.
+    async fn take(&mut self, head: &Head, limit: usize) -> Result<Option<Vec<Event>>, Error> {
+        let Cursor::At(at) = &mut self.cursor else { return Ok(Some(Vec::new())) };
+        if let Some(events) = self.feed.0.ring().after(at.number) {
+            return Ok(Some(select(events, &self.filter, limit, &mut at.number)));
+        }
+        let page = self.feed.0.store.page(at.number.cast_signed()).await?;
+        let events: Vec<Event> = page.iter().map(|entry| Event::new(&at.epoch, entry)).collect();
+        // A gap: events that have expired.
+        if events.first().is_none_or(|first| first.number() != at.number + 1) {
+            return Ok(None);
+        }
+        // What is newer than the head is read with it, so that the epoch is known to be the same.
+        let known = events.iter().take_while(|event| event.number() <= head.latest.number);
+        Ok(Some(select(known, &self.filter, limit, &mut at.number)))
+    }
+}
+
+/// Selects the events of a delivery, and moves the cursor behind the last one that was considered.
+fn select<'a>(events: impl Iterator<Item = &'a Event>, filter: &Filter, limit: usize, cursor: &mut u64) -> Vec<Event> {
+    let mut selected = Vec::new();
+    let mut bytes = 0;
+    for event in events {
+        if filter.accepts(event) {
+            bytes += event.size();
+            if selected.len() == limit || bytes > MAX_BYTES && !selected.is_empty() {
+                break;
+            }
+            selected.push(event.clone());
+        }
+        *cursor = event.number();
+    }
+    selected
+}
+
+/// Decides where a client is, from what is known of the feed.
+fn start(after: &After, head: Option<&Head>) -> Start {
+    let Some(head) = head else { return Start::Unknown };
+    match after {
+        After::Now => Start::At(head.latest.clone()),
+        After::Earliest => Start::At(Position { epoch: head.latest.epoch.clone(), number: head.floor }),
+        After::Position(position) => match gone(position, head) {
+            Some((reason, position)) => Start::Resync(reason, position),
+            None => Start::At(position.clone()),
+        },
+    }
+}
+
+/// Returns why the events after a position are not available, and the position to continue after.
+fn gone(at: &Position, head: &Head) -> Option<(ResyncReason, Position)> {
+    let reason = if at.epoch != head.latest.epoch {
+        ResyncReason::Epoch
+    } else if at.number < head.floor {
+        ResyncReason::Expired
+    } else if at.number > head.latest.number {
+        ResyncReason::Ahead
+    } else {
+        return None;
+    };
+    Some((reason, head.latest.clone()))
+}
+
+/// Completes at a shutdown, after a random part of the period.
+async fn closed(is_closing: &mut watch::Receiver<bool>, drain: Duration) {
+    // The sender is part of the feed.
+    let _ = is_closing.wait_for(|is_closing| *is_closing).await;
+    sleep(drain.mul_f64(random_fraction())).await;
+}

@@ -1,0 +1,211 @@
+//! `GET /users/changes`: the feed as an event stream, NDJSON or batches of CloudEvents.
+
+mod batch;
+mod event_stream;
+mod ndjson;
+mod stream;
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{self, HeaderName},
+    web,
+};
+
+use self::stream::Streamed;
+use super::{
+    access::{Allowed, FeedRead},
+    feed_position::{self, FEED_POSITION},
+    media_types::{CLOUDEVENTS_BATCH, EVENT_STREAM, NDJSON, NDJSON_ALIASES, Offer, negotiate},
+    problem::{Kind, Problem},
+    query::Query,
+    request_info::RequestInfo,
+    responses::{FeedProblems, ServerProblems},
+};
+use crate::{
+    domain::{UserId, ValidationError},
+    exchange::{ParameterValue, query_parameters, word},
+    feed::{After, EventBody, EventType, EventTypes, Feed, Filter, Position, ResyncReason},
+};
+
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+const MAX_LIMIT: usize = 1000;
+const DEFAULT_LIMIT: usize = 100;
+const MAX_WAIT_SECONDS: u64 = 30;
+
+query_parameters! {
+    /// What to read.
+    pub(super) struct ChangesParameters {
+        /// Events after this position: `Feed-Position` of a response, or `position` of an event; `earliest`, or `now`. The
+        /// header `Last-Event-ID` takes precedence.
+        #[param(value_type = Option<String>, default = "now", example = "earliest")]
+        after: Option<After>,
+        /// Maximum number of events. Default: 100 in a batch, and no limit in a stream.
+        #[param(value_type = Option<u64>, minimum = 1, maximum = 1000)]
+        limit: Option<EventLimit>,
+        /// Only events of these users, at most 100; separated by commas.
+        #[param(value_type = Option<Vec<String>>, explode = false)]
+        ids: Option<Vec<UserId>>,
+        /// Only events of these types, separated by commas.
+        #[param(value_type = Option<Vec<EventType>>, explode = false)]
+        types: Option<EventTypes>,
+        /// How long a batch waits for an event if there is none: `0s` to `30s`.
+        #[param(value_type = Option<String>, default = "0s", pattern = "^([12]?[0-9]|30)s$")]
+        wait: Option<Wait>,
+        /// Whether NDJSON continues with future events.
+        #[param(default = false)]
+        live: Option<bool>,
+    }
+}
+
+/// A maximum number of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EventLimit(usize);
+
+impl ParameterValue for EventLimit {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+        let error = || ValidationError::new("out-of-range", format!("must be a whole number from 1 to {MAX_LIMIT}"));
+        limit.map(Self).ok_or_else(error)
+    }
+}
+
+/// A time to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wait(Duration);
+
+impl ParameterValue for Wait {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        let seconds = text.strip_suffix('s').unwrap_or(text);
+        let is_number = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+        let seconds = seconds.parse().ok().filter(|seconds| is_number && *seconds <= MAX_WAIT_SECONDS);
+        let error =
+            || ValidationError::new("out-of-range", format!("must be a duration from 0s to {MAX_WAIT_SECONDS}s"));
+        seconds.map(|seconds| Self(Duration::from_secs(seconds))).ok_or_else(error)
+    }
+}
+
+impl ParameterValue for After {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        text.parse()
+    }
+}
+
+impl ParameterValue for EventTypes {
+    const IS_LIST: bool = true;
+
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        text.split(',').map(word::<EventType>).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    Batch,
+    EventStream,
+    Ndjson,
+}
+
+const OFFERS: [Offer<Format>; 6] = [
+    Offer::new(Format::Batch, CLOUDEVENTS_BATCH),
+    Offer::alias(Format::Batch, "application/json"),
+    Offer::new(Format::EventStream, EVENT_STREAM),
+    Offer::new(Format::Ndjson, NDJSON),
+    Offer::alias(Format::Ndjson, NDJSON_ALIASES[0]),
+    Offer::alias(Format::Ndjson, NDJSON_ALIASES[1]),
+];
+
+/// Read the feed of changes
+///
+/// Returns the changes of users as CloudEvents, in the order of their commits, without gaps and duplicates. `Accept`
+/// selects the format: `text/event-stream` for `EventSource` in browsers, `application/x-ndjson`, or a batch, which is the
+/// default and can be polled with `wait`. Continue with the last position. If its events are no longer available, batches
+/// and NDJSON respond 410 with the current position, and an event stream sends a message `resync`: then read the users
+/// again and continue after that position.
+#[utoipa::path(
+    get,
+    path = "/users/changes",
+    tag = "users",
+    operation_id = "listUserChanges",
+    params(
+        ChangesParameters,
+        ("Last-Event-ID" = Option<String>, Header, description = "The position after which an event stream continues"),
+    ),
+    responses(
+        (status = 200, description = "The events, oldest first", content(
+            ([EventBody] = "application/cloudevents-batch+json"),
+            (String = "text/event-stream", example = "id: 5b1c9f0e7a2d4e63.42\nevent: user.deleted\ndata: {\"specversion\":\"1.0\"}\n\n"),
+            (String = "application/x-ndjson", example = "{\"specversion\":\"1.0\"}\n"),
+        ), headers(
+            ("Feed-Position" = String, description = "The position after these events; of a stream, where it begins"),
+        )),
+        FeedProblems,
+        ServerProblems,
+    ),
+)]
+pub(super) async fn changes(
+    caller: Allowed<FeedRead>,
+    query: Query<ChangesParameters>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let Query(query) = query;
+    let not_acceptable = || {
+        let detail = format!("Available media types: {CLOUDEVENTS_BATCH}, {EVENT_STREAM}, {NDJSON}.");
+        Problem::new(Kind::NotAcceptable, detail)
+    };
+    let Offer { format, name, .. } = negotiate(&request, &OFFERS).ok_or_else(not_acceptable)?;
+    let feed = request.app_data::<web::Data<Feed>>().ok_or_else(disabled)?;
+    let filter = Filter { users: query.ids, types: query.types };
+    let after = last_event_id(&request).or(query.after).unwrap_or(After::Now);
+    let limit = query.limit.map(|limit| limit.0);
+    let subscription = feed.subscribe(after, filter);
+    let recheck = caller.recheck(&request)?;
+    match format {
+        Format::Batch => {
+            if let Some(info) = RequestInfo::of(&request) {
+                // The wait has its own limit.
+                info.is_timeout_disabled.set(true);
+            }
+            let wait = query.wait.map_or(Duration::ZERO, |wait| wait.0);
+            batch::respond(subscription, name, limit.unwrap_or(DEFAULT_LIMIT), wait).await
+        }
+        Format::EventStream => Ok(event_stream::respond(Streamed::new(subscription, recheck, limit))),
+        Format::Ndjson => {
+            let is_live = query.live.unwrap_or_default();
+            ndjson::respond(Streamed::new(subscription, recheck, limit), name, is_live).await
+        }
+    }
+}
+
+/// The position that a reconnecting `EventSource` sends. What is not a position belongs to another feed.
+fn last_event_id(request: &HttpRequest) -> Option<After> {
+    let value = request.headers().get(LAST_EVENT_ID).filter(|value| !value.is_empty())?;
+    let position = value.to_str().ok().and_then(|text| text.parse().ok());
+    Some(After::Position(position.unwrap_or_else(Position::of_another_feed)))
+}
+
+pub(super) fn disabled() -> Problem {
+    Problem::new(Kind::NotFound, "The feed is disabled (feed.enabled).")
+}
+
+/// The problem of a client that must read the users again.
+fn gone(reason: ResyncReason, position: Option<&Position>) -> Problem {
+    let detail = format!("Read the users again, and continue after Feed-Position: {}.", reason.describe());
+    let problem = Problem::new(Kind::PositionGone, detail);
+    match position {
+        Some(position) => problem.with_header(FEED_POSITION, position.to_string()),
+        None => problem,
+    }
+}
+
+/// Adds the headers of every response with events.
+fn with_headers(position: Option<&Position>) -> actix_web::HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::VARY, "Accept"));
+    if let Some(position) = position.and_then(feed_position::value) {
+        response.insert_header((FEED_POSITION, position));
+    }
+    response
+}

@@ -1,0 +1,97 @@
+//! Server-sent events: messages with the position as `id`, so that `EventSource` continues by itself.
+
+use std::{convert::Infallible, time::Duration};
+
+use actix_web::{
+    HttpResponse,
+    http::header::{self, HeaderName},
+    web::{Bytes, BytesMut},
+};
+use futures_util::stream;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::{
+    stream::{Part, Streamed},
+    with_headers,
+};
+use crate::{
+    feed::{Position, ResyncReason},
+    http::media_types::EVENT_STREAM,
+};
+
+/// nginx: do not collect the response before it is passed on.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Pause before another attempt to read the database.
+const RETRY: Duration = Duration::from_secs(1);
+/// After how many milliseconds at least, and with what spread, clients reconnect.
+const RECONNECT_MS: (u32, u32) = (1000, 2000);
+
+/// Returns the stream. It starts before anything is read: `EventSource` does not connect again after most other statuses.
+pub(super) fn respond(stream: Streamed) -> HttpResponse {
+    let mut response = with_headers(None);
+    response.content_type(EVENT_STREAM).insert_header((ACCEL_BUFFERING, "no"));
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    response.streaming(stream::unfold(State::Begin(Box::new(stream)), |state| async move {
+        let (chunk, state) = state.next().await?;
+        Some((Ok::<_, Infallible>(chunk), state))
+    }))
+}
+
+enum State {
+    Begin(Box<Streamed>),
+    Streaming(Box<Streamed>),
+    Ended,
+}
+
+impl State {
+    async fn next(self) -> Option<(Bytes, Self)> {
+        match self {
+            Self::Begin(mut stream) => match stream.attach().await {
+                Ok(reason) => {
+                    let position = stream.position()?;
+                    let first = match reason {
+                        Some(reason) => resync(reason, position),
+                        None => format!("{}id: {position}\n\n", retry()),
+                    };
+                    Some((first.into(), Self::Streaming(stream)))
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot read the feed");
+                    sleep(RETRY).await;
+                    Some((Bytes::from_static(b": waiting for the database\n\n"), Self::Begin(stream)))
+                }
+            },
+            Self::Streaming(mut stream) => loop {
+                let chunk = match stream.next().await {
+                    Ok(Part::Events(events)) => {
+                        let mut chunk = BytesMut::new();
+                        events.iter().for_each(|event| chunk.extend_from_slice(&event.message()));
+                        chunk.freeze()
+                    }
+                    Ok(Part::Heartbeat) => format!("id: {}\n\n", stream.position()?).into(),
+                    Ok(Part::Resync(reason)) => resync(reason, stream.position()?).into(),
+                    Ok(Part::End) => return Some((retry().into(), Self::Ended)),
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot read the feed");
+                        sleep(RETRY).await;
+                        continue;
+                    }
+                };
+                return Some((chunk, Self::Streaming(stream)));
+            },
+            Self::Ended => None,
+        }
+    }
+}
+
+fn resync(reason: ResyncReason, position: &Position) -> String {
+    let data = json!({"reason": reason, "position": position.to_string()});
+    format!("id: {position}\nevent: resync\ndata: {data}\n\n")
+}
+
+/// Returns the field with the time until a client reconnects: random, so that not all of them do at the same moment.
+fn retry() -> String {
+    let (least, spread) = RECONNECT_MS;
+    format!("retry: {}\n", least + getrandom::u32().unwrap_or_default() % spread)
+}

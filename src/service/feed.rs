@@ -1,0 +1,250 @@
+//! The stored feed: the changes of the journal in one order, which is that of their commits.
+//!
+//! The ids of the journal are in the order of inserts. A reader who follows them misses a change that is committed after
+//! one with a greater id. So each transaction also marks its changes as *pending*, and the *sequencer* ([`stamp`]) gives
+//! pending changes their positions once they are committed: numbers without gaps. Any process may be the sequencer; a row
+//! lock lets one work at a time. On SQLite writers take turns, so the ids of the journal are the positions.
+
+mod stamp;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use entity::{users_feed, users_feed_positions as positions, users_journal as journal};
+use orm_pool::{Batch, Connection, Engine, Pool};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
+    Statement, sea_query::Expr,
+};
+use tokio::sync::Notify;
+
+use super::{Error, JournalEntry, clock, error::database, statement::is_one_of};
+
+/// Maximum number of events that are read with one operation.
+pub const PAGE_SIZE: u64 = 256;
+/// Maximum number of events that expire with one operation.
+const EXPIRY_BATCH: u64 = 500;
+
+/// Signals that changes were committed by this process.
+#[derive(Clone, Debug, Default)]
+pub struct ChangeSignal(Arc<Notify>);
+
+impl ChangeSignal {
+    /// Signals a change. Signals that no one waits for yet are combined into one.
+    pub fn notify(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits for a signal.
+    pub async fn notified(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// The state of the stored feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedState {
+    /// Positions are comparable within an epoch. Empty while the feed is disabled.
+    pub epoch: String,
+    /// The position of the latest event; 0 if there was none.
+    pub number: i64,
+    /// The position before the oldest event that is still available.
+    pub floor: i64,
+    /// Whether changes wait for their positions.
+    pub has_pending: bool,
+}
+
+#[derive(FromQueryResult)]
+struct StateRow {
+    epoch: String,
+    number: i64,
+    floor: i64,
+    pending: i64,
+}
+
+/// A change at its position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedEntry {
+    /// The position.
+    pub number: i64,
+    /// The change.
+    pub entry: JournalEntry,
+}
+
+/// The stored feed.
+#[derive(Clone, Debug)]
+pub struct FeedStore {
+    pool: Pool,
+    pages: Batch<i64, Arc<[FeedEntry]>>,
+}
+
+impl FeedStore {
+    /// Creates the store on this pool.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self { pages: pool.coalesce_reads("feed.page", pages), pool }
+    }
+
+    /// Returns the state of the feed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn state(&self) -> Result<FeedState, Error> {
+        let sql = match self.pool.engine() {
+            Engine::Sqlite => {
+                "SELECT epoch, COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'users_journal'), 0) AS number, \
+                 floor, 0 AS pending FROM users_feed"
+            }
+            Engine::Postgres => {
+                "SELECT epoch, number, floor, EXISTS (SELECT 1 FROM users_feed_pending)::int::bigint AS pending \
+                 FROM users_feed"
+            }
+            Engine::MySql => {
+                "SELECT epoch, number, floor, EXISTS (SELECT 1 FROM users_feed_pending) AS pending FROM users_feed"
+            }
+        };
+        let state = move |db: Connection| async move {
+            let statement = Statement::from_string(db.get_database_backend(), sql);
+            let row = StateRow::find_by_statement(statement).one(&db).await.map_err(database)?;
+            row.ok_or_else(|| database(DbErr::RecordNotFound("the state of the feed".to_owned())))
+        };
+        let StateRow { epoch, number, floor, pending } = self.pool.read("feed.state", state).await?;
+        Ok(FeedState { epoch, number, floor, has_pending: pending != 0 })
+    }
+
+    /// Replaces the epoch, unless another process has replaced it already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn replace_epoch(&self, old: String, new: String) -> Result<(), Error> {
+        let replace = move |db: Connection| {
+            let update = users_feed::Entity::update_many()
+                .col_expr(users_feed::Column::Epoch, Expr::val(new.clone()))
+                .filter(users_feed::Column::Epoch.eq(old.clone()));
+            async move { update.exec(&db).await.map(drop).map_err(database) }
+        };
+        self.pool.write("feed.replace_epoch", replace).await
+    }
+
+    /// Ends the epoch, because changes that are made while the feed is disabled get no positions.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn end_epoch(&self) -> Result<(), Error> {
+        let state = self.state().await?;
+        if state.epoch.is_empty() { Ok(()) } else { self.replace_epoch(state.epoch, String::new()).await }
+    }
+
+    /// Returns the events after a position, oldest first, at most [`PAGE_SIZE`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn page(&self, after: i64) -> Result<Arc<[FeedEntry]>, Error> {
+        Ok(self.pages.load(after).await?)
+    }
+
+    /// Gives pending changes their positions. Returns whether there may be more of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn stamp(&self) -> Result<bool, Error> {
+        match self.pool.engine() {
+            Engine::Sqlite => Ok(false),
+            Engine::Postgres => self.pool.transaction("feed.stamp", stamp::on_postgres).await,
+            Engine::MySql => self.pool.transaction("feed.stamp", stamp::on_mysql).await,
+        }
+    }
+
+    /// Removes events that are older than `retention` from the feed, and the oldest above `max_events`, at most 500 with
+    /// one call. The journal keeps them. Returns whether there may be more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn expire(&self, retention: Duration, max_events: u64) -> Result<bool, Error> {
+        let state = self.state().await?;
+        let oldest = move |db: Connection| async move { times_after(&db, state.floor).await.map_err(database) };
+        let oldest: Vec<(i64, DateTime<Utc>)> = self.pool.read("feed.oldest", oldest).await?;
+        let end = clock::now() - retention;
+        let surplus = state.number.saturating_sub_unsigned(max_events);
+        let expired = oldest.iter().take_while(|(number, time)| *time < end || *number <= surplus);
+        let Some(floor) = expired.map(|(number, _)| *number).last() else { return Ok(false) };
+        let is_positioned = self.pool.engine() != Engine::Sqlite;
+        let raise = move |db: Connection| async move {
+            users_feed::Entity::update_many()
+                .col_expr(users_feed::Column::Floor, Expr::val(floor))
+                .filter(users_feed::Column::Floor.lt(floor))
+                .exec(&db)
+                .await
+                .map_err(database)?;
+            if is_positioned {
+                let expired = positions::Entity::delete_many().filter(positions::Column::Number.lte(floor));
+                expired.exec(&db).await.map_err(database)?;
+            }
+            Ok::<_, Error>(())
+        };
+        self.pool.transaction("feed.expire", raise).await?;
+        Ok(oldest.len() as u64 == EXPIRY_BATCH && oldest.last().is_some_and(|(number, _)| *number == floor))
+    }
+}
+
+/// Returns the positions after one, and the ids of their entries in the journal.
+async fn positions_after(db: &Connection, after: i64, limit: u64) -> Result<Vec<(i64, i64)>, DbErr> {
+    if db.get_database_backend() == DbBackend::Sqlite {
+        let ids = journal::Entity::find().select_only().column(journal::Column::Id);
+        let ids = ids.filter(journal::Column::Id.gt(after)).order_by_asc(journal::Column::Id).limit(limit);
+        let ids: Vec<i64> = ids.into_tuple().all(db).await?;
+        return Ok(ids.into_iter().map(|id| (id, id)).collect());
+    }
+    positions::Entity::find()
+        .select_only()
+        .columns([positions::Column::Number, positions::Column::JournalId])
+        .filter(positions::Column::Number.gt(after))
+        .order_by_asc(positions::Column::Number)
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await
+}
+
+/// Returns the positions after one, and when their changes were made. A change that the journal no longer has is
+/// infinitely old.
+async fn times_after(db: &Connection, after: i64) -> Result<Vec<(i64, DateTime<Utc>)>, DbErr> {
+    let numbers = positions_after(db, after, EXPIRY_BATCH).await?;
+    let ids: Vec<i64> = numbers.iter().map(|(_, id)| *id).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let times = journal::Entity::find().select_only().columns([journal::Column::Id, journal::Column::ChangedAt]);
+    let times = times.filter(is_one_of(db.get_database_backend(), journal::Column::Id, &ids));
+    let times: HashMap<i64, DateTime<Utc>> = times.into_tuple().all(db).await?.into_iter().collect();
+    let time = |id| times.get(&id).copied().unwrap_or(DateTime::<Utc>::MIN_UTC);
+    Ok(numbers.into_iter().map(|(number, id)| (number, time(id))).collect())
+}
+
+/// Reads a page for a single key, as [`Pool::coalesce_reads`] requires.
+async fn pages(db: Connection, after: Arc<[i64]>) -> Result<Vec<Arc<[FeedEntry]>>, DbErr> {
+    let mut pages = Vec::with_capacity(after.len());
+    for after in after.iter() {
+        pages.push(page(&db, *after).await?.into());
+    }
+    Ok(pages)
+}
+
+async fn page(db: &Connection, after: i64) -> Result<Vec<FeedEntry>, DbErr> {
+    let numbers = positions_after(db, after, PAGE_SIZE).await?;
+    let ids: Vec<i64> = numbers.iter().map(|(_, id)| *id).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = journal::Entity::find().filter(is_one_of(db.get_database_backend(), journal::Column::Id, &ids));
+    let rows = rows.all(db).await?;
+    let mut entries: HashMap<i64, journal::Model> = rows.into_iter().map(|row| (row.id, row)).collect();
+    let entry = |(number, id)| Some(FeedEntry { number, entry: entries.remove(&id)?.into() });
+    Ok(numbers.into_iter().filter_map(entry).collect())
+}

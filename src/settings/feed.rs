@@ -1,0 +1,64 @@
+//! The section `[feed]`.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::{
+    Invalid,
+    declaration::{Allowed, section},
+};
+use crate::feed::FeedOptions;
+
+const DAY: Duration = Duration::from_hours(24);
+const MIN_RING: ByteSize = ByteSize::mib(1);
+const MAX_RING: ByteSize = ByteSize::gib(16);
+
+section! {
+    /// `feed.*`: the live feed of changes.
+    FeedSettings, SETTINGS: "feed" {
+        /// Whether changes of users are published as events (GET /users/changes). All processes must have the same
+        /// value. Clients read their state again after the feed was disabled and enabled.
+        pub enabled: bool = true, Allowed::Boolean;
+        /// How often a process with subscribers looks for changes of other processes, 10ms to 1m, with a jitter of 25
+        /// %. It reads its own changes immediately. Too low: needless statements. Too high: events of other processes
+        /// arrive late.
+        #[serde(with = "humantime_serde")]
+        poll: Duration = "500ms", Allowed::duration(Duration::from_millis(10), Duration::from_mins(1));
+        /// Memory for the latest events, 1MiB to 16GiB. Clients that are further behind read from the database. Too
+        /// low: many reads from the database when clients reconnect. An event takes about 700 bytes.
+        ring: ByteSize = "64MiB", Allowed::Described("a size from 1MiB to 16GiB, such as 64MiB");
+        /// How long events are available to clients that were disconnected, 1m to journal.keep. Clients that return
+        /// later are asked to read their state again.
+        #[serde(with = "humantime_serde")]
+        pub retain: Duration = "7d", Allowed::duration(Duration::from_mins(1), DAY.saturating_mul(3650));
+        /// Maximum number of available events, 1000 to 1000000000. The oldest are removed first.
+        pub retain_rows: u64 = 1_000_000, Allowed::Integer { min: 1000, max: 1_000_000_000 };
+        /// Period over which the streams are ended evenly at a shutdown, 0s to 1m. Too low: all clients reconnect at
+        /// the same time. Too high: the shutdown takes longer; it is part of server.shutdown_timeout.
+        #[serde(with = "humantime_serde")]
+        drain: Duration = "2s", Allowed::duration(Duration::ZERO, Duration::from_mins(1));
+    }
+}
+
+impl FeedSettings {
+    /// `journal_keep` is how long the journal has the changes.
+    pub(super) fn validate(&self, journal_keep: Duration) -> Result<(), Invalid> {
+        if !(MIN_RING..=MAX_RING).contains(&self.ring) {
+            return Err(Invalid::not_allowed("feed.ring"));
+        }
+        if self.enabled && self.retain > journal_keep {
+            let reason = "events cannot be available for longer than the journal has their changes: feed.retain must be at \
+                          most journal.keep";
+            return Err(Invalid::because("feed.retain", reason));
+        }
+        Ok(())
+    }
+
+    /// Returns the options of the feed; `None` if it is disabled.
+    #[must_use]
+    pub fn options(&self) -> Option<FeedOptions> {
+        let ring_bytes = usize::try_from(self.ring.as_u64()).unwrap_or(usize::MAX);
+        self.enabled.then_some(FeedOptions { poll: self.poll, ring_bytes, drain: self.drain })
+    }
+}
