@@ -17,7 +17,7 @@ use crate::{
     connections::{Connections, Limits},
     exchange::CursorSigner,
     feed::Feed,
-    http::{Hosts, HttpOptions, PublicUrl, RouteSet, State},
+    http::{Hosts, HttpOptions, Parts, PublicUrl, RouteSet, State},
     jobs::{AuthJobs, Jobs, Retention, refresh_keys},
     lifecycle::{
         GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges,
@@ -150,23 +150,21 @@ impl Application {
         let address = listener.local_addr().map_err(StartError::Server)?;
         let admin_address = settings.admin.address();
         let connections = Connections::new(limits.max);
-        let hosts = |host| Hosts::of_listener(host, &settings.server.allowed_hosts);
         let feed = settings.feed.options().map(|options| Feed::new(FeedStore::new(pool.clone()), options));
-        let state = State::new(
-            pool.clone(),
-            feed.clone(),
-            Arc::clone(&auth.authenticator),
-            CursorSigner::new(settings.users.cursor_key.expose_secret()),
-            HttpOptions {
-                request_timeout: settings.server.request_timeout,
-                require_if_match: settings.users.require_if_match,
-                idempotency_retention: settings.idempotency.keep,
-                cors_origins: settings.cors.origins.iter().cloned().collect(),
-            },
-            hosts(settings.server.host),
-            PublicUrl::new(&settings.server.public_url, settings.server.trusted_proxies().unwrap_or_default()),
+        let hosts = |host| Hosts::of_listener(host, &settings.server.allowed_hosts);
+        let state = State::new(Parts {
+            pool: pool.clone(),
+            feed: feed.clone(),
+            authenticator: Arc::clone(&auth.authenticator),
+            signer: CursorSigner::new(settings.users.cursor_key.expose_secret()),
+            options: http_options(settings),
+            hosts: hosts(settings.server.host),
+            public_url: PublicUrl::new(
+                &settings.server.public_url,
+                settings.server.trusted_proxies().unwrap_or_default(),
+            ),
             metrics,
-        );
+        });
         let listeners = match admin_address {
             None => vec![(listener, state.clone())],
             Some(address) => vec![
@@ -190,11 +188,7 @@ impl Application {
             certificate,
             auth,
             feed,
-            retention: Retention {
-                idempotency_keys: settings.idempotency.keep,
-                journal: settings.journal.keep,
-                feed: (settings.feed.retain, settings.feed.retain_rows),
-            },
+            retention: retention(settings),
             drain_delay: settings.server.drain_delay,
             shutdown_timeout: settings.server.shutdown_timeout,
         })
@@ -276,6 +270,23 @@ impl Application {
             Some(Ok(())) => Err(ShutdownError::Server(io::Error::other("it ended unexpectedly"))),
             None => drained,
         }
+    }
+}
+
+fn http_options(settings: &Settings) -> HttpOptions {
+    HttpOptions {
+        request_timeout: settings.server.request_timeout,
+        require_if_match: settings.users.require_if_match,
+        idempotency_retention: settings.idempotency.keep,
+        cors_origins: settings.cors.origins.iter().cloned().collect(),
+    }
+}
+
+fn retention(settings: &Settings) -> Retention {
+    Retention {
+        idempotency_keys: settings.idempotency.keep,
+        journal: settings.journal.keep,
+        feed: (settings.feed.retain, settings.feed.retain_rows),
     }
 }
 

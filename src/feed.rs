@@ -214,17 +214,14 @@ impl Shared {
             let page = self.store.page(latest.number.cast_signed()).await?;
             let events: Vec<Event> = page.iter().map(|entry| Event::new(&latest.epoch, entry)).collect();
             let mut ring = self.ring_mut();
-            match events.last().filter(|_| events[0].number() == latest.number + 1) {
-                Some(last) => {
-                    latest.number = last.number();
-                    metrics::counter!("feed_events_total").increment(events.len() as u64);
-                    ring.extend(events);
-                }
+            if let Some(last) = events.last().filter(|_| events[0].number() == latest.number + 1) {
+                latest.number = last.number();
+                metrics::counter!("feed_events_total").increment(events.len() as u64);
+                ring.extend(events);
+            } else {
                 // They expired before they were read.
-                None => {
-                    latest.number = number;
-                    ring.restart(number);
-                }
+                latest.number = number;
+                ring.restart(number);
             }
             drop(ring);
             self.publish(&latest, floor);

@@ -97,6 +97,26 @@ pub struct HttpOptions {
     pub cors_origins: Arc<[String]>,
 }
 
+/// What the state is made of.
+pub struct Parts {
+    /// The connection pool.
+    pub pool: Pool,
+    /// The live feed, unless it is disabled.
+    pub feed: Option<Feed>,
+    /// Decides who is calling.
+    pub authenticator: Arc<Authenticator>,
+    /// Signs cursors.
+    pub signer: CursorSigner,
+    /// The options of request handling.
+    pub options: HttpOptions,
+    /// The hosts that requests may be for.
+    pub hosts: Hosts,
+    /// How clients reach the service.
+    pub public_url: PublicUrl,
+    /// Renders the metrics.
+    pub metrics: PrometheusHandle,
+}
+
 /// The state of the handlers, shared by all workers.
 #[derive(Clone)]
 pub struct State {
@@ -119,18 +139,10 @@ pub struct State {
 }
 
 impl State {
-    /// Returns the state of a listener with all routes, for a service on this pool.
+    /// Returns the state of a listener with all routes.
     #[must_use]
-    pub fn new(
-        pool: Pool,
-        feed: Option<Feed>,
-        authenticator: Arc<Authenticator>,
-        signer: CursorSigner,
-        options: HttpOptions,
-        hosts: Hosts,
-        public_url: PublicUrl,
-        metrics: PrometheusHandle,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { pool, feed, authenticator, signer, options, hosts, public_url, metrics } = parts;
         let document = document(RouteSet::All);
         Self {
             set: RouteSet::All,

@@ -61,7 +61,7 @@ impl EventType {
 pub struct Event {
     number: u64,
     user: UserId,
-    event_type: EventType,
+    kind: EventType,
     /// `id: …\nevent: …\ndata: {…}\n\n`: a message of an event stream.
     message: Bytes,
     /// Where the JSON is in the message.
@@ -158,7 +158,7 @@ impl Event {
         let _ = serde_json::to_writer(&mut message, &body);
         let json = begin..message.len();
         message.extend_from_slice(b"\n\n");
-        Self { number, user: entry.user_id, event_type, message: message.into(), json, version: entry.version }
+        Self { number, user: entry.user_id, kind: event_type, message: message.into(), json, version: entry.version }
     }
 
     /// Returns the event without the values of the user, because the user has been deleted.
@@ -190,7 +190,7 @@ impl Event {
     /// Returns what happened.
     #[must_use]
     pub fn event_type(&self) -> EventType {
-        self.event_type
+        self.kind
     }
 
     /// Returns the event as JSON on one line.

@@ -54,16 +54,6 @@ impl<S> Allowed<S> {
         charge(request, authenticator(request)?, &self.caller.actor, more, RateLimits::SINGLE)
     }
 
-    /// Returns a check whether the caller still has the scope, for a response that takes long.
-    pub(super) fn recheck(&self, request: &HttpRequest) -> Result<Recheck, Problem>
-    where
-        S: RequiredScope,
-    {
-        let authenticator = authenticator(request)?.clone();
-        let credentials = credentials(request.headers()).map_err(refused)?.map(<[u8]>::to_vec);
-        Ok(Recheck { authenticator, credentials, scope: S::SCOPE })
-    }
-
     /// Returns who the caller is.
     pub(super) fn actor(&self) -> &Actor {
         &self.caller.actor
@@ -83,6 +73,13 @@ pub(super) struct Recheck {
 }
 
 impl Recheck {
+    /// Returns the check for the caller of a request, whose response takes long.
+    pub(super) fn new<S: RequiredScope>(_: &Allowed<S>, request: &HttpRequest) -> Result<Self, Problem> {
+        let authenticator = authenticator(request)?.clone();
+        let credentials = credentials(request.headers()).map_err(refused)?.map(<[u8]>::to_vec);
+        Ok(Self { authenticator, credentials, scope: S::SCOPE })
+    }
+
     /// Returns whether the caller has the scope now. While keys cannot be read, known callers keep it.
     pub(super) fn is_allowed(&self) -> bool {
         match self.authenticator.authenticate(self.credentials.as_deref(), clock::now) {

@@ -15,7 +15,7 @@ use actix_web::{
 
 use self::stream::Streamed;
 use super::{
-    access::{Allowed, FeedRead},
+    access::{Allowed, FeedRead, Recheck},
     feed_position::{self, FEED_POSITION},
     media_types::{CLOUDEVENTS_BATCH, EVENT_STREAM, NDJSON, NDJSON_ALIASES, Offer, negotiate},
     problem::{Kind, Problem},
@@ -161,7 +161,7 @@ pub(super) async fn changes(
     let after = last_event_id(&request).or(query.after).unwrap_or(After::Now);
     let limit = query.limit.map(|limit| limit.0);
     let subscription = feed.subscribe(after, filter);
-    let recheck = caller.recheck(&request)?;
+    let recheck = Recheck::new(&caller, &request)?;
     match format {
         Format::Batch => {
             if let Some(info) = RequestInfo::of(&request) {

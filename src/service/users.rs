@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 pub use self::{
     bulk::{BulkOutcome, RowOutcome, WriteMode, WriteOptions},
+    model::{Change, Draft},
     page::{Edge, Page, Position},
     search::{CountMode, Filter, Selection, Sort, SortKey, SortPlan},
 };
@@ -35,25 +36,7 @@ use super::{
     idempotency::{Claim, Hash, InFlight, KeyedOutcome, KeyedRequest, KeyedResponse, StoredResponse, stored_responses},
     journal::{self, Recorder},
 };
-use crate::domain::{Author, Email, Name, Precondition, User, UserId};
-
-/// The content of a new or replaced user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
-    /// The name.
-    pub name: Name,
-    /// The email.
-    pub email: Email,
-}
-
-/// A partial change of a user. `None` leaves a value unchanged.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// The new name.
-    pub name: Option<Name>,
-    /// The new email.
-    pub email: Option<Email>,
-}
+use crate::domain::{Author, Precondition, User, UserId};
 
 /// The use cases of users. A change is recorded in the journal with its [`Author`], in the same transaction.
 ///

@@ -66,7 +66,9 @@ impl State {
                 let chunk = match stream.next().await {
                     Ok(Part::Events(events)) => {
                         let mut chunk = BytesMut::new();
-                        events.iter().for_each(|event| chunk.extend_from_slice(&event.message()));
+                        for event in &events {
+                            chunk.extend_from_slice(&event.message());
+                        }
                         chunk.freeze()
                     }
                     Ok(Part::Heartbeat) => format!("id: {}\n\n", stream.position()?).into(),

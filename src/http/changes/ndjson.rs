@@ -35,7 +35,9 @@ pub(super) async fn respond(
         let chunk = match stream.next().await {
             Ok(Part::Events(events)) => {
                 let mut chunk = BytesMut::new();
-                events.iter().for_each(|event| chunk.extend_from_slice(&event.json_line()));
+                for event in &events {
+                    chunk.extend_from_slice(&event.json_line());
+                }
                 Ok(chunk.freeze())
             }
             Ok(Part::Heartbeat) => Ok(Bytes::from_static(b"\n")),

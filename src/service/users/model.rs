@@ -1,15 +1,32 @@
-//! Conversions between users and rows.
+//! What users are created from and changed to, and its conversion to rows.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use entity::users::Model;
 
-use super::Change;
 use crate::{
     domain::{Email, Name, User, UserId},
-    service::{Draft, clock},
+    service::clock,
 };
+
+/// The content of a new or replaced user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// The name.
+    pub name: Name,
+    /// The email.
+    pub email: Email,
+}
+
+/// A partial change of a user. `None` leaves a value unchanged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// The new name.
+    pub name: Option<Name>,
+    /// The new email.
+    pub email: Option<Email>,
+}
 
 /// Returns the row of a new user. The database generates no value, so nothing has to be read back after the insert.
 pub(super) fn new_row(draft: Draft) -> Model {

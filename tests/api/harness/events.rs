@@ -52,10 +52,9 @@ impl EventStream {
     /// Returns the next message; `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Message> {
         loop {
-            if let Some((block, rest)) = self.received.split_once("\n\n") {
-                let message = parse(block);
-                self.received = rest.to_owned();
-                match message {
+            if let Some(end) = self.received.find("\n\n") {
+                let block: String = self.received.drain(..end + 2).collect();
+                match parse(block.trim_end()) {
                     Some(message) => return Some(message),
                     None => continue,
                 }
