@@ -150,7 +150,7 @@ impl Application {
         let address = listener.local_addr().map_err(StartError::Server)?;
         let admin_address = settings.admin.address();
         let connections = Connections::new(limits.max);
-        let feed = settings.feed.options().map(|options| Feed::new(FeedStore::new(pool.clone()), options));
+        let feed = open_feed(&pool, settings).await;
         let hosts = |host| Hosts::of_listener(host, &settings.server.allowed_hosts);
         let state = State::new(Parts {
             pool: pool.clone(),
@@ -273,6 +273,15 @@ impl Application {
     }
 }
 
+/// Opens the feed and reads its position, which responses have from the first request on.
+async fn open_feed(pool: &Pool, settings: &Settings) -> Option<Feed> {
+    let feed = Feed::new(FeedStore::new(pool.clone()), settings.feed.options()?);
+    if let Err(error) = feed.advance().await {
+        tracing::warn!(%error, "cannot read the feed yet");
+    }
+    Some(feed)
+}
+
 fn http_options(settings: &Settings) -> HttpOptions {
     HttpOptions {
         request_timeout: settings.server.request_timeout,
@@ -286,7 +295,8 @@ fn retention(settings: &Settings) -> Retention {
     Retention {
         idempotency_keys: settings.idempotency.keep,
         journal: settings.journal.keep,
-        feed: (settings.feed.retain, settings.feed.retain_rows),
+        // An event needs its entry in the journal.
+        feed: (settings.feed.retain.min(settings.journal.keep), settings.feed.retain_rows),
     }
 }
 

@@ -20,15 +20,17 @@ mod subscription;
 use std::{
     sync::{
         Arc, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Mutex, watch},
     time::timeout,
 };
+use utoipa::ToSchema;
 
 use self::ring::Ring;
 pub use self::{
@@ -39,6 +41,7 @@ pub use self::{
 };
 use crate::service::{ChangeSignal, Error, FeedState, FeedStore};
 
+const EVENTS: &str = "feed_events_total";
 /// How often changes of other processes are looked for while this process has no subscribers.
 const POLL_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(30);
 /// Minimum pause between two rounds while there are no subscribers: changes in quick succession share a round.
@@ -53,6 +56,19 @@ pub struct FeedOptions {
     pub ring_bytes: usize,
     /// Period over which streams are ended at a shutdown.
     pub drain: Duration,
+    /// How processes report new events to each other.
+    pub broker: Broker,
+}
+
+/// How processes report new events to each other. A report that is lost delays an event until the next poll.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Broker {
+    /// Not at all: they poll.
+    #[default]
+    None,
+    /// By notifications of PostgreSQL.
+    Postgres,
 }
 
 /// What this process knows of the feed.
@@ -75,6 +91,12 @@ pub struct Status {
     pub ring_events: usize,
     /// Their size.
     pub ring_bytes: usize,
+    /// How other processes report new events.
+    pub broker: Broker,
+    /// Whether they are heard now.
+    pub is_listening: bool,
+    /// How often they were.
+    pub rings: u64,
 }
 
 /// The live feed of this process. A clone shares it.
@@ -89,6 +111,9 @@ struct Shared {
     head: watch::Sender<Option<Head>>,
     is_closing: watch::Sender<bool>,
     subscribers: AtomicUsize,
+    /// Whether this process listens for others, and how often it has heard one.
+    is_listening: AtomicBool,
+    rings: AtomicU64,
     /// Held during a round.
     round: Mutex<()>,
     /// The number of rounds that were begun.
@@ -99,6 +124,10 @@ impl Feed {
     /// Creates the feed. Nothing is read until the first round.
     #[must_use]
     pub fn new(store: FeedStore, options: FeedOptions) -> Self {
+        metrics::describe_counter!(EVENTS, "Events of the feed that this process has read");
+        metrics::counter!(EVENTS).absolute(0);
+        let store =
+            if options.broker == Broker::Postgres { store.with_notifications(&Epoch::generate()) } else { store };
         Self(Arc::new(Shared {
             store,
             options,
@@ -107,6 +136,8 @@ impl Feed {
             head: watch::Sender::new(None),
             is_closing: watch::Sender::new(false),
             subscribers: AtomicUsize::new(0),
+            is_listening: AtomicBool::new(false),
+            rings: AtomicU64::new(0),
             round: Mutex::new(()),
             rounds: AtomicU64::new(0),
         }))
@@ -128,7 +159,15 @@ impl Feed {
     #[must_use]
     pub fn status(&self) -> Status {
         let (ring_events, ring_bytes) = self.0.ring().size();
-        Status { head: self.head(), subscribers: self.subscribers(), ring_events, ring_bytes }
+        Status {
+            head: self.head(),
+            subscribers: self.subscribers(),
+            ring_events,
+            ring_bytes,
+            broker: self.0.options.broker,
+            is_listening: self.0.is_listening.load(Ordering::Relaxed),
+            rings: self.0.rings.load(Ordering::Relaxed),
+        }
     }
 
     fn subscribers(&self) -> usize {
@@ -138,6 +177,21 @@ impl Feed {
     /// Ends all subscriptions, evenly over [`FeedOptions::drain`].
     pub fn close(&self) {
         self.0.is_closing.send_replace(true);
+    }
+
+    /// Listens for other processes until that fails; returns why.
+    pub async fn listen(&self) -> Error {
+        let shared = &self.0;
+        let error = shared
+            .store
+            .listen(|| {
+                shared.is_listening.store(true, Ordering::Relaxed);
+                shared.rings.fetch_add(1, Ordering::Relaxed);
+                shared.signal.notify();
+            })
+            .await;
+        shared.is_listening.store(false, Ordering::Relaxed);
+        error
     }
 
     /// Waits until there may be something new.
@@ -216,7 +270,7 @@ impl Shared {
             let mut ring = self.ring_mut();
             if let Some(last) = events.last().filter(|_| events[0].number() == latest.number + 1) {
                 latest.number = last.number();
-                metrics::counter!("feed_events_total").increment(events.len() as u64);
+                metrics::counter!(EVENTS).increment(events.len() as u64);
                 ring.extend(events);
             } else {
                 // They expired before they were read.

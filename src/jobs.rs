@@ -62,6 +62,7 @@ impl Jobs {
         let store = FeedStore::new(pool);
         match live_feed {
             Some(live_feed) => {
+                tasks.spawn(feed::listen(live_feed.clone()));
                 tasks.spawn(feed::run(live_feed));
                 tasks.spawn(sweepers::feed(store, retention.feed));
             }

@@ -102,7 +102,7 @@ impl Settings {
         let admin = self.admin.address().map(|address| ("admin.host", address.ip()));
         let hosts = std::iter::once(("server.host", self.server.host)).chain(admin);
         self.auth.validate(hosts)?;
-        self.feed.validate(self.journal.keep)?;
+        self.feed.validate(self.database.url().ok().map(|url| url.engine()))?;
         self.cors.validate()?;
         self.database.validate()?;
         self.pool.validate().map_err(|invalid| Invalid::new(format!("pool.{}", invalid.option), invalid.allowed))?;

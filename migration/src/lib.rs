@@ -33,6 +33,8 @@ use sea_orm_migration::{
     },
 };
 
+pub use self::ownership::is_created_on;
+
 /// Why the schema could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -89,9 +89,15 @@ const TABLES: [OwnTable; 7] = [
 /// Tables that SQLite does not need.
 const NOT_IN_SQLITE: [&str; 2] = ["users_feed_pending", "users_feed_positions"];
 
+/// Returns whether the migrations create a table on an engine.
+#[must_use]
+pub fn is_created_on(backend: DbBackend, table: &str) -> bool {
+    backend != DbBackend::Sqlite || !NOT_IN_SQLITE.contains(&table)
+}
+
 /// Returns the tables that the migrations create on an engine.
 fn tables(backend: DbBackend) -> impl Iterator<Item = &'static OwnTable> {
-    TABLES.iter().filter(move |table| backend != DbBackend::Sqlite || !NOT_IN_SQLITE.contains(&table.name))
+    TABLES.iter().filter(move |table| is_created_on(backend, table.name))
 }
 
 /// What exists under the name of one of the tables.

@@ -202,6 +202,14 @@ impl Pool {
         operation::run_task(self.runtime(), context, work).await
     }
 
+    /// Returns a separate SeaORM `DatabaseConnection` that is not part of the pool: it occupies no connection of the pool
+    /// and is not counted, and its statements have no timeout. Use it for one long-lived connection, such as one that
+    /// waits for notifications of PostgreSQL. It connects at its first use. The caller closes it.
+    #[must_use]
+    pub fn separate_connection(&self) -> DatabaseConnection {
+        self.inner().connector().database_connection(self.inner().options().acquire)
+    }
+
     /// Checks whether the database responds, without waiting in the queue.
     ///
     /// A response within the last second is sufficient; otherwise the database is probed. While it is down, the cause

@@ -10,7 +10,7 @@ use super::{
     problem::Problem,
     responses::{FeedDisabledProblems, HostProblems},
 };
-use crate::feed::{Feed, Position};
+use crate::feed::{Broker, Feed, Position};
 
 /// The state of the feed in this process.
 #[derive(Serialize, ToSchema)]
@@ -28,6 +28,20 @@ struct Report {
     /// The number of clients that read the feed from this process now.
     subscribers: usize,
     ring: RingReport,
+    doorbell: Doorbell,
+}
+
+/// How this process hears of events of other processes, apart from polling.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = FeedDoorbell)]
+struct Doorbell {
+    /// `feed.broker`.
+    broker: Broker,
+    /// Whether it is connected. If not, events arrive with the next poll.
+    connected: bool,
+    /// How often it has reported events, or has connected.
+    rings: u64,
 }
 
 /// The latest events in memory.
@@ -64,5 +78,6 @@ pub(super) async fn status(_: Allowed<OpsRead>, request: HttpRequest) -> Result<
         earliest: head.and_then(|head| earliest(head.floor)).map(|position| position.to_string()),
         subscribers: status.subscribers,
         ring: RingReport { events: status.ring_events, bytes: status.ring_bytes },
+        doorbell: Doorbell { broker: status.broker, connected: status.is_listening, rings: status.rings },
     }))
 }

@@ -2,22 +2,30 @@
 
 use std::time::Duration;
 
-use crate::{feed::Feed, service::FeedStore};
+use crate::{error_chain::chain, feed::Feed, service::FeedStore};
 
 /// Pause after an error.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Runs the sequencer of this process.
+/// Runs the sequencer of this process. Its first round was part of the start.
 pub(super) async fn run(feed: Feed) {
     loop {
-        match feed.advance().await {
-            Ok(()) => feed.wait().await,
-            Err(error) => {
-                // The pool reports outages.
-                tracing::debug!(%error, "cannot read the feed");
-                tokio::time::sleep(RETRY).await;
-            }
+        feed.wait().await;
+        while let Err(error) = feed.advance().await {
+            // The pool reports outages.
+            tracing::debug!(%error, "cannot read the feed");
+            tokio::time::sleep(RETRY).await;
         }
+    }
+}
+
+/// Listens for other processes.
+pub(super) async fn listen(feed: Feed) {
+    loop {
+        let error = feed.listen().await;
+        let error = chain(&error);
+        tracing::warn!(error, "cannot listen for events of other processes; they arrive with the next poll");
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -5,6 +5,7 @@
 //! pending changes their positions once they are committed: numbers without gaps. Any process may be the sequencer; a row
 //! lock lets one work at a time. On SQLite writers take turns, so the ids of the journal are the positions.
 
+mod doorbell;
 mod stamp;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -16,12 +17,14 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
     Statement, sea_query::Expr,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use super::{Error, JournalEntry, clock, error::database, statement::is_one_of};
 
 /// Maximum number of events that are read with one operation.
 pub const PAGE_SIZE: u64 = 256;
+/// How long the listening connection may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of events that expire with one operation.
 const EXPIRY_BATCH: u64 = 500;
 
@@ -75,6 +78,8 @@ pub struct FeedEntry {
 #[derive(Clone, Debug)]
 pub struct FeedStore {
     pool: Pool,
+    /// What this process sends to the listeners of other processes, if it does.
+    ring: Option<Arc<str>>,
     pages: Batch<i64, Arc<[FeedEntry]>>,
 }
 
@@ -82,7 +87,28 @@ impl FeedStore {
     /// Creates the store on this pool.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self { pages: pool.coalesce_reads("feed.page", pages), pool }
+        Self { pages: pool.coalesce_reads("feed.page", pages), pool, ring: None }
+    }
+
+    /// Notifies other processes of new positions, and lets [`listen`](Self::listen) hear theirs. `process` distinguishes
+    /// the processes. PostgreSQL only.
+    #[must_use]
+    pub fn with_notifications(self, process: &str) -> Self {
+        Self { ring: Some(process.into()), ..self }
+    }
+
+    /// Calls `heard` for each notification of another process, and once when it begins to listen. Ends with the error of
+    /// the connection. Without notifications it waits forever.
+    pub async fn listen(&self, heard: impl Fn()) -> Error {
+        let Some(own) = &self.ring else { return std::future::pending().await };
+        let connection = self.pool.separate_connection();
+        let ended = doorbell::listen(connection.get_postgres_connection_pool(), own, heard).await;
+        // It has failed already.
+        let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+        match ended {
+            Err(error) => error,
+            Ok(never) => match never {},
+        }
     }
 
     /// Returns the state of the feed.
@@ -155,7 +181,14 @@ impl FeedStore {
     pub async fn stamp(&self) -> Result<bool, Error> {
         match self.pool.engine() {
             Engine::Sqlite => Ok(false),
-            Engine::Postgres => self.pool.transaction("feed.stamp", stamp::on_postgres).await,
+            Engine::Postgres => {
+                let ring = self.ring.clone();
+                let stamp = move |db| {
+                    let ring = ring.clone();
+                    async move { stamp::on_postgres(db, ring.as_deref()).await }
+                };
+                self.pool.transaction("feed.stamp", stamp).await
+            }
             Engine::MySql => self.pool.transaction("feed.stamp", stamp::on_mysql).await,
         }
     }

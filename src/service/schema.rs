@@ -1,7 +1,8 @@
 //! The schema: migrations on a connection of the pool, and checks of the server and the database user.
 
 pub use migration::Progress;
-use orm_pool::{DbErrorKind, Engine, Pool};
+use migration::is_created_on;
+use orm_pool::{Connection, DbErrorKind, Engine, Pool};
 use sea_orm::{ConnectionTrait, DbErr, Statement};
 
 /// A migration of the schema.
@@ -54,7 +55,7 @@ pub enum SchemaFailure {
 const LARGEST_STATEMENT: i64 = 8 << 20;
 
 /// Statements that change nothing, but together need every privilege that the service needs.
-const PROBES: [(&str, [&str; 4]); 4] = [
+const PROBES: [(&str, [&str; 4]); 7] = [
     (
         "users",
         [
@@ -89,6 +90,33 @@ const PROBES: [(&str, [&str; 4]); 4] = [
             "INSERT INTO users_journal SELECT * FROM users_journal WHERE 1 = 0",
             "UPDATE users_journal SET name = name WHERE 1 = 0",
             "DELETE FROM users_journal WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_feed",
+        [
+            "SELECT number FROM users_feed WHERE 1 = 0",
+            "INSERT INTO users_feed SELECT * FROM users_feed WHERE 1 = 0",
+            "UPDATE users_feed SET number = number WHERE 1 = 0",
+            "DELETE FROM users_feed WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_feed_pending",
+        [
+            "SELECT version FROM users_feed_pending WHERE 1 = 0",
+            "INSERT INTO users_feed_pending SELECT * FROM users_feed_pending WHERE 1 = 0",
+            "UPDATE users_feed_pending SET version = version WHERE 1 = 0",
+            "DELETE FROM users_feed_pending WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_feed_positions",
+        [
+            "SELECT number FROM users_feed_positions WHERE 1 = 0",
+            "INSERT INTO users_feed_positions SELECT * FROM users_feed_positions WHERE 1 = 0",
+            "UPDATE users_feed_positions SET number = number WHERE 1 = 0",
+            "DELETE FROM users_feed_positions WHERE 1 = 0",
         ],
     ),
 ];
@@ -188,8 +216,9 @@ impl SchemaService {
     ///
     /// [`SchemaFailure::Privilege`]; any other error says nothing about privileges and may be transient.
     pub async fn check_privileges(&self) -> Result<(), SchemaFailure> {
-        let probe = |db| async move {
-            for (table, statements) in PROBES {
+        let probe = |db: Connection| async move {
+            let backend = db.get_database_backend();
+            for (table, statements) in PROBES.into_iter().filter(|(table, _)| is_created_on(backend, table)) {
                 for statement in statements {
                     if let Err(cause) = ConnectionTrait::execute_unprepared(&db, statement).await {
                         let is_missing = DbErrorKind::of(&cause) == DbErrorKind::PrivilegeMissing;

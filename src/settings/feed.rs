@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use orm_pool::Engine;
 
 use super::{
     Invalid,
     declaration::{Allowed, section},
 };
-use crate::feed::FeedOptions;
+use crate::feed::{Broker, FeedOptions};
 
 const DAY: Duration = Duration::from_hours(24);
 const MIN_RING: ByteSize = ByteSize::mib(1);
@@ -25,11 +26,15 @@ section! {
         /// arrive late.
         #[serde(with = "humantime_serde")]
         poll: Duration = "500ms", Allowed::duration(Duration::from_millis(10), Duration::from_mins(1));
+        /// How processes report new events to each other, so that they need not wait for the next poll. none: not at all.
+        /// postgres: by LISTEN and NOTIFY of PostgreSQL, on a connection of its own; not through PgBouncer in transaction
+        /// mode. While it does not work, events arrive with the next poll.
+        broker: Broker = "none", Allowed::Described("none or postgres");
         /// Memory for the latest events, 1MiB to 16GiB. Clients that are further behind read from the database. Too
         /// low: many reads from the database when clients reconnect. An event takes about 700 bytes.
         ring: ByteSize = "64MiB", Allowed::Described("a size from 1MiB to 16GiB, such as 64MiB");
-        /// How long events are available to clients that were disconnected, 1m to journal.keep. Clients that return
-        /// later are asked to read their state again.
+        /// How long events are available to clients that were disconnected, 1m to 3650d; at most journal.keep. Clients that
+        /// return later are asked to read their state again.
         #[serde(with = "humantime_serde")]
         pub retain: Duration = "7d", Allowed::duration(Duration::from_mins(1), DAY.saturating_mul(3650));
         /// Maximum number of available events, 1000 to 1000000000. The oldest are removed first.
@@ -42,15 +47,12 @@ section! {
 }
 
 impl FeedSettings {
-    /// `journal_keep` is how long the journal has the changes.
-    pub(super) fn validate(&self, journal_keep: Duration) -> Result<(), Invalid> {
+    pub(super) fn validate(&self, engine: Option<Engine>) -> Result<(), Invalid> {
+        if self.broker == Broker::Postgres && engine.is_some_and(|engine| engine != Engine::Postgres) {
+            return Err(Invalid::because("feed.broker", "postgres needs a PostgreSQL database (database.url)"));
+        }
         if !(MIN_RING..=MAX_RING).contains(&self.ring) {
             return Err(Invalid::not_allowed("feed.ring"));
-        }
-        if self.enabled && self.retain > journal_keep {
-            let reason = "events cannot be available for longer than the journal has their changes: feed.retain must be at \
-                          most journal.keep";
-            return Err(Invalid::because("feed.retain", reason));
         }
         Ok(())
     }
@@ -59,6 +61,6 @@ impl FeedSettings {
     #[must_use]
     pub fn options(&self) -> Option<FeedOptions> {
         let ring_bytes = usize::try_from(self.ring.as_u64()).unwrap_or(usize::MAX);
-        self.enabled.then_some(FeedOptions { poll: self.poll, ring_bytes, drain: self.drain })
+        self.enabled.then_some(FeedOptions { poll: self.poll, ring_bytes, drain: self.drain, broker: self.broker })
     }
 }

@@ -27,6 +27,7 @@ cases![
     a_revoked_key_ends_its_streams,
     a_shutdown_ends_the_streams,
     an_outage_delays_events,
+    notifications_of_postgres_save_the_poll,
 ];
 
 fn position(reply: &Reply) -> String {
@@ -491,4 +492,39 @@ async fn an_outage_delays_events(context: Context) {
         assert_eq!(stream.event().await["data"], ben);
     }
     drop(service);
+}
+
+async fn notifications_of_postgres_save_the_poll(context: Context) {
+    if context.engine() != Engine::Postgres {
+        let url = context.database().await;
+        let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__FEED__BROKER", "postgres")];
+        let output = binary(context.folder(), &variables).arg("config").output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains("FEED__BROKER"), "{text}");
+        return;
+    }
+    let url = migrated(&context).await;
+    // Without notifications, events of the other process would arrive after a minute.
+    let settings = [("feed.poll", "1m"), ("feed.broker", "postgres")];
+    let (proxy, proxied) = crate::harness::Proxy::before(&url).await;
+    let (writer, reader) = (context.app_on(&url, &settings).await, context.app_on(&proxied, &settings).await);
+    let doorbell = async |app: &App| app.get("/feed").await.json()["doorbell"].clone();
+    for app in [&writer, &reader] {
+        eventually("it listens", || async { (doorbell(app).await["connected"] == true).then_some(()) }).await;
+    }
+    let (mut stream, _) = EventStream::open(&reader, "", "").await;
+    for number in 0..3 {
+        let user = writer.create("Ann", &format!("ann{number}@example.com")).await;
+        assert_eq!(stream.event().await["data"], user);
+    }
+    assert!(doorbell(&reader).await["rings"].as_u64().unwrap() >= 2);
+    assert_eq!(doorbell(&writer).await["rings"], 1, "it does not hear itself");
+    // The connection breaks; what happens in the meantime is read when it listens again.
+    proxy.cut();
+    eventually("it is disconnected", || async { (doorbell(&reader).await["connected"] == false).then_some(()) }).await;
+    let user = writer.create("Ben", "ben@example.com").await;
+    proxy.restore();
+    assert_eq!(stream.event().await["data"], user);
+    let cem = writer.create("Cem", "cem@example.com").await;
+    assert_eq!(stream.event().await["data"], cem);
 }

@@ -12,6 +12,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
+use super::doorbell;
 use crate::service::{Error, error::database, statement::power_of_two_chunks};
 
 /// Maximum number of changes that get their positions in one transaction.
@@ -26,8 +27,9 @@ async fn lock(db: &Connection) -> Result<i64, DbErr> {
     number.ok_or_else(|| DbErr::RecordNotFound("the state of the feed".to_owned()))
 }
 
-/// PostgreSQL: one statement moves the changes. Returns whether there may be more.
-pub(super) async fn on_postgres(db: Connection) -> Result<bool, Error> {
+/// PostgreSQL: one statement moves the changes. Returns whether there may be more. `ring` is what listeners are notified
+/// of, if they are. Only this transaction notifies them: PostgreSQL commits transactions that do one after the other.
+pub(super) async fn on_postgres(db: Connection, ring: Option<&str>) -> Result<bool, Error> {
     const STAMP: &str = "WITH taken AS ( \
             DELETE FROM users_feed_pending WHERE (changed_at, version, user_id) IN ( \
                 SELECT changed_at, version, user_id FROM users_feed_pending \
@@ -46,6 +48,11 @@ pub(super) async fn on_postgres(db: Connection) -> Result<bool, Error> {
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, STAMP, values);
     let row = db.query_one_raw(statement).await.map_err(database)?;
     let taken: i64 = row.map_or(Ok(0), |row| row.try_get_by_index(0)).map_err(database)?;
+    if let Some(ring) = ring.filter(|_| taken > 0) {
+        let values = [doorbell::CHANNEL.into(), ring.into()];
+        let notify = Statement::from_sql_and_values(DbBackend::Postgres, "SELECT pg_notify($1, $2)", values);
+        db.query_one_raw(notify).await.map_err(database)?;
+    }
     Ok(taken.cast_unsigned() == BATCH)
 }
 

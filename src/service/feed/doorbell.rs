@@ -1,0 +1,44 @@
+//! Notifications of PostgreSQL (`LISTEN`, `NOTIFY`), which save other processes from waiting for their next poll.
+
+use std::{convert::Infallible, time::Duration};
+
+use sea_orm::{
+    DbErr, RuntimeErr,
+    sqlx::{self, postgres::PgListener},
+};
+use tokio::time::timeout;
+
+use crate::service::{Error, error::database};
+
+/// The channel. Databases do not share it.
+pub(super) const CHANNEL: &str = "users_api_feed";
+/// After how much silence the connection is checked.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long the check may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Listens on a connection of its own until it fails. `own` is what this process sends, which is ignored; `heard` is called
+/// once the connection listens, and for each notification of another process.
+pub(super) async fn listen(pool: &sqlx::PgPool, own: &str, heard: impl Fn()) -> Result<Infallible, Error> {
+    let mut listener = PgListener::connect_with(pool).await.map_err(failed)?;
+    listener.listen(CHANNEL).await.map_err(failed)?;
+    // What was sent before this moment was not heard.
+    heard();
+    loop {
+        match timeout(SILENCE, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) if notification.payload() == own => {}
+            Ok(Ok(Some(_))) => heard(),
+            // The driver has lost the connection. What was sent in the meantime is unknown.
+            Ok(Ok(None)) => return Err(failed(sqlx::Error::PoolClosed)),
+            Ok(Err(error)) => return Err(failed(error)),
+            Err(_) => {
+                let check = timeout(CHECK_TIMEOUT, sqlx::query("SELECT 1").execute(&mut listener)).await;
+                check.map_err(|_| failed(sqlx::Error::PoolTimedOut))?.map_err(failed)?;
+            }
+        }
+    }
+}
+
+fn failed(error: sqlx::Error) -> Error {
+    database(DbErr::Conn(RuntimeErr::SqlxError(error.into())))
+}
