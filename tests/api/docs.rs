@@ -59,6 +59,7 @@ async fn every_route_is_fully_documented(context: Context) {
         [
             "delete /keys/{id}",
             "delete /users/{id}",
+            "get /feed",
             "get /health/live",
             "get /health/ready",
             "get /keys",
@@ -66,6 +67,7 @@ async fn every_route_is_fully_documented(context: Context) {
             "get /openapi.json",
             "get /pool",
             "get /users",
+            "get /users/changes",
             "get /users/export",
             "get /users/{id}",
             "get /users/{id}/history",

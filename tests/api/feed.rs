@@ -3,13 +3,11 @@
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
-use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
 use crate::{
-    auth::{REFRESHED, get, key, migrated, printed, with_key},
     cases,
-    harness::{App, Context, Engine, EventStream, Reply, Service, binary, connect, eventually, number},
+    harness::{App, Context, EventStream, Reply, binary, eventually},
 };
 
 cases![
@@ -19,38 +17,29 @@ cases![
     ndjson_ends_with_the_latest_event,
     events_are_filtered,
     reads_have_the_position_before_them,
-    positions_that_are_gone_are_reported,
-    a_restored_database_is_detected,
-    a_deletion_erases_earlier_events,
-    old_events_expire,
-    a_disabled_feed_ends_the_epoch,
-    a_revoked_key_ends_its_streams,
-    a_shutdown_ends_the_streams,
-    an_outage_delays_events,
-    notifications_of_postgres_save_the_poll,
 ];
 
-fn position(reply: &Reply) -> String {
+pub fn position(reply: &Reply) -> String {
     reply.header("feed-position").to_owned()
 }
 
 /// The position of a process, once it has read the database.
-async fn latest(app: &App) -> String {
+pub async fn latest(app: &App) -> String {
     position(&app.get("/users/changes").await)
 }
 
-async fn changes(app: &App, query: &str) -> Vec<Value> {
+pub async fn changes(app: &App, query: &str) -> Vec<Value> {
     let reply = app.get(&format!("/users/changes?{query}")).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     assert_eq!(reply.header("content-type"), "application/cloudevents-batch+json");
     reply.json().as_array().unwrap().clone()
 }
 
-fn number_of(position: &str) -> u64 {
+pub fn number_of(position: &str) -> u64 {
     position.split_once('.').unwrap().1.parse().unwrap()
 }
 
-async fn import(app: &App, query: &str, rows: &[Value]) {
+pub async fn import(app: &App, query: &str, rows: &[Value]) {
     let body: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let request = app.request(Method::POST, &format!("/users/bulk?{query}")).body(body);
     assert_eq!(Reply::of(request.header("content-type", "application/x-ndjson")).await.status, 200);
@@ -251,280 +240,4 @@ async fn reads_have_the_position_before_them(context: Context) {
     let listed = reply.json().as_array().unwrap().len();
     let events = changes(&app, &format!("after={}&wait=1s", position(&reply))).await;
     assert!(listed + events.len() >= 2, "{listed} {events:?}");
-}
-
-async fn positions_that_are_gone_are_reported(context: Context) {
-    let app = context.app().await;
-    for number in 0..3 {
-        app.create("Ann", &format!("ann{number}@example.com")).await;
-    }
-    let end = eventually("three events", || async { Some(latest(&app).await).filter(|end| number_of(end) == 3) }).await;
-    let (epoch, _) = end.split_once('.').unwrap();
-    let direct = connect(&app.url).await;
-    direct.execute_unprepared("UPDATE users_feed SET floor = 1").await.unwrap();
-    direct.close().await.unwrap();
-    eventually("the oldest event is gone", || async {
-        app.get("/users/changes?after=earliest").await;
-        (app.get("/feed").await.json()["earliest"] == format!("{epoch}.1")).then_some(())
-    })
-    .await;
-    assert_eq!(changes(&app, "after=earliest").await.len(), 2);
-    assert_eq!(changes(&app, &format!("after={epoch}.1")).await.len(), 2);
-    for (after, reason) in
-        [(format!("{epoch}.0"), "expired"), ("0123456789abcdef.2".to_owned(), "epoch"), (format!("{epoch}.4"), "ahead")]
-    {
-        for accept in ["application/json", "application/x-ndjson"] {
-            let request = app.request(Method::GET, &format!("/users/changes?after={after}")).header("accept", accept);
-            let reply = Reply::of(request).await;
-            reply.problem(410, "position-gone");
-            assert_eq!(position(&reply), end);
-        }
-        let (mut stream, first) = EventStream::open(&app, "", &after).await;
-        assert_eq!((first.event.as_str(), first.id.as_str()), ("resync", end.as_str()));
-        assert_eq!(first.json(), json!({"reason": reason, "position": end}));
-        let user = app.create("Ben", &format!("{reason}@example.com")).await;
-        assert_eq!(stream.event().await["data"], user, "the stream continues");
-        let delete = format!("/users/{}", user["id"].as_str().unwrap());
-        assert_eq!(app.delete(&delete).await.status, 204);
-        if reason == "expired" {
-            break;
-        }
-    }
-    let (_, first) = EventStream::open(&app, "", "not a position").await;
-    assert_eq!(first.event, "resync");
-}
-
-async fn a_restored_database_is_detected(context: Context) {
-    let url = context.database().await;
-    let app = context.app_on(&url, &[("feed.poll", "50ms")]).await;
-    for number in 0..5 {
-        app.create("Ann", &format!("ann{number}@example.com")).await;
-    }
-    let end = eventually("five events", || async { Some(latest(&app).await).filter(|end| number_of(end) == 5) }).await;
-    let (mut stream, _) = EventStream::open(&app, "", "").await;
-    // As if the database had been replaced by an older one.
-    let direct = connect(&url).await;
-    let statements: &[&str] = match context.engine() {
-        Engine::Sqlite => &[
-            "DELETE FROM users_journal WHERE id > 3",
-            "UPDATE sqlite_sequence SET seq = 3 WHERE name = 'users_journal'",
-        ],
-        _ => &["DELETE FROM users_feed_positions WHERE number > 3", "UPDATE users_feed SET number = 3"],
-    };
-    for statement in statements {
-        direct.execute_unprepared(statement).await.unwrap();
-    }
-    direct.close().await.unwrap();
-    let message = loop {
-        let message = stream.next().await.unwrap();
-        if !message.event.is_empty() {
-            break message;
-        }
-    };
-    assert_eq!((message.event.as_str(), &message.json()["reason"]), ("resync", &json!("epoch")));
-    let (epoch, _) = end.split_once('.').unwrap();
-    let (new_epoch, number) = message.id.split_once('.').unwrap();
-    assert!(new_epoch != epoch && number == "3", "{end} {}", message.id);
-    app.get(&format!("/users/changes?after={end}")).await.problem(410, "position-gone");
-    let user = app.create("Ben", "ben@example.com").await;
-    let event = stream.event().await;
-    assert_eq!((&event["data"], &event["position"]), (&user, &json!(format!("{new_epoch}.4"))));
-    // Another process agrees.
-    let other = context.app_on(&url, &[]).await;
-    assert_eq!(latest(&other).await, format!("{new_epoch}.4"));
-}
-
-async fn a_deletion_erases_earlier_events(context: Context) {
-    let url = context.database().await;
-    let app = context.app_on(&url, &[]).await;
-    let (mut stream, _) = EventStream::open(&app, "", "").await;
-    let secret = app.create("Hidden Name", "hidden@example.com").await;
-    app.create("Ben", "ben@example.com").await;
-    let path = format!("/users/{}", secret["id"].as_str().unwrap());
-    app.patch(&path, &json!({"name": "Hidden Too"})).await;
-    for _ in 0..3 {
-        stream.event().await;
-    }
-    assert_eq!(app.delete(&path).await.status, 204);
-    assert_eq!(stream.event().await["type"], "user.deleted");
-    // From memory, and from the database.
-    let other = context.app_on(&url, &[]).await;
-    for app in [&app, &other] {
-        let events = changes(app, "after=earliest").await;
-        let text = Value::from(events.clone()).to_string();
-        assert!(!text.contains("Hidden") && !text.contains("hidden@") && text.contains("ben@"), "{text}");
-        assert_eq!(events.len(), 4);
-        assert_eq!(events[0]["type"], "user.created");
-        assert_eq!(events[2]["data"], json!({"id": secret["id"], "version": 2}));
-    }
-}
-
-async fn old_events_expire(context: Context) {
-    let url = context.database().await;
-    let app = context.app_on(&url, &[("feed.retain_rows", "1000")]).await;
-    let rows: Vec<Value> =
-        (0..1800).map(|row| json!({"name": "Ann", "email": format!("u{row}@example.com")})).collect();
-    import(&app, "", &rows).await;
-    eventually("all events", || async { (number_of(&latest(&app).await) == 1800).then_some(()) }).await;
-    // The sweeper runs every 30 seconds.
-    let begin = Instant::now();
-    let earliest = loop {
-        app.get("/users/changes?after=earliest&limit=1").await;
-        let earliest = app.get("/feed").await.json()["earliest"].as_str().unwrap().to_owned();
-        if number_of(&earliest) == 800 {
-            break earliest;
-        }
-        assert!(begin.elapsed() < Duration::from_mins(2), "{earliest}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    let first = &changes(&app, "after=earliest&limit=1").await[0];
-    assert_eq!(number_of(first["position"].as_str().unwrap()), 801);
-    let (epoch, _) = earliest.split_once('.').unwrap();
-    app.get(&format!("/users/changes?after={epoch}.799")).await.problem(410, "position-gone");
-    let direct = connect(&url).await;
-    assert_eq!(number(&direct, "SELECT COUNT(*) FROM users_journal").await.unwrap(), 1800, "the journal keeps them");
-    if context.engine() != Engine::Sqlite {
-        assert_eq!(number(&direct, "SELECT COUNT(*) FROM users_feed_positions").await.unwrap(), 1000);
-        assert_eq!(number(&direct, "SELECT COUNT(*) FROM users_feed_pending").await.unwrap(), 0);
-    }
-    direct.close().await.unwrap();
-}
-
-async fn a_disabled_feed_ends_the_epoch(context: Context) {
-    let url = context.database().await;
-    let app = context.app_on(&url, &[]).await;
-    app.create("Ann", "ann@example.com").await;
-    let end = eventually("the event", || async { Some(latest(&app).await).filter(|end| number_of(end) == 1) }).await;
-    app.stop().await.unwrap().unwrap();
-    let app = context.app_on(&url, &[("feed.enabled", "false")]).await;
-    for path in ["/users/changes", "/feed"] {
-        app.get(path).await.problem(404, "not-found");
-    }
-    app.create("Ben", "ben@example.com").await;
-    assert!(!app.get("/users").await.headers.contains_key("feed-position"));
-    let direct = connect(&url).await;
-    if context.engine() != Engine::Sqlite {
-        assert_eq!(number(&direct, "SELECT COUNT(*) FROM users_feed_pending").await.unwrap(), 0, "it costs nothing");
-    }
-    eventually("the epoch has ended", || async {
-        (number(&direct, "SELECT COUNT(*) FROM users_feed WHERE epoch = ''").await.unwrap() == 1).then_some(())
-    })
-    .await;
-    direct.close().await.unwrap();
-    app.stop().await.unwrap().unwrap();
-    let app = context.app_on(&url, &[]).await;
-    app.get(&format!("/users/changes?after={end}")).await.problem(410, "position-gone");
-    let (mut stream, first) = EventStream::open(&app, "", &end).await;
-    assert_eq!((first.event.as_str(), &first.json()["reason"]), ("resync", &json!("epoch")));
-    let cem = app.create("Cem", "cem@example.com").await;
-    assert_eq!(stream.event().await["data"], cem);
-}
-
-async fn a_revoked_key_ends_its_streams(context: Context) {
-    let url = migrated(&context).await;
-    let (reader, writer) = (key(&context, &url, &["feed:read"]).await, key(&context, &url, &["users:write"]).await);
-    let app = context.app_on(&url, &REFRESHED).await;
-    get(&app, "/users/changes", &writer).await.problem(403, "scope-missing");
-    let mut stream = EventStream::of(with_key(&app, Method::GET, "/users/changes", &reader)).await.unwrap();
-    stream.next().await.unwrap();
-    let create = async |email: &str| {
-        let body = json!({"name": "Ann", "email": email});
-        assert_eq!(Reply::of(with_key(&app, Method::POST, "/users", &writer).json(&body)).await.status, 201);
-    };
-    create("before@example.com").await;
-    assert_eq!(stream.event().await["data"]["email"], "before@example.com");
-    printed(&context, &url, &["revoke", crate::auth::id_of(&reader)]).await;
-    eventually("the key is revoked", || async {
-        (get(&app, "/users/changes", &reader).await.status == 401).then_some(())
-    })
-    .await;
-    // The caller of a stream is checked once a second.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    create("after@example.com").await;
-    while let Some(message) = stream.next().await {
-        assert!(!message.data.contains("after@"), "{message:?}");
-    }
-}
-
-async fn a_shutdown_ends_the_streams(context: Context) {
-    let app = context.app_with(&[("feed.drain", "500ms")]).await;
-    let mut streams = Vec::new();
-    for _ in 0..20 {
-        streams.push(EventStream::open(&app, "", "").await);
-    }
-    let waiting = tokio::spawn({
-        let app = app.clone();
-        async move { app.get("/users/changes?wait=30s").await }
-    });
-    eventually("all clients", || async { (app.get("/feed").await.json()["subscribers"] == 21).then_some(()) }).await;
-    let stopping = Instant::now();
-    let stopped = tokio::spawn({
-        let app = app.clone();
-        async move { app.stop().await.unwrap() }
-    });
-    for (stream, _) in &mut streams {
-        while stream.next().await.is_some() {}
-    }
-    assert_eq!((waiting.await.unwrap().json(), stopped.await.unwrap().is_ok()), (json!([]), true));
-    assert!(stopping.elapsed() < Duration::from_secs(15), "the streams did not delay it until its limit");
-}
-
-async fn an_outage_delays_events(context: Context) {
-    if context.engine() == Engine::Sqlite {
-        return;
-    }
-    let url = migrated(&context).await;
-    let (proxy, proxied) = crate::harness::Proxy::before(&url).await;
-    let service = Service::start(context.folder(), &[("DATABASE_URL", &proxied)]).await;
-    let app = App::at(service.address, &url);
-    let (mut stream, first) = EventStream::open(&app, "", "").await;
-    app.create("Ann", "ann@example.com").await;
-    let event = stream.event().await;
-    proxy.cut();
-    eventually("the outage", || async { (app.get("/users").await.status == 503).then_some(()) }).await;
-    // A stream that begins during the outage gets what this process knows.
-    let (mut during, begin) = EventStream::open(&app, "", &first.id).await;
-    assert_eq!((begin.id.as_str(), during.event().await), (first.id.as_str(), event));
-    let writer = context.app_on(&url, &[]).await;
-    let ben = writer.create("Ben", "ben@example.com").await;
-    proxy.restore();
-    for stream in [&mut stream, &mut during] {
-        assert_eq!(stream.event().await["data"], ben);
-    }
-    drop(service);
-}
-
-async fn notifications_of_postgres_save_the_poll(context: Context) {
-    if context.engine() != Engine::Postgres {
-        let url = context.database().await;
-        let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__FEED__BROKER", "postgres")];
-        let output = binary(context.folder(), &variables).arg("config").output().await.unwrap();
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(2) && text.contains("FEED__BROKER"), "{text}");
-        return;
-    }
-    let url = migrated(&context).await;
-    // Without notifications, events of the other process would arrive after a minute.
-    let settings = [("feed.poll", "1m"), ("feed.broker", "postgres")];
-    let (proxy, proxied) = crate::harness::Proxy::before(&url).await;
-    let (writer, reader) = (context.app_on(&url, &settings).await, context.app_on(&proxied, &settings).await);
-    let doorbell = async |app: &App| app.get("/feed").await.json()["doorbell"].clone();
-    for app in [&writer, &reader] {
-        eventually("it listens", || async { (doorbell(app).await["connected"] == true).then_some(()) }).await;
-    }
-    let (mut stream, _) = EventStream::open(&reader, "", "").await;
-    for number in 0..3 {
-        let user = writer.create("Ann", &format!("ann{number}@example.com")).await;
-        assert_eq!(stream.event().await["data"], user);
-    }
-    assert!(doorbell(&reader).await["rings"].as_u64().unwrap() >= 2);
-    assert_eq!(doorbell(&writer).await["rings"], 1, "it does not hear itself");
-    // The connection breaks; what happens in the meantime is read when it listens again.
-    proxy.cut();
-    eventually("it is disconnected", || async { (doorbell(&reader).await["connected"] == false).then_some(()) }).await;
-    let user = writer.create("Ben", "ben@example.com").await;
-    proxy.restore();
-    assert_eq!(stream.event().await["data"], user);
-    let cem = writer.create("Cem", "cem@example.com").await;
-    assert_eq!(stream.event().await["data"], cem);
 }

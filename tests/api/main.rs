@@ -37,6 +37,8 @@ mod docs;
 mod exports;
 mod feed;
 mod feed_consistency;
+mod feed_failures;
+mod feed_positions;
 mod harness;
 mod hostile;
 mod http_semantics;
@@ -112,6 +114,8 @@ fn main() -> ExitCode {
         suite("journal", journal::cases()),
         suite("journal_crashes", journal_crashes::cases()),
         suite("feed", feed::cases()),
+        suite("feed_positions", feed_positions::cases()),
+        suite("feed_failures", feed_failures::cases()),
         suite("feed_consistency", feed_consistency::cases()),
     ];
     if harness::is_batching() {

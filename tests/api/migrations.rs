@@ -35,11 +35,14 @@ async fn migrations_apply_revert_and_apply_again(context: Context) {
         "m20261121_000004_widen_answers",
         "m20261129_000005_create_users_api_keys",
         "m20261129_000006_create_users_journal",
+        "m20261129_000007_create_users_feed",
+        "m20261129_000008_create_users_feed_pending",
+        "m20261129_000009_create_users_feed_positions",
     ];
     let all = |status: &str| names.map(|name| format!("{status:9}{name}\n")).concat();
     assert_eq!(migrate(&context, &url, &["status"]).await, all("pending"));
     for _ in 0..2 {
-        assert_eq!(migrate(&context, &url, &["up"]).await, "6 applied\n");
+        assert_eq!(migrate(&context, &url, &["up"]).await, "9 applied\n");
         assert_eq!(migrate(&context, &url, &["up"]).await, "0 applied\n");
         assert_eq!(migrate(&context, &url, &["status"]).await, all("applied"));
         let database = connect(&url).await;
@@ -80,7 +83,7 @@ async fn concurrent_starts_migrate_once(context: Context) {
             outputs.push(output.unwrap());
         }
         outputs.sort();
-        assert_eq!(outputs, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "6 applied\n"]);
+        assert_eq!(outputs, ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "9 applied\n"]);
     }
     let url = context.database().await;
     let apps = futures_util::future::join_all((0..4).map(|_| context.app_on(&url, &[]))).await;
@@ -93,7 +96,7 @@ async fn check_mode_refuses_pending_migrations(context: Context) {
     let url = context.database().await;
     let settings = || context.settings(&url, &[("database.migrate", "check")]);
     let error = users_api::app::Application::build(settings()).await.err().unwrap().to_string();
-    assert_eq!(error, "6 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
+    assert_eq!(error, "9 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
     migrate(&context, &url, &["up"]).await;
     let app = context.app_on(&url, &[("database.migrate", "check")]).await;
     app.create("Ann", "ann@example.com").await;
@@ -220,9 +223,9 @@ async fn a_foreign_migration_history_is_left_untouched(context: Context) {
             database.query_all_raw(Statement::from_string(database.get_database_backend(), query)).await.unwrap();
         rows.iter().map(|row| row.try_get_by_index::<String>(0).unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(migrate(&context, &url, &["up"]).await, "6 applied\n");
+    assert_eq!(migrate(&context, &url, &["up"]).await, "9 applied\n");
     assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
-    assert_eq!(migrate(&context, &url, &["down", "--steps", "6"]).await, "6 reverted\n");
+    assert_eq!(migrate(&context, &url, &["down", "--steps", "9"]).await, "9 reverted\n");
     assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
 }
 
@@ -261,5 +264,5 @@ async fn a_missing_table_is_reported(context: Context) {
     assert_every_command_is_refused(&context, &url, "the table idempotency_keys is missing").await;
     database.execute_unprepared("DROP TABLE users_api_migrations").await.unwrap();
     database.execute_unprepared("DROP TABLE users").await.unwrap();
-    assert_eq!(migrate(&context, &url, &["up"]).await, "6 applied\n");
+    assert_eq!(migrate(&context, &url, &["up"]).await, "9 applied\n");
 }

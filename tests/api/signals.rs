@@ -220,7 +220,7 @@ async fn a_signal_ends_the_wait_for_the_migration_lock(context: Context) {
             await_lock_waits(&context, &holder, lock_statement, 0).await;
         }
         holder.close().await.unwrap();
-        assert_eq!(applied(&context, &url).await, [false; 6]);
+        assert_eq!(applied(&context, &url).await, [false; 9]);
     }
 }
 
@@ -265,7 +265,7 @@ async fn a_signal_stops_a_running_migration_at_a_safe_point(context: Context) {
     observer.close().await.unwrap();
     let output = start(&context, &url, &["migrate", "up"]).wait_with_output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(applied(&context, &url).await, [true; 6]);
+    assert_eq!(applied(&context, &url).await, [true; 9]);
 }
 
 async fn a_signal_ends_an_import_blocked_by_a_lock(context: Context) {

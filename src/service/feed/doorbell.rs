@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use sea_orm::{
     DbErr, RuntimeErr,
-    sqlx::{self, postgres::PgListener},
+    sqlx::{Error as SqlxError, PgPool, postgres::PgListener, query},
 };
 use tokio::time::timeout;
 
@@ -19,7 +19,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Listens on a connection of its own until it fails. `own` is what this process sends, which is ignored; `heard` is called
 /// once the connection listens, and for each notification of another process.
-pub(super) async fn listen(pool: &sqlx::PgPool, own: &str, heard: impl Fn()) -> Result<Infallible, Error> {
+pub(super) async fn listen(pool: &PgPool, own: &str, heard: impl Fn()) -> Result<Infallible, Error> {
     let mut listener = PgListener::connect_with(pool).await.map_err(failed)?;
     listener.listen(CHANNEL).await.map_err(failed)?;
     // What was sent before this moment was not heard.
@@ -29,16 +29,16 @@ pub(super) async fn listen(pool: &sqlx::PgPool, own: &str, heard: impl Fn()) -> 
             Ok(Ok(Some(notification))) if notification.payload() == own => {}
             Ok(Ok(Some(_))) => heard(),
             // The driver has lost the connection. What was sent in the meantime is unknown.
-            Ok(Ok(None)) => return Err(failed(sqlx::Error::PoolClosed)),
+            Ok(Ok(None)) => return Err(failed(SqlxError::PoolClosed)),
             Ok(Err(error)) => return Err(failed(error)),
             Err(_) => {
-                let check = timeout(CHECK_TIMEOUT, sqlx::query("SELECT 1").execute(&mut listener)).await;
-                check.map_err(|_| failed(sqlx::Error::PoolTimedOut))?.map_err(failed)?;
+                let check = timeout(CHECK_TIMEOUT, query("SELECT 1").execute(&mut listener)).await;
+                check.map_err(|_| failed(SqlxError::PoolTimedOut))?.map_err(failed)?;
             }
         }
     }
 }
 
-fn failed(error: sqlx::Error) -> Error {
+fn failed(error: SqlxError) -> Error {
     database(DbErr::Conn(RuntimeErr::SqlxError(error.into())))
 }

@@ -1,0 +1,128 @@
+//! The feed while callers lose access, processes stop, and the database or the doorbell fails.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::{
+    auth::{REFRESHED, get, id_of, key, migrated, printed, with_key},
+    cases,
+    harness::{App, Context, Engine, EventStream, Proxy, Reply, Service, binary, eventually},
+};
+
+cases![
+    a_revoked_key_ends_its_streams,
+    a_shutdown_ends_the_streams,
+    an_outage_delays_events,
+    notifications_of_postgres_save_the_poll,
+];
+
+async fn a_revoked_key_ends_its_streams(context: Context) {
+    let url = migrated(&context).await;
+    let (reader, writer) = (key(&context, &url, &["feed:read"]).await, key(&context, &url, &["users:write"]).await);
+    let app = context.app_on(&url, &REFRESHED).await;
+    get(&app, "/users/changes", &writer).await.problem(403, "scope-missing");
+    let mut stream = EventStream::of(with_key(&app, Method::GET, "/users/changes", &reader)).await.unwrap();
+    stream.next().await.unwrap();
+    let create = async |email: &str| {
+        let body = json!({"name": "Ann", "email": email});
+        assert_eq!(Reply::of(with_key(&app, Method::POST, "/users", &writer).json(&body)).await.status, 201);
+    };
+    create("before@example.com").await;
+    assert_eq!(stream.event().await["data"]["email"], "before@example.com");
+    printed(&context, &url, &["revoke", id_of(&reader)]).await;
+    eventually("the key is revoked", || async {
+        (get(&app, "/users/changes", &reader).await.status == 401).then_some(())
+    })
+    .await;
+    // The caller of a stream is checked once a second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    create("after@example.com").await;
+    while let Some(message) = stream.next().await {
+        assert!(!message.data.contains("after@"), "{message:?}");
+    }
+}
+
+async fn a_shutdown_ends_the_streams(context: Context) {
+    let app = context.app_with(&[("feed.drain", "500ms")]).await;
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        streams.push(EventStream::open(&app, "", "").await);
+    }
+    let waiting = tokio::spawn({
+        let app = app.clone();
+        async move { app.get("/users/changes?wait=30s").await }
+    });
+    eventually("all clients", || async { (app.get("/feed").await.json()["subscribers"] == 21).then_some(()) }).await;
+    let stopping = Instant::now();
+    let stopped = tokio::spawn({
+        let app = app.clone();
+        async move { app.stop().await.unwrap() }
+    });
+    for (stream, _) in &mut streams {
+        while stream.next().await.is_some() {}
+    }
+    assert_eq!((waiting.await.unwrap().json(), stopped.await.unwrap().is_ok()), (json!([]), true));
+    assert!(stopping.elapsed() < Duration::from_secs(15), "the streams did not delay it until its limit");
+}
+
+async fn an_outage_delays_events(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let url = migrated(&context).await;
+    let (proxy, proxied) = Proxy::before(&url).await;
+    let service = Service::start(context.folder(), &[("DATABASE_URL", &proxied)]).await;
+    let app = App::at(service.address, &url);
+    let (mut stream, first) = EventStream::open(&app, "", "").await;
+    app.create("Ann", "ann@example.com").await;
+    let event = stream.event().await;
+    proxy.cut();
+    eventually("the outage", || async { (app.get("/users").await.status == 503).then_some(()) }).await;
+    // A stream that begins during the outage gets what this process knows.
+    let (mut during, begin) = EventStream::open(&app, "", &first.id).await;
+    assert_eq!((begin.id.as_str(), during.event().await), (first.id.as_str(), event));
+    let writer = context.app_on(&url, &[]).await;
+    let ben = writer.create("Ben", "ben@example.com").await;
+    proxy.restore();
+    for stream in [&mut stream, &mut during] {
+        assert_eq!(stream.event().await["data"], ben);
+    }
+    drop(service);
+}
+
+async fn notifications_of_postgres_save_the_poll(context: Context) {
+    if context.engine() != Engine::Postgres {
+        let url = context.database().await;
+        let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__FEED__BROKER", "postgres")];
+        let output = binary(context.folder(), &variables).arg("config").output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains("FEED__BROKER"), "{text}");
+        return;
+    }
+    let url = migrated(&context).await;
+    // Without notifications, events of the other process would arrive after a minute.
+    let settings = [("feed.poll", "1m"), ("feed.broker", "postgres")];
+    let (proxy, proxied) = Proxy::before(&url).await;
+    let (writer, reader) = (context.app_on(&url, &settings).await, context.app_on(&proxied, &settings).await);
+    let doorbell = async |app: &App| app.get("/feed").await.json()["doorbell"].clone();
+    for app in [&writer, &reader] {
+        eventually("it listens", || async { (doorbell(app).await["connected"] == true).then_some(()) }).await;
+    }
+    let (mut stream, _) = EventStream::open(&reader, "", "").await;
+    for number in 0..3 {
+        let user = writer.create("Ann", &format!("ann{number}@example.com")).await;
+        assert_eq!(stream.event().await["data"], user);
+    }
+    assert!(doorbell(&reader).await["rings"].as_u64().unwrap() >= 2);
+    assert_eq!(doorbell(&writer).await["rings"], 1, "it does not hear itself");
+    // The connection breaks; what happens in the meantime is read when it listens again.
+    proxy.cut();
+    eventually("it is disconnected", || async { (doorbell(&reader).await["connected"] == false).then_some(()) }).await;
+    let user = writer.create("Ben", "ben@example.com").await;
+    proxy.restore();
+    assert_eq!(stream.event().await["data"], user);
+    let cem = writer.create("Cem", "cem@example.com").await;
+    assert_eq!(stream.event().await["data"], cem);
+}
