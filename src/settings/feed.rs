@@ -38,7 +38,7 @@ section! {
         #[serde(with = "humantime_serde")]
         pub retain: Duration = "7d", Allowed::duration(Duration::from_mins(1), DAY.saturating_mul(3650));
         /// Maximum number of available events, 1000 to 1000000000. The oldest are removed first.
-        pub retain_rows: u64 = 1_000_000, Allowed::Integer { min: 1000, max: 1_000_000_000 };
+        pub retain_rows: u64 = 1000000, Allowed::Integer { min: 1000, max: 1_000_000_000 };
         /// Period over which the streams are ended evenly at a shutdown, 0s to 1m. Too low: all clients reconnect at
         /// the same time. Too high: the shutdown takes longer; it is part of server.shutdown_timeout.
         #[serde(with = "humantime_serde")]
