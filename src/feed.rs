@@ -27,8 +27,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{Mutex, watch},
-    time::timeout,
+    sync::{Mutex, Notify, Semaphore, watch},
+    time::{Instant, timeout},
 };
 use utoipa::ToSchema;
 
@@ -46,6 +46,9 @@ const EVENTS: &str = "feed_events_total";
 const POLL_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(30);
 /// Minimum pause between two rounds while there are no subscribers: changes in quick succession share a round.
 const PAUSE_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(1);
+
+/// How many subscriptions read from the database at the same time, so that they leave the pool to requests.
+const MAX_CATCH_UP: usize = 2;
 
 /// The options of the feed.
 #[derive(Clone, Copy, Debug)]
@@ -109,15 +112,22 @@ struct Shared {
     signal: ChangeSignal,
     ring: RwLock<Ring>,
     head: watch::Sender<Option<Head>>,
-    is_closing: watch::Sender<bool>,
+    /// When the subscriptions began to end.
+    closing_since: watch::Sender<Option<Instant>>,
     subscribers: AtomicUsize,
     /// Whether this process listens for others, and how often it has heard one.
     is_listening: AtomicBool,
     rings: AtomicU64,
+    /// Signals the first subscriber.
+    arrival: Notify,
+    /// Limits how many subscriptions read from the database.
+    catch_up: Semaphore,
     /// Held during a round.
     round: Mutex<()>,
     /// The number of rounds that were begun.
     rounds: AtomicU64,
+    /// The latest round that succeeded.
+    succeeded: AtomicU64,
 }
 
 impl Feed {
@@ -134,12 +144,15 @@ impl Feed {
             signal: ChangeSignal::default(),
             ring: RwLock::new(Ring::new(options.ring_bytes)),
             head: watch::Sender::new(None),
-            is_closing: watch::Sender::new(false),
+            closing_since: watch::Sender::new(None),
+            arrival: Notify::new(),
+            catch_up: Semaphore::new(MAX_CATCH_UP),
             subscribers: AtomicUsize::new(0),
             is_listening: AtomicBool::new(false),
             rings: AtomicU64::new(0),
             round: Mutex::new(()),
             rounds: AtomicU64::new(0),
+            succeeded: AtomicU64::new(0),
         }))
     }
 
@@ -176,7 +189,7 @@ impl Feed {
 
     /// Ends all subscriptions, evenly over [`FeedOptions::drain`].
     pub fn close(&self) {
-        self.0.is_closing.send_replace(true);
+        self.0.closing_since.send_replace(Some(Instant::now()));
     }
 
     /// Listens for other processes until that fails; returns why.
@@ -199,7 +212,8 @@ impl Feed {
         let poll = if self.subscribers() > 0 {
             self.0.options.poll.mul_f64(0.75 + random_fraction() / 2.0)
         } else {
-            tokio::time::sleep(PAUSE_WITHOUT_SUBSCRIBERS).await;
+            // A first subscriber ends the pause.
+            let _ = timeout(PAUSE_WITHOUT_SUBSCRIBERS, self.0.arrival.notified()).await;
             POLL_WITHOUT_SUBSCRIBERS
         };
         // Either way there is a round.
@@ -221,7 +235,7 @@ impl Feed {
         let begun = self.0.rounds.load(Ordering::Acquire);
         let _round = self.0.round.lock().await;
         // A round that began after this call has ended, because rounds hold the lock.
-        if self.0.rounds.load(Ordering::Acquire) > begun { Ok(()) } else { self.0.advance().await }
+        if self.0.succeeded.load(Ordering::Acquire) > begun { Ok(()) } else { self.0.advance().await }
     }
 }
 
@@ -235,7 +249,7 @@ impl Shared {
     }
 
     async fn advance(&self) -> Result<(), Error> {
-        self.rounds.fetch_add(1, Ordering::AcqRel);
+        let round = self.rounds.fetch_add(1, Ordering::AcqRel) + 1;
         let mut state = self.store.state().await?;
         if state.has_pending {
             while self.store.stamp().await? {}
@@ -258,7 +272,9 @@ impl Shared {
                 latest
             }
         };
-        self.read_to(latest, number, state.floor.cast_unsigned()).await
+        self.read_to(latest, number, state.floor.cast_unsigned()).await?;
+        self.succeeded.store(round, Ordering::Release);
+        Ok(())
     }
 
     /// Reads the events after `latest` into the ring, up to `number`.

@@ -3,7 +3,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use serde::Serialize;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use super::{After, Event, Feed, Filter, Head, Position, random_fraction};
 use crate::service::Error;
@@ -52,7 +55,9 @@ pub struct Subscription {
     filter: Filter,
     cursor: Cursor,
     head: watch::Receiver<Option<Head>>,
-    is_closing: watch::Receiver<bool>,
+    closing_since: watch::Receiver<Option<Instant>>,
+    /// How long after that it ends.
+    closing_delay: Duration,
 }
 
 enum Cursor {
@@ -80,7 +85,8 @@ impl Feed {
     #[must_use]
     pub fn subscribe(&self, after: After, filter: Filter) -> Subscription {
         if self.0.subscribers.fetch_add(1, Ordering::Relaxed) == 0 {
-            // From now on changes of other processes are looked for more often.
+            // From now on changes are looked for more often.
+            self.0.arrival.notify_one();
             self.0.signal.notify();
         }
         Subscription {
@@ -88,7 +94,8 @@ impl Feed {
             filter,
             cursor: Cursor::Requested(after),
             head: self.0.head.subscribe(),
-            is_closing: self.0.is_closing.subscribe(),
+            closing_since: self.0.closing_since.subscribe(),
+            closing_delay: self.0.options.drain.mul_f64(random_fraction()),
         }
     }
 }
@@ -137,6 +144,12 @@ impl Subscription {
         self.feed.refresh().await
     }
 
+    /// Returns whether the service is shutting down.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing_since.borrow().is_some()
+    }
+
     /// Returns the number of the latest event that this process knows.
     #[must_use]
     pub fn latest(&self) -> u64 {
@@ -149,8 +162,7 @@ impl Subscription {
     ///
     /// The database could not be read. The next call tries again.
     pub async fn next(&mut self, limit: usize) -> Result<Delivery, Error> {
-        let mut is_closing = self.is_closing.clone();
-        let drain = self.feed.0.options.drain;
+        let (closing_since, delay) = (self.closing_since.clone(), self.closing_delay);
         let next = async {
             loop {
                 if let Some(delivery) = self.try_next(limit).await? {
@@ -162,7 +174,7 @@ impl Subscription {
         };
         tokio::select! {
             biased;
-            () = closed(&mut is_closing, drain) => Ok(Delivery::Closing),
+            () = closed(closing_since, delay) => Ok(Delivery::Closing),
             delivery = next => delivery,
         }
     }
@@ -204,6 +216,8 @@ impl Subscription {
         if let Some(events) = self.feed.0.ring().after(at.number) {
             return Ok(Some(select(events, &self.filter, limit, &mut at.number)));
         }
+        // Never closed. Without a permit the read would only be less limited.
+        let _permit = self.feed.0.catch_up.acquire().await.ok();
         let page = self.feed.0.store.page(at.number.cast_signed()).await?;
         let events: Vec<Event> = page.iter().map(|entry| Event::new(&at.epoch, entry)).collect();
         // A gap: events that have expired.
@@ -260,9 +274,9 @@ fn gone(at: &Position, head: &Head) -> Option<(ResyncReason, Position)> {
     Some((reason, head.latest.clone()))
 }
 
-/// Completes at a shutdown, after a random part of the period.
-async fn closed(is_closing: &mut watch::Receiver<bool>, drain: Duration) {
+/// Completes at a shutdown, after a delay.
+async fn closed(mut closing_since: watch::Receiver<Option<Instant>>, delay: Duration) {
     // The sender is part of the feed.
-    let _ = is_closing.wait_for(|is_closing| *is_closing).await;
-    sleep(drain.mul_f64(random_fraction())).await;
+    let since = closing_since.wait_for(Option::is_some).await.ok().and_then(|since| *since);
+    sleep_until(since.unwrap_or_else(Instant::now) + delay).await;
 }

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{self, HeaderName},
+    http::{
+        Method,
+        header::{self, HeaderName},
+    },
     web,
 };
 
@@ -157,6 +160,11 @@ pub(super) async fn changes(
     };
     let Offer { format, name, .. } = negotiate(&request, &OFFERS).ok_or_else(not_acceptable)?;
     let feed = request.app_data::<web::Data<Feed>>().ok_or_else(disabled)?;
+    if RequestInfo::of(&request).is_some_and(|info| info.method == Method::HEAD) {
+        // A stream has no end, which the connection would wait for before the next request.
+        let position = feed.head().map(|head| head.latest);
+        return Ok(with_headers(position.as_ref()).content_type(name).finish());
+    }
     let filter = Filter { users: query.ids, types: query.types };
     let after = last_event_id(&request).or(query.after).unwrap_or(After::Now);
     let limit = query.limit.map(|limit| limit.0);

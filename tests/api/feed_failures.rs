@@ -14,6 +14,8 @@ use crate::{
 cases![
     a_revoked_key_ends_its_streams,
     a_shutdown_ends_the_streams,
+    a_head_request_has_no_stream,
+    a_shutdown_during_an_outage_ends_the_streams,
     an_outage_delays_events,
     notifications_of_postgres_save_the_poll,
 ];
@@ -45,7 +47,7 @@ async fn a_revoked_key_ends_its_streams(context: Context) {
 }
 
 async fn a_shutdown_ends_the_streams(context: Context) {
-    let app = context.app_with(&[("feed.drain", "500ms")]).await;
+    let app = context.app_with(&[("feed.drain", "2s"), ("feed.poll", "10ms")]).await;
     let mut streams = Vec::new();
     for _ in 0..20 {
         streams.push(EventStream::open(&app, "", "").await);
@@ -55,6 +57,13 @@ async fn a_shutdown_ends_the_streams(context: Context) {
         async move { app.get("/users/changes?wait=30s").await }
     });
     eventually("all clients", || async { (app.get("/feed").await.json()["subscribers"] == 21).then_some(()) }).await;
+    // Streams end although there is always another event.
+    let writer = context.app_on(&app.url, &[]).await;
+    let writing = tokio::spawn(async move {
+        for number in 0.. {
+            writer.create("Ann", &format!("ann{number}@example.com")).await;
+        }
+    });
     let stopping = Instant::now();
     let stopped = tokio::spawn({
         let app = app.clone();
@@ -63,7 +72,8 @@ async fn a_shutdown_ends_the_streams(context: Context) {
     for (stream, _) in &mut streams {
         while stream.next().await.is_some() {}
     }
-    assert_eq!((waiting.await.unwrap().json(), stopped.await.unwrap().is_ok()), (json!([]), true));
+    assert_eq!((waiting.await.unwrap().status.as_u16(), stopped.await.unwrap().is_ok()), (200, true));
+    writing.abort();
     assert!(stopping.elapsed() < Duration::from_secs(15), "the streams did not delay it until its limit");
 }
 
@@ -125,4 +135,38 @@ async fn notifications_of_postgres_save_the_poll(context: Context) {
     assert_eq!(stream.event().await["data"], user);
     let cem = writer.create("Cem", "cem@example.com").await;
     assert_eq!(stream.event().await["data"], cem);
+}
+
+async fn a_head_request_has_no_stream(context: Context) {
+    let app = context.app().await;
+    let request = |method| app.request(method, "/users/changes?after=earliest").header("accept", "text/event-stream");
+    for _ in 0..3 {
+        let reply = Reply::of(request(Method::HEAD)).await;
+        assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, "text/event-stream"));
+    }
+    assert_eq!(app.get("/feed").await.json()["subscribers"], 0);
+}
+
+async fn a_shutdown_during_an_outage_ends_the_streams(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let (proxy, proxied) = Proxy::before(&context.database().await).await;
+    let app = context.app_on(&proxied, &[("feed.drain", "100ms")]).await;
+    let (mut attached, _) = EventStream::open(&app, "", "").await;
+    proxy.cut();
+    eventually("the outage", || async { (app.get("/users").await.status == 503).then_some(()) }).await;
+    // It cannot know where to begin.
+    let request = app.request(Method::GET, "/users/changes?after=earliest");
+    let mut waiting = EventStream::of(request).await.unwrap();
+    let stopping = Instant::now();
+    let stopped = tokio::spawn({
+        let app = app.clone();
+        async move { app.stop().await.unwrap() }
+    });
+    while attached.next().await.is_some() {}
+    while waiting.next().await.is_some() {}
+    stopped.await.unwrap().unwrap();
+    assert!(stopping.elapsed() < Duration::from_secs(15));
+    proxy.restore();
 }

@@ -137,7 +137,13 @@ async fn killed_connections_fail_no_read(context: Context) {
 
 async fn connections_closed_while_idle_fail_no_write(context: Context) {
     let url = context.database().await;
-    let settings = [("USERS_API__POOL__MAX", "3"), ("USERS_API__POOL__MIN", "3"), ("DATABASE_URL", url.as_str())];
+    // Nothing else may use the connections.
+    let settings = [
+        ("USERS_API__POOL__MAX", "3"),
+        ("USERS_API__POOL__MIN", "3"),
+        ("USERS_API__FEED__ENABLED", "false"),
+        ("DATABASE_URL", url.as_str()),
+    ];
     let service = Service::start(context.folder(), &settings).await;
     let app = App::at(service.address, &url);
     let admin = connect(&context.engine().admin_url()).await;

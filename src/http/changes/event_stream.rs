@@ -56,6 +56,7 @@ impl State {
                     };
                     Some((first.into(), Self::Streaming(stream)))
                 }
+                Err(_) if stream.is_closing() => Some((retry().into(), Self::Ended)),
                 Err(error) => {
                     tracing::debug!(%error, "cannot read the feed");
                     sleep(RETRY).await;
@@ -74,6 +75,7 @@ impl State {
                     Ok(Part::Heartbeat) => format!("id: {}\n\n", stream.position()?).into(),
                     Ok(Part::Resync(reason)) => resync(reason, stream.position()?).into(),
                     Ok(Part::End) => return Some((retry().into(), Self::Ended)),
+                    Err(_) if stream.is_closing() => return Some((retry().into(), Self::Ended)),
                     Err(error) => {
                         tracing::debug!(%error, "cannot read the feed");
                         sleep(RETRY).await;

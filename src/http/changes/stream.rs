@@ -58,6 +58,11 @@ impl Streamed {
         self.end = Some(self.subscription.latest());
     }
 
+    /// Returns whether the service is shutting down.
+    pub(super) fn is_closing(&self) -> bool {
+        self.subscription.is_closing()
+    }
+
     pub(super) fn position(&self) -> Option<&Position> {
         self.subscription.position()
     }
