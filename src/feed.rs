@@ -1,6 +1,6 @@
 //! The live feed: every change of a user as an event, in one order for all processes and clients.
 //!
-//! The database is the log ([`FeedStore`](crate::service::FeedStore)). A background job calls [`Feed::advance`]: it gives
+//! The database is the log ([`FeedStore`]). A background job calls [`Feed::advance`]: it gives
 //! committed changes their positions and reads new events into the `ring`, the latest events in memory. A [`Subscription`]
 //! is a cursor: it reads from the ring when its client can receive, and from the database if it is behind the ring. So a
 //! slow client costs no memory, and no event is lost between the past and the present.
