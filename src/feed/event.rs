@@ -10,9 +10,8 @@ use uuid::Uuid;
 
 use super::{Epoch, Position};
 use crate::{
-    domain::{Email, Name, User, UserId},
-    exchange::UserBody,
-    service::FeedEntry,
+    domain::UserId,
+    service::{FeedEntry, JournalEntry},
 };
 
 const SOURCE: &str = "/users";
@@ -104,22 +103,61 @@ pub struct EventBody<'a> {
     data: EventData<'a>,
 }
 
+/// The user after a change. Once the user has been deleted, it has `id` and `version` only.
 #[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-enum EventData<'a> {
-    User(UserBody<'a>),
-    Erased(ErasedUser),
+#[serde(rename_all = "camelCase")]
+#[schema(as = UserEventData)]
+struct EventData<'a> {
+    /// The id of the user.
+    id: Uuid,
+    /// The name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "Ann Example")]
+    name: Option<&'a str>,
+    /// The email address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "Ann@example.com")]
+    email: Option<&'a str>,
+    /// The version that the change created; for a deletion, the one after the last.
+    #[schema(example = 1, minimum = 1)]
+    version: i64,
+    /// When the user was created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<DateTime<Utc>>)]
+    created_at: Option<String>,
+    /// When the user was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<DateTime<Utc>>)]
+    updated_at: Option<String>,
 }
 
-/// A user that has been deleted.
-#[derive(Serialize, ToSchema)]
-struct ErasedUser {
-    id: Uuid,
-    version: i64,
+impl<'a> EventData<'a> {
+    fn of(entry: &'a JournalEntry) -> Self {
+        let (id, version) = (entry.user_id.as_uuid(), entry.version);
+        match (&entry.name, &entry.email) {
+            (Some(name), Some(email)) => Self {
+                id,
+                name: Some(name),
+                email: Some(email),
+                version,
+                created_at: Some(format_time(entry.created_at)),
+                updated_at: Some(format_time(entry.changed_at)),
+            },
+            _ => Self::erased(id, version),
+        }
+    }
+
+    fn erased(id: Uuid, version: i64) -> Self {
+        Self { id, name: None, email: None, version, created_at: None, updated_at: None }
+    }
+}
+
+fn format_time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+    serializer.serialize_str(&format_time(*time))
 }
 
 impl Event {
@@ -128,14 +166,6 @@ impl Event {
         let number = number.cast_unsigned();
         let position = Position { epoch: epoch.clone(), number }.to_string();
         let event_type = EventType::of_action(&entry.action);
-        let user = entry.name.as_ref().zip(entry.email.as_ref()).map(|(name, email)| User {
-            id: entry.user_id,
-            name: Name::from_stored(name.clone()),
-            email: Email::from_stored(email.clone()),
-            version: entry.version,
-            created_at: entry.created_at,
-            updated_at: entry.changed_at,
-        });
         let id = entry.user_id.as_uuid();
         let mut message = format!("id: {position}\nevent: {}\ndata: ", event_type.name()).into_bytes();
         let begin = message.len();
@@ -149,10 +179,7 @@ impl Event {
             sequence: format!("{number:020}"),
             position,
             actor: &entry.actor,
-            data: match &user {
-                Some(user) => EventData::User(user.into()),
-                None => EventData::Erased(ErasedUser { id, version: entry.version }),
-            },
+            data: EventData::of(entry),
         };
         // Texts and numbers can always be written into memory.
         let _ = serde_json::to_writer(&mut message, &body);
@@ -167,7 +194,7 @@ impl Event {
         // The data is the last member, and a quotation mark within a text is escaped.
         let data = memchr::memmem::find(message, DATA).map_or(message.len(), |at| at + DATA.len());
         let mut erased = self.message[..self.json.start + data].to_vec();
-        let user = ErasedUser { id: self.user.as_uuid(), version: self.version };
+        let user = EventData::erased(self.user.as_uuid(), self.version);
         let _ = serde_json::to_writer(&mut erased, &user);
         erased.push(b'}');
         let json = self.json.start..erased.len();
@@ -219,7 +246,6 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::JournalEntry;
 
     fn event(action: &str, name: Option<&str>) -> Event {
         let time = DateTime::from_timestamp(1_800_000_000, 1_000).unwrap();

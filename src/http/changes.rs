@@ -16,6 +16,8 @@ use actix_web::{
     web,
 };
 
+use uuid::Uuid;
+
 use self::stream::Streamed;
 use super::{
     access::{Allowed, FeedRead, Recheck},
@@ -43,16 +45,16 @@ query_parameters! {
     pub(super) struct ChangesParameters {
         /// Events after this position: `Feed-Position` of a response, or `position` of an event; `earliest`, or `now`. The
         /// header `Last-Event-ID` takes precedence.
-        #[param(value_type = Option<String>, default = "now", example = "earliest")]
+        #[param(value_type = Option<String>, default = "now", example = "earliest", pattern = "^(now|earliest|[0-9A-Za-z]{1,32}[.][0-9]{1,18})$")]
         after: Option<After>,
         /// Maximum number of events. Default: 100 in a batch, and no limit in a stream.
         #[param(value_type = Option<u64>, minimum = 1, maximum = 1000)]
         limit: Option<EventLimit>,
         /// Only events of these users, at most 100; separated by commas.
-        #[param(value_type = Option<Vec<String>>, explode = false)]
+        #[param(value_type = Option<Vec<Uuid>>, style = Form, explode = false, min_items = 1, max_items = 100)]
         ids: Option<Vec<UserId>>,
         /// Only events of these types, separated by commas.
-        #[param(value_type = Option<Vec<EventType>>, explode = false)]
+        #[param(value_type = Option<Vec<EventType>>, style = Form, explode = false, min_items = 1)]
         types: Option<EventTypes>,
         /// How long a batch waits for an event if there is none: `0s` to `30s`.
         #[param(value_type = Option<String>, default = "0s", pattern = "^([12]?[0-9]|30)s$")]

@@ -80,7 +80,7 @@ pub(super) enum Allowed {
         max: Duration,
     },
     Boolean,
-    /// A [`List`](super::List), in words.
+    /// A [`List`], in words.
     List(&'static str),
     /// In words. The type of the field, or a check of the whole section, decides.
     Described(&'static str),

@@ -58,7 +58,7 @@ def after_call(context, case, response):
     """Each line has a schema of its own, which the document cannot refer to from the text."""
     if (response.headers.get("content-type") or [""])[0] != "application/x-ndjson":
         return
-    names = ["ExportedUser"] if case.path.endswith("/export") else ["BulkLine", "BulkSummary"]
+    names = {"/users/export": ["ExportedUser"], "/users/changes": ["UserEvent"]}.get(case.path, ["BulkLine", "BulkSummary"])
     components = case.operation.schema.raw_schema["components"]
     schema = {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in names], "components": components}
     lines = jsonschema_rs.validator_for(schema)
