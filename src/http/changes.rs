@@ -16,8 +16,6 @@ use actix_web::{
     web,
 };
 
-use uuid::Uuid;
-
 use self::stream::Streamed;
 use super::{
     access::{Allowed, FeedRead, Recheck},
@@ -83,9 +81,9 @@ pub(super) struct Wait(Duration);
 
 impl ParameterValue for Wait {
     fn parse(text: &str) -> Result<Self, ValidationError> {
-        let seconds = text.strip_suffix('s').unwrap_or(text);
-        let is_number = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
-        let seconds = seconds.parse().ok().filter(|seconds| is_number && *seconds <= MAX_WAIT_SECONDS);
+        let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+        // Only as it is written here: without a sign or leading zeros.
+        let seconds = seconds.filter(|seconds| *seconds <= MAX_WAIT_SECONDS && format!("{seconds}s") == text);
         let error =
             || ValidationError::new("out-of-range", format!("must be a duration from 0s to {MAX_WAIT_SECONDS}s"));
         seconds.map(|seconds| Self(Duration::from_secs(seconds))).ok_or_else(error)
