@@ -117,15 +117,12 @@ impl Subscription {
     /// The database could not be read.
     pub async fn attach(&mut self) -> Result<Option<ResyncReason>, Error> {
         let Cursor::Requested(after) = &self.cursor else { return Ok(None) };
-        let mut found = match after {
-            After::Position(_) => start(after, self.feed.head().as_ref()),
-            // What is known may be old.
-            After::Earliest | After::Now => Start::Unknown,
+        // What is known may be old. It may also have values of a user that another process has deleted.
+        let refreshed = self.feed.refresh().await;
+        let found = match (start(after, self.feed.head().as_ref()), after, refreshed) {
+            (found, _, Ok(())) | (found @ Start::At(_), After::Position(_), Err(_)) => found,
+            (.., Err(error)) => return Err(error),
         };
-        if let Start::Unknown | Start::Resync(..) = found {
-            self.feed.refresh().await?;
-            found = start(after, self.feed.head().as_ref());
-        }
         let (position, reason) = match found {
             Start::At(position) => (position, None),
             Start::Resync(reason, position) => (position, Some(reason)),

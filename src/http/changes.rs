@@ -142,7 +142,7 @@ const OFFERS: [Offer<Format>; 6] = [
             (String = "text/event-stream", example = "id: 5b1c9f0e7a2d4e63.42\nevent: user.deleted\ndata: {\"specversion\":\"1.0\"}\n\n"),
             (String = "application/x-ndjson", example = "{\"specversion\":\"1.0\"}\n"),
         ), headers(
-            ("Feed-Position" = String, description = "The position after these events; of a stream, where it begins"),
+            ("Feed-Position" = String, description = "The position after these events; of NDJSON, where it begins. An event stream has `id` instead"),
         )),
         FeedProblems,
         ServerProblems,
@@ -160,10 +160,11 @@ pub(super) async fn changes(
     };
     let Offer { format, name, .. } = negotiate(&request, &OFFERS).ok_or_else(not_acceptable)?;
     let feed = request.app_data::<web::Data<Feed>>().ok_or_else(disabled)?;
-    if RequestInfo::of(&request).is_some_and(|info| info.method == Method::HEAD) {
-        // A stream has no end, which the connection would wait for before the next request.
-        let position = feed.head().map(|head| head.latest);
-        return Ok(with_headers(position.as_ref()).content_type(name).finish());
+    let is_live = query.live.unwrap_or_default();
+    let is_endless = matches!((format, is_live), (Format::EventStream, _) | (Format::Ndjson, true));
+    if is_endless && RequestInfo::of(&request).is_some_and(|info| info.method == Method::HEAD) {
+        // The connection would wait for the end before the next request.
+        return Ok(with_headers(None).content_type(name).finish());
     }
     let filter = Filter { users: query.ids, types: query.types };
     let after = last_event_id(&request).or(query.after).unwrap_or(After::Now);
@@ -180,10 +181,7 @@ pub(super) async fn changes(
             batch::respond(subscription, name, limit.unwrap_or(DEFAULT_LIMIT), wait).await
         }
         Format::EventStream => Ok(event_stream::respond(Streamed::new(subscription, recheck, limit))),
-        Format::Ndjson => {
-            let is_live = query.live.unwrap_or_default();
-            ndjson::respond(Streamed::new(subscription, recheck, limit), name, is_live).await
-        }
+        Format::Ndjson => ndjson::respond(Streamed::new(subscription, recheck, limit), name, is_live).await,
     }
 }
 

@@ -206,7 +206,13 @@ impl FeedStore {
         let end = clock::now() - retention;
         let surplus = state.number.saturating_sub_unsigned(max_events);
         let expired = oldest.iter().take_while(|(number, time)| *time < end || *number <= surplus);
-        let Some(floor) = expired.map(|(number, _)| *number).last() else { return Ok(false) };
+        let last_expired = expired.map(|(number, _)| *number).last();
+        // On SQLite the journal may be older than the feed, and its oldest entries are gone.
+        let last_missing = oldest.first().map_or(state.number, |(number, _)| number - 1);
+        let floor = last_expired.unwrap_or(last_missing);
+        if floor <= state.floor {
+            return Ok(false);
+        }
         let is_positioned = self.pool.engine() != Engine::Sqlite;
         let raise = move |db: Connection| async move {
             users_feed::Entity::update_many()
@@ -278,6 +284,9 @@ async fn page(db: &Connection, after: i64) -> Result<Vec<FeedEntry>, DbErr> {
     let rows = journal::Entity::find().filter(is_one_of(db.get_database_backend(), journal::Column::Id, &ids));
     let rows = rows.all(db).await?;
     let mut entries: HashMap<i64, journal::Model> = rows.into_iter().map(|row| (row.id, row)).collect();
-    let entry = |(number, id)| Some(FeedEntry { number, entry: entries.remove(&id)?.into() });
-    Ok(numbers.into_iter().filter_map(entry).collect())
+    // Ends before the first gap: an entry that the journal no longer has.
+    let entry = |(expected, (number, id))| {
+        (number == expected).then(|| Some(FeedEntry { number, entry: entries.remove(&id)?.into() }))?
+    };
+    Ok((numbers[0].0..).zip(numbers).map_while(entry).collect())
 }
