@@ -279,6 +279,11 @@ impl Shared {
 
     /// Reads the events after `latest` into the ring, up to `number`.
     async fn read_to(&self, mut latest: Position, number: u64, floor: u64) -> Result<(), Error> {
+        if latest.number < number && self.subscribers.load(Ordering::Relaxed) == 0 {
+            // No one needs them in memory. A client that continues before this position reads from the database.
+            self.ring_mut().restart(number);
+            latest.number = number;
+        }
         self.publish(&latest, floor);
         while latest.number < number {
             let page = self.store.page(latest.number.cast_signed()).await?;
