@@ -21,7 +21,6 @@ mod row;
 mod user;
 mod write;
 
-pub(crate) use self::query::{query_parameters, word_values};
 pub use self::{
     cursor::CursorSigner,
     export::{Chunk, Export, ExportError},
@@ -35,4 +34,8 @@ pub use self::{
     row::{Format, MemberError, RawRow, ReadError},
     user::{ExportedUser, Field, Fields, Selected, UserBody},
     write::Writer,
+};
+pub(crate) use self::{
+    query::{query_parameters, word_values},
+    user::{format_time, microseconds},
 };

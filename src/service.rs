@@ -18,7 +18,7 @@ mod users;
 
 pub use self::{
     error::{Error, Unavailable},
-    feed::{ChangeSignal, FeedEntry, FeedState, FeedStore, PAGE_SIZE},
+    feed::{ChangeSignal, FeedEntry, FeedState, FeedStore},
     idempotency::{IdempotencyStore, KeyedRequest, KeyedResponse},
     journal::{Journal, JournalEntry},
     keys::{KeyRecord, KeyService, NewKey},

@@ -37,12 +37,13 @@ pub struct UserBody<'a> {
     updated_at: DateTime<Utc>,
 }
 
-fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+/// Serializes a time as [`format_time`] does.
+pub(crate) fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format_time(*time))
 }
 
 /// Formats a time as every response and export does.
-pub(super) fn format_time(time: DateTime<Utc>) -> String {
+pub(crate) fn format_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 

@@ -3,14 +3,15 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Deserialize, Serialize, Serializer};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Epoch, Position};
 use crate::{
     domain::UserId,
+    exchange::{format_time, microseconds},
     service::{FeedEntry, JournalEntry},
 };
 
@@ -33,9 +34,6 @@ pub enum EventType {
 }
 
 impl EventType {
-    /// All types.
-    pub const ALL: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
-
     /// Returns the name, such as `user.created`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -152,14 +150,6 @@ impl<'a> EventData<'a> {
     }
 }
 
-fn format_time(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
-}
-
-fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&format_time(*time))
-}
-
 impl Event {
     /// Encodes a change.
     pub(super) fn new(epoch: &Epoch, FeedEntry { number, entry }: &FeedEntry) -> Self {
@@ -181,7 +171,7 @@ impl Event {
             actor: &entry.actor,
             data: EventData::of(entry),
         };
-        // Texts and numbers can always be written into memory.
+        // Serializing strings and numbers into memory does not fail.
         let _ = serde_json::to_writer(&mut message, &body);
         let json = begin..message.len();
         message.extend_from_slice(b"\n\n");

@@ -53,7 +53,7 @@ impl Ring {
         }
     }
 
-    /// Returns the events after a position; `None` if the next one is no longer in memory.
+    /// Returns the events after a position; `None` if the next event has been evicted.
     pub(super) fn after(&self, number: u64) -> Option<impl Iterator<Item = &Event>> {
         let missing = self.latest.checked_sub(number)?;
         let skipped = self.events.len().checked_sub(usize::try_from(missing).ok()?)?;

@@ -22,7 +22,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::{Error, JournalEntry, clock, error::database, statement::is_one_of};
 
 /// Maximum number of events that are read with one operation.
-pub const PAGE_SIZE: u64 = 256;
+const PAGE_SIZE: u64 = 256;
 /// How long the listening connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of events that expire with one operation.
@@ -164,7 +164,7 @@ impl FeedStore {
         if state.epoch.is_empty() { Ok(()) } else { self.replace_epoch(state.epoch, String::new()).await }
     }
 
-    /// Returns the events after a position, oldest first, at most [`PAGE_SIZE`].
+    /// Returns the events after a position, oldest first, at most 256.
     ///
     /// # Errors
     ///

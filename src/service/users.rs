@@ -23,14 +23,13 @@ pub use self::{
     search::{CountMode, Filter, Selection, Sort, SortKey, SortPlan},
 };
 use self::{
-    bulk::{Recording, Rollback},
     change::{delete_row, find_for_update, update_row},
     create::{CreateOutcome, NewUser},
-    model::{apply_change, new_row, new_rows},
+    model::{apply_change, new_row},
     once::KeyedCreation,
 };
 use super::{
-    Error, clock,
+    Error,
     error::database,
     feed::ChangeSignal,
     idempotency::{Claim, Hash, InFlight, KeyedOutcome, KeyedRequest, KeyedResponse, StoredResponse, stored_responses},
@@ -156,90 +155,6 @@ impl UserService {
             KeyedOutcome::Replayed(response) => Ok(KeyedResponse::Replayed(response)),
             KeyedOutcome::Mismatch => Err(Error::KeyReused),
         }
-    }
-
-    /// Writes many users in one transaction, as a bulk operation.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unavailable`] or [`Error::Internal`]: all or none of the users were written, and it may be unknown
-    /// which.
-    pub async fn write_many(
-        &self,
-        drafts: Vec<Draft>,
-        options: WriteOptions,
-        author: Author,
-    ) -> Result<BulkOutcome, Error> {
-        let (rows, recording) = (new_rows(drafts).await, Arc::new(self.recording(author)));
-        let body = move |db| {
-            let (rows, recording) = (Arc::clone(&rows), Arc::clone(&recording));
-            async move { bulk::all(&db, &rows, options, &recording).await }
-        };
-        match self.pool.bulk_transaction("users.write_many", body).await {
-            Ok(written) => {
-                self.signal_change();
-                Ok(BulkOutcome { written, is_committed: true })
-            }
-            Err(Rollback::Intended(written)) => Ok(BulkOutcome { written, is_committed: false }),
-            Err(Rollback::Failed(error)) => Err(error),
-        }
-    }
-
-    /// Like [`write_many`](Self::write_many), once per key. The response, as `serialize` returns it, is stored in the
-    /// same transaction, and returned again to repeated requests with the key. Nothing is stored if the transaction is
-    /// rolled back or every row is refused.
-    ///
-    /// # Errors
-    ///
-    /// As [`write_many`](Self::write_many), or [`Error::KeyReused`].
-    pub async fn write_many_once(
-        &self,
-        drafts: Vec<Draft>,
-        options: WriteOptions,
-        author: Author,
-        keyed: KeyedRequest,
-        serialize: impl Fn(&[Option<RowOutcome>]) -> Vec<u8> + Send + Sync + 'static,
-    ) -> Result<(KeyedResponse, BulkOutcome), Error> {
-        let (rows, recording, serialize) =
-            (new_rows(drafts).await, Arc::new(self.recording(author)), Arc::new(serialize));
-        let body = {
-            let serialize = Arc::clone(&serialize);
-            move |db| {
-                let (rows, recording, serialize) = (Arc::clone(&rows), Arc::clone(&recording), Arc::clone(&serialize));
-                let claim = Claim {
-                    key: keyed.key,
-                    fingerprint: keyed.fingerprint,
-                    // Stored at the end, when it is known.
-                    response: Vec::new(),
-                    expires_at: clock::now() + keyed.retention,
-                };
-                async move { bulk::once(&db, &rows, options, &recording, &claim, serialize.as_ref()).await }
-            }
-        };
-        match self.pool.bulk_transaction("users.write_many_once", body).await {
-            Ok(KeyedOutcome::Executed((written, response))) => {
-                self.signal_change();
-                Ok((KeyedResponse::Fresh(response), BulkOutcome { written, is_committed: true }))
-            }
-            Ok(KeyedOutcome::Replayed(response)) => {
-                Ok((KeyedResponse::Replayed(response), BulkOutcome { written: Vec::new(), is_committed: true }))
-            }
-            Ok(KeyedOutcome::Mismatch) => Err(Error::KeyReused),
-            Err(Rollback::Intended(written)) => {
-                Ok((KeyedResponse::Fresh(serialize(&written)), BulkOutcome { written, is_committed: false }))
-            }
-            Err(Rollback::Failed(error)) => Err(error),
-        }
-    }
-
-    fn recording(&self, author: Author) -> Recording {
-        Recording { author, recorder: self.recorder }
-    }
-
-    /// Returns whether bulk operations should use smaller transactions, because other operations run concurrently.
-    #[must_use]
-    pub fn is_under_load(&self) -> bool {
-        self.pool.bulk_is_yielding()
     }
 
     /// Marks a key as in flight until the returned guard is dropped.

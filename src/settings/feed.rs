@@ -26,9 +26,9 @@ section! {
         /// arrive late.
         #[serde(with = "humantime_serde")]
         poll: Duration = "500ms", Allowed::duration(Duration::from_millis(10), Duration::from_mins(1));
-        /// How processes report new events to each other, so that they need not wait for the next poll. none: not at all.
-        /// postgres: by LISTEN and NOTIFY of PostgreSQL, on a connection of its own; not through PgBouncer in transaction
-        /// mode. While it does not work, events arrive with the next poll.
+        /// How processes report new events to each other, without waiting for the next poll. none: not at all.
+        /// postgres: with LISTEN and NOTIFY of PostgreSQL, on a dedicated connection; incompatible with PgBouncer in
+        /// transaction mode. While the connection is down, events arrive with the next poll.
         broker: Broker = "none", Allowed::Described("none or postgres");
         /// Memory for the latest events, 1MiB to 16GiB. Clients that are further behind read from the database. Too
         /// low: many reads from the database when clients reconnect. An event takes about 700 bytes.

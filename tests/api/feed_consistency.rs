@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use crate::{
     cases,
     harness::{
-        App, Context, End, Engine, EventStream, Reply, Server, Service, binary, connect, env_or, eventually,
-        is_batching, new_database, number,
+        App, Context, DurableDatabase, EventStream, Progress, Reply, Service, connect, env_or, eventually, is_batching,
+        number,
     },
 };
 
@@ -33,8 +33,7 @@ const CHANGES: usize = 900;
 /// What all clients share.
 struct Run {
     addresses: Mutex<Vec<SocketAddr>>,
-    acknowledged: AtomicUsize,
-    goal: usize,
+    progress: Progress,
     is_over: AtomicBool,
 }
 
@@ -42,22 +41,13 @@ impl Run {
     fn app(&self, process: usize) -> App {
         App::at(self.addresses.lock().unwrap()[process], "")
     }
-
-    /// Waits for as long as changes are acknowledged.
-    async fn reached(&self, count: usize) {
-        let acknowledged = || self.acknowledged.load(Ordering::Relaxed);
-        while acknowledged() < count {
-            let before = acknowledged();
-            eventually("another change", || async { (acknowledged() > before).then_some(()) }).await;
-        }
-    }
 }
 
 /// Changes its own users through all processes in turn.
 async fn writer(run: Arc<Run>, number: usize) {
     let mut users: Vec<String> = Vec::new();
     for round in 0.. {
-        if run.acknowledged.load(Ordering::Relaxed) >= run.goal {
+        if run.progress.is_complete() {
             return;
         }
         let app = run.app((number + round) % PROCESSES);
@@ -94,7 +84,7 @@ async fn writer(run: Arc<Run>, number: usize) {
                 continue;
             }
         }
-        run.acknowledged.fetch_add(changes, Ordering::Relaxed);
+        run.progress.add(changes);
     }
 }
 
@@ -129,22 +119,10 @@ async fn reader(run: Arc<Run>, process: usize, begin: String) -> Vec<(String, St
 
 async fn every_reader_gets_every_change_once(context: Context) {
     let goal = env_or("USERS_API_TEST_CHANGES", CHANGES);
-    // A crash must not lose acknowledged changes.
-    let durable: &[&str] = if context.engine().is_mysql_like() { &["--innodb-flush-log-at-trx-commit=1"] } else { &[] };
-    let mut server = (context.engine() != Engine::Sqlite).then(|| Server::new(context.engine(), durable));
-    let url = match &mut server {
-        Some(server) => {
-            server.start(End::Crash);
-            server.await_ready();
-            new_database(server.url()).await
-        }
-        None => context.database().await,
-    };
-    let output = binary(context.folder(), &[("DATABASE_URL", &url)]).arg("migrate").output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut database = DurableDatabase::start(&context).await;
     let batch = is_batching().to_string();
     let variables = [
-        ("DATABASE_URL", url.as_str()),
+        ("DATABASE_URL", database.url.as_str()),
         ("USERS_API__FEED__POLL", "100ms"),
         ("USERS_API__FEED__RING", "1MiB"),
         ("USERS_API__POOL__MAX", "4"),
@@ -157,8 +135,7 @@ async fn every_reader_gets_every_change_once(context: Context) {
     }
     let run = Arc::new(Run {
         addresses: Mutex::new(services.iter().map(|service| service.address).collect()),
-        acknowledged: AtomicUsize::new(0),
-        goal,
+        progress: Progress::new(goal),
         is_over: AtomicBool::new(false),
     });
     let begin = run.app(0).get("/users/changes?after=earliest").await.header("feed-position").to_owned();
@@ -166,23 +143,19 @@ async fn every_reader_gets_every_change_once(context: Context) {
         .map(|number| tokio::spawn(reader(Arc::clone(&run), number % PROCESSES, begin.clone())))
         .collect();
     let writers: Vec<_> = (0..WRITERS).map(|number| tokio::spawn(writer(Arc::clone(&run), number))).collect();
-    run.reached(goal / 4).await;
+    run.progress.reached(goal / 4).await;
     services[1].signal("KILL").await;
     services[1].ended().await;
     services[1] = Service::start(context.folder(), &variables).await;
     run.addresses.lock().unwrap()[1] = services[1].address;
-    run.reached(goal / 2).await;
-    if let Some(server) = &mut server {
-        server.stop();
-        server.start(End::Crash);
-        server.await_ready();
-    }
-    run.reached(goal).await;
+    run.progress.reached(goal / 2).await;
+    database.crash();
+    run.progress.reached(goal).await;
     for writer in writers {
         writer.await.unwrap();
     }
 
-    let direct = connect(&url).await;
+    let direct = connect(&database.url).await;
     let committed = number(&direct, "SELECT COUNT(*) FROM users_journal").await.unwrap();
     direct.close().await.unwrap();
     let latest = || async {
@@ -211,9 +184,7 @@ async fn every_reader_gets_every_change_once(context: Context) {
         service.signal("TERM").await;
         service.ended().await;
     }
-    if let Some(mut server) = server {
-        server.stop();
-    }
+    database.stop();
 }
 
 /// Reads the whole feed.

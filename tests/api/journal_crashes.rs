@@ -4,10 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -19,10 +16,7 @@ use uuid::Uuid;
 use crate::{
     auth::{id_of, key},
     cases,
-    harness::{
-        App, Context, End, Engine, Reply, Server, Service, binary, connect, env_or, eventually, is_batching,
-        new_database,
-    },
+    harness::{App, Context, DurableDatabase, Progress, Reply, Service, connect, env_or, is_batching},
 };
 
 cases![the_journal_has_exactly_the_acknowledged_changes];
@@ -52,22 +46,12 @@ struct Acknowledged {
 struct Run {
     address: Mutex<SocketAddr>,
     sent: Mutex<HashMap<String, Sent>>,
-    acknowledged: AtomicUsize,
-    goal: usize,
+    progress: Progress,
 }
 
 impl Run {
     fn app(&self) -> App {
         App::at(*self.address.lock().unwrap(), "")
-    }
-
-    /// Waits for as long as changes are acknowledged.
-    async fn reached(&self, count: usize) {
-        let acknowledged = || self.acknowledged.load(Ordering::Relaxed);
-        while acknowledged() < count {
-            let before = acknowledged();
-            eventually("another change", || async { (acknowledged() > before).then_some(()) }).await;
-        }
     }
 }
 
@@ -76,7 +60,7 @@ async fn client(run: Arc<Run>, number: usize, key: String) {
     let actor = format!("key:{}", id_of(&key));
     let mut users: Vec<(Uuid, i64)> = Vec::new();
     for round in 0.. {
-        if run.acknowledged.load(Ordering::Relaxed) >= run.goal {
+        if run.progress.is_complete() {
             return;
         }
         let (app, request_id) = (run.app(), format!("client{number}-{round}"));
@@ -139,7 +123,7 @@ async fn client(run: Arc<Run>, number: usize, key: String) {
                 users.push((it.user, version));
             }
         }
-        run.acknowledged.fetch_add(acknowledged.len(), Ordering::Relaxed);
+        run.progress.add(acknowledged.len());
         run.sent.lock().unwrap().get_mut(&request_id).unwrap().acknowledged = Some(acknowledged);
     }
 }
@@ -201,26 +185,14 @@ async fn journal(database: &DatabaseConnection) -> BTreeMap<Uuid, Vec<Entry>> {
 
 async fn the_journal_has_exactly_the_acknowledged_changes(context: Context) {
     let goal = env_or("USERS_API_TEST_CHANGES", CHANGES);
-    // A crash must not lose acknowledged changes.
-    let durable: &[&str] = if context.engine().is_mysql_like() { &["--innodb-flush-log-at-trx-commit=1"] } else { &[] };
-    let mut server = (context.engine() != Engine::Sqlite).then(|| Server::new(context.engine(), durable));
-    let url = match &mut server {
-        Some(server) => {
-            server.start(End::Crash);
-            server.await_ready();
-            new_database(server.url()).await
-        }
-        None => context.database().await,
-    };
-    let output = binary(context.folder(), &[("DATABASE_URL", &url)]).arg("migrate").output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut database = DurableDatabase::start(&context).await;
     let mut keys = Vec::new();
     for _ in 0..CLIENTS {
-        keys.push(key(&context, &url, &["all"]).await);
+        keys.push(key(&context, &database.url, &["all"]).await);
     }
     let batch = is_batching().to_string();
     let variables = [
-        ("DATABASE_URL", url.as_str()),
+        ("DATABASE_URL", database.url.as_str()),
         ("USERS_API__AUTH__MODE", "required"),
         ("USERS_API__LIMITS__PER_CALLER", "0"),
         ("USERS_API__POOL__MAX", "4"),
@@ -228,48 +200,38 @@ async fn the_journal_has_exactly_the_acknowledged_changes(context: Context) {
         ("RUST_LOG", "warn,users_api=info,orm_pool::connect::session=error"),
     ];
     let mut service = Service::start(context.folder(), &variables).await;
-    let run = Arc::new(Run {
-        address: Mutex::new(service.address),
-        sent: Mutex::default(),
-        acknowledged: AtomicUsize::new(0),
-        goal,
-    });
+    let run =
+        Arc::new(Run { address: Mutex::new(service.address), sent: Mutex::default(), progress: Progress::new(goal) });
     let clients: Vec<_> =
         keys.into_iter().enumerate().map(|(number, key)| tokio::spawn(client(Arc::clone(&run), number, key))).collect();
-    run.reached(goal / 4).await;
+    run.progress.reached(goal / 4).await;
     service.signal("KILL").await;
     service.ended().await;
     service = Service::start(context.folder(), &variables).await;
     *run.address.lock().unwrap() = service.address;
-    run.reached(goal / 2).await;
-    if let Some(server) = &mut server {
-        server.stop();
-        server.start(End::Crash);
-        server.await_ready();
-    }
-    run.reached(goal).await;
+    run.progress.reached(goal / 2).await;
+    database.crash();
+    run.progress.reached(goal).await;
     for client in clients {
         client.await.unwrap();
     }
     service.signal("TERM").await;
     service.ended().await;
 
-    let database = connect(&url).await;
-    let entries = journal(&database).await;
+    let direct = connect(&database.url).await;
+    let entries = journal(&direct).await;
     let mut users: BTreeMap<Uuid, (i64, String)> = BTreeMap::new();
-    for row in query(&database, "SELECT id, version, name FROM users").await {
+    for row in query(&direct, "SELECT id, version, name FROM users").await {
         let (id, version, name) =
             (row.try_get_by_index(0).unwrap(), row.try_get_by_index(1).unwrap(), row.try_get_by_index(2).unwrap());
         users.insert(id, (version, name));
     }
-    database.close().await.unwrap();
+    direct.close().await.unwrap();
     let sent = std::mem::take(&mut *run.sent.lock().unwrap());
     assert_consistent(&entries, &users, &sent);
     let count: usize = entries.values().map(Vec::len).sum();
     println!("{}: {count} changes, {} requests", context.engine().name(), sent.len());
-    if let Some(mut server) = server {
-        server.stop();
-    }
+    database.stop();
 }
 
 fn assert_consistent(

@@ -1,4 +1,4 @@
-//! Server-sent events: messages with the position as `id`, so that `EventSource` continues by itself.
+//! Server-sent events: messages with the position as `id`, so that `EventSource` resumes automatically.
 
 use std::{convert::Infallible, time::Duration};
 

@@ -17,8 +17,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// How long the check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Listens on a connection of its own until it fails. `own` is what this process sends, which is ignored; `heard` is called
-/// once the connection listens, and for each notification of another process.
+/// Listens on a dedicated connection until it fails. Calls `heard` when it starts to listen and for each notification from
+/// another process; notifications with the payload `own` are from this process and are ignored.
 pub(super) async fn listen(pool: &PgPool, own: &str, heard: impl Fn()) -> Result<Infallible, Error> {
     let mut listener = PgListener::connect_with(pool).await.map_err(failed)?;
     listener.listen(CHANNEL).await.map_err(failed)?;

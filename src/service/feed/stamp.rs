@@ -101,7 +101,7 @@ async fn take(db: &Connection, number: i64) -> Result<usize, DbErr> {
 /// The key of a pending change, and the id of its entry in the journal, unless that has been deleted.
 type Pending = (DateTime<Utc>, i64, Uuid, Option<i64>);
 
-/// All parts of the primary key, so that each row is found and locked by itself.
+/// Matches the full primary key, so that only that row is locked.
 fn is_pending((changed_at, version, user_id, _): &Pending) -> Condition {
     Condition::all()
         .add(pending::Column::ChangedAt.eq(*changed_at))

@@ -1,6 +1,9 @@
 //! Writes many users in one transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use entity::users::{Column, Entity, Model};
 use orm_pool::Connection;
@@ -11,13 +14,14 @@ use super::{
     UserService,
     change::update_row,
     create::{NewRow, insert_if_email_free},
+    model::{Draft, new_rows},
 };
 use crate::{
     domain::{Author, UserId},
     service::{
         Error, clock,
         error::database,
-        idempotency::{Claim, KeyedOutcome, KeyedRequest, claim_keys, release_keys, store_response},
+        idempotency::{Claim, KeyedOutcome, KeyedRequest, KeyedResponse, claim_keys, release_keys, store_response},
         journal::{self, Recorder},
         statement::is_one_of,
     },
@@ -121,6 +125,90 @@ pub(super) async fn once(
 }
 
 impl UserService {
+    /// Writes many users in one transaction, as a bulk operation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`]: all or none of the users were written, and it may be unknown
+    /// which.
+    pub async fn write_many(
+        &self,
+        drafts: Vec<Draft>,
+        options: WriteOptions,
+        author: Author,
+    ) -> Result<BulkOutcome, Error> {
+        let (rows, recording) = (new_rows(drafts).await, Arc::new(self.recording(author)));
+        let body = move |db| {
+            let (rows, recording) = (Arc::clone(&rows), Arc::clone(&recording));
+            async move { all(&db, &rows, options, &recording).await }
+        };
+        match self.pool.bulk_transaction("users.write_many", body).await {
+            Ok(written) => {
+                self.signal_change();
+                Ok(BulkOutcome { written, is_committed: true })
+            }
+            Err(Rollback::Intended(written)) => Ok(BulkOutcome { written, is_committed: false }),
+            Err(Rollback::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Like [`write_many`](Self::write_many), once per key. The response, as `serialize` returns it, is stored in the
+    /// same transaction, and returned again to repeated requests with the key. Nothing is stored if the transaction is
+    /// rolled back or every row is refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_many`](Self::write_many), or [`Error::KeyReused`].
+    pub async fn write_many_once(
+        &self,
+        drafts: Vec<Draft>,
+        options: WriteOptions,
+        author: Author,
+        keyed: KeyedRequest,
+        serialize: impl Fn(&[Option<RowOutcome>]) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Result<(KeyedResponse, BulkOutcome), Error> {
+        let (rows, recording, serialize) =
+            (new_rows(drafts).await, Arc::new(self.recording(author)), Arc::new(serialize));
+        let body = {
+            let serialize = Arc::clone(&serialize);
+            move |db| {
+                let (rows, recording, serialize) = (Arc::clone(&rows), Arc::clone(&recording), Arc::clone(&serialize));
+                let claim = Claim {
+                    key: keyed.key,
+                    fingerprint: keyed.fingerprint,
+                    // Stored at the end, when it is known.
+                    response: Vec::new(),
+                    expires_at: clock::now() + keyed.retention,
+                };
+                async move { once(&db, &rows, options, &recording, &claim, serialize.as_ref()).await }
+            }
+        };
+        match self.pool.bulk_transaction("users.write_many_once", body).await {
+            Ok(KeyedOutcome::Executed((written, response))) => {
+                self.signal_change();
+                Ok((KeyedResponse::Fresh(response), BulkOutcome { written, is_committed: true }))
+            }
+            Ok(KeyedOutcome::Replayed(response)) => {
+                Ok((KeyedResponse::Replayed(response), BulkOutcome { written: Vec::new(), is_committed: true }))
+            }
+            Ok(KeyedOutcome::Mismatch) => Err(Error::KeyReused),
+            Err(Rollback::Intended(written)) => {
+                Ok((KeyedResponse::Fresh(serialize(&written)), BulkOutcome { written, is_committed: false }))
+            }
+            Err(Rollback::Failed(error)) => Err(error),
+        }
+    }
+
+    fn recording(&self, author: Author) -> Recording {
+        Recording { author, recorder: self.recorder }
+    }
+
+    /// Returns whether bulk operations should use smaller transactions, because other operations run concurrently.
+    #[must_use]
+    pub fn is_under_load(&self) -> bool {
+        self.pool.bulk_is_yielding()
+    }
+
     /// Returns the number of chunks of the import with this key, if it has been completed.
     ///
     /// # Errors

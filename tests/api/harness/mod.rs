@@ -3,6 +3,7 @@
 mod app;
 pub mod bulk;
 mod context;
+mod crashes;
 mod events;
 mod flaky_proxy;
 mod identity_provider;
@@ -22,6 +23,7 @@ pub use test_support::{
 pub use self::{
     app::{App, Reply, client},
     context::Context,
+    crashes::{DurableDatabase, Progress},
     events::EventStream,
     flaky_proxy::FlakyProxy,
     identity_provider::{SigningKey, token},
