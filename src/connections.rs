@@ -135,7 +135,7 @@ impl Connections {
         metrics::describe_gauge!(OPEN, "Open client connections");
         metrics::describe_gauge!(
             ACTIVE,
-            "Requests in flight: until the head of the response with HTTP/1, until its end with HTTP/2"
+            "Requests in flight: until the head of the response with HTTP/1, until its end with HTTP/2 and for live events"
         );
         Self(Arc::new(Registry { max, began: Instant::now(), open: Mutex::default() }))
     }
@@ -230,6 +230,13 @@ impl OpenConnection {
         self.activity.in_flight.fetch_add(1, Ordering::Relaxed);
         self.activity.idle_since.store(BUSY, Ordering::Relaxed);
         InFlightGuard(self.registry.clone(), Arc::clone(&self.activity))
+    }
+}
+
+impl InFlightGuard {
+    /// Returns whether the connection is requested to close. Its task is woken when it is.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.1.is_closing()
     }
 }
 

@@ -37,7 +37,7 @@ pub use self::{
     event::{Event, EventBody, EventType},
     filter::{EventTypes, Filter},
     position::{After, Epoch, Position},
-    subscription::{Delivery, ResyncReason, Subscription},
+    subscription::{Closing, Delivery, ResyncReason, Subscription},
 };
 use crate::service::{ChangeSignal, Error, FeedState, FeedStore};
 

@@ -34,6 +34,7 @@ mod export;
 mod fallback;
 mod feed;
 mod feed_position;
+mod feed_reader;
 mod framing;
 mod history;
 mod host;
@@ -46,6 +47,7 @@ mod metrics;
 mod observe;
 mod one_at_a_time;
 mod ops;
+mod origin;
 mod path;
 mod policy;
 mod problem;
@@ -57,6 +59,7 @@ mod responses;
 mod route;
 mod turn;
 mod users;
+mod websocket;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -216,6 +219,7 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
             .protected(bulk::__path_write, bulk::write)
             .protected(export::__path_export, export::export)
             .protected(changes::__path_changes, changes::changes)
+            .protected(websocket::__path_open, websocket::open)
             .protected(users::__path_find, users::find)
             .protected(users::__path_replace, users::replace)
             .protected(users::__path_patch, users::patch)

@@ -55,9 +55,29 @@ pub struct Subscription {
     filter: Filter,
     cursor: Cursor,
     head: watch::Receiver<Option<Head>>,
-    closing_since: watch::Receiver<Option<Instant>>,
-    /// How long after that it ends.
-    closing_delay: Duration,
+    closing: Closing,
+}
+
+/// The end of a subscription at a shutdown: some time after it begins, so that not all of them end at once.
+#[derive(Clone)]
+pub struct Closing {
+    since: watch::Receiver<Option<Instant>>,
+    delay: Duration,
+}
+
+impl Closing {
+    /// Returns whether the service is shutting down.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.since.borrow().is_some()
+    }
+
+    /// Completes when it is time to end. It may be cancelled.
+    pub async fn reached(mut self) {
+        // The sender is part of the feed.
+        let since = self.since.wait_for(Option::is_some).await.ok().and_then(|since| *since);
+        sleep_until(since.unwrap_or_else(Instant::now) + self.delay).await;
+    }
 }
 
 enum Cursor {
@@ -94,9 +114,14 @@ impl Feed {
             filter,
             cursor: Cursor::Requested(after),
             head: self.0.head.subscribe(),
-            closing_since: self.0.closing_since.subscribe(),
-            closing_delay: self.0.options.drain.mul_f64(random_fraction()),
+            closing: self.closing(),
         }
+    }
+
+    /// Returns when a client has to be disconnected at a shutdown.
+    #[must_use]
+    pub fn closing(&self) -> Closing {
+        Closing { since: self.0.closing_since.subscribe(), delay: self.0.options.drain.mul_f64(random_fraction()) }
     }
 }
 
@@ -144,7 +169,7 @@ impl Subscription {
     /// Returns whether the service is shutting down.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        self.closing_since.borrow().is_some()
+        self.closing.has_begun()
     }
 
     /// Returns the number of the latest event that this process knows.
@@ -159,7 +184,7 @@ impl Subscription {
     ///
     /// The database could not be read. The next call tries again.
     pub async fn next(&mut self, limit: usize) -> Result<Delivery, Error> {
-        let (closing_since, delay) = (self.closing_since.clone(), self.closing_delay);
+        let closing = self.closing.clone().reached();
         let next = async {
             loop {
                 if let Some(delivery) = self.try_next(limit).await? {
@@ -171,7 +196,7 @@ impl Subscription {
         };
         tokio::select! {
             biased;
-            () = closed(closing_since, delay) => Ok(Delivery::Closing),
+            () = closing => Ok(Delivery::Closing),
             delivery = next => delivery,
         }
     }
@@ -269,11 +294,4 @@ fn gone(at: &Position, head: &Head) -> Option<(ResyncReason, Position)> {
         return None;
     };
     Some((reason, head.latest.clone()))
-}
-
-/// Completes at a shutdown, after a delay.
-async fn closed(mut closing_since: watch::Receiver<Option<Instant>>, delay: Duration) {
-    // The sender is part of the feed.
-    let since = closing_since.wait_for(Option::is_some).await.ok().and_then(|since| *since);
-    sleep_until(since.unwrap_or_else(Instant::now) + delay).await;
 }

@@ -80,13 +80,24 @@ impl Recheck {
         Ok(Self { authenticator, credentials, scope: S::SCOPE })
     }
 
-    /// Returns whether the caller has the scope now. While keys cannot be read, known callers keep it.
-    pub(super) fn is_allowed(&self) -> bool {
+    /// Checks whether the caller has the scope now. While keys cannot be read, known callers keep it.
+    pub(super) fn check(&self) -> Result<(), AccessLost> {
         match self.authenticator.authenticate(self.credentials.as_deref(), clock::now) {
-            Ok(caller) => caller.scopes.contain(self.scope),
-            Err(refusal) => matches!(refusal, Refusal::Unavailable | Refusal::NoSigningKeys),
+            Ok(caller) if caller.scopes.contain(self.scope) => Ok(()),
+            Ok(_) => Err(AccessLost::Scope),
+            Err(Refusal::Unavailable | Refusal::NoSigningKeys) => Ok(()),
+            Err(_) => Err(AccessLost::Credentials),
         }
     }
+}
+
+/// What a caller has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AccessLost {
+    /// The credentials are no longer valid.
+    Credentials,
+    /// They no longer have the scope.
+    Scope,
 }
 
 fn author(request: &HttpRequest, caller: Caller) -> Author {

@@ -3,7 +3,6 @@
 mod batch;
 mod event_stream;
 mod ndjson;
-mod stream;
 
 use std::time::Duration;
 
@@ -16,10 +15,10 @@ use actix_web::{
     web,
 };
 
-use self::stream::Streamed;
 use super::{
-    access::{Allowed, FeedRead, Recheck},
+    access::{Allowed, FeedRead},
     feed_position::{self, FEED_POSITION},
+    feed_reader::{Client, FeedReader},
     media_types::{CLOUDEVENTS_BATCH, EVENT_STREAM, NDJSON, NDJSON_ALIASES, Offer, negotiate},
     problem::{Kind, Problem},
     query::Query,
@@ -170,7 +169,7 @@ pub(super) async fn changes(
     let after = last_event_id(&request).or(query.after).unwrap_or(After::Now);
     let limit = query.limit.map(|limit| limit.0);
     let subscription = feed.subscribe(after, filter);
-    let recheck = Recheck::new(&caller, &request)?;
+    let client = Client::new(&caller, &request, feed)?;
     match format {
         Format::Batch => {
             if let Some(info) = RequestInfo::of(&request) {
@@ -180,8 +179,8 @@ pub(super) async fn changes(
             let wait = query.wait.map_or(Duration::ZERO, |wait| wait.0);
             batch::respond(subscription, name, limit.unwrap_or(DEFAULT_LIMIT), wait).await
         }
-        Format::EventStream => Ok(event_stream::respond(Streamed::new(subscription, recheck, limit))),
-        Format::Ndjson => ndjson::respond(Streamed::new(subscription, recheck, limit), name, is_live).await,
+        Format::EventStream => Ok(event_stream::respond(FeedReader::new(subscription, client, limit))),
+        Format::Ndjson => ndjson::respond(FeedReader::new(subscription, client, limit), name, is_live).await,
     }
 }
 

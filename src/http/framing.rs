@@ -8,7 +8,7 @@ use actix_web::{
     HttpResponse,
     body::{BodySize, BoxBody, MessageBody},
     dev::{ResponseHead, ServiceResponse},
-    http::{Method, Version, header},
+    http::{Method, StatusCode, Version, header},
 };
 
 use super::turn::Turn;
@@ -61,7 +61,7 @@ struct Framing {
     is_http_10: bool,
     /// Whether the client closes the connection after the response.
     is_last: bool,
-    /// Whether the client requests another protocol, which no route supports.
+    /// Whether the client requests another protocol.
     is_upgrade: bool,
 }
 
@@ -87,6 +87,9 @@ impl Framing {
     }
 
     fn apply(self, head: &mut ResponseHead, size: BodySize) {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
         if (self.is_http_10 || self.is_upgrade) && size == BodySize::Stream {
             // The body ends with the connection.
             head.no_chunking(true);

@@ -210,6 +210,9 @@ fn content_length(head: &[u8]) -> Option<usize> {
 impl<S: AsyncRead + Unpin> AsyncRead for OneAtATime<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.turn.is_over.get() {
+            return Poll::Ready(Ok(()));
+        }
         this.update();
         if !this.held.is_empty() {
             if this.is_open() {

@@ -30,6 +30,8 @@ pub(super) struct ExportProblems;
 pub(super) struct FeedDisabledProblems;
 /// For the feed of changes.
 pub(super) struct FeedProblems;
+/// For the WebSocket.
+pub(super) struct WebSocketProblems;
 /// For routes that change a user.
 pub(super) struct ChangeProblems;
 /// For conditional reads.
@@ -129,6 +131,12 @@ impl IntoResponses for FeedDisabledProblems {
 impl IntoResponses for FeedProblems {
     fn responses() -> Responses {
         responses(&[Kind::InvalidQuery, Kind::NotFound, Kind::NotAcceptable, Kind::PositionGone])
+    }
+}
+
+impl IntoResponses for WebSocketProblems {
+    fn responses() -> Responses {
+        responses(&[Kind::InvalidHandshake, Kind::OriginNotAllowed, Kind::NotFound, Kind::UpgradeRequired])
     }
 }
 

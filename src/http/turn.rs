@@ -16,6 +16,8 @@ pub struct Turn {
     pub(super) has_response_started: Cell<bool>,
     /// Whether no byte of that response has been written yet.
     pub(super) is_response_unsent: Cell<bool>,
+    /// Whether nothing more is read from the client.
+    pub(super) is_over: Cell<bool>,
     /// The waker of the task that reads the next request.
     pub(super) waker: RefCell<Option<Waker>>,
 }
@@ -50,6 +52,11 @@ impl Turn {
         self.has_response_started.set(true);
         self.is_response_unsent.set(true);
         self.wake();
+    }
+
+    /// Reports that the connection is closed without waiting for the client. The connection's task must be running.
+    pub(super) fn end(&self) {
+        self.is_over.set(true);
     }
 
     fn wake(&self) {

@@ -54,8 +54,10 @@ async fn start(context: &Context, authority: &Authority, more: &[(&str, &str)]) 
 /// A client that trusts this authority only.
 fn client(authority: &Authority, version: Version) -> Client {
     users_api::tls::install_provider();
-    let builder =
-        Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(authority.pem().as_bytes()).unwrap()]);
+    // One connection: it may open a second one while the first is not free yet, but does not keep it.
+    let builder = Client::builder().no_proxy().pool_max_idle_per_host(1);
+    let builder = builder.tls_certs_only([Certificate::from_pem(authority.pem().as_bytes()).unwrap()]);
+    let builder = if version == Version::HTTP_2 { builder } else { builder.http1_only() };
     let builder = if version == Version::HTTP_2 { builder } else { builder.http1_only() };
     builder.build().unwrap()
 }

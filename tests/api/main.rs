@@ -78,6 +78,8 @@ mod tokens;
 mod traces;
 mod urls;
 mod users;
+mod websocket;
+mod websocket_frames;
 
 use std::process::ExitCode;
 
@@ -121,6 +123,8 @@ fn main() -> ExitCode {
     if harness::is_batching() {
         suites.extend([
             suite("auth", auth::cases()),
+            suite("websocket", websocket::cases()),
+            suite("websocket_frames", websocket_frames::cases()).without_engine(),
             suite("api_keys", api_keys::cases()),
             suite("secure_start", secure_start::cases()).without_engine(),
             suite("bulk", bulk::cases()),

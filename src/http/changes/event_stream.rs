@@ -11,13 +11,13 @@ use futures_util::stream;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{
-    stream::{Part, Streamed},
-    with_headers,
-};
+use super::with_headers;
 use crate::{
     feed::{Position, ResyncReason},
-    http::media_types::EVENT_STREAM,
+    http::{
+        feed_reader::{FeedReader, Part},
+        media_types::EVENT_STREAM,
+    },
 };
 
 /// nginx: do not collect the response before it is passed on.
@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const RECONNECT_MS: (u32, u32) = (1000, 2000);
 
 /// Returns the stream. It starts before anything is read: `EventSource` does not connect again after most other statuses.
-pub(super) fn respond(stream: Streamed) -> HttpResponse {
+pub(super) fn respond(stream: FeedReader) -> HttpResponse {
     let mut response = with_headers(None);
     response.content_type(EVENT_STREAM).insert_header((ACCEL_BUFFERING, "no"));
     response.insert_header((header::CACHE_CONTROL, "no-store"));
@@ -39,8 +39,8 @@ pub(super) fn respond(stream: Streamed) -> HttpResponse {
 }
 
 enum State {
-    Begin(Box<Streamed>),
-    Streaming(Box<Streamed>),
+    Begin(Box<FeedReader>),
+    Streaming(Box<FeedReader>),
     Ended,
 }
 
@@ -74,7 +74,7 @@ impl State {
                     }
                     Ok(Part::Heartbeat) => format!("id: {}\n\n", stream.position()?).into(),
                     Ok(Part::Resync(reason)) => resync(reason, stream.position()?).into(),
-                    Ok(Part::End) => return Some((retry().into(), Self::Ended)),
+                    Ok(Part::End(_)) => return Some((retry().into(), Self::Ended)),
                     Err(_) if stream.is_closing() => return Some((retry().into(), Self::Ended)),
                     Err(error) => {
                         tracing::debug!(%error, "cannot read the feed");

@@ -9,16 +9,16 @@ use actix_web::{
 };
 use futures_util::stream;
 
-use super::{
-    gone,
-    stream::{Part, Streamed},
-    with_headers,
+use super::{gone, with_headers};
+use crate::http::{
+    compression::compressible,
+    feed_reader::{FeedReader, Part},
+    problem::Problem,
 };
-use crate::http::{compression::compressible, problem::Problem};
 
 /// Returns the events that exist now or, live, also those of the future, with an empty line as heartbeat.
 pub(super) async fn respond(
-    mut stream: Streamed,
+    mut stream: FeedReader,
     media_type: &'static str,
     is_live: bool,
 ) -> Result<HttpResponse, Problem> {
@@ -41,7 +41,7 @@ pub(super) async fn respond(
                 Ok(chunk.freeze())
             }
             Ok(Part::Heartbeat) => Ok(Bytes::from_static(b"\n")),
-            Ok(Part::End) => return None,
+            Ok(Part::End(_)) => return None,
             // The missing end of the response shows that it is incomplete.
             Ok(Part::Resync(reason)) => Err(io::Error::other(reason.describe())),
             Err(error) => Err(io::Error::other(error)),

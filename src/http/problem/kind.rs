@@ -33,6 +33,8 @@ pub(in crate::http) enum Kind {
     ScopeMissing,
     /// The caller has made too many requests.
     RateLimited,
+    /// The page that opens a WebSocket has another origin.
+    OriginNotAllowed,
     /// The path does not exist.
     NotFound,
     /// The user does not exist.
@@ -67,6 +69,10 @@ pub(in crate::http) enum Kind {
     UnsupportedMediaType,
     /// The client accepts none of the available media types.
     NotAcceptable,
+    /// The request does not open a WebSocket.
+    UpgradeRequired,
+    /// The key or the protocol of a WebSocket is not valid.
+    InvalidHandshake,
     /// The body is well-formed, but its content is not valid.
     ValidationFailed,
     /// The key was already used for a different request.
@@ -86,7 +92,7 @@ pub(in crate::http) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 37] = [
+    const ALL: [Self; 40] = [
         Self::MalformedRequest,
         Self::HeadTimeout,
         Self::HeadTooLarge,
@@ -99,6 +105,7 @@ impl Kind {
         Self::CredentialsInvalid,
         Self::ScopeMissing,
         Self::RateLimited,
+        Self::OriginNotAllowed,
         Self::NotFound,
         Self::UserNotFound,
         Self::KeyNotFound,
@@ -116,6 +123,8 @@ impl Kind {
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
         Self::NotAcceptable,
+        Self::UpgradeRequired,
+        Self::InvalidHandshake,
         Self::ValidationFailed,
         Self::IdempotencyKeyReused,
         Self::Internal,
@@ -146,6 +155,7 @@ impl Kind {
             Self::CredentialsInvalid => (StatusCode::UNAUTHORIZED, "credentials-invalid", "Invalid credentials"),
             Self::ScopeMissing => (StatusCode::FORBIDDEN, "scope-missing", "Scope missing"),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+            Self::OriginNotAllowed => (StatusCode::FORBIDDEN, "origin-not-allowed", "Origin not allowed"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::UserNotFound => (StatusCode::NOT_FOUND, "user-not-found", "User not found"),
             Self::KeyNotFound => (StatusCode::NOT_FOUND, "key-not-found", "API key not found"),
@@ -166,6 +176,8 @@ impl Kind {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type")
             }
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not-acceptable", "Not acceptable"),
+            Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade-required", "Upgrade required"),
+            Self::InvalidHandshake => (StatusCode::BAD_REQUEST, "invalid-handshake", "Invalid handshake"),
             Self::ValidationFailed => (StatusCode::UNPROCESSABLE_ENTITY, "validation-failed", "Validation failed"),
             Self::IdempotencyKeyReused => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", "Idempotency key reused")

@@ -12,6 +12,7 @@ mod process;
 mod prometheus;
 mod raw;
 mod reverse_proxy;
+mod socket;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -32,6 +33,7 @@ pub use self::{
     prometheus::{Prometheus, lint},
     raw::{Upload, read_message},
     reverse_proxy::{Kind as ProxyKind, ReverseProxy},
+    socket::Socket,
 };
 
 pub type Suite = test_support::Suite<Context>;

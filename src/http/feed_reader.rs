@@ -1,0 +1,166 @@
+//! What all responses with live events have in common: heartbeats, and a caller who may lose access.
+
+use std::{future::poll_fn, task::Poll, time::Duration};
+
+use actix_web::HttpRequest;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    access::{AccessLost, Allowed, Recheck, RequiredScope},
+    problem::Problem,
+};
+use crate::{
+    connections::{InFlightGuard, OpenConnection},
+    feed::{Closing, Delivery, Event, Feed, Position, ResyncReason, Subscription},
+    service::Error,
+};
+
+/// How long a response may be silent.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often at most a caller is checked again.
+const RECHECK: Duration = Duration::from_secs(1);
+/// Maximum number of events that are sent together.
+const MAX_EVENTS: usize = 64;
+
+/// The next part of a response.
+pub(super) enum Part {
+    Events(Vec<Event>),
+    /// Nothing happened for a while.
+    Heartbeat,
+    Resync(ResyncReason),
+    End(End),
+}
+
+/// Why a response ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It has all that was requested.
+    Complete,
+    /// The caller may no longer read events.
+    AccessLost(AccessLost),
+    /// The service is shutting down, or the connection is closed for another one.
+    Closing,
+}
+
+/// The client of a response with live events.
+pub(super) struct Client {
+    recheck: Recheck,
+    /// Keeps the connection from being taken for idle. Only of HTTP/1; a connection of HTTP/2 counts its requests itself.
+    connection: Option<InFlightGuard>,
+    closing: Closing,
+}
+
+impl Client {
+    pub(super) fn new<S: RequiredScope>(
+        caller: &Allowed<S>,
+        request: &HttpRequest,
+        feed: &Feed,
+    ) -> Result<Self, Problem> {
+        Ok(Self {
+            recheck: Recheck::new(caller, request)?,
+            connection: request.conn_data::<OpenConnection>().map(OpenConnection::begin_request),
+            closing: feed.closing(),
+        })
+    }
+
+    /// Returns whether the connection is closed for another one. At a shutdown all are, but the feed decides when.
+    fn is_displaced(&self) -> bool {
+        self.connection.as_ref().is_some_and(InFlightGuard::is_closing) && !self.closing.has_begun()
+    }
+}
+
+/// A subscription whose events are sent to a caller.
+pub(super) struct FeedReader {
+    subscription: Subscription,
+    client: Client,
+    checked_at: Instant,
+    /// Since when nothing has been sent.
+    silent_since: Instant,
+    /// How many events may follow.
+    remaining: usize,
+    /// The position after which the response ends.
+    end: Option<u64>,
+}
+
+impl FeedReader {
+    pub(super) fn new(subscription: Subscription, client: Client, limit: Option<usize>) -> Self {
+        let now = Instant::now();
+        let remaining = limit.unwrap_or(usize::MAX);
+        Self { subscription, client, checked_at: now, silent_since: now, remaining, end: None }
+    }
+
+    /// Reads what has been committed until now.
+    pub(super) async fn refresh(&self) -> Result<(), Error> {
+        self.subscription.refresh().await
+    }
+
+    /// Waits until the position is known.
+    pub(super) async fn attach(&mut self) -> Result<Option<ResyncReason>, Error> {
+        self.subscription.attach().await
+    }
+
+    /// Ends the response with the events that exist now.
+    pub(super) fn end_at_latest(&mut self) {
+        self.end = Some(self.subscription.latest());
+    }
+
+    /// Returns whether the service is shutting down.
+    pub(super) fn is_closing(&self) -> bool {
+        self.subscription.is_closing()
+    }
+
+    pub(super) fn position(&self) -> Option<&Position> {
+        self.subscription.position()
+    }
+
+    /// Returns the next part. It may be cancelled: nothing is lost.
+    pub(super) async fn next(&mut self) -> Result<Part, Error> {
+        let at_end = |end| self.subscription.position().is_some_and(|position| position.number >= end);
+        if self.remaining == 0 || self.end.is_some_and(at_end) {
+            return Ok(Part::End(End::Complete));
+        }
+        let limit = self.remaining.min(MAX_EVENTS);
+        let delivery = match self.end {
+            Some(_) => match self.subscription.try_next(limit).await? {
+                Some(delivery) => delivery,
+                // Events of other users or types were all that remained.
+                None => return Ok(Part::End(End::Complete)),
+            },
+            None => {
+                // The connection's task is woken when it has to close.
+                let displaced = poll_fn(|_| if self.client.is_displaced() { Poll::Ready(()) } else { Poll::Pending });
+                tokio::select! {
+                    delivery = timeout_at(self.silent_since + HEARTBEAT, self.subscription.next(limit)) => match delivery {
+                        Ok(delivery) => delivery?,
+                        Err(_) => {
+                            self.silent_since = Instant::now();
+                            return Ok(self.checked(Part::Heartbeat));
+                        }
+                    },
+                    () = displaced => Delivery::Closing,
+                }
+            }
+        };
+        self.silent_since = Instant::now();
+        Ok(match delivery {
+            Delivery::Events(events) => {
+                self.remaining -= events.len();
+                self.checked(Part::Events(events))
+            }
+            Delivery::Resync(reason) => Part::Resync(reason),
+            Delivery::Closing => Part::End(End::Closing),
+        })
+    }
+
+    /// Returns a part, or the end if the caller has lost access.
+    fn checked(&mut self, part: Part) -> Part {
+        if self.checked_at.elapsed() < RECHECK {
+            return part;
+        }
+        self.checked_at = Instant::now();
+        match self.client.recheck.check() {
+            Ok(()) => part,
+            Err(lost) => Part::End(End::AccessLost(lost)),
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! A WebSocket connection. It is the body of the response: a stream that is polled only while the connection can send, so
+//! that a client that does not read costs no memory.
+
+use std::{future::pending, rc::Rc, time::Duration};
+
+use actix_http::ws::{CloseCode, CloseReason, OpCode, Parser};
+use actix_web::web::{Bytes, BytesMut};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    frames::{Frames, Received, Violation},
+    messages::{self, ClientMessage, MessageError},
+};
+use crate::{
+    feed::{After, Closing, Feed, Filter, ResyncReason},
+    http::{
+        access::AccessLost,
+        feed_reader::{Client, End, FeedReader, Part},
+        turn::Turn,
+    },
+    service::Error,
+};
+
+/// How long a client may take to subscribe.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of pings, ± 20 %.
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+const PING_JITTER: f64 = 0.2;
+/// How long a client may be silent, although it has to respond to pings.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(65);
+/// How long a client may take to close its side of the connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before another attempt to read the database.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Close codes of this protocol.
+const CREDENTIALS_INVALID: CloseCode = CloseCode::Other(4401);
+const SCOPE_MISSING: CloseCode = CloseCode::Other(4403);
+const SILENT: CloseCode = CloseCode::Other(4408);
+
+/// A connection.
+pub(super) struct Socket {
+    feed: Feed,
+    frames: Frames,
+    state: State,
+    closing: Closing,
+    turn: Option<Rc<Turn>>,
+    /// Frames to send.
+    outgoing: BytesMut,
+    opened_at: Instant,
+    heard_at: Instant,
+    ping_at: Instant,
+}
+
+enum State {
+    /// The client has not subscribed.
+    Open(Client),
+    Subscribed(Subscribed),
+    /// The end has been sent.
+    Closed {
+        until: Instant,
+    },
+    Ended,
+}
+
+struct Subscribed {
+    reader: FeedReader,
+    /// Whether `hello` has been sent.
+    is_attached: bool,
+    /// When the database is read again after an error.
+    retry_at: Option<Instant>,
+}
+
+/// What happens next.
+enum Step {
+    Received(Result<Received, Violation>),
+    Attached(Option<ResyncReason>),
+    Produced(Part),
+    Failed(Error),
+    ShuttingDown,
+    Due,
+}
+
+impl Socket {
+    pub(super) fn new(feed: Feed, frames: Frames, client: Client, turn: Option<Rc<Turn>>) -> Self {
+        let now = Instant::now();
+        Self {
+            closing: feed.closing(),
+            feed,
+            frames,
+            turn,
+            state: State::Open(client),
+            outgoing: BytesMut::new(),
+            opened_at: now,
+            heard_at: now,
+            ping_at: now + ping_interval(),
+        }
+    }
+
+    /// Returns the next frames to send; `None` once the connection has ended.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if !self.outgoing.is_empty() {
+                return Some(std::mem::take(&mut self.outgoing).freeze());
+            }
+            if matches!(self.state, State::Ended) {
+                return None;
+            }
+            let due = self.due();
+            let is_closed = matches!(self.state, State::Closed { .. });
+            let step = tokio::select! {
+                // First what the client has sent, so that a client is not taken for silent while it could not be read.
+                biased;
+                received = self.frames.next() => Step::Received(received),
+                step = produce(&mut self.state) => step,
+                () = self.closing.clone().reached(), if !is_closed => Step::ShuttingDown,
+                () = sleep_until(due) => Step::Due,
+            };
+            self.take(step);
+        }
+    }
+
+    /// Returns when something is due.
+    fn due(&self) -> Instant {
+        match self.state {
+            State::Open(_) => self.ping_at.min(self.opened_at + SUBSCRIBE_TIMEOUT),
+            State::Closed { until } => until,
+            State::Subscribed(_) | State::Ended => self.ping_at,
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Received(received) => self.receive(received),
+            Step::Attached(reason) => self.attach(reason),
+            Step::Produced(part) => self.send_part(part),
+            Step::Failed(error) => {
+                tracing::debug!(%error, "cannot read the feed");
+                if let State::Subscribed(subscribed) = &mut self.state {
+                    subscribed.retry_at = Some(Instant::now() + RETRY);
+                }
+            }
+            Step::ShuttingDown => self.close_for_restart(),
+            Step::Due => self.check_time(),
+        }
+    }
+
+    fn receive(&mut self, received: Result<Received, Violation>) {
+        self.heard_at = Instant::now();
+        match (received, &self.state) {
+            (Ok(Received::Lost | Received::Close(_)) | Err(_), State::Closed { .. }) | (Ok(Received::Lost), _) => {
+                self.end()
+            }
+            (Ok(_), State::Closed { .. }) | (Ok(Received::Pong), _) => {}
+            (Ok(Received::Text(text)), _) => self.receive_message(&text),
+            (Ok(Received::Ping(payload)), _) => self.push(OpCode::Pong, &payload),
+            (Ok(Received::Close(reason)), _) => {
+                // The response repeats the code.
+                let reason = reason.map(|reason| CloseReason { description: None, ..reason });
+                Parser::write_close(&mut self.outgoing, reason, false);
+                self.end();
+            }
+            (Err(Violation { code, reason }), _) => {
+                self.close(code, reason);
+                // What follows cannot be understood. The connection reads it for a while, so that the reason arrives.
+                self.state = State::Ended;
+            }
+        }
+    }
+
+    /// Ends the connection: both sides have closed it.
+    fn end(&mut self) {
+        self.state = State::Ended;
+        if let Some(turn) = &self.turn {
+            turn.end();
+        }
+    }
+
+    fn receive_message(&mut self, text: &str) {
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Subscribe(after, filter)) => self.subscribe(after, filter),
+            Err(error) => {
+                let is_malformed = error.code == "malformed-json";
+                self.push_text(&messages::error(&error));
+                if is_malformed {
+                    self.close(CloseCode::Invalid, "the message is not JSON");
+                }
+            }
+        }
+    }
+
+    fn subscribe(&mut self, after: After, filter: Filter) {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Open(client) => {
+                let reader = FeedReader::new(self.feed.subscribe(after, filter), client, None);
+                self.state = State::Subscribed(Subscribed { reader, is_attached: false, retry_at: None });
+            }
+            state => {
+                self.state = state;
+                let error =
+                    MessageError::new("subscribed-already", "a connection has one subscription; open another one");
+                self.push_text(&messages::error(&error));
+            }
+        }
+    }
+
+    fn attach(&mut self, reason: Option<ResyncReason>) {
+        let State::Subscribed(Subscribed { reader, is_attached, retry_at }) = &mut self.state else { return };
+        *retry_at = None;
+        let Some(position) = reader.position() else { return };
+        *is_attached = true;
+        let hello = messages::hello(position, PING_INTERVAL.as_millis());
+        let resync = reason.map(|reason| messages::resync(reason, position));
+        self.push_text(&hello);
+        if let Some(resync) = resync {
+            self.push_text(&resync);
+        }
+    }
+
+    fn send_part(&mut self, part: Part) {
+        let State::Subscribed(Subscribed { reader, retry_at, .. }) = &mut self.state else { return };
+        *retry_at = None;
+        let Some(position) = reader.position() else { return };
+        match part {
+            Part::Events(events) => {
+                let message = messages::events(&events, position);
+                self.push(OpCode::Text, &message);
+            }
+            Part::Heartbeat => {
+                let bookmark = messages::bookmark(position);
+                self.push_text(&bookmark);
+            }
+            Part::Resync(reason) => {
+                let resync = messages::resync(reason, position);
+                self.push_text(&resync);
+            }
+            Part::End(End::AccessLost(AccessLost::Credentials)) => {
+                self.close(CREDENTIALS_INVALID, "the credentials are no longer valid");
+            }
+            Part::End(End::AccessLost(AccessLost::Scope)) => {
+                self.close(SCOPE_MISSING, "the credentials no longer have the scope feed:read");
+            }
+            Part::End(End::Closing | End::Complete) => self.close_for_restart(),
+        }
+    }
+
+    fn close_for_restart(&mut self) {
+        self.close(CloseCode::Restart, "connect again; another process continues");
+    }
+
+    fn check_time(&mut self) {
+        let now = Instant::now();
+        match self.state {
+            State::Closed { .. } => self.end(),
+            State::Open(_) if now >= self.opened_at + SUBSCRIBE_TIMEOUT => {
+                self.close(SILENT, "no subscription within 10 s");
+            }
+            _ if now >= self.heard_at + SILENCE_TIMEOUT => self.close(SILENT, "no response to pings"),
+            _ => {
+                self.push(OpCode::Ping, b"");
+                self.ping_at = now + ping_interval();
+            }
+        }
+    }
+
+    /// Sends the position and the end.
+    fn close(&mut self, code: CloseCode, reason: &'static str) {
+        if let State::Subscribed(Subscribed { reader, is_attached: true, .. }) = &self.state
+            && let Some(position) = reader.position()
+        {
+            let bookmark = messages::bookmark(position);
+            self.push_text(&bookmark);
+        }
+        let reason = CloseReason { code, description: Some(reason.to_owned()) };
+        Parser::write_close(&mut self.outgoing, Some(reason), false);
+        self.state = State::Closed { until: Instant::now() + CLOSE_TIMEOUT };
+    }
+
+    fn push_text(&mut self, text: &str) {
+        self.push(OpCode::Text, text.as_bytes());
+    }
+
+    fn push(&mut self, code: OpCode, payload: &[u8]) {
+        Parser::write_message(&mut self.outgoing, payload, code, true, false);
+    }
+}
+
+/// Reads the feed.
+async fn produce(state: &mut State) -> Step {
+    let State::Subscribed(Subscribed { reader, is_attached, retry_at }) = state else { return pending().await };
+    if let Some(time) = retry_at {
+        sleep_until(*time).await;
+    }
+    if *is_attached {
+        return reader.next().await.map_or_else(Step::Failed, Step::Produced);
+    }
+    reader.attach().await.map_or_else(Step::Failed, Step::Attached)
+}
+
+fn ping_interval() -> Duration {
+    let random = f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX);
+    PING_INTERVAL.mul_f64(1.0 - PING_JITTER + 2.0 * PING_JITTER * random)
+}
