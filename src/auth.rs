@@ -16,7 +16,7 @@ mod jwt;
 mod rate_limit;
 
 pub use self::{
-    authenticator::{Authenticator, Caller, Refusal, StoredKey},
+    authenticator::{Authenticator, Basis, Caller, Refusal, StoredKey},
     jwks_source::JwksSource,
     jwt::{TokenRules, TokenVerifier},
     rate_limit::{Limited, Rate, RateLimits},

@@ -14,6 +14,7 @@ mod id;
 mod name;
 mod precondition;
 mod prefix;
+mod ticket;
 mod visibility;
 
 use chrono::{DateTime, Utc};
@@ -28,6 +29,7 @@ pub use self::{
     name::Name,
     precondition::{Precondition, Versions},
     prefix::Prefix,
+    ticket::TicketDigest,
 };
 
 /// The version of a user: 1 at creation, incremented by each change.

@@ -168,6 +168,15 @@ impl Feed {
         self.0.head.borrow().clone()
     }
 
+    /// Returns the position of an entry of the journal that was written after `before` was known; `None` if the database
+    /// cannot be read now.
+    pub async fn locate(&self, journal_id: i64, before: Option<Head>) -> Option<Position> {
+        self.refresh().await.ok()?;
+        let after = before.map_or(0, |head| head.latest.number.cast_signed());
+        let number = self.0.store.position_of(journal_id, after).await.ok()??;
+        Some(Position { epoch: self.head()?.latest.epoch, number: number.cast_unsigned() })
+    }
+
     /// Returns the state of the feed.
     #[must_use]
     pub fn status(&self) -> Status {

@@ -43,6 +43,7 @@ mod keys;
 mod limits;
 mod links;
 mod media_types;
+mod messages;
 mod metrics;
 mod observe;
 mod one_at_a_time;
@@ -53,10 +54,12 @@ mod policy;
 mod problem;
 mod public_url;
 mod query;
+mod recheck;
 mod refusal;
 mod request_info;
 mod responses;
 mod route;
+mod tickets;
 mod turn;
 mod users;
 mod websocket;
@@ -84,7 +87,7 @@ use crate::{
     exchange::CursorSigner,
     feed::Feed,
     lifecycle::CurrentPhase,
-    service::{Journal, KeyService, UserService},
+    service::{Journal, KeyService, MessageService, TicketStore, UserService},
 };
 
 /// The options of request handling.
@@ -126,7 +129,7 @@ pub struct State {
     set: RouteSet,
     service: web::Data<UserService>,
     journal: web::Data<Journal>,
-    feed: Option<web::Data<Feed>>,
+    feed: Option<FeedState>,
     keys: web::Data<KeyService>,
     authenticator: web::Data<Authenticator>,
     pool: web::Data<Pool>,
@@ -141,6 +144,24 @@ pub struct State {
     swagger: web::Data<docs::SwaggerUi>,
 }
 
+/// What exists only with a feed.
+#[derive(Clone)]
+struct FeedState {
+    feed: web::Data<Feed>,
+    messages: web::Data<MessageService>,
+    tickets: web::Data<TicketStore>,
+}
+
+impl FeedState {
+    fn new(feed: Feed, pool: &Pool) -> Self {
+        Self {
+            messages: web::Data::new(MessageService::new(pool.clone(), feed.change_signal())),
+            tickets: web::Data::new(TicketStore::new(pool.clone())),
+            feed: web::Data::new(feed),
+        }
+    }
+}
+
 impl State {
     /// Returns the state of a listener with all routes.
     #[must_use]
@@ -151,7 +172,7 @@ impl State {
             set: RouteSet::All,
             service: web::Data::new(UserService::new(pool.clone(), feed.as_ref().map(Feed::change_signal))),
             journal: web::Data::new(Journal::new(pool.clone())),
-            feed: feed.map(web::Data::new),
+            feed: feed.map(|feed| FeedState::new(feed, &pool)),
             keys: web::Data::new(KeyService::new(pool.clone())),
             authenticator: web::Data::from(authenticator),
             pool: web::Data::new(pool),
@@ -220,6 +241,8 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
             .protected(export::__path_export, export::export)
             .protected(changes::__path_changes, changes::changes)
             .protected(websocket::__path_open, websocket::open)
+            .protected(tickets::__path_create, tickets::create)
+            .protected(messages::__path_send, messages::send)
             .protected(users::__path_find, users::find)
             .protected(users::__path_replace, users::replace)
             .protected(users::__path_patch, users::patch)
@@ -296,8 +319,8 @@ pub fn app(
         .app_data(state.paths)
         .app_data(state.swagger)
         .configure(|config| {
-            if let Some(feed) = state.feed {
-                config.app_data(feed);
+            if let Some(FeedState { feed, messages, tickets }) = state.feed {
+                config.app_data(feed).app_data(messages).app_data(tickets);
             }
         })
         .configure(|config| routes(&mut ServiceConfig::new(config), set))

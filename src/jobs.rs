@@ -59,12 +59,14 @@ impl Jobs {
         }
         tasks.spawn(sweepers::idempotency_keys(pool.clone(), retention.idempotency_keys));
         tasks.spawn(sweepers::journal(pool.clone(), retention.journal));
-        let store = FeedStore::new(pool);
+        let store = FeedStore::new(pool.clone());
         match live_feed {
             Some(live_feed) => {
                 tasks.spawn(feed::listen(live_feed.clone()));
                 tasks.spawn(feed::run(live_feed));
                 tasks.spawn(sweepers::feed(store, retention.feed));
+                tasks.spawn(sweepers::messages(pool.clone()));
+                tasks.spawn(sweepers::tickets(pool));
             }
             None => {
                 tasks.spawn(feed::end_epoch(store));

@@ -4,25 +4,33 @@
 //! statements, many of which serve several requests at the same time. A request with an idempotency key is a
 //! [`KeyedRequest`] and gets a [`KeyedResponse`]; [`IdempotencyStore`] deletes expired keys. [`SchemaService`] migrates
 //! and checks the schema. [`KeyService`] manages API keys.
-//! Every change is recorded in the [`Journal`], and [`FeedStore`] has them in the order of their commits. [`Error`] is the error of all use cases.
+//!
+//! Every change is recorded in the [`Journal`], and [`FeedStore`] has them in the order of their commits, with the messages
+//! of [`MessageService`] between them. [`TicketStore`] has tickets for WebSockets. [`Error`] is the error of all use cases.
 
+mod change_signal;
 pub mod clock;
 mod error;
 mod feed;
 mod idempotency;
 mod journal;
 mod keys;
+mod messages;
 mod schema;
 mod statement;
+mod tickets;
 mod users;
 
 pub use self::{
+    change_signal::ChangeSignal,
     error::{Error, Unavailable},
-    feed::{ChangeSignal, FeedEntry, FeedState, FeedStore},
+    feed::{FeedEntry, FeedState, FeedStore},
     idempotency::{IdempotencyStore, KeyedRequest, KeyedResponse},
     journal::{Journal, JournalEntry},
     keys::{KeyRecord, KeyService, NewKey},
+    messages::{MessageService, MessageStore, SentMessage},
     schema::{Migration, Progress, SchemaFailure, SchemaService},
+    tickets::{TicketGrant, TicketStore},
     users::{
         BulkOutcome, Change, CountMode, Draft, Edge, Filter, Page, Position, RowOutcome, Selection, Sort, SortKey,
         SortPlan, UserService, WriteMode, WriteOptions,

@@ -7,3 +7,5 @@ pub mod users_feed;
 pub mod users_feed_pending;
 pub mod users_feed_positions;
 pub mod users_journal;
+pub mod users_messages;
+pub mod users_tickets;

@@ -17,6 +17,8 @@ mod m20261129_000006_create_users_journal;
 mod m20261129_000007_create_users_feed;
 mod m20261129_000008_create_users_feed_pending;
 mod m20261129_000009_create_users_feed_positions;
+mod m20261129_000010_create_users_messages;
+mod m20261129_000011_create_users_tickets;
 mod ownership;
 
 use std::pin::{Pin, pin};
@@ -101,6 +103,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261129_000007_create_users_feed::Migration),
             Box::new(m20261129_000008_create_users_feed_pending::Migration),
             Box::new(m20261129_000009_create_users_feed_positions::Migration),
+            Box::new(m20261129_000010_create_users_messages::Migration),
+            Box::new(m20261129_000011_create_users_tickets::Migration),
         ]
     }
 }

@@ -19,7 +19,7 @@ struct OwnTable {
     marker: &'static str,
 }
 
-const TABLES: [OwnTable; 7] = [
+const TABLES: [OwnTable; 9] = [
     OwnTable {
         name: "users",
         created_by: "m20261121_000001_create_users",
@@ -83,6 +83,18 @@ const TABLES: [OwnTable; 7] = [
         created_by: "m20261129_000009_create_users_feed_positions",
         columns: &["number", "journal_id"],
         marker: "users_feed_positions_pk",
+    },
+    OwnTable {
+        name: "users_messages",
+        created_by: "m20261129_000010_create_users_messages",
+        columns: &["number", "user_id", "data"],
+        marker: "users_messages_user_ix",
+    },
+    OwnTable {
+        name: "users_tickets",
+        created_by: "m20261129_000011_create_users_tickets",
+        columns: &["digest", "user_id", "actor", "key_id", "valid_until", "scope", "expires_at"],
+        marker: "users_tickets_expires_at_ix",
     },
 ];
 

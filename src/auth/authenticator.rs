@@ -33,6 +33,31 @@ pub struct Caller {
     pub actor: Actor,
     /// What it may do.
     pub scopes: Scopes,
+    /// When its access token expires.
+    pub valid_until: Option<DateTime<Utc>>,
+}
+
+impl Caller {
+    /// Returns what has to remain valid, while the caller does something that takes long.
+    #[must_use]
+    pub fn basis(&self) -> Basis {
+        match (&self.actor, self.valid_until) {
+            (Actor::Key(id), _) => Basis::Key(*id),
+            (_, Some(end)) => Basis::Until(end),
+            (_, None) => Basis::Anyone,
+        }
+    }
+}
+
+/// What permits a caller to continue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// Anyone may, unless authentication is required.
+    Anyone,
+    /// An API key.
+    Key(KeyId),
+    /// An access token, until it expires.
+    Until(DateTime<Utc>),
 }
 
 /// Why a caller is refused.
@@ -124,7 +149,7 @@ impl Authenticator {
     /// [`Refusal`].
     pub fn authenticate(&self, credentials: Option<&[u8]>, now: impl Fn() -> DateTime<Utc>) -> Result<Caller, Refusal> {
         if !self.is_required {
-            return Ok(Caller { actor: Actor::Anyone, scopes: Scopes::ALL_OF_ANYONE });
+            return Ok(Caller { actor: Actor::Anyone, scopes: Scopes::ALL_OF_ANYONE, valid_until: None });
         }
         let credentials = credentials.ok_or(Refusal::Missing)?;
         let Some(presented) = ApiKey::parse(credentials) else {
@@ -147,7 +172,22 @@ impl Authenticator {
             return Err(Refusal::Invalid);
         }
         key.last_used.store(now.timestamp(), Ordering::Relaxed);
-        Ok(Caller { actor: Actor::Key(key.stored.key.id), scopes: key.stored.scopes })
+        Ok(Caller { actor: Actor::Key(key.stored.key.id), scopes: key.stored.scopes, valid_until: None })
+    }
+
+    /// Returns the scopes that remain; `None` if nothing is permitted at this time. What is unknown has not changed.
+    #[must_use]
+    pub fn remaining_scopes(&self, basis: Basis, now: DateTime<Utc>) -> Option<Scopes> {
+        match basis {
+            Basis::Anyone => (!self.is_required).then_some(Scopes::ALL_OF_ANYONE),
+            Basis::Until(end) => (now < end).then_some(Scopes::ALL),
+            Basis::Key(id) => match self.keys.load().by_id.get(&id) {
+                Some(key) if key.stored.expires_at.is_some_and(|expiry| expiry <= now) => None,
+                Some(key) => Some(key.stored.scopes),
+                None if self.is_current.load(Ordering::Acquire) => None,
+                None => Some(Scopes::ALL),
+            },
+        }
     }
 }
 
@@ -228,6 +268,6 @@ mod tests {
     #[test]
     fn without_authentication_every_caller_may_do_everything_but_manage_keys() {
         let caller = new(false, STALE).authenticate(Some(b"anything"), || time(0)).unwrap();
-        assert_eq!(caller, Caller { actor: Actor::Anyone, scopes: Scopes::ALL_OF_ANYONE });
+        assert_eq!((caller.actor, caller.scopes), (Actor::Anyone, Scopes::ALL_OF_ANYONE));
     }
 }

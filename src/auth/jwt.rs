@@ -203,7 +203,7 @@ impl TokenVerifier {
         let ends_at = ends_at(claims.exp).ok_or(Refusal::Invalid)?;
         let scopes = claims.others.get(&self.rules.scope_claim).map(scopes).unwrap_or_default();
         let subject = Subject { issuer: claims.iss.into(), id: claims.sub.into() };
-        Ok((Caller { actor: Actor::Subject(subject), scopes }, ends_at))
+        Ok((Caller { actor: Actor::Subject(subject), scopes, valid_until: Some(ends_at) }, ends_at))
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Scope {
     UsersSelf,
     /// Read the feed of changes.
     FeedRead,
+    /// Send messages to users.
+    MessagesSend,
     /// Read the state of the pool, the metrics, and the histories of users.
     OpsRead,
     /// Create, list, rotate and revoke API keys.
@@ -27,13 +29,14 @@ pub enum Scope {
 
 impl Scope {
     /// All scopes, in the order in which they are listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::UsersRead,
         Self::UsersWrite,
         Self::UsersDelete,
         Self::UsersBulk,
         Self::UsersSelf,
         Self::FeedRead,
+        Self::MessagesSend,
         Self::OpsRead,
         Self::KeysAdmin,
     ];
@@ -48,6 +51,7 @@ impl Scope {
             Self::UsersBulk => "users:bulk",
             Self::UsersSelf => "users:self",
             Self::FeedRead => "feed:read",
+            Self::MessagesSend => "messages:send",
             Self::OpsRead => "ops:read",
             Self::KeysAdmin => "keys:admin",
         }
@@ -63,6 +67,7 @@ impl Scope {
             Self::UsersBulk => "import users in bulk",
             Self::UsersSelf => "read and change the user whose id is the subject of the access token",
             Self::FeedRead => "read the feed of changes, with the values of users",
+            Self::MessagesSend => "send messages to users",
             Self::OpsRead => "read the state of the pool, the metrics, and the histories of users",
             Self::KeysAdmin => "create, list, rotate and revoke API keys",
         }

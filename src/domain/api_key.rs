@@ -87,7 +87,7 @@ impl ApiKey {
 }
 
 /// Appends random letters and digits.
-fn push_random(text: &mut String, count: usize) -> Result<(), getrandom::Error> {
+pub(super) fn push_random(text: &mut String, count: usize) -> Result<(), getrandom::Error> {
     // The largest multiple of 62: bytes from here on would favour the first letters.
     const LIMIT: u8 = 248;
     let end = text.len() + count;

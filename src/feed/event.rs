@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -44,26 +45,43 @@ impl EventType {
         }
     }
 
-    fn of_action(action: &str) -> Self {
+    /// `None` for a message.
+    fn of_action(action: &str) -> Option<Self> {
         match action {
-            "created" => Self::Created,
-            "deleted" => Self::Deleted,
-            _ => Self::Updated,
+            "created" => Some(Self::Created),
+            "updated" => Some(Self::Updated),
+            "deleted" => Some(Self::Deleted),
+            _ => None,
         }
     }
 }
 
-/// An event, encoded. A clone shares the text.
+/// An event, encoded: a change of a user, or a message to a user. A clone shares the text.
 #[derive(Clone, Debug)]
 pub struct Event {
     number: u64,
     user: UserId,
-    kind: EventType,
-    /// `id: …\nevent: …\ndata: {…}\n\n`: a message of an event stream.
-    message: Bytes,
-    /// Where the JSON is in the message.
+    /// `None` for a message.
+    event_type: Option<EventType>,
+    /// `id: …\nevent: …\ndata: {…}\n\n`: a message of an event stream. Of a message to a user only the JSON; empty once
+    /// the message has expired.
+    text: Bytes,
+    /// Where the JSON is in the text.
     json: Range<usize>,
     version: i64,
+}
+
+/// A message to a user, as a WebSocket delivers it.
+#[derive(Serialize)]
+struct MessageBody<'a> {
+    #[serde(rename = "type")]
+    message_type: &'static str,
+    id: String,
+    from: &'a str,
+    #[serde(serialize_with = "microseconds")]
+    time: DateTime<Utc>,
+    data: &'a RawValue,
+    position: String,
 }
 
 /// The attributes and the data of an event.
@@ -151,45 +169,37 @@ impl<'a> EventData<'a> {
 }
 
 impl Event {
-    /// Encodes a change.
-    pub(super) fn new(epoch: &Epoch, FeedEntry { number, entry }: &FeedEntry) -> Self {
+    /// Encodes a change or a message.
+    pub(super) fn new(epoch: &Epoch, FeedEntry { number, entry, message }: &FeedEntry) -> Self {
         let number = number.cast_unsigned();
         let position = Position { epoch: epoch.clone(), number }.to_string();
         let event_type = EventType::of_action(&entry.action);
-        let id = entry.user_id.as_uuid();
-        let mut message = format!("id: {position}\nevent: {}\ndata: ", event_type.name()).into_bytes();
-        let begin = message.len();
-        let body = EventBody {
-            specversion: "1.0",
-            id: format!("{id}.{}", entry.version),
-            source: SOURCE,
-            event_type,
-            subject: id,
-            time: entry.changed_at,
-            sequence: format!("{number:020}"),
-            position,
-            actor: &entry.actor,
-            data: EventData::of(entry),
+        let (text, json) = match event_type {
+            Some(event_type) => change(number, position, event_type, entry),
+            None => {
+                let text = message.as_ref().and_then(|data| message_body(position, entry, data)).unwrap_or_default();
+                let length = text.len();
+                (text, 0..length)
+            }
         };
-        // Serializing strings and numbers into memory does not fail.
-        let _ = serde_json::to_writer(&mut message, &body);
-        let json = begin..message.len();
-        message.extend_from_slice(b"\n\n");
-        Self { number, user: entry.user_id, kind: event_type, message: message.into(), json, version: entry.version }
+        Self { number, user: entry.user_id, event_type, text: text.into(), json, version: entry.version }
     }
 
     /// Returns the event without the values of the user, because the user has been deleted.
     pub(super) fn erased(&self) -> Self {
-        let message = &self.message[self.json.clone()];
+        if self.event_type.is_none() {
+            return Self { text: Bytes::new(), json: 0..0, ..self.clone() };
+        }
+        let message = &self.text[self.json.clone()];
         // The data is the last member, and a quotation mark within a text is escaped.
         let data = memchr::memmem::find(message, DATA).map_or(message.len(), |at| at + DATA.len());
-        let mut erased = self.message[..self.json.start + data].to_vec();
+        let mut erased = self.text[..self.json.start + data].to_vec();
         let user = EventData::erased(self.user.as_uuid(), self.version);
         let _ = serde_json::to_writer(&mut erased, &user);
         erased.push(b'}');
         let json = self.json.start..erased.len();
         erased.extend_from_slice(b"\n\n");
-        Self { message: erased.into(), json, ..self.clone() }
+        Self { text: erased.into(), json, ..self.clone() }
     }
 
     /// Returns the number of the position.
@@ -198,39 +208,83 @@ impl Event {
         self.number
     }
 
-    /// Returns the user that was changed.
+    /// Returns the user that was changed, or the receiver of the message.
     #[must_use]
     pub fn user(&self) -> UserId {
         self.user
     }
 
-    /// Returns what happened.
+    /// Returns what happened; `None` for a message.
     #[must_use]
-    pub fn event_type(&self) -> EventType {
-        self.kind
+    pub fn event_type(&self) -> Option<EventType> {
+        self.event_type
+    }
+
+    /// Returns whether there is nothing to deliver: a message that has expired.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
     }
 
     /// Returns the event as JSON on one line.
     #[must_use]
     pub fn json(&self) -> Bytes {
-        self.message.slice(self.json.clone())
+        self.text.slice(self.json.clone())
     }
 
-    /// Returns the event as JSON with a line break.
+    /// Returns the event as JSON with a line break. Not of messages.
     #[must_use]
     pub fn json_line(&self) -> Bytes {
-        self.message.slice(self.json.start..=self.json.end)
+        self.text.slice(self.json.start..self.text.len().min(self.json.end + 1))
     }
 
-    /// Returns the event as a message of an event stream.
+    /// Returns the event as a message of an event stream. Not of messages to users.
     #[must_use]
     pub fn message(&self) -> Bytes {
-        self.message.clone()
+        self.text.clone()
     }
 
     pub(super) fn size(&self) -> usize {
-        size_of::<Self>() + self.message.len()
+        size_of::<Self>() + self.text.len()
     }
+}
+
+/// Encodes a change. Returns also where the JSON is.
+fn change(number: u64, position: String, event_type: EventType, entry: &JournalEntry) -> (Vec<u8>, Range<usize>) {
+    let id = entry.user_id.as_uuid();
+    let mut message = format!("id: {position}\nevent: {}\ndata: ", event_type.name()).into_bytes();
+    let begin = message.len();
+    let body = EventBody {
+        specversion: "1.0",
+        id: format!("{id}.{}", entry.version),
+        source: SOURCE,
+        event_type,
+        subject: id,
+        time: entry.changed_at,
+        sequence: format!("{number:020}"),
+        position,
+        actor: &entry.actor,
+        data: EventData::of(entry),
+    };
+    // Serializing strings and numbers into memory does not fail.
+    let _ = serde_json::to_writer(&mut message, &body);
+    let json = begin..message.len();
+    message.extend_from_slice(b"\n\n");
+    (message, json)
+}
+
+/// Encodes a message. `None` if its data is not JSON, which is checked when it is sent.
+fn message_body(position: String, entry: &JournalEntry, data: &str) -> Option<Vec<u8>> {
+    let data = serde_json::from_str(data).ok()?;
+    let body = MessageBody {
+        message_type: "message",
+        id: format!("{}.{}", entry.user_id, entry.version),
+        from: &entry.actor,
+        time: entry.changed_at,
+        data,
+        position,
+    };
+    serde_json::to_vec(&body).ok()
 }
 
 #[cfg(test)]
@@ -252,7 +306,7 @@ mod tests {
             email: name.map(|_| "ann@example.com".to_owned()),
             created_at: time,
         };
-        Event::new(&Epoch::from_stored("e"), &FeedEntry { number: 42, entry })
+        Event::new(&Epoch::from_stored("e"), &FeedEntry { number: 42, entry, message: None })
     }
 
     fn parsed(event: &Event) -> serde_json::Value {

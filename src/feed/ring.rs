@@ -41,7 +41,7 @@ impl Ring {
 
     /// Erases the values of users that these events delete.
     fn erase(&mut self, events: &[Event]) {
-        let deletions = events.iter().filter(|event| event.event_type() == EventType::Deleted);
+        let deletions = events.iter().filter(|event| event.event_type() == Some(EventType::Deleted));
         let deleted: HashSet<UserId> = deletions.map(Event::user).collect();
         if deleted.is_empty() {
             return;

@@ -1,6 +1,6 @@
 //! Who may use a route: the caller is authenticated, limited, and compared with the scope that the route requires.
 //!
-//! The handler of a protected route takes an [`Allowed`] or [`AllowedOrSelf`] first, whose type names the scope.
+//! The handler of a protected route takes an [`Allowed`], or one of its variants, first. Its type names the scope.
 
 use std::{
     future::{Ready, ready},
@@ -15,6 +15,7 @@ use actix_web::{
     http::header::{self, HeaderMap, HeaderName},
     web,
 };
+use url::form_urlencoded;
 
 use super::{
     client_address::client_address,
@@ -30,6 +31,8 @@ use crate::{
 
 /// How much the caller may still request (draft-ietf-httpapi-ratelimit-headers-10).
 pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+/// The query parameter with a ticket.
+const TICKET: &str = "ticket";
 /// The scheme of credentials in `Authorization`, with the space after it.
 const BEARER: &[u8] = b"Bearer ";
 pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -65,41 +68,6 @@ impl<S> Allowed<S> {
     }
 }
 
-/// Checks whether a caller still has a scope.
-pub(super) struct Recheck {
-    authenticator: Arc<Authenticator>,
-    credentials: Option<Vec<u8>>,
-    scope: Scope,
-}
-
-impl Recheck {
-    /// Returns the check for the caller of a request, whose response takes long.
-    pub(super) fn new<S: RequiredScope>(_: &Allowed<S>, request: &HttpRequest) -> Result<Self, Problem> {
-        let authenticator = authenticator(request)?.clone();
-        let credentials = credentials(request.headers()).map_err(refused)?.map(<[u8]>::to_vec);
-        Ok(Self { authenticator, credentials, scope: S::SCOPE })
-    }
-
-    /// Checks whether the caller has the scope now. While keys cannot be read, known callers keep it.
-    pub(super) fn check(&self) -> Result<(), AccessLost> {
-        match self.authenticator.authenticate(self.credentials.as_deref(), clock::now) {
-            Ok(caller) if caller.scopes.contain(self.scope) => Ok(()),
-            Ok(_) => Err(AccessLost::Scope),
-            Err(Refusal::Unavailable | Refusal::NoSigningKeys) => Ok(()),
-            Err(_) => Err(AccessLost::Credentials),
-        }
-    }
-}
-
-/// What a caller has lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AccessLost {
-    /// The credentials are no longer valid.
-    Credentials,
-    /// They no longer have the scope.
-    Scope,
-}
-
 fn author(request: &HttpRequest, caller: Caller) -> Author {
     Author { actor: caller.actor, request_id: RequestInfo::of(request).map(|info| info.id().into()) }
 }
@@ -120,7 +88,7 @@ macro_rules! required_scopes {
     )*};
 }
 
-required_scopes!(UsersRead, UsersWrite, UsersDelete, UsersBulk, FeedRead, OpsRead, KeysAdmin);
+required_scopes!(UsersRead, UsersWrite, UsersDelete, UsersBulk, FeedRead, MessagesSend, OpsRead, KeysAdmin);
 
 impl<S: RequiredScope> FromRequest for Allowed<S> {
     type Error = Problem;
@@ -155,11 +123,73 @@ impl<S: RequiredScope> FromRequest for AllowedOrSelf<S> {
     }
 }
 
+/// A caller who has the scope `S`, or the scope `users:self` for the user that it is.
+pub(super) struct AllowedOrSubject<S> {
+    caller: Caller,
+    scope: PhantomData<S>,
+}
+
+impl<S: RequiredScope> AllowedOrSubject<S> {
+    /// Returns the scope that permits a request for a user, or for all users.
+    pub(super) fn scope_for(&self, user: Option<UserId>) -> Result<Scope, Problem> {
+        if self.caller.scopes.contain(S::SCOPE) {
+            return Ok(S::SCOPE);
+        }
+        match subject_user(&self.caller) {
+            Some(subject) if user.is_none_or(|user| user == subject) => Ok(Scope::UsersSelf),
+            _ => Err(scope_missing(S::SCOPE)),
+        }
+    }
+
+    /// Returns the user that the caller is, unless it has the scope `S`.
+    pub(super) fn subject(&self) -> Option<UserId> {
+        if self.caller.scopes.contain(S::SCOPE) { None } else { subject_user(&self.caller) }
+    }
+
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+impl<S: RequiredScope> FromRequest for AllowedOrSubject<S> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let caller = authorize(request, S::SCOPE, |caller| subject_user(caller).is_some());
+        ready(caller.map(|caller| Self { caller, scope: PhantomData }))
+    }
+}
+
+/// A caller who has the scope `S`, or a ticket, which is verified later: a browser's script can read the reason of a
+/// refusal only once its WebSocket is open.
+pub(super) enum AllowedOrTicket<S> {
+    Allowed(Allowed<S>),
+    Ticket,
+}
+
+impl<S: RequiredScope> FromRequest for AllowedOrTicket<S> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        if form_urlencoded::parse(request.query_string().as_bytes()).any(|(name, _)| name == TICKET) {
+            return ready(Ok(Self::Ticket));
+        }
+        ready(Allowed::from_request(request, payload).into_inner().map(Self::Allowed))
+    }
+}
+
+/// Returns the user that the caller is, if it may act as that.
+fn subject_user(caller: &Caller) -> Option<UserId> {
+    let Actor::Subject(Subject { id, .. }) = &caller.actor else { return None };
+    caller.scopes.contain(Scope::UsersSelf).then(|| id.parse().ok()).flatten()
+}
+
 /// Returns whether the caller is the user in the path. Both are compared as ids, which can be written in several ways.
 fn is_self(request: &HttpRequest, caller: &Caller) -> bool {
-    let Actor::Subject(Subject { id, .. }) = &caller.actor else { return false };
     let user: Option<UserId> = path::parameter(request, "id").parse().ok();
-    caller.scopes.contain(Scope::UsersSelf) && user.is_some() && user == id.parse().ok()
+    user.is_some() && user == subject_user(caller)
 }
 
 /// Returns the caller of a request if it has a scope, or if something else permits the request.
@@ -190,7 +220,7 @@ fn authorize(
     Err(scope_missing(scope))
 }
 
-fn authenticator(request: &HttpRequest) -> Result<&Arc<Authenticator>, Problem> {
+pub(super) fn authenticator(request: &HttpRequest) -> Result<&Arc<Authenticator>, Problem> {
     let authenticator = request.app_data::<web::Data<Authenticator>>();
     authenticator.map(|it| &**it).ok_or_else(|| Problem::internal("the Authenticator is not in the app data"))
 }
@@ -247,7 +277,7 @@ fn too_many(detail: &str, retry_after: Duration) -> Problem {
 }
 
 /// Returns the credentials of a request: one bearer token (RFC 6750) or one `X-API-Key`.
-fn credentials(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
+pub(super) fn credentials(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     let mut authorization = headers.get_all(header::AUTHORIZATION);
     let mut api_key = headers.get_all(API_KEY);
     match (authorization.next(), api_key.next()) {
@@ -261,7 +291,7 @@ fn credentials(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     }
 }
 
-fn refused(refusal: Refusal) -> Problem {
+pub(super) fn refused(refusal: Refusal) -> Problem {
     match refusal {
         Refusal::Missing => {
             let detail = "Send an API key or an access token: Authorization: Bearer …, or X-API-Key: ….";

@@ -153,6 +153,19 @@ impl Members {
         self.text(name, &value, parse)
     }
 
+    /// Takes a required value of any type.
+    pub(super) fn required_value<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&Value) -> Result<T, ValidationError>,
+    ) -> Option<T> {
+        let Some(value) = self.remove(name) else {
+            self.add_error(name, ValidationError::new("required", "is required"));
+            return None;
+        };
+        parse(&value).map_err(|error| self.add_error(name, error)).ok()
+    }
+
     fn text<T>(
         &mut self,
         name: &str,

@@ -165,7 +165,7 @@ pub(super) async fn changes(
         // The connection would wait for the end before the next request.
         return Ok(with_headers(None).content_type(name).finish());
     }
-    let filter = Filter { users: query.ids, types: query.types };
+    let filter = Filter { users: query.ids, types: query.types, receiver: None };
     let after = last_event_id(&request).or(query.after).unwrap_or(After::Now);
     let limit = query.limit.map(|limit| limit.0);
     let subscription = feed.subscribe(after, filter);

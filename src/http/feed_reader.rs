@@ -6,8 +6,9 @@ use actix_web::HttpRequest;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    access::{AccessLost, Allowed, Recheck, RequiredScope},
+    access::{Allowed, RequiredScope},
     problem::Problem,
+    recheck::{AccessLost, Recheck},
 };
 use crate::{
     connections::{InFlightGuard, OpenConnection},
@@ -42,11 +43,25 @@ pub(super) enum End {
     Closing,
 }
 
+/// A connection with live events, which is not taken for idle. `None` with HTTP/2, whose connections count their requests
+/// themselves.
+pub(super) struct Connection(Option<InFlightGuard>);
+
+impl Connection {
+    pub(super) fn of(request: &HttpRequest) -> Self {
+        Self(request.conn_data::<OpenConnection>().map(OpenConnection::begin_request))
+    }
+
+    /// Returns the client of this connection.
+    pub(super) fn client(self, recheck: Recheck, feed: &Feed) -> Client {
+        Client { recheck, connection: self, closing: feed.closing() }
+    }
+}
+
 /// The client of a response with live events.
 pub(super) struct Client {
     recheck: Recheck,
-    /// Keeps the connection from being taken for idle. Only of HTTP/1; a connection of HTTP/2 counts its requests itself.
-    connection: Option<InFlightGuard>,
+    connection: Connection,
     closing: Closing,
 }
 
@@ -56,16 +71,17 @@ impl Client {
         request: &HttpRequest,
         feed: &Feed,
     ) -> Result<Self, Problem> {
-        Ok(Self {
-            recheck: Recheck::new(caller, request)?,
-            connection: request.conn_data::<OpenConnection>().map(OpenConnection::begin_request),
-            closing: feed.closing(),
-        })
+        Ok(Connection::of(request).client(Recheck::of_caller(caller, request)?, feed))
+    }
+
+    /// Replaces what is checked.
+    pub(super) fn set_recheck(&mut self, recheck: Recheck) {
+        self.recheck = recheck;
     }
 
     /// Returns whether the connection is closed for another one. At a shutdown all are, but the feed decides when.
     fn is_displaced(&self) -> bool {
-        self.connection.as_ref().is_some_and(InFlightGuard::is_closing) && !self.closing.has_begun()
+        self.connection.0.as_ref().is_some_and(InFlightGuard::is_closing) && !self.closing.has_begun()
     }
 }
 
@@ -102,6 +118,11 @@ impl FeedReader {
     /// Ends the response with the events that exist now.
     pub(super) fn end_at_latest(&mut self) {
         self.end = Some(self.subscription.latest());
+    }
+
+    /// Returns the client.
+    pub(super) fn client_mut(&mut self) -> &mut Client {
+        &mut self.client
     }
 
     /// Returns whether the service is shutting down.

@@ -30,6 +30,10 @@ pub(super) struct ExportProblems;
 pub(super) struct FeedDisabledProblems;
 /// For the feed of changes.
 pub(super) struct FeedProblems;
+/// For messages to a user.
+pub(super) struct MessageProblems;
+/// For tickets.
+pub(super) struct TicketProblems;
 /// For the WebSocket.
 pub(super) struct WebSocketProblems;
 /// For routes that change a user.
@@ -131,6 +135,19 @@ impl IntoResponses for FeedDisabledProblems {
 impl IntoResponses for FeedProblems {
     fn responses() -> Responses {
         responses(&[Kind::InvalidQuery, Kind::NotFound, Kind::NotAcceptable, Kind::PositionGone])
+    }
+}
+
+impl IntoResponses for MessageProblems {
+    fn responses() -> Responses {
+        let others = [Kind::InvalidId, Kind::UserNotFound, Kind::NotFound];
+        responses(&[&BODY[..], &others].concat())
+    }
+}
+
+impl IntoResponses for TicketProblems {
+    fn responses() -> Responses {
+        responses(&[&BODY[..], &[Kind::NotFound]].concat())
     }
 }
 

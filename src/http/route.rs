@@ -1,6 +1,6 @@
 //! How routes are registered: as `public`, or as `protected`.
 //!
-//! The handler of a protected route takes an [`Allowed`] or [`AllowedOrSelf`] first; another handler does not compile. The
+//! The handler of a protected route takes an [`Allowed`] or one of its variants first; another handler does not compile. The
 //! same type documents the route: its security requirement, and the problems of a refused caller.
 
 use std::marker::PhantomData;
@@ -19,7 +19,7 @@ use utoipa::{
 use utoipa_actix_web::{OpenApiFactory, service_config::ServiceConfig};
 
 use super::{
-    access::{Allowed, AllowedOrSelf, RequiredScope},
+    access::{Allowed, AllowedOrSelf, AllowedOrSubject, AllowedOrTicket, RequiredScope},
     responses::AccessProblems,
 };
 use crate::domain::Scope;
@@ -27,7 +27,7 @@ use crate::domain::Scope;
 /// The name of the security scheme in the document.
 pub(super) const SCHEME: &str = "apiKey";
 
-/// The arguments of a handler that begin with an [`Allowed`] or [`AllowedOrSelf`].
+/// The arguments of a handler that begin with an [`Allowed`] or one of its variants.
 pub(super) trait Protected: FromRequest {
     /// The scopes of which one is required.
     const SCOPES: &'static [Scope];
@@ -41,6 +41,14 @@ macro_rules! protected {
 
         impl<S: RequiredScope, $($argument: FromRequest + 'static),*> Protected for (AllowedOrSelf<S>, $($argument,)*) {
             const SCOPES: &'static [Scope] = &[S::SCOPE, Scope::UsersSelf];
+        }
+
+        impl<S: RequiredScope, $($argument: FromRequest + 'static),*> Protected for (AllowedOrSubject<S>, $($argument,)*) {
+            const SCOPES: &'static [Scope] = &[S::SCOPE, Scope::UsersSelf];
+        }
+
+        impl<S: RequiredScope, $($argument: FromRequest + 'static),*> Protected for (AllowedOrTicket<S>, $($argument,)*) {
+            const SCOPES: &'static [Scope] = &[S::SCOPE];
         }
     };
 }

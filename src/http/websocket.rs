@@ -4,7 +4,7 @@ mod frames;
 mod messages;
 mod socket;
 
-use std::{convert::Infallible, rc::Rc};
+use std::{convert::Infallible, rc::Rc, sync::Arc};
 
 use actix_http::ws::{self, HandshakeError};
 use actix_web::{
@@ -18,20 +18,33 @@ use actix_web::{
 };
 use futures_util::stream;
 
-use self::{frames::Frames, socket::Socket};
+use self::{
+    frames::Frames,
+    socket::{Entry, Services, Socket},
+};
 use super::{
-    access::{Allowed, FeedRead},
+    access::{AllowedOrTicket, FeedRead, authenticator},
     changes::disabled,
-    feed_reader::Client,
+    feed_reader::{Client, Connection},
     origin,
     problem::{Kind, Problem},
+    query::Query,
     responses::{ServerProblems, WebSocketProblems},
     turn::Turn,
 };
-use crate::feed::Feed;
+use crate::{exchange::query_parameters, feed::Feed, service::TicketStore};
 
 /// The protocol of the messages.
 const PROTOCOL: &str = "users-api.v1";
+
+query_parameters! {
+    /// How the client authenticates.
+    pub(super) struct WebSocketParameters {
+        /// A ticket of `POST /ws/tickets`, for browsers, which cannot send credentials. An invalid one closes the connection
+        /// with the code 4401.
+        ticket: Option<String>,
+    }
+}
 
 /// Read the feed over WebSocket
 ///
@@ -43,6 +56,7 @@ const PROTOCOL: &str = "users-api.v1";
     tag = "users",
     operation_id = "openWebSocket",
     params(
+        WebSocketParameters,
         ("Sec-WebSocket-Protocol" = Option<String>, Header, description = "`users-api.v1`, which is also the default"),
     ),
     responses(
@@ -52,7 +66,8 @@ const PROTOCOL: &str = "users-api.v1";
     ),
 )]
 pub(super) async fn open(
-    caller: Allowed<FeedRead>,
+    caller: AllowedOrTicket<FeedRead>,
+    query: Query<WebSocketParameters>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
@@ -62,9 +77,20 @@ pub(super) async fn open(
     if feed.closing().has_begun() {
         return Err(Problem::new(Kind::ShuttingDown, "The service is shutting down. Connect again."));
     }
-    let client = Client::new(&caller, &request, feed)?;
-    let turn = request.conn_data::<Rc<Turn>>().cloned();
-    let socket = Socket::new(Feed::clone(feed), Frames::new(payload), client, turn);
+    let entry = match caller {
+        AllowedOrTicket::Allowed(caller) => Entry::Client(Client::new(&caller, &request, feed)?),
+        AllowedOrTicket::Ticket => Entry::Ticket(Connection::of(&request), query.0.ticket.unwrap_or_default()),
+    };
+    let services = Services {
+        feed: Feed::clone(feed),
+        authenticator: Arc::clone(authenticator(&request)?),
+        tickets: request
+            .app_data::<web::Data<TicketStore>>()
+            .map(|store| TicketStore::clone(store))
+            .ok_or_else(disabled)?,
+        turn: request.conn_data::<Rc<Turn>>().cloned(),
+    };
+    let socket = Socket::new(services, Frames::new(payload), entry);
     Ok(response.body(BodyStream::new(stream::unfold(socket, |mut socket| async move {
         let frames = socket.next().await?;
         Some((Ok::<_, Infallible>(frames), socket))

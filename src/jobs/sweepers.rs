@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orm_pool::Pool;
 
-use crate::service::{Error, FeedStore, IdempotencyStore, Journal};
+use crate::service::{Error, FeedStore, IdempotencyStore, Journal, MessageStore, TicketStore};
 
 /// Pause between two sweeps, unless the retention is shorter.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -43,6 +43,28 @@ pub(super) async fn feed(store: FeedStore, (retention, max_events): (Duration, u
     loop {
         tokio::time::sleep(INTERVAL.min(retention)).await;
         while logged(store.expire(retention, max_events).await, "events of the feed").unwrap_or_default() {
+            tokio::time::sleep(BATCH_PAUSE).await;
+        }
+    }
+}
+
+/// Deletes messages to users that have expired.
+pub(super) async fn messages(pool: Pool) {
+    let store = MessageStore::new(pool);
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        while logged(store.delete_expired().await, "messages").unwrap_or_default() {
+            tokio::time::sleep(BATCH_PAUSE).await;
+        }
+    }
+}
+
+/// Deletes tickets that have expired.
+pub(super) async fn tickets(pool: Pool) {
+    let store = TicketStore::new(pool);
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        while logged(store.delete_expired().await, "tickets").unwrap_or_default() {
             tokio::time::sleep(BATCH_PAUSE).await;
         }
     }

@@ -17,9 +17,9 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
     Statement, sea_query::Expr,
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::time::timeout;
 
-use super::{Error, JournalEntry, clock, error::database, statement::is_one_of};
+use super::{Error, JournalEntry, clock, error::database, journal::Action, messages, statement::is_one_of};
 
 /// Maximum number of events that are read with one operation.
 const PAGE_SIZE: u64 = 256;
@@ -27,22 +27,6 @@ const PAGE_SIZE: u64 = 256;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of events that expire with one operation.
 const EXPIRY_BATCH: u64 = 500;
-
-/// Signals that changes were committed by this process.
-#[derive(Clone, Debug, Default)]
-pub struct ChangeSignal(Arc<Notify>);
-
-impl ChangeSignal {
-    /// Signals a change. Signals that no one waits for yet are combined into one.
-    pub fn notify(&self) {
-        self.0.notify_one();
-    }
-
-    /// Waits for a signal.
-    pub async fn notified(&self) {
-        self.0.notified().await;
-    }
-}
 
 /// The state of the stored feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,8 +54,10 @@ struct StateRow {
 pub struct FeedEntry {
     /// The position.
     pub number: i64,
-    /// The change.
+    /// The change, or a message.
     pub entry: JournalEntry,
+    /// What a message says, as JSON; `None` once it has expired.
+    pub message: Option<String>,
 }
 
 /// The stored feed.
@@ -171,6 +157,24 @@ impl FeedStore {
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn page(&self, after: i64) -> Result<Arc<[FeedEntry]>, Error> {
         Ok(self.pages.load(after).await?)
+    }
+
+    /// Returns the position of an entry of the journal that is after another position, if it has one yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] or [`Error::Internal`].
+    pub async fn position_of(&self, journal_id: i64, after: i64) -> Result<Option<i64>, Error> {
+        if self.pool.engine() == Engine::Sqlite {
+            return Ok(Some(journal_id));
+        }
+        let find = move |db: Connection| async move {
+            let number = positions::Entity::find().select_only().column(positions::Column::Number);
+            let number =
+                number.filter(positions::Column::Number.gt(after)).filter(positions::Column::JournalId.eq(journal_id));
+            number.into_tuple().one(&db).await.map_err(database)
+        };
+        self.pool.read("feed.position_of", find).await
     }
 
     /// Gives pending changes their positions. Returns whether there may be more of them.
@@ -283,10 +287,15 @@ async fn page(db: &Connection, after: i64) -> Result<Vec<FeedEntry>, DbErr> {
     }
     let rows = journal::Entity::find().filter(is_one_of(db.get_database_backend(), journal::Column::Id, &ids));
     let rows = rows.all(db).await?;
+    let is_message = |row: &&journal::Model| row.action == Action::Message.name();
+    let messages: Vec<i64> = rows.iter().filter(is_message).map(|row| -row.version).collect();
+    let mut messages = messages::find(db, &messages).await?;
     let mut entries: HashMap<i64, journal::Model> = rows.into_iter().map(|row| (row.id, row)).collect();
     // Ends before the first gap: an entry that the journal no longer has.
     let entry = |(expected, (number, id))| {
-        (number == expected).then(|| Some(FeedEntry { number, entry: entries.remove(&id)?.into() }))?
+        let row = entries.remove(&id).filter(|_| number == expected)?;
+        let message = messages.remove(&(row.user_id, -row.version));
+        Some(FeedEntry { number, entry: row.into(), message })
     };
     Ok((numbers[0].0..).zip(numbers).map_while(entry).collect())
 }

@@ -10,7 +10,7 @@ use entity::users_journal::{Column, Entity, Model};
 use orm_pool::{Connection, Pool};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 
-pub(super) use self::record::{Recorder, created, updated};
+pub(super) use self::record::{Action, Recorder, created, updated};
 use super::{Error, clock, error::database, statement::is_one_of};
 use crate::domain::{UserId, Version};
 
@@ -26,7 +26,7 @@ pub struct JournalEntry {
     pub user_id: UserId,
     /// The version that the change created; for a deletion, the one after the last.
     pub version: Version,
-    /// `created`, `updated` or `deleted`.
+    /// `created`, `updated` or `deleted`; `message` in the feed.
     pub action: String,
     /// The members that an update changed: `name`, `email`.
     pub changed: Vec<String>,
@@ -62,6 +62,11 @@ impl From<Model> for JournalEntry {
     }
 }
 
+/// Selects changes. Messages, which have negative versions, are none.
+fn changes() -> Select<Entity> {
+    Entity::find().filter(Column::Version.gt(0))
+}
+
 /// The stored journal.
 #[derive(Clone, Debug)]
 pub struct Journal {
@@ -81,7 +86,7 @@ impl Journal {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn history(&self, id: UserId, before: Option<Version>, limit: u64) -> Result<Vec<JournalEntry>, Error> {
-        let of_user = Entity::find().filter(Column::UserId.eq(id.as_uuid())).order_by_desc(Column::Version);
+        let of_user = changes().filter(Column::UserId.eq(id.as_uuid())).order_by_desc(Column::Version);
         let page = match before {
             Some(version) => of_user.filter(Column::Version.lt(version)),
             None => of_user,
@@ -95,7 +100,7 @@ impl Journal {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn latest(&self, before: Option<i64>, limit: u64) -> Result<Vec<JournalEntry>, Error> {
-        let all = Entity::find().order_by_desc(Column::Id);
+        let all = changes().order_by_desc(Column::Id);
         let page = match before {
             Some(id) => all.filter(Column::Id.lt(id)),
             None => all,

@@ -55,7 +55,7 @@ pub enum SchemaFailure {
 const LARGEST_STATEMENT: i64 = 8 << 20;
 
 /// Statements that change nothing, but together need every privilege that the service needs.
-const PROBES: [(&str, [&str; 4]); 7] = [
+const PROBES: [(&str, [&str; 4]); 9] = [
     (
         "users",
         [
@@ -117,6 +117,24 @@ const PROBES: [(&str, [&str; 4]); 7] = [
             "INSERT INTO users_feed_positions SELECT * FROM users_feed_positions WHERE 1 = 0",
             "UPDATE users_feed_positions SET number = number WHERE 1 = 0",
             "DELETE FROM users_feed_positions WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_messages",
+        [
+            "SELECT number FROM users_messages WHERE 1 = 0",
+            "INSERT INTO users_messages SELECT * FROM users_messages WHERE 1 = 0",
+            "UPDATE users_messages SET data = data WHERE 1 = 0",
+            "DELETE FROM users_messages WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_tickets",
+        [
+            "SELECT scope FROM users_tickets WHERE 1 = 0",
+            "INSERT INTO users_tickets SELECT * FROM users_tickets WHERE 1 = 0",
+            "UPDATE users_tickets SET scope = scope WHERE 1 = 0",
+            "DELETE FROM users_tickets WHERE 1 = 0",
         ],
     ),
 ];

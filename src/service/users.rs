@@ -29,9 +29,8 @@ use self::{
     once::KeyedCreation,
 };
 use super::{
-    Error,
+    ChangeSignal, Error,
     error::database,
-    feed::ChangeSignal,
     idempotency::{Claim, Hash, InFlight, KeyedOutcome, KeyedRequest, KeyedResponse, StoredResponse, stored_responses},
     journal::{self, Recorder},
 };

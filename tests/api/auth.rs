@@ -19,8 +19,8 @@ cases![
     idempotency_keys_belong_to_the_caller,
 ];
 
-const SCOPES: [&str; 7] =
-    ["users:read", "users:write", "users:delete", "users:bulk", "feed:read", "ops:read", "keys:admin"];
+const SCOPES: [&str; 8] =
+    ["users:read", "users:write", "users:delete", "users:bulk", "feed:read", "messages:send", "ops:read", "keys:admin"];
 
 /// Settings that require authentication. Keys are read again so rarely that a case sees only its own statements.
 pub const REQUIRED: [(&str, &str); 3] =
@@ -103,7 +103,7 @@ async fn protected_operations(app: &App) -> Vec<(Method, String, String)> {
             operations.push((method, path.replace("{id}", id), scope));
         }
     }
-    assert_eq!(operations.len(), 18, "{operations:?}");
+    assert_eq!(operations.len(), 20, "{operations:?}");
     operations
 }
 

@@ -80,6 +80,7 @@ mod urls;
 mod users;
 mod websocket;
 mod websocket_frames;
+mod websocket_tickets;
 
 use std::process::ExitCode;
 
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
         suites.extend([
             suite("auth", auth::cases()),
             suite("websocket", websocket::cases()),
+            suite("websocket_tickets", websocket_tickets::cases()),
             suite("websocket_frames", websocket_frames::cases()).without_engine(),
             suite("api_keys", api_keys::cases()),
             suite("secure_start", secure_start::cases()).without_engine(),

@@ -27,11 +27,11 @@ cases![
 const ISSUER: &str = "https://login.example.com/";
 const AUDIENCE: &str = "https://users.example.com";
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn claims(changes: &Value) -> Value {
+pub fn claims(changes: &Value) -> Value {
     let mut claims =
         json!({"iss": ISSUER, "aud": [AUDIENCE, "other"], "sub": "ann", "exp": now() + 600, "scope": "users:read"});
     for (name, value) in changes.as_object().unwrap() {
@@ -43,12 +43,12 @@ fn claims(changes: &Value) -> Value {
     claims
 }
 
-fn header(key: &SigningKey, id: &str) -> Value {
+pub fn header(key: &SigningKey, id: &str) -> Value {
     json!({"alg": key.algorithm(), "typ": "at+jwt", "kid": id})
 }
 
 /// Starts a service that accepts tokens of these keys, and waits until it has read them.
-async fn service(context: &Context, keys: &[(&str, &SigningKey)], more: &[(&str, &str)]) -> App {
+pub async fn service(context: &Context, keys: &[(&str, &SigningKey)], more: &[(&str, &str)]) -> App {
     let jwks = json!({"keys": keys.iter().map(|(id, key)| key.jwk(id)).collect::<Vec<_>>()});
     let file = context.folder().join("jwks.json");
     fs::write(&file, jwks.to_string()).unwrap();

@@ -12,14 +12,17 @@ const MAX_IDS: usize = 100;
 /// A message of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ClientMessage {
-    /// The first message: what to read.
+    /// What to read.
     Subscribe(After, Filter),
+    /// Another ticket, because what permitted the first one expires.
+    Renew(String),
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 enum Raw {
     Subscribe { after: Option<String>, ids: Option<Vec<Uuid>>, types: Option<Vec<EventType>> },
+    Renew { ticket: String },
 }
 
 /// Why a message is refused.
@@ -34,7 +37,7 @@ impl MessageError {
         Self { code, detail: detail.into() }
     }
 
-    fn invalid(detail: impl Into<String>) -> Self {
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
         Self::new("invalid-message", detail)
     }
 }
@@ -44,8 +47,11 @@ impl ClientMessage {
         let value: Value =
             serde_json::from_str(text).map_err(|error| MessageError::new("malformed-json", error.to_string()))?;
         // `null` means the same as a missing member.
-        let Raw::Subscribe { after, ids, types } =
-            Raw::deserialize(value).map_err(|error| MessageError::invalid(error.to_string()))?;
+        let (after, ids, types) = match Raw::deserialize(value) {
+            Ok(Raw::Subscribe { after, ids, types }) => (after, ids, types),
+            Ok(Raw::Renew { ticket }) => return Ok(Self::Renew(ticket)),
+            Err(error) => return Err(MessageError::invalid(error.to_string())),
+        };
         let after = after.map_or(Ok(After::Now), |after| after.parse());
         let after = after.map_err(|error| MessageError::invalid(format!("after {}", error.message)))?;
         if ids.as_ref().is_some_and(|ids| !(1..=MAX_IDS).contains(&ids.len())) {
@@ -55,7 +61,7 @@ impl ClientMessage {
             return Err(MessageError::invalid("types must have at least one type"));
         }
         let users = ids.map(|ids| ids.into_iter().map(Into::into).collect());
-        Ok(Self::Subscribe(after, Filter { users, types: types.map(EventTypes) }))
+        Ok(Self::Subscribe(after, Filter { users, types: types.map(EventTypes), receiver: None }))
     }
 }
 
@@ -79,7 +85,7 @@ pub(super) fn error(error: &MessageError) -> String {
     json!({"type": "error", "code": error.code, "detail": error.detail}).to_string()
 }
 
-/// Events. They are encoded already.
+/// Events of changes. They are encoded already.
 pub(super) fn events(events: &[Event], position: &Position) -> BytesMut {
     const OVERHEAD: usize = 128;
     let length: usize = events.iter().map(|event| event.json().len() + 1).sum();
@@ -132,6 +138,8 @@ mod tests {
             r#"{"type":"subscribe","ids":["x"]}"#,
             r#"{"type":"subscribe","types":[]}"#,
             r#"{"type":"subscribe","types":["user.gone"]}"#,
+            r#"{"type":"renew"}"#,
+            r#"{"type":"renew","ticket":1}"#,
         ] {
             assert_eq!(refused(text), "invalid-message", "{text}");
         }

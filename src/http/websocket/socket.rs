@@ -1,7 +1,7 @@
 //! A WebSocket connection. It is the body of the response: a stream that is polled only while the connection can send, so
 //! that a client that does not read costs no memory.
 
-use std::{future::pending, rc::Rc, time::Duration};
+use std::{future::pending, rc::Rc, sync::Arc, time::Duration};
 
 use actix_http::ws::{CloseCode, CloseReason, OpCode, Parser};
 use actix_web::web::{Bytes, BytesMut};
@@ -12,13 +12,15 @@ use super::{
     messages::{self, ClientMessage, MessageError},
 };
 use crate::{
-    feed::{After, Closing, Feed, Filter, ResyncReason},
+    auth::Authenticator,
+    domain::TicketDigest,
+    feed::{After, Closing, Event, Feed, Filter, Position, ResyncReason},
     http::{
-        access::AccessLost,
-        feed_reader::{Client, End, FeedReader, Part},
+        feed_reader::{Client, Connection, End, FeedReader, Part},
+        recheck::{AccessLost, Recheck},
         turn::Turn,
     },
-    service::Error,
+    service::{Error, TicketGrant, TicketStore},
 };
 
 /// How long a client may take to subscribe.
@@ -38,13 +40,31 @@ const CREDENTIALS_INVALID: CloseCode = CloseCode::Other(4401);
 const SCOPE_MISSING: CloseCode = CloseCode::Other(4403);
 const SILENT: CloseCode = CloseCode::Other(4408);
 
-/// A connection.
+/// What connections use.
+pub(super) struct Services {
+    pub(super) feed: Feed,
+    pub(super) authenticator: Arc<Authenticator>,
+    pub(super) tickets: TicketStore,
+    /// Reports the end to the connection.
+    pub(super) turn: Option<Rc<Turn>>,
+}
+
+/// How a client has authenticated.
+pub(super) enum Entry {
+    Client(Client),
+    Ticket(Connection, String),
+}
+
+/// A WebSocket.
 pub(super) struct Socket {
-    feed: Feed,
+    services: Services,
     frames: Frames,
     state: State,
     closing: Closing,
-    turn: Option<Rc<Turn>>,
+    /// A ticket to use.
+    ticket: Option<String>,
+    /// What the first ticket has permitted.
+    grant: Option<TicketGrant>,
     /// Frames to send.
     outgoing: BytesMut,
     opened_at: Instant,
@@ -53,6 +73,8 @@ pub(super) struct Socket {
 }
 
 enum State {
+    /// The ticket has not been used.
+    Entering(Connection),
     /// The client has not subscribed.
     Open(Client),
     Subscribed(Subscribed),
@@ -82,14 +104,19 @@ enum Step {
 }
 
 impl Socket {
-    pub(super) fn new(feed: Feed, frames: Frames, client: Client, turn: Option<Rc<Turn>>) -> Self {
+    pub(super) fn new(services: Services, frames: Frames, entry: Entry) -> Self {
         let now = Instant::now();
+        let (state, ticket) = match entry {
+            Entry::Client(client) => (State::Open(client), None),
+            Entry::Ticket(connection, ticket) => (State::Entering(connection), Some(ticket)),
+        };
         Self {
-            closing: feed.closing(),
-            feed,
+            closing: services.feed.closing(),
+            services,
             frames,
-            turn,
-            state: State::Open(client),
+            state,
+            ticket,
+            grant: None,
             outgoing: BytesMut::new(),
             opened_at: now,
             heard_at: now,
@@ -105,6 +132,12 @@ impl Socket {
             }
             if matches!(self.state, State::Ended) {
                 return None;
+            }
+            if let Some(ticket) = self.ticket.take() {
+                // Not cancelled by what arrives in the meantime: it could have been used then.
+                let grant = self.redeem(&ticket).await;
+                self.take_grant(grant);
+                continue;
             }
             let due = self.due();
             let is_closed = matches!(self.state, State::Closed { .. });
@@ -123,10 +156,46 @@ impl Socket {
     /// Returns when something is due.
     fn due(&self) -> Instant {
         match self.state {
-            State::Open(_) => self.ping_at.min(self.opened_at + SUBSCRIBE_TIMEOUT),
+            State::Entering(_) | State::Open(_) => self.ping_at.min(self.opened_at + SUBSCRIBE_TIMEOUT),
             State::Closed { until } => until,
             State::Subscribed(_) | State::Ended => self.ping_at,
         }
+    }
+
+    async fn redeem(&self, ticket: &str) -> Result<Option<TicketGrant>, Error> {
+        match TicketDigest::of(ticket) {
+            Some(digest) => self.services.tickets.redeem(digest).await,
+            None => Ok(None),
+        }
+    }
+
+    fn take_grant(&mut self, grant: Result<Option<TicketGrant>, Error>) {
+        let is_renewed = |grant: &TicketGrant| {
+            self.grant.as_ref().is_none_or(|first| (&first.actor, first.user) == (&grant.actor, grant.user))
+        };
+        let grant = match grant {
+            Ok(Some(grant)) if is_renewed(&grant) => grant,
+            Ok(Some(_)) => return self.close(SCOPE_MISSING, "the ticket is for another caller or user"),
+            Ok(None) => return self.close(CREDENTIALS_INVALID, "the ticket is unknown, expired or was used before"),
+            Err(error) => {
+                tracing::debug!(%error, "cannot use a ticket");
+                return self.close(CloseCode::Again, "the database is unavailable; connect again with another ticket");
+            }
+        };
+        let recheck = Recheck::of_ticket(Arc::clone(&self.services.authenticator), &grant);
+        self.grant = Some(grant);
+        self.state = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Entering(connection) => State::Open(connection.client(recheck, &self.services.feed)),
+            State::Open(mut client) => {
+                client.set_recheck(recheck);
+                State::Open(client)
+            }
+            State::Subscribed(mut subscribed) => {
+                subscribed.reader.client_mut().set_recheck(recheck);
+                State::Subscribed(subscribed)
+            }
+            state => state,
+        };
     }
 
     fn take(&mut self, step: Step) {
@@ -171,7 +240,7 @@ impl Socket {
     /// Ends the connection: both sides have closed it.
     fn end(&mut self) {
         self.state = State::Ended;
-        if let Some(turn) = &self.turn {
+        if let Some(turn) = &self.services.turn {
             turn.end();
         }
     }
@@ -179,6 +248,11 @@ impl Socket {
     fn receive_message(&mut self, text: &str) {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Subscribe(after, filter)) => self.subscribe(after, filter),
+            Ok(ClientMessage::Renew(ticket)) if self.grant.is_some() => self.ticket = Some(ticket),
+            Ok(ClientMessage::Renew(_)) => {
+                let error = MessageError::invalid("only a connection that was opened with a ticket is renewed");
+                self.push_text(&messages::error(&error));
+            }
             Err(error) => {
                 let is_malformed = error.code == "malformed-json";
                 self.push_text(&messages::error(&error));
@@ -189,10 +263,17 @@ impl Socket {
         }
     }
 
-    fn subscribe(&mut self, after: After, filter: Filter) {
+    fn subscribe(&mut self, after: After, mut filter: Filter) {
+        if let Some(user) = self.grant.as_ref().and_then(|grant| grant.user) {
+            if filter.users.as_ref().is_some_and(|users| users.iter().any(|other| *other != user)) {
+                let error = MessageError::invalid(format!("ids: the ticket is for {user} only"));
+                return self.push_text(&messages::error(&error));
+            }
+            (filter.users, filter.receiver) = (Some(vec![user]), Some(user));
+        }
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Open(client) => {
-                let reader = FeedReader::new(self.feed.subscribe(after, filter), client, None);
+                let reader = FeedReader::new(self.services.feed.subscribe(after, filter), client, None);
                 self.state = State::Subscribed(Subscribed { reader, is_attached: false, retry_at: None });
             }
             state => {
@@ -223,8 +304,8 @@ impl Socket {
         let Some(position) = reader.position() else { return };
         match part {
             Part::Events(events) => {
-                let message = messages::events(&events, position);
-                self.push(OpCode::Text, &message);
+                let position = position.clone();
+                self.send_events(&events, &position);
             }
             Part::Heartbeat => {
                 let bookmark = messages::bookmark(position);
@@ -238,9 +319,24 @@ impl Socket {
                 self.close(CREDENTIALS_INVALID, "the credentials are no longer valid");
             }
             Part::End(End::AccessLost(AccessLost::Scope)) => {
-                self.close(SCOPE_MISSING, "the credentials no longer have the scope feed:read");
+                self.close(SCOPE_MISSING, "the credentials no longer have the scope");
             }
             Part::End(End::Closing | End::Complete) => self.close_for_restart(),
+        }
+    }
+
+    /// Sends changes together, and messages one by one.
+    fn send_events(&mut self, events: &[Event], position: &Position) {
+        let is_message = |event: &Event| event.event_type().is_none();
+        for events in events.chunk_by(|event, next| !is_message(event) && !is_message(next)) {
+            let [.., last] = events else { continue };
+            if is_message(last) {
+                self.push(OpCode::Text, &last.json());
+            } else {
+                let position = Position { epoch: position.epoch.clone(), number: last.number() };
+                let message = messages::events(events, &position);
+                self.push(OpCode::Text, &message);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Appends entries to the journal, in the transactions of their changes.
 
+use chrono::{DateTime, Utc};
 use entity::{
     users::{Column as User, Model as UserRow},
     users_feed_pending as pending,
@@ -14,19 +15,20 @@ use sea_orm::{
 use uuid::Uuid;
 
 use crate::{
-    domain::Author,
+    domain::{Author, UserId},
     service::{
-        clock,
+        clock, messages,
         statement::{power_of_two_chunks, unnest},
     },
 };
 
-/// What a change does to a user.
+/// What a change does to a user. A message changes nothing, but has an entry for its place in the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::service) enum Action {
     Created,
     Updated,
     Deleted,
+    Message,
 }
 
 impl Action {
@@ -35,6 +37,7 @@ impl Action {
             Self::Created => "created",
             Self::Updated => "updated",
             Self::Deleted => "deleted",
+            Self::Message => "message",
         }
     }
 }
@@ -82,6 +85,8 @@ fn entry(action: Action, row: &UserRow, changed: String, author: &Author) -> Act
 /// Appends entries.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::service) struct Recorder {
+    /// Whether the changes appear in the feed.
+    has_feed: bool,
     /// Whether the sequencer of the feed must be able to find the entries by another way than their ids.
     marks_pending: bool,
 }
@@ -90,7 +95,7 @@ impl Recorder {
     /// `has_feed` is whether the changes appear in the feed.
     pub(in crate::service) fn new(engine: Engine, has_feed: bool) -> Self {
         // On SQLite the journal is in the order of commits, because writers take turns.
-        Self { marks_pending: has_feed && engine != Engine::Sqlite }
+        Self { has_feed, marks_pending: has_feed && engine != Engine::Sqlite }
     }
 
     /// Appends entries, in the transaction of their changes.
@@ -108,7 +113,35 @@ impl Recorder {
         Ok(())
     }
 
-    /// Appends the deletion of a user, and erases the values of its earlier entries.
+    /// Appends a message, and returns the id of its entry. A message has no version; a negative one distinguishes it.
+    pub(in crate::service) async fn append_message(
+        self,
+        transaction: &impl ConnectionTrait,
+        user: UserId,
+        number: i64,
+        now: DateTime<Utc>,
+        author: &Author,
+    ) -> Result<i64, DbErr> {
+        let entry = ActiveModel {
+            id: NotSet,
+            user_id: Set(user.as_uuid()),
+            version: Set(-number),
+            action: Set(Action::Message.name().to_owned()),
+            changed: Set(String::new()),
+            actor: Set(author.actor.to_string()),
+            request_id: Set(author.request_id.as_deref().map(str::to_owned)),
+            changed_at: Set(now),
+            name: Set(None),
+            email: Set(None),
+            created_at: Set(now),
+        };
+        if self.marks_pending {
+            pending::Entity::insert(pending_row(&entry)).exec_without_returning(transaction).await?;
+        }
+        Ok(Entity::insert(entry).exec(transaction).await?.last_insert_id)
+    }
+
+    /// Appends the deletion of a user, and erases the values of its earlier entries and its messages.
     pub(in crate::service) async fn append_deletion(
         self,
         transaction: &impl ConnectionTrait,
@@ -126,7 +159,7 @@ impl Recorder {
             .filter(Column::Version.lte(row.version))
             .exec(transaction)
             .await?;
-        Ok(())
+        if self.has_feed { messages::delete_of(transaction, row.id).await } else { Ok(()) }
     }
 
     /// PostgreSQL: returns the statement that executes an insert into `users`, appends an entry for each row that it inserts,

@@ -1,0 +1,109 @@
+//! `POST /users/{id}/messages`: messages to a user, which reach its WebSockets.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        ObjectBuilder, RefOr, Schema,
+        schema::{AdditionalProperties, SchemaType},
+    },
+};
+
+use super::{
+    access::{Allowed, MessagesSend},
+    body::{FromMembers, Members, Valid},
+    changes::disabled,
+    problem::Problem,
+    responses::{MessageProblems, ServerProblems},
+    users::PathId,
+};
+use crate::{domain::ValidationError, feed::Feed, service::MessageService};
+
+/// Maximum length of the data as JSON, in bytes.
+const MAX_DATA: usize = 4096;
+
+/// A message to a user.
+pub(super) struct Draft {
+    /// JSON.
+    data: String,
+}
+
+impl FromMembers for Draft {
+    const MEDIA_TYPES: &'static [&'static str] = &["application/json"];
+
+    fn take(members: &mut Members) -> Option<Self> {
+        let data = members.required_value("data", |value: &Value| {
+            let data = value.to_string();
+            if data.len() <= MAX_DATA {
+                Ok(data)
+            } else {
+                Err(ValidationError::new("too-long", format!("must be at most {MAX_DATA} bytes of JSON")))
+            }
+        });
+        Some(Self { data: data? })
+    }
+}
+
+/// The body that sends a message.
+struct MessageDraft;
+
+impl ToSchema for MessageDraft {}
+
+impl PartialSchema for MessageDraft {
+    fn schema() -> RefOr<Schema> {
+        let data = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+        let data = data.description(Some("Any JSON, at most 4 KiB.")).examples([json!({"text": "Hello"})]);
+        ObjectBuilder::new()
+            .description(Some("A message to a user."))
+            .property("data", data)
+            .required("data")
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .into()
+    }
+}
+
+/// A message that was sent.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SentMessage)]
+struct Sent {
+    /// The same for each delivery of the message.
+    #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40.-3689348814741910528")]
+    id: String,
+    /// Its position in the feed. It is missing if the database could not be read after the message was stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "5b1c9f0e7a2d4e63.42")]
+    position: Option<String>,
+}
+
+/// Send a message to a user
+///
+/// Stores the message and delivers it to each WebSocket that was opened with a ticket of this user, on every process. Who
+/// connects within 24 hours gets it as well. Messages and events have one order.
+#[utoipa::path(
+    post,
+    path = "/users/{id}/messages",
+    tag = "users",
+    operation_id = "sendMessage",
+    params(PathId),
+    request_body = MessageDraft,
+    responses(
+        (status = 202, description = "The message is stored, and will be delivered", body = Sent),
+        MessageProblems,
+        ServerProblems,
+    ),
+)]
+pub(super) async fn send(
+    caller: Allowed<MessagesSend>,
+    id: PathId,
+    draft: Valid<Draft>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let service = request.app_data::<web::Data<MessageService>>().ok_or_else(disabled)?;
+    let feed = request.app_data::<web::Data<Feed>>().ok_or_else(disabled)?;
+    let before = feed.head();
+    let sent = service.send(id.0, draft.0.data, caller.into_author(&request)).await?;
+    let position = feed.locate(sent.journal_id, before).await.map(|position| position.to_string());
+    Ok(HttpResponse::Accepted().json(Sent { id: sent.id, position }))
+}
