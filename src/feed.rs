@@ -10,7 +10,10 @@
 //! * `ring`: the latest events.
 //! * `subscription`: reads events for a client.
 //! * `filter`: which events a client wants.
+//! * `doorbell`: how a process hears of events of other processes, through a [`Broker`].
 
+mod broker;
+mod doorbell;
 mod event;
 mod filter;
 mod position;
@@ -25,23 +28,26 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Mutex, Notify, Semaphore, watch},
     time::{Instant, timeout},
 };
-use utoipa::ToSchema;
 
-use self::ring::Ring;
 pub use self::{
+    broker::{Broker, BrokerKind, BrokerUrl},
+    doorbell::DoorbellError,
     event::{Event, EventBody, EventType},
     filter::{EventTypes, Filter},
     position::{After, Epoch, Position},
     subscription::{Closing, Delivery, ResyncReason, Subscription},
 };
+use self::{doorbell::Doorbell, ring::Ring};
 use crate::service::{ChangeSignal, Error, FeedState, FeedStore};
 
 const EVENTS: &str = "feed_events_total";
+const SUBSCRIBERS: &str = "feed_subscribers";
+const CONNECTED: &str = "feed_broker_connected";
+const RINGS: &str = "feed_rings_total";
 /// How often changes of other processes are looked for while this process has no subscribers.
 const POLL_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(30);
 /// Minimum pause between two rounds while there are no subscribers: changes in quick succession share a round.
@@ -51,7 +57,7 @@ const PAUSE_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(1);
 const MAX_CATCH_UP: usize = 2;
 
 /// The options of the feed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct FeedOptions {
     /// How often changes of other processes are looked for.
     pub poll: Duration,
@@ -61,17 +67,6 @@ pub struct FeedOptions {
     pub drain: Duration,
     /// How processes report new events to each other.
     pub broker: Broker,
-}
-
-/// How processes report new events to each other. A report that is lost delays an event until the next poll.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Broker {
-    /// Not at all: they poll.
-    #[default]
-    None,
-    /// By notifications of PostgreSQL.
-    Postgres,
 }
 
 /// What this process knows of the feed.
@@ -95,7 +90,7 @@ pub struct Status {
     /// Their size.
     pub ring_bytes: usize,
     /// How other processes report new events.
-    pub broker: Broker,
+    pub broker: BrokerKind,
     /// Whether they are heard now.
     pub is_listening: bool,
     /// How often they were.
@@ -108,7 +103,9 @@ pub struct Feed(Arc<Shared>);
 
 struct Shared {
     store: FeedStore,
-    options: FeedOptions,
+    poll: Duration,
+    drain: Duration,
+    doorbell: Doorbell,
     signal: ChangeSignal,
     ring: RwLock<Ring>,
     head: watch::Sender<Option<Head>>,
@@ -136,11 +133,21 @@ impl Feed {
     pub fn new(store: FeedStore, options: FeedOptions) -> Self {
         metrics::describe_counter!(EVENTS, "Events of the feed that this process has read");
         metrics::counter!(EVENTS).absolute(0);
-        let store =
-            if options.broker == Broker::Postgres { store.with_notifications(&Epoch::generate()) } else { store };
+        metrics::describe_gauge!(SUBSCRIBERS, "Clients that read the feed from this process now");
+        metrics::describe_gauge!(
+            CONNECTED,
+            "Whether this process hears others through the broker (1) or only polls (0)"
+        );
+        metrics::describe_counter!(RINGS, "How often another process has reported events, or the broker was connected");
+        metrics::gauge!(SUBSCRIBERS).set(0);
+        metrics::gauge!(CONNECTED).set(0);
+        metrics::counter!(RINGS).absolute(0);
+        let doorbell = Doorbell::new(options.broker);
         Self(Arc::new(Shared {
-            store,
-            options,
+            store: doorbell.connect(store),
+            poll: options.poll,
+            drain: options.drain,
+            doorbell,
             signal: ChangeSignal::default(),
             ring: RwLock::new(Ring::new(options.ring_bytes)),
             head: watch::Sender::new(None),
@@ -186,7 +193,7 @@ impl Feed {
             subscribers: self.subscribers(),
             ring_events,
             ring_bytes,
-            broker: self.0.options.broker,
+            broker: self.0.doorbell.broker().kind(),
             is_listening: self.0.is_listening.load(Ordering::Relaxed),
             rings: self.0.rings.load(Ordering::Relaxed),
         }
@@ -201,28 +208,35 @@ impl Feed {
         self.0.closing_since.send_replace(Some(Instant::now()));
     }
 
-    /// Listens for other processes until that fails; returns why.
-    pub async fn listen(&self) -> Error {
+    /// Listens for other processes until that fails; returns why, and whether it has listened.
+    pub async fn listen(&self) -> (DoorbellError, bool) {
         let shared = &self.0;
-        let error = shared
-            .store
-            .listen(|| {
-                shared.is_listening.store(true, Ordering::Relaxed);
-                shared.rings.fetch_add(1, Ordering::Relaxed);
-                shared.signal.notify();
-            })
-            .await;
-        shared.is_listening.store(false, Ordering::Relaxed);
-        error
+        let heard = || {
+            if !shared.is_listening.swap(true, Ordering::Relaxed) {
+                metrics::gauge!(CONNECTED).set(1);
+                tracing::info!(broker = ?shared.doorbell.broker(), "listening for events of other processes");
+            }
+            shared.rings.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!(RINGS).increment(1);
+            shared.signal.notify();
+        };
+        let error = match shared.doorbell.listen(&shared.store, &heard).await {
+            Err(error) => error,
+            Ok(never) => match never {},
+        };
+        metrics::gauge!(CONNECTED).set(0);
+        (error, shared.is_listening.swap(false, Ordering::Relaxed))
     }
 
     /// Waits until there may be something new.
     pub async fn wait(&self) {
         let poll = if self.subscribers() > 0 {
-            self.0.options.poll.mul_f64(0.75 + random_fraction() / 2.0)
+            self.0.poll.mul_f64(0.75 + random_fraction() / 2.0)
         } else {
-            // A first subscriber ends the pause.
-            let _ = timeout(PAUSE_WITHOUT_SUBSCRIBERS, self.0.arrival.notified()).await;
+            if *self.0.doorbell.broker() == Broker::None {
+                // Subscribers of other processes do not wait for this one. A first subscriber ends the pause.
+                let _ = timeout(PAUSE_WITHOUT_SUBSCRIBERS, self.0.arrival.notified()).await;
+            }
             POLL_WITHOUT_SUBSCRIBERS
         };
         // Either way there is a round.
@@ -260,7 +274,8 @@ impl Shared {
     async fn advance(&self) -> Result<(), Error> {
         let round = self.rounds.fetch_add(1, Ordering::AcqRel) + 1;
         let mut state = self.store.state().await?;
-        if state.has_pending {
+        let is_sequencer = state.has_pending;
+        if is_sequencer {
             while self.store.stamp().await? {}
             state = self.store.state().await?;
         }
@@ -281,6 +296,10 @@ impl Shared {
                 latest
             }
         };
+        // On SQLite nothing is pending, and each process that finds events reports them.
+        if is_sequencer || self.store.is_in_commit_order() && latest.number < number {
+            self.doorbell.ring();
+        }
         self.read_to(latest, number, state.floor.cast_unsigned()).await?;
         self.succeeded.store(round, Ordering::Release);
         Ok(())

@@ -217,7 +217,8 @@ fn is_unexpected<S>(metadata: &tracing::Metadata<'_>, _: &Context<'_, S>) -> boo
 }
 
 fn is_event(metadata: &tracing::Metadata<'_>) -> bool {
-    metadata.is_event()
+    // The client of NATS logs each attempt to connect; the feed reports when a broker is away.
+    metadata.is_event() && !metadata.target().starts_with("async_nats")
 }
 
 fn tracer_provider(url: String, service: String) -> Result<SdkTracerProvider, TelemetryError> {

@@ -62,7 +62,7 @@ pub struct Event {
     number: u64,
     user: UserId,
     /// `None` for a message.
-    event_type: Option<EventType>,
+    kind: Option<EventType>,
     /// `id: …\nevent: …\ndata: {…}\n\n`: a message of an event stream. Of a message to a user only the JSON; empty once
     /// the message has expired.
     text: Bytes,
@@ -173,21 +173,20 @@ impl Event {
     pub(super) fn new(epoch: &Epoch, FeedEntry { number, entry, message }: &FeedEntry) -> Self {
         let number = number.cast_unsigned();
         let position = Position { epoch: epoch.clone(), number }.to_string();
-        let event_type = EventType::of_action(&entry.action);
-        let (text, json) = match event_type {
-            Some(event_type) => change(number, position, event_type, entry),
-            None => {
-                let text = message.as_ref().and_then(|data| message_body(position, entry, data)).unwrap_or_default();
-                let length = text.len();
-                (text, 0..length)
-            }
+        let kind = EventType::of_action(&entry.action);
+        let (text, json) = if let Some(event_type) = kind {
+            change(number, position, event_type, entry)
+        } else {
+            let text = message.as_ref().and_then(|data| message_body(position, entry, data)).unwrap_or_default();
+            let length = text.len();
+            (text, 0..length)
         };
-        Self { number, user: entry.user_id, event_type, text: text.into(), json, version: entry.version }
+        Self { number, user: entry.user_id, kind, text: text.into(), json, version: entry.version }
     }
 
     /// Returns the event without the values of the user, because the user has been deleted.
     pub(super) fn erased(&self) -> Self {
-        if self.event_type.is_none() {
+        if self.kind.is_none() {
             return Self { text: Bytes::new(), json: 0..0, ..self.clone() };
         }
         let message = &self.text[self.json.clone()];
@@ -217,7 +216,7 @@ impl Event {
     /// Returns what happened; `None` for a message.
     #[must_use]
     pub fn event_type(&self) -> Option<EventType> {
-        self.event_type
+        self.kind
     }
 
     /// Returns whether there is nothing to deliver: a message that has expired.

@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{After, Event, Feed, Filter, Head, Position, random_fraction};
+use super::{After, Event, Feed, Filter, Head, Position, SUBSCRIBERS, random_fraction};
 use crate::service::Error;
 
 /// Maximum size of a delivery, except that it has at least one event.
@@ -97,6 +97,7 @@ enum Start {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.feed.0.subscribers.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!(SUBSCRIBERS).decrement(1);
     }
 }
 
@@ -109,6 +110,7 @@ impl Feed {
             self.0.arrival.notify_one();
             self.0.signal.notify();
         }
+        metrics::gauge!(SUBSCRIBERS).increment(1);
         Subscription {
             feed: self.clone(),
             filter,
@@ -121,7 +123,7 @@ impl Feed {
     /// Returns when a client has to be disconnected at a shutdown.
     #[must_use]
     pub fn closing(&self) -> Closing {
-        Closing { since: self.0.closing_since.subscribe(), delay: self.0.options.drain.mul_f64(random_fraction()) }
+        Closing { since: self.0.closing_since.subscribe(), delay: self.0.drain.mul_f64(random_fraction()) }
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     problem::Problem,
     responses::{FeedDisabledProblems, HostProblems},
 };
-use crate::feed::{Broker, Feed, Position};
+use crate::feed::{BrokerKind, Feed, Position};
 
 /// The state of the feed in this process.
 #[derive(Serialize, ToSchema)]
@@ -36,8 +36,8 @@ struct Report {
 #[serde(rename_all = "camelCase")]
 #[schema(as = FeedDoorbell)]
 struct Doorbell {
-    /// `feed.broker`.
-    broker: Broker,
+    /// The kind of `feed.broker`.
+    broker: BrokerKind,
     /// Whether it is connected. If not, events arrive with the next poll.
     connected: bool,
     /// How often it has reported events, or has connected.

@@ -141,26 +141,16 @@ impl FeedReader {
             return Ok(Part::End(End::Complete));
         }
         let limit = self.remaining.min(MAX_EVENTS);
-        let delivery = match self.end {
-            Some(_) => match self.subscription.try_next(limit).await? {
-                Some(delivery) => delivery,
-                // Events of other users or types were all that remained.
-                None => return Ok(Part::End(End::Complete)),
-            },
-            None => {
-                // The connection's task is woken when it has to close.
-                let displaced = poll_fn(|_| if self.client.is_displaced() { Poll::Ready(()) } else { Poll::Pending });
-                tokio::select! {
-                    delivery = timeout_at(self.silent_since + HEARTBEAT, self.subscription.next(limit)) => match delivery {
-                        Ok(delivery) => delivery?,
-                        Err(_) => {
-                            self.silent_since = Instant::now();
-                            return Ok(self.checked(Part::Heartbeat));
-                        }
-                    },
-                    () = displaced => Delivery::Closing,
-                }
-            }
+        let delivery = if self.end.is_some() {
+            // Events of other users or types may be all that remains.
+            let Some(delivery) = self.subscription.try_next(limit).await? else { return Ok(Part::End(End::Complete)) };
+            delivery
+        } else {
+            let Some(delivery) = self.next_live(limit).await else {
+                self.silent_since = Instant::now();
+                return Ok(self.checked(Part::Heartbeat));
+            };
+            delivery?
         };
         self.silent_since = Instant::now();
         Ok(match delivery {
@@ -171,6 +161,16 @@ impl FeedReader {
             Delivery::Resync(reason) => Part::Resync(reason),
             Delivery::Closing => Part::End(End::Closing),
         })
+    }
+
+    /// Waits for events; `None` if nothing happens for a while.
+    async fn next_live(&mut self, limit: usize) -> Option<Result<Delivery, Error>> {
+        // The connection's task is woken when it has to close.
+        let displaced = poll_fn(|_| if self.client.is_displaced() { Poll::Ready(()) } else { Poll::Pending });
+        tokio::select! {
+            delivery = timeout_at(self.silent_since + HEARTBEAT, self.subscription.next(limit)) => delivery.ok(),
+            () = displaced => Some(Ok(Delivery::Closing)),
+        }
     }
 
     /// Returns a part, or the end if the caller has lost access.

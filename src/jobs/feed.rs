@@ -21,10 +21,15 @@ pub(super) async fn run(feed: Feed) {
 
 /// Listens for other processes.
 pub(super) async fn listen(feed: Feed) {
+    let mut is_reported = false;
     loop {
-        let error = feed.listen().await;
+        let (error, has_listened) = feed.listen().await;
         let error = chain(&error);
-        tracing::warn!(error, "cannot listen for events of other processes; they arrive with the next poll");
+        // An outage is reported once.
+        if has_listened || !is_reported {
+            tracing::warn!(error, "cannot listen for events of other processes; they arrive with the next poll");
+            is_reported = true;
+        }
         tokio::time::sleep(RETRY).await;
     }
 }

@@ -177,6 +177,12 @@ impl FeedStore {
         self.pool.read("feed.position_of", find).await
     }
 
+    /// Returns whether the order of the journal is that of the commits, so that nothing is ever pending.
+    #[must_use]
+    pub fn is_in_commit_order(&self) -> bool {
+        self.pool.engine() == Engine::Sqlite
+    }
+
     /// Gives pending changes their positions. Returns whether there may be more of them.
     ///
     /// # Errors

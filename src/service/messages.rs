@@ -55,7 +55,7 @@ impl MessageService {
     /// [`Error::NotFound`] if there is no such user.
     pub async fn send(&self, user: UserId, data: String, author: Author) -> Result<SentMessage, Error> {
         let recorder = self.recorder;
-        let send = move |transaction: Connection| {
+        let store = move |transaction: Connection| {
             let (data, author) = (data.clone(), author.clone());
             async move {
                 // Locked, so that the user is not deleted in the meantime: the deletion removes its messages.
@@ -73,7 +73,7 @@ impl MessageService {
                 Ok::<_, Error>(SentMessage { id: format!("{user}.{}", -number), journal_id })
             }
         };
-        let sent = self.pool.transaction("messages.send", send).await?;
+        let sent = self.pool.transaction("messages.send", store).await?;
         self.feed.notify();
         Ok(sent)
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use orm_pool::Engine;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Invalid,
@@ -28,8 +29,9 @@ section! {
         poll: Duration = "500ms", Allowed::duration(Duration::from_millis(10), Duration::from_mins(1));
         /// How processes report new events to each other, without waiting for the next poll. none: not at all.
         /// postgres: with LISTEN and NOTIFY of PostgreSQL, on a dedicated connection; incompatible with PgBouncer in
-        /// transaction mode. While the connection is down, events arrive with the next poll.
-        broker: Broker = "none", Allowed::Described("none or postgres");
+        /// transaction mode. Or the URL of a server: nats://USER:PASSWORD@HOST:4222 (tls:// with TLS),
+        /// redis://USER:PASSWORD@HOST:6379 (rediss:// with TLS). While it is away, events arrive with the next poll.
+        broker: SecretString = "none", Allowed::Described("none, postgres, or a URL of NATS or Redis"), secret;
         /// Memory for the latest events, 1MiB to 16GiB. Clients that are further behind read from the database. Too
         /// low: many reads from the database when clients reconnect. An event takes about 700 bytes.
         ring: ByteSize = "64MiB", Allowed::Described("a size from 1MiB to 16GiB, such as 64MiB");
@@ -48,7 +50,8 @@ section! {
 
 impl FeedSettings {
     pub(super) fn validate(&self, engine: Option<Engine>) -> Result<(), Invalid> {
-        if self.broker == Broker::Postgres && engine.is_some_and(|engine| engine != Engine::Postgres) {
+        let broker = self.broker().map_err(|why| Invalid::because("feed.broker", why))?;
+        if broker == Broker::Postgres && engine.is_some_and(|engine| engine != Engine::Postgres) {
             return Err(Invalid::because("feed.broker", "postgres needs a PostgreSQL database (database.url)"));
         }
         if !(MIN_RING..=MAX_RING).contains(&self.ring) {
@@ -57,10 +60,16 @@ impl FeedSettings {
         Ok(())
     }
 
+    fn broker(&self) -> Result<Broker, String> {
+        self.broker.expose_secret().parse()
+    }
+
     /// Returns the options of the feed; `None` if it is disabled.
     #[must_use]
     pub fn options(&self) -> Option<FeedOptions> {
         let ring_bytes = usize::try_from(self.ring.as_u64()).unwrap_or(usize::MAX);
-        self.enabled.then_some(FeedOptions { poll: self.poll, ring_bytes, drain: self.drain, broker: self.broker })
+        // It has been validated.
+        let broker = self.broker().unwrap_or_default();
+        self.enabled.then_some(FeedOptions { poll: self.poll, ring_bytes, drain: self.drain, broker })
     }
 }

@@ -36,6 +36,7 @@ mod cors;
 mod docs;
 mod exports;
 mod feed;
+mod feed_brokers;
 mod feed_consistency;
 mod feed_failures;
 mod feed_positions;
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
     if harness::is_batching() {
         suites.extend([
             suite("auth", auth::cases()),
+            suite("feed_brokers", feed_brokers::cases()),
             suite("websocket", websocket::cases()),
             suite("websocket_tickets", websocket_tickets::cases()),
             suite("websocket_frames", websocket_frames::cases()).without_engine(),

@@ -32,7 +32,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         length @ 0..126 => frame.push(MASKED | u8::try_from(length).unwrap()),
         length => {
-            frame.push(MASKED | 126);
+            frame.push(MASKED | 0x7e);
             frame.extend(u16::try_from(length).unwrap().to_be_bytes());
         }
     }
@@ -195,7 +195,7 @@ async fn unusual_frames_are_accepted(context: Context) {
     let in_fragments = [frame(TEXT, b""), fragments.concat(), frame(FINAL | CONTINUATION, b"")].concat();
     hello(&in_fragments).await;
     // A length in a longer form than needed.
-    let longer = [&[FINAL | TEXT, MASKED | 126, 0, 20][..], &[0; 4], message].concat();
+    let longer = [&[FINAL | TEXT, MASKED | 0x7e, 0, 20][..], &[0; 4], message].concat();
     hello(&longer).await;
     hello(&[frame(FINAL | PONG, b"unasked"), text(r#"{"type":"subscribe","after":"now"}"#)].concat()).await;
 

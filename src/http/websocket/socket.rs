@@ -77,7 +77,7 @@ enum State {
     Entering(Connection),
     /// The client has not subscribed.
     Open(Client),
-    Subscribed(Subscribed),
+    Subscribed(Box<Subscribed>),
     /// The end has been sent.
     Closed {
         until: Instant,
@@ -218,7 +218,7 @@ impl Socket {
         self.heard_at = Instant::now();
         match (received, &self.state) {
             (Ok(Received::Lost | Received::Close(_)) | Err(_), State::Closed { .. }) | (Ok(Received::Lost), _) => {
-                self.end()
+                self.end();
             }
             (Ok(_), State::Closed { .. }) | (Ok(Received::Pong), _) => {}
             (Ok(Received::Text(text)), _) => self.receive_message(&text),
@@ -274,7 +274,7 @@ impl Socket {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Open(client) => {
                 let reader = FeedReader::new(self.services.feed.subscribe(after, filter), client, None);
-                self.state = State::Subscribed(Subscribed { reader, is_attached: false, retry_at: None });
+                self.state = State::Subscribed(Box::new(Subscribed { reader, is_attached: false, retry_at: None }));
             }
             state => {
                 self.state = state;
@@ -286,10 +286,10 @@ impl Socket {
     }
 
     fn attach(&mut self, reason: Option<ResyncReason>) {
-        let State::Subscribed(Subscribed { reader, is_attached, retry_at }) = &mut self.state else { return };
-        *retry_at = None;
-        let Some(position) = reader.position() else { return };
-        *is_attached = true;
+        let State::Subscribed(subscribed) = &mut self.state else { return };
+        subscribed.retry_at = None;
+        let Some(position) = subscribed.reader.position() else { return };
+        subscribed.is_attached = true;
         let hello = messages::hello(position, PING_INTERVAL.as_millis());
         let resync = reason.map(|reason| messages::resync(reason, position));
         self.push_text(&hello);
@@ -299,9 +299,9 @@ impl Socket {
     }
 
     fn send_part(&mut self, part: Part) {
-        let State::Subscribed(Subscribed { reader, retry_at, .. }) = &mut self.state else { return };
-        *retry_at = None;
-        let Some(position) = reader.position() else { return };
+        let State::Subscribed(subscribed) = &mut self.state else { return };
+        subscribed.retry_at = None;
+        let Some(position) = subscribed.reader.position() else { return };
         match part {
             Part::Events(events) => {
                 let position = position.clone();
@@ -361,8 +361,9 @@ impl Socket {
 
     /// Sends the position and the end.
     fn close(&mut self, code: CloseCode, reason: &'static str) {
-        if let State::Subscribed(Subscribed { reader, is_attached: true, .. }) = &self.state
-            && let Some(position) = reader.position()
+        if let State::Subscribed(subscribed) = &self.state
+            && subscribed.is_attached
+            && let Some(position) = subscribed.reader.position()
         {
             let bookmark = messages::bookmark(position);
             self.push_text(&bookmark);
@@ -383,7 +384,8 @@ impl Socket {
 
 /// Reads the feed.
 async fn produce(state: &mut State) -> Step {
-    let State::Subscribed(Subscribed { reader, is_attached, retry_at }) = state else { return pending().await };
+    let State::Subscribed(subscribed) = state else { return pending().await };
+    let Subscribed { reader, is_attached, retry_at } = subscribed.as_mut();
     if let Some(time) = retry_at {
         sleep_until(*time).await;
     }

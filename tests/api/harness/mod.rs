@@ -17,8 +17,8 @@ mod socket;
 use std::{process::ExitCode, time::Duration};
 
 pub use test_support::{
-    Account, Authority, End, Engine, Locked, PgBouncer, Proxy, Server, Version, bare, connect, env_or, eventually,
-    kill_all, new_database, number, pgbouncers, sqlite_url, suite,
+    Account, Authority, BrokerKind, BrokerServer, End, Engine, Locked, PgBouncer, Proxy, Server, Version, bare,
+    connect, env_or, eventually, kill_all, new_database, number, pgbouncers, sqlite_url, suite,
 };
 
 pub use self::{

@@ -16,6 +16,7 @@
 mod account;
 mod authority;
 pub mod bare;
+mod broker;
 mod databases;
 mod engine;
 mod lock;
@@ -31,6 +32,7 @@ use std::time::Duration;
 pub use self::{
     account::Account,
     authority::{Authority, Identity},
+    broker::{BrokerKind, BrokerServer},
     databases::{Databases, connect, kill_all, new_database, number, sqlite_url},
     engine::{Engine, mysqld, program},
     lock::Locked,

@@ -1,0 +1,165 @@
+//! Which broker carries the news of new events.
+
+use std::{fmt, str::FromStr};
+
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use url::Url;
+use utoipa::ToSchema;
+
+/// How processes report new events to each other. A report that is lost delays an event until the next poll.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub enum Broker {
+    /// Not at all: they poll.
+    #[default]
+    None,
+    /// By notifications of PostgreSQL.
+    Postgres,
+    /// Through a NATS server.
+    Nats(BrokerUrl),
+    /// Through a Redis server.
+    Redis(BrokerUrl),
+}
+
+/// The kind of a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = Broker)]
+pub enum BrokerKind {
+    /// Processes poll.
+    None,
+    /// PostgreSQL.
+    Postgres,
+    /// NATS.
+    Nats,
+    /// Redis.
+    Redis,
+}
+
+/// The URL of a broker, with its credentials. It is displayed without them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BrokerUrl(Url);
+
+impl Broker {
+    /// Returns the kind.
+    #[must_use]
+    pub fn kind(&self) -> BrokerKind {
+        match self {
+            Self::None => BrokerKind::None,
+            Self::Postgres => BrokerKind::Postgres,
+            Self::Nats(_) => BrokerKind::Nats,
+            Self::Redis(_) => BrokerKind::Redis,
+        }
+    }
+}
+
+/// The text is not shown, because it may have a password.
+impl FromStr for Broker {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => return Ok(Self::None),
+            "postgres" => return Ok(Self::Postgres),
+            _ => {}
+        }
+        let url: Url = text.parse().map_err(|_| "must be none, postgres or a URL".to_owned())?;
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err("the URL must have a host".to_owned());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("the URL must not have parameters".to_owned());
+        }
+        match url.scheme() {
+            "nats" | "tls" if ["", "/"].contains(&url.path()) => Ok(Self::Nats(BrokerUrl(url))),
+            "nats" | "tls" => Err("a URL of NATS must not have a path".to_owned()),
+            "redis" | "rediss" if is_database(url.path()) => Ok(Self::Redis(BrokerUrl(url))),
+            "redis" | "rediss" => Err("the path of a URL of Redis must be the number of a database".to_owned()),
+            _ => Err("the scheme must be nats, tls, redis or rediss".to_owned()),
+        }
+    }
+}
+
+fn is_database(path: &str) -> bool {
+    let number = path.trim_start_matches('/');
+    number.is_empty() || number.parse::<u16>().is_ok()
+}
+
+impl BrokerUrl {
+    /// Returns the whole URL, with credentials.
+    pub(super) fn with_credentials(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Returns the URL without credentials.
+    pub(super) fn without_credentials(&self) -> Url {
+        let mut url = self.0.clone();
+        // Fails only for URLs without a host.
+        let _ = url.set_username("").and_then(|()| url.set_password(None));
+        url
+    }
+
+    /// Returns user and password, decoded.
+    pub(super) fn credentials(&self) -> (String, Option<String>) {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        (decoded(self.0.username()), self.0.password().map(decoded))
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.without_credentials().fmt(f)
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Postgres => f.write_str("postgres"),
+            Self::Nats(url) | Self::Redis(url) => write!(f, "{url}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_named_or_have_a_url() {
+        let kind = |text: &str| text.parse::<Broker>().map(|broker| broker.kind());
+        for (text, expected) in [
+            ("none", BrokerKind::None),
+            ("postgres", BrokerKind::Postgres),
+            ("nats://localhost", BrokerKind::Nats),
+            ("nats://user:secret@[::1]:4222/", BrokerKind::Nats),
+            ("tls://nats.example:4222", BrokerKind::Nats),
+            ("redis://localhost:6379/1", BrokerKind::Redis),
+            ("rediss://:secret@redis.example", BrokerKind::Redis),
+        ] {
+            assert_eq!(kind(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "",
+            "None",
+            "localhost:4222",
+            "http://localhost",
+            "ws://localhost",
+            "nats://",
+            "nats://localhost/subject",
+            "redis://localhost/x",
+            "redis://localhost?protocol=resp3",
+            "nats://secret@",
+        ] {
+            assert!(!kind(text).unwrap_err().contains("secret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let Broker::Nats(url) = "nats://ann:p%40ss@localhost:1".parse().unwrap() else { panic!("not NATS") };
+        assert_eq!(url.credentials(), ("ann".to_owned(), Some("p@ss".to_owned())));
+        assert_eq!(format!("{url} {:?}", Broker::Nats(url.clone())), "nats://localhost:1 nats://localhost:1");
+    }
+}

@@ -1,0 +1,73 @@
+//! The doorbell: how a process hears that another one has new events, before it polls. It carries no event, so a lost
+//! ring delays events and loses none.
+
+mod nats;
+mod redis;
+
+use std::{convert::Infallible, error::Error as StdError};
+
+use tokio::{sync::Notify, time::Duration};
+
+use super::{Broker, Epoch};
+use crate::service::{self, FeedStore};
+
+/// The subject of NATS, and the channel of Redis.
+const CHANNEL: &str = "users-api.feed";
+/// How long a broker may take to respond.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a process no longer hears others.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorbellError {
+    /// The connection to the database failed.
+    #[error(transparent)]
+    Database(#[from] service::Error),
+    /// The broker refused a request, or cannot be reached.
+    #[error("the broker cannot be used")]
+    Broker(#[source] Box<dyn StdError + Send + Sync>),
+    /// The broker is silent.
+    #[error("the broker does not respond")]
+    Silent,
+    /// The broker has closed the connection.
+    #[error("the connection to the broker was lost")]
+    Lost,
+}
+
+/// The doorbell of this process.
+pub(super) struct Doorbell {
+    broker: Broker,
+    /// Distinguishes this process from others.
+    process: String,
+    rings: Notify,
+}
+
+impl Doorbell {
+    pub(super) fn new(broker: Broker) -> Self {
+        Self { broker, process: Epoch::generate().to_string(), rings: Notify::new() }
+    }
+
+    pub(super) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Returns the store, which itself rings if that must be a part of its transactions.
+    pub(super) fn connect(&self, store: FeedStore) -> FeedStore {
+        if self.broker == Broker::Postgres { store.with_notifications(&self.process) } else { store }
+    }
+
+    /// Reports new events to other processes. Reports in quick succession are combined.
+    pub(super) fn ring(&self) {
+        self.rings.notify_one();
+    }
+
+    /// Calls `heard` for each ring of another process, and once when it begins to listen. Ends when the connection fails;
+    /// without a broker it waits forever.
+    pub(super) async fn listen(&self, store: &FeedStore, heard: &impl Fn()) -> Result<Infallible, DoorbellError> {
+        match &self.broker {
+            Broker::None => std::future::pending().await,
+            Broker::Postgres => Err(store.listen(heard).await.into()),
+            Broker::Nats(url) => nats::listen(url, &self.rings, heard).await,
+            Broker::Redis(url) => redis::listen(url, &self.process, &self.rings, heard).await,
+        }
+    }
+}

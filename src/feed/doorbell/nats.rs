@@ -1,0 +1,80 @@
+//! NATS (Core): messages without storage.
+
+use std::{convert::Infallible, error::Error as StdError, future::ready, sync::Arc, time::Duration};
+
+use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, ServerAddr};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::{sync::Notify, time::timeout};
+
+use super::{CHANNEL, DoorbellError, RESPONSE_TIMEOUT};
+use crate::feed::broker::BrokerUrl;
+
+/// A server that is silent for two or three intervals is taken for dead.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A subject without subscribers: the server responds to a request at once.
+const NO_RECEIVER: &str = "users-api.nobody";
+
+pub(super) async fn listen(url: &BrokerUrl, rings: &Notify, heard: &impl Fn()) -> Result<Infallible, DoorbellError> {
+    let disconnected = Arc::new(Notify::new());
+    let client = connect(url, &disconnected).await?;
+    let mut messages = in_time(client.subscribe(CHANNEL)).await?;
+    // What follows the subscription is answered once the subscription holds.
+    match client.request(NO_RECEIVER, Bytes::new()).await {
+        Err(error) if error.kind() != RequestErrorKind::NoResponders => return Err(failed(error)),
+        _ => {}
+    }
+    // What was sent before this moment was not heard.
+    heard();
+    loop {
+        tokio::select! {
+            () = disconnected.notified() => return Err(DoorbellError::Lost),
+            message = messages.next() => match message {
+                Some(_) => heard(),
+                None => return Err(DoorbellError::Lost),
+            },
+            () = rings.notified() => in_time(client.publish(CHANNEL, Bytes::new())).await?,
+        }
+    }
+}
+
+/// Connects once: whether and when to connect again is decided by the caller, who reports it.
+async fn connect(url: &BrokerUrl, disconnected: &Arc<Notify>) -> Result<Client, DoorbellError> {
+    let options = ConnectOptions::new()
+        .name("users-api")
+        // A process does not hear itself.
+        .no_echo()
+        .connection_timeout(RESPONSE_TIMEOUT)
+        .request_timeout(Some(RESPONSE_TIMEOUT))
+        .ping_interval(PING_INTERVAL)
+        .max_reconnects(1)
+        .ignore_discovered_servers();
+    let options = match url.credentials() {
+        (user, None) if user.is_empty() => options,
+        (token, None) => options.token(token),
+        (user, Some(password)) => options.user_and_password(user, password),
+    };
+    let options = options.event_callback({
+        let disconnected = Arc::clone(disconnected);
+        move |event| {
+            if matches!(event, Event::Disconnected | Event::Closed | Event::ServerError(_)) {
+                disconnected.notify_one();
+            }
+            ready(())
+        }
+    });
+    // The client would log the credentials in a URL.
+    let address = ServerAddr::from_url(url.without_credentials()).map_err(failed)?;
+    // Name resolution has no timeout.
+    timeout(2 * RESPONSE_TIMEOUT, options.connect(address)).await.map_err(|_| DoorbellError::Silent)?.map_err(failed)
+}
+
+async fn in_time<T, E: StdError + Send + Sync + 'static>(
+    request: impl Future<Output = Result<T, E>>,
+) -> Result<T, DoorbellError> {
+    timeout(RESPONSE_TIMEOUT, request).await.map_err(|_| DoorbellError::Silent)?.map_err(failed)
+}
+
+fn failed(error: impl StdError + Send + Sync + 'static) -> DoorbellError {
+    DoorbellError::Broker(error.into())
+}

@@ -1,0 +1,64 @@
+//! Redis: publish and subscribe, on a connection each.
+
+use std::{convert::Infallible, time::Duration};
+
+use ::redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, RedisResult, cmd, io::tcp::TcpSettings};
+use futures_util::StreamExt;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{CHANNEL, DoorbellError, RESPONSE_TIMEOUT};
+use crate::feed::broker::BrokerUrl;
+
+/// After how much silence the connection is checked.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// `process` distinguishes own messages, which are ignored.
+pub(super) async fn listen(
+    url: &BrokerUrl,
+    process: &str,
+    rings: &Notify,
+    heard: &impl Fn(),
+) -> Result<Infallible, DoorbellError> {
+    let client = client(url).map_err(failed)?;
+    let (mut subscriber, mut messages) = in_time(client.get_async_pubsub()).await?.split();
+    in_time(subscriber.subscribe(CHANNEL)).await?;
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(RESPONSE_TIMEOUT));
+    let mut publisher = in_time(client.get_multiplexed_async_connection_with_config(&config)).await?;
+    // What was sent before this moment was not heard.
+    heard();
+    let mut heard_at = Instant::now();
+    loop {
+        tokio::select! {
+            message = timeout_at(heard_at + SILENCE, messages.next()) => match message {
+                Ok(Some(message)) => {
+                    if message.get_payload_bytes() != process.as_bytes() {
+                        heard();
+                    }
+                }
+                Ok(None) => return Err(DoorbellError::Lost),
+                Err(_) => in_time(subscriber.ping::<()>()).await?,
+            },
+            () = rings.notified() => {
+                in_time(cmd("PUBLISH").arg(CHANNEL).arg(process).exec_async(&mut publisher)).await?;
+                continue;
+            }
+        }
+        heard_at = Instant::now();
+    }
+}
+
+fn client(url: &BrokerUrl) -> RedisResult<Client> {
+    let settings = TcpSettings::default().set_nodelay(true);
+    Client::open(url.with_credentials().into_connection_info()?.set_tcp_settings(settings))
+}
+
+async fn in_time<T>(request: impl Future<Output = RedisResult<T>>) -> Result<T, DoorbellError> {
+    timeout(RESPONSE_TIMEOUT, request).await.map_err(|_| DoorbellError::Silent)?.map_err(failed)
+}
+
+fn failed(error: RedisError) -> DoorbellError {
+    DoorbellError::Broker(error.into())
+}
