@@ -48,7 +48,7 @@ Exit codes:
   1  startup failed, the command failed, or the shutdown was not clean
   2  invalid command line or setting
   3  import: some rows were refused; the others were written, unless --atomic or --dry-run
-  4  stopped by a signal; import and export print where to continue, migrate what was done
+  4  stopped by a signal; import, export and feed tail print where to continue, migrate what was done
   128 + N  exited immediately on a second signal N";
 
 #[derive(Debug, Subcommand)]
@@ -89,6 +89,11 @@ enum Command {
     ///
     /// Changes are recorded for journal.keep. Those of a deleted user are kept without its name and email.
     Audit(commands::AuditOptions),
+    /// Follow the live feed of changes
+    Feed {
+        #[command(subcommand)]
+        action: commands::FeedAction,
+    },
     /// Print the OpenAPI document
     Openapi,
     /// Print the effective settings and the origin of each value
@@ -142,6 +147,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Export(options) => commands::export(&settings()?, &options),
         Command::Keys { action } => commands::keys(&settings()?, action),
         Command::Audit(options) => commands::audit(&settings()?, &options),
+        Command::Feed { action } => commands::feed(&settings()?, action),
         Command::Openapi => commands::interruptible(commands::openapi),
         Command::Config(options) => {
             let layers = layers()?;

@@ -5,6 +5,7 @@ mod bulk;
 mod completions;
 mod config;
 mod export;
+mod feed;
 mod healthcheck;
 mod import;
 mod interruptible;
@@ -26,6 +27,7 @@ pub(crate) use self::{
     completions::{CompletionsOptions, ManOptions, completions, man},
     config::{ConfigOptions, config},
     export::{ExportOptions, export},
+    feed::{FeedAction, feed},
     healthcheck::{HealthcheckOptions, healthcheck},
     import::{ImportOptions, import},
     interruptible::interruptible,

@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
     time::Instant,
 };
 
@@ -102,6 +102,12 @@ struct Activity {
     /// Requests in flight: several on a connection of HTTP/2.
     in_flight: AtomicU32,
     is_closing: AtomicBool,
+    /// Whether it sends live events, which have no end.
+    is_live: AtomicBool,
+    /// Whether it ends if its client does not read.
+    is_aborting: AtomicBool,
+    /// Wakes the connection's task while its client does not read.
+    blocked: AtomicWaker,
     /// Wakes the connection's task. Registered again for each request, and therefore lock-free.
     waker: AtomicWaker,
 }
@@ -123,6 +129,18 @@ pub(crate) struct OpenConnection {
     registry: Connections,
     id: u64,
     activity: Arc<Activity>,
+}
+
+/// Tells a connection whose client does not read whether it ends.
+#[derive(Debug)]
+pub(crate) struct AbortSignal(Arc<Activity>);
+
+impl AbortSignal {
+    /// Returns whether the connection ends. If not, its task is woken when it does.
+    pub(crate) fn is_aborted(&self, context: &Context<'_>) -> bool {
+        self.0.blocked.register(context.waker());
+        self.0.is_aborting.load(Ordering::Acquire)
+    }
 }
 
 /// A request in flight on a connection, until it is dropped.
@@ -163,6 +181,14 @@ impl Connections {
         open.closing = open.connections.len();
         for activity in open.connections.values() {
             activity.request_close();
+        }
+    }
+
+    /// Ends connections with live events whose clients do not read: they cannot be informed of the end.
+    pub(crate) fn abort_blocked_live(&self) {
+        for activity in self.lock().connections.values().filter(|it| it.is_live.load(Ordering::Relaxed)) {
+            activity.is_aborting.store(true, Ordering::Release);
+            activity.blocked.wake();
         }
     }
 
@@ -225,6 +251,17 @@ impl OpenConnection {
         self.registry.update_gauges();
     }
 
+    /// Marks the connection as busy with live events until the guard is dropped.
+    pub(crate) fn begin_live_request(&self) -> InFlightGuard {
+        self.activity.is_live.store(true, Ordering::Relaxed);
+        self.begin_request()
+    }
+
+    /// Returns what a connection asks while its client does not read.
+    pub(crate) fn abort_signal(&self) -> AbortSignal {
+        AbortSignal(Arc::clone(&self.activity))
+    }
+
     /// Marks the connection as busy until the guard is dropped.
     pub(crate) fn begin_request(&self) -> InFlightGuard {
         self.activity.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -261,11 +298,7 @@ impl Drop for OpenConnection {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::pin,
-        task::{Context, Wake},
-        time::Duration,
-    };
+    use std::{pin::pin, task::Wake, time::Duration};
 
     use super::*;
 

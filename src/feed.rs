@@ -8,11 +8,13 @@
 //! * `position`: where an event is in the feed ([`Position`]).
 //! * `event`: an event as CloudEvents JSON, encoded once for all clients ([`Event`]).
 //! * `ring`: the latest events.
+//! * `catch_up`: earlier events, from the database.
 //! * `subscription`: reads events for a client.
 //! * `filter`: which events a client wants.
 //! * `doorbell`: how a process hears of events of other processes, through a [`Broker`].
 
 mod broker;
+mod catch_up;
 mod doorbell;
 mod event;
 mod filter;
@@ -29,7 +31,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, Notify, Semaphore, watch},
+    sync::{Mutex, Notify, watch},
     time::{Instant, timeout},
 };
 
@@ -41,7 +43,7 @@ pub use self::{
     position::{After, Epoch, Position},
     subscription::{Closing, Delivery, ResyncReason, Subscription},
 };
-use self::{doorbell::Doorbell, ring::Ring};
+use self::{catch_up::CatchUp, doorbell::Doorbell, ring::Ring};
 use crate::service::{ChangeSignal, Error, FeedState, FeedStore};
 
 const EVENTS: &str = "feed_events_total";
@@ -52,9 +54,6 @@ const RINGS: &str = "feed_rings_total";
 const POLL_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(30);
 /// Minimum pause between two rounds while there are no subscribers: changes in quick succession share a round.
 const PAUSE_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(1);
-
-/// How many subscriptions read from the database at the same time, so that they leave the pool to requests.
-const MAX_CATCH_UP: usize = 2;
 
 /// The options of the feed.
 #[derive(Clone, Debug)]
@@ -117,8 +116,7 @@ struct Shared {
     rings: AtomicU64,
     /// Signals the first subscriber.
     arrival: Notify,
-    /// Limits how many subscriptions read from the database.
-    catch_up: Semaphore,
+    catch_up: CatchUp,
     /// Held during a round.
     round: Mutex<()>,
     /// The number of rounds that were begun.
@@ -153,7 +151,7 @@ impl Feed {
             head: watch::Sender::new(None),
             closing_since: watch::Sender::new(None),
             arrival: Notify::new(),
-            catch_up: Semaphore::new(MAX_CATCH_UP),
+            catch_up: CatchUp::new(),
             subscribers: AtomicUsize::new(0),
             is_listening: AtomicBool::new(false),
             rings: AtomicU64::new(0),
@@ -201,6 +199,12 @@ impl Feed {
 
     fn subscribers(&self) -> usize {
         self.0.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// Returns the period over which subscriptions are ended.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        self.0.drain
     }
 
     /// Ends all subscriptions, evenly over [`FeedOptions::drain`].
@@ -310,12 +314,16 @@ impl Shared {
         if latest.number < number && self.subscribers.load(Ordering::Relaxed) == 0 {
             // No one needs them in memory. A client that continues before this position reads from the database.
             self.ring_mut().restart(number);
+            self.catch_up.forget();
             latest.number = number;
         }
         self.publish(&latest, floor);
         while latest.number < number {
             let page = self.store.page(latest.number.cast_signed()).await?;
             let events: Vec<Event> = page.iter().map(|entry| Event::new(&latest.epoch, entry)).collect();
+            if events.iter().any(|event| event.event_type() == Some(EventType::Deleted)) {
+                self.catch_up.forget();
+            }
             let mut ring = self.ring_mut();
             if let Some(last) = events.last().filter(|_| events[0].number() == latest.number + 1) {
                 latest.number = last.number();

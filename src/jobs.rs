@@ -44,6 +44,21 @@ pub(crate) struct AuthJobs {
     pub(crate) tokens: Option<(Arc<TokenVerifier>, JwksSource)>,
 }
 
+/// The jobs that keep a feed up to date. Dropping it aborts them.
+pub(crate) struct Follower {
+    _tasks: JoinSet<()>,
+}
+
+impl Follower {
+    /// Starts them.
+    pub(crate) fn start(live_feed: &Feed) -> Self {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(feed::listen(live_feed.clone()));
+        tasks.spawn(feed::run(live_feed.clone()));
+        Self { _tasks: tasks }
+    }
+}
+
 impl Jobs {
     /// Starts all jobs.
     pub(crate) fn start(pool: Pool, retention: Retention, auth: AuthJobs, live_feed: Option<Feed>) -> Self {

@@ -155,8 +155,9 @@ fn http1<T: AsyncRead + AsyncWrite + Unpin + 'static>(
         .on_connect_ext({
             let (connections, latest) = (connections.clone(), Rc::clone(&latest));
             move |stream: &OneAtATime<T>, extensions| {
-                extensions.insert(stream.turn());
                 let connection = connections.open();
+                stream.turn().set_abort_signal(connection.abort_signal());
+                extensions.insert(stream.turn());
                 latest.replace(Some(connection.close_requested()));
                 extensions.insert(connection);
             }

@@ -175,7 +175,7 @@ impl Authenticator {
         Ok(Caller { actor: Actor::Key(key.stored.key.id), scopes: key.stored.scopes, valid_until: None })
     }
 
-    /// Returns the scopes that remain; `None` if nothing is permitted at this time. What is unknown has not changed.
+    /// Returns the scopes that remain to a caller who was authenticated before; `None` if nothing is permitted any more.
     #[must_use]
     pub fn remaining_scopes(&self, basis: Basis, now: DateTime<Utc>) -> Option<Scopes> {
         match basis {
@@ -184,8 +184,7 @@ impl Authenticator {
             Basis::Key(id) => match self.keys.load().by_id.get(&id) {
                 Some(key) if key.stored.expires_at.is_some_and(|expiry| expiry <= now) => None,
                 Some(key) => Some(key.stored.scopes),
-                None if self.is_current.load(Ordering::Acquire) => None,
-                None => Some(Scopes::ALL),
+                None => None,
             },
         }
     }

@@ -240,10 +240,9 @@ impl Subscription {
         if let Some(events) = self.feed.0.ring().after(at.number) {
             return Ok(Some(select(events, &self.filter, limit, &mut at.number)));
         }
-        // Never closed. Without a permit the read would only be less limited.
-        let _permit = self.feed.0.catch_up.acquire().await.ok();
-        let page = self.feed.0.store.page(at.number.cast_signed()).await?;
-        let events: Vec<Event> = page.iter().map(|entry| Event::new(&at.epoch, entry)).collect();
+        let page = self.feed.0.catch_up.page(&self.feed.0.store, &at.epoch, at.number).await?;
+        let known = page.partition_point(|event| event.number() <= at.number);
+        let events = &page[known..];
         // A gap: events that have expired.
         if events.first().is_none_or(|first| first.number() != at.number + 1) {
             return Ok(None);

@@ -24,7 +24,7 @@ use super::{
     request_info::RequestInfo,
 };
 use crate::{
-    auth::{Authenticator, Caller, Limited, RateLimits, Refusal},
+    auth::{Authenticator, Basis, Caller, Limited, RateLimits, Refusal},
     domain::{Actor, ApiKey, Author, Scope, Scopes, Subject, UserId},
     service::clock,
 };
@@ -55,6 +55,11 @@ impl<S> Allowed<S> {
             return Ok(());
         }
         charge(request, authenticator(request)?, &self.caller.actor, more, RateLimits::SINGLE)
+    }
+
+    /// Returns what has to remain valid while the response is sent.
+    pub(super) fn basis(&self) -> Basis {
+        self.caller.basis()
     }
 
     /// Returns who the caller is.
@@ -277,7 +282,7 @@ fn too_many(detail: &str, retry_after: Duration) -> Problem {
 }
 
 /// Returns the credentials of a request: one bearer token (RFC 6750) or one `X-API-Key`.
-pub(super) fn credentials(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
+fn credentials(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     let mut authorization = headers.get_all(header::AUTHORIZATION);
     let mut api_key = headers.get_all(API_KEY);
     match (authorization.next(), api_key.next()) {
@@ -291,7 +296,7 @@ pub(super) fn credentials(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal>
     }
 }
 
-pub(super) fn refused(refusal: Refusal) -> Problem {
+fn refused(refusal: Refusal) -> Problem {
     match refusal {
         Refusal::Missing => {
             let detail = "Send an API key or an access token: Authorization: Bearer …, or X-API-Key: ….";

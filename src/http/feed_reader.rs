@@ -49,7 +49,7 @@ pub(super) struct Connection(Option<InFlightGuard>);
 
 impl Connection {
     pub(super) fn of(request: &HttpRequest) -> Self {
-        Self(request.conn_data::<OpenConnection>().map(OpenConnection::begin_request))
+        Self(request.conn_data::<OpenConnection>().map(OpenConnection::begin_live_request))
     }
 
     /// Returns the client of this connection.
@@ -74,6 +74,11 @@ impl Client {
         Ok(Connection::of(request).client(Recheck::of_caller(caller, request)?, feed))
     }
 
+    /// Completes when the connection is closed for another one. Its task is woken then.
+    pub(super) async fn displaced(&self) {
+        poll_fn(|_| if self.is_displaced() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
     /// Replaces what is checked.
     pub(super) fn set_recheck(&mut self, recheck: Recheck) {
         self.recheck = recheck;
@@ -89,7 +94,7 @@ impl Client {
 pub(super) struct FeedReader {
     subscription: Subscription,
     client: Client,
-    checked_at: Instant,
+    checked_at: Option<Instant>,
     /// Since when nothing has been sent.
     silent_since: Instant,
     /// How many events may follow.
@@ -102,7 +107,7 @@ impl FeedReader {
     pub(super) fn new(subscription: Subscription, client: Client, limit: Option<usize>) -> Self {
         let now = Instant::now();
         let remaining = limit.unwrap_or(usize::MAX);
-        Self { subscription, client, checked_at: now, silent_since: now, remaining, end: None }
+        Self { subscription, client, checked_at: None, silent_since: now, remaining, end: None }
     }
 
     /// Reads what has been committed until now.
@@ -165,20 +170,18 @@ impl FeedReader {
 
     /// Waits for events; `None` if nothing happens for a while.
     async fn next_live(&mut self, limit: usize) -> Option<Result<Delivery, Error>> {
-        // The connection's task is woken when it has to close.
-        let displaced = poll_fn(|_| if self.client.is_displaced() { Poll::Ready(()) } else { Poll::Pending });
         tokio::select! {
             delivery = timeout_at(self.silent_since + HEARTBEAT, self.subscription.next(limit)) => delivery.ok(),
-            () = displaced => Some(Ok(Delivery::Closing)),
+            () = self.client.displaced() => Some(Ok(Delivery::Closing)),
         }
     }
 
     /// Returns a part, or the end if the caller has lost access.
     fn checked(&mut self, part: Part) -> Part {
-        if self.checked_at.elapsed() < RECHECK {
+        if self.checked_at.is_some_and(|at| at.elapsed() < RECHECK) {
             return part;
         }
-        self.checked_at = Instant::now();
+        self.checked_at = Some(Instant::now());
         match self.client.recheck.check() {
             Ok(()) => part,
             Err(lost) => Part::End(End::AccessLost(lost)),

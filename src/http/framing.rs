@@ -1,8 +1,8 @@
 //! The framing of responses to HTTP/1.0 clients and to requests for an upgrade.
 
-use std::rc::Rc;
+use std::{pin::Pin, rc::Rc};
 
-use actix_http::{ConnectionType, Request};
+use actix_http::{ConnectionType, HttpMessage, Payload, Request};
 use actix_service::Service;
 use actix_web::{
     HttpResponse,
@@ -10,6 +10,8 @@ use actix_web::{
     dev::{ResponseHead, ServiceResponse},
     http::{Method, StatusCode, Version, header},
 };
+
+use futures_util::{Stream, StreamExt, stream};
 
 use super::turn::Turn;
 
@@ -27,6 +29,9 @@ where
     B: MessageBody,
 {
     let framing = Framing::of(&request);
+    if framing.is_upgrade {
+        limit_body(&mut request);
+    }
     let turn = request.conn_data::<Rc<Turn>>().cloned();
     if let Some(turn) = &turn {
         turn.request_started(&mut request);
@@ -52,6 +57,27 @@ where
         }
         response
     }
+}
+
+/// Ends the body of a request that could switch protocols where its length says. The parser reads it until the connection
+/// ends.
+fn limit_body(request: &mut Request) {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let (Some(length), false) = (length, matches!(request.payload(), Payload::None)) else { return };
+    let payload = request.take_payload();
+    let limited = stream::unfold((payload, length), |(mut payload, remaining): (Payload, u64)| async move {
+        if remaining == 0 {
+            return None;
+        }
+        let chunk = payload.next().await?.map(|mut chunk| {
+            chunk.truncate(usize::try_from(remaining).unwrap_or(usize::MAX));
+            chunk
+        });
+        let remaining = chunk.as_ref().map_or(0, |chunk| remaining - chunk.len() as u64);
+        Some((chunk, (payload, remaining)))
+    });
+    let limited: Pin<Box<dyn Stream<Item = _>>> = Box::pin(limited);
+    *request.payload() = Payload::from(limited);
 }
 
 /// The framing that a request demands of its response.

@@ -277,7 +277,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for OneAtATime<S> {
             this.is_refused = this.replacement.is_some();
         }
         let Some((problem, length)) = &mut this.replacement else {
-            let written = ready!(Pin::new(&mut this.stream).poll_write(context, bytes))?;
+            let written = Pin::new(&mut this.stream).poll_write(context, bytes);
+            if written.is_pending() && this.turn.abort.get().is_some_and(|signal| signal.is_aborted(context)) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            let written = ready!(written)?;
             this.turn.is_response_unsent.set(false);
             return Poll::Ready(Ok(written));
         };

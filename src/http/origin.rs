@@ -16,11 +16,12 @@ use super::{
 ///
 /// The problem `origin-not-allowed`.
 pub(super) fn check(request: &HttpRequest) -> Result<(), Problem> {
-    let Some(value) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    let origin = value.to_str().unwrap_or_default();
     let options = request.app_data::<HttpOptions>();
-    let is_listed = options.is_some_and(|options| options.cors_origins.iter().any(|listed| listed == origin));
-    if is_listed || is_own(origin, request) {
+    let is_allowed = |origin: &str| {
+        let is_listed = options.is_some_and(|options| options.cors_origins.iter().any(|listed| listed == origin));
+        is_listed || is_own(origin, request)
+    };
+    if request.headers().get_all(header::ORIGIN).all(|origin| origin.to_str().is_ok_and(is_allowed)) {
         return Ok(());
     }
     let detail = "Pages of this origin may not open a WebSocket here. Add the origin to cors.origins.";
@@ -29,7 +30,9 @@ pub(super) fn check(request: &HttpRequest) -> Result<(), Problem> {
 
 /// Returns whether an origin is the one of this service: the host that the request is for, or that of the public URL.
 fn is_own(origin: &str, request: &HttpRequest) -> bool {
-    let Some((_, authority)) = origin.split_once("://") else { return false };
+    // A proxy may have terminated TLS.
+    let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    let Some(authority) = authority else { return false };
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let public_url = request.app_data::<web::Data<PublicUrl>>().and_then(|url| url.of(request));
     host.is_some_and(|host| host.eq_ignore_ascii_case(authority))

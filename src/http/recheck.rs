@@ -5,11 +5,11 @@ use std::sync::Arc;
 use actix_web::HttpRequest;
 
 use super::{
-    access::{Allowed, RequiredScope, authenticator, credentials, refused},
+    access::{Allowed, RequiredScope, authenticator},
     problem::Problem,
 };
 use crate::{
-    auth::{Authenticator, Basis, Refusal},
+    auth::{Authenticator, Basis},
     domain::Scope,
     service::{TicketGrant, clock},
 };
@@ -17,15 +17,8 @@ use crate::{
 /// Checks whether a caller still has a scope.
 pub(super) struct Recheck {
     authenticator: Arc<Authenticator>,
-    proof: Proof,
+    basis: Basis,
     scope: Scope,
-}
-
-/// What the caller has presented.
-enum Proof {
-    Credentials(Option<Vec<u8>>),
-    /// What permitted the ticket.
-    Ticket(Basis),
 }
 
 /// What a caller has lost.
@@ -39,10 +32,8 @@ pub(super) enum AccessLost {
 
 impl Recheck {
     /// Returns the check for the caller of a request.
-    pub(super) fn of_caller<S: RequiredScope>(_: &Allowed<S>, request: &HttpRequest) -> Result<Self, Problem> {
-        let authenticator = Arc::clone(authenticator(request)?);
-        let credentials = credentials(request.headers()).map_err(refused)?.map(<[u8]>::to_vec);
-        Ok(Self { authenticator, proof: Proof::Credentials(credentials), scope: S::SCOPE })
+    pub(super) fn of_caller<S: RequiredScope>(caller: &Allowed<S>, request: &HttpRequest) -> Result<Self, Problem> {
+        Ok(Self { authenticator: Arc::clone(authenticator(request)?), basis: caller.basis(), scope: S::SCOPE })
     }
 
     /// Returns the check for the holder of a ticket.
@@ -52,22 +43,12 @@ impl Recheck {
             (None, Some(end)) => Basis::Until(end),
             (None, None) => Basis::Anyone,
         };
-        Self { authenticator, proof: Proof::Ticket(basis), scope: grant.scope }
+        Self { authenticator, basis, scope: grant.scope }
     }
 
-    /// Checks whether the caller has the scope now. While keys cannot be read, known callers keep it.
+    /// Checks whether the caller has the scope now. While keys cannot be read, those that were read last decide.
     pub(super) fn check(&self) -> Result<(), AccessLost> {
-        let scopes = match &self.proof {
-            Proof::Ticket(basis) => self.authenticator.remaining_scopes(*basis, clock::now()),
-            Proof::Credentials(credentials) => {
-                match self.authenticator.authenticate(credentials.as_deref(), clock::now) {
-                    Ok(caller) => Some(caller.scopes),
-                    Err(Refusal::Unavailable | Refusal::NoSigningKeys) => return Ok(()),
-                    Err(_) => None,
-                }
-            }
-        };
-        match scopes {
+        match self.authenticator.remaining_scopes(self.basis, clock::now()) {
             Some(scopes) if scopes.contain(self.scope) => Ok(()),
             Some(_) => Err(AccessLost::Scope),
             None => Err(AccessLost::Credentials),

@@ -1,12 +1,14 @@
 //! The turns of the requests on a connection, and where the body of a request ends.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     task::Waker,
 };
 
 use actix_http::{HttpMessage, Payload, Request};
 use actix_web::http::header;
+
+use crate::connections::AbortSignal;
 
 /// The progress of the current request, shared by the connection's stream and the service.
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub struct Turn {
     pub(super) has_response_started: Cell<bool>,
     /// Whether no byte of that response has been written yet.
     pub(super) is_response_unsent: Cell<bool>,
+    /// Whether the connection ends while its client does not read.
+    pub(super) abort: OnceCell<AbortSignal>,
     /// Whether nothing more is read from the client.
     pub(super) is_over: Cell<bool>,
     /// The waker of the task that reads the next request.
@@ -52,6 +56,12 @@ impl Turn {
         self.has_response_started.set(true);
         self.is_response_unsent.set(true);
         self.wake();
+    }
+
+    /// Sets what decides whether the connection ends while its client does not read.
+    pub(crate) fn set_abort_signal(&self, signal: AbortSignal) {
+        // There is one for each connection.
+        let _ = self.abort.set(signal);
     }
 
     /// Reports that the connection is closed without waiting for the client. The connection's task must be running.

@@ -11,7 +11,7 @@ use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
     body::BodyStream,
     http::{
-        StatusCode, Version,
+        Method, StatusCode, Version,
         header::{self, HeaderMap, HeaderValue},
     },
     web,
@@ -25,10 +25,12 @@ use self::{
 use super::{
     access::{AllowedOrTicket, FeedRead, authenticator},
     changes::disabled,
+    client_address::client_address,
     feed_reader::{Client, Connection},
     origin,
     problem::{Kind, Problem},
     query::Query,
+    request_info::RequestInfo,
     responses::{ServerProblems, WebSocketProblems},
     turn::Turn,
 };
@@ -88,6 +90,7 @@ pub(super) async fn open(
             .app_data::<web::Data<TicketStore>>()
             .map(|store| TicketStore::clone(store))
             .ok_or_else(disabled)?,
+        address: client_address(&request),
         turn: request.conn_data::<Rc<Turn>>().cloned(),
     };
     let socket = Socket::new(services, Frames::new(payload), entry);
@@ -99,8 +102,18 @@ pub(super) async fn open(
 
 /// Returns the response to a handshake.
 fn handshake(request: &HttpRequest) -> Result<HttpResponseBuilder, Problem> {
-    if request.version() != Version::HTTP_11 {
-        return Err(upgrade_required("A WebSocket is opened over HTTP/1.1."));
+    let headers = request.headers();
+    let is_head = RequestInfo::of(request).is_some_and(|info| info.method == Method::HEAD);
+    if request.version() != Version::HTTP_11 || is_head {
+        return Err(upgrade_required("A WebSocket is opened by GET over HTTP/1.1."));
+    }
+    // The parser switches protocols only for this value, and for no list of protocols.
+    if headers.get(header::UPGRADE).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        return Err(upgrade_required("Upgrade must be websocket alone."));
+    }
+    let has_length = headers.get_all(header::CONTENT_LENGTH).any(|length| length != "0");
+    if has_length || headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Problem::new(Kind::InvalidHandshake, "The request must not have a body."));
     }
     ws::verify_handshake(request.head()).map_err(|error| match error {
         HandshakeError::UnsupportedVersion | HandshakeError::NoVersionHeader => {

@@ -3,13 +3,14 @@
 use std::{
     io,
     net::{Shutdown, TcpListener},
+    pin::pin,
     time::Duration,
 };
 
 use actix_web::dev::ServerHandle;
 use orm_pool::{CloseError, Pool, Status};
 use socket2::SockRef;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{CurrentPhase, Phase};
 use crate::{connections::Connections, feed::Feed, telemetry};
@@ -24,6 +25,8 @@ pub(crate) const INTERRUPTED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const ABORT_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long busy clients have to receive `Connection: close`.
 const CLOSE_NOTICE: Duration = Duration::from_millis(500);
+/// How long clients have to read the end of live events, after the last one was told to end.
+const LIVE_GRACE: Duration = Duration::from_secs(2);
 const CLOSE_NOTICE_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why a shutdown was not clean.
@@ -116,8 +119,20 @@ impl GracefulShutdown<'_> {
     }
 
     async fn complete_requests(&self, deadline: Instant) -> Result<(), ShutdownError> {
+        let mut stopping = pin!(self.server.stop(true));
         self.connections.close_all();
-        if timeout_at(deadline, self.server.stop(true)).await.is_ok() {
+        let live_end = Instant::now() + self.feed.map_or(Duration::ZERO, Feed::drain) + LIVE_GRACE;
+        let stopped = async {
+            tokio::select! {
+                biased;
+                () = &mut stopping => {}
+                () = sleep_until(live_end) => {
+                    self.connections.abort_blocked_live();
+                    stopping.await;
+                }
+            }
+        };
+        if timeout_at(deadline, stopped).await.is_ok() {
             return Ok(());
         }
         // Aborts the requests. The server would first wait for its own timeout, in whole seconds.

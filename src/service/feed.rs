@@ -21,8 +21,6 @@ use tokio::time::timeout;
 
 use super::{Error, JournalEntry, clock, error::database, journal::Action, messages, statement::is_one_of};
 
-/// Maximum number of events that are read with one operation.
-const PAGE_SIZE: u64 = 256;
 /// How long the listening connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of events that expire with one operation.
@@ -70,6 +68,9 @@ pub struct FeedStore {
 }
 
 impl FeedStore {
+    /// Maximum number of events that are read with one operation.
+    pub const PAGE_SIZE: u64 = 256;
+
     /// Creates the store on this pool.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
@@ -286,7 +287,7 @@ async fn pages(db: Connection, after: Arc<[i64]>) -> Result<Vec<Arc<[FeedEntry]>
 }
 
 async fn page(db: &Connection, after: i64) -> Result<Vec<FeedEntry>, DbErr> {
-    let numbers = positions_after(db, after, PAGE_SIZE).await?;
+    let numbers = positions_after(db, after, FeedStore::PAGE_SIZE).await?;
     let ids: Vec<i64> = numbers.iter().map(|(_, id)| *id).collect();
     if ids.is_empty() {
         return Ok(Vec::new());

@@ -1,11 +1,13 @@
 //! Tickets, which open one WebSocket each, on any process.
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use entity::users_tickets::{ActiveModel, Column, Entity};
-use orm_pool::{Connection, Pool};
-use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use entity::users_tickets::{ActiveModel, Column, Entity, Model};
+use orm_pool::{Batch, Connection, Pool};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+};
 
 use super::{Error, clock, error::database, statement::is_one_of};
 use crate::domain::{KeyId, Scope, TicketDigest, UserId};
@@ -34,13 +36,20 @@ pub struct TicketGrant {
 #[derive(Clone, Debug)]
 pub struct TicketStore {
     pool: Pool,
+    finds: Batch<[u8; 32], Option<Arc<StoredTicket>>>,
+}
+
+#[derive(Debug)]
+struct StoredTicket {
+    grant: TicketGrant,
+    expires_at: DateTime<Utc>,
 }
 
 impl TicketStore {
     /// Creates the store on this pool.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
-        Self { pool }
+        Self { finds: pool.batch_reads("tickets.find", find), pool }
     }
 
     /// Stores a ticket. Returns when it expires.
@@ -73,21 +82,15 @@ impl TicketStore {
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
     pub async fn redeem(&self, digest: TicketDigest) -> Result<Option<TicketGrant>, Error> {
-        let redeem = move |transaction: Connection| async move {
-            let digest = digest.as_bytes().to_vec();
-            let row = Entity::find_by_id(digest.clone()).one(&transaction).await.map_err(database)?;
-            let Some(row) = row else { return Ok(None) };
-            // Only one of two processes that use it at the same time deletes it.
-            let deleted = Entity::delete_by_id(digest).exec(&transaction).await.map_err(database)?;
-            if deleted.rows_affected != 1 || row.expires_at <= clock::now() {
-                return Ok(None);
-            }
-            let key = row.key_id.map(|id| id.parse()).transpose();
-            let (Ok(key), Ok(scope)) = (key, row.scope.parse()) else { return Ok(None) };
-            let user = row.user_id.map(UserId::from);
-            Ok::<_, Error>(Some(TicketGrant { user, actor: row.actor, key, valid_until: row.valid_until, scope }))
+        // Read first, together with others: unknown tickets must not cost a write.
+        let Some(ticket) = self.finds.load(*digest.as_bytes()).await? else { return Ok(None) };
+        let delete = move |db: Connection| async move {
+            let deleted = Entity::delete_by_id(digest.as_bytes().to_vec()).exec(&db).await.map_err(database)?;
+            Ok::<_, Error>(deleted.rows_affected == 1)
         };
-        self.pool.transaction("tickets.redeem", redeem).await
+        // Only one of two processes that use it at the same time deletes it.
+        let is_first = self.pool.write("tickets.redeem", delete).await?;
+        Ok((is_first && ticket.expires_at > clock::now()).then(|| ticket.grant.clone()))
     }
 
     /// Deletes a batch of expired tickets, and returns whether there may be more.
@@ -109,4 +112,20 @@ impl TicketStore {
         };
         self.pool.write("tickets.delete_expired", delete).await
     }
+}
+
+/// Finds tickets by their digests, in the same order.
+async fn find(db: Connection, digests: Arc<[[u8; 32]]>) -> Result<Vec<Option<Arc<StoredTicket>>>, DbErr> {
+    let all: Vec<Vec<u8>> = digests.iter().map(|digest| digest.to_vec()).collect();
+    let rows = Entity::find().filter(is_one_of(db.get_database_backend(), Column::Digest, &all)).all(&db).await?;
+    let found: HashMap<Vec<u8>, Model> = rows.into_iter().map(|row| (row.digest.clone(), row)).collect();
+    Ok(all.iter().map(|digest| found.get(digest).and_then(stored).map(Arc::new)).collect())
+}
+
+fn stored(row: &Model) -> Option<StoredTicket> {
+    let key = row.key_id.as_deref().map(str::parse).transpose().ok()?;
+    let user = row.user_id.map(UserId::from);
+    let scope = row.scope.parse().ok()?;
+    let grant = TicketGrant { user, actor: row.actor.clone(), key, valid_until: row.valid_until, scope };
+    Some(StoredTicket { grant, expires_at: row.expires_at })
 }

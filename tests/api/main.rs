@@ -40,6 +40,7 @@ mod feed_brokers;
 mod feed_consistency;
 mod feed_failures;
 mod feed_positions;
+mod feed_tail;
 mod harness;
 mod hostile;
 mod http_semantics;
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
         suites.extend([
             suite("auth", auth::cases()),
             suite("feed_brokers", feed_brokers::cases()),
+            suite("feed_tail", feed_tail::cases()),
             suite("websocket", websocket::cases()),
             suite("websocket_tickets", websocket_tickets::cases()),
             suite("websocket_frames", websocket_frames::cases()).without_engine(),

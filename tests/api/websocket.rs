@@ -1,17 +1,20 @@
 //! `GET /ws`: the feed over WebSocket.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     auth::{REFRESHED, get, id_of, key, migrated, printed, with_key},
     cases,
     feed::{import, latest, number_of},
-    harness::{App, Context, Engine, Proxy, Reply, Service, Socket, eventually},
+    harness::{App, Context, Engine, Proxy, Reply, Service, Socket, eventually, read_message},
 };
 
 cases![
@@ -24,6 +27,8 @@ cases![
     a_revoked_key_ends_its_sockets,
     silent_clients_are_disconnected,
     at_the_maximum_sockets_make_room,
+    a_client_that_does_not_read_delays_no_shutdown,
+    clients_share_what_they_read_again,
     an_outage_delays_sockets,
 ];
 
@@ -107,6 +112,29 @@ async fn handshakes_are_checked(context: Context) {
     let other = upgrade("13", key).header("sec-websocket-protocol", "chat, users-api.v2");
     Reply::of(other).await.problem(400, "invalid-handshake");
     app.post("/ws", &json!({})).await.problem(405, "method-not-allowed");
+    let head = upgrade("13", key).build().unwrap();
+    let head = app.request(Method::HEAD, "/ws").headers(head.headers().clone());
+    assert_eq!(Reply::of(head).await.status, 426);
+    for (name, value, status) in [
+        ("upgrade", "h2c, websocket", 426),
+        ("upgrade", "xwebsocketx", 426),
+        ("content-length", "5", 400),
+        ("transfer-encoding", "chunked", 400),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(app.address).await.unwrap();
+        let upgrade = if name == "upgrade" { String::new() } else { "upgrade: websocket\r\n".to_owned() };
+        let head = format!(
+            "GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n{upgrade}{name}: {value}\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: {key}\r\n\r\n0\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (head, _) = read_message(&mut stream).await.unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{name}: {value}: {head}");
+    }
+    // A server may ignore a request for another protocol.
+    let body = json!({"name": "Ann", "email": "ann@example.com"});
+    let request = app.request(Method::POST, "/users").header("connection", "upgrade").header("upgrade", "websocket");
+    assert_eq!(Reply::of(request.json(&body)).await.status, 201);
     for offered in [None, Some("chat, users-api.v1")] {
         let request = upgrade("13", key);
         let request = offered.iter().fold(request, |request, names| request.header("sec-websocket-protocol", *names));
@@ -233,6 +261,18 @@ async fn silent_clients_are_disconnected(context: Context) {
 async fn at_the_maximum_sockets_make_room(context: Context) {
     let settings = [("USERS_API__SERVER__MAX_CONNECTIONS", "4"), ("USERS_API__SERVER__WORKERS", "1")];
     let service = Service::start(context.folder(), &settings).await;
+    // Those that have not subscribed make room as well.
+    let mut unsubscribed = Vec::new();
+    for _ in 0..4 {
+        unsubscribed.push(Socket::open(service.address, "/ws").await);
+    }
+    let opened = Instant::now();
+    assert_eq!(App::at(service.address, "").get("/health/live").await.status, 200);
+    let ends = unsubscribed.iter_mut().map(|socket| Box::pin(socket.rest()));
+    let ((_, code, _), ..) = futures_util::future::select_all(ends).await;
+    assert_eq!(code, 1012);
+    assert!(opened.elapsed() < Duration::from_secs(9), "before they have to subscribe");
+    drop(unsubscribed);
     let mut sockets = Vec::new();
     for _ in 0..4 {
         sockets.push(Socket::subscribe(service.address, &json!({})).await.0);
@@ -250,6 +290,69 @@ async fn at_the_maximum_sockets_make_room(context: Context) {
             usize::from(matches!(timeout(Duration::from_millis(100), socket.frame()).await, Ok(Some(_)) | Err(_)));
     }
     assert!(others >= 2, "the others stay: {others}");
+}
+
+async fn a_client_that_does_not_read_delays_no_shutdown(context: Context) {
+    if context.engine() != Engine::Sqlite {
+        return;
+    }
+    let mut service = Service::start(context.folder(), &[("USERS_API__FEED__DRAIN", "500ms")]).await;
+    let app = App::at(service.address, "");
+    let mut stalled = Vec::new();
+    for upgrade in ["connection: upgrade\r\nupgrade: websocket\r\n", "accept: text/event-stream\r\n"] {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(2048).unwrap();
+        let mut stream = socket.connect(service.address).await.unwrap();
+        let path = if upgrade.contains("upgrade") { "/ws" } else { "/users/changes" };
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\n{upgrade}sec-websocket-version: 13\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // A masked frame with a mask of zeros.
+        let message = br#"{"type":"subscribe"}"#;
+        stream.write_all(&[&[0x81, 0x80 | 20, 0, 0, 0, 0][..], message].concat()).await.unwrap();
+        stalled.push(stream);
+    }
+    let (mut reading, _) = Socket::subscribe(service.address, &json!({})).await;
+    eventually("all clients", || async { (app.get("/feed").await.json()["subscribers"] == 3).then_some(()) }).await;
+    let rows: Vec<Value> =
+        (0..20_000).map(|row| json!({"name": "User", "email": format!("u{row}@example.com")})).collect();
+    import(&app, "report=summary", &rows).await;
+    reading.events(rows.len()).await;
+    let stopping = Instant::now();
+    service.signal("TERM").await;
+    assert_eq!(reading.rest().await.1, 1012);
+    assert_eq!(service.ended().await.code(), Some(0));
+    assert!(stopping.elapsed() < Duration::from_secs(15), "the shutdown did not wait until its limit, 20 s");
+    drop(stalled);
+}
+
+async fn clients_share_what_they_read_again(context: Context) {
+    let app = context.app_with(&[("feed.ring", "1MiB")]).await;
+    let (mut alive, begin) = Socket::subscribe(app.address, &json!({})).await;
+    let rows: Vec<Value> =
+        (0..4000).map(|row| json!({"name": "User", "email": format!("u{row}@example.com")})).collect();
+    import(&app, "report=summary", &rows).await;
+    let all = alive.events(rows.len()).await;
+    let reads = async || {
+        let metrics = app.get("/metrics").await.text;
+        let lines = metrics.lines().filter(|line| line.contains("operation=\"feed.page\"") && line.contains("_count"));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>()
+    };
+    let before = reads().await;
+    let clients = (0..20).map(|client| {
+        let (address, begin, all) = (app.address, begin.clone(), &all);
+        async move {
+            let after = if client == 0 { json!(begin) } else { all[client * 10]["position"].clone() };
+            let skipped = if client == 0 { 0 } else { client * 10 + 1 };
+            let (mut socket, _) = Socket::subscribe(address, &json!({ "after": after })).await;
+            assert_eq!(socket.events(all.len() - skipped).await, all[skipped..]);
+        }
+    });
+    futures_util::future::join_all(clients).await;
+    let shared = reads().await - before;
+    assert!((8.0..=64.0).contains(&shared), "{shared} reads of 16 pages for 20 clients");
 }
 
 async fn an_outage_delays_sockets(context: Context) {

@@ -18,6 +18,8 @@ cases![
     subjects_get_tickets_for_themselves,
     a_socket_is_renewed,
     a_revoked_key_ends_the_sockets_of_its_tickets,
+    a_ticket_does_not_outlive_its_key,
+    what_is_withheld_comes_with_the_next_ticket,
     messages_reach_every_socket_of_the_user,
     messages_are_validated,
     a_deletion_removes_messages,
@@ -308,4 +310,46 @@ async fn old_messages_expire(context: Context) {
     socket.begin(&json!({"after": "earliest"})).await;
     assert_eq!(socket.events(1).await.len(), 1);
     assert_eq!(socket.next().await["data"], "new", "the old one has expired");
+}
+
+async fn a_ticket_does_not_outlive_its_key(context: Context) {
+    let url = migrated(&context).await;
+    let reader = key(&context, &url, &["feed:read", "users:write"]).await;
+    let app = context.app_on(&url, &REFRESHED).await;
+    let body = json!({"name": "Ann", "email": "ann@example.com"});
+    assert_eq!(Reply::of(with_key(&app, Method::POST, "/users", &reader).json(&body)).await.status, 201);
+    let reply = ticket(&app, &reader, &json!({})).await;
+    printed(&context, &url, &["revoke", id_of(&reader)]).await;
+    eventually("the key is revoked", || async {
+        (ticket(&app, &reader, &json!({})).await.status == 401).then_some(())
+    })
+    .await;
+    let mut socket = Socket::open(app.address, &path(&reply)).await;
+    socket.send(&json!({"type": "subscribe", "after": "earliest"})).await;
+    let (messages, code, _) = socket.rest().await;
+    assert_eq!((messages, code), (Vec::new(), 4401));
+}
+
+async fn what_is_withheld_comes_with_the_next_ticket(context: Context) {
+    let key = SigningKey::ed();
+    let app = service(&context, &[("ed", &key)], &[]).await;
+    let token = |changes: Value| key.token(&header(&key, "ed"), &claims(&changes));
+    let admin = token(json!({"scope": "users:write messages:send", "sub": "admin"}));
+    let body = json!({"name": "Ann", "email": "ann@example.com"});
+    let ann = Reply::of(with_key(&app, Method::POST, "/users", &admin).json(&body)).await.json()["id"].clone();
+    let own = |until: u64| token(json!({"scope": "users:self", "sub": ann, "exp": until}));
+    let mut socket = open(&app, &own(now() - 27), &json!({})).await;
+    let mut position = json!(socket.begin(&json!({})).await);
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let path = format!("/users/{}/messages", ann.as_str().unwrap());
+    let request = with_key(&app, Method::POST, &path, &admin).json(&json!({"data": "important"}));
+    assert_eq!(Reply::of(request).await.status, 202);
+    let (messages, code, _) = socket.rest().await;
+    assert_eq!(code, 4401);
+    if let Some(last) = messages.last() {
+        position = last["position"].clone();
+    }
+    let mut socket = open(&app, &own(now() + 600), &json!({})).await;
+    socket.begin(&json!({"after": position})).await;
+    assert_eq!(socket.next().await["data"], "important");
 }

@@ -17,8 +17,8 @@ const MASKED: u8 = 0x80;
 /// Maximum number of frames in a period.
 const MAX_FRAMES: u32 = 100;
 const FRAMES_PERIOD: Duration = Duration::from_secs(10);
-/// Close code of a client that sends too many frames.
-const TOO_MANY_FRAMES: CloseCode = CloseCode::Other(4029);
+/// Close code of a client that sends too many frames or tickets.
+pub(super) const TOO_MANY: CloseCode = CloseCode::Other(4029);
 
 /// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl Frames {
         if began.elapsed() > FRAMES_PERIOD {
             self.period = (Instant::now(), 1);
         } else if *count == MAX_FRAMES {
-            return Err(Violation::new(TOO_MANY_FRAMES, "more than 100 frames in 10 s"));
+            return Err(Violation::new(TOO_MANY, "more than 100 frames in 10 s"));
         } else {
             *count += 1;
         }

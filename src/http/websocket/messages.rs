@@ -46,6 +46,9 @@ impl ClientMessage {
     pub(super) fn parse(text: &str) -> Result<Self, MessageError> {
         let value: Value =
             serde_json::from_str(text).map_err(|error| MessageError::new("malformed-json", error.to_string()))?;
+        if !value.is_object() {
+            return Err(MessageError::invalid("a message is a JSON object"));
+        }
         // `null` means the same as a missing member.
         let (after, ids, types) = match Raw::deserialize(value) {
             Ok(Raw::Subscribe { after, ids, types }) => (after, ids, types),
@@ -130,6 +133,7 @@ mod tests {
         }
         for text in [
             "[]",
+            r#"["subscribe",null,null,null]"#,
             "{}",
             r#"{"type":"Subscribe"}"#,
             r#"{"type":"subscribe","since":1}"#,

@@ -1,14 +1,14 @@
 //! A WebSocket connection. It is the body of the response: a stream that is polled only while the connection can send, so
 //! that a client that does not read costs no memory.
 
-use std::{future::pending, rc::Rc, sync::Arc, time::Duration};
+use std::{future::pending, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use actix_http::ws::{CloseCode, CloseReason, OpCode, Parser};
 use actix_web::web::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    frames::{Frames, Received, Violation},
+    frames::{Frames, Received, TOO_MANY, Violation},
     messages::{self, ClientMessage, MessageError},
 };
 use crate::{
@@ -45,6 +45,8 @@ pub(super) struct Services {
     pub(super) feed: Feed,
     pub(super) authenticator: Arc<Authenticator>,
     pub(super) tickets: TicketStore,
+    /// The address of the client.
+    pub(super) address: Option<IpAddr>,
     /// Reports the end to the connection.
     pub(super) turn: Option<Rc<Turn>>,
 }
@@ -176,13 +178,16 @@ impl Socket {
         let grant = match grant {
             Ok(Some(grant)) if is_renewed(&grant) => grant,
             Ok(Some(_)) => return self.close(SCOPE_MISSING, "the ticket is for another caller or user"),
-            Ok(None) => return self.close(CREDENTIALS_INVALID, "the ticket is unknown, expired or was used before"),
+            Ok(None) => return self.refuse_ticket(),
             Err(error) => {
                 tracing::debug!(%error, "cannot use a ticket");
                 return self.close(CloseCode::Again, "the database is unavailable; connect again with another ticket");
             }
         };
         let recheck = Recheck::of_ticket(Arc::clone(&self.services.authenticator), &grant);
+        if let Err(lost) = recheck.check() {
+            return self.close_without_access(lost);
+        }
         self.grant = Some(grant);
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
             State::Entering(connection) => State::Open(connection.client(recheck, &self.services.feed)),
@@ -196,6 +201,15 @@ impl Socket {
             }
             state => state,
         };
+    }
+
+    fn refuse_ticket(&mut self) {
+        let limits = self.services.authenticator.limits();
+        let is_limited = self.services.address.is_some_and(|address| limits.credentials_invalid(address).is_err());
+        if is_limited {
+            return self.close(TOO_MANY, "this address has sent too many invalid tickets");
+        }
+        self.close(CREDENTIALS_INVALID, "the ticket is unknown, expired or was used before");
     }
 
     fn take(&mut self, step: Step) {
@@ -315,12 +329,7 @@ impl Socket {
                 let resync = messages::resync(reason, position);
                 self.push_text(&resync);
             }
-            Part::End(End::AccessLost(AccessLost::Credentials)) => {
-                self.close(CREDENTIALS_INVALID, "the credentials are no longer valid");
-            }
-            Part::End(End::AccessLost(AccessLost::Scope)) => {
-                self.close(SCOPE_MISSING, "the credentials no longer have the scope");
-            }
+            Part::End(End::AccessLost(lost)) => self.close_without_access(lost),
             Part::End(End::Closing | End::Complete) => self.close_for_restart(),
         }
     }
@@ -342,6 +351,14 @@ impl Socket {
 
     fn close_for_restart(&mut self) {
         self.close(CloseCode::Restart, "connect again; another process continues");
+    }
+
+    /// Closes the connection without its position: events before it may have been withheld.
+    fn close_without_access(&mut self, lost: AccessLost) {
+        match lost {
+            AccessLost::Credentials => self.send_end(CREDENTIALS_INVALID, "the credentials are no longer valid"),
+            AccessLost::Scope => self.send_end(SCOPE_MISSING, "the credentials no longer have the scope"),
+        }
     }
 
     fn check_time(&mut self) {
@@ -368,6 +385,10 @@ impl Socket {
             let bookmark = messages::bookmark(position);
             self.push_text(&bookmark);
         }
+        self.send_end(code, reason);
+    }
+
+    fn send_end(&mut self, code: CloseCode, reason: &'static str) {
         let reason = CloseReason { code, description: Some(reason.to_owned()) };
         Parser::write_close(&mut self.outgoing, Some(reason), false);
         self.state = State::Closed { until: Instant::now() + CLOSE_TIMEOUT };
@@ -384,7 +405,14 @@ impl Socket {
 
 /// Reads the feed.
 async fn produce(state: &mut State) -> Step {
-    let State::Subscribed(subscribed) = state else { return pending().await };
+    let subscribed = match state {
+        State::Subscribed(subscribed) => subscribed,
+        State::Open(client) => {
+            client.displaced().await;
+            return Step::ShuttingDown;
+        }
+        State::Entering(_) | State::Closed { .. } | State::Ended => return pending().await,
+    };
     let Subscribed { reader, is_attached, retry_at } = subscribed.as_mut();
     if let Some(time) = retry_at {
         sleep_until(*time).await;
