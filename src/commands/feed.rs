@@ -1,6 +1,6 @@
 //! `users-api feed tail`: prints the events of the feed as they happen.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -119,7 +119,8 @@ fn line(event: &Event, is_json: bool) -> Vec<u8> {
     let mut line = format!("{time}  {user}  version {}  {kind}  {actor}", data["version"]);
     for value in [&data["name"], &data["email"]].into_iter().filter(|value| !value.is_null()) {
         // As in JSON, because a name may have any visible character.
-        line += &format!("  {value}");
+        // Writing into a String does not fail.
+        let _ = write!(line, "  {value}");
     }
     (line + "\n").into_bytes()
 }

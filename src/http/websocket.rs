@@ -3,6 +3,7 @@
 mod frames;
 mod messages;
 mod socket;
+mod tickets;
 
 use std::{convert::Infallible, rc::Rc, sync::Arc};
 
@@ -20,7 +21,8 @@ use futures_util::stream;
 
 use self::{
     frames::Frames,
-    socket::{Entry, Services, Socket},
+    socket::{Entry, Socket},
+    tickets::Tickets,
 };
 use super::{
     access::{AllowedOrTicket, FeedRead, authenticator},
@@ -83,17 +85,17 @@ pub(super) async fn open(
         AllowedOrTicket::Allowed(caller) => Entry::Client(Client::new(&caller, &request, feed)?),
         AllowedOrTicket::Ticket => Entry::Ticket(Connection::of(&request), query.0.ticket.unwrap_or_default()),
     };
-    let services = Services {
-        feed: Feed::clone(feed),
+    let tickets = Tickets {
         authenticator: Arc::clone(authenticator(&request)?),
-        tickets: request
+        store: request
             .app_data::<web::Data<TicketStore>>()
             .map(|store| TicketStore::clone(store))
             .ok_or_else(disabled)?,
         address: client_address(&request),
-        turn: request.conn_data::<Rc<Turn>>().cloned(),
+        grant: None,
     };
-    let socket = Socket::new(services, Frames::new(payload), entry);
+    let turn = request.conn_data::<Rc<Turn>>().cloned();
+    let socket = Socket::new(Feed::clone(feed), Frames::new(payload), tickets, entry, turn);
     Ok(response.body(BodyStream::new(stream::unfold(socket, |mut socket| async move {
         let frames = socket.next().await?;
         Some((Ok::<_, Infallible>(frames), socket))

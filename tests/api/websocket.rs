@@ -311,7 +311,7 @@ async fn a_client_that_does_not_read_delays_no_shutdown(context: Context) {
         stream.write_all(head.as_bytes()).await.unwrap();
         // A masked frame with a mask of zeros.
         let message = br#"{"type":"subscribe"}"#;
-        stream.write_all(&[&[0x81, 0x80 | 20, 0, 0, 0, 0][..], message].concat()).await.unwrap();
+        stream.write_all(&[&[0x81, 0x94, 0, 0, 0, 0][..], message].concat()).await.unwrap();
         stalled.push(stream);
     }
     let (mut reading, _) = Socket::subscribe(service.address, &json!({})).await;

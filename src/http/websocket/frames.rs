@@ -39,7 +39,7 @@ pub(super) struct Violation {
 }
 
 impl Violation {
-    const fn new(code: CloseCode, reason: &'static str) -> Self {
+    pub(super) const fn new(code: CloseCode, reason: &'static str) -> Self {
         Self { code, reason }
     }
 }

@@ -1,26 +1,25 @@
 //! A WebSocket connection. It is the body of the response: a stream that is polled only while the connection can send, so
 //! that a client that does not read costs no memory.
 
-use std::{future::pending, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{future::pending, rc::Rc, time::Duration};
 
 use actix_http::ws::{CloseCode, CloseReason, OpCode, Parser};
 use actix_web::web::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    frames::{Frames, Received, TOO_MANY, Violation},
+    frames::{Frames, Received, Violation},
     messages::{self, ClientMessage, MessageError},
+    tickets::Tickets,
 };
 use crate::{
-    auth::Authenticator,
-    domain::TicketDigest,
     feed::{After, Closing, Event, Feed, Filter, Position, ResyncReason},
     http::{
         feed_reader::{Client, Connection, End, FeedReader, Part},
-        recheck::{AccessLost, Recheck},
+        recheck::Recheck,
         turn::Turn,
     },
-    service::{Error, TicketGrant, TicketStore},
+    service::Error,
 };
 
 /// How long a client may take to subscribe.
@@ -35,21 +34,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before another attempt to read the database.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Close codes of this protocol.
-const CREDENTIALS_INVALID: CloseCode = CloseCode::Other(4401);
-const SCOPE_MISSING: CloseCode = CloseCode::Other(4403);
+/// Close code of a client that is silent.
 const SILENT: CloseCode = CloseCode::Other(4408);
-
-/// What connections use.
-pub(super) struct Services {
-    pub(super) feed: Feed,
-    pub(super) authenticator: Arc<Authenticator>,
-    pub(super) tickets: TicketStore,
-    /// The address of the client.
-    pub(super) address: Option<IpAddr>,
-    /// Reports the end to the connection.
-    pub(super) turn: Option<Rc<Turn>>,
-}
 
 /// How a client has authenticated.
 pub(super) enum Entry {
@@ -59,14 +45,15 @@ pub(super) enum Entry {
 
 /// A WebSocket.
 pub(super) struct Socket {
-    services: Services,
+    feed: Feed,
     frames: Frames,
-    state: State,
-    closing: Closing,
+    tickets: Tickets,
     /// A ticket to use.
     ticket: Option<String>,
-    /// What the first ticket has permitted.
-    grant: Option<TicketGrant>,
+    state: State,
+    closing: Closing,
+    /// Reports the end to the connection.
+    turn: Option<Rc<Turn>>,
     /// Frames to send.
     outgoing: BytesMut,
     opened_at: Instant,
@@ -106,19 +93,20 @@ enum Step {
 }
 
 impl Socket {
-    pub(super) fn new(services: Services, frames: Frames, entry: Entry) -> Self {
+    pub(super) fn new(feed: Feed, frames: Frames, tickets: Tickets, entry: Entry, turn: Option<Rc<Turn>>) -> Self {
         let now = Instant::now();
         let (state, ticket) = match entry {
             Entry::Client(client) => (State::Open(client), None),
             Entry::Ticket(connection, ticket) => (State::Entering(connection), Some(ticket)),
         };
         Self {
-            closing: services.feed.closing(),
-            services,
+            closing: feed.closing(),
+            feed,
             frames,
-            state,
+            tickets,
             ticket,
-            grant: None,
+            state,
+            turn,
             outgoing: BytesMut::new(),
             opened_at: now,
             heard_at: now,
@@ -137,8 +125,10 @@ impl Socket {
             }
             if let Some(ticket) = self.ticket.take() {
                 // Not cancelled by what arrives in the meantime: it could have been used then.
-                let grant = self.redeem(&ticket).await;
-                self.take_grant(grant);
+                match self.tickets.redeem(&ticket).await {
+                    Ok(recheck) => self.permit(recheck),
+                    Err(Violation { code, reason }) => self.close(code, reason),
+                }
                 continue;
             }
             let due = self.due();
@@ -164,33 +154,9 @@ impl Socket {
         }
     }
 
-    async fn redeem(&self, ticket: &str) -> Result<Option<TicketGrant>, Error> {
-        match TicketDigest::of(ticket) {
-            Some(digest) => self.services.tickets.redeem(digest).await,
-            None => Ok(None),
-        }
-    }
-
-    fn take_grant(&mut self, grant: Result<Option<TicketGrant>, Error>) {
-        let is_renewed = |grant: &TicketGrant| {
-            self.grant.as_ref().is_none_or(|first| (&first.actor, first.user) == (&grant.actor, grant.user))
-        };
-        let grant = match grant {
-            Ok(Some(grant)) if is_renewed(&grant) => grant,
-            Ok(Some(_)) => return self.close(SCOPE_MISSING, "the ticket is for another caller or user"),
-            Ok(None) => return self.refuse_ticket(),
-            Err(error) => {
-                tracing::debug!(%error, "cannot use a ticket");
-                return self.close(CloseCode::Again, "the database is unavailable; connect again with another ticket");
-            }
-        };
-        let recheck = Recheck::of_ticket(Arc::clone(&self.services.authenticator), &grant);
-        if let Err(lost) = recheck.check() {
-            return self.close_without_access(lost);
-        }
-        self.grant = Some(grant);
+    fn permit(&mut self, recheck: Recheck) {
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
-            State::Entering(connection) => State::Open(connection.client(recheck, &self.services.feed)),
+            State::Entering(connection) => State::Open(connection.client(recheck, &self.feed)),
             State::Open(mut client) => {
                 client.set_recheck(recheck);
                 State::Open(client)
@@ -201,15 +167,6 @@ impl Socket {
             }
             state => state,
         };
-    }
-
-    fn refuse_ticket(&mut self) {
-        let limits = self.services.authenticator.limits();
-        let is_limited = self.services.address.is_some_and(|address| limits.credentials_invalid(address).is_err());
-        if is_limited {
-            return self.close(TOO_MANY, "this address has sent too many invalid tickets");
-        }
-        self.close(CREDENTIALS_INVALID, "the ticket is unknown, expired or was used before");
     }
 
     fn take(&mut self, step: Step) {
@@ -254,7 +211,7 @@ impl Socket {
     /// Ends the connection: both sides have closed it.
     fn end(&mut self) {
         self.state = State::Ended;
-        if let Some(turn) = &self.services.turn {
+        if let Some(turn) = &self.turn {
             turn.end();
         }
     }
@@ -262,7 +219,7 @@ impl Socket {
     fn receive_message(&mut self, text: &str) {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Subscribe(after, filter)) => self.subscribe(after, filter),
-            Ok(ClientMessage::Renew(ticket)) if self.grant.is_some() => self.ticket = Some(ticket),
+            Ok(ClientMessage::Renew(ticket)) if self.tickets.grant.is_some() => self.ticket = Some(ticket),
             Ok(ClientMessage::Renew(_)) => {
                 let error = MessageError::invalid("only a connection that was opened with a ticket is renewed");
                 self.push_text(&messages::error(&error));
@@ -277,17 +234,14 @@ impl Socket {
         }
     }
 
-    fn subscribe(&mut self, after: After, mut filter: Filter) {
-        if let Some(user) = self.grant.as_ref().and_then(|grant| grant.user) {
-            if filter.users.as_ref().is_some_and(|users| users.iter().any(|other| *other != user)) {
-                let error = MessageError::invalid(format!("ids: the ticket is for {user} only"));
-                return self.push_text(&messages::error(&error));
-            }
-            (filter.users, filter.receiver) = (Some(vec![user]), Some(user));
-        }
+    fn subscribe(&mut self, after: After, filter: Filter) {
+        let filter = match self.tickets.restrict(filter) {
+            Ok(filter) => filter,
+            Err(error) => return self.push_text(&messages::error(&error)),
+        };
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Open(client) => {
-                let reader = FeedReader::new(self.services.feed.subscribe(after, filter), client, None);
+                let reader = FeedReader::new(self.feed.subscribe(after, filter), client, None);
                 self.state = State::Subscribed(Box::new(Subscribed { reader, is_attached: false, retry_at: None }));
             }
             state => {
@@ -329,7 +283,11 @@ impl Socket {
                 let resync = messages::resync(reason, position);
                 self.push_text(&resync);
             }
-            Part::End(End::AccessLost(lost)) => self.close_without_access(lost),
+            Part::End(End::AccessLost(lost)) => {
+                // Without the position: events before it have been withheld.
+                let Violation { code, reason } = lost.into();
+                self.send_end(code, reason);
+            }
             Part::End(End::Closing | End::Complete) => self.close_for_restart(),
         }
     }
@@ -351,14 +309,6 @@ impl Socket {
 
     fn close_for_restart(&mut self) {
         self.close(CloseCode::Restart, "connect again; another process continues");
-    }
-
-    /// Closes the connection without its position: events before it may have been withheld.
-    fn close_without_access(&mut self, lost: AccessLost) {
-        match lost {
-            AccessLost::Credentials => self.send_end(CREDENTIALS_INVALID, "the credentials are no longer valid"),
-            AccessLost::Scope => self.send_end(SCOPE_MISSING, "the credentials no longer have the scope"),
-        }
     }
 
     fn check_time(&mut self) {
