@@ -11,6 +11,7 @@
 //! * `catch_up`: earlier events, from the database.
 //! * `subscription`: reads events for a client.
 //! * `filter`: which events a client wants.
+//! * `presence`: which users are connected.
 //! * `doorbell`: how a process hears of events of other processes, through a [`Broker`].
 
 mod broker;
@@ -19,6 +20,7 @@ mod doorbell;
 mod event;
 mod filter;
 mod position;
+mod presence;
 mod ring;
 mod subscription;
 
@@ -41,6 +43,7 @@ pub use self::{
     event::{Event, EventBody, EventType},
     filter::{EventTypes, Filter},
     position::{After, Epoch, Position},
+    presence::{Presence, PresenceGuard},
     subscription::{Closing, Delivery, ResyncReason, Subscription},
 };
 use self::{catch_up::CatchUp, doorbell::Doorbell, ring::Ring};
@@ -77,6 +80,14 @@ pub struct Head {
     pub floor: u64,
 }
 
+/// What subscriptions wait for.
+#[derive(Debug, Default)]
+struct Known {
+    head: Option<Head>,
+    /// When the subscriptions began to end.
+    closing_since: Option<Instant>,
+}
+
 /// The state of the feed, for operators.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -106,10 +117,10 @@ struct Shared {
     drain: Duration,
     doorbell: Doorbell,
     signal: ChangeSignal,
+    presence: Presence,
     ring: RwLock<Ring>,
-    head: watch::Sender<Option<Head>>,
-    /// When the subscriptions began to end.
-    closing_since: watch::Sender<Option<Instant>>,
+    /// What subscriptions wait for: in one place, because each of them waits for every event.
+    known: watch::Sender<Known>,
     subscribers: AtomicUsize,
     /// Whether this process listens for others, and how often it has heard one.
     is_listening: AtomicBool,
@@ -147,9 +158,9 @@ impl Feed {
             drain: options.drain,
             doorbell,
             signal: ChangeSignal::default(),
+            presence: Presence::default(),
             ring: RwLock::new(Ring::new(options.ring_bytes)),
-            head: watch::Sender::new(None),
-            closing_since: watch::Sender::new(None),
+            known: watch::Sender::new(Known::default()),
             arrival: Notify::new(),
             catch_up: CatchUp::new(),
             subscribers: AtomicUsize::new(0),
@@ -167,10 +178,16 @@ impl Feed {
         self.0.signal.clone()
     }
 
+    /// Returns the users who have WebSockets on this process.
+    #[must_use]
+    pub fn presence(&self) -> &Presence {
+        &self.0.presence
+    }
+
     /// Returns what this process knows of the feed; `None` until the database has been read.
     #[must_use]
     pub fn head(&self) -> Option<Head> {
-        self.0.head.borrow().clone()
+        self.0.known.borrow().head.clone()
     }
 
     /// Returns the position of an entry of the journal that was written after `before` was known; `None` if the database
@@ -209,7 +226,7 @@ impl Feed {
 
     /// Ends all subscriptions, evenly over [`FeedOptions::drain`].
     pub fn close(&self) {
-        self.0.closing_since.send_replace(Some(Instant::now()));
+        self.0.known.send_modify(|known| known.closing_since = Some(Instant::now()));
     }
 
     /// Listens for other processes until that fails; returns why, and whether it has listened.
@@ -218,7 +235,7 @@ impl Feed {
         let heard = || {
             if !shared.is_listening.swap(true, Ordering::Relaxed) {
                 metrics::gauge!(CONNECTED).set(1);
-                tracing::info!(broker = ?shared.doorbell.broker(), "listening for events of other processes");
+                tracing::info!(broker = %shared.doorbell.broker(), "listening for events of other processes");
             }
             shared.rings.fetch_add(1, Ordering::Relaxed);
             metrics::counter!(RINGS).increment(1);
@@ -283,7 +300,7 @@ impl Shared {
             while self.store.stamp().await? {}
             state = self.store.state().await?;
         }
-        let known = self.head.borrow().clone();
+        let known = self.known.borrow().head.clone();
         if let Some(epoch) = ended_epoch(&state, known.as_ref()) {
             if !epoch.is_empty() {
                 tracing::warn!(epoch, "the database has fewer events than before: it was restored; clients read again");
@@ -341,10 +358,10 @@ impl Shared {
     }
 
     fn publish(&self, latest: &Position, floor: u64) {
-        self.head.send_if_modified(|head| {
+        self.known.send_if_modified(|known| {
             let next = Some(Head { latest: latest.clone(), floor: floor.min(latest.number) });
-            let is_new = *head != next;
-            *head = next;
+            let is_new = known.head != next;
+            known.head = next;
             is_new
         });
     }
@@ -358,6 +375,6 @@ fn ended_epoch(state: &FeedState, known: Option<&Head>) -> Option<String> {
 }
 
 /// Returns a number from 0 to 1, which spreads what many processes and clients do.
-fn random_fraction() -> f64 {
+pub(crate) fn random_fraction() -> f64 {
     f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX)
 }

@@ -51,6 +51,7 @@ mod ops;
 mod origin;
 mod path;
 mod policy;
+mod presence;
 mod problem;
 mod public_url;
 mod query;
@@ -87,7 +88,7 @@ use crate::{
     exchange::CursorSigner,
     feed::Feed,
     lifecycle::CurrentPhase,
-    service::{Journal, KeyService, MessageService, TicketStore, UserService},
+    service::{Journal, KeyService, MessageService, PresenceStore, TicketStore, UserService},
 };
 
 /// The options of request handling.
@@ -149,6 +150,7 @@ pub struct State {
 struct FeedState {
     feed: web::Data<Feed>,
     messages: web::Data<MessageService>,
+    presence: web::Data<PresenceStore>,
     tickets: web::Data<TicketStore>,
 }
 
@@ -156,6 +158,7 @@ impl FeedState {
     fn new(feed: Feed, pool: &Pool) -> Self {
         Self {
             messages: web::Data::new(MessageService::new(pool.clone(), feed.change_signal())),
+            presence: web::Data::new(PresenceStore::new(pool.clone())),
             tickets: web::Data::new(TicketStore::new(pool.clone())),
             feed: web::Data::new(feed),
         }
@@ -243,6 +246,7 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
             .protected(websocket::__path_open, websocket::open)
             .protected(tickets::__path_create, tickets::create)
             .protected(messages::__path_send, messages::send)
+            .protected(presence::__path_find, presence::find)
             .protected(users::__path_find, users::find)
             .protected(users::__path_replace, users::replace)
             .protected(users::__path_patch, users::patch)
@@ -319,8 +323,8 @@ pub fn app(
         .app_data(state.paths)
         .app_data(state.swagger)
         .configure(|config| {
-            if let Some(FeedState { feed, messages, tickets }) = state.feed {
-                config.app_data(feed).app_data(messages).app_data(tickets);
+            if let Some(FeedState { feed, messages, presence, tickets }) = state.feed {
+                config.app_data(feed).app_data(messages).app_data(presence).app_data(tickets);
             }
         })
         .configure(|config| routes(&mut ServiceConfig::new(config), set))

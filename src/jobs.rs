@@ -16,7 +16,7 @@ pub(crate) use self::key_refresh::refresh as refresh_keys;
 use crate::{
     auth::{Authenticator, JwksSource, TokenVerifier},
     feed::Feed,
-    service::FeedStore,
+    service::{FeedStore, PresenceStore},
 };
 
 /// The running jobs. Dropping it aborts them.
@@ -77,8 +77,10 @@ impl Jobs {
         let store = FeedStore::new(pool.clone());
         match live_feed {
             Some(live_feed) => {
+                tasks.spawn(live_feed.presence().clone().run(PresenceStore::new(pool.clone())));
                 tasks.spawn(feed::listen(live_feed.clone()));
                 tasks.spawn(feed::run(live_feed));
+                tasks.spawn(sweepers::presence(pool.clone()));
                 tasks.spawn(sweepers::feed(store, retention.feed));
                 tasks.spawn(sweepers::messages(pool.clone()));
                 tasks.spawn(sweepers::tickets(pool));

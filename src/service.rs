@@ -6,7 +6,7 @@
 //! and checks the schema. [`KeyService`] manages API keys.
 //!
 //! Every change is recorded in the [`Journal`], and [`FeedStore`] has them in the order of their commits, with the messages
-//! of [`MessageService`] between them. [`TicketStore`] has tickets for WebSockets. [`Error`] is the error of all use cases.
+//! of [`MessageService`] between them. [`TicketStore`] has tickets for WebSockets, and [`PresenceStore`] the users who have one. [`Error`] is the error of all use cases.
 
 mod change_signal;
 pub mod clock;
@@ -16,6 +16,7 @@ mod idempotency;
 mod journal;
 mod keys;
 mod messages;
+mod presence;
 mod schema;
 mod statement;
 mod tickets;
@@ -29,6 +30,7 @@ pub use self::{
     journal::{Journal, JournalEntry},
     keys::{KeyRecord, KeyService, NewKey},
     messages::{MessageService, MessageStore, SentMessage},
+    presence::PresenceStore,
     schema::{Migration, Progress, SchemaFailure, SchemaService},
     tickets::{TicketGrant, TicketStore},
     users::{

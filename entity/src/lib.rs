@@ -8,4 +8,6 @@ pub mod users_feed_pending;
 pub mod users_feed_positions;
 pub mod users_journal;
 pub mod users_messages;
+pub mod users_presence;
+pub mod users_processes;
 pub mod users_tickets;

@@ -19,6 +19,8 @@ mod m20261129_000008_create_users_feed_pending;
 mod m20261129_000009_create_users_feed_positions;
 mod m20261129_000010_create_users_messages;
 mod m20261129_000011_create_users_tickets;
+mod m20261129_000012_create_users_presence;
+mod m20261129_000013_create_users_processes;
 mod ownership;
 
 use std::pin::{Pin, pin};
@@ -105,6 +107,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261129_000009_create_users_feed_positions::Migration),
             Box::new(m20261129_000010_create_users_messages::Migration),
             Box::new(m20261129_000011_create_users_tickets::Migration),
+            Box::new(m20261129_000012_create_users_presence::Migration),
+            Box::new(m20261129_000013_create_users_processes::Migration),
         ]
     }
 }

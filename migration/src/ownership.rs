@@ -19,7 +19,7 @@ struct OwnTable {
     marker: &'static str,
 }
 
-const TABLES: [OwnTable; 9] = [
+const TABLES: [OwnTable; 11] = [
     OwnTable {
         name: "users",
         created_by: "m20261121_000001_create_users",
@@ -95,6 +95,18 @@ const TABLES: [OwnTable; 9] = [
         created_by: "m20261129_000011_create_users_tickets",
         columns: &["digest", "user_id", "actor", "key_id", "valid_until", "scope", "expires_at"],
         marker: "users_tickets_expires_at_ix",
+    },
+    OwnTable {
+        name: "users_presence",
+        created_by: "m20261129_000012_create_users_presence",
+        columns: &["user_id", "process", "since"],
+        marker: "users_presence_process_ix",
+    },
+    OwnTable {
+        name: "users_processes",
+        created_by: "m20261129_000013_create_users_processes",
+        columns: &["process", "seen_ms"],
+        marker: "users_processes_pk",
     },
 ];
 

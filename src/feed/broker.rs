@@ -114,10 +114,17 @@ impl fmt::Display for BrokerUrl {
 
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// As in `feed.broker`, without credentials.
+impl fmt::Display for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("none"),
             Self::Postgres => f.write_str("postgres"),
-            Self::Nats(url) | Self::Redis(url) => write!(f, "{url}"),
+            Self::Nats(url) | Self::Redis(url) => url.fmt(f),
         }
     }
 }

@@ -5,10 +5,10 @@ use std::{sync::atomic::Ordering, time::Duration};
 use serde::Serialize;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{After, Event, Feed, Filter, Head, Position, SUBSCRIBERS, random_fraction};
+use super::{After, Event, Feed, Filter, Head, Known, Position, SUBSCRIBERS, random_fraction};
 use crate::service::Error;
 
 /// Maximum size of a delivery, except that it has at least one event.
@@ -54,14 +54,15 @@ pub struct Subscription {
     feed: Feed,
     filter: Filter,
     cursor: Cursor,
-    head: watch::Receiver<Option<Head>>,
-    closing: Closing,
+    known: watch::Receiver<Known>,
+    /// How long after the beginning of a shutdown it ends.
+    closing_delay: Duration,
 }
 
 /// The end of a subscription at a shutdown: some time after it begins, so that not all of them end at once.
 #[derive(Clone)]
 pub struct Closing {
-    since: watch::Receiver<Option<Instant>>,
+    known: watch::Receiver<Known>,
     delay: Duration,
 }
 
@@ -69,13 +70,14 @@ impl Closing {
     /// Returns whether the service is shutting down.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.since.borrow().is_some()
+        self.known.borrow().closing_since.is_some()
     }
 
     /// Completes when it is time to end. It may be cancelled.
     pub async fn reached(mut self) {
         // The sender is part of the feed.
-        let since = self.since.wait_for(Option::is_some).await.ok().and_then(|since| *since);
+        let has_begun = |known: &Known| known.closing_since.is_some();
+        let since = self.known.wait_for(has_begun).await.ok().and_then(|known| known.closing_since);
         sleep_until(since.unwrap_or_else(Instant::now) + self.delay).await;
     }
 }
@@ -115,15 +117,15 @@ impl Feed {
             feed: self.clone(),
             filter,
             cursor: Cursor::Requested(after),
-            head: self.0.head.subscribe(),
-            closing: self.closing(),
+            known: self.0.known.subscribe(),
+            closing_delay: self.0.drain.mul_f64(random_fraction()),
         }
     }
 
     /// Returns when a client has to be disconnected at a shutdown.
     #[must_use]
     pub fn closing(&self) -> Closing {
-        Closing { since: self.0.closing_since.subscribe(), delay: self.0.drain.mul_f64(random_fraction()) }
+        Closing { known: self.0.known.subscribe(), delay: self.0.drain.mul_f64(random_fraction()) }
     }
 }
 
@@ -171,13 +173,13 @@ impl Subscription {
     /// Returns whether the service is shutting down.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        self.closing.has_begun()
+        self.known.borrow().closing_since.is_some()
     }
 
     /// Returns the number of the latest event that this process knows.
     #[must_use]
     pub fn latest(&self) -> u64 {
-        self.head.borrow().as_ref().map_or(0, |head| head.latest.number)
+        self.known.borrow().head.as_ref().map_or(0, |head| head.latest.number)
     }
 
     /// Returns the next events, at most `limit`, as soon as there are some. It may be cancelled: no event is lost.
@@ -186,20 +188,27 @@ impl Subscription {
     ///
     /// The database could not be read. The next call tries again.
     pub async fn next(&mut self, limit: usize) -> Result<Delivery, Error> {
-        let closing = self.closing.clone().reached();
-        let next = async {
-            loop {
-                if let Some(delivery) = self.try_next(limit).await? {
-                    return Ok(delivery);
-                }
-                // The sender is part of the feed, which this subscription owns.
-                let _ = self.head.changed().await;
+        loop {
+            // A subscription ends also if there is always another event.
+            let end = self.known.borrow().closing_since.map(|since| since + self.closing_delay);
+            if end.is_some_and(|end| end <= Instant::now()) {
+                return Ok(Delivery::Closing);
             }
-        };
-        tokio::select! {
-            biased;
-            () = closing => Ok(Delivery::Closing),
-            delivery = next => delivery,
+            let closing = Closing { known: self.known.clone(), delay: self.closing_delay };
+            let delivery = tokio::select! {
+                biased;
+                delivery = self.try_next(limit) => delivery?,
+                // Only if it waits for the database.
+                () = closing.reached() => Some(Delivery::Closing),
+            };
+            if let Some(delivery) = delivery {
+                return Ok(delivery);
+            }
+            // The sender is part of the feed, which this subscription owns.
+            match end {
+                None => drop(self.known.changed().await),
+                Some(end) => drop(timeout_at(end, self.known.changed()).await),
+            }
         }
     }
 
@@ -213,7 +222,7 @@ impl Subscription {
             if let Some(reason) = self.attach().await? {
                 return Ok(Some(Delivery::Resync(reason)));
             }
-            let head = self.head.borrow_and_update().clone();
+            let head = self.known.borrow_and_update().head.clone();
             let (Cursor::At(at), Some(head)) = (&self.cursor, head) else { return Ok(None) };
             if let Some((reason, position)) = gone(at, &head) {
                 self.cursor = Cursor::At(position);

@@ -1,9 +1,9 @@
 //! What all responses with live events have in common: heartbeats, and a caller who may lose access.
 
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
 use actix_web::HttpRequest;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     access::{Allowed, RequiredScope},
@@ -97,6 +97,8 @@ pub(super) struct FeedReader {
     checked_at: Option<Instant>,
     /// Since when nothing has been sent.
     silent_since: Instant,
+    /// When to look whether something has been sent. Kept, because most responses are not silent.
+    heartbeat: Pin<Box<Sleep>>,
     /// How many events may follow.
     remaining: usize,
     /// The position after which the response ends.
@@ -107,7 +109,15 @@ impl FeedReader {
     pub(super) fn new(subscription: Subscription, client: Client, limit: Option<usize>) -> Self {
         let now = Instant::now();
         let remaining = limit.unwrap_or(usize::MAX);
-        Self { subscription, client, checked_at: None, silent_since: now, remaining, end: None }
+        Self {
+            subscription,
+            client,
+            checked_at: None,
+            silent_since: now,
+            heartbeat: Box::pin(sleep(HEARTBEAT)),
+            remaining,
+            end: None,
+        }
     }
 
     /// Reads what has been committed until now.
@@ -170,9 +180,18 @@ impl FeedReader {
 
     /// Waits for events; `None` if nothing happens for a while.
     async fn next_live(&mut self, limit: usize) -> Option<Result<Delivery, Error>> {
-        tokio::select! {
-            delivery = timeout_at(self.silent_since + HEARTBEAT, self.subscription.next(limit)) => delivery.ok(),
-            () = self.client.displaced() => Some(Ok(Delivery::Closing)),
+        loop {
+            tokio::select! {
+                delivery = self.subscription.next(limit) => return Some(delivery),
+                () = self.heartbeat.as_mut() => {}
+                () = self.client.displaced() => return Some(Ok(Delivery::Closing)),
+            }
+            let due = self.silent_since + HEARTBEAT;
+            let is_due = due <= Instant::now();
+            self.heartbeat.as_mut().reset(if is_due { Instant::now() + HEARTBEAT } else { due });
+            if is_due {
+                return None;
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orm_pool::Pool;
 
-use crate::service::{Error, FeedStore, IdempotencyStore, Journal, MessageStore, TicketStore};
+use crate::service::{Error, FeedStore, IdempotencyStore, Journal, MessageStore, PresenceStore, TicketStore};
 
 /// Pause between two sweeps, unless the retention is shorter.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -67,6 +67,15 @@ pub(super) async fn tickets(pool: Pool) {
         while logged(store.delete_expired().await, "tickets").unwrap_or_default() {
             tokio::time::sleep(BATCH_PAUSE).await;
         }
+    }
+}
+
+/// Forgets the users of processes that have ended without notice.
+pub(super) async fn presence(pool: Pool) {
+    let store = PresenceStore::new(pool);
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        logged(store.forget_ended().await, "processes");
     }
 }
 

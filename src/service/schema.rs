@@ -55,7 +55,7 @@ pub enum SchemaFailure {
 const LARGEST_STATEMENT: i64 = 8 << 20;
 
 /// Statements that change nothing, but together need every privilege that the service needs.
-const PROBES: [(&str, [&str; 4]); 9] = [
+const PROBES: [(&str, [&str; 4]); 11] = [
     (
         "users",
         [
@@ -135,6 +135,24 @@ const PROBES: [(&str, [&str; 4]); 9] = [
             "INSERT INTO users_tickets SELECT * FROM users_tickets WHERE 1 = 0",
             "UPDATE users_tickets SET scope = scope WHERE 1 = 0",
             "DELETE FROM users_tickets WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_presence",
+        [
+            "SELECT since FROM users_presence WHERE 1 = 0",
+            "INSERT INTO users_presence SELECT * FROM users_presence WHERE 1 = 0",
+            "UPDATE users_presence SET since = since WHERE 1 = 0",
+            "DELETE FROM users_presence WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_processes",
+        [
+            "SELECT seen_ms FROM users_processes WHERE 1 = 0",
+            "INSERT INTO users_processes SELECT * FROM users_processes WHERE 1 = 0",
+            "UPDATE users_processes SET seen_ms = seen_ms WHERE 1 = 0",
+            "DELETE FROM users_processes WHERE 1 = 0",
         ],
     ),
 ];

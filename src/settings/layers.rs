@@ -13,6 +13,7 @@ use super::{
     is_secret, setting,
     templates::default_toml,
 };
+use crate::feed::Broker;
 
 static DEFAULTS: LazyLock<String> = LazyLock::new(default_toml);
 
@@ -225,6 +226,7 @@ impl Layers {
         match key {
             "database.url" => DatabaseUrl::parse_with(&text, |name| self.libpq.get(name).cloned())
                 .map_or_else(|_| HIDDEN.to_owned(), |url| url.to_string()),
+            "feed.broker" => text.parse().map_or_else(|_| HIDDEN.to_owned(), |broker: Broker| broker.to_string()),
             _ if is_secret(key) => if text.is_empty() { "" } else { "***" }.to_owned(),
             _ if !is_quantity(&text) && !self.is_valid(key) => HIDDEN.to_owned(),
             // It may have a password or a token.

@@ -103,7 +103,7 @@ async fn protected_operations(app: &App) -> Vec<(Method, String, String)> {
             operations.push((method, path.replace("{id}", id), scope));
         }
     }
-    assert_eq!(operations.len(), 20, "{operations:?}");
+    assert_eq!(operations.len(), 21, "{operations:?}");
     operations
 }
 

@@ -71,6 +71,7 @@ async fn every_route_is_fully_documented(context: Context) {
             "get /users/export",
             "get /users/{id}",
             "get /users/{id}/history",
+            "get /users/{id}/presence",
             "get /ws",
             "patch /users/{id}",
             "post /keys",

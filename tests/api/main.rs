@@ -61,6 +61,7 @@ mod pagination;
 mod pgbouncer;
 mod pipelines;
 mod pool;
+mod presence;
 mod query_plans;
 mod rate_limits;
 mod readme;
@@ -128,6 +129,7 @@ fn main() -> ExitCode {
             suite("auth", auth::cases()),
             suite("feed_brokers", feed_brokers::cases()),
             suite("feed_tail", feed_tail::cases()),
+            suite("presence", presence::cases()),
             suite("websocket", websocket::cases()),
             suite("websocket_tickets", websocket_tickets::cases()),
             suite("websocket_frames", websocket_frames::cases()).without_engine(),

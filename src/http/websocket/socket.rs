@@ -1,11 +1,11 @@
 //! A WebSocket connection. It is the body of the response: a stream that is polled only while the connection can send, so
 //! that a client that does not read costs no memory.
 
-use std::{future::pending, rc::Rc, time::Duration};
+use std::{future::pending, pin::Pin, rc::Rc, time::Duration};
 
 use actix_http::ws::{CloseCode, CloseReason, OpCode, Parser};
 use actix_web::web::{Bytes, BytesMut};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     frames::{Frames, Received, Violation},
@@ -13,7 +13,7 @@ use super::{
     tickets::Tickets,
 };
 use crate::{
-    feed::{After, Closing, Event, Feed, Filter, Position, ResyncReason},
+    feed::{After, Closing, Event, Feed, Filter, Position, PresenceGuard, ResyncReason, random_fraction},
     http::{
         feed_reader::{Client, Connection, End, FeedReader, Part},
         recheck::Recheck,
@@ -29,11 +29,13 @@ const PING_INTERVAL: Duration = Duration::from_secs(25);
 const PING_JITTER: f64 = 0.2;
 /// How long a client may be silent, although it has to respond to pings.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(65);
-/// How long a client may take to close its side of the connection.
+/// How long a client may take to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before another attempt to read the database.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The reason of a restart.
+const RESTART: &str = "connect again; another process continues";
 /// Close code of a client that is silent.
 const SILENT: CloseCode = CloseCode::Other(4408);
 
@@ -50,6 +52,8 @@ pub(super) struct Socket {
     tickets: Tickets,
     /// A ticket to use.
     ticket: Option<String>,
+    /// Shows that the user of the ticket is connected.
+    presence: Option<PresenceGuard>,
     state: State,
     closing: Closing,
     /// Reports the end to the connection.
@@ -59,6 +63,8 @@ pub(super) struct Socket {
     opened_at: Instant,
     heard_at: Instant,
     ping_at: Instant,
+    /// Kept, because what is due rarely changes.
+    timer: Pin<Box<Sleep>>,
 }
 
 enum State {
@@ -105,12 +111,14 @@ impl Socket {
             frames,
             tickets,
             ticket,
+            presence: None,
             state,
             turn,
             outgoing: BytesMut::new(),
             opened_at: now,
             heard_at: now,
             ping_at: now + ping_interval(),
+            timer: Box::pin(sleep_until(now)),
         }
     }
 
@@ -132,14 +140,15 @@ impl Socket {
                 continue;
             }
             let due = self.due();
-            let is_closed = matches!(self.state, State::Closed { .. });
+            if self.timer.deadline() != due {
+                self.timer.as_mut().reset(due);
+            }
             let step = tokio::select! {
                 // First what the client has sent, so that a client is not taken for silent while it could not be read.
                 biased;
                 received = self.frames.next() => Step::Received(received),
-                step = produce(&mut self.state) => step,
-                () = self.closing.clone().reached(), if !is_closed => Step::ShuttingDown,
-                () = sleep_until(due) => Step::Due,
+                step = produce(&mut self.state, &self.closing) => step,
+                () = self.timer.as_mut() => Step::Due,
             };
             self.take(step);
         }
@@ -155,6 +164,9 @@ impl Socket {
     }
 
     fn permit(&mut self, recheck: Recheck) {
+        if let (Some(user), None) = (self.tickets.user(), &self.presence) {
+            self.presence = Some(self.feed.presence().enter(user));
+        }
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
             State::Entering(connection) => State::Open(connection.client(recheck, &self.feed)),
             State::Open(mut client) => {
@@ -174,14 +186,16 @@ impl Socket {
             Step::Received(received) => self.receive(received),
             Step::Attached(reason) => self.attach(reason),
             Step::Produced(part) => self.send_part(part),
-            Step::Failed(error) => {
-                tracing::debug!(%error, "cannot read the feed");
-                if let State::Subscribed(subscribed) = &mut self.state {
-                    subscribed.retry_at = Some(Instant::now() + RETRY);
-                }
-            }
-            Step::ShuttingDown => self.close_for_restart(),
+            Step::Failed(error) => self.retry_later(&error),
+            Step::ShuttingDown => self.close(CloseCode::Restart, RESTART),
             Step::Due => self.check_time(),
+        }
+    }
+
+    fn retry_later(&mut self, error: &Error) {
+        tracing::debug!(%error, "cannot read the feed");
+        if let State::Subscribed(subscribed) = &mut self.state {
+            subscribed.retry_at = Some(Instant::now() + RETRY);
         }
     }
 
@@ -288,7 +302,7 @@ impl Socket {
                 let Violation { code, reason } = lost.into();
                 self.send_end(code, reason);
             }
-            Part::End(End::Closing | End::Complete) => self.close_for_restart(),
+            Part::End(End::Closing | End::Complete) => self.close(CloseCode::Restart, RESTART),
         }
     }
 
@@ -305,10 +319,6 @@ impl Socket {
                 self.push(OpCode::Text, &message);
             }
         }
-    }
-
-    fn close_for_restart(&mut self) {
-        self.close(CloseCode::Restart, "connect again; another process continues");
     }
 
     fn check_time(&mut self) {
@@ -354,26 +364,37 @@ impl Socket {
 }
 
 /// Reads the feed.
-async fn produce(state: &mut State) -> Step {
+async fn produce(state: &mut State, closing: &Closing) -> Step {
     let subscribed = match state {
         State::Subscribed(subscribed) => subscribed,
         State::Open(client) => {
-            client.displaced().await;
+            tokio::select! {
+                () = client.displaced() => {}
+                () = closing.clone().reached() => {}
+            }
             return Step::ShuttingDown;
         }
         State::Entering(_) | State::Closed { .. } | State::Ended => return pending().await,
     };
     let Subscribed { reader, is_attached, retry_at } = subscribed.as_mut();
-    if let Some(time) = retry_at {
-        sleep_until(*time).await;
-    }
-    if *is_attached {
+    if *is_attached && retry_at.is_none() {
         return reader.next().await.map_or_else(Step::Failed, Step::Produced);
     }
-    reader.attach().await.map_or_else(Step::Failed, Step::Attached)
+    let produced = async {
+        if let Some(time) = retry_at {
+            sleep_until(*time).await;
+        }
+        if *is_attached {
+            return reader.next().await.map_or_else(Step::Failed, Step::Produced);
+        }
+        reader.attach().await.map_or_else(Step::Failed, Step::Attached)
+    };
+    tokio::select! {
+        step = produced => step,
+        () = closing.clone().reached() => Step::ShuttingDown,
+    }
 }
 
 fn ping_interval() -> Duration {
-    let random = f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX);
-    PING_INTERVAL.mul_f64(1.0 - PING_JITTER + 2.0 * PING_JITTER * random)
+    PING_INTERVAL.mul_f64(1.0 + PING_JITTER * (2.0 * random_fraction() - 1.0))
 }

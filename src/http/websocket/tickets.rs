@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     auth::Authenticator,
-    domain::TicketDigest,
+    domain::{TicketDigest, UserId},
     feed::Filter,
     http::recheck::{AccessLost, Recheck},
     service::{TicketGrant, TicketStore},
@@ -60,9 +60,14 @@ impl Tickets {
         Violation::new(CREDENTIALS_INVALID, "the ticket is unknown, expired or was used before")
     }
 
+    /// Returns the user that the tickets are for.
+    pub(super) fn user(&self) -> Option<UserId> {
+        self.grant.as_ref().and_then(|grant| grant.user)
+    }
+
     /// Restricts what is read to the user of the ticket.
     pub(super) fn restrict(&self, filter: Filter) -> Result<Filter, MessageError> {
-        let Some(user) = self.grant.as_ref().and_then(|grant| grant.user) else { return Ok(filter) };
+        let Some(user) = self.user() else { return Ok(filter) };
         if filter.users.is_some_and(|users| users.iter().any(|other| *other != user)) {
             return Err(MessageError::invalid(format!("ids: the ticket is for {user} only")));
         }
