@@ -264,7 +264,7 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
             .protected(keys::__path_rotate, keys::rotate)
             .protected(keys::__path_revoke, keys::revoke);
     }
-    routes.public(docs::__path_document, docs::document);
+    routes.public(docs::__path_document, docs::document).public(docs::__path_asyncapi, docs::asyncapi);
 }
 
 /// Returns the OpenAPI document of a set of routes.

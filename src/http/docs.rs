@@ -1,8 +1,8 @@
-//! The OpenAPI document and Swagger UI.
+//! The OpenAPI document, Swagger UI and the AsyncAPI document.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, LazyLock, PoisonError, RwLock},
 };
 
 use actix_web::{
@@ -134,6 +134,28 @@ pub(super) async fn document(
         Some(url) => with_server(&document.api, &url).respond(&request),
         None => document.json.respond(&request),
     }
+}
+
+/// The description of the live feed.
+static ASYNCAPI: LazyLock<Asset> = LazyLock::new(|| {
+    Asset::new(include_str!("docs/asyncapi.json").into(), HeaderValue::from_static("application/json"))
+});
+
+/// Get the description of the live feed
+///
+/// An AsyncAPI document: the messages of the WebSocket and of the event stream.
+#[utoipa::path(
+    get,
+    path = "/asyncapi.json",
+    tag = "operations",
+    operation_id = "asyncapi",
+    responses(
+        (status = 200, description = "AsyncAPI 3.0", body = BTreeMap<String, Value>, content_type = "application/json"),
+        HostProblems,
+    ),
+)]
+pub(super) async fn asyncapi(request: HttpRequest) -> HttpResponse {
+    ASYNCAPI.respond(&request)
 }
 
 /// Swagger UI, embedded in the binary: it needs no network.

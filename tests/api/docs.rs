@@ -14,6 +14,7 @@ cases![
     every_route_is_fully_documented,
     swagger_ui_needs_no_network,
     every_problem_and_validation_code_is_documented,
+    the_feed_is_described,
 ];
 
 async fn the_committed_openapi_document_is_up_to_date(context: Context) {
@@ -59,6 +60,7 @@ async fn every_route_is_fully_documented(context: Context) {
         [
             "delete /keys/{id}",
             "delete /users/{id}",
+            "get /asyncapi.json",
             "get /feed",
             "get /health/live",
             "get /health/ready",
@@ -153,4 +155,17 @@ async fn every_problem_and_validation_code_is_documented(context: Context) {
     for code in validation_codes {
         assert!(text.contains(&format!("`{code}`")), "{code} is not documented in docs/API.md");
     }
+}
+
+async fn the_feed_is_described(context: Context) {
+    let app = context.app().await;
+    let (feed, api) = (app.get("/asyncapi.json").await, app.get("/openapi.json").await.json());
+    assert_eq!(feed.header("content-type"), "application/json");
+    let feed = feed.json();
+    assert_eq!(feed["asyncapi"], "3.0.0");
+    assert_eq!(feed["info"]["version"], env!("CARGO_PKG_VERSION"));
+    // Both documents describe events, so they must not differ.
+    let names = |schema: &Value| schema["properties"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let events = &feed["components"]["schemas"];
+    assert_eq!(names(&events["UserEvent"]), names(&api["components"]["schemas"]["UserEvent"]));
 }

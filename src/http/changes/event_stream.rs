@@ -51,7 +51,7 @@ impl State {
                 Ok(reason) => {
                     let position = stream.position()?;
                     let first = match reason {
-                        Some(reason) => resync(reason, position),
+                        Some(reason) => retry() + &resync(reason, position),
                         None => format!("{}id: {position}\n\n", retry()),
                     };
                     Some((first.into(), Self::Streaming(stream)))
