@@ -1,6 +1,7 @@
 // Runs the clients of examples/feed, in Chromium too, while the service is killed, restarted and stopped, and compares their
 // copies with the users at the end of each phase.
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createSocket } from "node:net";
@@ -25,6 +26,7 @@ const page = createServer((request, response) => {
   response.setHeader("content-type", "text/html; charset=utf-8");
   response.end(request.url.startsWith("/browser.html") ? readFileSync(`${examples}/browser.html`) : "");
 }).listen(0, "127.0.0.1");
+await once(page, "listening");
 const origin = `http://127.0.0.1:${page.address().port}`;
 const [port, otherPort] = [await freePort(), await freePort()];
 const [url, other] = [port, otherPort].map((number) => `http://127.0.0.1:${number}`);
