@@ -1,4 +1,4 @@
-//! The `users_messages` table: what messages to users say. Their order is that of their entries in the journal.
+//! The `users_messages` table: the data of messages to users. Their order is that of their entries in the journal.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 

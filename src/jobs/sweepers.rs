@@ -15,12 +15,7 @@ const BATCH_PAUSE: Duration = Duration::from_millis(100);
 /// Deletes expired idempotency keys.
 pub(super) async fn idempotency_keys(pool: Pool, retention: Duration) {
     let store = IdempotencyStore::new(pool);
-    loop {
-        tokio::time::sleep(INTERVAL.min(retention)).await;
-        while logged(store.delete_expired().await, "idempotency keys").unwrap_or_default() {
-            tokio::time::sleep(BATCH_PAUSE).await;
-        }
-    }
+    sweep(INTERVAL.min(retention), "idempotency keys", || store.delete_expired()).await;
 }
 
 /// Deletes entries of the journal that are older than `retention`.
@@ -40,34 +35,19 @@ pub(super) async fn journal(pool: Pool, retention: Duration) {
 
 /// Removes old events from the feed.
 pub(super) async fn feed(store: FeedStore, (retention, max_events): (Duration, u64)) {
-    loop {
-        tokio::time::sleep(INTERVAL.min(retention)).await;
-        while logged(store.expire(retention, max_events).await, "events of the feed").unwrap_or_default() {
-            tokio::time::sleep(BATCH_PAUSE).await;
-        }
-    }
+    sweep(INTERVAL.min(retention), "events of the feed", || store.expire(retention, max_events)).await;
 }
 
 /// Deletes messages to users that have expired.
 pub(super) async fn messages(pool: Pool) {
     let store = MessageStore::new(pool);
-    loop {
-        tokio::time::sleep(INTERVAL).await;
-        while logged(store.delete_expired().await, "messages").unwrap_or_default() {
-            tokio::time::sleep(BATCH_PAUSE).await;
-        }
-    }
+    sweep(INTERVAL, "messages", || store.delete_expired()).await;
 }
 
 /// Deletes tickets that have expired.
 pub(super) async fn tickets(pool: Pool) {
     let store = TicketStore::new(pool);
-    loop {
-        tokio::time::sleep(INTERVAL).await;
-        while logged(store.delete_expired().await, "tickets").unwrap_or_default() {
-            tokio::time::sleep(BATCH_PAUSE).await;
-        }
-    }
+    sweep(INTERVAL, "tickets", || store.delete_expired()).await;
 }
 
 /// Forgets the users of processes that have ended without notice.
@@ -76,6 +56,16 @@ pub(super) async fn presence(pool: Pool) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         logged(store.forget_ended().await, "processes");
+    }
+}
+
+/// Deletes in batches at intervals. `delete` deletes one batch and returns whether there may be more.
+async fn sweep<F: Future<Output = Result<bool, Error>>>(interval: Duration, what: &str, mut delete: impl FnMut() -> F) {
+    loop {
+        tokio::time::sleep(interval).await;
+        while logged(delete().await, what).unwrap_or_default() {
+            tokio::time::sleep(BATCH_PAUSE).await;
+        }
     }
 }
 

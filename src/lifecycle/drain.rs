@@ -25,7 +25,7 @@ pub(crate) const INTERRUPTED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const ABORT_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long busy clients have to receive `Connection: close`.
 const CLOSE_NOTICE: Duration = Duration::from_millis(500);
-/// How long clients have to read the end of live events, after the last one was told to end.
+/// How long clients have to read the end of live events, after the end has been sent to the last one.
 const LIVE_GRACE: Duration = Duration::from_secs(2);
 const CLOSE_NOTICE_POLL_INTERVAL: Duration = Duration::from_millis(5);
 

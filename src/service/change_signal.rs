@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 pub struct ChangeSignal(Arc<Notify>);
 
 impl ChangeSignal {
-    /// Signals a change. Signals that no one waits for yet are combined into one.
+    /// Signals a change. Signals without a waiter are combined into one.
     pub fn notify(&self) {
         self.0.notify_one();
     }

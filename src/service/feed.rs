@@ -54,7 +54,7 @@ pub struct FeedEntry {
     pub number: i64,
     /// The change, or a message.
     pub entry: JournalEntry,
-    /// What a message says, as JSON; `None` once it has expired.
+    /// The data of a message, as JSON; `None` once it has expired.
     pub message: Option<String>,
 }
 

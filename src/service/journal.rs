@@ -62,7 +62,7 @@ impl From<Model> for JournalEntry {
     }
 }
 
-/// Selects changes. Messages, which have negative versions, are none.
+/// Selects changes, without messages, which have negative versions.
 fn changes() -> Select<Entity> {
     Entity::find().filter(Column::Version.gt(0))
 }

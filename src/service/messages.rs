@@ -1,5 +1,5 @@
-//! Messages to users. A message has an entry in the journal, and so a position in the feed; what it says is in a table of
-//! its own, until it expires.
+//! Messages to users. A message has an entry in the journal, and so a position in the feed; its data is in a separate
+//! table, until it expires.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -52,7 +52,7 @@ impl MessageService {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if there is no such user.
+    /// [`Error::NotFound`] if the user does not exist.
     pub async fn send(&self, user: UserId, data: String, author: Author) -> Result<SentMessage, Error> {
         let recorder = self.recorder;
         let store = move |transaction: Connection| {
@@ -123,7 +123,7 @@ fn number_at(time: DateTime<Utc>) -> i64 {
     time.timestamp_micros() << RANDOM_BITS
 }
 
-/// Returns what messages say, by user and number. Those that have expired are missing.
+/// Returns the data of messages, by user and number. Those that have expired are missing.
 pub(super) async fn find(db: &Connection, numbers: &[i64]) -> Result<HashMap<(Uuid, i64), String>, DbErr> {
     if numbers.is_empty() {
         return Ok(HashMap::new());

@@ -48,7 +48,7 @@ async fn a_user_is_online_while_it_has_a_socket(context: Context) {
     until(&near, &ann, true).await;
     second.close().await;
     until(&near, &ann, false).await;
-    // A socket without a ticket belongs to no one.
+    // A socket without a ticket does not belong to a user.
     let (_anonymous, _) = Socket::subscribe(near.address, &json!({})).await;
     assert_eq!(presence(&far, &ann).await, json!({"online": false}));
     near.get("/users/019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40/presence").await.problem(404, "user-not-found");

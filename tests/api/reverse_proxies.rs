@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     cases,
     harness::{
-        App, Context, ProxyKind, Reply, ReverseProxy,
+        App, Context, EventStream, ProxyKind, Reply, ReverseProxy, Socket,
         bulk::{NDJSON, bulk, count, lines, rows},
     },
 };
@@ -14,6 +14,8 @@ use crate::{
 cases![
     bulk_operations_pass_through_nginx,
     bulk_operations_pass_through_haproxy,
+    live_events_pass_through_nginx,
+    live_events_pass_through_haproxy,
     nginx_limits_the_body_size,
     etags_survive_compression,
     every_link_has_the_public_prefix,
@@ -48,6 +50,37 @@ async fn bulk_operations_pass_through_nginx(context: Context) {
 
 async fn bulk_operations_pass_through_haproxy(context: Context) {
     import_and_export(context, ProxyKind::HaProxy, "").await;
+}
+
+/// What nginx needs for a WebSocket, of pages of the same origin too.
+const WEBSOCKET: &str = "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; \
+    proxy_set_header Host $http_host;";
+
+async fn live_events(context: Context, kind: ProxyKind, config: &str) {
+    let app = context.app().await;
+    // Event streams need no configuration.
+    let (_plain, streamed) = behind(kind, &app, "").await;
+    let (mut stream, _) = EventStream::open(&streamed, "", "").await;
+    let (proxy, proxied) = behind(kind, &app, config).await;
+    let origin = format!("http://{}", proxied.address);
+    let (mut socket, _) = Socket::open_with(proxied.address, "/ws", &[("origin", &origin)]).await.unwrap();
+    socket.begin(&json!({})).await;
+    for number in 0..3 {
+        let user = proxied.create("Ann", &format!("ann{number}@example.com")).await;
+        // Each at once: nothing is collected before it is passed on.
+        assert_eq!(stream.event().await["data"], user);
+        assert_eq!(socket.events(1).await[0]["data"], user);
+    }
+    assert_eq!(socket.close().await, None);
+    drop(proxy);
+}
+
+async fn live_events_pass_through_nginx(context: Context) {
+    live_events(context, ProxyKind::Nginx, WEBSOCKET).await;
+}
+
+async fn live_events_pass_through_haproxy(context: Context) {
+    live_events(context, ProxyKind::HaProxy, "").await;
 }
 
 async fn nginx_limits_the_body_size(context: Context) {

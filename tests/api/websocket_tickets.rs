@@ -46,6 +46,43 @@ async fn send(app: &App, user: &Value, data: Value) -> Reply {
     app.post(&format!("/users/{}/messages", user.as_str().unwrap()), &json!({ "data": data })).await
 }
 
+/// A user who is the subject of access tokens.
+struct Subject {
+    app: App,
+    key: SigningKey,
+    admin: String,
+    id: Value,
+}
+
+impl Subject {
+    async fn create(context: &Context) -> Self {
+        let key = SigningKey::ed();
+        let app = service(context, &[("ed", &key)], &[]).await;
+        let mut subject = Self { app, key, admin: String::new(), id: Value::Null };
+        subject.admin = subject.token_with(&json!({"scope": "users:write messages:send", "sub": "admin"}));
+        let body = json!({"name": "Ann", "email": "ann@example.com"});
+        let request = with_key(&subject.app, Method::POST, "/users", &subject.admin).json(&body);
+        subject.id = Reply::of(request).await.json()["id"].clone();
+        subject
+    }
+
+    fn token_with(&self, changes: &Value) -> String {
+        self.key.token(&header(&self.key, "ed"), &claims(changes))
+    }
+
+    /// A token of the user, with this expiry.
+    fn token(&self, until: u64) -> String {
+        self.token_with(&json!({"scope": "users:self", "sub": self.id, "exp": until}))
+    }
+
+    /// Sends a message to the user.
+    async fn send(&self, data: Value) {
+        let path = format!("/users/{}/messages", self.id.as_str().unwrap());
+        let request = with_key(&self.app, Method::POST, &path, &self.admin).json(&json!({ "data": data }));
+        assert_eq!(Reply::of(request).await.status, 202);
+    }
+}
+
 async fn a_ticket_opens_one_socket(context: Context) {
     let url = migrated(&context).await;
     let (reader, writer) = (key(&context, &url, &["feed:read"]).await, key(&context, &url, &["users:write"]).await);
@@ -144,31 +181,22 @@ async fn subjects_get_tickets_for_themselves(context: Context) {
 }
 
 async fn a_socket_is_renewed(context: Context) {
-    let key = SigningKey::ed();
-    let app = service(&context, &[("ed", &key)], &[]).await;
-    let token = |changes: Value| key.token(&header(&key, "ed"), &claims(&changes));
-    let admin = token(json!({"scope": "users:write messages:send", "sub": "admin"}));
-    let body = json!({"name": "Ann", "email": "ann@example.com"});
-    let ann = Reply::of(with_key(&app, Method::POST, "/users", &admin).json(&body)).await.json()["id"].clone();
-    let own = |until: u64| token(json!({"scope": "users:self", "sub": ann, "exp": until}));
-    let mut socket = open(&app, &own(now() - 26), &json!({})).await;
+    let subject = Subject::create(&context).await;
+    let app = &subject.app;
+    let mut socket = open(app, &subject.token(now() - 26), &json!({})).await;
     socket.begin(&json!({})).await;
-    let reply = ticket(&app, &own(now() + 600), &json!({})).await;
+    let reply = ticket(app, &subject.token(now() + 600), &json!({})).await;
     socket.send(&json!({"type": "renew", "ticket": reply.json()["ticket"]})).await;
     // After the first token has expired.
-    let path = format!("/users/{}/messages", ann.as_str().unwrap());
-    let message = async |data: Value| {
-        Reply::of(with_key(&app, Method::POST, &path, &admin).json(&json!({ "data": data }))).await.status
-    };
     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
     for number in 0..2 {
-        assert_eq!(message(json!(number)).await, 202);
+        subject.send(json!(number)).await;
         assert_eq!(socket.next().await["data"], json!(number));
         tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     }
     // A ticket of another caller.
-    let other = token(json!({"scope": "feed:read", "sub": "other"}));
-    let reply = ticket(&app, &other, &json!({"userId": ann})).await;
+    let other = subject.token_with(&json!({"scope": "feed:read", "sub": "other"}));
+    let reply = ticket(app, &other, &json!({"userId": subject.id})).await;
     socket.send(&json!({"type": "renew", "ticket": reply.json()["ticket"]})).await;
     assert_eq!(socket.rest().await.1, 4403);
 }
@@ -232,7 +260,7 @@ async fn messages_reach_every_socket_of_the_user(context: Context) {
     assert_eq!(back.next().await["id"], sent.json()["id"]);
     assert_eq!(back.events(1).await.len(), 1);
     assert_eq!(back.next().await["id"], second["id"]);
-    // Others get none, and a message is no change.
+    // Other users do not receive them, and /users/changes does not contain them.
     send(&near, ben, json!(1)).await;
     assert_eq!(other.next().await["data"], 1);
     assert_eq!(all.events(1).await[0]["data"]["name"], "Anna");
@@ -331,25 +359,18 @@ async fn a_ticket_does_not_outlive_its_key(context: Context) {
 }
 
 async fn what_is_withheld_comes_with_the_next_ticket(context: Context) {
-    let key = SigningKey::ed();
-    let app = service(&context, &[("ed", &key)], &[]).await;
-    let token = |changes: Value| key.token(&header(&key, "ed"), &claims(&changes));
-    let admin = token(json!({"scope": "users:write messages:send", "sub": "admin"}));
-    let body = json!({"name": "Ann", "email": "ann@example.com"});
-    let ann = Reply::of(with_key(&app, Method::POST, "/users", &admin).json(&body)).await.json()["id"].clone();
-    let own = |until: u64| token(json!({"scope": "users:self", "sub": ann, "exp": until}));
-    let mut socket = open(&app, &own(now() - 27), &json!({})).await;
+    let subject = Subject::create(&context).await;
+    let app = &subject.app;
+    let mut socket = open(app, &subject.token(now() - 27), &json!({})).await;
     let mut position = json!(socket.begin(&json!({})).await);
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-    let path = format!("/users/{}/messages", ann.as_str().unwrap());
-    let request = with_key(&app, Method::POST, &path, &admin).json(&json!({"data": "important"}));
-    assert_eq!(Reply::of(request).await.status, 202);
+    subject.send(json!("important")).await;
     let (messages, code, _) = socket.rest().await;
     assert_eq!(code, 4401);
     if let Some(last) = messages.last() {
         position = last["position"].clone();
     }
-    let mut socket = open(&app, &own(now() + 600), &json!({})).await;
+    let mut socket = open(app, &subject.token(now() + 600), &json!({})).await;
     socket.begin(&json!({"after": position})).await;
     assert_eq!(socket.next().await["data"], "important");
 }

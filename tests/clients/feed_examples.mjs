@@ -147,7 +147,7 @@ try {
     const exit = await stop(service, signal);
     if (signal === "SIGTERM" && exit !== 0) faults.push(`the service exited with ${exit}`);
     await changing;
-    // Another process goes on while the clients' one is away.
+    // Another process writes while the process of the clients is down.
     const second = await serve(otherPort);
     await change(other, 100);
     service = await serve(port);

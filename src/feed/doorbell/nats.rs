@@ -13,14 +13,14 @@ use crate::feed::broker::BrokerUrl;
 /// A server that is silent for two or three intervals is taken for dead.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// A subject without subscribers: the server responds to a request at once.
-const NO_RECEIVER: &str = "users-api.nobody";
+const UNUSED_SUBJECT: &str = "users-api.unused";
 
 pub(super) async fn listen(url: &BrokerUrl, rings: &Notify, heard: &impl Fn()) -> Result<Infallible, DoorbellError> {
     let disconnected = Arc::new(Notify::new());
     let client = connect(url, &disconnected).await?;
     let mut messages = in_time(client.subscribe(CHANNEL)).await?;
     // What follows the subscription is answered once the subscription holds.
-    match client.request(NO_RECEIVER, Bytes::new()).await {
+    match client.request(UNUSED_SUBJECT, Bytes::new()).await {
         Err(error) if error.kind() != RequestErrorKind::NoResponders => return Err(failed(error)),
         _ => {}
     }

@@ -5,6 +5,9 @@ use tokio::net::TcpStream;
 
 use crate::{ManagedProcess, Owner, eventually, free_port, program};
 
+/// The unprivileged account of Debian.
+const UNPRIVILEGED: &str = "nobody";
+
 /// A kind of message broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BrokerKind {
@@ -25,7 +28,7 @@ impl BrokerServer {
     /// Returns a broker that is not running; `None` if it is not installed.
     pub fn new(kind: BrokerKind) -> Option<Self> {
         program(kind.program())?;
-        let owner = Owner::named("nobody");
+        let owner = Owner::named(UNPRIVILEGED);
         Some(Self { kind, port: free_port(), folder: owner.folder(), owner, process: None })
     }
 
@@ -55,7 +58,7 @@ impl BrokerServer {
         self.process = None;
     }
 
-    /// Pauses it: it accepts connections, and says nothing.
+    /// Pauses it: it accepts connections, but does not respond.
     pub fn pause(&self) {
         self.signal("STOP");
     }
