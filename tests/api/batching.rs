@@ -12,8 +12,9 @@ use crate::{
 
 cases![creates_share_a_transaction, lookups_share_a_statement, lists_share_a_statement, batch_sizes_are_measured];
 
-const ONE_CONNECTION: [(&str, &str); 4] =
-    [("pool.max", "1"), ("pool.min", "1"), ("pool.acquire", "60s"), ("pool.batch", "true")];
+/// Without the feed, whose rounds would use the connection as well.
+const ONE_CONNECTION: [(&str, &str); 5] =
+    [("pool.max", "1"), ("pool.min", "1"), ("pool.acquire", "60s"), ("pool.batch", "true"), ("feed.enabled", "false")];
 
 const UNKNOWN_ID: &str = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40";
 

@@ -100,10 +100,10 @@ fn tally(engine: Engine, count: impl FnOnce(&mut Tally)) {
 /// Runs all cases, stops the servers, and prints the table. A case that takes longer than `case_limit` fails.
 pub fn run<C: CaseContext>(suites: Vec<Suite<C>>, case_limit: Duration) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Cases spend about half of their time waiting for servers.
+    // Cases spend about half of their time waiting for servers or for time to pass.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    arguments.test_threads.get_or_insert(2 * cores);
-    let mut trials = Vec::new();
+    arguments.test_threads.get_or_insert(3 * cores);
+    let (mut trials, mut lonely) = (Vec::new(), Vec::new());
     for suite in suites {
         for case in suite.cases {
             for &engine in &suite.engines {
@@ -121,10 +121,12 @@ pub fn run<C: CaseContext>(suites: Vec<Suite<C>>, case_limit: Duration) -> ExitC
                     execute(engine, case.run, case_limit)
                 })
                 .with_ignored_flag(missing.is_some());
-                trials.push(trial);
+                if suite.is_alone { lonely.push(trial) } else { trials.push(trial) }
             }
         }
     }
+    interleave(&mut trials);
+    trials.extend(lonely);
     let conclusion = libtest_mimic::run(&arguments, trials);
     server::end_all();
     if arguments.list {
@@ -135,6 +137,16 @@ pub fn run<C: CaseContext>(suites: Vec<Suite<C>>, case_limit: Duration) -> ExitC
         (false, true) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
+}
+
+/// Mixes the suites, always in the same way: some need the processor, others mostly wait.
+fn interleave(trials: &mut Vec<Trial>) {
+    // Golden-ratio hashing spreads neighbours evenly.
+    const SPREAD: usize = 0x9E37_79B9;
+    let mut places: Vec<(usize, Trial)> =
+        trials.drain(..).enumerate().map(|(place, trial)| (place.wrapping_mul(SPREAD) & 0xFFFF_FFFF, trial)).collect();
+    places.sort_by_key(|(place, _)| *place);
+    trials.extend(places.into_iter().map(|(_, trial)| trial));
 }
 
 /// Prints the results by engine. Returns whether the run is complete: in CI, no engine may be skipped.
