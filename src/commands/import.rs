@@ -133,14 +133,10 @@ async fn run(
     let mut reported = Ok(());
     let work = async {
         if import.options.atomic {
-            match exchange::import_atomically(import, format, source).await {
-                Ok(chunk) => {
-                    is_committed = chunk.is_committed;
-                    reported = report_chunk(chunk, &mut tally).await;
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            }
+            let chunk = exchange::import_atomically(import, format, source).await?;
+            is_committed = chunk.is_committed;
+            reported = report_chunk(chunk, &mut tally).await;
+            Ok(())
         } else {
             let on_chunk = async |chunk: ChunkReport| {
                 last_line = chunk.last_line;

@@ -29,7 +29,7 @@ use actix_web::{
 use futures_util::Stream;
 use h2::{
     Reason, RecvStream, SendStream,
-    server::{Builder, SendResponse},
+    server::{Builder, Connection, SendResponse},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -108,10 +108,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
         let stream = Transport::new(self.stream, Rc::clone(&output));
         let mut close_requested = pin!(self.connection.close_requested());
         let mut http2 = tokio::select! {
-            handshake = timeout(REQUEST_HEAD_TIMEOUT, builder().handshake::<_, Bytes>(stream)) => match handshake {
-                Ok(handshake) => handshake?,
-                Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
-            },
+            http2 = handshake(stream) => http2?,
             () = &mut close_requested => return Ok(()),
         };
         let shared = Rc::new(Shared {
@@ -163,6 +160,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
             idle.set(sleep(DISCONNECT_TIMEOUT));
         }
     }
+}
+
+async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(stream: T) -> Result<Connection<T, Bytes>, h2::Error> {
+    let handshake = timeout(REQUEST_HEAD_TIMEOUT, builder().handshake(stream)).await;
+    handshake.unwrap_or_else(|_| Err(Reason::SETTINGS_TIMEOUT.into()))
 }
 
 impl<S, B> Shared<S>
