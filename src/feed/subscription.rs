@@ -170,6 +170,13 @@ impl Subscription {
         self.feed.refresh().await
     }
 
+    /// Returns how long a connection with this subscription may last: a random part of up to 10 % less than
+    /// [`FeedOptions::max_age`](super::FeedOptions::max_age), so that not all of them end at once.
+    #[must_use]
+    pub fn max_age(&self) -> Duration {
+        self.feed.0.max_age.mul_f64(1.0 - random_fraction() / 10.0)
+    }
+
     /// Returns whether the service is shutting down.
     #[must_use]
     pub fn is_closing(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
 use actix_web::HttpRequest;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     access::{Allowed, RequiredScope},
@@ -39,7 +39,7 @@ pub(super) enum End {
     Complete,
     /// The caller may no longer read events.
     AccessLost(AccessLost),
-    /// The service is shutting down, or the connection is closed for another one.
+    /// The service is shutting down, the connection is closed for another one, or it is old.
     Closing,
 }
 
@@ -97,8 +97,10 @@ pub(super) struct FeedReader {
     checked_at: Option<Instant>,
     /// Since when nothing has been sent.
     silent_since: Instant,
-    /// When to look whether something has been sent. Kept, because most responses are not silent.
-    heartbeat: Pin<Box<Sleep>>,
+    /// When to look whether something has been sent, or whether it is old. Kept, because most responses are not silent.
+    timer: Pin<Box<Sleep>>,
+    /// When it is old, if it waits for events.
+    old_at: Instant,
     /// How many events may follow.
     remaining: usize,
     /// The position after which the response ends.
@@ -109,12 +111,14 @@ impl FeedReader {
     pub(super) fn new(subscription: Subscription, client: Client, limit: Option<usize>) -> Self {
         let now = Instant::now();
         let remaining = limit.unwrap_or(usize::MAX);
+        let old_at = now + subscription.max_age();
         Self {
             subscription,
             client,
             checked_at: None,
             silent_since: now,
-            heartbeat: Box::pin(sleep(HEARTBEAT)),
+            timer: Box::pin(sleep_until(old_at.min(now + HEARTBEAT))),
+            old_at,
             remaining,
             end: None,
         }
@@ -181,14 +185,18 @@ impl FeedReader {
     /// Waits for events; `None` if nothing happens for a while.
     async fn next_live(&mut self, limit: usize) -> Option<Result<Delivery, Error>> {
         loop {
+            if self.old_at <= Instant::now() {
+                return Some(Ok(Delivery::Closing));
+            }
             tokio::select! {
                 delivery = self.subscription.next(limit) => return Some(delivery),
-                () = self.heartbeat.as_mut() => {}
+                () = self.timer.as_mut() => {}
                 () = self.client.displaced() => return Some(Ok(Delivery::Closing)),
             }
             let due = self.silent_since + HEARTBEAT;
             let is_due = due <= Instant::now();
-            self.heartbeat.as_mut().reset(if is_due { Instant::now() + HEARTBEAT } else { due });
+            let next = if is_due { Instant::now() + HEARTBEAT } else { due };
+            self.timer.as_mut().reset(next.min(self.old_at));
             if is_due {
                 return None;
             }

@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::{
     auth::{REFRESHED, get, id_of, key, migrated, printed, with_key},
     cases,
-    harness::{App, Context, Engine, EventStream, Proxy, Reply, Service, binary, eventually},
+    feed::number_of,
+    harness::{App, Context, Engine, EventStream, Proxy, Reply, Service, Socket, binary, eventually},
 };
 
 cases![
@@ -17,6 +18,7 @@ cases![
     a_head_request_has_no_stream,
     a_shutdown_during_an_outage_ends_the_streams,
     an_outage_delays_events,
+    old_connections_end_and_their_clients_continue,
     notifications_of_postgres_save_the_poll,
 ];
 
@@ -100,6 +102,35 @@ async fn an_outage_delays_events(context: Context) {
         assert_eq!(stream.event().await["data"], ben);
     }
     drop(service);
+}
+
+async fn old_connections_end_and_their_clients_continue(context: Context) {
+    let app = context.app_with(&[("feed.max_age", "1s")]).await;
+    let (mut socket, begin) = Socket::subscribe(app.address, &json!({})).await;
+    let (mut stream, first) = EventStream::open(&app, "", "").await;
+    let lines = app.request(Method::GET, "/users/changes?live=true").header("accept", "application/x-ndjson");
+    let lines = tokio::spawn(Reply::of(lines));
+    let (messages, code, _) = socket.rest().await;
+    assert_eq!((&messages[..], code), (&[json!({"type": "bookmark", "position": begin})][..], 1012));
+    assert_eq!(lines.await.unwrap().status, 200);
+    // Also if there is always another event.
+    let writer = app.clone();
+    let writing = tokio::spawn(async move {
+        for number in 0.. {
+            writer.create("Ann", &format!("ann{number}@example.com")).await;
+        }
+    });
+    let mut last = first.id;
+    while let Some(message) = stream.next().await {
+        if !message.id.is_empty() {
+            last = message.id;
+        }
+    }
+    let (mut stream, first) = EventStream::open(&app, "", &last).await;
+    assert_eq!(first.id, last);
+    assert_eq!(number_of(stream.event().await["position"].as_str().unwrap()), number_of(&last) + 1);
+    while stream.next().await.is_some() {}
+    writing.abort();
 }
 
 async fn notifications_of_postgres_save_the_poll(context: Context) {
