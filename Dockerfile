@@ -2,6 +2,8 @@
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
+# docker build --build-arg FEATURES=kafka
+ARG FEATURES=
 
 # Build the dependencies with empty sources, so that this layer is rebuilt only when they change.
 COPY Cargo.toml Cargo.lock ./
@@ -14,7 +16,7 @@ RUN mkdir -p src entity/src migration/src pool/src pool/examples pool/tests test
     && echo 'fn main() {}' | tee src/main.rs tests/api/main.rs pool/tests/main.rs \
         pool/examples/axum.rs pool/examples/notes.rs pool/examples/postgres.rs > /dev/null \
     && touch src/lib.rs entity/src/lib.rs migration/src/lib.rs pool/src/lib.rs tests/support/src/lib.rs \
-    && cargo build --release --locked
+    && cargo build --release --locked --features "$FEATURES"
 
 COPY config config
 COPY entity entity
@@ -23,7 +25,7 @@ COPY pool pool
 COPY src src
 # Make the sources newer than the build of the empty ones.
 RUN find src entity migration pool config -type f -exec touch {} + \
-    && cargo build --release --locked \
+    && cargo build --release --locked --features "$FEATURES" \
     && mkdir /data
 
 FROM debian:bookworm-slim

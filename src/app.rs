@@ -12,6 +12,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use orm_pool::{ConnectError, Pool};
 use secrecy::ExposeSecret;
 
+#[cfg(feature = "kafka")]
+use crate::feed::KafkaUrl;
 use crate::{
     auth::{Authenticator, JwksSource, TokenVerifier},
     connections::{Connections, Limits},
@@ -86,6 +88,8 @@ pub struct Application {
     certificate: Option<Arc<Certificate>>,
     auth: AuthJobs,
     feed: Option<Feed>,
+    #[cfg(feature = "kafka")]
+    export: Option<KafkaUrl>,
     retention: Retention,
     drain_delay: Duration,
     shutdown_timeout: Duration,
@@ -188,6 +192,8 @@ impl Application {
             certificate,
             auth,
             feed,
+            #[cfg(feature = "kafka")]
+            export: settings.feed.export(),
             retention: retention(settings),
             drain_delay: settings.server.drain_delay,
             shutdown_timeout: settings.server.shutdown_timeout,
@@ -244,6 +250,11 @@ impl Application {
         let handle = self.server.handle();
         let mut server = tokio::spawn(self.server);
         let jobs = Jobs::start(self.pool.clone(), self.retention, self.auth, self.feed.clone());
+        #[cfg(feature = "kafka")]
+        let jobs = match self.feed.clone().zip(self.export) {
+            Some((feed, target)) => jobs.export(feed, self.pool.clone(), target),
+            None => jobs,
+        };
         if let Some(address) = self.admin_address {
             tracing::info!(%address, "listening for operators");
         }
@@ -262,8 +273,7 @@ impl Application {
             delay: self.drain_delay,
             timeout: self.shutdown_timeout,
         };
-        // Stops the jobs.
-        drop(jobs);
+        jobs.stop().await;
         let drained = shutdown.run().await;
         match server_result {
             Some(Err(error)) => Err(ShutdownError::Server(error)),

@@ -13,12 +13,18 @@
 //! * `filter`: which events a client wants.
 //! * `presence`: which users are connected.
 //! * `doorbell`: how a process hears of events of other processes, through a [`Broker`].
+//! * `export`: copies the feed to Kafka, if this is built with the cargo feature `kafka`.
 
 mod broker;
 mod catch_up;
 mod doorbell;
 mod event;
+#[cfg(feature = "kafka")]
+mod export;
 mod filter;
+#[cfg(feature = "kafka")]
+mod kafka;
+mod kafka_url;
 mod position;
 mod presence;
 mod ring;
@@ -26,7 +32,7 @@ mod subscription;
 
 use std::{
     sync::{
-        Arc, RwLock,
+        Arc, Mutex as StdMutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -37,11 +43,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+#[cfg(feature = "kafka")]
+pub use self::export::{ExportError, Exporter};
 pub use self::{
     broker::{Broker, BrokerKind, BrokerUrl},
     doorbell::DoorbellError,
     event::{Event, EventBody, EventType},
     filter::{EventTypes, Filter},
+    kafka_url::KafkaUrl,
     position::{After, Epoch, Position},
     presence::{Presence, PresenceGuard},
     subscription::{Closing, Delivery, ResyncReason, Subscription},
@@ -67,6 +76,8 @@ pub struct FeedOptions {
     pub ring_bytes: usize,
     /// Period over which streams are ended at a shutdown.
     pub drain: Duration,
+    /// How long a connection may last. Its client continues with another one.
+    pub max_age: Duration,
     /// How processes report new events to each other.
     pub broker: Broker,
 }
@@ -105,6 +116,21 @@ pub struct Status {
     pub is_listening: bool,
     /// How often they were.
     pub rings: u64,
+    /// The export of this process; `None` without one.
+    pub export: Option<ExportStatus>,
+}
+
+/// The state of an export.
+#[derive(Clone, Debug)]
+pub struct ExportStatus {
+    /// Where events are copied to, without credentials.
+    pub target: String,
+    /// Whether this process copies. If not, another one does, or the target cannot be reached.
+    pub is_active: bool,
+    /// The position of the last event that was copied; `None` until this process has copied one.
+    pub position: Option<Position>,
+    /// The number of events that are not copied yet.
+    pub lag: u64,
 }
 
 /// The live feed of this process. A clone shares it.
@@ -115,6 +141,7 @@ struct Shared {
     store: FeedStore,
     poll: Duration,
     drain: Duration,
+    max_age: Duration,
     doorbell: Doorbell,
     signal: ChangeSignal,
     presence: Presence,
@@ -128,6 +155,7 @@ struct Shared {
     /// Signals the first subscriber.
     arrival: Notify,
     catch_up: CatchUp,
+    export: StdMutex<Option<ExportStatus>>,
     /// Held during a round.
     round: Mutex<()>,
     /// The number of rounds that were begun.
@@ -156,6 +184,7 @@ impl Feed {
             store: doorbell.connect(store),
             poll: options.poll,
             drain: options.drain,
+            max_age: options.max_age,
             doorbell,
             signal: ChangeSignal::default(),
             presence: Presence::default(),
@@ -163,6 +192,7 @@ impl Feed {
             known: watch::Sender::new(Known::default()),
             arrival: Notify::new(),
             catch_up: CatchUp::new(),
+            export: StdMutex::default(),
             subscribers: AtomicUsize::new(0),
             is_listening: AtomicBool::new(false),
             rings: AtomicU64::new(0),
@@ -211,7 +241,14 @@ impl Feed {
             broker: self.0.doorbell.broker().kind(),
             is_listening: self.0.is_listening.load(Ordering::Relaxed),
             rings: self.0.rings.load(Ordering::Relaxed),
+            export: self.0.export().clone(),
         }
+    }
+
+    /// Sets the state of the export of this process.
+    #[cfg(feature = "kafka")]
+    fn set_export(&self, status: ExportStatus) {
+        *self.0.export() = Some(status);
     }
 
     fn subscribers(&self) -> usize {
@@ -284,12 +321,16 @@ impl Feed {
 }
 
 impl Shared {
-    fn ring(&self) -> std::sync::RwLockReadGuard<'_, Ring> {
-        self.ring.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn ring(&self) -> RwLockReadGuard<'_, Ring> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ring_mut(&self) -> std::sync::RwLockWriteGuard<'_, Ring> {
-        self.ring.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn ring_mut(&self) -> RwLockWriteGuard<'_, Ring> {
+        self.ring.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn export(&self) -> MutexGuard<'_, Option<ExportStatus>> {
+        self.export.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn advance(&self) -> Result<(), Error> {

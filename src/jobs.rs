@@ -2,6 +2,8 @@
 
 mod auth_upkeep;
 mod feed;
+#[cfg(feature = "kafka")]
+mod feed_export;
 mod jwks_refresh;
 mod key_refresh;
 mod metrics_upkeep;
@@ -10,18 +12,25 @@ mod sweepers;
 use std::{sync::Arc, time::Duration};
 
 use orm_pool::Pool;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 pub(crate) use self::key_refresh::refresh as refresh_keys;
+#[cfg(feature = "kafka")]
+use crate::feed::{Exporter, KafkaUrl};
 use crate::{
     auth::{Authenticator, JwksSource, TokenVerifier},
     feed::Feed,
-    service::{FeedStore, PresenceStore},
+    service::{ExportStore, FeedStore, PresenceStore},
 };
+
+/// How long the end of an export may delay a shutdown.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The running jobs. Dropping it aborts them.
 pub(crate) struct Jobs {
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
+    /// Of the export that runs here.
+    lease: Option<ExportStore>,
 }
 
 /// How long rows are kept.
@@ -89,6 +98,23 @@ impl Jobs {
                 tasks.spawn(feed::end_epoch(store));
             }
         }
-        Self { _tasks: tasks }
+        Self { tasks, lease: None }
+    }
+
+    /// Copies the feed to Kafka as well.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn export(mut self, live_feed: Feed, pool: Pool, target: KafkaUrl) -> Self {
+        let store = ExportStore::new(pool, Exporter::name(&target));
+        self.lease = Some(store.clone());
+        self.tasks.spawn(feed_export::run(Exporter::new(live_feed, store, target, None)));
+        self
+    }
+
+    /// Aborts them, and gives back the lease that another process would wait for.
+    pub(crate) async fn stop(mut self) {
+        self.tasks.shutdown().await;
+        if let Some(lease) = self.lease {
+            let _ = timeout(RELEASE_TIMEOUT, lease.release()).await;
+        }
     }
 }

@@ -6,11 +6,13 @@
 //! and checks the schema. [`KeyService`] manages API keys.
 //!
 //! Every change is recorded in the [`Journal`], and [`FeedStore`] has them in the order of their commits, with the messages
-//! of [`MessageService`] between them. [`TicketStore`] has tickets for WebSockets, and [`PresenceStore`] the users who have one. [`Error`] is the error of all use cases.
+//! of [`MessageService`] between them. [`TicketStore`] has tickets for WebSockets, and [`PresenceStore`] the users who have
+//! one. [`ExportStore`] has how far the feed was copied to another system. [`Error`] is the error of all use cases.
 
 mod change_signal;
 pub mod clock;
 mod error;
+mod exports;
 mod feed;
 mod idempotency;
 mod journal;
@@ -25,6 +27,7 @@ mod users;
 pub use self::{
     change_signal::ChangeSignal,
     error::{Error, Unavailable},
+    exports::ExportStore,
     feed::{FeedEntry, FeedState, FeedStore},
     idempotency::{IdempotencyStore, KeyedRequest, KeyedResponse},
     journal::{Journal, JournalEntry},

@@ -217,8 +217,8 @@ fn is_unexpected<S>(metadata: &tracing::Metadata<'_>, _: &Context<'_, S>) -> boo
 }
 
 fn is_event(metadata: &tracing::Metadata<'_>) -> bool {
-    // The client of NATS logs each attempt to connect; the feed reports when a broker is away.
-    metadata.is_event() && !metadata.target().starts_with("async_nats")
+    // The clients of NATS and Kafka log each attempt to connect; the feed reports when a broker is away.
+    metadata.is_event() && !["async_nats", "krafka"].iter().any(|client| metadata.target().starts_with(client))
 }
 
 fn tracer_provider(url: String, service: String) -> Result<SdkTracerProvider, TelemetryError> {

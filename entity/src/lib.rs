@@ -3,6 +3,7 @@
 pub mod idempotency_keys;
 pub mod users;
 pub mod users_api_keys;
+pub mod users_exports;
 pub mod users_feed;
 pub mod users_feed_pending;
 pub mod users_feed_positions;

@@ -21,6 +21,7 @@ mod m20261129_000010_create_users_messages;
 mod m20261129_000011_create_users_tickets;
 mod m20261129_000012_create_users_presence;
 mod m20261129_000013_create_users_processes;
+mod m20261130_000014_create_users_exports;
 mod ownership;
 
 use std::pin::{Pin, pin};
@@ -109,6 +110,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261129_000011_create_users_tickets::Migration),
             Box::new(m20261129_000012_create_users_presence::Migration),
             Box::new(m20261129_000013_create_users_processes::Migration),
+            Box::new(m20261130_000014_create_users_exports::Migration),
         ]
     }
 }

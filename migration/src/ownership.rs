@@ -19,7 +19,7 @@ struct OwnTable {
     marker: &'static str,
 }
 
-const TABLES: [OwnTable; 11] = [
+const TABLES: [OwnTable; 12] = [
     OwnTable {
         name: "users",
         created_by: "m20261121_000001_create_users",
@@ -107,6 +107,12 @@ const TABLES: [OwnTable; 11] = [
         created_by: "m20261129_000013_create_users_processes",
         columns: &["process", "seen_ms"],
         marker: "users_processes_pk",
+    },
+    OwnTable {
+        name: "users_exports",
+        created_by: "m20261130_000014_create_users_exports",
+        columns: &["name", "exported", "holder", "held_ms"],
+        marker: "users_exports_pk",
     },
 ];
 

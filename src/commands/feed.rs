@@ -1,8 +1,9 @@
-//! `users-api feed tail`: prints the events of the feed as they happen.
+//! `users-api feed tail`: prints the events of the feed as they happen. `users-api feed export`: copies them to Kafka.
 
 use std::{fmt::Write as _, time::Duration};
 
 use clap::{Args, Subcommand};
+use orm_pool::Pool;
 use serde_json::Value;
 
 use super::{
@@ -17,6 +18,11 @@ use crate::{
     service::FeedStore,
     settings::Settings,
 };
+#[cfg(feature = "kafka")]
+use crate::{
+    feed::{Exporter, KafkaUrl},
+    service::ExportStore,
+};
 
 /// Pause before another attempt to read the database.
 const RETRY: Duration = Duration::from_secs(1);
@@ -30,6 +36,31 @@ pub(crate) enum FeedAction {
     ///
     /// Reads the database, so it needs no service. Ctrl-C prints the position to continue with.
     Tail(TailOptions),
+    /// Copy events to a topic of Kafka as they happen, beginning where the last export ended
+    ///
+    /// Reads the database, so it needs no service. Each record has the id of the user as its key, and the event as a
+    /// CloudEvent in JSON as its value. Waits while a service with `feed.export`, or another command, copies. Ctrl-C
+    /// ends it.
+    #[cfg(feature = "kafka")]
+    Export(ExportOptions),
+}
+
+/// Options of `feed export`.
+#[cfg(feature = "kafka")]
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ExportOptions {
+    /// The topic: `kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC`; `feed.export` by default
+    ///
+    /// `kafka+ssl://` with TLS; `?sasl=plain`, `scram-sha-256` or `scram-sha-512`. Other users of this machine can see a
+    /// password on the command line: prefer `USERS_API__FEED__EXPORT` or `USERS_API__FEED__EXPORT_FILE`.
+    #[arg(long, value_name = "URL", value_parser = |text: &str| text.parse::<KafkaUrl>())]
+    to: Option<KafkaUrl>,
+    /// Begin after this position, or with the earliest event or now, instead of where the last export ended
+    #[arg(long, value_name = "POSITION", value_parser = |text: &str| text.parse::<After>().map_err(|error| error.message))]
+    after: Option<After>,
+    /// The name under which the position is stored; the name of the topic by default
+    #[arg(long)]
+    name: Option<String>,
 }
 
 /// Options of `feed tail`.
@@ -57,14 +88,48 @@ fn parse_type(text: &str) -> Result<EventType, String> {
 
 /// Runs `feed`.
 pub(crate) fn feed(settings: &Settings, action: FeedAction) -> Result<(), CommandError> {
-    let FeedAction::Tail(options) = action;
+    match action {
+        FeedAction::Tail(options) => print(settings, options),
+        #[cfg(feature = "kafka")]
+        FeedAction::Export(options) => export(settings, options),
+    }
+}
+
+/// Runs a command with the feed of a separate pool.
+fn with_feed(
+    settings: &Settings,
+    command: impl AsyncFnOnce(Feed, Pool, StopRequest) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
     let feed_options = settings.feed.options();
     let feed_options =
         feed_options.ok_or_else(|| CommandError::Usage("the feed is disabled (feed.enabled)".to_owned()))?;
     let pool_options = settings.pool.clone().max(2).min(0);
     with_pool(settings, &pool_options, async |pool, stop| {
         check_schema(&pool, settings, &stop).await?;
-        let feed = Feed::new(FeedStore::new(pool), feed_options);
+        let feed = Feed::new(FeedStore::new(pool.clone()), feed_options);
+        command(feed, pool, stop).await
+    })
+}
+
+#[cfg(feature = "kafka")]
+fn export(settings: &Settings, options: ExportOptions) -> Result<(), CommandError> {
+    let target = options.to.or_else(|| settings.feed.export());
+    let target = target.ok_or_else(|| CommandError::Usage("needs --to, or feed.export".to_owned()))?;
+    with_feed(settings, async |feed, pool, stop| {
+        let lease = ExportStore::new(pool, options.name.unwrap_or_else(|| Exporter::name(&target)));
+        let mut exporter = Exporter::new(feed.clone(), lease.clone(), target, options.after);
+        let _follower = jobs::Follower::start(&feed);
+        let ended = stop.run_until_requested(Box::pin(exporter.run())).await;
+        let _ = lease.release().await;
+        match ended {
+            Some(ended) => ended.map_err(CommandError::failed),
+            None => Err(CommandError::Interrupted("stopped; the next export continues here".to_owned())),
+        }
+    })
+}
+
+fn print(settings: &Settings, options: TailOptions) -> Result<(), CommandError> {
+    with_feed(settings, async |feed, _, stop| {
         let filter = Filter {
             users: (!options.user.is_empty()).then_some(options.user),
             types: (!options.types.is_empty()).then_some(EventTypes(options.types)),

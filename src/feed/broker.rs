@@ -7,6 +7,8 @@ use serde::Serialize;
 use url::Url;
 use utoipa::ToSchema;
 
+use super::KafkaUrl;
+
 /// How processes report new events to each other. A report that is lost delays an event until the next poll.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub enum Broker {
@@ -19,6 +21,9 @@ pub enum Broker {
     Nats(BrokerUrl),
     /// Through a Redis server.
     Redis(BrokerUrl),
+    /// Through a topic of Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(KafkaUrl),
 }
 
 /// The kind of a broker.
@@ -34,6 +39,8 @@ pub enum BrokerKind {
     Nats,
     /// Redis.
     Redis,
+    /// Kafka.
+    Kafka,
 }
 
 /// The URL of a broker, with its credentials. It is displayed without them.
@@ -49,6 +56,8 @@ impl Broker {
             Self::Postgres => BrokerKind::Postgres,
             Self::Nats(_) => BrokerKind::Nats,
             Self::Redis(_) => BrokerKind::Redis,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => BrokerKind::Kafka,
         }
     }
 }
@@ -61,6 +70,8 @@ impl FromStr for Broker {
         match text {
             "none" => return Ok(Self::None),
             "postgres" => return Ok(Self::Postgres),
+            // It may have several hosts, so it is not a URL in the strict sense.
+            _ if text.starts_with("kafka") => return kafka(text),
             _ => {}
         }
         let url: Url = text.parse().map_err(|_| "must be none, postgres or a URL".to_owned())?;
@@ -75,9 +86,19 @@ impl FromStr for Broker {
             "nats" | "tls" => Err("a URL of NATS must not have a path".to_owned()),
             "redis" | "rediss" if is_database(url.path()) => Ok(Self::Redis(BrokerUrl(url))),
             "redis" | "rediss" => Err("the path of a URL of Redis must be the number of a database".to_owned()),
-            _ => Err("the scheme must be nats, tls, redis or rediss".to_owned()),
+            _ => Err("the scheme must be nats, tls, redis, rediss, kafka or kafka+ssl".to_owned()),
         }
     }
+}
+
+#[cfg(feature = "kafka")]
+fn kafka(text: &str) -> Result<Broker, String> {
+    text.parse().map(Broker::Kafka)
+}
+
+#[cfg(not(feature = "kafka"))]
+fn kafka(text: &str) -> Result<Broker, String> {
+    Err(text.parse::<KafkaUrl>().err().unwrap_or_default())
 }
 
 fn is_database(path: &str) -> bool {
@@ -125,6 +146,8 @@ impl fmt::Display for Broker {
             Self::None => f.write_str("none"),
             Self::Postgres => f.write_str("postgres"),
             Self::Nats(url) | Self::Redis(url) => url.fmt(f),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(url) => url.fmt(f),
         }
     }
 }

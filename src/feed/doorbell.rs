@@ -1,6 +1,8 @@
 //! The doorbell: how a process hears that another one has new events, before it polls. It carries no event, so a lost
 //! ring delays events and loses none.
 
+#[cfg(feature = "kafka")]
+mod kafka;
 mod nats;
 mod redis;
 
@@ -11,7 +13,7 @@ use tokio::{sync::Notify, time::Duration};
 use super::{Broker, Epoch};
 use crate::service::{self, FeedStore};
 
-/// The subject of NATS, and the channel of Redis.
+/// The subject of NATS, the channel of Redis, and the topic of Kafka.
 const CHANNEL: &str = "users-api.feed";
 /// How long a broker may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -68,6 +70,8 @@ impl Doorbell {
             Broker::Postgres => Err(store.listen(heard).await.into()),
             Broker::Nats(url) => nats::listen(url, &self.rings, heard).await,
             Broker::Redis(url) => redis::listen(url, &self.process, &self.rings, heard).await,
+            #[cfg(feature = "kafka")]
+            Broker::Kafka(url) => kafka::listen(url, &self.process, &self.rings, heard).await,
         }
     }
 }

@@ -29,6 +29,28 @@ struct Report {
     subscribers: usize,
     ring: RingReport,
     doorbell: Doorbell,
+    /// The copy of the feed to another system (`feed.export`). It is missing without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    export: Option<ExportReport>,
+}
+
+/// The copy of the feed to another system.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = FeedExport)]
+struct ExportReport {
+    /// Where events are copied to, without credentials.
+    #[schema(example = "kafka://kafka.example:9092/users")]
+    target: String,
+    /// Whether this process copies. If not, another one does, or the target cannot be reached.
+    active: bool,
+    /// The position of the last event that was copied. It is missing until this process has copied one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "5b1c9f0e7a2d4e63.42")]
+    position: Option<String>,
+    /// The number of events that are not copied yet.
+    lag: u64,
 }
 
 /// How this process hears of events of other processes, apart from polling.
@@ -79,5 +101,11 @@ pub(super) async fn status(_: Allowed<OpsRead>, request: HttpRequest) -> Result<
         subscribers: status.subscribers,
         ring: RingReport { events: status.ring_events, bytes: status.ring_bytes },
         doorbell: Doorbell { broker: status.broker, connected: status.is_listening, rings: status.rings },
+        export: status.export.map(|export| ExportReport {
+            target: export.target,
+            active: export.is_active,
+            position: export.position.map(|position| position.to_string()),
+            lag: export.lag,
+        }),
     }))
 }

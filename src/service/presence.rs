@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::{users_presence as presence, users_processes as processes};
-use orm_pool::{Connection, Engine, Pool};
+use orm_pool::{Connection, Pool};
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement,
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{
     Error, clock,
     error::database,
-    statement::{is_one_of, power_of_two_chunks},
+    statement::{is_one_of, now_ms, placeholder, power_of_two_chunks},
 };
 use crate::domain::UserId;
 
@@ -139,21 +139,5 @@ impl PresenceStore {
             Ok::<_, Error>(())
         };
         self.pool.transaction("presence.forget", forget).await
-    }
-}
-
-/// Returns the expression of the database's time, in milliseconds since 1970.
-const fn now_ms(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Sqlite => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-        Engine::Postgres => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
-        Engine::MySql => "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
-    }
-}
-
-const fn placeholder(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Postgres => "$1",
-        Engine::Sqlite | Engine::MySql => "?",
     }
 }

@@ -55,7 +55,7 @@ pub enum SchemaFailure {
 const LARGEST_STATEMENT: i64 = 8 << 20;
 
 /// Statements that change nothing, but together need every privilege that the service needs.
-const PROBES: [(&str, [&str; 4]); 11] = [
+const PROBES: [(&str, [&str; 4]); 12] = [
     (
         "users",
         [
@@ -153,6 +153,15 @@ const PROBES: [(&str, [&str; 4]); 11] = [
             "INSERT INTO users_processes SELECT * FROM users_processes WHERE 1 = 0",
             "UPDATE users_processes SET seen_ms = seen_ms WHERE 1 = 0",
             "DELETE FROM users_processes WHERE 1 = 0",
+        ],
+    ),
+    (
+        "users_exports",
+        [
+            "SELECT exported FROM users_exports WHERE 1 = 0",
+            "INSERT INTO users_exports SELECT * FROM users_exports WHERE 1 = 0",
+            "UPDATE users_exports SET held_ms = held_ms WHERE 1 = 0",
+            "DELETE FROM users_exports WHERE 1 = 0",
         ],
     ),
 ];

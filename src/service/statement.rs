@@ -1,6 +1,7 @@
-//! Parts of statements for many rows. Each keeps the number of different statements small, because each is prepared on each
-//! connection.
+//! Parts of statements. Those for many rows keep the number of different statements small, because each is prepared on
+//! each connection.
 
+use orm_pool::Engine;
 use sea_orm::{
     ColumnTrait, DbBackend, Value,
     sea_query::{Expr, Func, FunctionCall, ValueType, postgres_array::NotU8},
@@ -40,6 +41,23 @@ pub(super) fn power_of_two_chunks<T>(mut rest: &[T]) -> Vec<&[T]> {
         rest = remaining;
     }
     chunks
+}
+
+/// Returns the expression of the database's time, in milliseconds since 1970: the clocks of processes differ.
+pub(super) const fn now_ms(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Sqlite => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+        Engine::Postgres => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
+        Engine::MySql => "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
+    }
+}
+
+/// Returns the placeholder of the only parameter of a statement.
+pub(super) const fn placeholder(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Postgres => "$1",
+        Engine::Sqlite | Engine::MySql => "?",
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{
     Invalid,
     declaration::{Allowed, section},
 };
-use crate::feed::{Broker, FeedOptions};
+use crate::feed::{Broker, FeedOptions, KafkaUrl};
 
 const DAY: Duration = Duration::from_hours(24);
 const MIN_RING: ByteSize = ByteSize::mib(1);
@@ -30,8 +30,14 @@ section! {
         /// How processes report new events to each other, without waiting for the next poll. none: not at all.
         /// postgres: with LISTEN and NOTIFY of PostgreSQL, on a dedicated connection; incompatible with PgBouncer in
         /// transaction mode. Or the URL of a server: nats://USER:PASSWORD@HOST:4222 (tls:// with TLS),
-        /// redis://USER:PASSWORD@HOST:6379 (rediss:// with TLS). While it is away, events arrive with the next poll.
-        broker: SecretString = "none", Allowed::Described("none, postgres, or a URL of NATS or Redis"), secret;
+        /// redis://USER:PASSWORD@HOST:6379 (rediss:// with TLS), or, in builds with the cargo feature kafka,
+        /// kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC (kafka+ssl:// with TLS). While it is away, events arrive with
+        /// the next poll.
+        broker: SecretString = "none", Allowed::Described("none, postgres, or a URL of NATS, Redis or Kafka"), secret;
+        /// Where events are copied to, as CloudEvents, in builds with the cargo feature kafka. none: nowhere. Or a topic of
+        /// Kafka: kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC (kafka+ssl:// with TLS, ?sasl=plain, scram-sha-256 or
+        /// scram-sha-512). One process copies at a time; another one continues when it ends.
+        export: SecretString = "none", Allowed::Described("none, or a URL of Kafka"), secret;
         /// Memory for the latest events, 1MiB to 16GiB. Clients that are further behind read from the database. Too
         /// low: many reads from the database when clients reconnect. An event takes about 700 bytes.
         ring: ByteSize = "64MiB", Allowed::Described("a size from 1MiB to 16GiB, such as 64MiB");
@@ -45,6 +51,10 @@ section! {
         /// the same time. Too high: the shutdown takes longer; it is part of server.shutdown_timeout.
         #[serde(with = "humantime_serde")]
         drain: Duration = "2s", Allowed::duration(Duration::ZERO, Duration::from_mins(1));
+        /// How long a stream or socket may last, 1s to 30d, minus up to 10 %. Its client connects again and continues, so that
+        /// clients spread over processes that were added. Too low: many reconnections. Too high: uneven load.
+        #[serde(with = "humantime_serde")]
+        max_age: Duration = "1h", Allowed::duration(Duration::from_secs(1), DAY.saturating_mul(30));
     }
 }
 
@@ -53,6 +63,12 @@ impl FeedSettings {
         let broker = self.broker().map_err(|why| Invalid::because("feed.broker", why))?;
         if broker == Broker::Postgres && engine.is_some_and(|engine| engine != Engine::Postgres) {
             return Err(Invalid::because("feed.broker", "postgres needs a PostgreSQL database (database.url)"));
+        }
+        if self.is_exported() {
+            self.export.expose_secret().parse::<KafkaUrl>().map_err(|why| Invalid::because("feed.export", why))?;
+            if !self.enabled {
+                return Err(Invalid::because("feed.export", "needs feed.enabled = true"));
+            }
         }
         if !(MIN_RING..=MAX_RING).contains(&self.ring) {
             return Err(Invalid::not_allowed("feed.ring"));
@@ -64,12 +80,30 @@ impl FeedSettings {
         self.broker.expose_secret().parse()
     }
 
+    fn is_exported(&self) -> bool {
+        self.export.expose_secret() != "none"
+    }
+
+    /// Returns where events are copied to; `None` without an export.
+    #[cfg(feature = "kafka")]
+    #[must_use]
+    pub fn export(&self) -> Option<KafkaUrl> {
+        // It has been validated.
+        self.export.expose_secret().parse().ok()
+    }
+
     /// Returns the options of the feed; `None` if it is disabled.
     #[must_use]
     pub fn options(&self) -> Option<FeedOptions> {
         let ring_bytes = usize::try_from(self.ring.as_u64()).unwrap_or(usize::MAX);
         // It has been validated.
         let broker = self.broker().unwrap_or_default();
-        self.enabled.then_some(FeedOptions { poll: self.poll, ring_bytes, drain: self.drain, broker })
+        self.enabled.then_some(FeedOptions {
+            poll: self.poll,
+            ring_bytes,
+            drain: self.drain,
+            max_age: self.max_age,
+            broker,
+        })
     }
 }

@@ -226,7 +226,10 @@ impl Layers {
         match key {
             "database.url" => DatabaseUrl::parse_with(&text, |name| self.libpq.get(name).cloned())
                 .map_or_else(|_| HIDDEN.to_owned(), |url| url.to_string()),
-            "feed.broker" => text.parse().map_or_else(|_| HIDDEN.to_owned(), |broker: Broker| broker.to_string()),
+            // A URL of Kafka is valid for both.
+            "feed.broker" | "feed.export" => {
+                text.parse().map_or_else(|_| HIDDEN.to_owned(), |broker: Broker| broker.to_string())
+            }
             _ if is_secret(key) => if text.is_empty() { "" } else { "***" }.to_owned(),
             _ if !is_quantity(&text) && !self.is_valid(key) => HIDDEN.to_owned(),
             // It may have a password or a token.

@@ -82,7 +82,7 @@ async fn doorbell(app: &App) -> Value {
     app.get("/feed").await.json()["doorbell"].clone()
 }
 
-async fn saves_the_poll(context: Context, kind: BrokerKind) {
+pub(crate) async fn saves_the_poll(context: Context, kind: BrokerKind) {
     let pair = Pair::start(&context, kind, POLL).await;
     assert_eq!(doorbell(pair.reader()).await["broker"], kind.name());
     let (mut socket, _) = Socket::subscribe(pair.reader().address, &json!({})).await;
@@ -106,7 +106,7 @@ async fn redis_saves_the_poll(context: Context) {
     saves_the_poll(context, BrokerKind::Redis).await;
 }
 
-async fn a_killed_broker_costs_latency_only(context: Context, kind: BrokerKind) {
+pub(crate) async fn a_killed_broker_costs_latency_only(context: Context, kind: BrokerKind) {
     let mut pair = Pair::start(&context, kind, "500ms").await;
     let (mut socket, _) = Socket::subscribe(pair.reader().address, &json!({})).await;
     for round in 0..3 {
@@ -133,7 +133,7 @@ async fn a_killed_redis_costs_latency_only(context: Context) {
     a_killed_broker_costs_latency_only(context, BrokerKind::Redis).await;
 }
 
-async fn a_silent_broker_is_noticed(context: Context, kind: BrokerKind) {
+pub(crate) async fn a_silent_broker_is_noticed(context: Context, kind: BrokerKind) {
     let pair = Pair::start(&context, kind, "500ms").await;
     let (mut socket, _) = Socket::subscribe(pair.reader().address, &json!({})).await;
     pair.broker.pause();
@@ -174,7 +174,7 @@ async fn credentials_are_not_shown(context: Context) {
 
 async fn invalid_brokers_are_refused(context: Context) {
     for invalid in
-        ["kafka://localhost", "nats://ann:my-secret@localhost/subject", "redis://ann:my-secret@localhost/x", "nats"]
+        ["kafka://localhost/a/b", "nats://ann:my-secret@localhost/subject", "redis://ann:my-secret@localhost/x", "nats"]
     {
         let output =
             binary(context.folder(), &[("USERS_API__FEED__BROKER", invalid)]).arg("config").output().await.unwrap();

@@ -49,6 +49,8 @@ mod idempotency;
 mod import_export;
 mod journal;
 mod journal_crashes;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod limits;
 mod lists;
 mod logging;
@@ -129,6 +131,8 @@ fn main() -> ExitCode {
             suite("auth", auth::cases()),
             suite("feed_brokers", feed_brokers::cases()),
             suite("feed_tail", feed_tail::cases()),
+            #[cfg(feature = "kafka")]
+            suite("kafka", kafka::cases()),
             suite("presence", presence::cases()),
             suite("websocket", websocket::cases()),
             suite("websocket_tickets", websocket_tickets::cases()),

@@ -42,16 +42,17 @@ async fn migrations_apply_revert_and_apply_again(context: Context) {
         "m20261129_000011_create_users_tickets",
         "m20261129_000012_create_users_presence",
         "m20261129_000013_create_users_processes",
+        "m20261130_000014_create_users_exports",
     ];
     let all = |status: &str| names.map(|name| format!("{status:9}{name}\n")).concat();
     assert_eq!(migrate(&context, &url, &["status"]).await, all("pending"));
     for _ in 0..2 {
-        assert_eq!(migrate(&context, &url, &["up"]).await, "13 applied\n");
+        assert_eq!(migrate(&context, &url, &["up"]).await, "14 applied\n");
         assert_eq!(migrate(&context, &url, &["up"]).await, "0 applied\n");
         assert_eq!(migrate(&context, &url, &["status"]).await, all("applied"));
         let database = connect(&url).await;
         database.execute_unprepared("SELECT name_key FROM users").await.unwrap();
-        assert_eq!(migrate(&context, &url, &["down", "--steps", "11"]).await, "11 reverted\n");
+        assert_eq!(migrate(&context, &url, &["down", "--steps", "12"]).await, "12 reverted\n");
         assert!(database.execute_unprepared("SELECT name_key FROM users").await.is_err(), "the column is dropped");
         assert_eq!(migrate(&context, &url, &["down"]).await, "1 reverted\n");
         assert!(database.execute_unprepared("SELECT 1 FROM idempotency_keys").await.is_err(), "the table is dropped");
@@ -68,7 +69,7 @@ async fn existing_rows_get_their_search_keys(context: Context) {
         app.create(name, &format!("user{number}@example.com")).await;
     }
     app.stop().await.unwrap().unwrap();
-    assert_eq!(migrate(&context, &app.url, &["down", "--steps", "11"]).await, "11 reverted\n");
+    assert_eq!(migrate(&context, &app.url, &["down", "--steps", "12"]).await, "12 reverted\n");
     let app = context.app_on(&app.url, &[]).await;
     for query in ["name=ada%20l", "q=lovel", "q=dup", "name=%C3%A9lo", "q=ann", "name=ann"] {
         assert_eq!(app.get(&format!("/users?{query}")).await.ids().len(), 1, "{query}");
@@ -89,7 +90,7 @@ async fn concurrent_starts_migrate_once(context: Context) {
         outputs.sort();
         assert_eq!(
             outputs,
-            ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "13 applied\n"]
+            ["0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "0 applied\n", "14 applied\n"]
         );
     }
     let url = context.database().await;
@@ -103,7 +104,7 @@ async fn check_mode_refuses_pending_migrations(context: Context) {
     let url = context.database().await;
     let settings = || context.settings(&url, &[("database.migrate", "check")]);
     let error = users_api::app::Application::build(settings()).await.err().unwrap().to_string();
-    assert_eq!(error, "13 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
+    assert_eq!(error, "14 migrations are pending; run `users-api migrate up`, or set database.migrate to auto");
     migrate(&context, &url, &["up"]).await;
     let app = context.app_on(&url, &[("database.migrate", "check")]).await;
     app.create("Ann", "ann@example.com").await;
@@ -155,7 +156,7 @@ async fn assert_every_command_is_refused(context: &Context, url: &str, part: &st
     let commands: [&[&str]; 7] = [
         &["migrate", "up"],
         &["migrate", "down", "--steps", "2"],
-        &["migrate", "down", "--steps", "13"],
+        &["migrate", "down", "--steps", "14"],
         &["migrate", "status"],
         &["serve"],
         &["import", file],
@@ -230,9 +231,9 @@ async fn a_foreign_migration_history_is_left_untouched(context: Context) {
             database.query_all_raw(Statement::from_string(database.get_database_backend(), query)).await.unwrap();
         rows.iter().map(|row| row.try_get_by_index::<String>(0).unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(migrate(&context, &url, &["up"]).await, "13 applied\n");
+    assert_eq!(migrate(&context, &url, &["up"]).await, "14 applied\n");
     assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
-    assert_eq!(migrate(&context, &url, &["down", "--steps", "13"]).await, "13 reverted\n");
+    assert_eq!(migrate(&context, &url, &["down", "--steps", "14"]).await, "14 reverted\n");
     assert_eq!(foreign_versions().await, ["m20250101_000001_create_orders"]);
 }
 
@@ -259,7 +260,7 @@ async fn a_history_in_the_shared_table_is_adopted(context: Context) {
     assert_eq!(migrate(&context, &app.url, &["down"]).await, "1 reverted\n");
     let query = "SELECT version FROM seaql_migrations";
     let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), query)).await.unwrap();
-    assert_eq!(rows.len(), 12, "the revert is visible to the previous release");
+    assert_eq!(rows.len(), 13, "the revert is visible to the previous release");
     assert_eq!(migrate(&context, &app.url, &["up"]).await, "1 applied\n");
 }
 
@@ -271,5 +272,5 @@ async fn a_missing_table_is_reported(context: Context) {
     assert_every_command_is_refused(&context, &url, "the table idempotency_keys is missing").await;
     database.execute_unprepared("DROP TABLE users_api_migrations").await.unwrap();
     database.execute_unprepared("DROP TABLE users").await.unwrap();
-    assert_eq!(migrate(&context, &url, &["up"]).await, "13 applied\n");
+    assert_eq!(migrate(&context, &url, &["up"]).await, "14 applied\n");
 }

@@ -220,13 +220,13 @@ async fn a_signal_ends_the_wait_for_the_migration_lock(context: Context) {
             await_lock_waits(&context, &holder, lock_statement, 0).await;
         }
         holder.close().await.unwrap();
-        assert_eq!(applied(&context, &url).await, [false; 13]);
+        assert_eq!(applied(&context, &url).await, [false; 14]);
     }
 }
 
 async fn a_signal_stops_a_running_migration_at_a_safe_point(context: Context) {
     let url = context.database().await;
-    for command in [&["migrate", "up"][..], &["migrate", "down", "--steps", "11"]] {
+    for command in [&["migrate", "up"][..], &["migrate", "down", "--steps", "12"]] {
         let output = start(&context, &url, command).wait_with_output().await.unwrap();
         assert!(output.status.success(), "{output:?}");
     }
@@ -257,15 +257,15 @@ async fn a_signal_stops_a_running_migration_at_a_safe_point(context: Context) {
     let last = lines.last().unwrap();
     if is_transactional {
         assert_eq!(last, "users-api: stopped before anything was done");
-        assert_eq!(applied(&context, &url).await, [[true; 2].as_slice(), &[false; 11]].concat());
+        assert_eq!(applied(&context, &url).await, [[true; 2].as_slice(), &[false; 12]].concat());
     } else {
         assert_eq!(last, "users-api: stopped: 1 applied; run the command again to continue");
-        assert_eq!(applied(&context, &url).await, [[true; 3].as_slice(), &[false; 10]].concat());
+        assert_eq!(applied(&context, &url).await, [[true; 3].as_slice(), &[false; 11]].concat());
     }
     observer.close().await.unwrap();
     let output = start(&context, &url, &["migrate", "up"]).wait_with_output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(applied(&context, &url).await, [true; 13]);
+    assert_eq!(applied(&context, &url).await, [true; 14]);
 }
 
 async fn a_signal_ends_an_import_blocked_by_a_lock(context: Context) {

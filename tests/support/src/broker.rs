@@ -1,4 +1,8 @@
-use std::{fs, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -13,6 +17,8 @@ const UNPRIVILEGED: &str = "nobody";
 pub enum BrokerKind {
     Nats,
     Redis,
+    /// Tansu, which speaks the protocol of Kafka.
+    Kafka,
 }
 
 /// A broker that the tests start, kill and pause. It stores nothing.
@@ -27,28 +33,33 @@ pub struct BrokerServer {
 impl BrokerServer {
     /// Returns a broker that is not running; `None` if it is not installed.
     pub fn new(kind: BrokerKind) -> Option<Self> {
-        program(kind.program())?;
+        kind.program()?;
         let owner = Owner::named(UNPRIVILEGED);
         Some(Self { kind, port: free_port(), folder: owner.folder(), owner, process: None })
     }
 
-    /// Its URL, with a user and a password that has to be percent-encoded.
+    /// Its URL, with a user and a password that has to be percent-encoded, except for Kafka.
     pub fn url(&self) -> String {
-        format!("{}://ann:p%40ss@127.0.0.1:{}", self.kind.name(), self.port)
+        let user = if self.kind == BrokerKind::Kafka { "" } else { "ann:p%40ss@" };
+        format!("{}://{user}127.0.0.1:{}", self.kind.name(), self.port)
     }
 
     /// Starts it, and waits until it accepts connections.
     pub async fn start(&mut self) {
-        let mut command =
-            self.owner.managed_command(&program(self.kind.program()).unwrap(), self.folder.path(), "KILL");
         let (port, pid) = (self.port.to_string(), self.folder.path().join("pid"));
+        // It becomes the program, after it has written its id.
+        let mut command = self.owner.managed_command(Path::new("/bin/sh"), self.folder.path(), "KILL");
+        command.args(["-c", "echo $$ >\"$0\" && exec \"$@\""]).arg(pid).arg(self.kind.program().unwrap());
         match self.kind {
-            BrokerKind::Nats => command.args(["-a", "127.0.0.1", "-p", &port, "--user", "ann", "--pass", "p@ss", "-P"]),
+            BrokerKind::Nats => command.args(["-a", "127.0.0.1", "-p", &port, "--user", "ann", "--pass", "p@ss"]),
             BrokerKind::Redis => command
                 .args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"])
-                .args(["--user", "default", "off", "--user", "ann", "on", ">p@ss", "~*", "&*", "+@all", "--pidfile"]),
+                .args(["--user", "default", "off", "--user", "ann", "on", ">p@ss", "~*", "&*", "+@all"]),
+            BrokerKind::Kafka => {
+                let address = format!("tcp://127.0.0.1:{port}");
+                command.args(["broker", "--listener-url", &address, "--advertised-listener-url", &address])
+            }
         };
-        command.arg(pid);
         self.process = Some(ManagedProcess::start(command));
         eventually("the broker listens", || async { TcpStream::connect(("127.0.0.1", self.port)).await.ok() }).await;
     }
@@ -79,13 +90,19 @@ impl BrokerKind {
         match self {
             Self::Nats => "nats",
             Self::Redis => "redis",
+            Self::Kafka => "kafka",
         }
     }
 
-    fn program(self) -> &'static str {
+    fn program(self) -> Option<PathBuf> {
         match self {
-            Self::Nats => "nats-server",
-            Self::Redis => "redis-server",
+            Self::Nats => program("nats-server"),
+            Self::Redis => program("redis-server"),
+            // By `scripts/get-tansu`.
+            Self::Kafka => {
+                let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tansu/tansu");
+                unpacked.canonicalize().ok()
+            }
         }
     }
 }
