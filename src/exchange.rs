@@ -37,5 +37,5 @@ pub use self::{
 };
 pub(crate) use self::{
     query::{query_parameters, word_values},
-    user::{format_time, microseconds},
+    user::{format_time, microseconds, optional_microseconds},
 };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use clap::Args;
 use humantime_serde::re::humantime;
 use serde_json::json;
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     domain::UserId,
+    exchange::format_time,
     service::{Error, Journal, JournalEntry, clock},
     settings::Settings,
 };
@@ -107,10 +108,6 @@ impl AuditOptions {
     }
 }
 
-fn time(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Micros, true)
-}
-
 fn json_line(entry: &JournalEntry) -> String {
     let line = json!({
         "userId": entry.user_id.to_string(),
@@ -119,7 +116,7 @@ fn json_line(entry: &JournalEntry) -> String {
         "changed": entry.changed,
         "actor": entry.actor,
         "requestId": entry.request_id,
-        "changedAt": time(entry.changed_at),
+        "changedAt": format_time(entry.changed_at),
         "name": entry.name,
         "email": entry.email,
     });
@@ -128,7 +125,7 @@ fn json_line(entry: &JournalEntry) -> String {
 
 fn text_line(entry: &JournalEntry) -> String {
     let JournalEntry { user_id, version, action, actor, .. } = entry;
-    let mut line = format!("{}  {user_id}  version {version}  {action:7}  {actor}", time(entry.changed_at));
+    let mut line = format!("{}  {user_id}  version {version}  {action:7}  {actor}", format_time(entry.changed_at));
     if !entry.changed.is_empty() {
         // Writing into a String does not fail.
         let _ = write!(line, "  ({})", entry.changed.join(", "));

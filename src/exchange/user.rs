@@ -42,6 +42,15 @@ pub(crate) fn microseconds<S: Serializer>(time: &DateTime<Utc>, serializer: S) -
     serializer.serialize_str(&format_time(*time))
 }
 
+/// As [`microseconds`], for a member that may be missing.
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+pub(crate) fn optional_microseconds<S: Serializer>(
+    time: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    time.map(format_time).serialize(serializer)
+}
+
 /// Formats a time as every response and export does.
 pub(crate) fn format_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)

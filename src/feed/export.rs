@@ -90,19 +90,28 @@ impl Exporter {
     ///
     /// [`ExportError`]. The next call continues after the stored position.
     pub async fn run(&mut self) -> Result<(), ExportError> {
-        let exported = loop {
+        let stored = loop {
             match self.store.acquire().await? {
-                Some(exported) => break exported,
+                Some(stored) => break stored,
                 None => sleep(RENEWAL).await,
             }
         };
-        let stored = exported.parse().map_or(After::Earliest, After::Position);
+        let ended = self.export(&stored).await;
+        self.report(false, None);
+        if ended.is_err() {
+            // Another process may be able to export. If this fails, the lease ends soon.
+            let _ = self.store.release().await;
+        }
+        ended
+    }
+
+    async fn export(&mut self, stored: &str) -> Result<(), ExportError> {
+        let stored = stored.parse().map_or(After::Earliest, After::Position);
         let after = self.after.clone().unwrap_or(stored);
         let kafka = connect(&self.target, REQUEST_TIMEOUT).await?;
         let producer = kafka.producer().acks(Acks::All).delivery_timeout(DELIVERY_TIMEOUT).build().await?;
-        tracing::info!(topic = %self.target, ?after, "exporting the feed");
+        tracing::info!(topic = %self.target, %after, "exporting the feed");
         let ended = self.copy(&producer, after).await;
-        self.report(false, None);
         let _ = producer.close_with(CloseOptions::new().timeout(CLOSE_TIMEOUT)).await;
         ended
     }
@@ -121,7 +130,10 @@ impl Exporter {
             };
             match delivery {
                 Delivery::Events(events) => {
-                    self.send(producer, &events).await?;
+                    tokio::select! {
+                        sent = self.send(producer, &events) => sent?,
+                        error = self.keep_lease() => return Err(error),
+                    }
                     metrics::counter!(EXPORTED).increment(events.len() as u64);
                     self.advance(subscription.position()).await?;
                 }
@@ -147,6 +159,18 @@ impl Exporter {
         }
         try_join_all(deliveries).await?;
         Ok(())
+    }
+
+    /// Renews the lease until that fails; returns why.
+    async fn keep_lease(&self) -> ExportError {
+        loop {
+            sleep(RENEWAL).await;
+            match self.store.acquire().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return ExportError::Displaced,
+                Err(error) => return error.into(),
+            }
+        }
     }
 
     /// Renews the lease and stores the position.

@@ -88,6 +88,16 @@ pub enum After {
     Now,
 }
 
+impl fmt::Display for After {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Position(position) => position.fmt(f),
+            Self::Earliest => f.write_str("earliest"),
+            Self::Now => f.write_str("now"),
+        }
+    }
+}
+
 impl FromStr for After {
     type Err = ValidationError;
 

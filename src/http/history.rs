@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Scope, UserId, Version},
-    exchange::{Limit, query_parameters},
+    exchange::{Limit, microseconds, query_parameters},
     service::{Journal, JournalEntry, UserService},
 };
 
@@ -53,6 +53,7 @@ struct ChangeBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
     /// When the change was made.
+    #[serde(serialize_with = "microseconds")]
     changed_at: DateTime<Utc>,
     /// The name after the change. Only for callers who have `users:read`, and until the user is deleted.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     domain::{ApiKey, KeyId, KeyName, Scope, Scopes, ValidationError},
+    exchange::{microseconds, optional_microseconds},
     service::{self, KeyRecord, KeyService, NewKey, clock},
 };
 
@@ -46,16 +47,17 @@ pub(super) struct KeyBody {
     /// The scopes, separated by spaces.
     #[schema(example = "users:read users:write")]
     scope: String,
+    #[serde(serialize_with = "microseconds")]
     created_at: DateTime<Utc>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_microseconds")]
     expires_at: Option<DateTime<Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_microseconds")]
     revoked_at: Option<DateTime<Utc>>,
     /// The id of the key that replaces it, if it was rotated.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaced_by: Option<String>,
     /// When it was last used, to about a minute.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_microseconds")]
     last_used_at: Option<DateTime<Utc>>,
     /// The key itself. Only the response that creates it has it.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -12,7 +12,10 @@ use super::{
     responses::{FeedDisabledProblems, IdProblems, ServerProblems},
     users::PathId,
 };
-use crate::service::{PresenceStore, UserService};
+use crate::{
+    exchange::optional_microseconds,
+    service::{PresenceStore, UserService},
+};
 
 /// Whether a user is connected.
 #[derive(Serialize, ToSchema)]
@@ -21,7 +24,7 @@ struct Body {
     /// Whether the user has a WebSocket that was opened with a ticket of this user, on any process.
     online: bool,
     /// Since when.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_microseconds")]
     #[schema(nullable = false)]
     since: Option<DateTime<Utc>>,
 }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     auth::Basis,
     domain::{TicketDigest, UserId, ValidationError},
+    exchange::microseconds,
     service::{TicketGrant, TicketStore},
 };
 
@@ -63,6 +64,7 @@ struct Ticket {
     #[schema(example = "uwt_0aZ3456789bcdefghijklmnopqrstuvwxyzABCDEFGH")]
     ticket: String,
     /// When it expires: after 30 seconds.
+    #[serde(serialize_with = "microseconds")]
     expires_at: DateTime<Utc>,
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
+
 use crate::{
     error_chain::chain,
     feed::{ExportError, Exporter},
@@ -14,14 +16,24 @@ const MAX_RETRY: Duration = Duration::from_secs(30);
 /// Exports until the service shuts down.
 pub(super) async fn run(mut exporter: Exporter) {
     let mut pause = RETRY;
+    let mut is_reported = false;
     loop {
-        let begun = tokio::time::Instant::now();
-        match exporter.run().await {
-            Ok(()) => return,
-            Err(error @ ExportError::Displaced) => tracing::info!("{error}"),
-            Err(error) => tracing::warn!(error = chain(&error), retry = ?pause, "cannot export the feed"),
+        let begun = Instant::now();
+        let Err(error) = exporter.run().await else { return };
+        if begun.elapsed() > 2 * MAX_RETRY {
+            // It has exported since the last error.
+            (pause, is_reported) = (RETRY, false);
         }
-        tokio::time::sleep(pause).await;
-        pause = if begun.elapsed() > 2 * MAX_RETRY { RETRY } else { (2 * pause).min(MAX_RETRY) };
+        match error {
+            ExportError::Displaced => tracing::info!("{error}"),
+            // An outage is reported once.
+            _ if is_reported => tracing::debug!(error = chain(&error), "cannot export the feed"),
+            _ => {
+                tracing::warn!(error = chain(&error), "cannot export the feed; trying again until it succeeds");
+                is_reported = true;
+            }
+        }
+        sleep(pause).await;
+        pause = (2 * pause).min(MAX_RETRY);
     }
 }

@@ -15,7 +15,8 @@ cases![
     planted_violations_are_found,
     files_have_no_dependency_cycles,
     no_unsafe_and_no_shortcuts,
-    no_file_needs_a_table_of_contents
+    no_file_needs_a_table_of_contents,
+    times_have_one_format,
 ];
 
 fn root() -> &'static Path {
@@ -148,6 +149,18 @@ async fn no_unsafe_and_no_shortcuts(_: Context) {
             for word in ["unsafe ", ".unwrap()", ".expect(", "todo!(", "unimplemented!(", "#[allow("] {
                 assert!(!production(&path, &text).contains(word), "{} has {word}", path.display());
             }
+        }
+    }
+}
+
+/// A time that chrono serializes has no fraction if it happens to be zero, so that times do not sort as text.
+async fn times_have_one_format(_: Context) {
+    for (path, text) in sources("src/http") {
+        for structure in production(&path, &text).split("\n}\n").filter(|part| part.contains("derive(Serialize")) {
+            let is_time = |line: &&str| line.contains(": DateTime<Utc>,") || line.contains(": Option<DateTime<Utc>>,");
+            let times = structure.lines().filter(is_time).count();
+            let formatted = structure.matches("microseconds\")]").count();
+            assert_eq!(times, formatted, "{}: {structure}", path.display());
         }
     }
 }

@@ -122,7 +122,9 @@ async fn open_connections(context: &Context, url: &str) -> i64 {
 async fn a_shutdown_under_load_cuts_off_no_request(context: Context) {
     let url = context.database().await;
     for run in 0..runs() {
-        let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url), ("RUST_LOG", "info")]).await;
+        // On a busy machine, requests wait for long.
+        let variables = [("DATABASE_URL", &*url), ("RUST_LOG", "info"), ("USERS_API__POOL__ACQUIRE", "30s")];
+        let mut service = Service::start(context.folder(), &variables).await;
         let outcome = Arc::new(Outcome::default());
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| tokio::spawn(busy_client(service.address, number, Arc::clone(&outcome))))
