@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -152,30 +152,22 @@ impl Application {
         let auth = Self::open_auth(&pool, settings).await?;
         let listener = listen(SocketAddr::new(settings.server.host, settings.server.port), settings)?;
         let address = listener.local_addr().map_err(StartError::Server)?;
-        let admin_address = settings.admin.address();
         let connections = Connections::new(limits.max);
         let feed = open_feed(&pool, settings).await;
-        let hosts = |host| Hosts::of_listener(host, &settings.server.allowed_hosts);
         let state = State::new(Parts {
             pool: pool.clone(),
             feed: feed.clone(),
             authenticator: Arc::clone(&auth.authenticator),
             signer: CursorSigner::new(settings.users.cursor_key.expose_secret()),
             options: http_options(settings),
-            hosts: hosts(settings.server.host),
+            hosts: hosts(settings.server.host, settings),
             public_url: PublicUrl::new(
                 &settings.server.public_url,
                 settings.server.trusted_proxies().unwrap_or_default(),
             ),
             metrics,
         });
-        let listeners = match admin_address {
-            None => vec![(listener, state.clone())],
-            Some(address) => vec![
-                (listener, state.with_routes(RouteSet::Clients, hosts(settings.server.host))),
-                (listen(address, settings)?, state.with_routes(RouteSet::Operators, hosts(settings.admin.host))),
-            ],
-        };
+        let listeners = listeners(listener, &state, settings)?;
         let shared = listeners.iter().map(|(listener, state)| Ok((listener.try_clone()?, state.clone())));
         let shared = shared.collect::<io::Result<_>>().map_err(StartError::Server)?;
         let tls = certificate.clone().map(Certificate::server_config).transpose()?;
@@ -185,7 +177,7 @@ impl Application {
             server,
             listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
             address,
-            admin_address,
+            admin_address: settings.admin.address(),
             connections,
             state,
             pool,
@@ -308,6 +300,22 @@ fn retention(settings: &Settings) -> Retention {
         // An event needs its entry in the journal.
         feed: (settings.feed.retain.min(settings.journal.keep), settings.feed.retain_rows),
     }
+}
+
+/// Returns the listeners with their routes: those of operators have a separate one, if it is configured.
+fn listeners(
+    listener: TcpListener,
+    state: &State,
+    settings: &Settings,
+) -> Result<Vec<(TcpListener, State)>, StartError> {
+    let Some(address) = settings.admin.address() else { return Ok(vec![(listener, state.clone())]) };
+    let clients = state.with_routes(RouteSet::Clients, hosts(settings.server.host, settings));
+    let operators = state.with_routes(RouteSet::Operators, hosts(settings.admin.host, settings));
+    Ok(vec![(listener, clients), (listen(address, settings)?, operators)])
+}
+
+fn hosts(host: IpAddr, settings: &Settings) -> Hosts {
+    Hosts::of_listener(host, &settings.server.allowed_hosts)
 }
 
 fn listen(address: SocketAddr, settings: &Settings) -> Result<TcpListener, StartError> {

@@ -12,6 +12,7 @@
 //! * `subscription`: reads events for a client.
 //! * `filter`: which events a client wants.
 //! * `presence`: which users are connected.
+//! * `status`: the state of the feed, for operators.
 //! * `doorbell`: how a process hears of events of other processes, through a [`Broker`].
 //! * `export`: copies the feed to Kafka, if this is built with the cargo feature `kafka`.
 
@@ -28,6 +29,7 @@ mod kafka_url;
 mod position;
 mod presence;
 mod ring;
+mod status;
 mod subscription;
 
 use std::{
@@ -53,6 +55,7 @@ pub use self::{
     kafka_url::KafkaUrl,
     position::{After, Epoch, Position},
     presence::{Presence, PresenceGuard},
+    status::{ExportStatus, Status},
     subscription::{Closing, Delivery, ResyncReason, Subscription},
 };
 use self::{catch_up::CatchUp, doorbell::Doorbell, ring::Ring};
@@ -97,40 +100,6 @@ struct Known {
     head: Option<Head>,
     /// When the subscriptions began to end.
     closing_since: Option<Instant>,
-}
-
-/// The state of the feed, for operators.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// What is known of the feed; `None` until the database has been read.
-    pub head: Option<Head>,
-    /// The number of subscriptions of this process.
-    pub subscribers: usize,
-    /// The number of events in memory.
-    pub ring_events: usize,
-    /// Their size.
-    pub ring_bytes: usize,
-    /// How other processes report new events.
-    pub broker: BrokerKind,
-    /// Whether they are heard now.
-    pub is_listening: bool,
-    /// How often they were.
-    pub rings: u64,
-    /// The export of this process; `None` without one.
-    pub export: Option<ExportStatus>,
-}
-
-/// The state of an export.
-#[derive(Clone, Debug)]
-pub struct ExportStatus {
-    /// Where events are copied to, without credentials.
-    pub target: String,
-    /// Whether this process copies. If not, another one does, or the target cannot be reached.
-    pub is_active: bool,
-    /// The position of the last event that was copied; `None` until this process has copied one.
-    pub position: Option<Position>,
-    /// The number of events that are not copied yet.
-    pub lag: u64,
 }
 
 /// The live feed of this process. A clone shares it.
@@ -227,28 +196,6 @@ impl Feed {
         let after = before.map_or(0, |head| head.latest.number.cast_signed());
         let number = self.0.store.position_of(journal_id, after).await.ok()??;
         Some(Position { epoch: self.head()?.latest.epoch, number: number.cast_unsigned() })
-    }
-
-    /// Returns the state of the feed.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let (ring_events, ring_bytes) = self.0.ring().size();
-        Status {
-            head: self.head(),
-            subscribers: self.subscribers(),
-            ring_events,
-            ring_bytes,
-            broker: self.0.doorbell.broker().kind(),
-            is_listening: self.0.is_listening.load(Ordering::Relaxed),
-            rings: self.0.rings.load(Ordering::Relaxed),
-            export: self.0.export().clone(),
-        }
-    }
-
-    /// Sets the state of the export of this process.
-    #[cfg(feature = "kafka")]
-    fn set_export(&self, status: ExportStatus) {
-        *self.0.export() = Some(status);
     }
 
     fn subscribers(&self) -> usize {

@@ -111,12 +111,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Http2<T> {
             http2 = handshake(stream) => http2?,
             () = &mut close_requested => return Ok(()),
         };
-        let shared = Rc::new(Shared {
-            service,
-            connection: Rc::new(self.connection),
-            close: Notify::new(),
-            write_timeout: self.write_timeout,
-        });
+        let (connection, write_timeout) = (Rc::new(self.connection), self.write_timeout);
+        let shared = Rc::new(Shared { service, connection, close: Notify::new(), write_timeout });
         // Dropping it cancels the requests in flight, when the connection is lost.
         let mut requests = JoinSet::new();
         // New streams are refused after this time. Clients retry them on another connection.

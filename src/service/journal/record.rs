@@ -10,7 +10,9 @@ use orm_pool::Engine;
 use sea_orm::{
     ActiveValue::{NotSet, Set},
     ColumnTrait, ConnectionTrait, DbErr, EntityTrait, Iterable, QueryFilter,
-    sea_query::{Alias, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, Query, Value, WithQuery},
+    sea_query::{
+        Alias, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, Query, Value, WithClause, WithQuery,
+    },
 };
 use uuid::Uuid;
 
@@ -209,22 +211,24 @@ impl Recorder {
             .select_from(entries)
             .map_err(|error| DbErr::Custom(error.to_string()))?
             .returning_col(Column::UserId);
-        if !self.marks_pending {
-            return Ok(with.query(append));
-        }
-        let (recorded, marks) = (Alias::new("recorded"), [Column::ChangedAt, Column::Version, Column::UserId]);
-        append.returning(Query::returning().columns(marks));
-        let mut recorded_table = CommonTableExpression::new();
-        recorded_table.table_name(recorded.clone()).columns(marks).query(append);
-        with.cte(recorded_table);
-        let mut mark = Query::insert();
-        mark.into_table(pending::Entity)
-            .columns([pending::Column::ChangedAt, pending::Column::Version, pending::Column::UserId])
-            .select_from(Query::select().columns(marks).from(recorded).take())
-            .map_err(|error| DbErr::Custom(error.to_string()))?
-            .returning_col(pending::Column::UserId);
-        Ok(with.query(mark))
+        if self.marks_pending { mark_pending(with, append) } else { Ok(with.query(append)) }
     }
+}
+
+/// Returns a statement that appends entries and marks them as not yet in the feed.
+fn mark_pending(mut with: WithClause, mut append: InsertStatement) -> Result<WithQuery, DbErr> {
+    let (recorded, marks) = (Alias::new("recorded"), [Column::ChangedAt, Column::Version, Column::UserId]);
+    append.returning(Query::returning().columns(marks));
+    let mut recorded_table = CommonTableExpression::new();
+    recorded_table.table_name(recorded.clone()).columns(marks).query(append);
+    with.cte(recorded_table);
+    let mut mark = Query::insert();
+    mark.into_table(pending::Entity)
+        .columns([pending::Column::ChangedAt, pending::Column::Version, pending::Column::UserId])
+        .select_from(Query::select().columns(marks).from(recorded).take())
+        .map_err(|error| DbErr::Custom(error.to_string()))?
+        .returning_col(pending::Column::UserId);
+    Ok(with.query(mark))
 }
 
 /// Returns the row that marks an entry as not yet in the feed.
