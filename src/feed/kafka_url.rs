@@ -64,7 +64,9 @@ impl FromStr for KafkaUrl {
         if url.fragment().is_some() {
             return Err("the URL must not have a fragment".to_owned());
         }
-        let topic = Some(decoded(url.path().trim_matches('/'))).filter(|topic| !topic.is_empty());
+        // Not that of the parsed URL, which has lost a `..`.
+        let path = rest[authority.len()..].split(['?', '#']).next().unwrap_or_default();
+        let topic = Some(decoded(path.trim_matches('/'))).filter(|topic| !topic.is_empty());
         if topic.as_deref().is_some_and(|topic| !is_topic(topic)) {
             return Err("the path of the URL must be the name of a topic".to_owned());
         }
