@@ -17,6 +17,7 @@ use crate::feed::KafkaUrl;
 use crate::{
     auth::{Authenticator, JwksSource, TokenVerifier},
     connections::{Connections, Limits},
+    demo::{Lab, Simulation},
     exchange::CursorSigner,
     feed::Feed,
     http::{Hosts, HttpOptions, Parts, PublicUrl, RouteSet, State},
@@ -111,6 +112,19 @@ impl Application {
     ///
     /// As [`build`](Self::build); [`StartError::Stopped`] after a stop request.
     pub async fn build_interruptible(settings: Settings, stop: StopRequest) -> Result<Self, StartError> {
+        Self::open(settings, stop, None).await
+    }
+
+    /// Builds a demonstration: a service with a lab, in which round trips to the database are simulated.
+    ///
+    /// # Errors
+    ///
+    /// As [`build_interruptible`](Self::build_interruptible).
+    pub async fn build_demo(settings: Settings, stop: StopRequest) -> Result<Self, StartError> {
+        Self::open(settings, stop, Some(Simulation::default())).await
+    }
+
+    async fn open(settings: Settings, stop: StopRequest, simulation: Option<Simulation>) -> Result<Self, StartError> {
         let url = settings.database.url()?;
         let files = settings.server.tls.files();
         let certificate = files.map(|(certificate, key)| Certificate::read(certificate, key)).transpose()?;
@@ -122,9 +136,13 @@ impl Application {
             server::workers(&settings.server),
             usize::try_from(settings.pool.max).unwrap_or(usize::MAX),
         );
-        let pool = stop.run_until_requested(Pool::connect(&url, &settings.pool)).await.ok_or(StartError::Stopped)??;
+        let mut builder = Pool::builder(&url).options(settings.pool.clone());
+        if let Some(simulation) = simulation.clone() {
+            builder = builder.before_round_trip(move || simulation.round_trip());
+        }
+        let pool = stop.run_until_requested(builder.connect()).await.ok_or(StartError::Stopped)??;
         tracing::info!(database = %url, max = settings.pool.max, min = settings.pool.min, "pool opened");
-        match Self::with_pool(pool.clone(), &settings, limits, certificate, metrics, &stop).await {
+        match Self::with_pool(pool.clone(), &settings, limits, certificate, metrics, simulation, &stop).await {
             Ok(application) => Ok(application),
             Err(error) => {
                 let timeout = if stop.is_requested() { INTERRUPTED_CLOSE_TIMEOUT } else { settings.pool.acquire };
@@ -142,6 +160,7 @@ impl Application {
         limits: Limits,
         certificate: Option<Arc<Certificate>>,
         metrics: PrometheusHandle,
+        simulation: Option<Simulation>,
         stop: &StopRequest,
     ) -> Result<Self, StartError> {
         prepare_schema(&pool, settings.database.migrate, stop).await?;
@@ -154,6 +173,7 @@ impl Application {
         let address = listener.local_addr().map_err(StartError::Server)?;
         let connections = Connections::new(limits.max);
         let feed = open_feed(&pool, settings).await;
+        let lab = simulation.map(|simulation| open_lab(&pool, settings, simulation, feed.as_ref())).transpose()?;
         let state = State::new(Parts {
             pool: pool.clone(),
             feed: feed.clone(),
@@ -166,6 +186,7 @@ impl Application {
                 settings.server.trusted_proxies().unwrap_or_default(),
             ),
             metrics,
+            lab,
         });
         let listeners = listeners(listener, &state, settings)?;
         let shared = listeners.iter().map(|(listener, state)| Ok((listener.try_clone()?, state.clone())));
@@ -226,6 +247,12 @@ impl Application {
         self.pool.clone()
     }
 
+    /// Returns the lab of a demonstration.
+    #[must_use]
+    pub fn lab(&self) -> Option<Lab> {
+        self.state.lab()
+    }
+
     /// Returns the certificate of the listeners; `None` without TLS.
     #[must_use]
     pub fn certificate(&self) -> Option<Arc<Certificate>> {
@@ -273,6 +300,12 @@ impl Application {
             None => drained,
         }
     }
+}
+
+fn open_lab(pool: &Pool, settings: &Settings, simulation: Simulation, feed: Option<&Feed>) -> Result<Lab, StartError> {
+    let (url, options) = (settings.database.url()?, settings.pool.clone());
+    let lab = Lab::new(pool.clone(), url, options, simulation, feed.map(Feed::change_signal));
+    lab.map_err(|error| StartError::Server(io::Error::other(error)))
 }
 
 /// Opens the feed and reads its position, which responses have from the first request on.

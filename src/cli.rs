@@ -61,6 +61,10 @@ enum Command {
     /// SIGHUP reads the settings file and .env again. Pool limits and database credentials change while requests are
     /// served; the log names the settings that need a restart.
     Serve(commands::ServeOptions),
+    /// Show the pool at work: a dashboard with simulated clients and controls, on a temporary database
+    ///
+    /// Listens on this machine only, and uses no other settings. The clients run while a page of the dashboard is open.
+    Demo(commands::DemoOptions),
     /// Apply or revert migrations of the database schema, or show their status
     ///
     /// Safe to run from several processes at the same time: a lock serialises them.
@@ -142,6 +146,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
             let layers = layers()?.overridden(&overrides);
             commands::serve(layers.settings()?, Reload::new(cli.config, overrides, layers))
         }
+        Command::Demo(options) => commands::demo(&options),
         Command::Migrate { action } => commands::migrate(&settings()?, action.unwrap_or(commands::MigrateAction::Up)),
         Command::Import(options) => commands::import(&settings()?, &options),
         Command::Export(options) => commands::export(&settings()?, &options),

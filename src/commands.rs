@@ -4,6 +4,7 @@ mod audit;
 mod bulk;
 mod completions;
 mod config;
+mod demo;
 mod export;
 mod feed;
 mod healthcheck;
@@ -26,6 +27,7 @@ pub(crate) use self::{
     audit::{AuditOptions, audit},
     completions::{CompletionsOptions, ManOptions, completions, man},
     config::{ConfigOptions, config},
+    demo::{DemoOptions, demo},
     export::{ExportOptions, export},
     feed::{FeedAction, feed},
     healthcheck::{HealthcheckOptions, healthcheck},

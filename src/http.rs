@@ -13,7 +13,8 @@
 //! 6. `cors`: responses for pages of other origins, if there are such.
 //! 7. `access`: who is calling, and whether the caller has the scope that the route requires. `route` registers no
 //!    route without it.
-//! 8. A handler in `users`, `history`, `bulk`, `export`, `changes`, `feed`, `keys`, `ops` or `docs`; `fallback` for any other path or method.
+//! 8. A handler in `users`, `history`, `bulk`, `export`, `changes`, `feed`, `keys`, `ops`, `pool_live`, `docs` or `pages`;
+//!    `fallback` for any other path or method. `demo` has routes only in `users-api demo`.
 //!
 //! The extractors of the handlers refuse invalid input with a `Problem` (`problem`): `body` parses JSON, `query` query
 //! strings, `conditions` and `etag` conditional requests, `idempotency` keys. The parameters and cursors of a query are
@@ -28,6 +29,7 @@ mod client_address;
 mod compression;
 mod conditions;
 mod cors;
+mod demo;
 mod docs;
 mod etag;
 mod export;
@@ -42,6 +44,8 @@ mod idempotency;
 mod keys;
 mod limits;
 mod links;
+mod live;
+mod live_connection;
 mod media_types;
 mod messages;
 mod metrics;
@@ -49,8 +53,10 @@ mod observe;
 mod one_at_a_time;
 mod ops;
 mod origin;
+mod pages;
 mod path;
 mod policy;
+mod pool_live;
 mod presence;
 mod problem;
 mod public_url;
@@ -85,6 +91,7 @@ use self::route::Routes;
 pub use self::{framing::frame, host::Hosts, observe::RequestSpan, one_at_a_time::OneAtATime, public_url::PublicUrl};
 use crate::{
     auth::Authenticator,
+    demo::Lab,
     exchange::CursorSigner,
     feed::Feed,
     lifecycle::CurrentPhase,
@@ -122,6 +129,8 @@ pub struct Parts {
     pub public_url: PublicUrl,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
+    /// The lab of `users-api demo`.
+    pub lab: Option<Lab>,
 }
 
 /// The state of the handlers, shared by all workers.
@@ -134,6 +143,8 @@ pub struct State {
     keys: web::Data<KeyService>,
     authenticator: web::Data<Authenticator>,
     pool: web::Data<Pool>,
+    pool_stream: web::Data<pool_live::PoolStream>,
+    demo: Option<web::Data<demo::Demo>>,
     signer: web::Data<CursorSigner>,
     phase: web::Data<CurrentPhase>,
     options: HttpOptions,
@@ -169,8 +180,10 @@ impl State {
     /// Returns the state of a listener with all routes.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { pool, feed, authenticator, signer, options, hosts, public_url, metrics } = parts;
+        let Parts { pool, feed, authenticator, signer, options, hosts, public_url, metrics, lab } = parts;
         let document = document(RouteSet::All);
+        let phase = Arc::new(CurrentPhase::default());
+        let pool_stream = pool_live::PoolStream::new(pool.clone(), feed.clone(), Arc::clone(&phase), lab.is_some());
         Self {
             set: RouteSet::All,
             service: web::Data::new(UserService::new(pool.clone(), feed.as_ref().map(Feed::change_signal))),
@@ -179,8 +192,10 @@ impl State {
             keys: web::Data::new(KeyService::new(pool.clone())),
             authenticator: web::Data::from(authenticator),
             pool: web::Data::new(pool),
+            pool_stream: web::Data::new(pool_stream),
+            demo: lab.map(|lab| web::Data::new(demo::Demo::new(lab))),
             signer: web::Data::new(signer),
-            phase: web::Data::new(CurrentPhase::default()),
+            phase: web::Data::from(phase),
             options,
             hosts: web::Data::new(hosts),
             metrics: web::Data::new(metrics),
@@ -211,6 +226,12 @@ impl State {
     /// The response to a body whose media type the route does not support.
     pub fn before_body(&self, request: Request) -> Result<Request, Box<HttpResponse>> {
         refusal::before_body(request, &self.paths)
+    }
+
+    /// Returns the lab of a demonstration.
+    #[must_use]
+    pub fn lab(&self) -> Option<Lab> {
+        self.demo.as_ref().map(|demo| demo.lab())
     }
 
     /// The phase of the service, which decides readiness.
@@ -257,6 +278,7 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
     if set != RouteSet::Clients {
         routes
             .protected(ops::__path_snapshot, ops::snapshot)
+            .protected(pool_live::__path_live, pool_live::live)
             .protected(ops::__path_scrape, ops::scrape)
             .protected(feed::__path_status, feed::status)
             .protected(keys::__path_list, keys::list)
@@ -286,7 +308,10 @@ fn default_paths(config: &mut web::ServiceConfig, set: RouteSet) {
         .route("/readyz", web::get().to(ops::is_ready));
     if set != RouteSet::Clients {
         config
-            .route("/", web::get().to(docs::home))
+            .route("/", web::get().to(pages::home))
+            .route("/dashboard", web::get().to(pages::dashboard))
+            .route("/assets/{file}", web::get().to(pages::file))
+            .route("/docs/{file}", web::get().to(pages::docs))
             .route("/swagger", web::get().to(docs::to_swagger))
             .route("/swagger/{file}*", web::get().to(docs::swagger));
     }
@@ -315,6 +340,7 @@ pub fn app(
         .app_data(state.keys)
         .app_data(state.authenticator)
         .app_data(state.pool)
+        .app_data(state.pool_stream)
         .app_data(state.signer)
         .app_data(state.phase)
         .app_data(state.metrics)
@@ -329,6 +355,11 @@ pub fn app(
         })
         .configure(|config| routes(&mut ServiceConfig::new(config), set))
         .configure(|config| default_paths(config, set))
+        .configure(|config| {
+            if let Some(demo) = state.demo {
+                config.app_data(demo).configure(demo::routes);
+            }
+        })
         .default_service(web::to(fallback::fallback))
         .wrap(Condition::new(!cors_origins.is_empty(), cors::cors(&cors_origins)))
         .wrap(from_fn(observe::finish))

@@ -15,6 +15,7 @@
 //! # Supporting modules
 //!
 //! * [`feed`]: the live feed of changes; optional.
+//! * [`demo`]: `users-api demo`, a lab that shows the pool at work; optional.
 //! * [`exchange`]: shared by HTTP and the CLI: users as JSON, NDJSON and CSV; queries, cursors, imports, exports.
 //! * [`settings`]: defaults, file, `.env`, environment and command line, validated before anything starts.
 //! * [`telemetry`]: log, metrics and traces.
@@ -30,6 +31,7 @@ pub mod auth;
 pub mod cli;
 mod commands;
 mod connections;
+pub mod demo;
 pub mod domain;
 mod error_chain;
 pub mod exchange;

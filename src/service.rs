@@ -21,6 +21,7 @@ mod messages;
 mod presence;
 mod schema;
 mod statement;
+mod temporary_database;
 mod tickets;
 mod users;
 
@@ -35,6 +36,7 @@ pub use self::{
     messages::{MessageService, MessageStore, SentMessage},
     presence::PresenceStore,
     schema::{Migration, Progress, SchemaFailure, SchemaService},
+    temporary_database::{TemporaryDatabase, TemporaryDatabaseError},
     tickets::{TicketGrant, TicketStore},
     users::{
         BulkOutcome, Change, CountMode, Draft, Edge, Filter, Page, Position, RowOutcome, Selection, Sort, SortKey,

@@ -141,5 +141,9 @@ pub use crate::{
     options::{InvalidOption, PoolOptions},
     pool::{Pool, builder::PoolBuilder},
     set::AcquireError,
-    stats::snapshot::{Advice, Cause, Counters, Limits, OperationInfo, PoolState, Quantiles, Snapshot, Status},
+    stats::{
+        detailed_snapshot::{ConnectionInfo, ConnectionState, DetailedSnapshot},
+        snapshot::{Advice, Cause, Counters, Limits, OperationInfo, PoolState, Quantiles, Snapshot, Status},
+        time_histogram::TimeHistograms,
+    },
 };

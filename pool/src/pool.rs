@@ -22,7 +22,10 @@ use crate::{
     },
     inner::{PoolInner, connections::CLOSE_TIMEOUT},
     set::Access,
-    stats::snapshot::{Snapshot, Status},
+    stats::{
+        detailed_snapshot::DetailedSnapshot,
+        snapshot::{Snapshot, Status},
+    },
 };
 
 /// A connection pool. Clones share it.
@@ -239,6 +242,13 @@ impl Pool {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.inner().snapshot()
+    }
+
+    /// Returns the current state of the pool with each of its connections. It costs more than a [`snapshot`](Self::snapshot);
+    /// it is meant for a live picture of the pool.
+    #[must_use]
+    pub fn detailed_snapshot(&self) -> DetailedSnapshot {
+        self.inner().detailed_snapshot()
     }
 
     /// Updates the gauges of the `metrics` crate. Call it before metrics are read; counters and histograms are always

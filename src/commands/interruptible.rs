@@ -99,7 +99,7 @@ async fn write_output<T: Send + 'static>(
 }
 
 /// Runs a future with a stop request, which the first signal makes.
-fn block_on(work: impl AsyncFnOnce(StopRequest) -> Result<(), CommandError>) -> Result<(), CommandError> {
+pub(super) fn block_on(work: impl AsyncFnOnce(StopRequest) -> Result<(), CommandError>) -> Result<(), CommandError> {
     let runtime = super::runtime()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen_for_stop().map_err(CommandError::failed)?;

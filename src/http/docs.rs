@@ -23,6 +23,7 @@ use super::{
     bulk::{BulkLine, BulkSummary},
     media_types::NDJSON,
     policy::Asset,
+    pool_live::LivePool,
     problem::{Kind, Problem, ProblemBody, ProblemCode},
     public_url::PublicUrl,
     responses::HostProblems,
@@ -42,8 +43,8 @@ use crate::{
                        with a stable `code`. Every response has an `X-Request-Id`: the client's, or a generated one. \
                        Every `GET` route also supports `HEAD`.",
     ),
-    // Includes the schemas of NDJSON lines. No operation refers to them, because an NDJSON body is described as binary.
-    components(schemas(BulkLine, BulkSummary, ExportedUser, Field, ProblemBody, ProblemCode, UserSort)),
+    // Includes the schemas of lines and messages, which no operation refers to: a stream is described as binary or text.
+    components(schemas(BulkLine, BulkSummary, ExportedUser, Field, LivePool, ProblemBody, ProblemCode, UserSort)),
     tags(
         (name = "users", description = "Users"),
         (name = "keys", description = "API keys, for callers with the scope `keys:admin`"),
@@ -202,11 +203,6 @@ pub(super) async fn swagger(
 /// Redirects to the directory of Swagger UI. The target is relative, so that it works under any prefix.
 pub(super) async fn to_swagger() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "swagger/")).finish()
-}
-
-/// Redirects to Swagger UI, temporarily: `/` may get another page.
-pub(super) async fn home() -> HttpResponse {
-    HttpResponse::TemporaryRedirect().insert_header((header::LOCATION, "swagger/")).finish()
 }
 
 /// Browsers request an icon with every page.

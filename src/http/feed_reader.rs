@@ -7,11 +7,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     access::{Allowed, RequiredScope},
+    live_connection::LiveConnection,
     problem::Problem,
     recheck::{AccessLost, Recheck},
 };
 use crate::{
-    connections::{InFlightGuard, OpenConnection},
     feed::{Closing, Delivery, Event, Feed, Position, ResyncReason, Subscription},
     service::Error,
 };
@@ -43,25 +43,10 @@ pub(super) enum End {
     Closing,
 }
 
-/// A connection with live events, which is not taken for idle. `None` with HTTP/2, whose connections count their requests
-/// themselves.
-pub(super) struct Connection(Option<InFlightGuard>);
-
-impl Connection {
-    pub(super) fn of(request: &HttpRequest) -> Self {
-        Self(request.conn_data::<OpenConnection>().map(OpenConnection::begin_live_request))
-    }
-
-    /// Returns the client of this connection.
-    pub(super) fn client(self, recheck: Recheck, feed: &Feed) -> Client {
-        Client { recheck, connection: self, closing: feed.closing() }
-    }
-}
-
 /// The client of a response with live events.
 pub(super) struct Client {
     recheck: Recheck,
-    connection: Connection,
+    connection: LiveConnection,
     closing: Closing,
 }
 
@@ -71,7 +56,12 @@ impl Client {
         request: &HttpRequest,
         feed: &Feed,
     ) -> Result<Self, Problem> {
-        Ok(Connection::of(request).client(Recheck::of_caller(caller, request)?, feed))
+        Ok(Self::on(LiveConnection::of(request), Recheck::of_caller(caller, request)?, feed))
+    }
+
+    /// Returns the client of a connection.
+    pub(super) fn on(connection: LiveConnection, recheck: Recheck, feed: &Feed) -> Self {
+        Self { recheck, connection, closing: feed.closing() }
     }
 
     /// Completes when the connection is closed for another one. Its task is woken then.
@@ -86,7 +76,7 @@ impl Client {
 
     /// Returns whether the connection is closed for another one. At a shutdown all are, but the feed decides when.
     fn is_displaced(&self) -> bool {
-        self.connection.0.as_ref().is_some_and(InFlightGuard::is_closing) && !self.closing.has_begun()
+        self.connection.is_closing() && !self.closing.has_begun()
     }
 }
 

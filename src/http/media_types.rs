@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use actix_web::{
     HttpRequest,
-    http::header::{self, Accept, Header, Quality},
+    http::header::{self, Accept, Header, HeaderName, Quality},
 };
 
 /// The media type of NDJSON, and its aliases.
@@ -12,6 +12,8 @@ pub(super) const NDJSON: &str = "application/x-ndjson";
 pub(super) const NDJSON_ALIASES: [&str; 2] = ["application/ndjson", "application/jsonl"];
 pub(super) const CSV: &str = "text/csv";
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
+/// For nginx: do not collect the response before it is passed on.
+pub(super) const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 pub(super) const CLOUDEVENTS_BATCH: &str = "application/cloudevents-batch+json";
 
 /// A media type that a route offers.

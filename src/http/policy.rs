@@ -18,16 +18,18 @@ pub(super) const REVALIDATED: HeaderValue = HeaderValue::from_static("private, n
 const SHARED: HeaderValue = HeaderValue::from_static("public, no-cache");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// The restrictions of a page: no foreign content, and no frames. Swagger UI has inline styles, and images in its
-/// styles.
-const PAGE_HEADERS: [(HeaderName, HeaderValue); 3] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(
-            "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; \
-             form-action 'self'; frame-ancestors 'none'; object-src 'none'",
-        ),
-    ),
+/// What a page may load: only scripts, styles and data of this service, and nothing inline.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; \
+     form-action 'none'; frame-ancestors 'none'",
+);
+/// The same for Swagger UI, which has inline styles, and images in its styles.
+const SWAGGER_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'self'; \
+     frame-ancestors 'none'; object-src 'none'",
+);
+/// The other restrictions of a page: no frames, and no address for other sites.
+const PAGE_HEADERS: [(HeaderName, HeaderValue); 2] = [
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
 ];
@@ -55,13 +57,21 @@ pub(super) struct Asset {
     bytes: Bytes,
     content_type: HeaderValue,
     etag: String,
+    /// What it may load, if it is a page.
+    policy: HeaderValue,
 }
 
 impl Asset {
     pub(super) fn new(bytes: Bytes, content_type: HeaderValue) -> Self {
         let digest = Sha256::digest(&bytes);
         let etag = digest.iter().take(12).fold("\"".to_owned(), |etag, byte| etag + &format!("{byte:02x}")) + "\"";
-        Self { bytes, content_type, etag }
+        Self { bytes, content_type, etag, policy: SWAGGER_POLICY }
+    }
+
+    /// Creates a page of this service.
+    pub(super) fn page(html: impl Into<Bytes>) -> Self {
+        let html_type = HeaderValue::from_static("text/html; charset=utf-8");
+        Self { policy: PAGE_POLICY, ..Self::new(html.into(), html_type) }
     }
 
     /// Returns the asset, or 304 if the client has it.
@@ -76,8 +86,11 @@ impl Asset {
             return response.finish();
         }
         let is_page = self.content_type.as_bytes().starts_with(b"text/html");
-        for (name, value) in PAGE_HEADERS.into_iter().filter(|_| is_page) {
-            response.insert_header((name, value));
+        if is_page {
+            response.insert_header((header::CONTENT_SECURITY_POLICY, self.policy.clone()));
+            for header in PAGE_HEADERS {
+                response.insert_header(header);
+            }
         }
         compressible(response.content_type(self.content_type.clone()).body(self.bytes.clone()))
     }

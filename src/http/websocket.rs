@@ -28,7 +28,8 @@ use super::{
     access::{AllowedOrTicket, FeedRead, authenticator},
     changes::disabled,
     client_address::client_address,
-    feed_reader::{Client, Connection},
+    feed_reader::Client,
+    live_connection::LiveConnection,
     origin,
     problem::{Kind, Problem},
     query::Query,
@@ -83,7 +84,7 @@ pub(super) async fn open(
     }
     let entry = match caller {
         AllowedOrTicket::Allowed(caller) => Entry::Client(Client::new(&caller, &request, feed)?),
-        AllowedOrTicket::Ticket => Entry::Ticket(Connection::of(&request), query.0.ticket.unwrap_or_default()),
+        AllowedOrTicket::Ticket => Entry::Ticket(LiveConnection::of(&request), query.0.ticket.unwrap_or_default()),
     };
     let tickets = Tickets {
         authenticator: Arc::clone(authenticator(&request)?),

@@ -29,6 +29,9 @@ const STATEMENT_CACHE: usize = 100;
 /// The smallest such cache, for a server that has reached its limit of prepared statements.
 const MIN_STATEMENT_CACHE: usize = 5;
 
+/// Round trips to open a connection, for the hook `before_round_trip`: connection, authentication, session settings.
+const CONNECT_ROUND_TRIPS: usize = 3;
+
 /// Why a connection could not be opened.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{kind}")]
@@ -179,6 +182,12 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<DriverConnection, sqlx::Error> {
+        let before_round_trip = self.driver_options.before_round_trip.clone();
+        if let Some(hook) = &before_round_trip {
+            for _ in 0..CONNECT_ROUND_TRIPS {
+                hook().await;
+            }
+        }
         let mut opened = match &self.engine {
             #[cfg(feature = "sqlite")]
             EngineConnector::Sqlite(sqlite) => sqlite.open(&self.session).await?,
@@ -188,7 +197,7 @@ impl Connector {
             EngineConnector::MySql(mysql) => mysql.open(&self.session).await?,
         };
         self.driver_options.run_after_connect(opened.borrow()).await?;
-        Ok(opened)
+        Ok(opened.before_round_trip(before_round_trip))
     }
 
     /// Describes a TLS error, with the host and the file concerned.

@@ -5,7 +5,7 @@ mod transaction;
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use futures_util::{
-    TryStreamExt,
+    StreamExt, TryStreamExt,
     future::ready,
     stream::{self, BoxStream},
 };
@@ -16,19 +16,25 @@ use sea_orm::{
 };
 use sea_query_sqlx::SqlxValues;
 
-use super::socket::Socket;
+use super::{driver_options::BeforeRoundTrip, socket::Socket};
 use crate::error_kind::{PoolError, mysql_number};
 
 type Result<T> = std::result::Result<T, sqlx::Error>;
 
 /// An owned connection of one of the drivers. Dropping it closes its socket immediately.
-#[derive(Debug)]
 pub(crate) struct DriverConnection {
     driver: Driver,
     socket: Option<Socket>,
     session: ServerSession,
     /// Whether a transaction has changed the session's lock timeout (MySQL).
     has_other_lock_timeout: bool,
+    before_round_trip: Option<BeforeRoundTrip>,
+}
+
+impl std::fmt::Debug for DriverConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DriverConnection").field("driver", &self.driver).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -95,7 +101,7 @@ macro_rules! statements {
     ($visibility:vis, $kind:ident, $this:ident => $driver:expr) => {
         $visibility async fn execute(&mut self, statement: Statement) -> Result<ExecResult> {
             let $this = self;
-            $this.check_size(&statement.sql, statement.values.as_ref())?;
+            $this.prepare(&statement.sql, statement.values.as_ref()).await?;
             let (sql, values) = parts(statement);
             on!($kind, $driver, connection => {
                 sqlx::query_with(sql, values).execute(&mut *connection).await.map(ExecResult::from)
@@ -104,14 +110,14 @@ macro_rules! statements {
 
         $visibility async fn execute_unprepared(&mut self, sql: &str) -> Result<ExecResult> {
             let $this = self;
-            $this.check_size(sql, None)?;
+            $this.prepare(sql, None).await?;
             let sql = AssertSqlSafe(sql.to_owned());
             on!($kind, $driver, connection => connection.execute(sql).await.map(ExecResult::from))
         }
 
         $visibility async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>> {
             let $this = self;
-            $this.check_size(&statement.sql, statement.values.as_ref())?;
+            $this.prepare(&statement.sql, statement.values.as_ref()).await?;
             let (sql, values) = parts(statement);
             on!($kind, $driver, connection => {
                 let mut rows = sqlx::query_with(sql, values).fetch(&mut *connection);
@@ -124,7 +130,7 @@ macro_rules! statements {
 
         $visibility async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>> {
             let $this = self;
-            $this.check_size(&statement.sql, statement.values.as_ref())?;
+            $this.prepare(&statement.sql, statement.values.as_ref()).await?;
             let (sql, values) = parts(statement);
             on!($kind, $driver, connection => {
                 let rows = sqlx::query_with(sql, values).fetch_all(&mut *connection).await?;
@@ -146,9 +152,14 @@ impl DriverMut<'_> {
         }
     }
 
-    /// Nothing to check: the statements that set up a new connection are small.
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the signature of an owned connection")]
-    fn check_size(&self, _: &str, _: Option<&Values>) -> Result<()> {
+    /// Nothing to do: the statements that set up a new connection are small, and part of its round trips.
+    #[expect(
+        clippy::unused_self,
+        clippy::unused_async,
+        clippy::unnecessary_wraps,
+        reason = "as of an owned connection"
+    )]
+    async fn prepare(&self, _: &str, _: Option<&Values>) -> Result<()> {
         Ok(())
     }
 
@@ -168,16 +179,39 @@ impl DriverMut<'_> {
 
 impl DriverConnection {
     pub(super) fn new(driver: Driver, socket: Option<Socket>) -> Self {
-        Self { driver, socket, session: ServerSession::default(), has_other_lock_timeout: false }
+        Self {
+            driver,
+            socket,
+            session: ServerSession::default(),
+            has_other_lock_timeout: false,
+            before_round_trip: None,
+        }
     }
 
     pub(super) fn with_session(self, session: ServerSession) -> Self {
         Self { session, ..self }
     }
 
+    pub(super) fn before_round_trip(self, before_round_trip: Option<BeforeRoundTrip>) -> Self {
+        Self { before_round_trip, ..self }
+    }
+
     /// Returns the session, and whether the pool has to enforce the statement timeout in it.
     pub(crate) fn session(&self) -> Option<(SessionId, bool)> {
         self.session.id.map(|id| (id, self.session.pool_enforces_timeout))
+    }
+
+    /// Checks a statement, and awaits the hook of the application.
+    async fn prepare(&self, sql: &str, values: Option<&Values>) -> Result<()> {
+        self.check_size(sql, values)?;
+        self.round_trip().await;
+        Ok(())
+    }
+
+    async fn round_trip(&self) {
+        if let Some(hook) = &self.before_round_trip {
+            hook().await;
+        }
     }
 
     /// Checks that the server accepts a statement of this size.
@@ -232,12 +266,24 @@ impl DriverConnection {
             return Box::pin(stream::once(ready(Err(error))));
         }
         let (sql, values) = parts(statement);
-        on!(Driver, &mut self.driver, connection => {
+        let before = self.before_round_trip.clone();
+        let rows: BoxStream<'_, Result<QueryResult>> = on!(Driver, &mut self.driver, connection => {
             Box::pin(sqlx::query_with(sql, values).fetch(connection).map_ok(QueryResult::from))
-        })
+        });
+        match before {
+            Some(hook) => Box::pin(
+                stream::once(async move {
+                    hook().await;
+                    rows
+                })
+                .flatten(),
+            ),
+            None => rows,
+        }
     }
 
     pub(crate) async fn ping(&mut self) -> Result<()> {
+        self.round_trip().await;
         on!(Driver, &mut self.driver, connection => connection.ping().await)
     }
 
@@ -247,6 +293,7 @@ impl DriverConnection {
     }
 
     async fn run(&mut self, sql: String) -> Result<()> {
+        self.round_trip().await;
         match &mut self.driver {
             // As a statement with parameters, of which it has none, it is prepared once per connection.
             #[cfg(feature = "sqlite")]

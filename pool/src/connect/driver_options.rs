@@ -1,4 +1,4 @@
-//! Settings of the application beyond the URL: driver options, pragmas and the `after_connect` hook.
+//! Settings of the application beyond the URL: driver options, pragmas and hooks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +19,9 @@ pub(crate) type MapOptions<O> = Arc<dyn Fn(O) -> O + Send + Sync>;
 /// A hook that runs on each new connection.
 pub(crate) type AfterConnect = Arc<dyn for<'a> Fn(NewConnection<'a>) -> BoxFuture<'a, Result<(), DbErr>> + Send + Sync>;
 
+/// A hook that is awaited before each round trip to the database.
+pub(crate) type BeforeRoundTrip = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Settings of the application beyond the URL.
 #[derive(Clone, Default)]
 pub(crate) struct DriverOptions {
@@ -31,6 +34,7 @@ pub(crate) struct DriverOptions {
     #[cfg(feature = "sqlite")]
     pub(crate) pragmas: Vec<(String, String)>,
     pub(crate) after_connect: Option<AfterConnect>,
+    pub(crate) before_round_trip: Option<BeforeRoundTrip>,
 }
 
 impl DriverOptions {

@@ -9,11 +9,16 @@ use crate::{
     context::OperationContext,
     health::{Incident, State},
     set::Holder,
-    stats::snapshot::{Advice, Cause, Limits, OperationInfo, PoolState, Snapshot, Status, millis},
+    stats::{
+        detailed_snapshot::{ConnectionInfo, ConnectionState, DetailedSnapshot},
+        snapshot::{Advice, Cause, Limits, OperationInfo, PoolState, Snapshot, Status, millis},
+    },
 };
 
 /// Number of the longest waiters and holders in a snapshot.
 const MAX_SHOWN: usize = 5;
+/// Number of connections in a detailed snapshot.
+const MAX_CONNECTIONS: usize = 200;
 
 impl PoolInner {
     pub(crate) fn status(&self) -> Status {
@@ -90,6 +95,47 @@ impl PoolInner {
             advice: Advice::new(&hold, span, options.max, counts.waiting, session.max_connections()),
             hold,
         }
+    }
+}
+
+/// The detailed snapshot.
+impl PoolInner {
+    pub(crate) fn detailed_snapshot(&self) -> DetailedSnapshot {
+        let counts = self.admission.connections().counts();
+        let known = counts.idle + counts.in_use + counts.closing;
+        DetailedSnapshot {
+            snapshot: self.snapshot(),
+            closing: counts.closing,
+            validating: counts.open.saturating_sub(known),
+            connections: self.connections(),
+            histograms: self.metrics.histograms(),
+        }
+    }
+
+    fn connections(&self) -> Vec<ConnectionInfo> {
+        let (in_use, idle) = self.admission.connections().members();
+        let is_down = self.health.is_down();
+        let in_use = in_use.into_iter().map(|(id, holder)| {
+            let is_silent = || holder.context.pending_for(self.clock).is_some_and(|time| time >= PING_TIMEOUT);
+            ConnectionInfo {
+                id,
+                state: if is_down && is_silent() { ConnectionState::Stranded } else { ConnectionState::InUse },
+                operation: Some(holder.context.operation),
+                request: holder.context.label(),
+                for_ms: millis(holder.since.elapsed()),
+            }
+        });
+        let idle = idle.into_iter().map(|(id, last_used)| ConnectionInfo {
+            id,
+            state: ConnectionState::Idle,
+            operation: None,
+            request: None,
+            for_ms: millis(last_used.elapsed()),
+        });
+        let mut connections: Vec<_> = in_use.chain(idle).collect();
+        connections.sort_by_key(|connection| connection.id);
+        connections.truncate(MAX_CONNECTIONS);
+        connections
     }
 }
 

@@ -114,6 +114,17 @@ impl PoolBuilder {
         self
     }
 
+    /// Awaits the future that `hook` returns before each round trip to the database: to simulate a distant or an
+    /// unresponsive one in demonstrations and tests. A round trip is a statement, a command of a transaction, or a ping;
+    /// opening a connection counts as three.
+    pub fn before_round_trip<F>(mut self, hook: F) -> Self
+    where
+        F: Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    {
+        self.driver_options.before_round_trip = Some(Arc::new(hook));
+        self
+    }
+
     /// Opens the pool, like [`Pool::connect`].
     ///
     /// # Errors

@@ -94,6 +94,13 @@ impl<T> ConnectionSet<T> {
         self.state().holders.values().cloned().collect()
     }
 
+    /// Returns the ids of the connections in use with their holders, and those of the idle ones with their last use.
+    pub(crate) fn members(&self) -> (Vec<(u64, Holder)>, Vec<(u64, Instant)>) {
+        let state = self.state();
+        let holders = state.holders.iter().map(|(id, holder)| (*id, holder.clone())).collect();
+        (holders, state.idle.iter().map(|entry| (entry.id, entry.last_used)).collect())
+    }
+
     /// Whether an idle connection matches.
     pub(crate) fn any_idle(&self, matches: impl Fn(&PoolEntry<T>) -> bool) -> bool {
         self.state().idle.iter().any(matches)

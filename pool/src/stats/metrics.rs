@@ -12,7 +12,10 @@ use hdrhistogram::{CreationError, Histogram};
 use metrics::Unit;
 use tokio::time::Instant;
 
-use super::snapshot::{Counters, Quantiles, Status};
+use super::{
+    snapshot::{Counters, Quantiles, Status},
+    time_histogram::{TimeHistogram, TimeHistograms},
+};
 use crate::{
     options::PoolOptions,
     set::{AcquireError, CloseReason},
@@ -69,13 +72,41 @@ fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
-/// Times of the current and the previous window.
+/// Times of the current and the previous window, and since the start.
 #[derive(Debug)]
 struct Windows {
     now: Times,
     before: Times,
     since: Instant,
     span_before: Duration,
+    total_wait: TimeHistogram,
+    total_hold: TimeHistogram,
+}
+
+impl Windows {
+    fn new() -> Result<Self, CreationError> {
+        let empty = Times::new()?;
+        Ok(Self {
+            now: empty.clone(),
+            before: empty,
+            since: Instant::now(),
+            span_before: Duration::ZERO,
+            total_wait: TimeHistogram::new(),
+            total_hold: TimeHistogram::new(),
+        })
+    }
+
+    fn record_wait(&mut self, wait: Duration) {
+        let wait = micros(wait);
+        self.now.wait.saturating_record(wait);
+        self.total_wait.record(wait);
+    }
+
+    fn record_hold(&mut self, hold: Duration) {
+        let hold = micros(hold);
+        self.now.hold.saturating_record(hold);
+        self.total_hold.record(hold);
+    }
 }
 
 /// Histograms in microseconds, with two significant digits.
@@ -124,11 +155,9 @@ impl std::fmt::Debug for Metrics {
 
 impl PoolMetrics {
     pub(crate) fn new(pool: &str) -> Result<Self, CreationError> {
-        let empty = Times::new()?;
-        let windows = Windows { now: empty.clone(), before: empty, since: Instant::now(), span_before: Duration::ZERO };
         Ok(Self {
             counts: Counts::default(),
-            windows: Mutex::new(windows),
+            windows: Mutex::new(Windows::new()?),
             mean_hold: AtomicU64::new(0),
             bulk_ended: AtomicU64::new(0),
             bulk_is_yielding: AtomicBool::new(false),
@@ -141,8 +170,8 @@ impl PoolMetrics {
         self.metrics.wait.record(wait.as_secs_f64());
         self.metrics.hold.record(hold.as_secs_f64());
         self.windows(|windows| {
-            windows.now.wait.saturating_record(micros(wait));
-            windows.now.hold.saturating_record(micros(hold));
+            windows.record_wait(wait);
+            windows.record_hold(hold);
         });
         if !is_usual {
             return;
@@ -237,7 +266,7 @@ impl PoolMetrics {
         self.windows(|windows| {
             for wait in waits {
                 self.metrics.wait.record(wait.as_secs_f64());
-                windows.now.wait.saturating_record(micros(wait));
+                windows.record_wait(wait);
             }
         });
     }
@@ -279,6 +308,11 @@ impl PoolMetrics {
             let _ = (wait.add(&windows.before.wait), hold.add(&windows.before.hold));
             (Quantiles::of(&wait), Quantiles::of(&hold), windows.since.elapsed() + windows.span_before)
         })
+    }
+
+    /// Returns the wait and hold times since the start.
+    pub(crate) fn histograms(&self) -> TimeHistograms {
+        self.windows(|windows| TimeHistograms::new(&windows.total_wait, &windows.total_hold))
     }
 
     /// Updates the gauges.

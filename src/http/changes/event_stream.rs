@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use actix_web::{
     HttpResponse,
-    http::header::{self, HeaderName},
+    http::header,
     web::{Bytes, BytesMut},
 };
 use futures_util::stream;
@@ -16,12 +16,10 @@ use crate::{
     feed::{Position, ResyncReason},
     http::{
         feed_reader::{FeedReader, Part},
-        media_types::EVENT_STREAM,
+        media_types::{ACCEL_BUFFERING, EVENT_STREAM},
     },
 };
 
-/// nginx: do not collect the response before it is passed on.
-const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Pause before another attempt to read the database.
 const RETRY: Duration = Duration::from_secs(1);
 /// After how many milliseconds at least, and with what spread, clients reconnect.

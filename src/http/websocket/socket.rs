@@ -15,7 +15,8 @@ use super::{
 use crate::{
     feed::{After, Closing, Event, Feed, Filter, Position, PresenceGuard, ResyncReason, random_fraction},
     http::{
-        feed_reader::{Client, Connection, End, FeedReader, Part},
+        feed_reader::{Client, End, FeedReader, Part},
+        live_connection::LiveConnection,
         recheck::Recheck,
         turn::Turn,
     },
@@ -42,7 +43,7 @@ const SILENT: CloseCode = CloseCode::Other(4408);
 /// How a client has authenticated.
 pub(super) enum Entry {
     Client(Client),
-    Ticket(Connection, String),
+    Ticket(LiveConnection, String),
 }
 
 /// A WebSocket.
@@ -69,7 +70,7 @@ pub(super) struct Socket {
 
 enum State {
     /// The ticket has not been used.
-    Entering(Connection),
+    Entering(LiveConnection),
     /// The client has not subscribed.
     Open(Client),
     Subscribed(Box<Subscribed>),
@@ -168,7 +169,7 @@ impl Socket {
             self.presence = Some(self.feed.presence().enter(user));
         }
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
-            State::Entering(connection) => State::Open(connection.client(recheck, &self.feed)),
+            State::Entering(connection) => State::Open(Client::on(connection, recheck, &self.feed)),
             State::Open(mut client) => {
                 client.set_recheck(recheck);
                 State::Open(client)

@@ -22,6 +22,16 @@ impl Engine {
         }
     }
 
+    /// Returns the engine's usual name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+            Self::MySql => "MySQL or MariaDB",
+        }
+    }
+
     /// Returns the feature of this crate that supports the engine.
     pub(crate) fn feature(self) -> &'static str {
         match self {

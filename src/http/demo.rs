@@ -1,0 +1,127 @@
+//! The lab of `users-api demo`. These routes do not exist in `serve`, and are not part of the API.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    web::{self, Bytes},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    access::{Allowed, OpsRead},
+    body::media_type,
+    live::Live,
+    problem::{FieldError, Kind, Problem},
+};
+use crate::{
+    demo::{Lab, LabChange, LabError, NotAllowed},
+    domain::ValidationError,
+};
+
+/// The longest disturbance, in seconds.
+const MAX_SECONDS: u32 = 30;
+
+/// The lab, and its live state.
+#[derive(Clone)]
+pub(super) struct Demo {
+    lab: Lab,
+    live: Live,
+}
+
+impl Demo {
+    pub(super) fn new(lab: Lab) -> Self {
+        let of_lab = lab.clone();
+        Self { lab, live: Live::new("demo", move |_| of_lab.report()) }
+    }
+
+    pub(super) fn lab(&self) -> Lab {
+        self.lab.clone()
+    }
+
+    fn respond(&self) -> HttpResponse {
+        HttpResponse::Ok().json(self.lab.report())
+    }
+}
+
+/// A disturbance of the database.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Disturbance {
+    seconds: u32,
+}
+
+/// Registers the routes.
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/demo", web::get().to(report))
+        .route("/demo", web::patch().to(change))
+        .route("/demo/live", web::get().to(live))
+        .route("/demo/outage", web::put().to(outage))
+        .route("/demo/slow-statement", web::put().to(slow_statement));
+}
+
+async fn report(_: Allowed<OpsRead>, demo: web::Data<Demo>) -> HttpResponse {
+    demo.respond()
+}
+
+async fn live(caller: Allowed<OpsRead>, request: HttpRequest, demo: web::Data<Demo>) -> Result<HttpResponse, Problem> {
+    demo.live.respond(&caller, &request)
+}
+
+async fn change(
+    _: Allowed<OpsRead>,
+    request: HttpRequest,
+    body: Bytes,
+    demo: web::Data<Demo>,
+) -> Result<HttpResponse, Problem> {
+    demo.lab.change(&parse::<LabChange>(&request, &body)?).await.map_err(refused)?;
+    Ok(demo.respond())
+}
+
+async fn outage(
+    _: Allowed<OpsRead>,
+    request: HttpRequest,
+    body: Bytes,
+    demo: web::Data<Demo>,
+) -> Result<HttpResponse, Problem> {
+    demo.lab.stop_database(duration(&request, &body)?);
+    Ok(demo.respond())
+}
+
+async fn slow_statement(
+    _: Allowed<OpsRead>,
+    request: HttpRequest,
+    body: Bytes,
+    demo: web::Data<Demo>,
+) -> Result<HttpResponse, Problem> {
+    demo.lab.hold_connection(duration(&request, &body)?);
+    Ok(demo.respond())
+}
+
+/// Parses a body. A page of another origin cannot send one of this media type.
+fn parse<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T, Problem> {
+    media_type(request.head(), &["application/json"])?;
+    serde_json::from_slice(body).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))
+}
+
+fn duration(request: &HttpRequest, body: &[u8]) -> Result<Duration, Problem> {
+    let Disturbance { seconds } = parse(request, body)?;
+    if seconds > MAX_SECONDS {
+        let allowed = format!("must be a whole number from 0 to {MAX_SECONDS}");
+        return Err(refused(LabError::NotAllowed(vec![NotAllowed { field: "seconds", allowed }])));
+    }
+    Ok(Duration::from_secs(seconds.into()))
+}
+
+fn refused(error: LabError) -> Problem {
+    match error {
+        LabError::NotAllowed(values) => {
+            let errors = values.into_iter().map(|NotAllowed { field, allowed }| {
+                FieldError::at_member(format!("/{field}"), ValidationError::new("out-of-range", allowed))
+            });
+            Problem::with_errors(Kind::ValidationFailed, "A value is not allowed.", errors.collect())
+        }
+        LabError::Pool(error) => Problem::internal(error),
+    }
+}

@@ -1,0 +1,142 @@
+// The health band: the state of the database with its true cause, warnings, and the outages of the last five minutes.
+
+import { el, setAttribute, setHidden, setText, svg } from "./dom.js";
+import { age, timeOfDay } from "./format.js";
+import { SECONDS } from "./series.js";
+import { term } from "./terms.js";
+
+const WORDS = { up: "Up", recovering: "Recovering", down: "Down", draining: "Draining", closed: "Closed" };
+const ICONS = { up: "✓", recovering: "↻", down: "✕", draining: "↓", closed: "■", none: "…" };
+const MEANING = {
+  up: "The database responds.",
+  recovering: "The database responds again. Connections are being opened.",
+  down: "The database does not respond.",
+  draining: "Running operations finish. New ones are refused.",
+  closed: "The pool is closed.",
+};
+const OUTAGES = 4;
+
+export class Health {
+  #root = document.getElementById("health");
+  #announcer = document.getElementById("announcer");
+  #icon = el("span", "health-icon");
+  #word = term("health", "");
+  #sentence = el("span", "health-sentence");
+  #kind = el("code", "badge");
+  #duration = el("span", "health-duration");
+  #phase = el("span", "badge");
+  #warnings = { shortage: this.#warning("shortage", "Shortage"), impairment: this.#warning("impairment", "Impairment") };
+  #spans = {};
+  #list = el("ol", "outages");
+  #outages = [];
+  #announced = "";
+
+  constructor() {
+    this.#icon.setAttribute("aria-hidden", "true");
+    const line = el("p", "health-line", this.#icon, this.#word, this.#phase, this.#sentence, this.#kind, this.#duration);
+    const drawing = svg("svg", { viewBox: `0 0 ${SECONDS} 10`, preserveAspectRatio: "none", class: "health-timeline", role: "img", "aria-label": "States of the last five minutes" });
+    for (const state of ["up", "recovering", "draining", "closed", "down"]) {
+      this.#spans[state] = svg("path", { class: `span-${state}` });
+      drawing.append(this.#spans[state]);
+    }
+    const axis = el("p", "note health-axis", el("span", null, "5 min ago"), el("span", null, "now"));
+    this.#root.append(el("div", "health-main", line, this.#warnings.shortage.node, this.#warnings.impairment.node), el("div", "health-past", drawing, axis, this.#list));
+    for (let i = 0; i < OUTAGES; i++) this.#list.append(el("li", "note"));
+    this.disconnected("Connecting to the service …");
+  }
+
+  #warning(name, label) {
+    const kind = el("code", "badge");
+    const detail = el("span");
+    const duration = el("span", "health-duration");
+    const mark = el("span", "health-mark", "!");
+    mark.setAttribute("aria-hidden", "true");
+    const node = el("p", "health-warning", mark, term(name, label), kind, detail, duration);
+    node.hidden = true;
+    return { node, kind, detail, duration };
+  }
+
+  // Without frames the last state is not known to be true any more.
+  disconnected(sentence) {
+    setAttribute(this.#root, "data-state", "none");
+    setText(this.#icon, ICONS.none);
+    setText(this.#word, "No data");
+    setText(this.#sentence, sentence);
+    for (const node of [this.#kind, this.#duration, this.#phase]) setHidden(node, true);
+    for (const warning of Object.values(this.#warnings)) setHidden(warning.node, true);
+    this.#announce(`No data. ${sentence}`);
+  }
+
+  update(frame, time) {
+    const { state, cause } = frame;
+    const up = state === "up";
+    setAttribute(this.#root, "data-state", state);
+    setText(this.#icon, ICONS[state] ?? "?");
+    setText(this.#word, WORDS[state] ?? state);
+    setAttribute(this.#word, "data-term", state);
+    setText(this.#sentence, cause ? cause.detail : (MEANING[state] ?? ""));
+    setHidden(this.#kind, !cause);
+    setHidden(this.#duration, !cause);
+    if (cause) {
+      setText(this.#kind, cause.kind);
+      setText(this.#duration, `for ${age(cause.forMs)}`);
+    }
+    const serving = frame.phase === "serving";
+    setHidden(this.#phase, serving);
+    if (!serving) setText(this.#phase, `phase: ${frame.phase}`);
+    for (const [name, warning] of Object.entries(this.#warnings)) {
+      const value = frame[name];
+      setHidden(warning.node, !value);
+      if (!value) continue;
+      setText(warning.kind, value.kind);
+      setText(warning.detail, value.detail);
+      setText(warning.duration, `for ${age(value.forMs)}`);
+    }
+    this.#drawOutages(time);
+    this.#announce(
+      [
+        `Database ${WORDS[state] ?? state}${cause ? `: ${cause.kind}, ${cause.detail}` : ""}.`,
+        serving ? "" : `Phase ${frame.phase}.`,
+        frame.shortage ? `Shortage: ${frame.shortage.kind}.` : "",
+        frame.impairment ? `Impairment: ${frame.impairment.kind}.` : "",
+      ].filter(Boolean).join(" "),
+    );
+    const title = `${up && serving ? "" : `${WORDS[state] ?? state} – `}${frame.name} – Connection pool`;
+    if (document.title !== title) document.title = title;
+  }
+
+  // Screen readers hear a change, never the durations that change in each frame.
+  #announce(text) {
+    if (text === this.#announced) return;
+    this.#announced = text;
+    setText(this.#announcer, text);
+  }
+
+  // Called for every frame, also for those that are not drawn: an outage can be shorter than that.
+  track({ state, cause }, time) {
+    const last = this.#outages[0];
+    const isOpen = last && last.end === null;
+    if (state === "down") {
+      if (!isOpen) {
+        this.#outages.unshift({ start: time - (cause?.forMs ?? 0), end: null, kind: "" });
+        this.#outages.length = Math.min(this.#outages.length, OUTAGES);
+      }
+      this.#outages[0].kind = cause?.kind ?? "";
+    } else if (isOpen) last.end = time;
+  }
+
+  #drawOutages(time) {
+    for (let i = 0; i < OUTAGES; i++) {
+      const outage = this.#outages[i];
+      const node = this.#list.children[i];
+      setHidden(node, !outage);
+      if (!outage) continue;
+      const length = age(Math.max(0, (outage.end ?? time) - outage.start));
+      setText(node, `${timeOfDay(outage.start)} down for ${length}${outage.kind ? `, ${outage.kind}` : ""}${outage.end === null ? ", continues" : ""}`);
+    }
+  }
+
+  drawPast(series) {
+    for (const [state, path] of Object.entries(this.#spans)) setAttribute(path, "d", series.spans(state, 10));
+  }
+}

@@ -1,0 +1,76 @@
+//! Documents in Markdown as HTML, with the anchors that other hosts of Markdown give to headings.
+
+use std::collections::BTreeMap;
+
+use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
+
+/// Returns the HTML of a document. Links to files that are not served become text, and so do images.
+pub(super) fn to_html(text: &str, is_served: impl Fn(&str) -> bool) -> String {
+    let mut events: Vec<Event<'_>> = Parser::new_ext(text, Options::ENABLE_TABLES).collect();
+    add_anchors(&mut events);
+    let mut is_link = true;
+    let shown = events.into_iter().filter_map(|event| match event {
+        Event::Start(Tag::Link { ref dest_url, .. }) => {
+            is_link = works(dest_url, &is_served);
+            is_link.then_some(event)
+        }
+        Event::End(TagEnd::Link) => is_link.then_some(event),
+        Event::Start(Tag::Image { .. }) => Some(Event::Start(Tag::Emphasis)),
+        Event::End(TagEnd::Image) => Some(Event::End(TagEnd::Emphasis)),
+        event => Some(event),
+    });
+    let mut page = String::with_capacity(text.len() * 2);
+    html::push_html(&mut page, shown);
+    page
+}
+
+fn works(target: &str, is_served: impl Fn(&str) -> bool) -> bool {
+    let file = target.split('#').next().unwrap_or_default();
+    file.is_empty() || target.starts_with("https://") || is_served(file)
+}
+
+fn add_anchors(events: &mut [Event<'_>]) {
+    let mut used = BTreeMap::new();
+    for at in 0..events.len() {
+        if !matches!(events[at], Event::Start(Tag::Heading { .. })) {
+            continue;
+        }
+        let content = events[at..].iter().take_while(|event| !matches!(event, Event::End(TagEnd::Heading(_))));
+        let texts = content.filter_map(|event| match event {
+            Event::Text(text) | Event::Code(text) => Some(text.as_ref()),
+            _ => None,
+        });
+        let anchor = anchor(&texts.collect::<String>());
+        let count = used.entry(anchor.clone()).and_modify(|count| *count += 1).or_insert(0);
+        let anchor = if *count == 0 { anchor } else { format!("{anchor}-{count}") };
+        if let Event::Start(Tag::Heading { id, .. }) = &mut events[at] {
+            *id = Some(CowStr::from(anchor));
+        }
+    }
+}
+
+/// Returns the anchor of a heading: lower case, hyphens for spaces, and no punctuation.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headings_have_anchors() {
+        let html =
+            to_html("# How to read `/pool` in six situations\n## Health: up, down\n## Health: up, down\n", |_| false);
+        assert!(html.contains("<h1 id=\"how-to-read-pool-in-six-situations\">"), "{html}");
+        assert!(html.contains("<h2 id=\"health-up-down\">") && html.contains("<h2 id=\"health-up-down-1\">"), "{html}");
+    }
+
+    #[test]
+    fn links_to_files_that_are_not_served_become_text() {
+        let text = "[here](#a) [feed](FEED.md#b) [code](../src/lib.rs) ![a picture](images/a.png)";
+        let html = to_html(text, |name| name == "FEED.md");
+        assert_eq!(html, "<p><a href=\"#a\">here</a> <a href=\"FEED.md#b\">feed</a> code <em>a picture</em></p>\n");
+    }
+}
