@@ -27,7 +27,7 @@ use crate::{
     health::Health,
     options::PoolOptions,
     set::{Admission, CloseReason},
-    stats::metrics::PoolMetrics,
+    stats::{gauges::Gauges, metrics::PoolMetrics},
 };
 
 /// Time without a response after which the database is probed while operations run. For this long after its last
@@ -40,6 +40,7 @@ pub(crate) struct PoolInner {
     pub(crate) admission: Admission<DriverConnection>,
     pub(crate) health: Health,
     pub(crate) metrics: PoolMetrics,
+    gauges: Gauges,
     /// The pool's runtime.
     pub(crate) handle: Handle,
     /// Permits for bulk operations.
@@ -75,6 +76,7 @@ impl PoolInner {
             admission: Admission::new(options.max, engine),
             health: Health::new(clock),
             metrics,
+            gauges: Gauges::new(&options.application_name),
             handle,
             #[cfg(feature = "bulk")]
             bulk: BulkLimiter::new(&options),

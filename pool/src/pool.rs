@@ -254,8 +254,7 @@ impl Pool {
     /// Updates the gauges of the `metrics` crate. Call it before metrics are read; counters and histograms are always
     /// up to date.
     pub fn update_gauges(&self) {
-        let inner = self.inner();
-        inner.metrics.update_gauges(&self.status(), &inner.options(), inner.handle.metrics().num_alive_tasks());
+        self.inner().update_gauges();
     }
 
     /// Refuses waiting and new operations. Running operations continue.

@@ -2,6 +2,7 @@
 
 pub(crate) mod advice;
 pub(crate) mod detailed_snapshot;
+pub(crate) mod gauges;
 pub(crate) mod metrics;
 pub(crate) mod quantiles;
 pub(crate) mod snapshot;

@@ -56,6 +56,7 @@ struct State {
 pub struct LabReport {
     engine: &'static str,
     settings: LabSettings,
+    defaults: LabSettings,
     allowed: Ranges,
     /// For how long the database will not respond.
     outage_ms: u64,
@@ -146,6 +147,7 @@ impl Lab {
         LabReport {
             engine: self.0.pool.engine().name(),
             settings,
+            defaults: LabSettings::default(),
             allowed: RANGES,
             outage_ms: millis(self.0.simulation.silent_for()),
             slow_statement_ms: millis(slow_until.saturating_duration_since(Instant::now())),

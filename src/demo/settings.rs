@@ -120,7 +120,8 @@ impl LabSettings {
         .filter_map(|(field, value, [least, most])| not_allowed(field, value, least..=most))
         .collect();
         if refused.is_empty() {
-            refused.extend(not_allowed("min", next.min, 0..=next.max));
+            let allowed = || format!("must be a whole number from 0 to max ({})", next.max);
+            refused.extend((next.min > next.max).then(|| NotAllowed { field: "min", allowed: allowed() }));
         }
         if refused.is_empty() { Ok(next) } else { Err(refused) }
     }

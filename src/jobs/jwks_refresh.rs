@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::{
     auth::{JwksSource, TokenVerifier},
     error_chain::chain,
+    service::clock,
 };
 
 /// How often the keys are read without a reason.
@@ -17,7 +18,11 @@ const MIN_INTERVAL: Duration = Duration::from_mins(1);
 /// How often they are read until that has succeeded for the first time.
 const FIRST_INTERVAL: Duration = Duration::from_secs(2);
 
+/// When the signing keys were last read, as a Unix time.
+const LAST_READ: &str = "auth_jwks_last_read_timestamp_seconds";
+
 pub(super) async fn run(verifier: Arc<TokenVerifier>, source: JwksSource) {
+    metrics::describe_gauge!(LAST_READ, "When the signing keys of access tokens were last read (Unix time)");
     loop {
         let read_at = Instant::now();
         let interval = refresh(&verifier, &source).await;
@@ -39,6 +44,7 @@ async fn refresh(verifier: &TokenVerifier, source: &JwksSource) -> Duration {
             return if known_keys.is_some() { MIN_INTERVAL } else { FIRST_INTERVAL };
         }
     }
+    metrics::gauge!(LAST_READ).set(clock::unix_seconds());
     INTERVAL
 }
 

@@ -9,11 +9,14 @@ use tokio::time::{Instant, timeout};
 use crate::{
     auth::{Authenticator, StoredKey},
     domain::{ApiKey, KeyDigest, KeyId},
-    service::{Error, KeyRecord, KeyService},
+    service::{Error, KeyRecord, KeyService, clock},
 };
 
 /// How often uses are stored. A key in constant use causes one update per process and minute.
 const STORE_INTERVAL: Duration = Duration::from_mins(1);
+
+/// When the keys were last read, as a Unix time.
+const LAST_READ: &str = "auth_keys_last_read_timestamp_seconds";
 
 /// Reads all keys once.
 ///
@@ -25,6 +28,8 @@ pub(crate) async fn refresh(
     authenticator: &Authenticator,
 ) -> Result<Vec<(KeyId, DateTime<Utc>)>, Error> {
     let keys = service.verifiers().await.inspect_err(|_| authenticator.keys_unavailable())?;
+    metrics::describe_gauge!(LAST_READ, "When the API keys were last read (Unix time)");
+    metrics::gauge!(LAST_READ).set(clock::unix_seconds());
     let stored = |(record, digest): (KeyRecord, KeyDigest)| StoredKey {
         key: ApiKey { id: record.id, digest },
         scopes: record.scopes,

@@ -8,3 +8,10 @@ use chrono::{DateTime, SubsecRound, Utc};
 pub fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
+
+/// Returns the current time as a Unix time in whole seconds, for gauges.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "exact for millions of years")]
+pub fn unix_seconds() -> f64 {
+    now().timestamp() as f64
+}

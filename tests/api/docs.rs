@@ -68,6 +68,7 @@ async fn every_route_is_fully_documented(context: Context) {
             "get /metrics",
             "get /openapi.json",
             "get /pool",
+            "get /pool/live",
             "get /users",
             "get /users/changes",
             "get /users/export",

@@ -33,6 +33,8 @@ mod concurrency;
 mod conditions;
 mod contract;
 mod cors;
+mod dashboard;
+mod demo;
 mod docs;
 mod exports;
 mod feed;
@@ -59,6 +61,7 @@ mod ops;
 mod outage_causes;
 mod outages;
 mod overload;
+mod pages;
 mod pagination;
 mod pgbouncer;
 mod pipelines;
@@ -133,6 +136,10 @@ fn main() -> ExitCode {
             suite("feed_tail", feed_tail::cases()),
             #[cfg(feature = "kafka")]
             suite("kafka", kafka::cases()),
+            suite("dashboard", dashboard::cases()),
+            suite("demo", demo::cases()),
+            suite("demo", demo::once::cases()).without_engine(),
+            suite("pages", pages::cases()).without_engine(),
             suite("presence", presence::cases()),
             suite("websocket", websocket::cases()),
             suite("websocket_tickets", websocket_tickets::cases()),

@@ -129,10 +129,11 @@ async fn every_link_has_the_public_prefix(context: Context) {
         assert!(links.contains("rel=\"next\""), "{links}");
         let document = proxied.get("/openapi.json").await.json();
         assert_eq!(document["servers"], json!([{"url": public}]));
-        // The page refers to its files and to the document by relative paths.
-        for path in ["/", "/swagger"] {
-            let redirect = proxied.get(path).await;
-            assert_eq!((redirect.status.is_redirection(), redirect.header("location")), (true, "swagger/"), "{path}");
+        // The pages refer to their files and to the document by relative paths.
+        let redirect = proxied.get("/swagger").await;
+        assert_eq!((redirect.status.is_redirection(), redirect.header("location")), (true, "swagger/"));
+        for path in ["/", "/dashboard", "/assets/style.css", "/docs/POOL.md"] {
+            assert_eq!(proxied.get(path).await.status, 200, "{path}");
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     set::Holder,
     stats::{
         detailed_snapshot::{ConnectionInfo, ConnectionState, DetailedSnapshot},
+        gauges::Values,
         snapshot::{Advice, Cause, Limits, OperationInfo, PoolState, Snapshot, Status, millis},
     },
 };
@@ -48,24 +49,40 @@ impl PoolInner {
         holders.iter().map(|holder| info(&holder.context, holder.since)).collect()
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let options = self.options();
-        let counts = self.status();
-        let (wait, hold, span) = self.metrics.recent();
-        let (state, cause) = match self.health.state() {
+    fn state(&self, counts: &Status) -> (PoolState, Option<Incident>) {
+        match self.health.state() {
             _ if self.admission.is_closed() && counts.total == 0 => (PoolState::Closed, None),
             _ if self.admission.is_closed() => (PoolState::Draining, None),
             State::Up => (PoolState::Up, None),
             State::Recovering => (PoolState::Recovering, None),
-            State::Down { incident } => (PoolState::Down, Some(cause(incident))),
-        };
+            State::Down { incident } => (PoolState::Down, Some(incident)),
+        }
+    }
+
+    pub(crate) fn update_gauges(&self) {
+        let status = self.status();
+        self.gauges.update(&Values {
+            status: &status,
+            state: self.state(&status).0,
+            shortage: self.health.shortage().map(|incident| incident.kind),
+            impairment: self.health.impairment().map(|incident| incident.kind),
+            options: &self.options(),
+            tasks: self.handle.metrics().num_alive_tasks(),
+        });
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let options = self.options();
+        let counts = self.status();
+        let (wait, hold, span) = self.metrics.recent();
+        let (state, incident) = self.state(&counts);
         let waiters = self.admission.longest_waiters(MAX_SHOWN);
         let connector = self.connector();
         let session = connector.session();
         Snapshot {
             name: options.application_name.clone(),
             state,
-            cause,
+            cause: incident.map(cause),
             shortage: self.health.shortage().map(self::cause),
             impairment: self.health.impairment().map(self::cause),
             pooler: session.pooler(),

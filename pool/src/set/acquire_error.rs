@@ -42,6 +42,10 @@ pub enum AcquireError {
 }
 
 impl AcquireError {
+    /// All names.
+    pub(crate) const NAMES: [&'static str; 6] =
+        ["all-in-use", "queue-full", "too-late", "timed-out", "down", "closing"];
+
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::AllInUse => "all-in-use",

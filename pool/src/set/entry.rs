@@ -53,6 +53,10 @@ pub(crate) enum CloseReason {
 }
 
 impl CloseReason {
+    /// All reasons except the end of the pool, which is not counted.
+    pub(crate) const COUNTED: [Self; 6] =
+        [Self::Idle, Self::Lifetime, Self::Replaced, Self::Broken, Self::Stranded, Self::SessionChanged];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",

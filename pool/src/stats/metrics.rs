@@ -13,13 +13,10 @@ use metrics::Unit;
 use tokio::time::Instant;
 
 use super::{
-    snapshot::{Counters, Quantiles, Status},
+    snapshot::{Counters, Quantiles},
     time_histogram::{TimeHistogram, TimeHistograms},
 };
-use crate::{
-    options::PoolOptions,
-    set::{AcquireError, CloseReason},
-};
+use crate::set::{AcquireError, CloseReason};
 
 /// Length of a window; recent times cover one to two windows.
 const WINDOW: Duration = Duration::from_mins(1);
@@ -315,25 +312,6 @@ impl PoolMetrics {
         self.windows(|windows| TimeHistograms::new(&windows.total_wait, &windows.total_hold))
     }
 
-    /// Updates the gauges.
-    pub(crate) fn update_gauges(&self, status: &Status, options: &PoolOptions, tasks: usize) {
-        let set = |name: &'static str, value: u32| {
-            metrics::gauge!(name, "pool_name" => self.metrics.pool.clone()).set(value);
-        };
-        let count = |state: &'static str, value: u32| {
-            metrics::gauge!("db_client_connections", "pool_name" => self.metrics.pool.clone(), "state" => state)
-                .set(value);
-        };
-        count("idle", status.idle);
-        count("used", status.in_use);
-        set("db_client_connection_max", options.max);
-        set("db_client_connection_idle_min", options.min);
-        set("db_client_connection_idle_max", options.max);
-        set("db_client_connection_pending_requests", status.waiting);
-        set("db_client_connection_stranded", status.stranded);
-        set("db_client_runtime_tasks", u32::try_from(tasks).unwrap_or(u32::MAX));
-    }
-
     fn windows<R>(&self, access: impl FnOnce(&mut Windows) -> R) -> R {
         let windows = &mut *self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let age = windows.since.elapsed();
@@ -363,25 +341,28 @@ impl Metrics {
             metrics::histogram!(name, "pool_name" => pool.to_owned())
         };
         metrics::describe_histogram!("db_client_operation_batch_size", "Operations per batch");
-        metrics::describe_gauge!("db_client_connections", "Open connections by state");
-        metrics::describe_gauge!("db_client_connection_max", "Maximum number of connections");
-        metrics::describe_gauge!("db_client_connection_idle_min", "Minimum number of open connections");
-        metrics::describe_gauge!("db_client_connection_idle_max", "Maximum number of idle connections");
-        metrics::describe_gauge!("db_client_connection_pending_requests", "Operations waiting for a connection");
-        metrics::describe_gauge!(
-            "db_client_connection_stranded",
-            "Connections in use without a response from the database"
-        );
         metrics::describe_counter!(
             "db_client_connection_timeouts_total",
             "Operations that timed out waiting for a connection"
         );
-        metrics::describe_gauge!("db_client_runtime_tasks", "Tasks on the pool's runtime");
         metrics::describe_counter!("db_client_connection_closed_total", "Connections closed, by reason");
         metrics::describe_counter!(
             "db_client_operation_refused_total",
             "Operations that were refused a connection, by reason"
         );
+        // Without a first value of 0, the rate of a counter does not show its first increase.
+        for reason in AcquireError::NAMES {
+            metrics::counter!("db_client_operation_refused_total", "pool_name" => pool.to_owned(), "reason" => reason)
+                .absolute(0);
+        }
+        for reason in CloseReason::COUNTED {
+            metrics::counter!(
+                "db_client_connection_closed_total",
+                "pool_name" => pool.to_owned(),
+                "reason" => reason.name()
+            )
+            .absolute(0);
+        }
         Self {
             wait: seconds("db_client_connection_wait_time_seconds", "Time that operations waited for a connection"),
             hold: seconds("db_client_connection_use_time_seconds", "Time that operations held a connection"),

@@ -13,7 +13,7 @@ const beforeMs = 2000;
 // `load` covers the last second, so figures of only the new settings are complete one second after the change.
 const settleMs = 1250;
 
-/** What changed between two figures: the text, and whether it is better. */
+// What changed between two figures: the text, and whether it is better.
 export function difference(before, now, better) {
   if (!Number.isFinite(before) || !Number.isFinite(now)) return { text: "–", verdict: "" };
   const low = 0.005;
@@ -27,13 +27,13 @@ export function difference(before, now, better) {
   return { text: `${higher ? "▲ ×" : "▼ ÷"} ${times(factor)}`, verdict };
 }
 
-/** Percentiles of no operation are not zero: they do not exist. */
+// Percentiles of no operation are not zero: they do not exist.
 export function loadFigures(load) {
   const some = load.perSecond > 0;
   return { perSecond: load.perSecond, failedPerSecond: load.failedPerSecond, p50Ms: some ? load.p50Ms : NaN, p99Ms: some ? load.p99Ms : NaN };
 }
 
-/** The mean of each figure over several samples, ignoring samples without it. */
+// The mean of each figure over several samples, ignoring samples without it.
 export function meanFigures(samples) {
   const result = {};
   for (const { key } of rows) {
@@ -62,10 +62,11 @@ export class Comparison {
     });
     const caption = element("caption", { class: "visually-hidden" }, "Figures before the last change and now");
     const table = element("table", { class: "lab-table" }, caption, element("thead", {}, element("tr", {}, head)), element("tbody", {}, this.cells.map((cells) => cells.row)));
-    this.node = element("div", { class: "lab-comparison" }, this.title, table, this.state, this.live);
+    this.node = element("div", { class: "lab-comparison" }, this.title, table, this.state,
+      element("p", { class: "note lab-percentiles" }, "p50: half of the operations take at most this long; p99: 99 % of them."), this.live);
   }
 
-  /** Shows the load of a document of the demo. */
+  // Shows the load of a document of the demo.
   frame(load) {
     const now = performance.now();
     const figures = loadFigures(load);
@@ -88,7 +89,7 @@ export class Comparison {
     }
   }
 
-  /** Takes the figures before a change. Moving the same control again within 3 s is the same change. */
+  // Takes the figures before a change. Moving the same control again within 3 s is the same change.
   mark(key, text) {
     const now = performance.now();
     const same = key === this.#key && now - this.#markedAt < 3000;
@@ -103,7 +104,7 @@ export class Comparison {
     setText(this.title, text);
   }
 
-  /** Forgets the last change, for example while the tour changes the settings. */
+  // Forgets the last change, for example while the tour changes the settings.
   clear(text) {
     this.#before = null;
     this.#key = "";

@@ -68,6 +68,9 @@ export class Connections {
     }
     this.#drawLegend(frame, max);
     setText(this.#summary, `${count(frame.total)} of ${count(max)} open`);
+  }
+
+  drawHolders(frame) {
     for (let i = 0; i < HOLDERS; i++) {
       const holder = frame.longestHolders[i];
       const [operation, request, time] = this.#holders[i];
@@ -115,7 +118,7 @@ export class Connections {
   }
 
   #drawCells(frame, max) {
-    setHidden(this.#note, true);
+    setText(this.#note, "The fill of a cell is the share of the last two seconds in which its connection was in use.");
     const slots = this.#slots;
     this.#seen.clear();
     for (const connection of frame.connections) this.#seen.add(connection.id);
@@ -218,7 +221,6 @@ export class Connections {
     this.#slotOf.clear();
     this.#slots.length = 0;
     this.#resize(cells);
-    setHidden(this.#note, false);
     setText(this.#note, `A cell stands for ${per} connections, sorted by state.`);
     let i = 0;
     const draw = (state, amount) => {

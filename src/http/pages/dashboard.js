@@ -31,7 +31,7 @@ const keyInput = byId("key");
 
 let frame = null;
 let time = 0;
-let frames = 0;
+let renders = 0;
 let secondChanged = false;
 let scheduled = false;
 let labStarted = false;
@@ -44,9 +44,17 @@ function render() {
   health.update(frame, time);
   connections.update(frame);
   queue.update(frame, recent);
-  panels.update(frame, recent);
-  // Digits that change more than twice a second cannot be read.
-  if (frames % 2 === 0) for (const histogram of histograms) histogram.update(frame, recent);
+  // Pictures move with every frame. Figures and tables that change that often cannot be read.
+  if (renders % 2 === 0) {
+    panels.drawFigures(frame, recent);
+    for (const histogram of histograms) histogram.update(frame, recent);
+  }
+  if (renders % 4 === 0) {
+    connections.drawHolders(frame);
+    queue.drawWaiters(frame);
+    panels.drawTables(frame, recent);
+  }
+  renders += 1;
   if (secondChanged) {
     secondChanged = false;
     health.drawPast(series);
@@ -56,6 +64,7 @@ function render() {
   setText(byId("engine"), frame.engine + (frame.pooler ? `, pooler in ${frame.pooler} mode` : ""));
   setText(byId("viewers"), count(frame.viewers));
   setHidden(byId("viewers-item"), false);
+  // Visible in the profiler of the browser; check.mjs reads it.
   performance.measure("render", { start, end: performance.now() });
   performance.clearMeasures("render");
 }
@@ -73,13 +82,17 @@ async function startLab() {
   }
 }
 
+function stopSilence() {
+  clearTimeout(silence);
+  silence = 0;
+}
+
 poolStream.addEventListener("frame", ({ detail }) => {
   frame = detail;
-  frames += 1;
   time = recent.push(frame);
   if (series.push(frame, time, recent)) secondChanged = true;
   health.track(frame, time);
-  clearTimeout(silence);
+  stopSilence();
   setHidden(keyForm, true);
   setAttribute(document.body, "data-stream", "live");
   if (frame.demo && !labStarted) startLab();
@@ -97,8 +110,9 @@ poolStream.addEventListener("state", ({ detail }) => {
   setText(stateBadge, document.hidden ? "paused" : keyMissing ? "key required" : STREAM_TEXT[detail]);
   setAttribute(stateBadge, "data-state", detail);
   setHidden(byId("forget-key"), getKey() === null);
-  clearTimeout(silence);
-  if (detail === "open" || document.hidden || keyMissing) return;
+  if (document.hidden || keyMissing) stopSilence();
+  // The timer continues through failed attempts; only a frame, a pause or a missing key ends it.
+  if (detail === "open" || document.hidden || keyMissing || silence !== 0) return;
   // A reconnection takes 1 to 2 seconds. Only a longer one is worth an alarm.
   silence = setTimeout(() => {
     if (frame) setAttribute(document.body, "data-stream", "lost");

@@ -49,7 +49,7 @@ export function age(ms) {
   return minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
 }
 
-// The value of a setting: 0 has a meaning of its own.
+// The value of a setting: 0 has a special meaning.
 export function setting(ms, zero) {
   return ms === 0 ? zero : age(ms);
 }

@@ -10,11 +10,11 @@ const STRANDED = `${DOC}#stranded-operations`;
 const SETTINGS = `${DOC}#settings`;
 const SIZE = `${DOC}#how-to-size-it`;
 const SITUATIONS = `${DOC}#how-to-read-pool-in-six-situations`;
-const FEED = ["asyncapi.json", "Description of the messages"];
+const FEED = ["docs/FEED.md", "Description of the messages"];
 
 export const GLOSSARY = {
   // Health
-  health: ["Health", "Whether the database responds. Every response on any connection counts; probes are sent only if there is none.", HEALTH],
+  health: ["Health", "Whether the database responds. Every response on any connection counts; probes are sent only if responses are missing.", HEALTH],
   up: ["Up", "The database responds. Operations are served.", HEALTH],
   recovering: ["Recovering", "The database responds again. Operations are served while connections are opened, up to pool.min.", HEALTH],
   down: ["Down", "The database does not respond on any connection. After a short wait, operations are refused immediately with the cause.", HEALTH],

@@ -14,7 +14,6 @@ const MEANING = {
   draining: "Running operations finish. New ones are refused.",
   closed: "The pool is closed.",
 };
-const OUTAGES = 4;
 
 export class Health {
   #root = document.getElementById("health");
@@ -27,8 +26,8 @@ export class Health {
   #phase = el("span", "badge");
   #warnings = { shortage: this.#warning("shortage", "Shortage"), impairment: this.#warning("impairment", "Impairment") };
   #spans = {};
-  #list = el("ol", "outages");
-  #outages = [];
+  #outageText = el("span", "health-outage");
+  #outage = null;
   #announced = "";
 
   constructor() {
@@ -39,9 +38,8 @@ export class Health {
       this.#spans[state] = svg("path", { class: `span-${state}` });
       drawing.append(this.#spans[state]);
     }
-    const axis = el("p", "note health-axis", el("span", null, "5 min ago"), el("span", null, "now"));
-    this.#root.append(el("div", "health-main", line, this.#warnings.shortage.node, this.#warnings.impairment.node), el("div", "health-past", drawing, axis, this.#list));
-    for (let i = 0; i < OUTAGES; i++) this.#list.append(el("li", "note"));
+    const axis = el("p", "note health-axis", el("span", null, "−5 min"), this.#outageText, el("span", null, "now"));
+    this.#root.append(el("div", "health-main", line, this.#warnings.shortage.node, this.#warnings.impairment.node), el("div", "health-past", drawing, axis));
     this.disconnected("Connecting to the service …");
   }
 
@@ -92,7 +90,7 @@ export class Health {
       setText(warning.detail, value.detail);
       setText(warning.duration, `for ${age(value.forMs)}`);
     }
-    this.#drawOutages(time);
+    this.#drawOutage(time);
     this.#announce(
       [
         `Database ${WORDS[state] ?? state}${cause ? `: ${cause.kind}, ${cause.detail}` : ""}.`,
@@ -114,26 +112,19 @@ export class Health {
 
   // Called for every frame, also for those that are not drawn: an outage can be shorter than that.
   track({ state, cause }, time) {
-    const last = this.#outages[0];
-    const isOpen = last && last.end === null;
-    if (state === "down") {
-      if (!isOpen) {
-        this.#outages.unshift({ start: time - (cause?.forMs ?? 0), end: null, kind: "" });
-        this.#outages.length = Math.min(this.#outages.length, OUTAGES);
-      }
-      this.#outages[0].kind = cause?.kind ?? "";
-    } else if (isOpen) last.end = time;
+    if (state !== "down") {
+      if (this.#outage) this.#outage.end ??= time;
+      return;
+    }
+    if (!this.#outage || this.#outage.end !== null) this.#outage = { start: time - (cause?.forMs ?? 0), end: null, kind: "" };
+    this.#outage.kind = cause?.kind ?? "";
   }
 
-  #drawOutages(time) {
-    for (let i = 0; i < OUTAGES; i++) {
-      const outage = this.#outages[i];
-      const node = this.#list.children[i];
-      setHidden(node, !outage);
-      if (!outage) continue;
-      const length = age(Math.max(0, (outage.end ?? time) - outage.start));
-      setText(node, `${timeOfDay(outage.start)} down for ${length}${outage.kind ? `, ${outage.kind}` : ""}${outage.end === null ? ", continues" : ""}`);
-    }
+  #drawOutage(time) {
+    if (!this.#outage) return;
+    const { start, end, kind } = this.#outage;
+    const length = age(Math.max(0, (end ?? time) - start));
+    setText(this.#outageText, `${end === null ? "outage since" : "last outage"} ${timeOfDay(start)}${end === null ? "" : ` for ${length}`}${kind ? `: ${kind}` : ""}`);
   }
 
   drawPast(series) {

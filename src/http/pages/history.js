@@ -19,6 +19,9 @@ const CHARTS = [
 // The end of an axis is a round number: "20.0" is written "20".
 const shortened = (text) => text.replace(/\.0(?=\D|$)/, "");
 
+const SPANS = [60, 120, SECONDS];
+const AXES = { 60: ["−1 min", "−30 s"], 120: ["−2 min", "−1 min"], [SECONDS]: ["−5 min", "−2.5 min"] };
+
 export class History {
   #root = document.getElementById("charts");
   #range = document.getElementById("history-time");
@@ -27,6 +30,8 @@ export class History {
   #series = null;
   #max = 0;
   #hover = -1;
+  // Seconds that are visible: fewer while the page has observed less, so that the charts are not almost empty.
+  #span = SPANS[0];
 
   constructor() {
     for (const [name, key, title, format, least] of CHARTS) {
@@ -38,24 +43,37 @@ export class History {
       const area = svg("path", { class: "chart-area" });
       const line = svg("path", { class: "chart-line" });
       const cursor = svg("path", { class: "chart-cursor" });
-      const grid = svg("path", { class: "chart-grid", d: `M60 0V${HEIGHT}M120 0V${HEIGHT}M180 0V${HEIGHT}M240 0V${HEIGHT}M0 ${HEIGHT / 2}H${SECONDS}` });
-      const drawing = svg("svg", { viewBox: `0 0 ${SECONDS} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, grid, down, recovering, area, line, limit, cursor);
+      const grid = svg("path", { class: "chart-grid" });
+      const drawing = svg("svg", { preserveAspectRatio: "none", "aria-hidden": "true" }, grid, down, recovering, area, line, limit, cursor);
       const head = el("div", "chart-head", term(key, title), value);
       const plot = el("div", "chart-plot", drawing, top);
-      const axis = el("div", "chart-axis note", el("span", null, "−5 min"), el("span", null, "−2.5"), el("span", null, "now"));
+      const ends = [el("span"), el("span")];
+      const axis = el("div", "chart-axis note", ...ends, el("span", null, "now"));
       axis.setAttribute("aria-hidden", "true");
       this.#root.append(el("div", `chart chart-${name}`, head, plot, axis));
-      this.#charts.push({ name, format, least, value, top, down, recovering, limit, area, line, cursor });
+      this.#charts.push({ name, format, least, value, top, down, recovering, limit, area, line, cursor, drawing, grid, ends });
     }
-    this.#range.min = String(1 - SECONDS);
+    this.#zoom(SPANS[0]);
     this.#range.addEventListener("input", () => this.#select(SECONDS - 1 + Number(this.#range.value)));
     this.#root.addEventListener("pointermove", (event) => {
       const plot = event.target instanceof Element ? event.target.closest(".chart-plot") : null;
       if (!plot || event.pointerType === "touch") return;
       const box = plot.getBoundingClientRect();
-      this.#select(Math.max(0, Math.min(SECONDS - 1, Math.floor(((event.clientX - box.left) / box.width) * SECONDS))));
+      this.#select(Math.max(0, Math.min(SECONDS - 1, SECONDS - this.#span + Math.floor(((event.clientX - box.left) / box.width) * this.#span))));
     });
     this.#root.addEventListener("pointerleave", () => this.#select(SECONDS - 1));
+  }
+
+  #zoom(span) {
+    this.#span = span;
+    const start = SECONDS - span;
+    const lines = [1, 2, 3, 4].map((part) => `M${start + (part * span) / 5} 0V${HEIGHT}`).join("");
+    for (const { drawing, grid, ends } of this.#charts) {
+      setAttribute(drawing, "viewBox", `${start} 0 ${span} ${HEIGHT}`);
+      setAttribute(grid, "d", `${lines}M${start} ${HEIGHT / 2}H${SECONDS}`);
+      for (let i = 0; i < ends.length; i++) setText(ends[i], AXES[span][i]);
+    }
+    this.#range.min = String(1 - span);
   }
 
   // The last second is not a selection: the values follow the stream.
@@ -82,6 +100,10 @@ export class History {
   draw(series, frame) {
     this.#series = series;
     this.#max = frame.limits.max;
+    let first = 0;
+    while (first < SECONDS - 1 && Number.isNaN(series.value("inUse", first))) first++;
+    const span = SPANS.find((one) => one >= SECONDS - first) ?? SECONDS;
+    if (span !== this.#span) this.#zoom(span);
     const down = series.spans("down", HEIGHT);
     const recovering = series.spans("recovering", HEIGHT);
     for (const chart of this.#charts) {

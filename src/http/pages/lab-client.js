@@ -2,7 +2,7 @@
 import { request } from "./api.js";
 import { LiveStream } from "./stream.js";
 
-/** Emits `demo` for each document of the demo, and `pool` for each frame of the pool; `detail` is the data. */
+// Emits `demo` for each document of the demo, and `pool` for each frame of the pool; `detail` is the data.
 export class DemoClient extends EventTarget {
   demo = null;
   pool = null;
@@ -43,10 +43,10 @@ export class DemoClient extends EventTarget {
   }
 }
 
-/** The text to show for an error of a request: the reason of a field if there is one, otherwise the detail. */
+// The text to show for an error of a request: the reason of a field if there is one, otherwise the detail.
 export function errorText(error, field) {
   const problem = error.problem ?? {};
-  const reason = problem.errors?.find((entry) => entry.field === field);
+  const reason = problem.errors?.find((entry) => entry.pointer === `/${field}`);
   if (reason) return reason.message;
   if (problem.detail) return problem.detail;
   return error.status ? `The server answers ${error.status}.` : "The server cannot be reached.";

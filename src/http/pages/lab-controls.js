@@ -1,12 +1,7 @@
 // The controls of the lab: each shows a setting of the server and reports the user's changes.
 import { element } from "./lab-dom.js";
 
-/** The default settings of the demo, for "Reset". */
-export const defaults = {
-  max: 10, min: 2, queueLimit: 1000, acquireMs: 5000, batch: true, clients: 16, writePercent: 10, latencyMs: 1, connectionPerRequest: false,
-};
-
-/** All controls, by group. `kind` is "number" unless given. */
+// All controls, by group. `kind` is "number" unless given.
 export const groups = [
   {
     title: "Settings of the pool",
@@ -24,7 +19,7 @@ export const groups = [
     controls: [
       { field: "clients", label: "Clients", simulated: true, hint: "Each runs one operation at a time, and pauses 5 ms after it. A refused client pauses longer." },
       { field: "writePercent", label: "Share of writes", unit: "%", hint: "The other operations are reads." },
-      { field: "latencyMs", label: "Database latency", unit: "ms", simulated: true, hint: "The pool waits this long before each round trip." },
+      { field: "latencyMs", label: "Latency", unit: "ms", simulated: true, hint: "Of the database: the pool waits this long before each round trip." },
     ],
   },
 ];
@@ -33,7 +28,7 @@ export const groups = [
 const holdMs = 1500;
 const typingMs = 500;
 
-/** Values for a slider: fine steps for small values, coarse ones for large values. */
+// Values for a slider: fine steps for small values, coarse ones for large values.
 function stopsOf(low, high) {
   if (high - low <= 100) return Array.from({ length: high - low + 1 }, (_, i) => low + i);
   const stops = new Set([low, high]);
@@ -63,7 +58,7 @@ class Control extends EventTarget {
     return this.number ? [this.number, this.range] : [this.checkbox];
   }
 
-  /** Shows the server's value, unless the user is changing this control. */
+  // Shows the server's value, unless the user is changing this control.
   sync(value) {
     this.value = value;
     if (!this.pending && performance.now() >= this.heldUntil && !this.typing) this.show(value);
@@ -76,7 +71,7 @@ class Control extends EventTarget {
     this.dispatchEvent(new CustomEvent("change", { detail: value }));
   }
 
-  /** The request for the last change has ended. */
+  // The request for the last change has ended.
   settled() {
     this.pending = false;
     this.heldUntil = performance.now() + 600;
@@ -169,7 +164,7 @@ class SwitchControl extends Control {
   }
 }
 
-/** All controls of the lab. Sends changes with `send(settings)`, debounced; the latest value of each setting wins. */
+// All controls of the lab. Sends changes with `send(settings)`, debounced; the latest value of each setting wins.
 export class Controls extends EventTarget {
   controls = new Map();
   #waiting = {};
@@ -192,7 +187,7 @@ export class Controls extends EventTarget {
     });
   }
 
-  /** Shows the settings of a document of the demo. */
+  // Shows the settings of a document of the demo.
   sync(document) {
     this.settings = document.settings;
     for (const [field, control] of this.controls) {
@@ -219,13 +214,14 @@ export class Controls extends EventTarget {
 
   #change(control, value) {
     const { field } = control.spec;
+    // Any change can make an earlier error pointless, for example a higher max.
+    for (const other of this.controls.values()) if (other !== control) other.fail("");
     this.#waiting[field] = value;
     if (field === "min") this.#minFollows = false;
     // The server refuses min > max. Lowering max takes min with it, so that max can be lowered in one step.
     if (field === "max" && this.settings && value < this.settings.min) {
       this.#waiting.min = value;
       this.#minFollows = true;
-      this.controls.get("min").fail("");
     } else if (field === "max" && this.#minFollows) {
       delete this.#waiting.min;
     }

@@ -1,7 +1,7 @@
 // Creates DOM elements, for the lab and the tour.
 import { count } from "./format.js";
 
-/** Creates an element. Properties with a dash (and "role", "for") become attributes; strings become text nodes, never HTML. */
+// Creates an element. Properties with a dash (and "role", "for") become attributes; strings become text nodes, never HTML.
 export function element(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -15,12 +15,12 @@ export function element(tag, properties = {}, ...children) {
   return node;
 }
 
-/** Sets text only when it differs, so that live regions and selections are not disturbed four times a second. */
+// Sets text only when it differs, so that live regions and selections are not disturbed four times a second.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** A factor of at least 1, as text. */
+// A factor of at least 1, as text.
 export function times(factor) {
   const rate = factor < 1 ? 1 / factor : factor;
   return rate >= 10 ? count(rate) : rate.toFixed(1);

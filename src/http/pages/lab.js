@@ -1,7 +1,7 @@
 // The lab of the demo mode: controls, the comparison before/after a change, and the guided tour.
 import { Comparison } from "./comparison.js";
 import { DemoClient, errorText } from "./lab-client.js";
-import { Controls, defaults, groups } from "./lab-controls.js";
+import { Controls, groups } from "./lab-controls.js";
 import { element, setText } from "./lab-dom.js";
 import { Tour } from "./tour.js";
 
@@ -15,7 +15,7 @@ function addStyle() {
 
 const shown = (value) => (value === true ? "on" : value === false ? "off" : String(value));
 
-/** "max 10 → 1, min 2 → 1" */
+// "max 10 → 1, min 2 → 1"
 function describe(before, after) {
   return Object.keys(after)
     .filter((field) => before[field] !== after[field])
@@ -23,7 +23,7 @@ function describe(before, after) {
     .join(", ");
 }
 
-/** Builds the lab in `section`. `pool` emits `frame` events with the frames of `pool/live`. */
+// Builds the lab in `section`. `pool` emits `frame` events with the frames of `pool/live`.
 export function startLab(section, { pool }) {
   addStyle();
   const client = new DemoClient(pool);
@@ -76,10 +76,12 @@ export function startLab(section, { pool }) {
 
   let silence = 0;
   client.stream.addEventListener("state", (event) => {
-    clearTimeout(silence);
-    if (event.detail === "open") {
-      if (lost.textContent) lost.textContent = "";
-    } else if (!document.hidden) {
+    if (event.detail === "open" || document.hidden) {
+      clearTimeout(silence);
+      silence = 0;
+      setText(lost, "");
+    } else if (!silence) {
+      // The state changes with each attempt to connect: only the first one starts the time.
       silence = setTimeout(() => setText(lost, "The demo does not respond. The figures are old. Connecting again …"), 2500);
     }
   });
@@ -97,14 +99,9 @@ export function startLab(section, { pool }) {
 
   function reset() {
     controls.clearErrors();
-    const allowed = client.demo.allowed ?? {};
-    const wanted = Object.fromEntries(Object.entries(defaults).map(([field, value]) => {
-      const range = allowed[field];
-      return [field, range ? Math.min(Math.max(value, range[0]), range[1]) : value];
-    }));
     act("reset", "Reset to the defaults", async () => {
       await client.outage(0);
-      await client.patch(wanted);
+      await client.patch(client.demo.defaults);
     });
   }
 
@@ -146,9 +143,9 @@ export function startLab(section, { pool }) {
     element("div", { class: "lab-columns" },
       element("div", { class: "lab-controls" }, controls.fieldsets, lock),
       element("div", { class: "lab-side" },
-        element("h3", {}, "Effect of the last change"), comparison.node,
-        element("h3", {}, "Events ", element("span", { class: "badge" }, "simulated")),
-        element("div", { class: "lab-buttons" }, buttons), simulation, status)));
+        element("div", { class: "lab-effect" }, element("h3", {}, "Effect of the last change"), comparison.node),
+        element("div", { class: "lab-events" }, element("h3", {}, "Events ", element("span", { class: "badge" }, "simulated")),
+          element("div", { class: "lab-buttons" }, buttons), simulation, status))));
   section.append(about, legend, lost, tourPlace, details);
   return { client, tour };
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
+use pulldown_cmark::{Alignment, CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
 /// Returns the HTML of a document. Links to files that are not served become text, and so do images.
 pub(super) fn to_html(text: &str, is_served: impl Fn(&str) -> bool) -> String {
@@ -15,6 +15,8 @@ pub(super) fn to_html(text: &str, is_served: impl Fn(&str) -> bool) -> String {
             is_link.then_some(event)
         }
         Event::End(TagEnd::Link) => is_link.then_some(event),
+        // Alignment would be an inline style, which the policy of the pages forbids.
+        Event::Start(Tag::Table(columns)) => Some(Event::Start(Tag::Table(vec![Alignment::None; columns.len()]))),
         Event::Start(Tag::Image { .. }) => Some(Event::Start(Tag::Emphasis)),
         Event::End(TagEnd::Image) => Some(Event::End(TagEnd::Emphasis)),
         event => Some(event),

@@ -80,8 +80,7 @@ export class Panels {
     }
   }
 
-  update(frame, recent) {
-    this.#drawFigures(frame, recent);
+  drawTables(frame, recent) {
     for (const [name, { value, format }] of this.#limits) setText(value, format(frame.limits[name]));
     for (const [name, [, total, perSecond]] of this.#counters) {
       setText(total, count(frame.counters[name]));
@@ -99,7 +98,7 @@ export class Panels {
     setAttribute(this.#feedCard, "data-level", feed.broker !== "none" && !feed.connected ? "warn" : null);
   }
 
-  #drawFigures(frame, recent) {
+  drawFigures(frame, recent) {
     const { wait, limits } = frame;
     const batches = recent.difference("batches", 10);
     const size = batches > 0 ? recent.difference("batched", 10) / batches : NaN;

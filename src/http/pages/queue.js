@@ -63,10 +63,14 @@ export class Queue {
     this.#drawLane(waiting, limits, recent);
     setText(this.#summary, `${count(waiting)} waiting`);
     const unlimited = limits.queueLimit === 0;
-    setText(this.#limit, !limits.wait ? "pool.wait is off: no operation waits" : unlimited ? "no limit" : `limit ${count(limits.queueLimit)}`);
+    setText(this.#limit, !limits.wait ? "pool.wait is off: no operation waits" : unlimited ? "unlimited" : count(limits.queueLimit));
     const share = unlimited || limits.queueLimit < 1 ? 0 : waiting / limits.queueLimit;
     setScale(this.#fill, "X", waiting > 0 && !unlimited ? Math.max(0.01, share) : 0);
     setAttribute(this.#fill, "data-level", share >= 0.9 ? "bad" : share >= 0.5 ? "warn" : "ok");
+    this.#drawRefusals(frame, recent);
+  }
+
+  drawWaiters(frame) {
     for (let i = 0; i < WAITERS; i++) {
       const waiter = frame.longestWaiters[i];
       const [operation, request, time] = this.#waiters[i];
@@ -75,7 +79,6 @@ export class Queue {
       setAttribute(operation.parentNode, "data-empty", waiter ? null : "true");
       setText(time, waiter ? age(waiter.forMs) : "");
     }
-    this.#drawRefusals(frame, recent);
   }
 
   #drawLane(waiting, limits, recent) {
@@ -87,6 +90,7 @@ export class Queue {
       const [from, to] = marks > this.#shown ? [this.#shown, marks] : [marks, this.#shown];
       for (let i = from; i < to; i++) this.#marks[i].classList.toggle("waits", marks > this.#shown);
       this.#shown = marks;
+      setAttribute(this.#lane.parentNode, "data-filled", marks > 0 ? "true" : null);
     }
     setText(this.#scale, per === 1 ? "A mark is one operation." : `A mark is ${count(per)} operations.`);
     const limit = limits.queueLimit / per;

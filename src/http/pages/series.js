@@ -52,7 +52,7 @@ export class Series {
     }
   }
 
-  // `index` 0 is the oldest complete second, SECONDS - 1 the latest. NaN: not observed.
+  // `index` 0 is the oldest complete second, SECONDS - 1 the latest. NaN: not observed, or no batch in this second.
   value(name, index) {
     const i = this.#index(index);
     const columns = this.#columns;
@@ -62,7 +62,7 @@ export class Series {
       case "waiting":
         return columns[name][i] / columns.frames[i];
       case "batchSize":
-        return columns.batches[i] > 0 ? columns.batched[i] / columns.batches[i] : 0;
+        return columns.batches[i] > 0 ? columns.batched[i] / columns.batches[i] : NaN;
       case "p99":
         return columns.seconds[i] > 0 ? columns.p99[i] : NaN;
       default:

@@ -37,7 +37,7 @@ function open(button) {
   place(button);
 }
 
-// Layout is read only here, once for each explanation that is opened.
+// Layout is read only while an explanation is open.
 function place(button) {
   const from = button.getBoundingClientRect();
   const size = tip.getBoundingClientRect();
@@ -105,5 +105,11 @@ export function startTerms() {
     if (tip.contains(document.activeElement)) button.focus();
     close();
   });
-  addEventListener("scroll", () => current && close(), { passive: true });
+  // Focus can scroll the page after it has opened an explanation, therefore it moves with its term.
+  addEventListener("scroll", () => {
+    if (!current) return;
+    const box = current.getBoundingClientRect();
+    if (box.bottom < 0 || box.top > innerHeight) close();
+    else place(current);
+  }, { passive: true });
 }

@@ -7,11 +7,12 @@ const threshold = 1.2;
 
 const perSecond = (value) => `${number(value)} operations per second`;
 
-/** Chooses the text for "b is larger", "about the same" and "b is smaller". */
+// A time that is known only as precisely as the frames arrive.
+export const approximately = (ms) => (!Number.isFinite(ms) ? "–" : ms < 250 ? "less than 0.3 s" : `about ${(ms / 1000).toFixed(1)} s`);
+
+// Chooses the text for "b is larger", "about the same" and "b is smaller".
 function outcome(a, b, { more, same, less }) {
-  if (!Number.isFinite(a) || !Number.isFinite(b) || (a <= 0 && b <= 0)) return "No operation completed during one of the runs, so there is nothing to compare.";
-  if (a <= 0) return more("many");
-  if (b <= 0) return less("many");
+  if (!(a > 0 && b > 0)) return "A figure is missing, so there is nothing to compare.";
   const factor = b / a;
   if (factor >= threshold) return more(times(factor));
   return factor <= 1 / threshold ? less(times(factor)) : same(times(factor));
@@ -21,11 +22,11 @@ const again = "Other load on the machine can cause this; run the step again.";
 
 function pool([a, b]) {
   const latency = `p50 ${duration(b.p50Ms)} instead of ${duration(a.p50Ms)}`;
-  const opened = `it opens ${number(b.openedPerSecond)} connections per second instead of ${number(a.openedPerSecond)}`;
+  const opened = `it opens ${number(b.openedPerSecond)} connections per second, without it ${number(a.openedPerSecond)}`;
   return outcome(a.perSecond, b.perSecond, {
-    more: (n) => `With the pool, the same clients complete ${n} times as many operations (${latency}); ${opened}.`,
-    same: () => `On this machine the difference is small (${latency}), because opening a connection to this database costs little compared with the rest; over a network, with TLS and a password check, it costs more. With the pool, ${opened}.`,
-    less: (n) => `In this run the pool completes ${n} times fewer operations (${latency}), although ${opened}. ${again}`,
+    more: (n) => `With the pool, the same clients complete ${n} times as many operations (${latency}): ${opened}.`,
+    same: () => `On this machine the difference is small (${latency}), probably because opening a connection to this database costs little compared with the rest; over a network, with TLS and a password check, it costs more. With the pool, ${opened}.`,
+    less: (n) => `In this run the pool completes ${n} times fewer operations (${latency}); ${opened}. ${again}`,
   });
 }
 
@@ -33,7 +34,7 @@ function small([a, b]) {
   const wait = `the median wait is ${duration(b.waitP50)} instead of ${duration(a.waitP50)}, the use time ${duration(b.useP50)} instead of ${duration(a.useP50)}`;
   return outcome(a.perSecond, b.perSecond, {
     more: (n) => `Ten connections complete ${n} times as many operations as one; ${wait}.`,
-    same: () => `On this machine the difference is small, because something other than the number of connections limits the throughput, probably the processor; ${wait}.`,
+    same: () => `On this machine the difference is small, so something other than the number of connections limits the throughput, probably the processor; ${wait}.`,
     less: (n) => `In this run, ten connections complete ${n} times fewer operations than one, probably because they compete for the processor; ${wait}.`,
   });
 }
@@ -43,7 +44,7 @@ function large([a, b]) {
   const throughput = outcome(a.perSecond, b.perSecond, {
     more: (n) => `Here max 100 completes ${n} times as many operations (${rates}): four connections were not enough for this machine.`,
     same: () => `25 times the connections complete about as many operations (${rates}).`,
-    less: (n) => `25 times the connections complete ${n} times fewer operations (${rates}), because they compete for the processors.`,
+    less: (n) => `25 times the connections complete ${n} times fewer operations (${rates}), probably because they compete for the processors.`,
   });
   const use = outcome(a.useP50, b.useP50, {
     more: (n) => `Each operation holds its connection ${n} times as long (${duration(b.useP50)} instead of ${duration(a.useP50)}): it waits in the database instead of in the queue.`,
@@ -69,13 +70,14 @@ function queue([long, short, acquire]) {
 
 function outage({ before, during, after, cause, detectedMs, recoveredMs, seconds }) {
   const detected = Number.isFinite(detectedMs)
-    ? `The pool reports down after ${duration(detectedMs)}${cause?.detail ? ` (“${cause.detail}”)` : ""}`
+    ? `The pool reports down after ${approximately(detectedMs)}${cause?.detail ? ` (“${cause.detail}”)` : ""}`
     : `The pool did not report down within ${seconds} s, which can happen if a connection still responds or another page ends the outage`;
   const refused = during && during.failedPerSecond >= 0.5
     ? `then it refuses ${number(during.failedPerSecond)} operations per second${during.waiting < 1 ? " immediately, without letting them wait" : `, while ${number(during.waiting)} wait`}`
     : "no operation was refused in the recorded part of the outage";
+  if (!Number.isFinite(detectedMs)) return `${detected}; ${refused}. After the outage it completes ${number(after.perSecond)} operations per second (before: ${number(before.perSecond)}).`;
   const back = Number.isFinite(recoveredMs)
-    ? `Without a restart it is up again ${recoveredMs < 100 ? "as soon as" : `${duration(recoveredMs)} after`} the database responds, and completes ${number(after.perSecond)} operations per second (before: ${number(before.perSecond)}).`
+    ? `Without a restart it is up again ${approximately(recoveredMs)} after the database responds, and completes ${number(after.perSecond)} operations per second (before: ${number(before.perSecond)}).`
     : "It was not up again within 6 s after the outage.";
   return `${detected}; ${refused}. ${back}`;
 }
@@ -91,12 +93,15 @@ function batch([a, b]) {
 
 const conclusions = { pool, small, large, queue, batch };
 
-/** The concluding sentences of a step. `results` has one entry per variant; the outage step has one object. */
+// The concluding sentences of a step. `results` has one entry per variant; the outage step has one object.
 export function conclude(step, results) {
-  return step.outageSeconds ? outage(results) : conclusions[step.id](results);
+  if (step.outageSeconds) return outage(results);
+  const empty = results.findIndex((result) => !(result.perSecond > 0));
+  if (empty >= 0) return `No operation was completed with “${step.variants[empty].label}”, so there is nothing to compare. ${again}`;
+  return conclusions[step.id](results);
 }
 
-/** The lines of the summary: term, meaning, and what was measured (null: the step has not been run). */
+// The lines of the summary: term, meaning, and what was measured (null: the step has not been run).
 export function summarize(results) {
   const { pool: first, small: second, large: third, queue: fourth } = results;
   return [

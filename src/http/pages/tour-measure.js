@@ -7,7 +7,7 @@ export const ignoreMs = 1000;
 export const recordMs = 2500;
 const windowMs = 1000;
 
-/** The rows of the results. `use` and `wait` come from the pool's histograms, the others from the frames. */
+// The rows of the results. `use` and `wait` come from the pool's histograms, the others from the frames.
 export const figures = {
   perSecond: { label: "Operations per second", format: number },
   failedPerSecond: { label: "Refused per second", format: number },
@@ -26,7 +26,7 @@ export const mean = (values) => {
   return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : NaN;
 };
 
-/** Resolves after `ms`, or rejects when `signal` is aborted. */
+// Resolves after `ms`, or rejects when `signal` is aborted.
 export function pause(ms, signal) {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
@@ -42,7 +42,7 @@ export function pause(ms, signal) {
   });
 }
 
-/** Collects the frames of both streams with their time of arrival, until `stop` is called. */
+// Collects the frames of both streams with their time of arrival, until `stop` is called.
 export function collect(client) {
   const frames = { demo: [], pool: [] };
   const stop = new AbortController();
@@ -52,7 +52,7 @@ export function collect(client) {
   return { frames, stop: () => stop.abort() };
 }
 
-/** A percentile of what a histogram gained between two frames. */
+// A percentile of what a histogram gained between two frames.
 function percentile(upper, first, last, share) {
   const counts = last.map((count, index) => Math.max(0, count - (first[index] ?? 0)));
   const total = counts.reduce((sum, count) => sum + count, 0);
@@ -66,7 +66,7 @@ function percentile(upper, first, last, share) {
   return NaN;
 }
 
-/** The figures of the frames from `from` on. */
+// The figures of the frames from `from` on.
 export function evaluate(frames, from, to = Infinity) {
   const inside = (frame) => frame.at >= from && frame.at <= to;
   const pool = frames.pool.filter(inside);
@@ -92,14 +92,14 @@ export function evaluate(frames, from, to = Infinity) {
 
 const sameSettings = (settings, wanted) => Object.entries(wanted).every(([field, value]) => settings[field] === value);
 
-/** Throws if the figures are missing, or if another page has changed the settings meanwhile. */
+// Throws if the figures are missing, or if another page has changed the settings meanwhile.
 function check(result, wanted) {
   if (!result) throw new Error("Too few figures have arrived. They stop while this page is hidden, or while the service cannot be reached. Run the step again.");
   if (!sameSettings(result.settings, wanted)) throw new Error("Another page has changed the settings during the run. Run the step again.");
   return result;
 }
 
-/** Applies the settings and records their figures. */
+// Applies the settings and records their figures.
 export async function measure(client, settings, signal) {
   await client.patch(settings);
   const started = performance.now();
@@ -112,7 +112,7 @@ export async function measure(client, settings, signal) {
   return check(evaluate(collection.frames, started + ignoreMs), settings);
 }
 
-/** Stops the database for some seconds and records what happens before, during and after. */
+// Stops the database for some seconds and records what happens before, during and after.
 export async function measureOutage(client, settings, seconds, signal, report) {
   await client.patch(settings);
   const collection = collect(client);

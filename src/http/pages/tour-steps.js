@@ -5,7 +5,7 @@ const base = {
   max: 10, min: 2, queueLimit: 1000, acquireMs: 5000, batch: false, clients: 16, writePercent: 0, latencyMs: 2, connectionPerRequest: false,
 };
 
-/** `figures` are the rows of the results; tour-measure.js explains them. `variants` run one after another. */
+// `figures` are the rows of the results; tour-measure.js explains them. `variants` run one after another.
 export const steps = [
   {
     id: "pool",
@@ -16,7 +16,7 @@ export const steps = [
       { label: "Pool", settings: base },
     ],
     figures: ["perSecond", "p50Ms", "p99Ms", "openedPerSecond"],
-    terms: [["min", "so many connections stay open when they are idle."], ["idle timeout", "a connection above min that is not used for this long is closed."]],
+    terms: [["min", "so many connections stay open when they are idle (Sequelize: min)."], ["idle timeout", "a connection above min that is not used for this long is closed (mysql2: idleTimeout, Sequelize: idle)."]],
     link: ["How a pool opens and reuses connections", "how-it-works"],
   },
   {
@@ -28,7 +28,7 @@ export const steps = [
       { label: "max 10", settings: { ...base, clients: 32 } },
     ],
     figures: ["perSecond", "p50Ms", "waitP50", "useP50", "waiting"],
-    terms: [["max", "the most connections that the pool opens. Too low: operations wait while the database is idle."]],
+    terms: [["max", "the most connections that the pool opens (mysql2: connectionLimit). Too low: operations wait while the database is idle."]],
     link: ["How to size the pool", "how-to-size-it"],
   },
   {
@@ -46,14 +46,14 @@ export const steps = [
   {
     id: "queue",
     title: "The queue",
-    text: "100 clients want more than one connection with 5 ms latency can do. A long queue lets all of them wait; a short queue refuses those that find it full. A short acquire timeout refuses those that would wait too long.",
+    text: "100 clients send more operations than one connection with 5 ms latency can serve. A long queue lets all of them wait; a short queue refuses those that find it full. A short acquire timeout refuses those that would wait too long.",
     variants: [
       { label: "Queue limit 1000", settings: { ...base, clients: 100, max: 1, min: 1, latencyMs: 5 } },
       { label: "Queue limit 10", settings: { ...base, clients: 100, max: 1, min: 1, latencyMs: 5, queueLimit: 10 } },
       { label: "Acquire timeout 100 ms", settings: { ...base, clients: 100, max: 1, min: 1, latencyMs: 5, acquireMs: 100 } },
     ],
     figures: ["perSecond", "failedPerSecond", "waiting", "p50Ms", "p99Ms"],
-    terms: [["queue limit", "how many operations may wait; more are refused immediately."], ["acquire timeout", "how long an operation may wait for a connection."]],
+    terms: [["queue limit", "how many operations may wait (mysql2: queueLimit); more are refused immediately."], ["acquire timeout", "how long an operation may wait for a connection (Sequelize: acquire). An operation that would wait longer is refused on arrival."]],
     link: ["The queue in the documentation", "how-it-works"],
   },
   {

@@ -2,7 +2,7 @@
 import { errorText } from "./lab-client.js";
 import { duration, rate as number } from "./format.js";
 import { element, setText } from "./lab-dom.js";
-import { conclude, summarize } from "./tour-conclusions.js";
+import { approximately, conclude, summarize } from "./tour-conclusions.js";
 import { figures, ignoreMs, measure, measureOutage, recordMs } from "./tour-measure.js";
 import { steps, summary } from "./tour-steps.js";
 
@@ -16,13 +16,13 @@ export class Tour {
   #controller = null;
   #before = null;
 
-  /** `onopen(open)` is called when the tour is started or left, `onrun(running)` when a step starts or ends. */
+  // `onopen(open)` is called when the tour is started or left, `onrun(running)` when a step starts or ends.
   constructor(client, { onopen, onrun }) {
     Object.assign(this, { client, onopen, onrun });
     this.failed = element("p", { role: "status", class: "lab-error" });
     this.start = element("button", { type: "button", class: "button lab-primary", disabled: true, onclick: () => this.#open() }, "Start the guided tour");
     this.invitation = element("div", { class: "lab-invitation" }, this.start,
-      element("p", { class: "note" }, "Six steps, under three minutes. Each runs two variants and compares the figures of this machine."));
+      element("p", { class: "note" }, "Six steps, under three minutes. Each compares figures that are measured on this machine."));
     this.status = element("p", { role: "status", class: "lab-run-status" });
     this.meter = element("progress", { max: 1, value: 0, hidden: true, "aria-label": "Progress of the run" });
     this.now = element("p", { class: "note lab-now" });
@@ -58,7 +58,7 @@ export class Tour {
     });
   }
 
-  /** The demo has sent its settings: the tour can be started. */
+  // The demo has sent its settings: the tour can be started.
   enable() {
     this.start.disabled = false;
   }
@@ -195,7 +195,7 @@ export class Tour {
     setText(this.conclusion, "");
   }
 
-  /** What happens now, while a step runs. Not announced: it changes four times a second. */
+  // What happens now, while a step runs. Not announced: it changes four times a second.
   #live() {
     if (!this.#controller) return;
     const { load } = this.client.demo;
@@ -215,9 +215,9 @@ export class Tour {
       element("th", { scope: "row" }, figures[key].label),
       columns.map(([, result]) => element("td", {}, result ? figures[key].format(result[key]) : "–"))));
     const facts = step.outageSeconds && element("p", { class: "lab-facts" },
-      `Reported down after: ${duration(results.detectedMs)} · up again after the end of the outage: ${results.recoveredMs < 100 ? "at once" : duration(results.recoveredMs)}`);
+      `Reported down after ${approximately(results.detectedMs)}, up again ${approximately(results.recoveredMs)} after the end of the outage (frames arrive every 0.25 s).`);
     this.table.replaceChildren(
-      element("table", { class: "lab-table" }, element("caption", {}, "Measured on this machine"), element("thead", {}, head), element("tbody", {}, lines)),
+      element("table", { class: "lab-table" }, element("caption", {}, "Measured on this machine. p50: half of the operations take at most this long; p99: 99 % of them."), element("thead", {}, head), element("tbody", {}, lines)),
       ...(facts ? [facts] : []));
     setText(this.conclusion, conclude(step, results));
     this.learned.replaceChildren(
@@ -228,8 +228,8 @@ export class Tour {
 
   #summary() {
     const lines = summarize(this.#results).flatMap(({ term, text, measured, step }) => {
-      const number = steps.findIndex((entry) => entry.id === step) + 1;
-      const figure = measured || (step ? `Not measured yet: run step ${number}.` : `Not measured: the idle timeout of this pool is ${this.#idle()}.`);
+      const position = steps.findIndex((entry) => entry.id === step) + 1;
+      const figure = measured || (step ? `Not measured yet: run step ${position}.` : `Not measured: the idle timeout of this pool is ${this.#idle()}.`);
       return [element("dt", {}, term), element("dd", {}, text, element("span", { class: "note" }, figure))];
     });
     this.body.append(element("dl", { class: "lab-summary" }, lines),
