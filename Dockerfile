@@ -19,12 +19,14 @@ RUN mkdir -p src entity/src migration/src pool/src pool/examples pool/tests test
     && cargo build --release --locked --features "$FEATURES"
 
 COPY config config
+# Some are pages of the service.
+COPY docs docs
 COPY entity entity
 COPY migration migration
 COPY pool pool
 COPY src src
 # Make the sources newer than the build of the empty ones.
-RUN find src entity migration pool config -type f -exec touch {} + \
+RUN find src entity migration pool config docs -type f -exec touch {} + \
     && cargo build --release --locked --features "$FEATURES" \
     && mkdir /data
 

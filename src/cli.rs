@@ -71,6 +71,9 @@ enum Command {
     Migrate {
         #[command(subcommand)]
         action: Option<commands::MigrateAction>,
+        /// Print JSON: the number of migrations, or a line for each one
+        #[arg(long, global = true)]
+        json: bool,
     },
     /// Import users from an NDJSON or CSV file
     ///
@@ -88,6 +91,9 @@ enum Command {
     Keys {
         #[command(subcommand)]
         action: commands::KeysAction,
+        /// Print JSON, one object per line
+        #[arg(long, global = true)]
+        json: bool,
     },
     /// Print who has changed which user, newest first
     ///
@@ -147,10 +153,12 @@ fn run(cli: Cli) -> Result<(), CommandError> {
             commands::serve(layers.settings()?, Reload::new(cli.config, overrides, layers))
         }
         Command::Demo(options) => commands::demo(&options),
-        Command::Migrate { action } => commands::migrate(&settings()?, action.unwrap_or(commands::MigrateAction::Up)),
+        Command::Migrate { action, json } => {
+            commands::migrate(&settings()?, action.unwrap_or(commands::MigrateAction::Up), json)
+        }
         Command::Import(options) => commands::import(&settings()?, &options),
         Command::Export(options) => commands::export(&settings()?, &options),
-        Command::Keys { action } => commands::keys(&settings()?, action),
+        Command::Keys { action, json } => commands::keys(&settings()?, action, json),
         Command::Audit(options) => commands::audit(&settings()?, &options),
         Command::Feed { action } => commands::feed(&settings()?, action),
         Command::Openapi => commands::interruptible(commands::openapi),

@@ -15,6 +15,7 @@ mod migrate;
 mod openapi;
 mod operator;
 mod serve;
+mod table;
 
 use std::{
     error::Error,

@@ -1,6 +1,6 @@
 //! `users-api keys`: creates, lists, rotates and revokes API keys.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{
     CommandError,
     interruptible::{check_schema, print, with_pool},
+    table::{BAD, Cell, GOOD, WARNING, table},
 };
 use crate::{
     domain::{ApiKey, KeyId, KeyName, Scope, Scopes},
@@ -23,11 +24,7 @@ pub(crate) enum KeysAction {
     /// Create a key and print it; it cannot be shown again
     Create(CreateOptions),
     /// List all keys, without their secrets
-    List {
-        /// Print JSON, one key per line
-        #[arg(long)]
-        json: bool,
-    },
+    List,
     /// Create a new key with the same name, scopes and expiry, and let the old one expire
     Rotate {
         /// The id of the old key: the 12 letters and digits after uak_
@@ -85,25 +82,28 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Manages keys.
-pub(crate) fn keys(settings: &Settings, action: KeysAction) -> Result<(), CommandError> {
+pub(crate) fn keys(settings: &Settings, action: KeysAction, json: bool) -> Result<(), CommandError> {
     if matches!(action, KeysAction::Generate) {
-        let (_, text) = generate()?;
-        return super::print(&format!("{text}\n"));
+        let (key, text) = generate()?;
+        return super::print(&new_key(&key, &text, json));
     }
     let options = settings.pool.clone().max(1).min(0);
     with_pool(settings, &options, async |pool, stop| {
         check_schema(&pool, settings, &stop).await?;
         let service = KeyService::new(pool);
-        let text =
-            stop.run_until_requested(Box::pin(run(&service, action))).await.ok_or_else(CommandError::no_effect)??;
+        let text = stop
+            .run_until_requested(Box::pin(run(&service, action, json)))
+            .await
+            .ok_or_else(CommandError::no_effect)??;
         print(text, &stop).await
     })
 }
 
-async fn run(service: &KeyService, action: KeysAction) -> Result<String, CommandError> {
+async fn run(service: &KeyService, action: KeysAction, json: bool) -> Result<String, CommandError> {
     match action {
         KeysAction::Create(options) => {
             let (key, text) = generate()?;
+            let printed = new_key(&key, &text, json);
             let new = NewKey {
                 key,
                 name: options.name,
@@ -111,22 +111,30 @@ async fn run(service: &KeyService, action: KeysAction) -> Result<String, Command
                 expires_at: options.expires.map(|expires| clock::now() + expires),
             };
             service.create(new).await.map_err(CommandError::failed)?;
-            Ok(format!("{text}\n"))
+            Ok(printed)
         }
-        KeysAction::List { json } => {
+        KeysAction::List => {
             let keys = service.list().await.map_err(CommandError::failed)?;
-            Ok(if json { keys.iter().map(json_line).collect() } else { table(&keys, clock::now()) })
+            Ok(if json { keys.iter().map(json_line).collect() } else { list(&keys, clock::now()) })
         }
         KeysAction::Rotate { id, overlap } => {
             let (key, text) = generate()?;
+            let printed = new_key(&key, &text, json);
             service.rotate(id, key, overlap, Scopes::ALL).await.map_err(CommandError::failed)?;
-            Ok(format!("{text}\n"))
+            Ok(printed)
         }
         KeysAction::Revoke { id } => {
             service.revoke(id).await.map_err(CommandError::failed)?;
-            Ok(format!("{id} revoked\n"))
+            Ok(if json {
+                format!("{}\n", json!({"id": id.as_str(), "revoked": true}))
+            } else {
+                format!("{id} revoked\n")
+            })
         }
-        KeysAction::Generate => Ok(format!("{}\n", generate()?.1)),
+        KeysAction::Generate => {
+            let (key, text) = generate()?;
+            Ok(new_key(&key, &text, json))
+        }
     }
 }
 
@@ -152,19 +160,27 @@ fn json_line(key: &KeyRecord) -> String {
     format!("{line}\n")
 }
 
-/// Returns the keys as a table, which is empty if there is none.
-fn table(keys: &[KeyRecord], now: DateTime<Utc>) -> String {
+/// Returns a new key as it is printed: alone, so that a script can store it.
+fn new_key(key: &ApiKey, text: &str, json: bool) -> String {
+    if json { format!("{}\n", json!({"id": key.id.as_str(), "key": text})) } else { format!("{text}\n") }
+}
+
+fn list(keys: &[KeyRecord], now: DateTime<Utc>) -> String {
     let state = |key: &KeyRecord| match (key.revoked_at, key.expires_at) {
-        (Some(_), _) => "revoked".to_owned(),
-        (None, Some(end)) if end <= now => "expired".to_owned(),
-        (None, Some(end)) => format!("until {}", time(end)),
-        (None, None) => "active".to_owned(),
+        (Some(_), _) => Cell::styled("revoked", BAD),
+        (None, Some(end)) if end <= now => Cell::styled("expired", BAD),
+        (None, Some(end)) => Cell::styled(format!("until {}", time(end)), WARNING),
+        (None, None) => Cell::styled("active", GOOD),
     };
-    let mut text = String::new();
-    for key in keys {
-        let used = key.last_used_at.map_or_else(|| "never used".to_owned(), |at| format!("used {}", time(at)));
-        // Writing into a String does not fail.
-        let _ = writeln!(text, "{}  {:26}  {:25}  {}  ({})", key.id, state(key), used, key.name.as_str(), key.scopes);
-    }
-    text
+    let row = |key: &KeyRecord| {
+        let used = key.last_used_at.map_or_else(|| "never".to_owned(), time);
+        [
+            Cell::new(key.id.as_str()),
+            state(key),
+            Cell::new(used),
+            Cell::new(key.scopes.to_string()),
+            Cell::new(key.name.as_str()),
+        ]
+    };
+    table(["ID", "STATE", "LAST USED", "SCOPES", "NAME"], keys.iter().map(row).collect())
 }

@@ -1,16 +1,18 @@
 //! `users-api migrate`: applies and reverts migrations, and shows their status.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::{
     CommandError,
     interruptible::{print, with_pool},
+    table::{Cell, GOOD, WARNING, table},
 };
 use crate::{
     lifecycle::StopRequest,
-    service::{Progress, SchemaFailure, SchemaService},
+    service::{Migration, Progress, SchemaFailure, SchemaService},
     settings::Settings,
 };
 
@@ -30,29 +32,31 @@ pub(crate) enum MigrateAction {
 }
 
 /// Applies or reverts migrations, or prints their status.
-pub(crate) fn migrate(settings: &Settings, action: MigrateAction) -> Result<(), CommandError> {
+pub(crate) fn migrate(settings: &Settings, action: MigrateAction, json: bool) -> Result<(), CommandError> {
     // A migration needs one connection, and its statements may take any length of time.
     let options = settings.pool.clone().max(1).min(0).statement_timeout(Duration::ZERO);
     with_pool(settings, &options, async |pool, stop| {
-        print(run(&SchemaService::new(pool), action, &stop).await?, &stop).await
+        print(run(&SchemaService::new(pool), action, json, &stop).await?, &stop).await
     })
 }
 
-async fn run(schema: &SchemaService, action: MigrateAction, stop: &StopRequest) -> Result<String, CommandError> {
+async fn run(
+    schema: &SchemaService,
+    action: MigrateAction,
+    json: bool,
+    stop: &StopRequest,
+) -> Result<String, CommandError> {
     match action {
         MigrateAction::Up => {
             run_unless_stopped(stop, schema.check_server()).await?;
-            outcome(schema.up(stop.clone().requested()).await, "applied")
+            outcome(schema.up(stop.clone().requested()).await, "applied", json)
         }
-        MigrateAction::Down { steps } => outcome(schema.down(Some(steps), stop.clone().requested()).await, "reverted"),
+        MigrateAction::Down { steps } => {
+            outcome(schema.down(Some(steps), stop.clone().requested()).await, "reverted", json)
+        }
         MigrateAction::Status => {
-            let mut text = String::new();
-            for migration in run_unless_stopped(stop, schema.status()).await? {
-                let status = if migration.applied { "applied" } else { "pending" };
-                // Writing into a String does not fail.
-                let _ = writeln!(text, "{status}  {}", migration.name);
-            }
-            Ok(text)
+            let migrations = run_unless_stopped(stop, schema.status()).await?;
+            Ok(if json { migrations.iter().map(json_line).collect() } else { status(&migrations) })
         }
     }
 }
@@ -65,8 +69,21 @@ async fn run_unless_stopped<T>(
     stop.run_until_requested(work).await.ok_or_else(CommandError::no_effect)?.map_err(CommandError::failed)
 }
 
-fn outcome(progress: Result<Progress, SchemaFailure>, verb: &str) -> Result<String, CommandError> {
+fn json_line(migration: &Migration) -> String {
+    format!("{}\n", json!({"name": migration.name, "applied": migration.applied}))
+}
+
+fn status(migrations: &[Migration]) -> String {
+    let row = |migration: &Migration| {
+        let state = if migration.applied { Cell::styled("applied", GOOD) } else { Cell::styled("pending", WARNING) };
+        [state, Cell::new(&migration.name)]
+    };
+    table(["STATE", "MIGRATION"], migrations.iter().map(row).collect())
+}
+
+fn outcome(progress: Result<Progress, SchemaFailure>, verb: &str, json: bool) -> Result<String, CommandError> {
     match progress.map_err(CommandError::failed)? {
+        Progress { changed, is_stopped: false } if json => Ok(format!("{}\n", json!({verb: changed}))),
         Progress { changed, is_stopped: false } => Ok(format!("{changed} {verb}\n")),
         Progress { changed: 0, .. } => Err(CommandError::no_effect()),
         Progress { changed, .. } => {

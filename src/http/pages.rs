@@ -31,6 +31,7 @@ static FILES: LazyLock<BTreeMap<&str, Asset>> = LazyLock::new(|| {
         "comparison.js",
         "connections.js",
         "dashboard.js",
+        "document.css",
         "dom.js",
         "format.js",
         "glossary.js",
@@ -86,9 +87,10 @@ fn document(name: &str, text: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}: users-api</title>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <link rel=\"stylesheet\" href=\"../assets/style.css\">\n</head>\n<body>\n<header class=\"page\">\n\
-         <nav aria-label=\"Documents\"><a href=\"../\">users-api</a> {navigation}</nav>\n</header>\n\
-         <main class=\"document\">\n{}</main>\n</body>\n</html>\n",
+         <link rel=\"stylesheet\" href=\"../assets/style.css\">\n\
+         <link rel=\"stylesheet\" href=\"../assets/document.css\">\n</head>\n<body class=\"document\">\n<header>\n\
+         <nav class=\"documents\" aria-label=\"Documents\"><a href=\"../\">users-api</a> {navigation}</nav>\n</header>\n\
+         <main>\n{}</main>\n</body>\n</html>\n",
         markdown::to_html(text, is_served)
     )
 }

@@ -65,12 +65,19 @@ async fn keys_are_created_rotated_and_revoked(context: Context) {
     assert_eq!(of(&second)["name"], "billing");
     // The command line shows the same.
     let table = printed(&context, &url, &["list"]).await;
+    assert!(table.starts_with("ID            STATE  "), "{table}");
+    assert!(!table.contains('\u{1b}'), "colours are for terminals only: {table:?}");
     assert!(table.contains(&format!("{}  revoked", id_of(&first))), "{table}");
     assert!(table.contains(&format!("{}  until", id_of(&second))), "{table}");
     let lines = printed(&context, &url, &["list", "--json"]).await;
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 4);
     assert_eq!(lines[2]["scope"], "users:read users:write");
+    let created = printed(&context, &url, &["create", "--name", "x", "--scope", "users:read", "--json"]).await;
+    let created: Value = serde_json::from_str(&created).unwrap();
+    assert_eq!(id_of(created["key"].as_str().unwrap()), created["id"].as_str().unwrap());
+    let revoked = printed(&context, &url, &["revoke", created["id"].as_str().unwrap(), "--json"]).await;
+    assert_eq!(revoked, format!("{{\"id\":{},\"revoked\":true}}", created["id"]));
     assert_eq!(keys(&context, &url, &["revoke", "0123456789ab"]).await.status.code(), Some(1));
     assert_eq!(keys(&context, &url, &["revoke", "0"]).await.status.code(), Some(2));
     assert_eq!(keys(&context, &url, &["create", "--name", "x", "--scope", "users"]).await.status.code(), Some(2));

@@ -44,8 +44,14 @@ async fn migrations_apply_revert_and_apply_again(context: Context) {
         "m20261129_000013_create_users_processes",
         "m20261130_000014_create_users_exports",
     ];
-    let all = |status: &str| names.map(|name| format!("{status:9}{name}\n")).concat();
+    let all = |status: &str| {
+        let rows = names.map(|name| format!("{status}  {name}\n")).concat();
+        format!("STATE    MIGRATION\n{rows}")
+    };
     assert_eq!(migrate(&context, &url, &["status"]).await, all("pending"));
+    let lines = migrate(&context, &url, &["status", "--json"]).await;
+    assert_eq!(lines.lines().next().unwrap(), format!("{{\"applied\":false,\"name\":\"{}\"}}", names[0]));
+    assert_eq!(lines.lines().count(), names.len());
     for _ in 0..2 {
         assert_eq!(migrate(&context, &url, &["up"]).await, "14 applied\n");
         assert_eq!(migrate(&context, &url, &["up"]).await, "0 applied\n");
@@ -250,7 +256,7 @@ async fn a_history_in_the_shared_table_is_adopted(context: Context) {
     ] {
         database.execute_unprepared(statement).await.unwrap();
     }
-    assert!(migrate(&context, &app.url, &["status"]).await.lines().all(|line| line.starts_with("applied")));
+    assert!(migrate(&context, &app.url, &["status"]).await.lines().skip(1).all(|line| line.starts_with("applied")));
     let check = context.app_on(&app.url, &[("database.migrate", "check")]).await;
     check.stop().await.unwrap().unwrap();
     assert_eq!(migrate(&context, &app.url, &["up"]).await, "0 applied\n");

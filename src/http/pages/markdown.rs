@@ -2,28 +2,42 @@
 
 use std::collections::BTreeMap;
 
-use pulldown_cmark::{Alignment, CowStr, Event, Options, Parser, Tag, TagEnd, html};
+use pulldown_cmark::{Alignment, CodeBlockKind, CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
 /// Returns the HTML of a document. Links to files that are not served become text, and so do images.
 pub(super) fn to_html(text: &str, is_served: impl Fn(&str) -> bool) -> String {
     let mut events: Vec<Event<'_>> = Parser::new_ext(text, Options::ENABLE_TABLES).collect();
     add_anchors(&mut events);
     let mut is_link = true;
-    let shown = events.into_iter().filter_map(|event| match event {
+    let mut is_diagram = false;
+    let shown = events.into_iter().flat_map(|event| match event {
         Event::Start(Tag::Link { ref dest_url, .. }) => {
             is_link = works(dest_url, &is_served);
-            is_link.then_some(event)
+            is_link.then_some(event).into_iter().collect()
         }
-        Event::End(TagEnd::Link) => is_link.then_some(event),
-        // Alignment would be an inline style, which the policy of the pages forbids.
-        Event::Start(Tag::Table(columns)) => Some(Event::Start(Tag::Table(vec![Alignment::None; columns.len()]))),
-        Event::Start(Tag::Image { .. }) => Some(Event::Start(Tag::Emphasis)),
-        Event::End(TagEnd::Image) => Some(Event::End(TagEnd::Emphasis)),
-        event => Some(event),
+        Event::End(TagEnd::Link) => is_link.then_some(event).into_iter().collect(),
+        Event::Start(Tag::Image { .. }) => vec![Event::Start(Tag::Emphasis)],
+        Event::End(TagEnd::Image) => vec![Event::End(TagEnd::Emphasis)],
+        // A wide table scrolls, also by keyboard. Alignment would be an inline style, which the policy of the pages forbids.
+        Event::Start(Tag::Table(columns)) => vec![
+            markup(r#"<div class="table" role="region" aria-label="Table" tabindex="0">"#),
+            Event::Start(Tag::Table(vec![Alignment::None; columns.len()])),
+        ],
+        Event::End(TagEnd::Table) => vec![event, markup("</div>")],
+        Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(ref language))) if **language == *"mermaid" => {
+            is_diagram = true;
+            vec![markup("<details><summary>Diagram, as Mermaid source</summary>"), event]
+        }
+        Event::End(TagEnd::CodeBlock) if std::mem::take(&mut is_diagram) => vec![event, markup("</details>")],
+        event => vec![event],
     });
     let mut page = String::with_capacity(text.len() * 2);
     html::push_html(&mut page, shown);
     page
+}
+
+fn markup(html: &'static str) -> Event<'static> {
+    Event::Html(CowStr::Borrowed(html))
 }
 
 fn works(target: &str, is_served: impl Fn(&str) -> bool) -> bool {
