@@ -36,6 +36,8 @@ const SILENCE_THRESHOLD: Duration = Duration::from_secs(1);
 
 pub(crate) struct PoolInner {
     pub(crate) engine: Engine,
+    /// Whether the database can be silent: an embedded one cannot, unless its round trips are simulated.
+    can_be_silent: bool,
     pub(crate) clock: Clock,
     pub(crate) admission: Admission<DriverConnection>,
     pub(crate) health: Health,
@@ -72,6 +74,7 @@ impl PoolInner {
         let engine = connector.url().engine();
         Self {
             engine,
+            can_be_silent: engine != Engine::Sqlite || connector.has_round_trip_hook(),
             clock,
             admission: Admission::new(options.max, engine),
             health: Health::new(clock),

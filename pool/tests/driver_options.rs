@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use orm_pool::{
-    ConnectError, DatabaseUrl, DbErrorKind, Error, NewConnection, Pool, PoolBuilder, PoolOptions, PoolState,
+    ConnectError, ConnectionState, DatabaseUrl, DbErrorKind, Error, NewConnection, Pool, PoolBuilder, PoolOptions,
+    PoolState,
 };
 use sea_orm::{ConnectionTrait, DbErr, sqlx::sqlite::SqliteSynchronous};
 use test_support::{
@@ -18,6 +19,8 @@ use test_support::{
     bare::{end, read},
     cases, eventually, number,
 };
+
+use tokio::sync::watch;
 
 use crate::Context;
 
@@ -27,6 +30,7 @@ cases![
     a_shortage_ends_when_after_connect_succeeds_again,
     driver_options_can_be_changed,
     pragmas_are_set_on_every_connection,
+    round_trips_can_be_delayed_and_stopped,
 ];
 
 async fn builder(context: &Context, max: u32) -> PoolBuilder {
@@ -146,4 +150,43 @@ async fn pragmas_are_set_on_every_connection(context: Context) {
         matches!(refused, Err(ConnectError::Option(ref option)) if option.option == "sqlite_pragma"),
         "{refused:?}"
     );
+}
+
+async fn try_read(pool: &Pool) -> Result<i64, Error> {
+    pool.read("test.read", |db| async move { Ok(number(&db, "SELECT 1").await?) }).await
+}
+
+async fn round_trips_can_be_delayed_and_stopped(context: Context) {
+    let count = Arc::new(AtomicU32::new(0));
+    let responds = watch::Sender::new(true);
+    let hook = {
+        let (count, responds) = (Arc::clone(&count), responds.subscribe());
+        move || -> BoxFuture<'static, ()> {
+            count.fetch_add(1, Ordering::Relaxed);
+            let mut responds = responds.clone();
+            Box::pin(async move { drop(responds.wait_for(|responds| *responds).await) })
+        }
+    };
+    let pool = builder(&context, 2).await.before_round_trip(hook).connect().await.unwrap();
+    eventually("two connections", || async { (pool.status().idle == 2).then_some(()) }).await;
+    assert_eq!(count.load(Ordering::Relaxed), 6, "each connection takes three");
+    assert_eq!(try_read(&pool).await.unwrap(), 1);
+    assert_eq!(count.load(Ordering::Relaxed), 7);
+
+    // A database that does not respond is detected, also an embedded one.
+    responds.send_replace(false);
+    let late = tokio::spawn({
+        let pool = pool.clone();
+        async move { try_read(&pool).await }
+    });
+    eventually("down", || async { (pool.snapshot().state == PoolState::Down).then_some(()) }).await;
+    let snapshot = pool.detailed_snapshot();
+    assert_eq!(snapshot.snapshot.cause.unwrap().kind, DbErrorKind::Silent);
+    assert!(snapshot.connections.iter().any(|connection| connection.state == ConnectionState::Stranded));
+    assert!(matches!(try_read(&pool).await, Err(Error::Refused { .. })));
+    responds.send_replace(true);
+    eventually("up", || async { (pool.snapshot().state == PoolState::Up).then_some(()) }).await;
+    assert_eq!(late.await.unwrap().unwrap(), 1, "the statement was only late");
+    assert_eq!(try_read(&pool).await.unwrap(), 1);
+    end(pool).await;
 }

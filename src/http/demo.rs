@@ -99,9 +99,9 @@ async fn slow_statement(
     Ok(demo.respond())
 }
 
-/// Parses a body. A page of another origin cannot send one of this media type.
+/// Parses a body. A page of another origin cannot send one of these media types.
 fn parse<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T, Problem> {
-    media_type(request.head(), &["application/json"])?;
+    media_type(request.head(), &["application/json", "application/merge-patch+json"])?;
     serde_json::from_slice(body).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))
 }
 

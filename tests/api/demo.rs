@@ -162,11 +162,13 @@ async fn the_lab_shows_the_pool_at_work(context: Context) {
     app.put("/demo/outage", &json!({"seconds": 30})).await;
     let down = until(&mut pool, "down", |pool| pool["state"] == "down").await;
     assert_eq!(down["cause"]["kind"], "silent");
-    let refused = until(&mut lab, "refusals", |lab| lab["load"]["failedPerSecond"].as_f64() > Some(1.0)).await;
-    assert!(refused["outageMs"].as_u64() > Some(0));
+    let refused =
+        |lab: &Value| lab["outageMs"].as_u64() > Some(0) && lab["load"]["failedPerSecond"].as_f64() > Some(1.0);
+    until(&mut lab, "refusals in the outage", refused).await;
     app.put("/demo/outage", &json!({"seconds": 0})).await;
     until(&mut pool, "up", |pool| pool["state"] == "up").await;
-    until(&mut lab, "operations", |lab| lab["load"]["perSecond"].as_f64() > Some(50.0)).await;
+    let served = |lab: &Value| lab["outageMs"] == 0 && lab["load"]["perSecond"].as_f64() > Some(50.0);
+    until(&mut lab, "operations after the outage", served).await;
 
     // The clients pause when no one looks.
     drop((lab, pool));

@@ -20,7 +20,7 @@ fn all<'a>(text: &'a str, begin: &'a str, end: char) -> impl Iterator<Item = &'a
 /// Returns the files that a page uses: those in its HTML, and the modules that they import.
 async fn files(app: &App, page: &str) -> BTreeSet<String> {
     let html = app.get(page).await.text;
-    let mut files: BTreeSet<String> = all(&html, "assets/", '"').map(str::to_owned).collect();
+    let mut files: BTreeSet<String> = all(&html, "\"assets/", '"').map(str::to_owned).collect();
     let mut unread: Vec<String> = files.iter().cloned().collect();
     while let Some(file) = unread.pop() {
         let text = app.get(&format!("/assets/{file}")).await.text;

@@ -156,6 +156,11 @@ impl Connector {
         self.statement_cache
     }
 
+    /// Whether the application awaits something before each round trip.
+    pub(crate) fn has_round_trip_hook(&self) -> bool {
+        self.driver_options.before_round_trip.is_some()
+    }
+
     pub(crate) fn url(&self) -> &DatabaseUrl {
         &self.url
     }

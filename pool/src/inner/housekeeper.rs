@@ -70,7 +70,7 @@ fn tick(inner: &PoolInner) -> Duration {
 /// While the database is down, closes connections that have been idle since before the outage. Those that have
 /// responded since then are kept.
 fn discard_suspect(inner: &Arc<PoolInner>) {
-    if inner.engine == Engine::Sqlite || !inner.health.is_down() {
+    if !inner.can_be_silent || !inner.health.is_down() {
         return;
     }
     while let Some(entry) = inner.admission.take_idle_if(|entry| inner.health.is_suspect(entry.last_response.elapsed()))
@@ -191,7 +191,7 @@ async fn kill(
 /// grace period, or after the grace period alone if the server was found silent. [`LostResponses`] detects lost
 /// responses earlier. A refused connection attempt aborts no operation.
 fn abort_stranded(inner: &PoolInner) {
-    if inner.engine == Engine::Sqlite {
+    if !inner.can_be_silent {
         return;
     }
     let statement = inner.options().statement_timeout;

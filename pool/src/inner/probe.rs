@@ -10,7 +10,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{PoolInner, SILENCE_THRESHOLD};
 use crate::{
     connect::connector::ConnectFailure,
-    connect::url::Engine,
     health::State,
     set::{AcquireError, CloseReason},
 };
@@ -62,7 +61,7 @@ impl PoolInner {
     }
 
     fn is_probe_due(&self) -> bool {
-        if self.engine == Engine::Sqlite || self.admission.is_closed() {
+        if !self.can_be_silent || self.admission.is_closed() {
             return false;
         }
         if self.health.is_down() {

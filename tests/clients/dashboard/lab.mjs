@@ -32,7 +32,8 @@ async function compares(test, page, change) {
   const shown = async () => [await cell(page, 0).innerText(), await cell(page, 1).innerText(), await cell(page, 2).innerText()];
   await test.eventually(async () => `the figures before and after "${change}" are ${(await shown()).join(", ")}`, async () => {
     const [before, now, difference] = await shown();
-    return /\d/.test(before) && /\d/.test(now) && /same|▲|▼/.test(difference);
+    // The clients get on with any of the settings, if not as fast as before.
+    return /[1-9]/.test(before) && /[1-9]/.test(now) && /same|▲|▼/.test(difference);
   });
 }
 

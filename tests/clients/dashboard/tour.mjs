@@ -36,7 +36,7 @@ async function runStep(test, page, demo, number, before) {
   // Five seconds per variant, and for the outage its end and the recovery.
   await test.need(async () => `${what} does not end: ${await page.locator(".lab-run-status").innerText()}`, async () => (await run.innerText()) !== "Cancel", 60_000);
   const text = (await conclusion.innerText()).trim();
-  test.check(/^[A-Z25].{30,}\.$/s.test(text) && !/NaN|undefined|Infinity|missing/.test(text), () => `${what}: the conclusion is "${text}"`);
+  test.check(/^[A-Z25].{30,}\.$/s.test(text) && !/NaN|undefined|Infinity|missing|nothing to compare/.test(text), () => `${what}: the conclusion is "${text}"`);
   test.check(!/NaN|undefined|Infinity/.test(await card.innerText()), `${what}: a figure is not a number`);
 
   const rows = await page.locator(".lab-tour .lab-table tr").evaluateAll((all) => all.map((row) => [...row.cells].map((cell) => cell.textContent)));
@@ -46,6 +46,9 @@ async function runStep(test, page, demo, number, before) {
   for (const [name, ...values] of figures) {
     test.check(values.length === head.length - 1 && values.every((value) => /\d|no batches/.test(value)), `${what}: ${name}: ${values}`);
   }
+  const [rate, ...rates] = figures[0] ?? [];
+  const stalled = rates.filter((value, index) => !/[1-9]/.test(value) && head[index + 1] !== "During the outage");
+  test.check(rate === "Operations per second" && stalled.length === 0, `${what}: ${rate}: ${rates}`);
   // The outage changes no setting between its parts.
   const variants = number === 5 ? 1 : head.length - 1;
   const seen = await observed.stop();
