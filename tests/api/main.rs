@@ -57,6 +57,7 @@ mod limits;
 mod lists;
 mod logging;
 mod migrations;
+mod observability;
 mod ops;
 mod outage_causes;
 mod outages;
@@ -140,6 +141,7 @@ fn main() -> ExitCode {
             suite("demo", demo::cases()),
             suite("demo", demo::once::cases()).without_engine(),
             suite("pages", pages::cases()).without_engine(),
+            suite("observability", observability::cases()).without_engine(),
             suite("presence", presence::cases()),
             suite("websocket", websocket::cases()),
             suite("websocket_tickets", websocket_tickets::cases()),

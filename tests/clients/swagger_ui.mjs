@@ -94,6 +94,8 @@ try {
   for (const id of ["listUsers", "exportUsers"]) await run(id);
   // A page cannot open a WebSocket by a request.
   done.add("openWebSocket");
+  // A stream without an end: the page would wait for it.
+  done.add("poolLive");
   for (const id of ["getUser", "replaceUser", "patchUser", "sendMessage", "getUserPresence", "deleteUser", "getUserHistory"]) await run(id, { id: user });
   const key = JSON.parse((await run("createKey")).answer).id;
   for (const id of ["rotateKey", "revokeKey"]) await run(id, { id: key });

@@ -23,7 +23,7 @@ pub async fn lint(metrics: &str) -> Result<(), String> {
     if output.status.success() && findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 
-/// A Prometheus process that scrapes a service.
+/// A Prometheus process that scrapes a service, with the rules of `deploy/`.
 pub struct Prometheus {
     address: SocketAddr,
     _process: ManagedProcess,
@@ -38,9 +38,12 @@ impl Prometheus {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let configuration = folder.path().join("prometheus.yml");
         let text = format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: users, static_configs: [{{targets: ['{service}']}}]}}]\n"
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [rules.yml]\n\
+             scrape_configs: [{{job_name: users-api, static_configs: [{{targets: ['{service}']}}]}}]\n"
         );
         owner.write(&configuration, &text);
+        let rules = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus/rules.yml"));
+        owner.write(&folder.path().join("rules.yml"), rules);
         let mut command: Command = owner.managed_command(&program, folder.path(), "TERM");
         command
             .arg(format!("--config.file={}", configuration.display()))

@@ -55,6 +55,8 @@ export async function testOutage(test, browser, folder) {
     return (await row.getAttribute("data-active")) === "true" && /[1-9]/.test(await row.locator("td").last().innerText());
   });
   await test.eventually("the server is stopped: the health does not show since when", async () => /outage since \d\d:\d\d:\d\d/.test(await health.innerText()));
+  const drawn = async (selector) => /^M\d/.test((await page.locator(selector).first().getAttribute("d")) ?? "");
+  await test.eventually("the server is stopped: the time line of the health does not show it", () => drawn(".health-timeline .span-down"));
   await shoot(page, "serve-down");
 
   await postgres.start();
@@ -62,7 +64,6 @@ export async function testOutage(test, browser, folder) {
   const states = await page.evaluate(() => globalThis.states.join(" "));
   test.check(/^up (recovering )?down (down |recovering )*up$/.test(states), `the states are ${states}`);
   await test.eventually("after the outage: the health does not show it", async () => /last outage \d\d:\d\d:\d\d for \d/.test(await health.innerText()));
-  const drawn = async (selector) => /^M\d/.test((await page.locator(selector).first().getAttribute("d")) ?? "");
   await test.eventually("after the outage: the time line of the health does not show it", () => drawn(".health-timeline .span-down"));
   await test.eventually("after the outage: the charts do not show it", () => drawn("#charts .span-down"));
   const served = requests.statuses[200];
