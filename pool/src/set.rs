@@ -10,6 +10,6 @@ pub(crate) mod entry;
 pub use self::acquire_error::AcquireError;
 pub(crate) use self::{
     admission::{Access, Admission, AdmissionParams, Admitted, WaiterKind},
-    connection_set::Holder,
+    connection_set::{Holder, Members},
     entry::{CloseReason, PoolEntry},
 };

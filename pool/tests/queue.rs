@@ -19,6 +19,7 @@ cases![
     requests_that_would_time_out_are_refused_on_arrival,
     a_refusal_reports_the_longest_holder,
     changed_limits_take_effect_immediately,
+    a_new_connection_serves_an_operation_whatever_its_lifetime,
 ];
 
 async fn an_operation_inside_an_operation_is_refused(context: Context) {
@@ -180,5 +181,18 @@ async fn changed_limits_take_effect_immediately(context: Context) {
         .await;
         outside.close().await.unwrap();
     }
+    end(pool).await;
+}
+
+async fn a_new_connection_serves_an_operation_whatever_its_lifetime(context: Context) {
+    let options = PoolOptions::default().max(2).min(0).lifetime(Duration::from_nanos(1));
+    let pool = pool(&context, options).await;
+    for _ in 0..3 {
+        assert_eq!(read(&pool, "SELECT 1").await, 1);
+    }
+    eventually("each connection is closed after its operation", || async {
+        (pool.snapshot().counters.closed_lifetime >= 3).then_some(())
+    })
+    .await;
     end(pool).await;
 }

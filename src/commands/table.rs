@@ -1,6 +1,6 @@
 //! Tables on a terminal, with colours unless the output is no terminal or `NO_COLOR` is set.
 
-use std::io;
+use std::{fmt::Write as _, io};
 
 use anstream::{AutoStream, ColorChoice, adapter::strip_str};
 use anstyle::{AnsiColor, Effects, Style};
@@ -43,7 +43,9 @@ fn render<const N: usize>(header: [&str; N], rows: Vec<[Cell; N]>, colours: bool
         for (at, (Cell { text: content, style }, width)) in row.iter().zip(widths).enumerate() {
             let is_last = at + 1 == N;
             let padding = if is_last { 0 } else { width - content.chars().count() };
-            text += &format!("{style}{content}{style:#}{:padding$}{}", "", if is_last { "\n" } else { GAP });
+            let end = if is_last { "\n" } else { GAP };
+            // Writing into a String does not fail.
+            let _ = write!(text, "{style}{content}{style:#}{:padding$}{end}", "");
         }
     }
     if colours { text } else { strip_str(&text).to_string() }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 /// The figures cover this many complete slots: one second.
-const SLOTS: u64 = 4;
+const SLOTS: u32 = 4;
 const SLOT: Duration = Duration::from_millis(250);
 /// The longest time that is recorded exactly, in microseconds: one minute.
 const MAX_MICROS: u64 = 60_000_000;
@@ -24,8 +24,8 @@ pub(super) struct Figures {
     began: Instant,
     completed: AtomicU64,
     failed: AtomicU64,
-    // One more, for the current slot.
-    slots: Mutex<[Slot; SLOTS as usize + 1]>,
+    // One more than the figures cover, for the current slot.
+    slots: Mutex<[Slot; 5]>,
 }
 
 #[derive(Debug)]
@@ -90,13 +90,13 @@ impl Figures {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let mut latencies = Histogram::new_from(&slots[0].latencies);
         let mut failed = 0;
-        for slot in slots.iter().filter(|slot| slot.number < now && slot.number + SLOTS >= now) {
+        for slot in slots.iter().filter(|slot| slot.number < now && slot.number + u64::from(SLOTS) >= now) {
             // All have the same bounds, so adding cannot fail.
             let _ = latencies.add(&slot.latencies);
             failed += slot.failed;
         }
         drop(slots);
-        let seconds = (SLOT * u32::try_from(SLOTS).unwrap_or(1)).as_secs_f64();
+        let seconds = (SLOT * SLOTS).as_secs_f64();
         let quantile = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
         LoadReport {
             per_second: latencies.len() as f64 / seconds,
@@ -111,12 +111,12 @@ impl Figures {
     /// Returns the number of the current slot. It is never that of an unused one, 0.
     fn slot_number(&self) -> u64 {
         let slots = self.began.elapsed().as_micros() / SLOT.as_micros();
-        u64::try_from(slots).unwrap_or(u64::MAX - SLOTS).saturating_add(SLOTS + 1)
+        u64::try_from(slots).unwrap_or(0) + u64::from(SLOTS) + 1
     }
 }
 
 fn index(number: u64) -> usize {
-    usize::try_from(number % (SLOTS + 1)).unwrap_or(0)
+    usize::try_from(number % (u64::from(SLOTS) + 1)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ impl Load {
             };
             let began = Instant::now();
             let context = RequestContext::new(Arc::clone(&label)).timeout(TIMEOUT);
-            let succeeded = context.scope(self.operate(random(100) < write_percent)).await.is_ok();
+            let succeeded = Box::pin(context.scope(self.operate(random(100) < write_percent))).await.is_ok();
             self.figures.record(began.elapsed(), succeeded);
             let pause = if succeeded { PAUSE } else { PAUSE_AFTER_FAILURE };
             // Jitter: the clients must not act in step.

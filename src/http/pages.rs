@@ -3,7 +3,10 @@
 
 mod markdown;
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{LazyLock, OnceLock},
+};
 
 use actix_web::{HttpRequest, HttpResponse, http::header::HeaderValue, web};
 
@@ -23,7 +26,7 @@ macro_rules! files {
 static FILES: LazyLock<BTreeMap<&str, Asset>> = LazyLock::new(|| {
     let asset = |(name, text): (&'static str, &'static str)| {
         let content_type =
-            if name.ends_with(".css") { "text/css; charset=utf-8" } else { "text/javascript; charset=utf-8" };
+            if name.contains(".css") { "text/css; charset=utf-8" } else { "text/javascript; charset=utf-8" };
         (name, Asset::new(text.into(), HeaderValue::from_static(content_type)))
     };
     files![
@@ -61,38 +64,41 @@ static FILES: LazyLock<BTreeMap<&str, Asset>> = LazyLock::new(|| {
     .collect()
 });
 
-/// The documents in Markdown, by name.
-const DOCUMENTS: [(&str, &str); 5] = [
-    ("API.md", include_str!("../../docs/API.md")),
-    ("FEED.md", include_str!("../../docs/FEED.md")),
-    ("OPERATIONS.md", include_str!("../../docs/OPERATIONS.md")),
-    ("POOL.md", include_str!("../../docs/POOL.md")),
-    ("SECURITY.md", include_str!("../../docs/SECURITY.md")),
-];
+/// A document in Markdown. Its page is made at the first request.
+struct Document {
+    name: &'static str,
+    text: &'static str,
+    page: OnceLock<Asset>,
+}
 
-/// The documents that have been requested so far, as HTML.
-static PAGES: LazyLock<BTreeMap<&str, LazyLock<Asset, Box<dyn FnOnce() -> Asset + Send>>>> = LazyLock::new(|| {
-    let page = |(name, text): (&'static str, &'static str)| {
-        let render: Box<dyn FnOnce() -> Asset + Send> = Box::new(move || Asset::page(document(name, text)));
-        (name, LazyLock::new(render))
+macro_rules! documents {
+    ($($name:literal),* $(,)?) => {
+        [$(Document { name: $name, text: include_str!(concat!("../../docs/", $name)), page: OnceLock::new() }),*]
     };
-    DOCUMENTS.into_iter().map(page).collect()
-});
+}
 
-fn document(name: &str, text: &str) -> String {
-    let is_served = |name: &str| DOCUMENTS.iter().any(|(served, _)| *served == name);
-    let title = name.trim_end_matches(".md");
-    let navigation: String =
-        DOCUMENTS.iter().map(|(name, _)| format!("<a href=\"{name}\">{}</a> ", name.trim_end_matches(".md"))).collect();
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}: users-api</title>\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <link rel=\"stylesheet\" href=\"../assets/style.css\">\n\
-         <link rel=\"stylesheet\" href=\"../assets/document.css\">\n</head>\n<body class=\"document\">\n<header>\n\
-         <nav class=\"documents\" aria-label=\"Documents\"><a href=\"../\">users-api</a> {navigation}</nav>\n</header>\n\
-         <main>\n{}</main>\n</body>\n</html>\n",
-        markdown::to_html(text, is_served)
-    )
+static DOCUMENTS: [Document; 5] = documents!["API.md", "FEED.md", "OPERATIONS.md", "POOL.md", "SECURITY.md"];
+
+impl Document {
+    fn title(&self) -> &str {
+        self.name.trim_end_matches(".md")
+    }
+
+    fn html(&self) -> String {
+        let is_served = |name: &str| DOCUMENTS.iter().any(|document| document.name == name);
+        let link = |document: &Document| format!("<a href=\"{}\">{}</a>", document.name, document.title());
+        format!(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{}: users-api</title>\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <link rel=\"stylesheet\" href=\"../assets/style.css\">\n\
+             <link rel=\"stylesheet\" href=\"../assets/document.css\">\n</head>\n<body class=\"document\">\n<header>\n\
+             <nav class=\"documents\" aria-label=\"Documents\"><a href=\"../\">users-api</a> {}</nav>\n</header>\n\
+             <main>\n{}</main>\n</body>\n</html>\n",
+            self.title(),
+            DOCUMENTS.iter().map(link).collect::<Vec<_>>().join(" "),
+            markdown::to_html(self.text, is_served)
+        )
+    }
 }
 
 /// The page at `/`: what this is, and where everything else is.
@@ -112,6 +118,7 @@ pub(super) async fn file(request: HttpRequest, name: web::Path<String>) -> Resul
 
 /// A document for operators.
 pub(super) async fn docs(request: HttpRequest, name: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let page = PAGES.get(name.as_str()).ok_or_else(|| Problem::new(Kind::NotFound, "This document does not exist."))?;
-    Ok(page.respond(&request))
+    let document = DOCUMENTS.iter().find(|document| document.name == *name);
+    let document = document.ok_or_else(|| Problem::new(Kind::NotFound, "This document does not exist."))?;
+    Ok(document.page.get_or_init(|| Asset::page(document.html())).respond(&request))
 }

@@ -83,10 +83,7 @@ impl TemporaryDatabase {
             let sql = sql.clone();
             async move { connection.execute_unprepared(&sql).await.map_err(database) }
         });
-        let cause = match executed.await {
-            Ok(_) => return Ok(()),
-            Err(cause) => cause,
-        };
+        let Err(cause) = executed.await else { return Ok(()) };
         Err(TemporaryDatabaseError::Database { name: self.name.clone(), cause })
     }
 }

@@ -148,6 +148,10 @@ async fn the_lab_shows_the_pool_at_work(context: Context) {
     let before = opened(&full);
     app.patch("/demo", &json!({"connectionPerRequest": true, "latencyMs": 0})).await;
     until(&mut pool, "many connections are opened", |pool| opened(pool) > before + 20).await;
+    let served = |lab: &Value| {
+        lab["settings"]["connectionPerRequest"] == true && lab["load"]["perSecond"].as_f64() > Some(10.0)
+    };
+    until(&mut lab, "operations without a pool", served).await;
     app.patch("/demo", &json!({"connectionPerRequest": false, "max": 10, "queueLimit": 1000, "clients": 8})).await;
 
     // A slow statement holds a connection.

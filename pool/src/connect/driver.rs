@@ -153,12 +153,7 @@ impl DriverMut<'_> {
     }
 
     /// Nothing to do: the statements that set up a new connection are small, and part of its round trips.
-    #[expect(
-        clippy::unused_self,
-        clippy::unused_async,
-        clippy::unnecessary_wraps,
-        reason = "as of an owned connection"
-    )]
+    #[expect(clippy::unused_async, reason = "the signature of an owned connection")]
     async fn prepare(&self, _: &str, _: Option<&Values>) -> Result<()> {
         Ok(())
     }

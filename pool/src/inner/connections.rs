@@ -109,7 +109,8 @@ impl PoolInner {
         self.health.on_response();
         self.health.clear_shortage();
         self.health.mark_recovering();
-        self.check_in(entry);
+        // A new connection serves an operation, however short its lifetime: otherwise none would be served.
+        self.check_in_within(entry, Duration::ZERO);
     }
 
     fn on_connect_failure(&self, failure: &ConnectFailure, began: Instant) {
@@ -150,7 +151,10 @@ impl PoolInner {
 
     /// Returns a working connection to the pool, or closes it if the pool does not keep it.
     pub(crate) fn check_in(self: &Arc<Self>, entry: PoolEntry<DriverConnection>) {
-        let lifetime = self.options().lifetime;
+        self.check_in_within(entry, self.options().lifetime);
+    }
+
+    fn check_in_within(self: &Arc<Self>, entry: PoolEntry<DriverConnection>, lifetime: Duration) {
         if let Err((entry, reason)) = self.admission.check_in(entry, lifetime, self.generation()) {
             self.close_counted(entry, reason);
         }

@@ -8,7 +8,7 @@ use super::{PoolInner, probe::PING_TIMEOUT};
 use crate::{
     context::OperationContext,
     health::{Incident, State},
-    set::Holder,
+    set::{Holder, Members},
     stats::{
         detailed_snapshot::{ConnectionInfo, ConnectionState, DetailedSnapshot},
         gauges::Values,
@@ -130,7 +130,7 @@ impl PoolInner {
     }
 
     fn connections(&self) -> Vec<ConnectionInfo> {
-        let (in_use, idle) = self.admission.connections().members();
+        let Members { in_use, idle } = self.admission.connections().members();
         let is_down = self.health.is_down();
         let in_use = in_use.into_iter().map(|(id, holder)| {
             let is_silent = || holder.context.pending_for(self.clock).is_some_and(|time| time >= PING_TIMEOUT);

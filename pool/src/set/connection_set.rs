@@ -18,6 +18,14 @@ pub(crate) struct Holder {
     pub(crate) since: Instant,
 }
 
+/// The connections that are idle or in use.
+#[derive(Debug)]
+pub(crate) struct Members {
+    pub(crate) in_use: Vec<(u64, Holder)>,
+    /// With the time of their last use.
+    pub(crate) idle: Vec<(u64, Instant)>,
+}
+
 /// Connection counts at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -94,11 +102,13 @@ impl<T> ConnectionSet<T> {
         self.state().holders.values().cloned().collect()
     }
 
-    /// Returns the ids of the connections in use with their holders, and those of the idle ones with their last use.
-    pub(crate) fn members(&self) -> (Vec<(u64, Holder)>, Vec<(u64, Instant)>) {
+    /// Returns the connections in use and the idle ones, by their ids.
+    pub(crate) fn members(&self) -> Members {
         let state = self.state();
-        let holders = state.holders.iter().map(|(id, holder)| (*id, holder.clone())).collect();
-        (holders, state.idle.iter().map(|entry| (entry.id, entry.last_used)).collect())
+        Members {
+            in_use: state.holders.iter().map(|(id, holder)| (*id, holder.clone())).collect(),
+            idle: state.idle.iter().map(|entry| (entry.id, entry.last_used)).collect(),
+        }
     }
 
     /// Whether an idle connection matches.

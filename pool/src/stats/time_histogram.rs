@@ -38,8 +38,9 @@ fn bucket(micros: u64) -> usize {
         return BUCKETS - 1;
     }
     // The bits after the highest one select the bucket in the octave.
-    let within = (micros >> (octave + FIRST_OCTAVE - PRECISION)) as usize & ((1 << PRECISION) - 1);
-    1 + ((octave as usize) << PRECISION) + within
+    let within = (micros >> (octave + FIRST_OCTAVE - PRECISION)) & ((1 << PRECISION) - 1);
+    let at = (u64::from(octave) << PRECISION) + within;
+    usize::try_from(at).unwrap_or(BUCKETS) + 1
 }
 
 /// Returns the upper bounds of the buckets in milliseconds; `None` for the last one.

@@ -24,6 +24,9 @@ export async function openBrowser() {
     args: flags.map((flag) => `--${flag}`),
     viewport: SIZES.wide,
     colorScheme: "light",
+    // services.mjs ends the browser, in order.
+    handleSIGINT: false,
+    handleSIGTERM: false,
     env: { ...process.env, HOME: home, XDG_CACHE_HOME: home, XDG_CONFIG_HOME: home },
   });
   atEnd(() => browser.close());
@@ -31,15 +34,12 @@ export async function openBrowser() {
 }
 
 /**
- * Opens a page. Errors, failed requests and requests to other origins are faults of the test.
- * `page.intend(pattern)` allows what the test does on purpose; `page.secrets` must not be in a URL.
+ * Opens a page. Errors, failed requests and requests to other origins are faults of the test, unless a pattern of `intended`
+ * allows what the test does on purpose. `secrets` must not be in a URL.
  */
-export async function openPage(browser, test, url) {
+export async function openPage(browser, test, url, { intended = [], secrets = [] } = {}) {
   const page = await browser.newPage();
   page.setDefaultTimeout(30_000);
-  const intended = [];
-  page.intend = (pattern) => intended.push(pattern);
-  page.secrets = [];
   const fault = (text) => intended.some((pattern) => pattern.test(text)) || test.fault(text);
   const { origin } = new URL(url);
   const isLocal = (asked) => asked.startsWith(`${origin}/`) || /^(data|blob):/.test(asked);
@@ -56,7 +56,7 @@ export async function openPage(browser, test, url) {
   page.on("request", (request) => {
     const asked = request.url();
     if (!isLocal(asked)) fault(`the page asks ${asked}`);
-    for (const secret of page.secrets) if (asked.includes(secret)) test.fault(`a key is in the URL ${asked.replace(secret, "…")}`);
+    for (const secret of secrets) if (asked.includes(secret)) test.fault(`a key is in the URL ${asked.replace(secret, "…")}`);
   });
   page.on("response", (response) => {
     if (response.status() >= 400) fault(`${response.request().method()} ${response.url()} is answered with ${response.status()}`);
@@ -111,6 +111,7 @@ export async function audit(test, page, name) {
 
 /** Moves the focus with the Tab key until it is on the element. */
 export async function tabTo(page, locator, what) {
+  await locator.waitFor();
   for (let presses = 0; presses < 120; presses++) {
     if (await locator.evaluate((node) => node === document.activeElement)) return;
     await page.keyboard.press("Tab");

@@ -12,10 +12,11 @@ export async function testKey(test, browser, folder) {
   const status = async (value) => (await fetch(`${url}/pool`, { headers: { Authorization: `Bearer ${value}` } })).status;
   await test.need("the service does not accept a new key", async () => (await status(key)) === 200 && (await status(other)) === 403);
 
-  const page = await openPage(browser, test, `${url}/`);
-  page.intend(/\b(401|403)\b.*\/pool\/live|\/pool\/live.*\b(401|403)\b/);
-  page.secrets.push(key, other, "wrong-key");
-  await page.goto(`${url}/dashboard`);
+  const page = await openPage(browser, test, `${url}/dashboard`, {
+    // The browser reports refused requests in its console too.
+    intended: [/\b(401|403)\b.*\/pool\/live|\/pool\/live.*\b(401|403)\b/],
+    secrets: [key, other, "wrong-key"],
+  });
   const form = page.locator("#key-form");
   const input = page.locator("#key");
   const problem = page.locator("#key-problem");
@@ -42,7 +43,8 @@ export async function testKey(test, browser, folder) {
   await use(other);
   await test.eventually(async () => `a key without the scope: the title is "${await title.innerText()}"`, async () => /ops:read/.test(await title.innerText()) && (await form.isVisible()));
 
-  const works = async () => (await form.isHidden()) && (await page.locator("#health").getAttribute("data-state")) === "up" && (await page.locator("#cells .cell").count()) > 0;
+  const state = () => page.locator("#health").getAttribute("data-state");
+  const works = async () => (await form.isHidden()) && (await state()) === "up" && (await page.locator("#cells .cell").count()) > 0;
   await use(key);
   await test.need("a key with the scope ops:read does not show the picture", works);
   await shoot(page, "key-accepted");

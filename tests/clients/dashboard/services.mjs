@@ -9,11 +9,16 @@ import { until } from "./report.mjs";
 
 const binary = process.env.USERS_API;
 const ends = [];
+let isEnding = false;
 
-/** Registers what undoes a start. The last start is undone first. */
-export const atEnd = (undo) => ends.push(undo);
+/** Registers what undoes a start. The last start is undone first; a start after a signal is undone at once. */
+export function atEnd(undo) {
+  if (isEnding) (async () => undo())().catch(() => {});
+  else ends.push(undo);
+}
 
 export async function endAll() {
+  isEnding = true;
   for (let undo; (undo = ends.pop()); ) {
     try {
       await undo();

@@ -1,21 +1,28 @@
 // The guided tour: all steps run with the keyboard only, show figures and a conclusion, and restore the settings.
+import { setTimeout as sleep } from "node:timers/promises";
 import { live, openPage, shoot, tabTo } from "./browser.mjs";
 import { demoOf, same } from "./lab.mjs";
 
 const TERMS = ["max", "min", "acquire timeout", "idle timeout", "queue"];
 const STEPS = 6;
 
-/** Reads the settings of the server again and again; `stop` returns the different ones. */
-function observe(demo) {
+/** Reads the settings of the server again and again while the body runs; returns the different ones. */
+async function observe(demo, body) {
   const seen = new Set();
   let running = true;
   const reading = (async () => {
     while (running) {
       seen.add(JSON.stringify((await demo.document()).settings));
-      await new Promise((done) => setTimeout(done, 200));
+      await sleep(200);
     }
   })();
-  return { stop: async () => ((running = false), await reading, seen) };
+  try {
+    await body();
+  } finally {
+    running = false;
+    await reading;
+  }
+  return seen;
 }
 
 async function runStep(test, page, demo, number, before) {
@@ -24,17 +31,18 @@ async function runStep(test, page, demo, number, before) {
   const conclusion = page.locator(".lab-conclusion");
   test.check((await page.locator(".lab-position").innerText()) === `Step ${number} of ${STEPS}`, `${what}: the position is ${await page.locator(".lab-position").innerText()}`);
   test.check(await page.locator(".lab-tour h3").evaluate((node) => node === document.activeElement), `${what}: the focus is not on its title`);
-  const observed = observe(demo);
   const run = page.locator(".lab-run button");
-  await tabTo(page, run, "Run");
-  await page.keyboard.press("Enter");
-  await test.need(`${what} does not start`, async () => (await run.innerText()) === "Cancel");
-  if (number === 1) {
-    test.check(await page.locator("#lab-max").isDisabled(), `${what}: the controls are not locked while it runs`);
-    await shoot(page, "tour-running");
-  }
-  // Five seconds per variant, and for the outage its end and the recovery.
-  await test.need(async () => `${what} does not end: ${await page.locator(".lab-run-status").innerText()}`, async () => (await run.innerText()) !== "Cancel", 60_000);
+  const seen = await observe(demo, async () => {
+    await tabTo(page, run, "Run");
+    await page.keyboard.press("Enter");
+    await test.need(`${what} does not start`, async () => (await run.innerText()) === "Cancel");
+    if (number === 1) {
+      test.check(await page.locator("#lab-max").isDisabled(), `${what}: the controls are not locked while it runs`);
+      await shoot(page, "tour-running");
+    }
+    // Five seconds per variant; the outage also has to end.
+    await test.need(async () => `${what} does not end: ${await page.locator(".lab-run-status").innerText()}`, async () => (await run.innerText()) !== "Cancel", 60_000);
+  });
   const text = (await conclusion.innerText()).trim();
   test.check(/^[A-Z25].{30,}\.$/s.test(text) && !/NaN|undefined|Infinity|missing|nothing to compare/.test(text), () => `${what}: the conclusion is "${text}"`);
   test.check(!/NaN|undefined|Infinity/.test(await card.innerText()), `${what}: a figure is not a number`);
@@ -51,7 +59,6 @@ async function runStep(test, page, demo, number, before) {
   test.check(rate === "Operations per second" && stalled.length === 0, `${what}: ${rate}: ${rates}`);
   // The outage changes no setting between its parts.
   const variants = number === 5 ? 1 : head.length - 1;
-  const seen = await observed.stop();
   seen.delete(JSON.stringify(before));
   test.check(seen.size >= variants, `${what}: the server had ${seen.size} other settings while it ran`);
   const { settings, outageMs } = await demo.document();
@@ -95,5 +102,8 @@ export async function testTour(test, browser, url) {
   const { settings } = await demo.document();
   test.check(same(settings, before), `the tour leaves the settings ${JSON.stringify(settings)}`);
   test.check(await page.locator("#lab-max").isEnabled(), "after the tour, the controls are locked");
+  // The tour has lowered pool.max and raised it again. A cell above the maximum is marked; now none is above it.
+  await test.eventually(async () => `after the tour, ${await page.locator("#cells .cell[data-extra]:visible").count()} connections are marked as above the maximum`,
+    async () => (await page.locator("#cells .cell[data-extra]:visible").count()) === 0, 10_000);
   await page.close();
 }
