@@ -12,6 +12,14 @@ test:
 contract:
     scripts/contract
 
+# The dashboard with simulated clients
+demo:
+    cargo run --release -- demo
+
+# The pictures of the documentation, from the real page
+screenshots:
+    scripts/screenshots
+
 # One hour of faults; memory, file descriptors and tasks must not grow
 soak:
     scripts/soak

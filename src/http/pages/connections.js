@@ -128,12 +128,14 @@ export class Connections {
       slots[i] = { id: 0, passing: "left", use: 0, operation: "" };
     }
     for (const connection of frame.connections) {
-      if (!this.#slotOf.has(connection.id)) this.#assign(connection.id, max);
+      const i = this.#slotOf.get(connection.id);
+      if (i === undefined) this.#assign(connection.id, max);
+      else if (i >= max) this.#moveDown(connection.id, i, max);
     }
     this.#pass(frame, max);
     this.#resize(Math.max(max, slots.length));
     for (let i = 0; i < this.#cells.length; i++) if (slots[i]?.id === 0 || !slots[i]) this.#drawPassing(i, slots[i]?.passing ?? "", max);
-    for (const connection of frame.connections) this.#drawConnection(connection, this.#slotOf.get(connection.id));
+    for (const connection of frame.connections) this.#drawConnection(connection, this.#slotOf.get(connection.id), max);
     // A probe may exceed pool.max; its place disappears with it.
     while (slots.length > max && slots.at(-1).id === 0 && slots.at(-1).passing === "") slots.pop();
   }
@@ -158,6 +160,15 @@ export class Connections {
     if (found < 0) found = this.#slots.length;
     Object.assign(this.#place(found), { id, passing: "", use: 0, operation: "" });
     this.#slotOf.set(id, found);
+  }
+
+  // After pool.max was lowered, connections move into the places that are left.
+  #moveDown(id, from, max) {
+    const to = this.#slots.findIndex((slot, i) => i < max && slot.id === 0);
+    if (to < 0) return;
+    this.#slots[to] = this.#slots[from];
+    this.#slots[from] = { id: 0, passing: "", use: 0, operation: "" };
+    this.#slotOf.set(id, to);
   }
 
   // Distributes the counts over the free places. A place keeps what it shows while the count allows it.
@@ -191,16 +202,17 @@ export class Connections {
     setAttribute(cell.node, "title", null);
   }
 
-  #drawConnection(connection, i) {
+  #drawConnection(connection, i, max) {
     const cell = this.#cells[i];
     const slot = this.#slots[i];
     const held = connection.state !== "idle";
     slot.use += ((held ? 1 : 0) - slot.use) * MEMORY;
     if (held) slot.operation = connection.operation;
-    const short = held ? connection.forMs < STEADY_MS : connection.forMs < RECENT_MS;
+    const short = held ? connection.forMs < STEADY_MS : connection.forMs < RECENT_MS && slot.use >= 0.05;
     const state = short && connection.state !== "stranded" ? "in-use" : connection.state;
     setAttribute(cell.node, "data-state", state);
     setAttribute(cell.node, "data-short", short ? "true" : null);
+    setAttribute(cell.node, "data-extra", i >= max ? "true" : null);
     setText(cell.glyph, GLYPHS[state]);
     if (short) {
       setText(cell.name, slot.operation || "in use");
@@ -243,5 +255,5 @@ export class Connections {
 
 // Rows of equal length where possible, at most six large cells in a row.
 function columnsFor(max) {
-  return Math.max(3, Math.ceil(max / Math.ceil(max / 6)));
+  return Math.max(Math.min(3, max), Math.ceil(max / Math.ceil(max / 6)));
 }

@@ -36,6 +36,8 @@ let secondChanged = false;
 let scheduled = false;
 let labStarted = false;
 let silence = 0;
+// Whether the last key that was entered is not accepted.
+let rejected = false;
 
 function render() {
   scheduled = false;
@@ -121,8 +123,15 @@ poolStream.addEventListener("state", ({ detail }) => {
 });
 
 poolStream.addEventListener("unauthorized", ({ detail }) => {
-  setText(byId("key-problem"), detail.problem?.detail ?? detail.message);
-  setText(byId("key-title"), detail.status === 403 ? "This key lacks the scope ops:read" : "An API key is required");
+  const hadKey = getKey() !== null;
+  if (hadKey || !rejected) setText(byId("key-problem"), detail.problem?.detail ?? detail.message);
+  if (hadKey && detail.status === 401) {
+    rejected = true;
+    // Not kept: it would be refused again.
+    clearKey();
+  }
+  const title = detail.status === 403 ? "This key lacks the scope ops:read" : rejected ? "This key is not accepted" : "An API key is required";
+  setText(byId("key-title"), title);
   keyForm.hidden = false;
   health.disconnected("An API key is required.");
   setAttribute(document.body, "data-stream", "key");
@@ -133,7 +142,9 @@ keyForm.addEventListener("submit", (event) => {
   event.preventDefault();
   const key = keyInput.value.trim();
   keyInput.value = "";
-  if (key !== "") setKey(key);
+  if (key === "") return;
+  rejected = false;
+  setKey(key);
 });
 byId("forget-key").addEventListener("click", () => clearKey());
 keys.addEventListener("change", () => setHidden(byId("forget-key"), getKey() === null));

@@ -116,15 +116,14 @@ export class Health {
       if (this.#outage) this.#outage.end ??= time;
       return;
     }
-    if (!this.#outage || this.#outage.end !== null) this.#outage = { start: time - (cause?.forMs ?? 0), end: null, kind: "" };
-    this.#outage.kind = cause?.kind ?? "";
+    if (!this.#outage || this.#outage.end !== null) this.#outage = { start: time - (cause?.forMs ?? 0), end: null };
   }
 
   #drawOutage(time) {
     if (!this.#outage) return;
-    const { start, end, kind } = this.#outage;
+    const { start, end } = this.#outage;
     const length = age(Math.max(0, (end ?? time) - start));
-    setText(this.#outageText, `${end === null ? "outage since" : "last outage"} ${timeOfDay(start)}${end === null ? "" : ` for ${length}`}${kind ? `: ${kind}` : ""}`);
+    setText(this.#outageText, `${end === null ? "outage since" : "last outage"} ${timeOfDay(start)}${end === null ? "" : ` for ${length}`}`);
   }
 
   drawPast(series) {

@@ -241,7 +241,7 @@ export class Controls extends EventTarget {
     try {
       await this.send(settings);
     } catch (error) {
-      const refused = error.problem?.errors?.map((entry) => entry.field) ?? [];
+      const refused = error.problem?.errors?.map((entry) => entry.pointer?.slice(1)) ?? [];
       const known = refused.filter((field) => fields.includes(field));
       for (const field of known.length ? known : fields) {
         // A newer value of the same field is about to be sent: its answer counts.

@@ -58,7 +58,10 @@ export function startLab(section, { pool }) {
     const demo = event.detail;
     if (settings && !touring && !controls.busy && performance.now() - own > 1000) {
       const text = describe(settings, demo.settings);
-      if (text) comparison.mark("other", `${text} (changed by another page)`);
+      if (text) {
+        controls.clearErrors();
+        comparison.mark("other", `${text} (changed by another page)`);
+      }
     }
     if (!settings) {
       controls.disabled = false;

@@ -10,6 +10,7 @@ pub(super) fn to_html(text: &str, is_served: impl Fn(&str) -> bool) -> String {
     add_anchors(&mut events);
     let mut is_link = true;
     let mut is_diagram = false;
+    let mut tables = 0;
     let shown = events.into_iter().flat_map(|event| match event {
         Event::Start(Tag::Link { ref dest_url, .. }) => {
             is_link = works(dest_url, &is_served);
@@ -20,15 +21,15 @@ pub(super) fn to_html(text: &str, is_served: impl Fn(&str) -> bool) -> String {
         Event::End(TagEnd::Image) => vec![Event::End(TagEnd::Emphasis)],
         // A wide table scrolls, also by keyboard. Alignment would be an inline style, which the policy of the pages forbids.
         Event::Start(Tag::Table(columns)) => vec![
-            markup(r#"<div class="table" role="region" aria-label="Table" tabindex="0">"#),
+            markup(table(&mut tables)),
             Event::Start(Tag::Table(vec![Alignment::None; columns.len()])),
         ],
-        Event::End(TagEnd::Table) => vec![event, markup("</div>")],
+        Event::End(TagEnd::Table) => vec![event, markup("</div>".to_owned())],
         Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(ref language))) if **language == *"mermaid" => {
             is_diagram = true;
-            vec![markup("<details><summary>Diagram, as Mermaid source</summary>"), event]
+            vec![markup("<details><summary>Diagram, as Mermaid source</summary>".to_owned()), event]
         }
-        Event::End(TagEnd::CodeBlock) if std::mem::take(&mut is_diagram) => vec![event, markup("</details>")],
+        Event::End(TagEnd::CodeBlock) if std::mem::take(&mut is_diagram) => vec![event, markup("</details>".to_owned())],
         event => vec![event],
     });
     let mut page = String::with_capacity(text.len() * 2);
@@ -36,8 +37,14 @@ pub(super) fn to_html(text: &str, is_served: impl Fn(&str) -> bool) -> String {
     page
 }
 
-fn markup(html: &'static str) -> Event<'static> {
-    Event::Html(CowStr::Borrowed(html))
+fn markup(html: String) -> Event<'static> {
+    Event::Html(html.into())
+}
+
+/// Returns the beginning of the region of the next table. Regions need different names.
+fn table(count: &mut u32) -> String {
+    *count += 1;
+    format!(r#"<div class="table" role="region" aria-label="Table {count}" tabindex="0">"#)
 }
 
 fn works(target: &str, is_served: impl Fn(&str) -> bool) -> bool {

@@ -108,7 +108,7 @@ export class Panels {
     // Means of the last second, because digits that change four times a second cannot be read.
     this.#figure("in-use", count(Math.round(recent.mean("inUse", 1))), ` of ${count(limits.max)}`, frame.stranded > 0 ? "bad" : null);
     this.#figure("waiting", count(Math.round(recent.mean("waiting", 1))), limits.queueLimit > 0 ? ` of ${count(limits.queueLimit)}` : "", frame.waiting > 0 && frame.waiting >= limits.queueLimit * 0.5 ? "warn" : null);
-    this.#figure("batchSize", decimal(size), limits.batch ? "" : " batching is off");
+    this.#figure("batchSize", limits.batch ? decimal(size) : "–", limits.batch ? "" : " batching is off");
     this.#figure("wait", wait.count > 0 ? duration(wait.p99) : "–", "");
     this.#figure("refused", rate(refused), "", refused > 0 ? "bad" : null);
   }

@@ -61,7 +61,8 @@ export class Queue {
   update(frame, recent) {
     const { waiting, limits } = frame;
     this.#drawLane(waiting, limits, recent);
-    setText(this.#summary, `${count(waiting)} waiting`);
+    // The same mean as the figure at the top of the page.
+    setText(this.#summary, `${count(Math.round(recent.mean("waiting", 1)))} waiting`);
     const unlimited = limits.queueLimit === 0;
     setText(this.#limit, !limits.wait ? "pool.wait is off: no operation waits" : unlimited ? "unlimited" : count(limits.queueLimit));
     const share = unlimited || limits.queueLimit < 1 ? 0 : waiting / limits.queueLimit;
@@ -72,7 +73,7 @@ export class Queue {
 
   drawWaiters(frame) {
     for (let i = 0; i < WAITERS; i++) {
-      const waiter = frame.longestWaiters[i];
+      const waiter = frame.waiting > 0 ? frame.longestWaiters[i] : undefined;
       const [operation, request, time] = this.#waiters[i];
       setText(operation, waiter?.operation ?? (i === 0 ? "no operation waits" : "\u00a0"));
       setText(request, waiter?.request ?? "");

@@ -125,5 +125,6 @@ export async function startPostgres() {
     const log = join(folder, "log");
     throw new Error(`PostgreSQL does not start: ${existsSync(log) ? readFileSync(log, "utf8") : error.message}`);
   });
-  return { url: `postgres://postgres@127.0.0.1:${port}/postgres`, start, stop: stopNow };
+  const sql = (text) => pg("psql", "-q", "-h", "127.0.0.1", "-p", String(port), "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-c", text);
+  return { url: `postgres://postgres@127.0.0.1:${port}/postgres`, start, stop: stopNow, sql };
 }
