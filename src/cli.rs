@@ -63,7 +63,8 @@ enum Command {
     Serve(commands::ServeOptions),
     /// Show the pool at work: a dashboard with simulated clients and controls, on a temporary database
     ///
-    /// Listens on this machine only, and uses no other settings. The clients run while a page of the dashboard is open.
+    /// Listens on this machine only, and uses no other settings. The clients run while a page of the dashboard is visible.
+    /// Ctrl-C ends it and removes the database.
     Demo(commands::DemoOptions),
     /// Apply or revert migrations of the database schema, or show their status
     ///

@@ -74,7 +74,8 @@ impl PoolInner {
         let engine = connector.url().engine();
         Self {
             engine,
-            can_be_silent: engine != Engine::Sqlite || connector.has_round_trip_hook(),
+            can_be_silent: engine != Engine::Sqlite
+                || (connector.has_round_trip_hook() && !connector.url().is_in_memory()),
             clock,
             admission: Admission::new(options.max, engine),
             health: Health::new(clock),

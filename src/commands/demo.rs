@@ -8,15 +8,16 @@ use std::{
 use clap::Args;
 use futures_util::FutureExt;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
 
 use super::{
     CommandError,
-    interruptible::{block_on, print_if_open},
+    interruptible::{block_on_until, print_if_open},
 };
 use crate::{
     app::{Application, StartError},
-    lifecycle::StopRequest,
+    lifecycle::{Signals, StopRequest},
     service::TemporaryDatabase,
     settings::{Environment, Layers, Override, Settings},
     telemetry::{Log, Telemetry},
@@ -37,9 +38,10 @@ pub(crate) struct DemoOptions {
     /// Server on which a temporary database is created, and dropped at the end; SQLite without it
     ///
     /// `postgres://USER:PASSWORD@HOST/DATABASE` or `mysql://USER:PASSWORD@HOST/DATABASE`. The user must be allowed to
-    /// create databases. The database in the URL is not changed.
-    #[arg(long, value_name = "URL")]
-    database_url: Option<String>,
+    /// create databases; the database in the URL is not changed. The lab opens up to 200 connections. Other users of this
+    /// machine can see a password on the command line: prefer the variable.
+    #[arg(long, value_name = "URL", env = "USERS_API_DEMO_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<SecretString>,
 }
 
 /// The temporary database.
@@ -56,12 +58,13 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<(), CommandError> {
     }
     let telemetry = Telemetry::start(&settings(options, "sqlite://:memory:")?, Log::Stderr);
     let telemetry = telemetry.map_err(CommandError::failed)?;
-    let result = block_on(async |stop| {
+    // The end of its terminal is a usual end of a demonstration, which must remove the database as well.
+    let result = block_on_until(Signals::listen, async |stop| {
         let database = match &options.database_url {
             None => Database::File(TempDir::with_prefix("users-api-demo-").map_err(CommandError::failed)?),
             Some(url) => {
-                let created = stop.run_until_requested(TemporaryDatabase::create(url)).await;
-                Database::OnServer(created.ok_or_else(CommandError::no_effect)?.map_err(CommandError::failed)?)
+                let connected = stop.run_until_requested(TemporaryDatabase::connect(url.expose_secret())).await;
+                Database::OnServer(connected.ok_or_else(CommandError::no_effect)?.map_err(CommandError::failed)?)
             }
         };
         let result = run(options, &database, stop).await;
@@ -81,11 +84,15 @@ async fn run(options: &DemoOptions, database: &Database, stop: StopRequest) -> R
             let path = directory.path().join("demo.db");
             format!("sqlite://{}?mode=rwc", utf8_percent_encode(&path.to_string_lossy(), IN_URL))
         }
-        Database::OnServer(database) => database.url().to_owned(),
+        Database::OnServer(database) => {
+            database.create().await.map_err(CommandError::failed)?;
+            print_if_open(format!("Temporary database: {}\n", database.name()), &stop).await?;
+            database.url().to_owned()
+        }
     };
     let application = match Application::build_demo(settings(options, &url)?, stop.clone()).await {
         Ok(application) => application,
-        Err(StartError::Stopped) => return Ok(()),
+        Err(StartError::Stopped) => return Err(CommandError::no_effect()),
         Err(error) => return Err(CommandError::failed(error)),
     };
     let Some(lab) = application.lab() else { return Ok(()) };
@@ -93,7 +100,8 @@ async fn run(options: &DemoOptions, database: &Database, stop: StopRequest) -> R
         "The demo is running. Open http://{}/dashboard in a browser; Ctrl-C ends the demo.\n",
         application.address()
     );
-    print_if_open(text, &stop).await?;
+    // The demonstration can be used without this text.
+    drop(print_if_open(text, &stop).await);
     // The clients stop before the service, which would otherwise refuse their operations.
     let stopped = stop.run_until_requested(async {
         if let Err(error) = lab.run().await {

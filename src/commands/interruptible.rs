@@ -3,13 +3,15 @@
 //! The first process of a container (PID 1) ignores every signal without a handler, so each command handles SIGTERM and
 //! SIGINT. The first signal requests a stop; the second one exits immediately.
 
+use std::io;
+
 use indicatif::ProgressBar;
 use orm_pool::{Pool, PoolOptions};
 use tokio::task::spawn_blocking;
 
 use super::CommandError;
 use crate::{
-    lifecycle::{self, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, Signals, StopRequest},
+    lifecycle::{self, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, Signal, Signals, StopRequest},
     settings::{Migrate, Settings},
     telemetry::{Log, Telemetry},
 };
@@ -100,12 +102,23 @@ async fn write_output<T: Send + 'static>(
 
 /// Runs a future with a stop request, which the first signal makes.
 pub(super) fn block_on(work: impl AsyncFnOnce(StopRequest) -> Result<(), CommandError>) -> Result<(), CommandError> {
+    block_on_until(Signals::listen_for_stop, work)
+}
+
+/// Runs a command until one of these signals.
+pub(super) fn block_on_until(
+    listen: fn() -> io::Result<Signals>,
+    work: impl AsyncFnOnce(StopRequest) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
     let runtime = super::runtime()?;
     let result = runtime.block_on(async {
-        let mut signals = Signals::listen_for_stop().map_err(CommandError::failed)?;
+        let mut signals = listen().map_err(CommandError::failed)?;
         let (requester, stop) = StopRequest::channel();
         tokio::spawn(async move {
-            let (name, _) = signals.next_stop().await;
+            let name = match signals.next().await {
+                Signal::Stop(name, _) => name,
+                Signal::Reload => "SIGHUP",
+            };
             tracing::info!(signal = name, "stopping; a second signal exits immediately");
             requester.send_replace(true);
             let (_, number) = signals.next_stop().await;

@@ -9,7 +9,7 @@ use orm_pool::{DatabaseUrl, Pool, PoolOptions, ReconfigureError};
 use serde::Serialize;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::service::{ChangeSignal, Error, UserService};
 
-/// The clients pause when no one has looked at the figures for this long.
+/// The clients pause when the figures have not been requested for this long.
 const UNWATCHED: Duration = Duration::from_secs(3);
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -102,7 +102,7 @@ impl Lab {
         })))
     }
 
-    /// Creates the synthetic users, then runs the clients while someone looks at the figures. Dropping the future stops them.
+    /// Creates the synthetic users, then runs the clients while the figures are requested. Dropping the future stops them.
     ///
     /// # Errors
     ///
@@ -119,7 +119,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Lets the clients pause while no one looks.
+    /// Lets the clients pause while the figures are not requested.
     async fn watch(&self) {
         loop {
             self.plan();
@@ -163,11 +163,12 @@ impl Lab {
     pub async fn change(&self, change: &LabChange) -> Result<(), LabError> {
         let _turn = self.0.changing.lock().await;
         let next = self.state().settings.changed(change).map_err(LabError::NotAllowed)?;
-        self.0.simulation.set_latency(Duration::from_millis(next.latency_ms.into()));
         let options = next.pool_options(&self.0.options);
+        self.0.pool.reconfigure(&self.0.url, &options).await.map_err(LabError::Pool)?;
+        self.0.simulation.set_latency(Duration::from_millis(next.latency_ms.into()));
         self.state().settings = next;
         self.plan();
-        self.0.pool.reconfigure(&self.0.url, &options).await.map_err(LabError::Pool)
+        Ok(())
     }
 
     /// Makes the database unresponsive for this long; zero ends it.
@@ -175,17 +176,22 @@ impl Lab {
         self.0.simulation.stop_for(duration);
     }
 
-    /// Lets an operation hold a connection for this long.
+    /// Lets an operation hold a connection for this long, once it has one.
     pub fn hold_connection(&self, duration: Duration) {
-        {
-            let mut state = self.state();
-            state.slow_until = state.slow_until.max(Instant::now() + duration);
-        }
-        let pool = self.0.pool.clone();
+        let lab = self.clone();
         tokio::spawn(async move {
-            let held = pool.read("demo.slow_statement", move |_connection| async move {
-                sleep(duration).await;
-                Ok::<_, Error>(())
+            let holder = lab.clone();
+            let held = lab.0.pool.read("demo.slow_statement", move |_connection| {
+                let lab = holder.clone();
+                async move {
+                    let until = Instant::now() + duration;
+                    {
+                        let mut state = lab.state();
+                        state.slow_until = state.slow_until.max(until);
+                    }
+                    sleep_until(until).await;
+                    Ok::<_, Error>(())
+                }
             });
             if let Err(error) = held.await {
                 tracing::info!(%error, "demo: the slow statement was refused");

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use orm_pool::RequestContext;
 use tokio::{
     sync::watch,
@@ -17,6 +18,8 @@ use crate::{
 
 /// Number of synthetic users.
 const USERS: u32 = 1000;
+/// Number of synthetic users that are created at the same time.
+const CONCURRENT_CREATIONS: usize = 64;
 /// What a client does between two operations. It bounds the load.
 const PAUSE: Duration = Duration::from_millis(5);
 /// What a client does after a failed operation.
@@ -47,21 +50,9 @@ fn author() -> Author {
 impl Load {
     /// Creates the synthetic users.
     pub(super) async fn new(service: UserService, figures: Arc<Figures>) -> Result<Self, Error> {
-        let mut creations = JoinSet::new();
-        for number in 1..=USERS {
-            let service = service.clone();
-            creations.spawn(async move {
-                // Both are valid by construction.
-                let name = Name::parse(&format!("Synthetic User {number}"));
-                let email = Email::parse(&format!("user-{number}@demo.example"));
-                let (Ok(name), Ok(email)) = (name, email) else { return Err(Error::NotFound) };
-                service.create(Draft { name, email }, author()).await.map(|user| user.id)
-            });
-        }
-        let mut users = Vec::new();
-        while let Some(created) = creations.join_next().await {
-            users.extend(created.ok().transpose()?);
-        }
+        let create = |number| create(&service, number);
+        let users =
+            stream::iter(1..=USERS).map(create).buffer_unordered(CONCURRENT_CREATIONS).try_collect::<Vec<_>>().await?;
         Ok(Self { service, users: users.into(), figures })
     }
 
@@ -102,6 +93,21 @@ impl Load {
             // Another client was faster.
             Err(Error::VersionConflict) => Ok(()),
             changed => changed.map(drop),
+        }
+    }
+}
+
+/// Creates a synthetic user. A refusal is not the end: the lab can be used, and disturbed, from the start.
+async fn create(service: &UserService, number: u32) -> Result<UserId, Error> {
+    // Both are valid by construction.
+    let name = Name::parse(&format!("Synthetic User {number}"));
+    let email = Email::parse(&format!("user-{number}@demo.example"));
+    let (Ok(name), Ok(email)) = (name, email) else { return Err(Error::NotFound) };
+    loop {
+        let draft = Draft { name: name.clone(), email: email.clone() };
+        match service.create(draft, author()).await {
+            Err(Error::Unavailable { .. }) => sleep(PAUSE_AFTER_FAILURE).await,
+            created => return created.map(|user| user.id),
         }
     }
 }

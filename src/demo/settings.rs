@@ -75,12 +75,13 @@ pub(super) const MAX_CLIENTS: u32 = 200;
 
 impl Default for LabSettings {
     fn default() -> Self {
+        let pool = PoolOptions::default();
         Self {
-            max: 10,
-            min: 2,
-            queue_limit: 1000,
-            acquire_ms: 5000,
-            batch: true,
+            max: pool.max,
+            min: pool.min,
+            queue_limit: u32::try_from(pool.queue_limit).unwrap_or(u32::MAX),
+            acquire_ms: u32::try_from(pool.acquire.as_millis()).unwrap_or(u32::MAX),
+            batch: pool.batch,
             clients: 16,
             write_percent: 2,
             latency_ms: 1,

@@ -58,7 +58,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .route("/demo", web::patch().to(change))
         .route("/demo/live", web::get().to(live))
         .route("/demo/outage", web::put().to(outage))
-        .route("/demo/slow-statement", web::put().to(slow_statement));
+        .route("/demo/slow-statement", web::post().to(slow_statement));
 }
 
 async fn report(_: Allowed<OpsRead>, demo: web::Data<Demo>) -> HttpResponse {
@@ -99,7 +99,7 @@ async fn slow_statement(
     Ok(demo.respond())
 }
 
-/// Parses a body. A page of another origin cannot send one of these media types.
+/// Parses a body. A page of another origin cannot send it: its browser asks before (CORS), and gets no permission.
 fn parse<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T, Problem> {
     media_type(request.head(), &["application/json", "application/merge-patch+json"])?;
     serde_json::from_slice(body).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))

@@ -16,7 +16,10 @@ use actix_web::{
 };
 use futures_util::stream;
 use serde::Serialize;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     access::{Allowed, RequiredScope},
@@ -30,6 +33,8 @@ use crate::lifecycle::{CurrentPhase, Phase};
 
 /// Pause between two messages.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// Pause after which a viewer looks whether messages are still being sent.
+const MAX_SILENCE: Duration = Duration::from_secs(1);
 /// The first part of a response: after how many milliseconds a client reconnects.
 const RETRY: Bytes = Bytes::from_static(b"retry: 1000\n\n");
 
@@ -72,6 +77,7 @@ impl Live {
         }
         let phase = request.app_data::<web::Data<CurrentPhase>>().cloned();
         let viewer = Viewer {
+            live: self.clone(),
             messages: self.subscribe(),
             connection: LiveConnection::of(request),
             recheck: Recheck::of_caller(caller, request)?,
@@ -83,21 +89,28 @@ impl Live {
 
     fn subscribe(&self) -> watch::Receiver<Bytes> {
         let messages = self.0.message.subscribe();
+        self.start();
+        messages
+    }
+
+    /// Starts to send messages, if they are not being sent.
+    fn start(&self) {
         if !self.0.is_running.swap(true, Ordering::AcqRel) {
             tokio::spawn(self.clone().run());
         }
-        messages
     }
 
     /// Sends messages while there are viewers.
     async fn run(self) {
         let Shared { message, is_running, render } = &*self.0;
+        let running = Running(is_running);
         loop {
             match message.receiver_count() {
                 0 => {
-                    is_running.store(false, Ordering::Release);
-                    // A viewer may have subscribed in the meantime.
+                    // Swapped, not stored: a viewer that has subscribed by now is seen here, or starts this task again.
+                    is_running.swap(false, Ordering::AcqRel);
                     if message.receiver_count() == 0 || is_running.swap(true, Ordering::AcqRel) {
+                        std::mem::forget(running);
                         return;
                     }
                 }
@@ -108,8 +121,18 @@ impl Live {
     }
 }
 
+/// Lets the next viewer start the task again if it ends early: it belongs to the worker of the first viewer.
+struct Running<'a>(&'a AtomicBool);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 /// A client that reads the messages.
 struct Viewer {
+    live: Live,
     messages: watch::Receiver<Bytes>,
     connection: LiveConnection,
     recheck: Recheck,
@@ -120,12 +143,60 @@ impl Viewer {
     /// Returns the messages. A client that reads slowly misses some.
     fn stream(self) -> impl stream::Stream<Item = Result<Bytes, Infallible>> {
         stream::unfold(self, |mut viewer| async {
-            viewer.messages.changed().await.ok()?;
+            // The end must not depend on the next message.
+            match timeout(MAX_SILENCE, viewer.messages.changed()).await {
+                Ok(changed) => changed.ok()?,
+                Err(_) => viewer.live.start(),
+            }
             let may_continue = viewer.phase.get() < Phase::ClosingConnections
                 && !viewer.connection.is_closing()
                 && viewer.recheck.check().is_ok();
             let message = viewer.messages.borrow_and_update().clone();
             may_continue.then_some((Ok(message), viewer))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_state_is_read_once_for_all_viewers_and_not_without() {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&reads);
+        let live = Live::new("test", move |viewers| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            viewers
+        });
+        sleep(INTERVAL * 10).await;
+        assert_eq!(reads.load(Ordering::Relaxed), 0);
+        for _ in 0..2 {
+            reads.store(0, Ordering::Relaxed);
+            let mut viewers: Vec<_> = (0..50).map(|_| live.subscribe()).collect();
+            sleep(INTERVAL * 4 - INTERVAL / 2).await;
+            assert_eq!(reads.load(Ordering::Relaxed), 4);
+            for viewer in &mut viewers {
+                assert_eq!(*viewer.borrow_and_update(), "event: test\ndata: 50\n\n");
+            }
+            drop(viewers);
+            sleep(INTERVAL * 10).await;
+            assert_eq!(reads.load(Ordering::Relaxed), 4, "without viewers it is not read");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_continue_after_the_end_of_their_task() {
+        let live = Live::new("test", |viewers| viewers);
+        let first = tokio::spawn(live.clone().run());
+        live.0.is_running.store(true, Ordering::Release);
+        let mut viewer = live.0.message.subscribe();
+        viewer.changed().await.unwrap();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        live.start();
+        viewer.changed().await.unwrap();
     }
 }

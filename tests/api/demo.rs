@@ -8,10 +8,10 @@ use tokio::time::sleep;
 
 use crate::{
     cases,
-    harness::{App, Context, Engine, EventStream, Service, connect, eventually, number},
+    harness::{App, Context, Engine, EventStream, Service, binary, connect, eventually, number},
 };
 
-cases![the_lab_shows_the_pool_at_work];
+cases![the_lab_shows_the_pool_at_work, a_failed_start_leaves_no_database, the_end_of_the_terminal_leaves_no_database];
 
 /// Cases that do not depend on the engine.
 pub mod once {
@@ -35,10 +35,12 @@ pub mod once {
         let (service, app) = start(&context, &[]).await;
         let foreign = app.request(Method::GET, "/demo").header("host", "evil.example").send().await.unwrap();
         assert_eq!(foreign.status(), 421);
-        // A page of another origin can send a body of this type without asking.
-        let foreign =
-            app.request(Method::PUT, "/demo/outage").header("content-type", "text/plain").body("{\"seconds\":5}");
-        assert_eq!(foreign.send().await.unwrap().status(), 415);
+        // The browser of a page of another origin asks before it sends such a request, and gets no permission.
+        let asked = app.request(Method::OPTIONS, "/demo").header("origin", "https://evil.example");
+        let asked = asked.header("access-control-request-method", "PATCH").send().await.unwrap();
+        assert!(!asked.headers().contains_key("access-control-allow-origin"), "{asked:?}");
+        let simple = app.request(Method::POST, "/demo/slow-statement").header("content-type", "text/plain");
+        assert_eq!(simple.body("{\"seconds\":5}").send().await.unwrap().status(), 415);
         end(service).await;
     }
 
@@ -85,8 +87,8 @@ async fn start(context: &Context, arguments: &[&str]) -> (Service, App) {
     let arguments = [&["demo", "--port", "0"], arguments].concat();
     let service = Service::launch_with(context.folder(), &[("TMPDIR", folder)], &arguments);
     let address = eventually("the demo prints its address", || async {
-        let line = service.log().into_iter().find_map(|line| line.as_str().map(str::to_owned))?;
-        Some(line.split("http://").nth(1)?.split("/dashboard").next()?.parse().unwrap())
+        let output = printed(&service);
+        Some(output.split("http://").nth(1)?.split("/dashboard").next()?.parse().unwrap())
     });
     let address = address.await;
     (service, App::at(address, ""))
@@ -97,27 +99,59 @@ async fn end(mut service: Service) {
     assert!(service.ended().await.success());
 }
 
-/// Returns how many temporary databases exist on the server.
-async fn temporary_databases(url: &str, engine: Engine) -> i64 {
-    let sql = if engine == Engine::Postgres {
-        "SELECT count(*) FROM pg_database WHERE datname LIKE 'users_api_demo_%'"
+/// Returns whether the temporary database, which the output names, or a folder exists.
+async fn exists(context: &Context, url: &str, output: &str) -> bool {
+    if context.engine() == Engine::Sqlite {
+        let mut names = std::fs::read_dir(context.folder()).unwrap().map(|entry| entry.unwrap().file_name());
+        return names.any(|name| name.to_string_lossy().starts_with("users-api-demo-"));
+    }
+    let name = output.split("Temporary database: ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let table = if context.engine() == Engine::Postgres {
+        "pg_database WHERE datname"
     } else {
-        "SELECT count(*) FROM information_schema.schemata WHERE schema_name LIKE 'users_api_demo_%'"
+        "information_schema.schemata WHERE schema_name"
     };
     let database = connect(url).await;
-    let count = number(&database, sql).await.unwrap();
+    let count = number(&database, &format!("SELECT count(*) FROM {table} = '{name}'")).await.unwrap();
     database.close().await.unwrap();
-    count
+    count > 0
+}
+
+/// Returns what a demo has printed.
+fn printed(service: &Service) -> String {
+    service.log().iter().filter_map(|line| line.as_str()).map(|line| format!("{line}\n")).collect()
+}
+
+/// Returns the arguments that select the engine of the case.
+fn engine_arguments<'a>(context: &Context, url: &'a str) -> Vec<&'a str> {
+    if context.engine() == Engine::Sqlite { vec![] } else { vec!["--database-url", url] }
+}
+
+async fn a_failed_start_leaves_no_database(context: Context) {
+    let url = context.database().await;
+    let in_use = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = in_use.local_addr().unwrap().port().to_string();
+    let folder = context.folder().to_str().unwrap();
+    let mut command = binary(context.folder(), &[("TMPDIR", folder)]);
+    let output = command.args(["demo", "--port", &port]).args(engine_arguments(&context, &url)).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("cannot listen on"), "{error}");
+    assert!(!exists(&context, &url, &String::from_utf8(output.stdout).unwrap()).await);
+}
+
+async fn the_end_of_the_terminal_leaves_no_database(context: Context) {
+    let url = context.database().await;
+    let (mut service, _) = start(&context, &engine_arguments(&context, &url)).await;
+    assert!(exists(&context, &url, &printed(&service)).await);
+    service.signal("HUP").await;
+    assert!(service.ended().await.success());
+    assert!(!exists(&context, &url, &printed(&service)).await);
 }
 
 async fn the_lab_shows_the_pool_at_work(context: Context) {
     let url = context.database().await;
-    let is_server = context.engine() != Engine::Sqlite;
-    let (service, app) =
-        if is_server { start(&context, &["--database-url", &url]).await } else { start(&context, &[]).await };
-    if is_server {
-        assert_eq!(temporary_databases(&url, context.engine()).await, 1);
-    }
+    let (service, app) = start(&context, &engine_arguments(&context, &url)).await;
     let stream = |path: &'static str| EventStream::of(app.request(Method::GET, path));
     let (mut lab, mut pool) = (stream("/demo/live").await.unwrap(), stream("/pool/live").await.unwrap());
 
@@ -148,14 +182,13 @@ async fn the_lab_shows_the_pool_at_work(context: Context) {
     let before = opened(&full);
     app.patch("/demo", &json!({"connectionPerRequest": true, "latencyMs": 0})).await;
     until(&mut pool, "many connections are opened", |pool| opened(pool) > before + 20).await;
-    let served = |lab: &Value| {
-        lab["settings"]["connectionPerRequest"] == true && lab["load"]["perSecond"].as_f64() > Some(10.0)
-    };
+    let served =
+        |lab: &Value| lab["settings"]["connectionPerRequest"] == true && lab["load"]["perSecond"].as_f64() > Some(10.0);
     until(&mut lab, "operations without a pool", served).await;
     app.patch("/demo", &json!({"connectionPerRequest": false, "max": 10, "queueLimit": 1000, "clients": 8})).await;
 
     // A slow statement holds a connection.
-    let held = app.put("/demo/slow-statement", &json!({"seconds": 2})).await;
+    let held = app.post("/demo/slow-statement", &json!({"seconds": 2})).await;
     assert_eq!(held.status, 200);
     until(&mut pool, "a long hold", |pool| {
         pool["longestHolders"].as_array().unwrap().iter().any(|holder| holder["operation"] == "demo.slow_statement")
@@ -185,13 +218,6 @@ async fn the_lab_shows_the_pool_at_work(context: Context) {
     .await;
 
     end(service).await;
-    if is_server {
-        assert_eq!(temporary_databases(&url, context.engine()).await, 0);
-    }
-    let left = std::fs::read_dir(context.folder())
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("users-api-demo-"));
-    assert_eq!(left.count(), 0, "the temporary folder is removed");
 }
 
 /// Returns the data of the first message that matches.

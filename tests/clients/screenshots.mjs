@@ -64,7 +64,7 @@ async function ofDemo(test) {
   await shoot(page, "pool-too-small");
 
   await set({ max: 10, min: 2, clients: 24, latencyMs: 1, queueLimit: 1000 });
-  for (let number = 0; number < 10; number++) await put(url, "demo/slow-statement", "PUT", { seconds: 30 });
+  for (let number = 0; number < 10; number++) await put(url, "demo/slow-statement", "POST", { seconds: 30 });
   await shows(page, "#holders", /demo\.slow_statement/);
   await sleep(6000);
   await shoot(page, "pool-blocked");

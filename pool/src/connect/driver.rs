@@ -321,6 +321,7 @@ impl DriverConnection {
                  AND COMMAND = 'Sleep' AND TIME > 1"
             ),
         };
+        self.round_trip().await;
         let idle: Vec<u64> = on!(Driver, &mut self.driver, connection => {
             let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await?;
             let numbers = rows.iter().map(|row| row.try_get::<i64, _>(0).map(i64::unsigned_abs));

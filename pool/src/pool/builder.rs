@@ -116,7 +116,7 @@ impl PoolBuilder {
 
     /// Awaits the future that `hook` returns before each round trip to the database: to simulate a distant or an
     /// unresponsive one in demonstrations and tests. A round trip is a statement, a command of a transaction, or a ping;
-    /// opening a connection counts as three.
+    /// opening a connection counts as three. With a hook an SQLite file can be down, like a server.
     pub fn before_round_trip<F>(mut self, hook: F) -> Self
     where
         F: Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static,

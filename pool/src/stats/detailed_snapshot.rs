@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::{snapshot::Snapshot, time_histogram::TimeHistograms};
 
-/// The pool at one moment with each of its connections, for a live picture of it. Times are in milliseconds.
+/// The pool with each of its connections, for a live picture of it. Times are in milliseconds. Its parts are read one after
+/// another, so that no operation waits: they may differ by what happens in between.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = DetailedPool))]

@@ -27,7 +27,7 @@ export class DemoClient extends EventTarget {
   }
 
   slowStatement(seconds) {
-    return this.#send("PUT", "demo/slow-statement", { seconds });
+    return this.#send("POST", "demo/slow-statement", { seconds });
   }
 
   async #send(method, path, body, options = {}) {

@@ -20,16 +20,17 @@ pub(super) fn to_html(text: &str, is_served: impl Fn(&str) -> bool) -> String {
         Event::Start(Tag::Image { .. }) => vec![Event::Start(Tag::Emphasis)],
         Event::End(TagEnd::Image) => vec![Event::End(TagEnd::Emphasis)],
         // A wide table scrolls, also by keyboard. Alignment would be an inline style, which the policy of the pages forbids.
-        Event::Start(Tag::Table(columns)) => vec![
-            markup(table(&mut tables)),
-            Event::Start(Tag::Table(vec![Alignment::None; columns.len()])),
-        ],
+        Event::Start(Tag::Table(columns)) => {
+            vec![markup(table(&mut tables)), Event::Start(Tag::Table(vec![Alignment::None; columns.len()]))]
+        }
         Event::End(TagEnd::Table) => vec![event, markup("</div>".to_owned())],
         Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(ref language))) if **language == *"mermaid" => {
             is_diagram = true;
             vec![markup("<details><summary>Diagram, as Mermaid source</summary>".to_owned()), event]
         }
-        Event::End(TagEnd::CodeBlock) if std::mem::take(&mut is_diagram) => vec![event, markup("</details>".to_owned())],
+        Event::End(TagEnd::CodeBlock) if std::mem::take(&mut is_diagram) => {
+            vec![event, markup("</details>".to_owned())]
+        }
         event => vec![event],
     });
     let mut page = String::with_capacity(text.len() * 2);
