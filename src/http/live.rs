@@ -176,7 +176,7 @@ mod tests {
         for _ in 0..2 {
             reads.store(0, Ordering::Relaxed);
             let mut viewers: Vec<_> = (0..50).map(|_| live.subscribe()).collect();
-            sleep(INTERVAL * 4 - INTERVAL / 2).await;
+            sleep(INTERVAL * 7 / 2).await;
             assert_eq!(reads.load(Ordering::Relaxed), 4);
             for viewer in &mut viewers {
                 assert_eq!(*viewer.borrow_and_update(), "event: test\ndata: 50\n\n");
