@@ -2,7 +2,7 @@
 //!
 //! [`url`] parses database URLs. [`connector`] opens connections; what differs between the engines is in `sqlite`,
 //! `postgres` and `mysql`, each of which can be left out of the build. [`session`] sets what statements rely on, and
-//! [`driver_options`] what the application configures. [`driver`] runs SeaORM statements on an open connection.
+//! [`driver_options`] what the application configures, with the hook in `round_trip`. [`driver`] runs SeaORM statements on an open connection.
 //! [`socket`] detects that the server has closed it, and [`file`](mod@file) that an SQLite database file was moved or
 //! replaced.
 
@@ -18,6 +18,7 @@ mod mysql;
 pub(crate) mod pooler;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod round_trip;
 pub(crate) mod session;
 mod socket;
 #[cfg(feature = "sqlite")]

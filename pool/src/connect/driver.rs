@@ -16,7 +16,7 @@ use sea_orm::{
 };
 use sea_query_sqlx::SqlxValues;
 
-use super::{driver_options::BeforeRoundTrip, socket::Socket};
+use super::{round_trip::BeforeRoundTrip, socket::Socket};
 use crate::error_kind::{PoolError, mysql_number};
 
 type Result<T> = std::result::Result<T, sqlx::Error>;

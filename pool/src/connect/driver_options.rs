@@ -7,7 +7,7 @@ use log::LevelFilter;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement, sqlx};
 use tokio::sync::Mutex;
 
-use super::driver::DriverMut;
+use super::{driver::DriverMut, round_trip::BeforeRoundTrip};
 use crate::error_kind::{driver_error, exec_error, query_error};
 
 /// The target of the driver's log of statements.
@@ -18,9 +18,6 @@ const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 pub(crate) type MapOptions<O> = Arc<dyn Fn(O) -> O + Send + Sync>;
 /// A hook that runs on each new connection.
 pub(crate) type AfterConnect = Arc<dyn for<'a> Fn(NewConnection<'a>) -> BoxFuture<'a, Result<(), DbErr>> + Send + Sync>;
-
-/// A hook that is awaited before each round trip to the database.
-pub(crate) type BeforeRoundTrip = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Settings of the application beyond the URL.
 #[derive(Clone, Default)]
