@@ -114,6 +114,11 @@ pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(source) = error.source() {
         error = source;
     }
+    // As text it ends with a line of the server's source code.
+    #[cfg(feature = "postgres")]
+    if let Some(error) = error.downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+        return error.message().to_owned();
+    }
     error.to_string()
 }
 
