@@ -111,15 +111,24 @@ pub(crate) fn timed_out() -> sqlx::Error {
 /// Returns the message of the root cause.
 pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
-    while let Some(source) = error.source() {
+    loop {
+        // As text, an error of PostgreSQL ends with a line of the server's source code.
+        #[cfg(feature = "postgres")]
+        if let Some(sqlx::Error::Database(error)) = of_driver(error)
+            && let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+        {
+            return error.message().to_owned();
+        }
+        let Some(source) = error.source() else { return error.to_string() };
         error = source;
     }
-    // As text it ends with a line of the server's source code.
-    #[cfg(feature = "postgres")]
-    if let Some(error) = error.downcast_ref::<sqlx::postgres::PgDatabaseError>() {
-        return error.message().to_owned();
-    }
-    error.to_string()
+}
+
+/// Returns the error as one of the drivers. SeaORM shares them.
+#[cfg(feature = "postgres")]
+fn of_driver<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a sqlx::Error> {
+    let shared = || error.downcast_ref::<Arc<sqlx::Error>>().map(AsRef::as_ref);
+    error.downcast_ref::<sqlx::Error>().or_else(shared)
 }
 
 /// Converts an sqlx error to the SeaORM error of a statement that returns no rows.

@@ -1,12 +1,12 @@
 // Takes the pictures of the documentation from the real page: each shows a situation that a service is really in.
-// scripts/screenshots runs it. Argument: the folder of the pictures.
+// scripts/screenshots runs it. Arguments: the folder of the pictures, and which to take: demo, postgres; all without.
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { live, openBrowser, openPage } from "./dashboard/browser.mjs";
 import { faults, run } from "./dashboard/report.mjs";
 import { atEnd, endAll, startPostgres, startService, temporaryFolder } from "./dashboard/services.mjs";
 
-const target = process.argv[2];
+const [target, ...selected] = process.argv.slice(2);
 const VIEW = { width: 1200, height: 1000 };
 // Without the database's own limits nothing but the situation itself is refused.
 const SERVE = { USERS_API__AUTH__MODE: "off", USERS_API__POOL__BATCH: "false" };
@@ -107,8 +107,9 @@ let browser;
 try {
   folder = temporaryFolder("screenshots-");
   browser = await openBrowser();
-  await run("demo", ofDemo);
-  await run("postgres", onPostgres);
+  for (const [name, take] of Object.entries({ demo: ofDemo, postgres: onPostgres })) {
+    if (selected.length === 0 || selected.includes(name)) await run(name, take);
+  }
 } finally {
   await endAll();
 }
