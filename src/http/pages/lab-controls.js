@@ -6,7 +6,7 @@ export const groups = [
   {
     title: "Settings of the pool",
     controls: [
-      { field: "max", label: "max", hint: "Maximum number of connections. mysql2: connectionLimit. Sequelize: max." },
+      { field: "max", label: "max", hint: "Maximum number of connections. With batching, few are enough: turn it off to see the effect. mysql2: connectionLimit. Sequelize: max." },
       { field: "min", label: "min", hint: "Connections that stay open when idle; at most max. Sequelize: min." },
       { field: "queueLimit", label: "Queue limit", hint: "Maximum number of waiting operations; 0: unlimited. mysql2: queueLimit." },
       { field: "acquireMs", label: "Acquire timeout", unit: "ms", hint: "Longest wait for a connection. Sequelize: acquire." },
