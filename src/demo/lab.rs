@@ -108,7 +108,11 @@ impl Lab {
     ///
     /// [`Error`] if a user could not be created, or the pool does not accept the options.
     pub async fn run(&self) -> Result<(), Error> {
-        let load = Load::new(self.0.service.clone(), Arc::clone(&self.0.figures)).await?;
+        let load = {
+            // Changes wait: with some settings the creation would take long.
+            let _turn = self.0.changing.lock().await;
+            Load::new(self.0.service.clone(), Arc::clone(&self.0.figures)).await?
+        };
         if let Err(LabError::Pool(error)) = self.change(&LabChange::default()).await {
             tracing::warn!(%error, "demo: the settings of the lab were not applied");
         }

@@ -55,12 +55,17 @@ async fn connection_ids(context: &Context, app: &App) -> BTreeSet<i64> {
 
 async fn max_limits_the_connections(context: Context) {
     let app = context.app_with(&[("pool.max", "3"), ("pool.min", "0"), ("pool.batch", "false")]).await;
-    let burst = (0..60).map(|number| post(&app, &format!("ann{number}@example.com")));
-    let burst: Vec<_> = burst.collect();
     let mut most = 0;
-    for reply in burst {
-        most = most.max(app.pool().await["total"].as_u64().unwrap());
-        assert_eq!(reply.await.unwrap().status, 201);
+    // A burst may be served before the pool has grown.
+    for round in 0..20 {
+        let burst = (0..60).map(|number| post(&app, &format!("ann{number}-{round}@example.com")));
+        for reply in burst.collect::<Vec<_>>() {
+            most = most.max(app.pool().await["total"].as_u64().unwrap());
+            assert_eq!(reply.await.unwrap().status, 201);
+        }
+        if most >= 3 {
+            break;
+        }
     }
     // SQLite has a single writer, so its pool need not grow to `max`.
     assert!(if context.engine() == Engine::Sqlite { (1..=3).contains(&most) } else { most == 3 }, "{most}");
