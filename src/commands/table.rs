@@ -1,4 +1,4 @@
-//! Tables on a terminal, with colours unless the output is no terminal or `NO_COLOR` is set.
+//! Tables. They are coloured if the output is a terminal and `NO_COLOR` is not set.
 
 use std::{fmt::Write as _, io};
 

@@ -70,7 +70,8 @@ pub(super) fn media_type<'a>(request: &RequestHead, allowed: &[&'a str]) -> Resu
     Ok(allowed)
 }
 
-async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Problem> {
+/// Reads a body of limited size.
+pub(super) async fn read(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Problem> {
     let too_large = || Problem::new(Kind::PayloadTooLarge, format!("The body must be at most {MAX_LENGTH} bytes."));
     let announced = request
         .headers()

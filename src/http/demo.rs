@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    web::{self, Bytes},
-};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, dev::Payload, web};
+use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     access::{Allowed, OpsRead},
-    body::media_type,
+    body::{media_type, read},
     live::Live,
     problem::{FieldError, Kind, Problem},
 };
@@ -69,49 +67,55 @@ async fn live(caller: Allowed<OpsRead>, request: HttpRequest, demo: web::Data<De
     demo.live.respond(&caller, &request)
 }
 
-async fn change(
-    _: Allowed<OpsRead>,
-    request: HttpRequest,
-    body: Bytes,
-    demo: web::Data<Demo>,
-) -> Result<HttpResponse, Problem> {
-    demo.lab.change(&parse::<LabChange>(&request, &body)?).await.map_err(refused)?;
+async fn change(_: Allowed<OpsRead>, change: Json<LabChange>, demo: web::Data<Demo>) -> Result<HttpResponse, Problem> {
+    demo.lab.change(&change.0).await.map_err(refused)?;
     Ok(demo.respond())
 }
 
 async fn outage(
     _: Allowed<OpsRead>,
-    request: HttpRequest,
-    body: Bytes,
+    disturbance: Json<Disturbance>,
     demo: web::Data<Demo>,
 ) -> Result<HttpResponse, Problem> {
-    demo.lab.stop_database(duration(&request, &body)?);
+    demo.lab.stop_database(disturbance.0.duration()?);
     Ok(demo.respond())
 }
 
 async fn slow_statement(
     _: Allowed<OpsRead>,
-    request: HttpRequest,
-    body: Bytes,
+    disturbance: Json<Disturbance>,
     demo: web::Data<Demo>,
 ) -> Result<HttpResponse, Problem> {
-    demo.lab.hold_connection(duration(&request, &body)?);
+    demo.lab.hold_connection(disturbance.0.duration()?);
     Ok(demo.respond())
 }
 
-/// Parses a body. A page of another origin cannot send it: its browser asks before (CORS), and gets no permission.
-fn parse<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T, Problem> {
-    media_type(request.head(), &["application/json", "application/merge-patch+json"])?;
-    serde_json::from_slice(body).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))
+/// A body in JSON. A page of another origin cannot send it: its browser asks before (CORS), and gets no permission.
+struct Json<T>(T);
+
+impl<T: DeserializeOwned> FromRequest for Json<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            media_type(request.head(), &["application/json", "application/merge-patch+json"])?;
+            let body = read(&request, payload).await?;
+            let malformed = |error: serde_json::Error| Problem::new(Kind::MalformedJson, error.to_string());
+            serde_json::from_slice(&body).map(Self).map_err(malformed)
+        })
+    }
 }
 
-fn duration(request: &HttpRequest, body: &[u8]) -> Result<Duration, Problem> {
-    let Disturbance { seconds } = parse(request, body)?;
-    if seconds > MAX_SECONDS {
-        let allowed = format!("must be a whole number from 0 to {MAX_SECONDS}");
-        return Err(refused(LabError::NotAllowed(vec![NotAllowed { field: "seconds", allowed }])));
+impl Disturbance {
+    fn duration(&self) -> Result<Duration, Problem> {
+        if self.seconds > MAX_SECONDS {
+            let allowed = format!("must be a whole number from 0 to {MAX_SECONDS}");
+            return Err(refused(LabError::NotAllowed(vec![NotAllowed { field: "seconds", allowed }])));
+        }
+        Ok(Duration::from_secs(self.seconds.into()))
     }
-    Ok(Duration::from_secs(seconds.into()))
 }
 
 fn refused(error: LabError) -> Problem {

@@ -20,6 +20,8 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often at most a caller is checked again.
 const RECHECK: Duration = Duration::from_secs(1);
+/// Pause before another attempt to read the database.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// Maximum number of events that are sent together.
 const MAX_EVENTS: usize = 64;
 

@@ -13,7 +13,7 @@ pub struct TemporaryDatabase {
     url: SecretString,
 }
 
-/// Why there is no temporary database.
+/// An error of a temporary database.
 #[derive(Debug, thiserror::Error)]
 pub enum TemporaryDatabaseError {
     /// The URL is invalid.

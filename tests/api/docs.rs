@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
+use test_support::modules::rust_files;
 
 use crate::{
     cases,
@@ -135,21 +136,12 @@ async fn every_problem_and_validation_code_is_documented(context: Context) {
     // The codes of validation errors.
     let text = fs::read_to_string(format!("{root}docs/API.md")).unwrap();
     let mut validation_codes = BTreeSet::new();
-    let mut folders = vec![format!("{root}src").into()];
-    while let Some(folder) = folders.pop() {
-        let folder: std::path::PathBuf = folder;
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let source = fs::read_to_string(&path).unwrap();
-                for begin in ["ValidationError::new(", "of_row("] {
-                    validation_codes.extend(source.split(begin).skip(1).filter_map(|rest| {
-                        quoted_codes(rest).next().filter(|_| rest.trim_start().starts_with('"')).map(str::to_owned)
-                    }));
-                }
-            }
+    for path in rust_files(&Path::new(root).join("src")) {
+        let source = fs::read_to_string(path).unwrap();
+        for begin in ["ValidationError::new(", "of_row("] {
+            validation_codes.extend(source.split(begin).skip(1).filter_map(|rest| {
+                quoted_codes(rest).next().filter(|_| rest.trim_start().starts_with('"')).map(str::to_owned)
+            }));
         }
     }
     assert!(validation_codes.contains("too-long") && validation_codes.len() > 10, "{validation_codes:?}");

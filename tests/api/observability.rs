@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
-use test_support::program;
+use test_support::{modules::rust_files, program};
 use tokio::process::Command;
 
 use crate::{
@@ -54,18 +54,8 @@ fn metrics(text: &str) -> BTreeSet<&str> {
 }
 
 async fn rules_and_dashboards_use_metrics_that_exist(_: Context) {
-    let mut source = String::new();
-    let mut folders = vec![Path::new(ROOT).join("src"), Path::new(ROOT).join("pool/src")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                source += &fs::read_to_string(path).unwrap();
-            }
-        }
-    }
+    let folders = ["src", "pool/src"].map(|folder| rust_files(&Path::new(ROOT).join(folder)));
+    let source: String = folders.iter().flatten().map(|path| fs::read_to_string(path).unwrap()).collect();
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana/dashboards/users-api.json")).unwrap();
     let rules = read("deploy/prometheus/rules.yml");
     let mut expressions = Vec::new();

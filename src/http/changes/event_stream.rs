@@ -1,6 +1,6 @@
 //! Server-sent events: messages with the position as `id`, so that `EventSource` resumes automatically.
 
-use std::{convert::Infallible, time::Duration};
+use std::convert::Infallible;
 
 use actix_web::{
     HttpResponse,
@@ -15,13 +15,11 @@ use super::with_headers;
 use crate::{
     feed::{Position, ResyncReason},
     http::{
-        feed_reader::{FeedReader, Part},
+        feed_reader::{FeedReader, Part, RETRY},
         media_types::{ACCEL_BUFFERING, EVENT_STREAM},
     },
 };
 
-/// Pause before another attempt to read the database.
-const RETRY: Duration = Duration::from_secs(1);
 /// After how many milliseconds at least, and with what spread, clients reconnect.
 const RECONNECT_MS: (u32, u32) = (1000, 2000);
 

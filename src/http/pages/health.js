@@ -54,7 +54,7 @@ export class Health {
     return { node, kind, detail, duration };
   }
 
-  // Without frames the last state is not known to be true any more.
+  // Without frames, the last known state may be outdated.
   disconnected(sentence) {
     setAttribute(this.#root, "data-state", "none");
     setText(this.#icon, ICONS.none);

@@ -4,7 +4,7 @@ import { authorized, failure, keys, url } from "./api.js";
 
 // Four frames a second are expected; after this silence the response counts as dead.
 const SILENCE_MS = 10_000;
-// A line longer than this is no frame. The limit keeps a faulty response from filling the memory.
+// Maximum length of a line. A faulty response must not exhaust the memory.
 const BUFFER_LIMIT = 4_000_000;
 
 // Events: "frame" (detail: the parsed data), "state" (detail: "connecting", "open" or "closed") and
@@ -76,7 +76,7 @@ export class LiveStream extends EventTarget {
         this.dispatchEvent(new CustomEvent("unauthorized", { detail: error }));
       }
     }
-    // Another connection may have been started meanwhile: then this one has no say any more.
+    // If another connection has been started, this one must not change the state.
     if (this.#abort !== abort) return;
     this.#disconnect();
     // Random, so that the pages that lost a server together do not all return together.

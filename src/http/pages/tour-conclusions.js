@@ -64,7 +64,7 @@ function queue([long, short, acquire]) {
   const rates = [long, short, acquire].map((result) => result.perSecond);
   const capacity = Math.max(...rates) / Math.min(...rates) < threshold
     ? "All complete about as many operations: a queue adds no capacity, it only decides who waits and who is refused."
-    : `They complete ${rates.map(number).join(", ")} operations per second; the clients pause after a refusal, so the connection may be idle meanwhile.`;
+    : `They complete ${rates.map(number).join(", ")} operations per second; the clients pause after a refusal, so the connection can be idle.`;
   return `The short queue refuses ${number(short.failedPerSecond)} operations per second, and the others take ${duration(short.p50Ms)} instead of ${duration(long.p50Ms)}; ${limited}. ${capacity}`;
 }
 

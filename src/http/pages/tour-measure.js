@@ -92,7 +92,7 @@ export function evaluate(frames, from, to = Infinity) {
 
 const sameSettings = (settings, wanted) => Object.entries(wanted).every(([field, value]) => settings[field] === value);
 
-// Throws if the figures are missing, or if another page has changed the settings meanwhile.
+// Throws if figures are missing, or if another page has changed the settings during the run.
 function check(result, wanted) {
   if (!result) throw new Error("Too few figures have arrived. They stop while this page is hidden, or while the service cannot be reached. Run the step again.");
   if (!sameSettings(result.settings, wanted)) throw new Error("Another page has changed the settings during the run. Run the step again.");

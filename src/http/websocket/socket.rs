@@ -15,7 +15,7 @@ use super::{
 use crate::{
     feed::{After, Closing, Event, Feed, Filter, Position, PresenceGuard, ResyncReason, random_fraction},
     http::{
-        feed_reader::{Client, End, FeedReader, Part},
+        feed_reader::{Client, End, FeedReader, Part, RETRY},
         live_connection::LiveConnection,
         recheck::Recheck,
         turn::Turn,
@@ -32,8 +32,6 @@ const PING_JITTER: f64 = 0.2;
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(65);
 /// How long a client may take to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause before another attempt to read the database.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The reason of a restart.
 const RESTART: &str = "connect again; another process continues";

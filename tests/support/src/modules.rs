@@ -18,6 +18,23 @@ pub type Module = Vec<String>;
 /// The parsed source files of a crate.
 pub struct Sources(BTreeMap<Module, syn::File>);
 
+/// The Rust files in a directory and below.
+pub fn rust_files(root: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
 /// What a file refers to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Uses {
@@ -31,19 +48,11 @@ impl Sources {
     /// Reads the files of a `src` directory.
     pub fn read(root: &Path) -> Self {
         let mut found = BTreeMap::new();
-        let mut folders = vec![root.to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if path.extension().is_some_and(|extension| extension == "rs") {
-                    let inside: PathBuf = path.strip_prefix(root).unwrap().with_extension("");
-                    let module: Module = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
-                    if !module.iter().any(|part| part == "tests") {
-                        found.insert(module, parse(&fs::read_to_string(&path).unwrap()));
-                    }
-                }
+        for path in rust_files(root) {
+            let inside: PathBuf = path.strip_prefix(root).unwrap().with_extension("");
+            let module: Module = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+            if !module.iter().any(|part| part == "tests") {
+                found.insert(module, parse(&fs::read_to_string(&path).unwrap()));
             }
         }
         Self(found)
