@@ -90,9 +90,13 @@ pub(crate) struct PoolError {
 }
 
 impl PoolError {
+    pub(crate) fn with_kind(kind: DbErrorKind, text: impl Into<String>) -> sqlx::Error {
+        sqlx::Error::Configuration(Box::new(Self { kind, text: text.into() }))
+    }
+
     /// The configuration of the database is not supported.
     pub(crate) fn unsuitable(text: impl Into<String>) -> sqlx::Error {
-        sqlx::Error::Configuration(Box::new(Self { kind: DbErrorKind::Unsuitable, text: text.into() }))
+        Self::with_kind(DbErrorKind::Unsuitable, text)
     }
 
     /// The statement exceeds the server's size limit and was not sent: the server would close the connection while

@@ -172,6 +172,12 @@ impl PoolInner {
         self.attention.notify_one();
     }
 
+    /// Whether a read-only server has to be left for another host.
+    pub(crate) fn needs_writable_server(&self) -> bool {
+        let connector = self.connector();
+        connector.has_several_hosts() && connector.needs_writable_server()
+    }
+
     /// Updates health and connections after an operation has failed.
     pub(crate) fn on_error(
         self: &Arc<Self>,
@@ -191,6 +197,11 @@ impl PoolInner {
                     statement_cache,
                     "prepared statement limit of the server reached; recycling connections"
                 );
+            }
+        } else if kind == DbErrorKind::ReadOnly && self.needs_writable_server() {
+            // The other connections may be to the same server.
+            if self.start_generation(generation, |_| None) {
+                tracing::warn!("the server has become read-only; connecting to another host");
             }
         } else if kind.breaks_connection() {
             self.mark_suspect();

@@ -143,7 +143,10 @@ pub use crate::{
     set::AcquireError,
     stats::{
         detailed_snapshot::{ConnectionInfo, ConnectionState, DetailedSnapshot},
-        snapshot::{Advice, Cause, Counters, Limits, OperationInfo, PoolState, Quantiles, Snapshot, Status},
+        snapshot::{
+            Advice, Cause, Counters, HostState, HostStatus, Limits, OperationInfo, PoolState, Quantiles, Snapshot,
+            Status,
+        },
         time_histogram::TimeHistograms,
     },
 };

@@ -23,6 +23,7 @@ mod connect_failures;
 mod connection_state;
 mod driver_options;
 mod guards;
+mod hosts;
 mod layers;
 mod operations;
 mod outages;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         suite("batch_failures", batch_failures::cases()),
         suite("bulk", bulk::cases()),
         suite("outages", outages::cases()).on_servers(),
+        suite("hosts", hosts::cases()).on_servers(),
         suite("storm", storm::cases()),
         suite("layers", layers::cases()).without_engine(),
         suite("connect_failures", connect_failures::cases()).on_servers(),

@@ -3,25 +3,25 @@
 use std::{sync::Arc, time::Duration};
 
 use sea_orm::{DatabaseConnection, sqlx};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-#[cfg(feature = "mysql")]
-use super::mysql::MySqlConnector;
-#[cfg(feature = "postgres")]
-use super::postgres::PostgresConnector;
-#[cfg(feature = "sqlite")]
-use super::sqlite::SqliteConnector;
+pub(crate) use super::engine_connector::EngineDisabled;
 use super::{
     driver::DriverConnection,
     driver_options::DriverOptions,
+    engine_connector::EngineConnector,
+    hosts::Hosts,
     session::Session,
-    url::{Address, DatabaseUrl, Engine},
+    url::{Address, DatabaseUrl, Engine, HostAddress, TargetServer},
 };
 use crate::{
-    error_kind::{DbErrorKind, is_tls_alert, root_cause, timed_out},
+    error_kind::{DbErrorKind, PoolError, is_tls_alert, root_cause, timed_out},
     options::PoolOptions,
 };
 
+/// Time limit for one of several hosts while others are left: after the same time without a response the pool
+/// considers a database to be down.
+const HOST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for the resolver when checking whether name resolution has failed.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Prepared statements that each connection caches unless the URL sets another number: the drivers' default.
@@ -57,28 +57,18 @@ impl ConnectFailure {
     }
 }
 
-/// The crate was built without the engine's feature.
-#[derive(Debug)]
-pub(crate) struct EngineDisabled;
-
 /// Opens connections to one database. Not `Debug`: the driver's options contain the password in plain text.
 #[derive(Clone)]
 pub(crate) struct Connector {
     url: DatabaseUrl,
-    engine: EngineConnector,
+    /// One for each host.
+    engines: Vec<EngineConnector>,
+    hosts: Arc<Hosts>,
+    /// The only host to connect to.
+    only: Option<usize>,
     session: Session,
     statement_cache: usize,
     driver_options: Arc<DriverOptions>,
-}
-
-#[derive(Clone)]
-enum EngineConnector {
-    #[cfg(feature = "sqlite")]
-    Sqlite(SqliteConnector),
-    #[cfg(feature = "postgres")]
-    Postgres(PostgresConnector),
-    #[cfg(feature = "mysql")]
-    MySql(MySqlConnector),
 }
 
 impl Connector {
@@ -92,22 +82,15 @@ impl Connector {
         options: &PoolOptions,
         driver_options: &Arc<DriverOptions>,
     ) -> Result<Self, EngineDisabled> {
-        let engine = match (url.address(), url.engine()) {
-            #[cfg(feature = "sqlite")]
-            (Address::File(file), _) => EngineConnector::Sqlite(SqliteConnector::new(file, options, driver_options)),
-            #[cfg(feature = "postgres")]
-            (Address::Server(server), Engine::Postgres) => {
-                EngineConnector::Postgres(PostgresConnector::new(server, options, driver_options))
-            }
-            #[cfg(feature = "mysql")]
-            (Address::Server(server), Engine::MySql) => {
-                EngineConnector::MySql(MySqlConnector::new(server, driver_options))
-            }
-            _ => return Err(EngineDisabled),
+        let hosts = match url.address() {
+            Address::File(_) => Hosts::new(&[], false),
+            Address::Server(server) => Hosts::new(&server.hosts, server.is_random),
         };
         Ok(Self {
             url: url.clone(),
-            engine,
+            engines: EngineConnector::of_url(url, options, driver_options)?,
+            hosts: Arc::new(hosts),
+            only: None,
             session: Session::new(options.statement_timeout),
             statement_cache: url.statement_cache().unwrap_or(STATEMENT_CACHE),
             driver_options: Arc::clone(driver_options),
@@ -120,16 +103,42 @@ impl Connector {
     ///
     /// As for [`new`](Self::new).
     pub(crate) fn with_url(&self, url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, EngineDisabled> {
-        Self::new(url, options, &self.driver_options)
+        // The hosts are the same.
+        Ok(Self { hosts: Arc::clone(&self.hosts), ..Self::new(url, options, &self.driver_options)? })
+    }
+
+    /// Returns a connector that connects only to this server, of several hosts. `None` if there is only one host, or if
+    /// the server is none of them.
+    pub(crate) fn only(&self, server: u64) -> Option<Self> {
+        let only = self.hosts.of_server(server).filter(|_| self.has_several_hosts())?;
+        Some(Self { only: Some(only), ..self.clone() })
+    }
+
+    /// Records that the only host that this connects to has not responded.
+    pub(crate) fn is_unresponsive(&self) {
+        if let Some(only) = self.only {
+            self.hosts.failed(only, DbErrorKind::Silent, &timed_out().to_string());
+        }
+    }
+
+    pub(crate) fn has_several_hosts(&self) -> bool {
+        self.engines.len() > 1
+    }
+
+    /// Whether connections must be to a server that accepts writes.
+    pub(crate) fn needs_writable_server(&self) -> bool {
+        matches!(self.url.address(), Address::Server(server) if server.target == TargetServer::ReadWrite)
+    }
+
+    pub(crate) fn hosts(&self) -> &Hosts {
+        &self.hosts
     }
 
     /// Returns a copy with another SQLite busy timeout. The database file stays the one that was opened.
     pub(crate) fn with_busy_timeout(&self, limit: Duration) -> Self {
         let mut other = self.clone();
-        match &mut other.engine {
-            #[cfg(feature = "sqlite")]
-            EngineConnector::Sqlite(sqlite) => *sqlite = sqlite.with_busy_timeout(limit),
-            _ => {}
+        for engine in &mut other.engines {
+            engine.set_busy_timeout(limit);
         }
         other
     }
@@ -142,13 +151,8 @@ impl Connector {
         if fewer.statement_cache >= self.statement_cache {
             return None;
         }
-        match &mut fewer.engine {
-            #[cfg(feature = "mysql")]
-            EngineConnector::MySql(mysql) => *mysql = mysql.with_statement_cache(fewer.statement_cache),
-            // The other engines have no such limit.
-            _ => return None,
-        }
-        Some(fewer)
+        let is_limited = fewer.engines.iter_mut().all(|engine| engine.set_statement_cache(fewer.statement_cache));
+        is_limited.then_some(fewer)
     }
 
     /// Returns how many prepared statements each connection caches.
@@ -165,48 +169,103 @@ impl Connector {
         &self.url
     }
 
-    /// Opens a connection within `limit`, ready for statements.
+    /// Opens a connection within `limit`, ready for statements: to the first host that works.
     pub(crate) async fn connect(&self, limit: Duration) -> Result<DriverConnection, ConnectFailure> {
-        let source = match timeout(limit, self.open()).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => error,
-            Err(_) => timed_out(),
+        let began = Instant::now();
+        let order = self.only.map_or_else(|| self.order(), |only| vec![only]);
+        let mut failures = Vec::new();
+        for (at, host) in order.iter().copied().enumerate() {
+            let left = limit.saturating_sub(began.elapsed());
+            let is_last = at + 1 == order.len();
+            let failure = match self.connect_to(host, if is_last { left } else { left.min(HOST_TIMEOUT) }).await {
+                Ok(connection) => return Ok(connection),
+                Err(failure) => failure,
+            };
+            // As in libpq: credentials are the same everywhere, and servers lock accounts that fail too often.
+            let is_final = failure.kind.is_final();
+            failures.push((host, failure));
+            if is_final {
+                break;
+            }
+        }
+        Err(self.failure_of_all(failures))
+    }
+
+    fn order(&self) -> Vec<usize> {
+        if self.has_several_hosts() { self.hosts.order() } else { vec![0] }
+    }
+
+    /// Combines the failures of several hosts. Its kind is that of the host that came closest to a connection.
+    fn failure_of_all(&self, failures: Vec<(usize, ConnectFailure)>) -> ConnectFailure {
+        let closest = failures.iter().max_by_key(|(_, failure)| {
+            let kind = failure.kind;
+            (kind.is_final(), kind == DbErrorKind::ReadOnly, kind.is_response(), kind == DbErrorKind::Silent)
+        });
+        let Some(kind) = closest.map(|(_, failure)| failure.kind) else { return ConnectFailure::silent() };
+        if !self.has_several_hosts() || self.only.is_some() {
+            return failures.into_iter().next_back().map_or_else(ConnectFailure::silent, |(_, failure)| failure);
+        }
+        let details =
+            failures.iter().map(|(host, failure)| format!("{}: {}", self.hosts.address(*host), failure.detail()));
+        ConnectFailure::new(kind, PoolError::with_kind(kind, details.collect::<Vec<_>>().join("; ")))
+    }
+
+    /// Opens a connection to one host.
+    async fn connect_to(&self, host: usize, limit: Duration) -> Result<DriverConnection, ConnectFailure> {
+        let opened = timeout(limit, self.open(host)).await.unwrap_or_else(|_| Err(timed_out()));
+        let source = match opened {
+            Ok(connection) if !self.has_several_hosts() => return Ok(connection),
+            Ok(connection) => {
+                let server = connection.session().map(|(session, _)| session.server);
+                return Ok(connection.of_host(self.hosts.opened(host, server)));
+            }
+            Err(source) => source,
         };
+        let address = self.host_address(host);
         let kind = match DbErrorKind::of_driver(&source) {
             _ if self.url.engine() == Engine::Sqlite && matches!(source, sqlx::Error::Io(_)) => {
                 DbErrorKind::NoSuchDatabase
             }
             // An unresponsive resolver looks like an unresponsive server.
-            DbErrorKind::Lost | DbErrorKind::Silent if self.is_unresolvable(limit).await => DbErrorKind::NameResolution,
+            DbErrorKind::Lost | DbErrorKind::Silent if is_unresolvable(address, limit).await => {
+                DbErrorKind::NameResolution
+            }
             kind => kind,
         };
-        match self.tls_failure(kind, &source) {
-            Some(text) => Err(ConnectFailure::new(DbErrorKind::Tls, sqlx::Error::Tls(text.into()))),
-            None => Err(ConnectFailure::new(kind, source)),
+        let failure = match self.tls_failure(kind, address, &source) {
+            Some(text) => ConnectFailure::new(DbErrorKind::Tls, sqlx::Error::Tls(text.into())),
+            None => ConnectFailure::new(kind, source),
+        };
+        if self.has_several_hosts() {
+            self.hosts.failed(host, failure.kind, &failure.detail());
+        }
+        Err(failure)
+    }
+
+    fn host_address(&self, host: usize) -> Option<&HostAddress> {
+        match self.url.address() {
+            Address::File(_) => None,
+            Address::Server(server) => server.hosts.get(host),
         }
     }
 
-    async fn open(&self) -> Result<DriverConnection, sqlx::Error> {
+    async fn open(&self, host: usize) -> Result<DriverConnection, sqlx::Error> {
         let before_round_trip = self.driver_options.before_round_trip.clone();
         if let Some(hook) = &before_round_trip {
             for _ in 0..CONNECT_ROUND_TRIPS {
                 hook().await;
             }
         }
-        let mut opened = match &self.engine {
-            #[cfg(feature = "sqlite")]
-            EngineConnector::Sqlite(sqlite) => sqlite.open(&self.session).await?,
-            #[cfg(feature = "postgres")]
-            EngineConnector::Postgres(postgres) => postgres.open(&self.session).await?,
-            #[cfg(feature = "mysql")]
-            EngineConnector::MySql(mysql) => mysql.open(&self.session).await?,
-        };
+        let mut opened = self.engines[host].open(&self.session).await?;
+        if self.needs_writable_server() {
+            opened.check_writable().await?;
+        }
         self.driver_options.run_after_connect(opened.borrow()).await?;
         Ok(opened.before_round_trip(before_round_trip))
     }
 
     /// Describes a TLS error, with the host and the file concerned.
-    fn tls_failure(&self, kind: DbErrorKind, source: &sqlx::Error) -> Option<String> {
+    fn tls_failure(&self, kind: DbErrorKind, address: Option<&HostAddress>, source: &sqlx::Error) -> Option<String> {
         if matches!(source, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Configuration(_))
             && let Err(unreadable) = self.url.check_files()
         {
@@ -216,7 +275,7 @@ impl Connector {
         if kind != DbErrorKind::Tls {
             return None;
         }
-        let (cause, host) = (root_cause(source), self.url.host().unwrap_or("localhost"));
+        let (cause, host) = (root_cause(source), address.and_then(HostAddress::text).unwrap_or("localhost"));
         let file = match (is_tls_alert(source), self.url.tls_certificate(), self.url.tls_authority()) {
             (true, Some(certificate), _) => format!(", client certificate {}", certificate.display()),
             (false, _, Some(authority)) => format!(", CA certificates from {}", authority.display()),
@@ -231,41 +290,26 @@ impl Connector {
     ///
     /// [`DbErrorKind::NoSuchDatabase`], with what happened to the file.
     pub(crate) fn check_file(&self) -> Result<(), ConnectFailure> {
-        match &self.engine {
-            #[cfg(feature = "sqlite")]
-            EngineConnector::Sqlite(sqlite) => {
-                sqlite.check_file().map_err(|error| ConnectFailure::new(DbErrorKind::NoSuchDatabase, error))
-            }
-            _ => Ok(()),
-        }
+        let mut checked = self.engines.iter().map(EngineConnector::check_file);
+        checked.try_for_each(|checked| checked).map_err(|error| ConnectFailure::new(DbErrorKind::NoSuchDatabase, error))
     }
 
-    /// Resolves the host again, because the driver's error does not show whether resolution failed.
-    async fn is_unresolvable(&self, limit: Duration) -> bool {
-        let Some(host) = self.url.host_name() else { return false };
-        !matches!(timeout(limit.min(RESOLVE_TIMEOUT), tokio::net::lookup_host((host, 0))).await, Ok(Ok(_)))
-    }
-
-    /// Returns a separate SeaORM connection, for code that accepts nothing else, such as `sea-orm-migration`. Its
-    /// statements have no timeout, because schema changes can take long.
+    /// Returns a separate SeaORM connection, for code that accepts nothing else, such as `sea-orm-migration`: to the
+    /// host that the next connection would be tried to. Its statements have no timeout, because schema changes can take
+    /// long.
     pub(crate) fn database_connection(&self, acquire: Duration) -> DatabaseConnection {
-        let driver_options = Arc::clone(&self.driver_options);
-        match &self.engine {
-            #[cfg(feature = "sqlite")]
-            EngineConnector::Sqlite(sqlite) => sqlite.database_connection(acquire, driver_options),
-            #[cfg(feature = "postgres")]
-            EngineConnector::Postgres(postgres) => {
-                postgres.database_connection(self.session.unlimited(), acquire, driver_options)
-            }
-            #[cfg(feature = "mysql")]
-            EngineConnector::MySql(mysql) => {
-                mysql.database_connection(self.session.unlimited(), acquire, driver_options)
-            }
-        }
+        let host = self.order()[0];
+        self.engines[host].database_connection(&self.session, acquire, Arc::clone(&self.driver_options))
     }
 
     /// Returns the session settings, and what the first connection found.
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }
+}
+
+/// Resolves the host again, because the driver's error does not show whether resolution failed.
+async fn is_unresolvable(address: Option<&HostAddress>, limit: Duration) -> bool {
+    let Some(host) = address.and_then(HostAddress::name) else { return false };
+    !matches!(timeout(limit.min(RESOLVE_TIMEOUT), tokio::net::lookup_host((host, 0))).await, Ok(Ok(_)))
 }

@@ -16,8 +16,8 @@ use sea_orm::{
 };
 use sea_query_sqlx::SqlxValues;
 
-use super::{round_trip::BeforeRoundTrip, socket::Socket};
-use crate::error_kind::{PoolError, mysql_number};
+use super::{hosts::HostConnection, round_trip::BeforeRoundTrip, socket::Socket};
+use crate::error_kind::{DbErrorKind, PoolError, mysql_number};
 
 type Result<T> = std::result::Result<T, sqlx::Error>;
 
@@ -29,6 +29,8 @@ pub(crate) struct DriverConnection {
     /// Whether a transaction has changed the session's lock timeout (MySQL).
     has_other_lock_timeout: bool,
     before_round_trip: Option<BeforeRoundTrip>,
+    /// The host that it is connected to, if the URL has several.
+    host: Option<HostConnection>,
 }
 
 impl std::fmt::Debug for DriverConnection {
@@ -180,6 +182,7 @@ impl DriverConnection {
             session: ServerSession::default(),
             has_other_lock_timeout: false,
             before_round_trip: None,
+            host: None,
         }
     }
 
@@ -189,6 +192,34 @@ impl DriverConnection {
 
     pub(super) fn before_round_trip(self, before_round_trip: Option<BeforeRoundTrip>) -> Self {
         Self { before_round_trip, ..self }
+    }
+
+    pub(super) fn of_host(self, host: HostConnection) -> Self {
+        Self { host: Some(host), ..self }
+    }
+
+    /// Records that the host cannot be used, if there are others.
+    pub(crate) fn host_failed(&self, kind: DbErrorKind, detail: &str) {
+        if let Some(host) = &self.host {
+            host.failed(kind, detail);
+        }
+    }
+
+    /// Checks that the server accepts writes.
+    ///
+    /// # Errors
+    ///
+    /// [`DbErrorKind::ReadOnly`], or [`DbErrorKind::NotAccepting`] for a node of a Galera cluster that is not ready.
+    pub(super) async fn check_writable(&mut self) -> Result<()> {
+        self.round_trip().await;
+        match &mut self.driver {
+            #[cfg(feature = "sqlite")]
+            Driver::Sqlite(_) => Ok(()),
+            #[cfg(feature = "postgres")]
+            Driver::Postgres(connection, _) => super::postgres::check_writable(connection).await,
+            #[cfg(feature = "mysql")]
+            Driver::MySql(connection) => super::mysql::check_writable(connection).await,
+        }
     }
 
     /// Returns the session, and whether the pool has to enforce the statement timeout in it.

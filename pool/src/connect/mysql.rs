@@ -1,6 +1,6 @@
 //! Opens connections to MySQL and MariaDB.
 
-use std::{num::NonZeroU64, sync::Arc, time::Duration};
+use std::{collections::HashMap, num::NonZeroU64, sync::Arc, time::Duration};
 
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector,
@@ -15,8 +15,9 @@ use super::{
     driver_options::{self, DriverOptions},
     session::{ServerInfo, Session, StatementTimeout, digest, warn_not_durable, whole_millis},
     socket::SocketFinder,
-    url::{Host, ServerAddress, TlsMode},
+    url::{Host, HostAddress, ServerAddress, TlsMode},
 };
+use crate::error_kind::{DbErrorKind, PoolError};
 
 /// The complete SQL mode: values that do not fit are rejected.
 const SQL_MODE: &str = "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,\
@@ -34,15 +35,19 @@ pub(super) struct MySqlConnector {
 }
 
 impl MySqlConnector {
-    pub(super) fn new(server: &ServerAddress, driver_options: &DriverOptions) -> Self {
+    pub(super) fn new(
+        server: &ServerAddress,
+        host: &HostAddress,
+        driver_options: &DriverOptions,
+        sockets: &Arc<SocketFinder>,
+    ) -> Self {
         // `set_session` applies all settings in one round trip, so the driver applies none.
-        let options = driver_options::apply(connect_options(server), driver_options.map_mysql.as_ref())
+        let options = driver_options::apply(connect_options(server, host), driver_options.map_mysql.as_ref())
             .pipes_as_concat(false)
             .no_engine_substitution(false)
             .timezone(None)
             .set_names(false);
-        let sockets = Arc::new(SocketFinder::new(options.get_port()));
-        Self { options, sockets }
+        Self { options, sockets: Arc::clone(sockets) }
     }
 
     /// Returns a copy whose connections cache this many prepared statements.
@@ -52,7 +57,7 @@ impl MySqlConnector {
     }
 
     pub(super) async fn open(&self, session: &Session) -> Result<DriverConnection, sqlx::Error> {
-        let (opened, socket) = self.sockets.find(self.options.connect()).await;
+        let (opened, socket) = self.sockets.find(self.options.get_port(), self.options.connect()).await;
         let mut opened = opened?;
         set_session(session, &mut opened, &self.options).await?;
         let server_session = read_session(&mut opened).await?;
@@ -79,16 +84,16 @@ impl MySqlConnector {
 }
 
 /// Translates the address into driver options, one by one: the driver's URL parser is not used.
-pub(super) fn connect_options(server: &ServerAddress) -> MySqlConnectOptions {
+pub(super) fn connect_options(server: &ServerAddress, host: &HostAddress) -> MySqlConnectOptions {
     let mut options =
-        MySqlConnectOptions::new().port(server.port).database(&server.database).ssl_mode(match server.tls.mode {
+        MySqlConnectOptions::new().port(host.port).database(&server.database).ssl_mode(match server.tls.mode {
             TlsMode::Disable => MySqlSslMode::Disabled,
             TlsMode::Prefer => MySqlSslMode::Preferred,
             TlsMode::Require => MySqlSslMode::Required,
             TlsMode::VerifyFull => MySqlSslMode::VerifyIdentity,
         });
-    options = match &server.host {
-        Host::Name(host) => options.host(host),
+    options = match &host.host {
+        Host::Name(name) => options.host(name),
         Host::Socket(socket) => options.socket(socket),
     };
     if let Some(authority) = &server.tls.authority {
@@ -132,6 +137,27 @@ async fn set_session(
     });
     if flushes != 1 {
         warn_not_durable("innodb_flush_log_at_trx_commit", &flushes.to_string());
+    }
+    Ok(())
+}
+
+/// Checks that the server accepts writes: it is not `read_only`, and if it is a node of a Galera cluster, it is ready. A
+/// node without a quorum accepts connections, but rejects all statements on tables.
+pub(super) async fn check_writable(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+    let read_only: i64 =
+        sqlx::raw_sql("SELECT CAST(@@GLOBAL.read_only AS SIGNED)").fetch_one(&mut *connection).await?.try_get(0)?;
+    if read_only != 0 {
+        return Err(PoolError::with_kind(DbErrorKind::ReadOnly, "read_only is on"));
+    }
+    // Every MariaDB has the status variables; the provider is empty if it is not a node.
+    let sql = "SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_provider_name', 'wsrep_ready')";
+    let mut status = HashMap::<String, String>::new();
+    for row in sqlx::raw_sql(sql).fetch_all(connection).await? {
+        status.insert(row.try_get(0)?, row.try_get(1)?);
+    }
+    let is_node = status.get("wsrep_provider_name").is_some_and(|provider| !provider.is_empty());
+    if is_node && status.get("wsrep_ready").is_some_and(|ready| ready != "ON") {
+        return Err(PoolError::with_kind(DbErrorKind::NotAccepting, "the node is not ready (wsrep_ready is off)"));
     }
     Ok(())
 }

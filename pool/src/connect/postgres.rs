@@ -16,9 +16,12 @@ use super::{
     find_pooler,
     session::{ServerInfo, Session, StatementTimeout, digest, warn_not_durable, whole_millis},
     socket::SocketFinder,
-    url::{Host, ServerAddress, TlsMode},
+    url::{Host, HostAddress, ServerAddress, TlsMode},
 };
-use crate::options::PoolOptions;
+use crate::{
+    error_kind::{DbErrorKind, PoolError},
+    options::PoolOptions,
+};
 
 /// Opens connections to a PostgreSQL server.
 #[derive(Clone)]
@@ -28,20 +31,25 @@ pub(super) struct PostgresConnector {
 }
 
 impl PostgresConnector {
-    pub(super) fn new(server: &ServerAddress, pool_options: &PoolOptions, driver_options: &DriverOptions) -> Self {
-        let mut options = connect_options(server);
+    pub(super) fn new(
+        server: &ServerAddress,
+        host: &HostAddress,
+        pool_options: &PoolOptions,
+        driver_options: &DriverOptions,
+        sockets: &Arc<SocketFinder>,
+    ) -> Self {
+        let mut options = connect_options(server, host);
         if options.get_application_name().is_none() {
             // The URL takes precedence.
             options = options.application_name(&pool_options.application_name);
         }
         // The pool does not need this setting, and poolers reject startup parameters that they do not know.
         let options = driver_options::apply(options.extra_float_digits(None), driver_options.map_postgres.as_ref());
-        let sockets = Arc::new(SocketFinder::new(options.get_port()));
-        Self { options, sockets }
+        Self { options, sockets: Arc::clone(sockets) }
     }
 
     pub(super) async fn open(&self, session: &Session) -> Result<DriverConnection, sqlx::Error> {
-        let (opened, socket) = self.sockets.find(self.options.connect()).await;
+        let (opened, socket) = self.sockets.find(self.options.get_port(), self.options.connect()).await;
         let mut opened = opened?;
         let id = set_session(session, &mut opened, &self.options).await?;
         let settings = session.pooler().map(|_| session_settings(session, true).into());
@@ -69,11 +77,11 @@ impl PostgresConnector {
 }
 
 /// Translates the address into driver options, one by one: the driver's URL parser is not used.
-pub(super) fn connect_options(server: &ServerAddress) -> PgConnectOptions {
+pub(super) fn connect_options(server: &ServerAddress, host: &HostAddress) -> PgConnectOptions {
     // The driver initializes new options from libpq's variables, leniently. So each value is set here from the URL,
     // which falls back to the same variables, parsed strictly.
     let mut options = PgConnectOptions::new_without_pgpass()
-        .port(server.port)
+        .port(host.port)
         .database(&server.database)
         .password(server.password.as_deref().unwrap_or_default())
         .ssl_mode(match server.tls.mode {
@@ -82,9 +90,10 @@ pub(super) fn connect_options(server: &ServerAddress) -> PgConnectOptions {
             TlsMode::Require => PgSslMode::Require,
             TlsMode::VerifyFull => PgSslMode::VerifyFull,
         });
-    options = match &server.host {
-        Host::Name(host) => options.host(host),
-        Host::Socket(directory) => options.host("localhost").socket(directory),
+    options = match &host.host {
+        Host::Name(name) => options.host(name),
+        // Servers refuse TLS on a socket.
+        Host::Socket(directory) => options.host("localhost").socket(directory).ssl_mode(PgSslMode::Disable),
     };
     options = match &server.tls.authority {
         Some(authority) => options.ssl_root_cert(&authority.path),
@@ -150,6 +159,19 @@ async fn set_session(
         warn_not_durable("fsync/full_page_writes", &flushes);
     }
     Ok(id)
+}
+
+/// Checks that the server accepts writes, as libpq does for `target_session_attrs=read-write`.
+pub(super) async fn check_writable(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let sql = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'";
+    let row = sqlx::raw_sql(sql).fetch_one(connection).await?;
+    if row.try_get(0)? {
+        return Err(PoolError::with_kind(DbErrorKind::ReadOnly, "the server is a replica"));
+    }
+    if row.try_get(1)? {
+        return Err(PoolError::with_kind(DbErrorKind::ReadOnly, "default_transaction_read_only is on"));
+    }
+    Ok(())
 }
 
 /// Returns the statement that applies the settings to the session or, if `is_local`, to the open transaction.

@@ -31,29 +31,24 @@ impl Socket {
     }
 }
 
-/// Finds the sockets of connections to one port. Connections are opened one after another until each has its socket;
+/// Finds the sockets of connections. They are opened one after another until each has its socket;
 /// the rest of the handshake (TLS, authentication) takes longer and runs concurrently.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct SocketFinder {
-    port: u16,
     opening: Mutex<()>,
 }
 
 impl SocketFinder {
-    pub(crate) fn new(port: u16) -> Self {
-        Self { port, opening: Mutex::new(()) }
-    }
-
-    /// Opens a connection, and returns its socket if there is exactly one candidate.
-    pub(crate) async fn find<F: Future>(&self, connect: F) -> (F::Output, Option<Socket>) {
+    /// Opens a connection to this port, and returns its socket if there is exactly one candidate.
+    pub(crate) async fn find<F: Future>(&self, port: u16, connect: F) -> (F::Output, Option<Socket>) {
         let mut connect = pin!(connect);
         let mut guard = Some(self.opening.lock().await);
-        let before = connected_to(self.port);
+        let before = connected_to(port);
         let mut new: Vec<RawFd> = Vec::new();
         let opened = poll_fn(|context| {
             let poll = connect.as_mut().poll(context);
             if guard.is_some() {
-                new = connected_to(self.port).difference(&before).map(|(descriptor, _)| *descriptor).collect();
+                new = connected_to(port).difference(&before).map(|(descriptor, _)| *descriptor).collect();
                 if !new.is_empty() {
                     guard = None;
                 }
@@ -106,8 +101,8 @@ mod tests {
     async fn unread_data_and_the_end_of_the_stream_are_detected_on_the_right_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let finder = SocketFinder::new(port);
-        let connect = || finder.find(TcpStream::connect(("127.0.0.1", port)));
+        let finder = SocketFinder::default();
+        let connect = || finder.find(port, TcpStream::connect(("127.0.0.1", port)));
         let ((first, first_socket), (second, second_socket)) = tokio::join!(connect(), connect());
         let (mut clients, mut sockets) =
             ([first.unwrap(), second.unwrap()], [first_socket.unwrap(), second_socket.unwrap()]);

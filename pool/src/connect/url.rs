@@ -18,7 +18,7 @@ use std::{fmt, path::Path};
 
 pub use self::{engine::Engine, invalid::InvalidUrl};
 pub(in crate::connect) use self::{
-    host::Host,
+    host::{Host, HostAddress, TargetServer},
     server::ServerAddress,
     sqlite::{FileAddress, OpenMode},
     tls::TlsMode,
@@ -145,13 +145,13 @@ impl DatabaseUrl {
         }
     }
 
-    /// Whether the connection leaves the machine without a verified certificate and host name, so that a network
-    /// attacker could read and modify it.
+    /// Returns the host if connections leave the machine without a verified certificate and host name, so that a network
+    /// attacker could read and modify them; the first such host of several.
     #[must_use]
-    pub fn is_unverified(&self) -> bool {
+    pub fn unverified_host(&self) -> Option<&str> {
         match &self.0 {
-            Address::File(_) => false,
-            Address::Server(address) => address.is_unverified(),
+            Address::File(_) => None,
+            Address::Server(address) => address.unverified_host(),
         }
     }
 
@@ -162,20 +162,6 @@ impl DatabaseUrl {
             Address::File(file) => file.path(),
             Address::Server(_) => None,
         }
-    }
-
-    /// Returns the server's host, a name or an IP address; `None` for Unix sockets and SQLite.
-    #[must_use]
-    pub fn host(&self) -> Option<&str> {
-        match &self.0 {
-            Address::File(_) => None,
-            Address::Server(address) => address.host_text(),
-        }
-    }
-
-    /// Returns the host if it is a name rather than an IP address.
-    pub(crate) fn host_name(&self) -> Option<&str> {
-        self.host().filter(|host| host.parse::<std::net::IpAddr>().is_err())
     }
 
     /// Whether the other URL refers to the same database, regardless of user and password.

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     connect::driver::DriverConnection,
     context::OperationContext,
-    error_kind::{exec_error, is_interrupted, query_error},
+    error_kind::{DbErrorKind, exec_error, is_interrupted, query_error, root_cause},
     inner::{PoolInner, probe::PING_TIMEOUT},
     set::PoolEntry,
 };
@@ -343,6 +343,12 @@ impl StatementGuard<'_> {
         if matches!(error, sqlx::Error::Database(_)) && !kind.breaks_connection() {
             // An error message is a response too.
             held.inner.health.on_response();
+        }
+        if let Some(entry) = self.entry.as_ref()
+            && (kind == DbErrorKind::NotAccepting
+                || kind == DbErrorKind::ReadOnly && held.inner.needs_writable_server())
+        {
+            entry.connection.host_failed(kind, &root_cause(error));
         }
         let generation = self.entry.as_ref().map_or(0, |entry| entry.generation);
         held.inner.on_error(kind, held.context.operation, generation, error);

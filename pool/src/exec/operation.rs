@@ -13,7 +13,11 @@ use crate::{
     context::{self, OperationContext},
     error::Error,
     error_kind::DbErrorKind,
-    inner::{PoolInner, lease::Lease, probe::PING_TIMEOUT},
+    inner::{
+        PoolInner,
+        lease::Lease,
+        probe::{PING_TIMEOUT, PING_UNANSWERED},
+    },
     set::{Access, AcquireError},
 };
 
@@ -293,7 +297,10 @@ pub(super) async fn validate(
                 return Ok(lease);
             }
             Ok(Err(_)) => {}
-            Err(_) => inner.health.on_silence(),
+            Err(_) => {
+                entry.connection.host_failed(DbErrorKind::Silent, PING_UNANSWERED);
+                inner.health.on_silence();
+            }
         }
         drop(lease);
         inner.mark_suspect();

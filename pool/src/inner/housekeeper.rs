@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{PoolInner, lost_responses::LostResponses};
 use crate::{
-    connect::url::Engine,
+    connect::{driver::DriverConnection, url::Engine},
     context::{OperationContext, PendingStatement},
     error_kind::{root_cause, timed_out},
     health::State,
@@ -160,16 +160,24 @@ fn kill_timed_out(inner: &Arc<PoolInner>, kill_lock: &Arc<tokio::sync::Mutex<()>
     });
 }
 
-/// Kills these statements over a connection that does not belong to the pool.
+/// Kills these statements, over one connection to each of their servers. It does not belong to the pool.
 async fn kill(
     inner: &PoolInner,
     expired: &[(Arc<OperationContext>, PendingStatement)],
 ) -> Result<(), Arc<sqlx::Error>> {
-    let Some(opened) = inner.open_detached(None).await else { return Ok(()) };
-    let mut connection = opened.map_err(|failure| failure.source)?;
     let mut outcome = Ok(());
+    let mut connections: Vec<(u64, DriverConnection)> = Vec::new();
     for (context, killed) in expired {
-        if let Err(error) = connection.kill_statement(killed.session).await {
+        let server = killed.session.server;
+        let at = match connections.iter().position(|(other, _)| *other == server) {
+            Some(at) => at,
+            None => {
+                let Some(opened) = inner.open_detached(inner.connector().only(server)).await else { return Ok(()) };
+                connections.push((server, opened.map_err(|failure| failure.source)?));
+                connections.len() - 1
+            }
+        };
+        if let Err(error) = connections[at].1.kill_statement(killed.session).await {
             outcome = Err(Arc::new(error));
             continue;
         }
@@ -182,28 +190,33 @@ async fn kill(
             "statement killed: no response within statement_timeout"
         );
     }
-    // The server cleans up the session in any case.
-    let _ = connection.close().await;
+    for (_, connection) in connections {
+        // The server cleans up the session in any case.
+        let _ = connection.close().await;
+    }
     outcome
 }
 
 /// Aborts operations that get no response, so that their connections can be replaced: after `statement_timeout` plus a
 /// grace period, or after the grace period alone if the server was found silent. [`LostResponses`] detects lost
-/// responses earlier. A refused connection attempt aborts no operation.
+/// responses earlier, and finds silent servers among several. A refused connection attempt aborts no operation.
 fn abort_stranded(inner: &PoolInner) {
     if !inner.can_be_silent {
         return;
     }
     let statement = inner.options().statement_timeout;
-    let limit = if inner.health.is_silent() {
-        RESPONSE_GRACE
-    } else if statement.is_zero() {
-        return;
-    } else {
-        statement + RESPONSE_GRACE
+    let (is_silent, connector) = (inner.health.is_silent(), inner.connector());
+    let is_expired = |context: &OperationContext| {
+        let is_on_silent_host = || {
+            let pending = context.pending(RESPONSE_GRACE, inner.clock);
+            connector.has_several_hosts()
+                && pending.is_some_and(|pending| connector.hosts().is_silent(pending.session.server))
+        };
+        let waited = context.pending_for(inner.clock).unwrap_or_default();
+        is_silent || !statement.is_zero() && waited >= statement + RESPONSE_GRACE || is_on_silent_host()
     };
-    for holder in inner.unanswered(limit) {
-        if holder.context.strand() {
+    for holder in inner.unanswered(RESPONSE_GRACE) {
+        if is_expired(&holder.context) && holder.context.strand() {
             tracing::warn!(
                 operation = holder.context.operation,
                 held = ?holder.since.elapsed(),

@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use sea_orm::sqlx;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -14,7 +15,10 @@ use tokio::{
 
 use super::{PoolInner, probe::PING_TIMEOUT};
 use crate::{
-    connect::{driver::DriverConnection, url::Engine},
+    connect::{
+        driver::{DriverConnection, SessionId},
+        url::Engine,
+    },
     context::{OperationContext, PendingStatement},
     error_kind::timed_out,
     set::CloseReason,
@@ -68,13 +72,46 @@ impl LostResponses {
 }
 
 impl PoolInner {
+    /// Asks each server about the statements that run on it.
     async fn abort_lost(self: &Arc<Self>, suspects: &[Suspect]) {
-        let sessions: Vec<_> = suspects.iter().map(|(_, statement)| statement.session).collect();
+        let mut servers: Vec<u64> = suspects.iter().map(|(_, statement)| statement.session.server).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        for server in servers {
+            let on_server: Vec<&Suspect> =
+                suspects.iter().filter(|(_, statement)| statement.session.server == server).collect();
+            let sessions: Vec<_> = on_server.iter().map(|(_, statement)| statement.session).collect();
+            match self.idle_sessions(server, &sessions).await {
+                Some(Ok(idle)) => {
+                    let lost = on_server.into_iter().filter(|(_, statement)| idle.contains(&statement.session));
+                    for (context, _) in lost.filter(|(context, statement)| context.strand_in(*statement)) {
+                        tracing::warn!(
+                            operation = context.operation,
+                            unanswered = ?context.pending_for(self.clock),
+                            "operation aborted: response lost, session is idle on the server"
+                        );
+                    }
+                }
+                Some(Err(error)) => tracing::debug!(%error, "failed to query the server about pending statements"),
+                // A failed query is no evidence that responses were lost.
+                None => {}
+            }
+        }
+    }
+
+    /// Returns those of the sessions that are idle, according to the server; `None` if it cannot be asked.
+    async fn idle_sessions(
+        self: &Arc<Self>,
+        server: u64,
+        sessions: &[SessionId],
+    ) -> Option<Result<Vec<SessionId>, sqlx::Error>> {
         let query = async |connection: &mut DriverConnection| {
-            let response = timeout(PING_TIMEOUT, connection.idle_sessions(&sessions)).await;
+            let response = timeout(PING_TIMEOUT, connection.idle_sessions(sessions)).await;
             response.unwrap_or_else(|_| Err(timed_out()))
         };
-        let idle = if let Some(mut entry) = self.admission.take_idle_if(|_| true) {
+        let is_on_server =
+            |connection: &DriverConnection| connection.session().is_none_or(|(session, _)| session.server == server);
+        if let Some(mut entry) = self.admission.take_idle_if(|entry| is_on_server(&entry.connection)) {
             let idle = query(&mut entry.connection).await;
             if idle.is_ok() {
                 entry.last_response = Instant::now();
@@ -83,28 +120,27 @@ impl PoolInner {
                 drop(entry);
                 self.discard(CloseReason::Broken);
             }
-            idle
-        } else {
-            let opened = timeout(PING_TIMEOUT, self.open_detached(None)).await;
-            // A failed query is no evidence that responses were lost.
-            let Ok(Some(Ok(mut connection))) = opened else { return };
-            let idle = query(&mut connection).await;
-            // The server cleans up the session in any case.
-            let _ = timeout(PING_TIMEOUT, connection.close()).await;
-            idle
-        };
-        match idle {
-            Ok(idle) => {
-                let lost = suspects.iter().filter(|(_, statement)| idle.contains(&statement.session));
-                for (context, _) in lost.filter(|(context, statement)| context.strand_in(*statement)) {
-                    tracing::warn!(
-                        operation = context.operation,
-                        unanswered = ?context.pending_for(self.clock),
-                        "operation aborted: response lost, session is idle on the server"
-                    );
+            return Some(idle);
+        }
+        let mut connection = self.open_on(server).await?;
+        let idle = query(&mut connection).await;
+        // The server cleans up the session in any case.
+        let _ = timeout(PING_TIMEOUT, connection.close()).await;
+        Some(idle)
+    }
+
+    /// Opens a connection that does not belong to the pool to this server. If it does not respond, it is known to be
+    /// silent from then on.
+    async fn open_on(&self, server: u64) -> Option<DriverConnection> {
+        let only = self.connector().only(server);
+        match timeout(PING_TIMEOUT, self.open_detached(only.clone())).await {
+            Ok(opened) => opened?.ok(),
+            Err(_) => {
+                if let Some(only) = only {
+                    only.is_unresponsive();
                 }
+                None
             }
-            Err(error) => tracing::debug!(%error, "failed to query the server about pending statements"),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{PoolInner, SILENCE_THRESHOLD};
 use crate::{
     connect::connector::ConnectFailure,
+    error_kind::DbErrorKind,
     health::State,
     set::{AcquireError, CloseReason},
 };
@@ -18,6 +19,7 @@ use crate::{
 const IDLE_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time limit of a ping.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_millis(1500);
+pub(crate) const PING_UNANSWERED: &str = "the server did not respond to a ping";
 
 impl PoolInner {
     /// Checks that the database responds: by its last response if that is recent, otherwise by a probe. Never queues
@@ -146,6 +148,7 @@ impl PoolInner {
                     self.discard(CloseReason::Broken);
                 }
                 Err(_) => {
+                    entry.connection.host_failed(DbErrorKind::Silent, PING_UNANSWERED);
                     drop(entry);
                     self.health.on_silence();
                     self.discard(CloseReason::Broken);

@@ -6,13 +6,15 @@ use tokio::time::Instant;
 
 use super::{PoolInner, probe::PING_TIMEOUT};
 use crate::{
+    connect::hosts::{self, HostInfo},
     context::OperationContext,
+    error_kind::DbErrorKind,
     health::{Incident, State},
     set::{Holder, Members},
     stats::{
         detailed_snapshot::{ConnectionInfo, ConnectionState, DetailedSnapshot},
         gauges::Values,
-        snapshot::{Advice, Cause, Limits, OperationInfo, PoolState, Snapshot, Status, millis},
+        snapshot::{Advice, Cause, HostState, HostStatus, Limits, OperationInfo, PoolState, Snapshot, Status, millis},
     },
 };
 
@@ -86,6 +88,11 @@ impl PoolInner {
             shortage: self.health.shortage().map(self::cause),
             impairment: self.health.impairment().map(self::cause),
             pooler: session.pooler(),
+            hosts: if connector.has_several_hosts() {
+                connector.hosts().infos().into_iter().map(host_status).collect()
+            } else {
+                Vec::new()
+            },
             limits: Limits {
                 max: options.max,
                 min: options.min,
@@ -166,6 +173,23 @@ impl PoolInner {
 
 fn info(context: &OperationContext, since: Instant) -> OperationInfo {
     OperationInfo { operation: context.operation, request: context.label(), for_ms: millis(since.elapsed()) }
+}
+
+fn host_status(host: HostInfo) -> HostStatus {
+    let (state, failure) = match host.state {
+        hosts::HostState::Untried => (HostState::Untried, None),
+        hosts::HostState::Working => (HostState::Up, None),
+        hosts::HostState::Failed(failure) if failure.kind == DbErrorKind::ReadOnly => {
+            (HostState::ReadOnly, Some(failure))
+        }
+        hosts::HostState::Failed(failure) => (HostState::Down, Some(failure)),
+    };
+    let cause = failure.map(|failure| Cause {
+        kind: failure.kind,
+        detail: failure.detail,
+        for_ms: millis(failure.since.elapsed()),
+    });
+    HostStatus { host: host.address, state, cause, connections: host.connections }
 }
 
 fn cause(incident: Incident) -> Cause {

@@ -75,8 +75,8 @@ pub(super) fn effective_options(url: &DatabaseUrl, options: &PoolOptions) -> Res
 /// attacker.
 fn warn_if_unverified(url: &DatabaseUrl) {
     const ADVICE: &str = "sslmode=verify-full (PostgreSQL), ssl-mode=VERIFY_IDENTITY (MySQL)";
-    if url.is_unverified() {
-        tracing::warn!(host = url.host(), advice = ADVICE, "database connection is not verified");
+    if let Some(host) = url.unverified_host() {
+        tracing::warn!(host, advice = ADVICE, "database connection is not verified");
     }
 }
 

@@ -31,6 +31,10 @@ pub struct Snapshot {
     /// detected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pooler: Option<Pooler>,
+    /// The hosts of the database URL, if it has several, in its order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "utoipa", schema(required = false))]
+    pub hosts: Vec<HostStatus>,
     /// The limits in force.
     pub limits: Limits,
     /// Connections and waiting operations.
@@ -52,6 +56,41 @@ pub struct Snapshot {
     pub hold: Quantiles,
     /// Advice on the size of the pool.
     pub advice: Advice,
+}
+
+/// One of several hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolHost))]
+#[non_exhaustive]
+pub struct HostStatus {
+    /// Host and port, or the path of a socket.
+    #[cfg_attr(feature = "utoipa", schema(example = "db-1.internal:5432"))]
+    pub host: String,
+    /// What the latest connection attempt has found.
+    pub state: HostState,
+    /// Why it is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// Open connections to it. A count, no unit.
+    #[cfg_attr(feature = "utoipa", schema(example = 4))]
+    pub connections: u32,
+}
+
+/// What the latest connection attempt to a host has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolHostState))]
+#[non_exhaustive]
+pub enum HostState {
+    /// None was made: hosts before it work.
+    Untried,
+    /// It accepts connections.
+    Up,
+    /// It accepts connections, but is a replica or read-only for another reason.
+    ReadOnly,
+    /// It does not respond or accepts no connections.
+    Down,
 }
 
 /// Bulk operations at one moment. Counts, no units.

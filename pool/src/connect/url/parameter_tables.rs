@@ -13,6 +13,10 @@ pub(super) enum Meaning {
     Password,
     Database,
     Socket,
+    /// Which of several hosts to connect to.
+    TargetServer,
+    /// In which order to try several hosts.
+    LoadBalance,
     /// `sslmode`, with the values of both engines.
     SslMode,
     /// `ssl=true`, `ssl=no-verify`, `ssl={"rejectUnauthorized":true}`.
@@ -75,7 +79,6 @@ const UTF8: Meaning = Meaning::Only(&["utf8mb4", "utf8", "utf-8", "unicode", "au
 const UTC: Meaning = Meaning::Only(&["UTC", "Z", "+00:00", "GMT", "Etc/UTC"]);
 const FLAG: Meaning = Meaning::Only(&["true", "false"]);
 const TRUE: Meaning = Meaning::Only(&["true", "1"]);
-const ANY_SERVER: Meaning = Meaning::Only(&["any"]);
 
 /// PostgreSQL.
 pub(super) const POSTGRES: Table = &[
@@ -111,9 +114,9 @@ pub(super) const POSTGRES: Table = &[
     ("ssl_min_protocol_version", Meaning::Only(&["TLSv1", "TLSv1.1", "TLSv1.2"])),
     ("ssl_max_protocol_version", Meaning::Only(&["TLSv1.3"])),
     ("gssencmode", Meaning::Only(&["disable", "prefer"])),
-    ("target_session_attrs", ANY_SERVER),
-    ("targetServerType", ANY_SERVER),
-    ("load_balance_hosts", Meaning::Only(&["disable", "false"])),
+    ("target_session_attrs", Meaning::TargetServer),
+    ("targetServerType", Meaning::TargetServer),
+    ("load_balance_hosts", Meaning::LoadBalance),
     ("client_encoding", UTF8),
     ("timezone", UTC),
     ("replication", Meaning::Only(&["false", "off", "no", "0"])),
@@ -187,6 +190,7 @@ pub(super) const POSTGRES_VARIABLES: &[(&str, &str)] = &[
     ("PGREQUIREAUTH", "require_auth"),
     ("PGGSSENCMODE", "gssencmode"),
     ("PGTARGETSESSIONATTRS", "target_session_attrs"),
+    ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
     ("PGSERVICE", "service"),
 ];
 
@@ -216,6 +220,8 @@ pub(super) const MYSQL: Table = &[
     ("socket", Meaning::Socket),
     ("unix_socket", Meaning::Socket),
     ("socketPath", Meaning::Socket),
+    ("target_session_attrs", Meaning::TargetServer),
+    ("load_balance_hosts", Meaning::LoadBalance),
     ("statement-cache-capacity", Meaning::StatementCache),
     ("statement_cache_size", Meaning::StatementCache),
     ("charset", UTF8),

@@ -1,10 +1,10 @@
-//! Server URLs: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?NAME=VALUE`.
+//! Server URLs: `postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/DATABASE?NAME=VALUE`.
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 use super::{
     engine::Engine,
-    host::{Host, PORT, host, host_and_port, is_loopback, port},
+    host::{BALANCES, Host, HostAddress, HostList, PORT, TARGETS, TargetServer, hosts, is_loopback, ports},
     invalid::InvalidUrl,
     parameter_tables::{self, Meaning, Table},
     parameters::{self, Shown},
@@ -39,8 +39,11 @@ pub(in crate::connect) struct ServerAddress {
     pub(in crate::connect) password: Option<String>,
     /// Whether the password is set explicitly rather than by an environment variable.
     has_explicit_password: bool,
-    pub(in crate::connect) host: Host,
-    pub(in crate::connect) port: u16,
+    /// At least one.
+    pub(in crate::connect) hosts: Vec<HostAddress>,
+    pub(in crate::connect) target: TargetServer,
+    /// Whether the hosts are tried in a random order.
+    pub(in crate::connect) is_random: bool,
     pub(in crate::connect) database: String,
     pub(in crate::connect) tls: Tls,
     pub(in crate::connect) application_name: Option<String>,
@@ -63,8 +66,7 @@ struct ShownParts {
 struct Authority {
     user: Option<String>,
     password: Option<String>,
-    host: Option<Host>,
-    port: Option<u16>,
+    list: HostList,
     database: Option<String>,
 }
 
@@ -74,9 +76,10 @@ struct Settings {
     user: Option<String>,
     password: Option<String>,
     has_explicit_password: bool,
-    host: Option<Host>,
+    list: HostList,
     socket: Option<PathBuf>,
-    port: Option<u16>,
+    target: Option<TargetServer>,
+    is_random: bool,
     database: Option<String>,
     application_name: Option<String>,
     session: Vec<(String, String)>,
@@ -130,8 +133,10 @@ impl ServerAddress {
         settings: Settings,
         shown: ShownParts,
     ) -> Result<Self, InvalidUrl> {
-        let socket = settings.socket.map(Host::Socket);
-        let host = socket.or(settings.host).or(authority.host).ok_or_else(|| {
+        let has_port = authority.list.has_port();
+        let socket = settings.socket.map(|path| vec![Host::Socket(path)]);
+        let hosts = socket.into_iter().chain([settings.list.hosts, authority.list.hosts]);
+        let hosts = hosts.into_iter().find(|hosts| !hosts.is_empty()).ok_or_else(|| {
             InvalidUrl::part(format!(
                 "has no host; add localhost, the name of the server or {}",
                 if dialect.engine == Engine::Postgres {
@@ -141,6 +146,8 @@ impl ServerAddress {
                 }
             ))
         })?;
+        let ports = if has_port { authority.list.ports } else { settings.list.ports };
+        let hosts = HostList { hosts, ports }.addresses(dialect.port)?;
         let user = authority.user.or(settings.user);
         if user.is_none() && dialect.engine == Engine::MySql {
             return Err(InvalidUrl::part("has no user; expected mysql://USER@HOST/DATABASE"));
@@ -149,7 +156,7 @@ impl ServerAddress {
             InvalidUrl::part(format!("has no database; expected {}://USER@HOST/DATABASE", shown.scheme))
         })?;
         let mut tls = settings.tls.resolve()?;
-        if dialect.engine == Engine::Postgres && matches!(host, Host::Socket(_)) {
+        if dialect.engine == Engine::Postgres && hosts.iter().all(|host| matches!(host.host, Host::Socket(_))) {
             // As in libpq: a Unix socket never leaves the machine, and the server refuses TLS on it.
             tls.mode = TlsMode::Disable;
         }
@@ -158,8 +165,13 @@ impl ServerAddress {
             user,
             has_explicit_password: authority.password.is_some() || settings.has_explicit_password,
             password: authority.password.or(settings.password),
-            host,
-            port: authority.port.or(settings.port).unwrap_or(dialect.port),
+            // A pool that writes has no use for a replica, so one that finds several servers looks for the primary.
+            target: settings.target.unwrap_or(match hosts.len() {
+                1 => TargetServer::Any,
+                _ => TargetServer::ReadWrite,
+            }),
+            is_random: settings.is_random,
+            hosts,
             database,
             tls,
             application_name: settings.application_name,
@@ -180,15 +192,10 @@ impl ServerAddress {
         Self { user: None, password: None, has_explicit_password: false, shown: ShownParts::default(), ..self.clone() }
     }
 
-    pub(super) fn host_text(&self) -> Option<&str> {
-        match &self.host {
-            Host::Name(host) => Some(host),
-            Host::Socket(_) => None,
-        }
-    }
-
-    pub(super) fn is_unverified(&self) -> bool {
-        self.host_text().is_some_and(|host| !is_loopback(host)) && self.tls.mode != TlsMode::VerifyFull
+    /// Returns the first host that a connection to would leave the machine unverified.
+    pub(super) fn unverified_host(&self) -> Option<&str> {
+        let mut hosts = self.hosts.iter().filter_map(HostAddress::text);
+        hosts.find(|host| !is_loopback(host) && self.tls.mode != TlsMode::VerifyFull)
     }
 }
 
@@ -198,24 +205,24 @@ impl Authority {
             Some((user, password)) => (text::decode("the user", user)?, text::decode("the password", password)?),
             None => (String::new(), String::new()),
         };
-        let (host, port) = host_and_port(server)?;
+        let list = HostList::parse(server)?;
         if path.contains('/') {
             return Err(InvalidUrl::part(format!("has a second / after the host; {ENCODE}")));
         }
         let database = text::decode("the database", path)?;
         let some = |text: String| (!text.is_empty()).then_some(text);
-        Ok(Self { user: some(user), password: some(password), host, port, database: some(database) })
+        Ok(Self { user: some(user), password: some(password), list, database: some(database) })
     }
 
     /// Refuses parameters that repeat a part of the URL.
     fn refuse_duplicates(&self, settings: &Settings) -> Result<(), InvalidUrl> {
         // A socket replaces the host, which several clients require nevertheless.
-        let host = matches!((&self.host, &settings.host), (Some(_), Some(Host::Name(_))));
+        let host = matches!((self.list.first(), settings.list.first()), (Some(_), Some(Host::Name(_))));
         for (is_duplicate, what) in [
             (host, "host"),
             (self.user.is_some() && settings.user.is_some(), "user"),
             (self.password.is_some() && settings.password.is_some(), "password"),
-            (self.port.is_some() && settings.port.is_some(), "port"),
+            (self.list.has_port() && settings.list.has_port(), "port"),
             (self.database.is_some() && settings.database.is_some(), "database"),
         ] {
             if is_duplicate {
@@ -235,15 +242,25 @@ impl Settings {
             return Ok(is_closed);
         }
         match meaning {
-            Meaning::Host => self.host = Some(host(parameter.text()?).map_err(|reason| parameter.refused(reason))?),
+            Meaning::Host => self.list.hosts = hosts(parameter.text()?).map_err(|reason| parameter.refused(reason))?,
             Meaning::HostAddress => {
-                let address = parameter.number::<IpAddr>("an IP address")?;
-                if self.host.is_some() {
+                if self.list.first().is_some() {
                     return Err(parameter.refused("cannot be combined with host; remove one"));
                 }
-                self.host = Some(Host::Name(address.to_string()));
+                let addresses = parameter.value.split(',').map(str::parse::<IpAddr>);
+                let hosts = addresses.map(|address| address.map(|address| Host::Name(address.to_string())));
+                let hosts: Result<Vec<Host>, _> = hosts.collect();
+                self.list.hosts = hosts.map_err(|_| parameter.refused("must be an IP address"))?;
             }
-            Meaning::Port => self.port = Some(port(&parameter.value).ok_or_else(|| parameter.refused(PORT))?),
+            Meaning::Port => self.list.ports = ports(&parameter.value).ok_or_else(|| parameter.refused(PORT))?,
+            Meaning::TargetServer => {
+                self.target = Some(parameter.choice(&TARGETS)?);
+                return Ok(true);
+            }
+            Meaning::LoadBalance => {
+                self.is_random = parameter.choice(&BALANCES)?;
+                return Ok(true);
+            }
             Meaning::User => self.user = Some(parameter.text()?.to_owned()),
             Meaning::Password => {
                 self.password = Some(parameter.text()?.to_owned());
@@ -285,8 +302,12 @@ impl Settings {
             if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
                 let parameter = Parameter::from_variable(name, parameter, value);
                 let covered = match parameters::find(dialect.table, &parameter) {
-                    Some(Meaning::Host | Meaning::HostAddress) => authority.host.is_some() || self.host.is_some(),
-                    Some(Meaning::Port) => authority.port.is_some() || authority.host.is_some() || self.port.is_some(),
+                    Some(Meaning::Host | Meaning::HostAddress) => {
+                        authority.list.first().or(self.list.first()).is_some()
+                    }
+                    Some(Meaning::Port) => {
+                        authority.list.first().is_some() || authority.list.has_port() || self.list.has_port()
+                    }
                     Some(Meaning::User) => authority.user.is_some() || self.user.is_some(),
                     Some(Meaning::Password) => authority.password.is_some() || self.password.is_some(),
                     Some(Meaning::Database) => authority.database.is_some() || self.database.is_some(),

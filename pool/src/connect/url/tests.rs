@@ -18,6 +18,11 @@ fn server(text: &str) -> ServerAddress {
     server_with(text, &[])
 }
 
+/// Returns the hosts with their ports.
+fn hosts(address: &ServerAddress) -> String {
+    address.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
 fn server_with(text: &str, variables: &[(&str, &str)]) -> ServerAddress {
     match with(text, variables).unwrap_or_else(|error| panic!("{text}: {error}")).0 {
         Address::Server(address) => *address,
@@ -115,27 +120,29 @@ fn every_part_of_a_server_url_is_parsed() {
         server("postgres://an%40n:p%3Ass%2Fw%23rd@db.example:6543/a%2Fpp?application_name=me&options=-c%20a=b");
     assert_eq!(address.user.as_deref(), Some("an@n"));
     assert_eq!(address.password.as_deref(), Some("p:ss/w#rd"));
-    assert_eq!((address.host_text(), address.port), (Some("db.example"), 6543));
+    assert_eq!(hosts(&address), "db.example:6543");
     assert_eq!((address.database.as_str(), address.application_name.as_deref()), ("a/pp", Some("me")));
     assert_eq!(address.session, [("a".to_owned(), "b".to_owned())]);
     assert_eq!(server("mysql://ann:one:two@h/d").password.as_deref(), Some("one:two"));
-    assert_eq!((server("postgres://u@h/d").port, server("mysql://u@h/d").port), (5432, 3306));
+    assert_eq!(hosts(&server("postgres://u@h/d")), "h:5432");
+    assert_eq!(hosts(&server("mysql://u@h/d")), "h:3306");
     for text in
         ["postgres://u@[::1]/d", "mysql://u@[::1]/d", "postgres://u@/d?host=::1", "postgres://u@/d?hostaddr=::1"]
     {
-        assert_eq!(server(text).host_text(), Some("::1"), "{text}");
-        assert_eq!(DatabaseUrl::parse(text).unwrap().host_name(), None, "{text}");
+        let address = server(text);
+        assert!(hosts(&address).starts_with("[::1]:"), "{text}");
+        assert_eq!((address.hosts[0].text(), address.hosts[0].name()), (Some("::1"), None), "{text}");
     }
-    assert_eq!(server("postgres://u@[::1]:7/d").port, 7);
+    assert_eq!(hosts(&server("postgres://u@[::1]:7/d")), "[::1]:7");
     for text in
         ["postgres://u@localhost/d?host=/run/pg", "postgres:///d?host=/run/pg&user=u", "postgres://u@%2Frun%2Fpg/d"]
     {
-        assert!(server(text).host == Host::Socket("/run/pg".into()), "{text}");
+        assert_eq!(hosts(&server(text)), "/run/pg", "{text}");
         assert!(server(text).tls.mode == super::tls::TlsMode::Disable, "{text}");
     }
     for name in ["socket", "unix_socket", "socketPath"] {
         let text = format!("mysql://u@localhost/d?{name}=/run/m.sock");
-        assert!(server(&text).host == Host::Socket("/run/m.sock".into()), "{text}");
+        assert_eq!(hosts(&server(&text)), "/run/m.sock", "{text}");
     }
     assert_eq!(server("postgres://u@h/d?schema=My%20own").session[0].1, "\"My own\"");
     assert_eq!(
@@ -145,14 +152,65 @@ fn every_part_of_a_server_url_is_parsed() {
 }
 
 #[test]
+fn a_server_url_may_have_several_hosts() {
+    for (text, expected) in [
+        ("postgres://u:p,q@a:1,b:2,[::1]/d", "a:1 b:2 [::1]:5432"),
+        ("mysql://u@a,b/d", "a:3306 b:3306"),
+        ("postgres://u@:7/d?host=a,b", "a:7 b:7"),
+        ("postgres://u@/d?host=a,/run/pg&port=1,2", "a:1 /run/pg"),
+        ("postgres://u@/d?hostaddr=127.0.0.1,::1&port=9", "127.0.0.1:9 [::1]:9"),
+        ("postgres://u@a,b/d?port=9", "a:9 b:9"),
+    ] {
+        let address = server(text);
+        assert_eq!(hosts(&address), expected, "{text}");
+        assert!(address.target == TargetServer::ReadWrite && !address.is_random, "{text}");
+    }
+    let variables = [("PGHOST", "a,b"), ("PGPORT", "1,2"), ("PGLOADBALANCEHOSTS", "random")];
+    let address = server_with("postgres://u@/d", &variables);
+    assert_eq!((hosts(&address).as_str(), address.is_random), ("a:1 b:2", true));
+    assert!(server("postgres://u@h/d").target == TargetServer::Any);
+    for (value, target) in
+        [("any", TargetServer::Any), ("read-write", TargetServer::ReadWrite), ("primary", TargetServer::ReadWrite)]
+    {
+        for text in [
+            format!("postgres://u@a,b/d?target_session_attrs={value}"),
+            format!("postgresql://u@a/d?targetServerType={value}"),
+            format!("mysql://u@a,b/d?target_session_attrs={value}&load_balance_hosts=random"),
+        ] {
+            assert!(server(&text).target == target, "{text}");
+            assert_eq!(shown(&text), text);
+        }
+    }
+    for (text, part) in [
+        ("postgres://u@a,,b/d", "empty host between commas"),
+        ("postgres://u@a,/d", "empty host between commas"),
+        ("postgres://u@a:1,b:x/d", "port must be a number"),
+        ("postgres://u@a,b,c/d?port=1,2", "3 hosts and 2 ports"),
+        ("postgres://u@a,b/d?host=c", "host is given twice"),
+        ("postgres://u@a:1,b/d?port=2", "port is given twice"),
+        ("postgres://u@/d?host=a,", "must be an ASCII host name"),
+        ("postgres://u@/d?hostaddr=a,b", "must be an IP address"),
+        ("mysql://u@a,b/d?host=c", "host is given twice"),
+    ] {
+        assert!(refusal(text).contains(part), "{text}: {}", refusal(text));
+    }
+    let url = |text| DatabaseUrl::parse(text).unwrap();
+    assert!(url("postgres://u@a,b/d").differs_in_credentials_only(&url("postgres://v:p@a,b/d")));
+    assert!(!url("postgres://u@a,b/d").differs_in_credentials_only(&url("postgres://u@b,a/d")));
+    assert_eq!(url("postgres://u@localhost,b/d").unverified_host(), Some("b"));
+}
+
+#[test]
 fn driver_options_match_the_url() {
     let text = "postgres://u:p@[::1]:7/d?sslmode=verify-full&application_name=me&statement_cache_size=0";
-    let options = crate::connect::postgres::connect_options(&server(text));
+    let address = server(text);
+    let options = crate::connect::postgres::connect_options(&address, &address.hosts[0]);
     assert_eq!((options.get_host(), options.get_port(), options.get_username()), ("::1", 7, "u"));
     assert_eq!((options.get_database(), options.get_application_name()), (Some("d"), Some("me")));
     assert!(matches!(options.get_ssl_mode(), sea_orm::sqlx::postgres::PgSslMode::VerifyFull));
     let text = "mysql://u:p@[::1]:7/d?ssl_mode=VERIFY_IDENTITY";
-    let options = crate::connect::mysql::connect_options(&server(text));
+    let address = server(text);
+    let options = crate::connect::mysql::connect_options(&address, &address.hosts[0]);
     assert_eq!((options.get_host(), options.get_port(), options.get_username()), ("::1", 7, "u"));
     assert_eq!((options.get_database(), options.get_charset()), (Some("d"), "utf8mb4"));
     assert!(matches!(options.get_ssl_mode(), sea_orm::sqlx::mysql::MySqlSslMode::VerifyIdentity));
@@ -184,7 +242,8 @@ fn parameters_of_hosting_providers_are_supported_or_refused_by_name() {
         ("postgres://u@h/d?pool_timeout=9", "pool_timeout: set pool.acquire instead"),
         ("postgres://u@h/d?connect_timeout=9", "set pool.acquire"),
         ("postgres://u@h/d?statement_timeout=9", "set pool.statement_timeout"),
-        ("postgres://u@h/d?target_session_attrs=read-write", "must be any"),
+        ("postgres://u@h/d?target_session_attrs=standby", "must be any, read-write, primary or master"),
+        ("postgres://u@h/d?load_balance_hosts=hunter2", "must be disable, random, false or true"),
         ("postgres://u@h/d?options=endpoint%3Dep-x", "Neon"),
         ("postgres://u@h/d?prepareThreshold=0", "statement-cache-capacity"),
         ("postgres://u@h/d?keepalives=1", "pool.idle"),
@@ -194,9 +253,6 @@ fn parameters_of_hosting_providers_are_supported_or_refused_by_name() {
         ("mysql://u@h/d?timezone=%2B02:00", "must be UTC"),
         ("mysql://u@h/d?parseTime=true", "another client library"),
         ("postgres://u@h/d?options=-c+search_path=x", "%2B"),
-        ("postgres://u@h1,h2/d", "several hosts"),
-        ("postgres://u@h1:1,h2:2/d", "several hosts"),
-        ("postgres://u@/d?host=h1,h2", "must be a single host"),
     ] {
         let refusal = refusal(text);
         assert!(refusal.contains(part) && !refusal.contains("hunter2"), "{text}: {refusal}");
@@ -314,11 +370,11 @@ fn environment_variables_fill_in_missing_parts() {
         ("PGSSLMODE", "verify-full"),
     ];
     let address = server_with("postgres:///", &all);
-    assert_eq!((address.host_text(), address.port, address.user.as_deref()), (Some("other"), 7, Some("bob")));
+    assert_eq!((hosts(&address).as_str(), address.user.as_deref()), ("other:7", Some("bob")));
     assert_eq!((address.password.as_deref(), address.database.as_str()), (Some("p ss"), "data"));
     assert!(address.tls.mode == VerifyFull);
     let address = server_with("postgres://u:p@h/d?sslmode=require", &all);
-    assert_eq!((address.host_text(), address.port, address.user.as_deref()), (Some("h"), 5432, Some("u")));
+    assert_eq!((hosts(&address).as_str(), address.user.as_deref()), ("h:5432", Some("u")));
     assert_eq!((address.password.as_deref(), address.database.as_str()), (Some("p"), "d"));
     assert!(address.tls.mode == Require);
     let ca = [("PGSSLROOTCERT", "/ca.pem")];
