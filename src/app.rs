@@ -17,6 +17,7 @@ use crate::feed::KafkaUrl;
 use crate::{
     auth::{Authenticator, JwksSource, TokenVerifier},
     connections::{Connections, Limits},
+    database,
     demo::{Lab, Simulation},
     exchange::CursorSigner,
     feed::Feed,
@@ -136,7 +137,7 @@ impl Application {
             server::workers(&settings.server),
             usize::try_from(settings.pool.max).unwrap_or(usize::MAX),
         );
-        let mut builder = Pool::builder(&url).options(settings.pool.clone());
+        let mut builder = database::pool_builder(&settings.database, &settings.pool)?;
         if let Some(simulation) = simulation.clone() {
             builder = builder.before_round_trip(move || simulation.round_trip());
         }

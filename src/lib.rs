@@ -19,6 +19,7 @@
 //! * [`exchange`]: shared by HTTP and the CLI: users as JSON, NDJSON and CSV; queries, cursors, imports, exports.
 //! * [`settings`]: defaults, file, `.env`, environment and command line, validated before anything starts.
 //! * [`telemetry`]: log, metrics and traces.
+//! * `database`: opens the pool as the settings describe, with a password that may change.
 //! * [`app`]: builds the service from its parts and runs it.
 //! * [`lifecycle`]: signals, the schema check at startup, reload on SIGHUP, graceful shutdown in phases.
 //! * `jobs`: background work: metrics upkeep, deletion of expired idempotency keys, refresh of API keys.
@@ -31,6 +32,7 @@ pub mod auth;
 pub mod cli;
 mod commands;
 mod connections;
+mod database;
 pub mod demo;
 pub mod domain;
 mod error_chain;

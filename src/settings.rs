@@ -34,11 +34,12 @@ use orm_pool::PoolOptions;
 use serde::Deserialize;
 
 use self::declaration::Setting;
+pub(crate) use self::secret_file::read as read_secret;
 pub use self::{
     admin::AdminSettings,
     auth::{AuthMode, AuthSettings, JwtSettings},
     cors::CorsSettings,
-    database::{DatabaseSettings, Migrate},
+    database::{DatabaseSettings, Migrate, PasswordSource},
     environment::Environment,
     error::SettingsError,
     feed::FeedSettings,

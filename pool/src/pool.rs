@@ -7,13 +7,13 @@ mod reconfigure;
 
 use std::{sync::Arc, time::Duration};
 
-use sea_orm::{DatabaseConnection, TransactionOptions};
+use sea_orm::{DatabaseConnection, DbErr, TransactionOptions};
 use tokio::time::timeout;
 
 use crate::{
     connect::url::Engine,
     error::{CloseError, Error},
-    error_kind::DbErrorKind,
+    error_kind::{DbErrorKind, connection_error},
     exec::{
         connection::Connection,
         operation::{self, Kind, operate},
@@ -190,7 +190,10 @@ impl Pool {
             operation::admit(self.inner(), self.runtime(), operation, Access::Write, &span).await?;
         let inner = Arc::clone(self.inner());
         let work = async move {
-            let database = inner.connector().database_connection(inner.options().acquire);
+            let database = match inner.connector().database_connection(inner.options().acquire).await {
+                Ok(database) => database,
+                Err(error) => return Err(Error::from(connection_error(Arc::new(error))).into()),
+            };
             let outcome = body(database.clone()).await;
             // With a timeout, because `close` also waits for the response to a statement that the body has abandoned.
             if let Ok(Err(error)) = timeout(CLOSE_TIMEOUT, database.close()).await {
@@ -208,9 +211,13 @@ impl Pool {
     /// Returns a separate SeaORM `DatabaseConnection` that is not part of the pool: it occupies no connection of the pool
     /// and is not counted, and its statements have no timeout. Use it for one long-lived connection, such as one that
     /// waits for notifications of PostgreSQL. It connects at its first use. The caller closes it.
-    #[must_use]
-    pub fn separate_connection(&self) -> DatabaseConnection {
-        self.inner().connector().database_connection(self.inner().options().acquire)
+    ///
+    /// # Errors
+    ///
+    /// The source of the password failed: see [`PoolBuilder::password`].
+    pub async fn separate_connection(&self) -> Result<DatabaseConnection, DbErr> {
+        let opened = self.inner().connector().database_connection(self.inner().options().acquire).await;
+        opened.map_err(|error| connection_error(Arc::new(error)))
     }
 
     /// Checks whether the database responds, without waiting in the queue.

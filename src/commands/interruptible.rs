@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::CommandError;
 use crate::{
+    database,
     lifecycle::{self, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, Signal, Signals, StopRequest},
     settings::{Migrate, Settings},
     telemetry::{Log, Telemetry},
@@ -35,8 +36,8 @@ pub(super) fn with_pool(
 ) -> Result<(), CommandError> {
     let telemetry = Telemetry::start(settings, Log::Stderr).map_err(CommandError::failed)?;
     let result = block_on(async |stop| {
-        let url = settings.database.url().map_err(CommandError::failed)?;
-        let connected = stop.run_until_requested(Pool::connect(&url, options)).await;
+        let builder = database::pool_builder(&settings.database, options).map_err(CommandError::failed)?;
+        let connected = stop.run_until_requested(builder.connect()).await;
         let pool = connected.ok_or_else(CommandError::no_effect)?.map_err(CommandError::failed)?;
         let result = command(pool.clone(), stop.clone()).await;
         // After a stop request, operations that still run need not be completed.

@@ -88,7 +88,10 @@ impl FeedStore {
     /// the connection. Without notifications it waits forever.
     pub async fn listen(&self, heard: impl Fn()) -> Error {
         let Some(own) = &self.ring else { return std::future::pending().await };
-        let connection = self.pool.separate_connection();
+        let connection = match self.pool.separate_connection().await {
+            Ok(connection) => connection,
+            Err(error) => return database(error),
+        };
         let ended = doorbell::listen(connection.get_postgres_connection_pool(), own, heard).await;
         // It has failed already.
         let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;

@@ -1,6 +1,11 @@
 //! Where settings stand outside of files in TOML: the environment, `.env`, and the files of secrets.
 
-use std::{collections::BTreeMap, fmt, io::ErrorKind, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use config::Value;
 
@@ -74,6 +79,14 @@ pub(super) struct Found {
     pub(super) name: String,
     pub(super) key: String,
     pub(super) value: Value,
+    /// The file that it comes from.
+    pub(super) file: Option<PathBuf>,
+}
+
+impl Found {
+    pub(super) fn new(name: String, key: String, value: Value) -> Self {
+        Self { name, key, value, file: None }
+    }
 }
 
 /// The environment's name of a key.
@@ -86,7 +99,7 @@ pub(super) fn from_file(found: Found, origin: Origin) -> Result<Found, SettingsE
     let Some(key) = found.key.strip_suffix(FILE_SUFFIX).filter(|key| is_secret(key)) else { return Ok(found) };
     let path = found.value.into_string().unwrap_or_default();
     match secret_file::read(&path) {
-        Ok(text) => Ok(Found { key: key.to_owned(), value: Value::from(text), name: found.name }),
+        Ok(text) => Ok(Found { file: Some(path.into()), ..Found::new(found.name, key.to_owned(), Value::from(text)) }),
         Err(reason) => Err(SettingsError::Unusable { name: found.name, reason, origin }),
     }
 }
@@ -109,11 +122,11 @@ pub(super) fn variables(variables: &BTreeMap<String, String>) -> Vec<Found> {
     });
     let short = short.filter_map(|(name, key)| {
         let value = Value::from(variables.get(&name)?.as_str());
-        Some(Found { name, key, value })
+        Some(Found::new(name, key, value))
     });
     let long = variables.iter().filter_map(|(name, value)| {
         let key = name.strip_prefix(PREFIX)?.replace("__", ".").to_lowercase();
-        Some(Found { name: name.clone(), key, value: Value::from(value.as_str()) })
+        Some(Found::new(name.clone(), key, Value::from(value.as_str())))
     });
     short.chain(long).collect()
 }

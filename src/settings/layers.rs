@@ -1,6 +1,11 @@
 //! The layers that settings are made of, and where each value came from.
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 use config::{Config, File, FileFormat, Value, ValueKind};
 use orm_pool::DatabaseUrl;
@@ -61,6 +66,14 @@ struct Entry {
     value: Value,
     origin: Origin,
     name: String,
+    /// The file of a secret.
+    file: Option<PathBuf>,
+}
+
+impl Entry {
+    fn new(value: Value, origin: Origin, name: String) -> Self {
+        Self { value, origin, name, file: None }
+    }
 }
 
 /// Every value with its origin, before it is deserialized.
@@ -82,13 +95,13 @@ impl Layers {
             .into_iter()
             .map(|(key, value)| {
                 let value = list_as_text(&key, value);
-                (key.clone(), Entry { value, origin: Origin::Default, name: key })
+                (key.clone(), Entry::new(value, Origin::Default, key))
             })
             .collect();
         let mut lay = |values: Vec<Found>, origin: Origin| {
             let mut before: BTreeMap<String, String> = BTreeMap::new();
             for found in values {
-                let Found { name, key, value } = from_file(found, origin)?;
+                let Found { name, key, value, file } = from_file(found, origin)?;
                 let Some(entry) = entries.get_mut(&key) else {
                     let nearest = nearest(&key).map(|key| if name == key { key.to_owned() } else { variable(key) });
                     return Err(SettingsError::UnknownKey { name: shown_name(name), nearest });
@@ -98,7 +111,7 @@ impl Layers {
                 {
                     return Err(SettingsError::Twice { name, other, origin });
                 }
-                *entry = Entry { value, origin, name };
+                *entry = Entry { file, ..Entry::new(value, origin, name) };
             }
             Ok(())
         };
@@ -110,7 +123,7 @@ impl Layers {
             lay(
                 values
                     .into_iter()
-                    .map(|(key, value)| Found { name: key.clone(), value: list_as_text(&key, value), key })
+                    .map(|(key, value)| Found::new(key.clone(), key.clone(), list_as_text(&key, value)))
                     .collect(),
                 Origin::File,
             )?;
@@ -126,7 +139,7 @@ impl Layers {
     pub fn overridden(mut self, overrides: &[Override]) -> Self {
         for Override { key, option, value } in overrides {
             let (value, name) = (Value::from(value.as_str()), (*option).to_owned());
-            self.entries.insert((*key).to_owned(), Entry { value, origin: Origin::CommandLine, name });
+            self.entries.insert((*key).to_owned(), Entry::new(value, Origin::CommandLine, name));
         }
         self
     }
@@ -147,6 +160,7 @@ impl Layers {
         let mut settings = self.deserialize(self.entries.keys())?;
         settings.database.libpq =
             self.libpq.iter().map(|(name, value)| (name.clone(), SecretString::from(value.as_str()))).collect();
+        settings.database.password_file = self.entries.get("database.password").and_then(|entry| entry.file.clone());
         settings.validate().map_err(|invalid| match invalid.reason {
             Reason::MustBe(allowed) => self.invalid(&invalid.key, &allowed),
             Reason::Because(reason) => {

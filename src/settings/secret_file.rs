@@ -6,7 +6,7 @@ use std::{fs::File, io::Read as _};
 const LONGEST: u64 = 64 * 1024;
 
 /// What the file says, without the end of its line. The error is a reason without the contents.
-pub(super) fn read(path: &str) -> Result<String, String> {
+pub(crate) fn read(path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("names no file".to_owned());
     }

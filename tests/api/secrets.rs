@@ -16,6 +16,8 @@ cases![
     errors_do_not_quote_a_secret_file,
     a_running_service_exposes_no_secret,
     a_password_file_is_rotated_without_a_restart,
+    a_changed_password_is_read_for_new_connections,
+    a_password_command_that_fails_is_reported,
 ];
 
 const SECRET: &str = "hunter2";
@@ -293,4 +295,64 @@ async fn a_password_file_is_rotated_without_a_restart(context: Context) {
     service.signal("TERM").await;
     assert!(service.ended().await.success());
     account.end(&context).await;
+}
+
+/// Without SIGHUP: from a file, and from the output of a command, such as one that creates a token.
+async fn a_changed_password_is_read_for_new_connections(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let account = Account::new(&context).await;
+    let file = context.folder().join("password");
+    let url = account.url.replace(":one@", "@");
+    let (path, command) = (file.display().to_string(), format!("cat {}", file.display()));
+    for (name, value) in
+        [("USERS_API__DATABASE__PASSWORD_FILE", &path), ("USERS_API__DATABASE__PASSWORD_COMMAND", &command)]
+    {
+        account.set_password("one").await;
+        fs::write(&file, "one\n").unwrap();
+        let variables = [("DATABASE_URL", url.as_str()), (name, value.as_str())];
+        let mut service = Service::start(context.folder(), &variables).await;
+        let app = App::at(service.address, &url);
+        fs::write(&file, "two\n").unwrap();
+        account.set_password("two").await;
+        let opened = app.pool().await["counters"]["opened"].as_u64().unwrap();
+        account.kill().await;
+        eventually("it serves with the new password", || async {
+            let is_served = app.get("/users").await.status == 200;
+            let is_new = app.pool().await["counters"]["opened"].as_u64() > Some(opened);
+            (is_served && is_new).then_some(())
+        })
+        .await;
+        service.signal("TERM").await;
+        assert!(service.ended().await.success());
+        // Each command of the CLI has a pool too.
+        let output = binary(context.folder(), &variables).args(["export", "--format", "csv"]).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    account.end(&context).await;
+}
+
+async fn a_password_command_that_fails_is_reported(context: Context) {
+    const NAME: &str = "USERS_API__DATABASE__PASSWORD_COMMAND";
+    let url = match context.engine() {
+        Engine::Sqlite => {
+            return assert_refused(&context, &[(NAME, "echo hunter2")], "SQLite has no passwords").await;
+        }
+        _ => format!("{}://app@127.0.0.1:9/d", scheme(&context)),
+    };
+    let with_password = url.replace("app@", "app:hunter2@");
+    let refused = "the password is given twice";
+    assert_refused(&context, &[("DATABASE_URL", &with_password), (NAME, "echo hunter2")], refused).await;
+    let both = [("DATABASE_URL", url.as_str()), (NAME, "echo x"), ("USERS_API__DATABASE__PASSWORD", SECRET)];
+    assert_refused(&context, &both, "database.password is set too").await;
+    assert_refused(&context, &[("DATABASE_URL", &url), (NAME, "echo 'hunter2'")], "without quotation marks").await;
+    for (command, part) in [("false hunter2", "failed: exit status: 1"), ("/hunter2", "cannot be run: No such file")] {
+        let variables = [("DATABASE_URL", url.as_str()), (NAME, command)];
+        let output = binary(context.folder(), &variables).output().await.unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("the database rejected the user or the password") && text.contains(part), "{text}");
+        assert!(!text.contains(SECRET), "{text}");
+    }
 }

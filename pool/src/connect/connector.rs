@@ -173,11 +173,21 @@ impl Connector {
     pub(crate) async fn connect(&self, limit: Duration) -> Result<DriverConnection, ConnectFailure> {
         let began = Instant::now();
         let order = self.only.map_or_else(|| self.order(), |only| vec![only]);
+        let password = match timeout(limit, self.driver_options.password()).await {
+            Ok(password) => password.map_err(|error| ConnectFailure::new(DbErrorKind::Authentication, error))?,
+            Err(_) => {
+                let text = "the password cannot be read: its source did not respond";
+                return Err(ConnectFailure::new(
+                    DbErrorKind::Authentication,
+                    PoolError::with_kind(DbErrorKind::Authentication, text),
+                ));
+            }
+        };
         let mut failures = Vec::new();
         for (at, host) in order.iter().copied().enumerate() {
             let left = limit.saturating_sub(began.elapsed());
-            let is_last = at + 1 == order.len();
-            let failure = match self.connect_to(host, if is_last { left } else { left.min(HOST_TIMEOUT) }).await {
+            let limit = if at + 1 == order.len() { left } else { left.min(HOST_TIMEOUT) };
+            let failure = match self.connect_to(host, password.as_deref(), limit).await {
                 Ok(connection) => return Ok(connection),
                 Err(failure) => failure,
             };
@@ -211,8 +221,13 @@ impl Connector {
     }
 
     /// Opens a connection to one host.
-    async fn connect_to(&self, host: usize, limit: Duration) -> Result<DriverConnection, ConnectFailure> {
-        let opened = timeout(limit, self.open(host)).await.unwrap_or_else(|_| Err(timed_out()));
+    async fn connect_to(
+        &self,
+        host: usize,
+        password: Option<&str>,
+        limit: Duration,
+    ) -> Result<DriverConnection, ConnectFailure> {
+        let opened = timeout(limit, self.open(host, password)).await.unwrap_or_else(|_| Err(timed_out()));
         let source = match opened {
             Ok(connection) if !self.has_several_hosts() => return Ok(connection),
             Ok(connection) => {
@@ -249,14 +264,14 @@ impl Connector {
         }
     }
 
-    async fn open(&self, host: usize) -> Result<DriverConnection, sqlx::Error> {
+    async fn open(&self, host: usize, password: Option<&str>) -> Result<DriverConnection, sqlx::Error> {
         let before_round_trip = self.driver_options.before_round_trip.clone();
         if let Some(hook) = &before_round_trip {
             for _ in 0..CONNECT_ROUND_TRIPS {
                 hook().await;
             }
         }
-        let mut opened = self.engines[host].open(&self.session).await?;
+        let mut opened = self.engines[host].open(&self.session, password).await?;
         if self.needs_writable_server() {
             opened.check_writable().await?;
         }
@@ -297,9 +312,14 @@ impl Connector {
     /// Returns a separate SeaORM connection, for code that accepts nothing else, such as `sea-orm-migration`: to the
     /// host that the next connection would be tried to. Its statements have no timeout, because schema changes can take
     /// long.
-    pub(crate) fn database_connection(&self, acquire: Duration) -> DatabaseConnection {
-        let host = self.order()[0];
-        self.engines[host].database_connection(&self.session, acquire, Arc::clone(&self.driver_options))
+    ///
+    /// # Errors
+    ///
+    /// The source of the password failed.
+    pub(crate) async fn database_connection(&self, acquire: Duration) -> Result<DatabaseConnection, sqlx::Error> {
+        let (host, password) = (self.order()[0], self.driver_options.password().await?);
+        let driver_options = Arc::clone(&self.driver_options);
+        Ok(self.engines[host].database_connection(&self.session, password.as_deref(), acquire, driver_options))
     }
 
     /// Returns the session settings, and what the first connection found.

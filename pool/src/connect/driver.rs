@@ -16,7 +16,7 @@ use sea_orm::{
 };
 use sea_query_sqlx::SqlxValues;
 
-use super::{hosts::HostConnection, round_trip::BeforeRoundTrip, socket::Socket};
+use super::{hooks::BeforeRoundTrip, hosts::HostConnection, socket::Socket};
 use crate::error_kind::{DbErrorKind, PoolError, mysql_number};
 
 type Result<T> = std::result::Result<T, sqlx::Error>;

@@ -7,8 +7,11 @@ use log::LevelFilter;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Statement, sqlx};
 use tokio::sync::Mutex;
 
-use super::{driver::DriverMut, round_trip::BeforeRoundTrip};
-use crate::error_kind::{driver_error, exec_error, query_error};
+use super::{
+    driver::DriverMut,
+    hooks::{BeforeRoundTrip, PasswordSource},
+};
+use crate::error_kind::{DbErrorKind, PoolError, driver_error, exec_error, query_error};
 
 /// The target of the driver's log of statements.
 const DRIVER_LOG: &str = "sqlx::query";
@@ -32,9 +35,22 @@ pub(crate) struct DriverOptions {
     pub(crate) pragmas: Vec<(String, String)>,
     pub(crate) after_connect: Option<AfterConnect>,
     pub(crate) before_round_trip: Option<BeforeRoundTrip>,
+    pub(crate) password: Option<PasswordSource>,
 }
 
 impl DriverOptions {
+    /// Returns the password for the next connection; `None` for that of the URL.
+    ///
+    /// # Errors
+    ///
+    /// [`DbErrorKind::Authentication`] if its source fails.
+    pub(super) async fn password(&self) -> Result<Option<String>, sqlx::Error> {
+        let Some(source) = &self.password else { return Ok(None) };
+        source().await.map(Some).map_err(|error| {
+            PoolError::with_kind(DbErrorKind::Authentication, format!("the password cannot be read: {error}"))
+        })
+    }
+
     /// Runs `after_connect` on a connection that has just been opened.
     pub(super) async fn run_after_connect(&self, driver: DriverMut<'_>) -> Result<(), sqlx::Error> {
         let Some(after_connect) = &self.after_connect else { return Ok(()) };

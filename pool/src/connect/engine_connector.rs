@@ -64,14 +64,19 @@ impl EngineConnector {
         }
     }
 
-    pub(super) async fn open(&self, session: &Session) -> Result<DriverConnection, sqlx::Error> {
+    /// Opens a connection, with this password instead of that of the URL.
+    pub(super) async fn open(
+        &self,
+        session: &Session,
+        password: Option<&str>,
+    ) -> Result<DriverConnection, sqlx::Error> {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(sqlite) => sqlite.open(session).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres(postgres) => postgres.open(session).await,
+            Self::Postgres(postgres) => postgres.open(session, password).await,
             #[cfg(feature = "mysql")]
-            Self::MySql(mysql) => mysql.open(session).await,
+            Self::MySql(mysql) => mysql.open(session, password).await,
         }
     }
 
@@ -109,10 +114,12 @@ impl EngineConnector {
         }
     }
 
-    /// Returns a separate SeaORM connection. On a server its statements have no timeout.
+    /// Returns a separate SeaORM connection, with this password instead of that of the URL. On a server its statements
+    /// have no timeout.
     pub(super) fn database_connection(
         &self,
         session: &Session,
+        password: Option<&str>,
         acquire: Duration,
         driver_options: Arc<DriverOptions>,
     ) -> DatabaseConnection {
@@ -120,9 +127,11 @@ impl EngineConnector {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(sqlite) => sqlite.database_connection(acquire, driver_options),
             #[cfg(feature = "postgres")]
-            Self::Postgres(postgres) => postgres.database_connection(session.unlimited(), acquire, driver_options),
+            Self::Postgres(postgres) => {
+                postgres.database_connection(session.unlimited(), password, acquire, driver_options)
+            }
             #[cfg(feature = "mysql")]
-            Self::MySql(mysql) => mysql.database_connection(session.unlimited(), acquire, driver_options),
+            Self::MySql(mysql) => mysql.database_connection(session.unlimited(), password, acquire, driver_options),
         }
     }
 }

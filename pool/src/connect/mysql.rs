@@ -1,6 +1,6 @@
 //! Opens connections to MySQL and MariaDB.
 
-use std::{collections::HashMap, num::NonZeroU64, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, num::NonZeroU64, sync::Arc, time::Duration};
 
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector,
@@ -56,22 +56,36 @@ impl MySqlConnector {
         Self { options, sockets: Arc::clone(&self.sockets) }
     }
 
-    pub(super) async fn open(&self, session: &Session) -> Result<DriverConnection, sqlx::Error> {
-        let (opened, socket) = self.sockets.find(self.options.get_port(), self.options.connect()).await;
+    pub(super) async fn open(
+        &self,
+        session: &Session,
+        password: Option<&str>,
+    ) -> Result<DriverConnection, sqlx::Error> {
+        let options = self.options_with(password);
+        let (opened, socket) = self.sockets.find(options.get_port(), options.connect()).await;
         let mut opened = opened?;
-        set_session(session, &mut opened, &self.options).await?;
+        set_session(session, &mut opened, &options).await?;
         let server_session = read_session(&mut opened).await?;
         Ok(DriverConnection::new(Driver::MySql(opened), socket).with_session(server_session))
+    }
+
+    fn options_with(&self, password: Option<&str>) -> Cow<'_, MySqlConnectOptions> {
+        match password {
+            Some(password) => Cow::Owned(self.options.clone().password(password)),
+            None => Cow::Borrowed(&self.options),
+        }
     }
 
     /// Returns a separate SeaORM connection.
     pub(super) fn database_connection(
         &self,
         session: Session,
+        password: Option<&str>,
         acquire: Duration,
         driver_options: Arc<DriverOptions>,
     ) -> DatabaseConnection {
-        let options = self.options.clone();
+        let options = self.options_with(password).into_owned();
+        let to = options.clone();
         let pool = MySqlPoolOptions::new().max_connections(1).acquire_timeout(acquire).after_connect(move |raw, _| {
             let (session, options, driver_options) = (session.clone(), options.clone(), Arc::clone(&driver_options));
             Box::pin(async move {
@@ -79,7 +93,7 @@ impl MySqlConnector {
                 driver_options.run_after_connect(DriverMut::MySql(raw)).await
             })
         });
-        SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with(self.options.clone()))
+        SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with(to))
     }
 }
 

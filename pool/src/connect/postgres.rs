@@ -1,6 +1,6 @@
 //! Opens connections to PostgreSQL.
 
-use std::{num::NonZeroU64, sync::Arc, time::Duration};
+use std::{borrow::Cow, num::NonZeroU64, sync::Arc, time::Duration};
 
 use sea_orm::{
     DatabaseConnection, SqlxPostgresConnector,
@@ -48,23 +48,37 @@ impl PostgresConnector {
         Self { options, sockets: Arc::clone(sockets) }
     }
 
-    pub(super) async fn open(&self, session: &Session) -> Result<DriverConnection, sqlx::Error> {
-        let (opened, socket) = self.sockets.find(self.options.get_port(), self.options.connect()).await;
+    pub(super) async fn open(
+        &self,
+        session: &Session,
+        password: Option<&str>,
+    ) -> Result<DriverConnection, sqlx::Error> {
+        let options = self.options_with(password);
+        let (opened, socket) = self.sockets.find(options.get_port(), options.connect()).await;
         let mut opened = opened?;
-        let id = set_session(session, &mut opened, &self.options).await?;
+        let id = set_session(session, &mut opened, &options).await?;
         let settings = session.pooler().map(|_| session_settings(session, true).into());
         let server_session = ServerSession { id, lock_timeout: session.lock_timeout(), ..ServerSession::default() };
         Ok(DriverConnection::new(Driver::Postgres(opened, settings), socket).with_session(server_session))
+    }
+
+    fn options_with(&self, password: Option<&str>) -> Cow<'_, PgConnectOptions> {
+        match password {
+            Some(password) => Cow::Owned(self.options.clone().password(password)),
+            None => Cow::Borrowed(&self.options),
+        }
     }
 
     /// Returns a separate SeaORM connection.
     pub(super) fn database_connection(
         &self,
         session: Session,
+        password: Option<&str>,
         acquire: Duration,
         driver_options: Arc<DriverOptions>,
     ) -> DatabaseConnection {
-        let options = self.options.clone();
+        let options = self.options_with(password).into_owned();
+        let to = options.clone();
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(acquire).after_connect(move |raw, _| {
             let (session, options, driver_options) = (session.clone(), options.clone(), Arc::clone(&driver_options));
             Box::pin(async move {
@@ -72,7 +86,7 @@ impl PostgresConnector {
                 driver_options.run_after_connect(DriverMut::Postgres(raw)).await
             })
         });
-        SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(self.options.clone()))
+        SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(to))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Builds a pool with driver options, pragmas and statements for new connections.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use sea_orm::{DbErr, sqlx};
@@ -111,6 +111,18 @@ impl PoolBuilder {
         F: for<'a> Fn(NewConnection<'a>) -> BoxFuture<'a, Result<(), DbErr>> + Send + Sync + 'static,
     {
         self.driver_options.after_connect = Some(Arc::new(after_connect));
+        self
+    }
+
+    /// Sets a source of passwords that change, such as the tokens of a cloud provider. It is awaited before each
+    /// connection attempt, within its time limit, and replaces the password of the URL. If it fails, so does the
+    /// attempt, with [`DbErrorKind::Authentication`](crate::DbErrorKind::Authentication); the error is shown, so it must
+    /// not contain the password.
+    pub fn password<F>(mut self, source: F) -> Self
+    where
+        F: Fn() -> BoxFuture<'static, io::Result<String>> + Send + Sync + 'static,
+    {
+        self.driver_options.password = Some(Arc::new(source));
         self
     }
 
