@@ -70,6 +70,9 @@ const POLL_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(30);
 /// Minimum pause between two rounds while there are no subscribers: changes in quick succession share a round.
 const PAUSE_WITHOUT_SUBSCRIBERS: Duration = Duration::from_secs(1);
 
+/// For how long after its beginning a round serves clients that continue after a position.
+const SHARED_ROUND: Duration = Duration::from_millis(100);
+
 /// The options of the feed.
 #[derive(Clone, Debug)]
 pub struct FeedOptions {
@@ -131,6 +134,8 @@ struct Shared {
     rounds: AtomicU64,
     /// The latest round that succeeded.
     succeeded: AtomicU64,
+    /// When it began.
+    succeeded_at: StdMutex<Option<Instant>>,
 }
 
 impl Feed {
@@ -168,6 +173,7 @@ impl Feed {
             round: Mutex::new(()),
             rounds: AtomicU64::new(0),
             succeeded: AtomicU64::new(0),
+            succeeded_at: StdMutex::default(),
         }))
     }
 
@@ -280,8 +286,15 @@ impl Shared {
         self.export.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the latest round is recent enough for clients that continue: many do at once when a process ends.
+    fn is_fresh(&self) -> bool {
+        let began = *self.succeeded_at.lock().unwrap_or_else(PoisonError::into_inner);
+        began.is_some_and(|began| began.elapsed() < SHARED_ROUND)
+    }
+
     async fn advance(&self) -> Result<(), Error> {
         let round = self.rounds.fetch_add(1, Ordering::AcqRel) + 1;
+        let began = Instant::now();
         let mut state = self.store.state().await?;
         let is_sequencer = state.has_pending;
         if is_sequencer {
@@ -311,6 +324,7 @@ impl Shared {
         }
         self.read_to(latest, number, state.floor.cast_unsigned()).await?;
         self.succeeded.store(round, Ordering::Release);
+        *self.succeeded_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
         Ok(())
     }
 

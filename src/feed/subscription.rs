@@ -146,6 +146,14 @@ impl Subscription {
     /// The database could not be read.
     pub async fn attach(&mut self) -> Result<Option<ResyncReason>, Error> {
         let Cursor::Requested(after) = &self.cursor else { return Ok(None) };
+        // A position that this process does not know yet may be that of another process.
+        if matches!(after, After::Position(_))
+            && self.feed.0.is_fresh()
+            && let Start::At(position) = start(after, self.feed.head().as_ref())
+        {
+            self.cursor = Cursor::At(position);
+            return Ok(None);
+        }
         // What is known may be old. It may also have values of a user that another process has deleted.
         let refreshed = self.feed.refresh().await;
         let found = match (start(after, self.feed.head().as_ref()), after, refreshed) {

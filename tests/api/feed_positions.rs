@@ -18,6 +18,7 @@ cases![
     a_deletion_erases_earlier_events,
     old_events_expire,
     a_disabled_feed_ends_the_epoch,
+    clients_that_continue_at_once_share_reads,
 ];
 
 async fn positions_that_are_gone_are_reported(context: Context) {
@@ -185,4 +186,30 @@ async fn a_disabled_feed_ends_the_epoch(context: Context) {
     assert_eq!((first.event.as_str(), &first.json()["reason"]), ("resync", &json!("epoch")));
     let cem = app.create("Cem", "cem@example.com").await;
     assert_eq!(stream.event().await["data"], cem);
+}
+
+/// As after the end of a process whose clients all connect to another one.
+async fn clients_that_continue_at_once_share_reads(context: Context) {
+    const CLIENTS: u64 = 100;
+    // Readiness checks and metrics run no operations; a longer interval of polls leaves only the clients' reads.
+    let app = context.app_on(&context.database().await, &[("feed.poll", "5s")]).await;
+    for number in 0..3 {
+        app.create("Ann", &format!("ann{number}@example.com")).await;
+    }
+    let end = eventually("three events", || async { Some(latest(&app).await).filter(|end| number_of(end) == 3) }).await;
+    let (_first, _) = EventStream::open(&app, "", &end).await;
+    let operations = || async { app.pool().await["counters"]["operations"].as_u64().unwrap() };
+    let (before, began) = (operations().await, Instant::now());
+    let mut streams = Vec::new();
+    for _ in 0..CLIENTS {
+        streams.push(EventStream::open(&app, "", &end).await.0);
+    }
+    let reads = operations().await - before;
+    // One for each 100 ms, and those of polls. A machine that needs longer for a client needs a read for it.
+    let allowed = u64::try_from(began.elapsed().as_millis()).unwrap() / 100 + 5;
+    assert!(reads <= allowed, "{reads} reads, {allowed} are allowed");
+    let user = app.create("Ben", "ben@example.com").await;
+    for stream in &mut streams {
+        assert_eq!(stream.event().await["data"], user);
+    }
 }
