@@ -63,6 +63,7 @@ mod public_url;
 mod query;
 mod recheck;
 mod refusal;
+mod refusal_log;
 mod request_info;
 mod responses;
 mod route;

@@ -1,6 +1,6 @@
 //! The error types of the public API.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sea_orm::DbErr;
 
@@ -23,8 +23,8 @@ pub enum Error {
         operation: &'static str,
         /// The reason.
         reason: AcquireError,
-        /// The state of the pool at that moment, for logs.
-        usage: Box<PoolUsage>,
+        /// The state of the pool at about that moment, for logs. Refusals in quick succession share it.
+        usage: Arc<PoolUsage>,
     },
     /// The operation requested a second connection while it held one. In a full pool it would wait for itself.
     #[error("{operation} requested a connection inside {within}, which already holds one; use that connection")]

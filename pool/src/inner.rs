@@ -11,11 +11,11 @@ pub(crate) mod requests;
 mod snapshot;
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::Notify};
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use self::requests::{ConnectDemand, Probes};
 #[cfg(feature = "bulk")]
@@ -23,6 +23,7 @@ use crate::set::bulk_limiter::BulkLimiter;
 use crate::{
     clock::Clock,
     connect::{connector::Connector, driver::DriverConnection, url::Engine},
+    error::PoolUsage,
     error_kind::{DbErrorKind, root_cause},
     health::Health,
     options::PoolOptions,
@@ -50,6 +51,8 @@ pub(crate) struct PoolInner {
     pub(crate) bulk: BulkLimiter,
     probes: Probes,
     demand: ConnectDemand,
+    /// The state of the pool that the latest refusals report.
+    recent_usage: Mutex<Option<(Instant, Arc<PoolUsage>)>>,
     /// Wakes the housekeeper.
     attention: Notify,
     /// Notified when a connection is opened, checked in or closed.
@@ -86,6 +89,7 @@ impl PoolInner {
             bulk: BulkLimiter::new(&options),
             probes: Probes::default(),
             demand: ConnectDemand::default(),
+            recent_usage: Mutex::default(),
             attention: Notify::new(),
             changed: Notify::new(),
             options: RwLock::new(Arc::new(options)),

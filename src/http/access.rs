@@ -3,6 +3,7 @@
 //! The handler of a protected route takes an [`Allowed`], or one of its variants, first. Its type names the scope.
 
 use std::{
+    borrow::Cow,
     future::{Ready, ready},
     marker::PhantomData,
     sync::Arc,
@@ -275,7 +276,7 @@ fn note_address(request: &HttpRequest) {
     }
 }
 
-fn too_many(detail: &str, retry_after: Duration) -> Problem {
+fn too_many(detail: &'static str, retry_after: Duration) -> Problem {
     // Rounded up: an earlier request would be refused.
     let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
     Problem::new(Kind::RateLimited, detail).with_header(header::RETRY_AFTER, seconds.to_string())
@@ -333,7 +334,7 @@ pub(super) fn scope_missing(scope: Scope) -> Problem {
     challenge(Kind::ScopeMissing, detail, challenge_value)
 }
 
-fn challenge(kind: Kind, detail: impl Into<String>, value: String) -> Problem {
+fn challenge(kind: Kind, detail: impl Into<Cow<'static, str>>, value: String) -> Problem {
     Problem::new(kind, detail).with_header(header::WWW_AUTHENTICATE, value)
 }
 

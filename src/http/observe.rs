@@ -1,6 +1,6 @@
 //! Observability of requests: the id, the span, the log line and the metrics.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use actix_web::{
     Error, HttpMessage, ResponseError,
@@ -22,7 +22,7 @@ use super::{
     access::RATE_LIMIT,
     compression, limits, policy,
     problem::Problem,
-    public_url,
+    public_url, refusal_log,
     request_info::{REQUEST_ID, RequestInfo},
 };
 use crate::{
@@ -156,6 +156,13 @@ fn join_trace(span: &Span, request: &ServiceRequest, method: &Method) -> Option<
 }
 
 fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
+    let suppressed = match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => match refusal_log::admit(Instant::now()) {
+            Some(suppressed) => Some(suppressed).filter(|suppressed| *suppressed > 0),
+            None => return,
+        },
+        _ => None,
+    };
     let request_id = info.id();
     let trace_id = info.trace_id.as_deref();
     let duration_ms = (info.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
@@ -179,6 +186,7 @@ fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
                 refused_key,
                 code,
                 error,
+                suppressed,
                 "request"
             )
         };

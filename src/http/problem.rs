@@ -3,7 +3,7 @@
 mod body;
 mod kind;
 
-use std::{cell::OnceCell, error::Error as StdError, fmt, rc::Rc};
+use std::{borrow::Cow, cell::OnceCell, error::Error as StdError, fmt, rc::Rc};
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -37,7 +37,7 @@ const MAX_ERRORS: usize = 100;
 #[derive(Debug)]
 pub(super) struct Problem {
     kind: Kind,
-    detail: String,
+    detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     /// An additional header of this kind of problem.
     header: Option<Box<(HeaderName, String)>>,
@@ -46,11 +46,11 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+    pub(super) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new(), header: None, cause: None, info: OnceCell::new() }
     }
 
-    pub(super) fn with_errors(kind: Kind, detail: impl Into<String>, mut errors: Vec<FieldError>) -> Self {
+    pub(super) fn with_errors(kind: Kind, detail: impl Into<Cow<'static, str>>, mut errors: Vec<FieldError>) -> Self {
         errors.truncate(MAX_ERRORS);
         Self { errors, ..Self::new(kind, detail) }
     }
@@ -61,7 +61,7 @@ impl Problem {
     }
 
     /// Returns the problem with another detail.
-    pub(super) fn with_detail(self, detail: impl Into<String>) -> Self {
+    pub(super) fn with_detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { detail: detail.into(), ..self }
     }
 
@@ -140,6 +140,8 @@ impl ResponseError for Problem {
         self.kind.parts().0
     }
 
+    /// Returns the response. Its body is empty unless the request is attached: `observe` knows the request, adds its
+    /// path to the problem, and serializes it then.
     fn error_response(&self) -> HttpResponse<BoxBody> {
         let info = self.info.get();
         let status = self.status_code();
@@ -154,7 +156,8 @@ impl ResponseError for Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
         }
-        let mut response = response.body(self.body(info.map(Rc::as_ref)));
+        let body = info.map(|info| self.body(Some(info))).unwrap_or_default();
+        let mut response = response.body(body);
         policy::problem(response.headers_mut());
         response
     }

@@ -5,6 +5,7 @@ use std::{rc::Rc, time::Duration};
 use actix_http::{HttpMessage, Request};
 use actix_web::{
     HttpResponse, ResponseError,
+    body::BoxBody,
     http::{Method, StatusCode, header},
     web::Bytes,
 };
@@ -58,7 +59,7 @@ pub(super) fn before_body(mut request: Request, paths: &Paths) -> Result<Request
     }
     let id = request_info::client_id(request.headers()).cloned().unwrap_or_else(request_info::generate_id);
     report(&problem, route, request.method(), id.to_str().unwrap_or_default());
-    let mut response = problem.error_response();
+    let mut response = problem.error_response().set_body(BoxBody::new(problem.body(None)));
     response.headers_mut().insert(REQUEST_ID, id);
     response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     Err(Box::new(response))

@@ -138,7 +138,7 @@ fn handshake(request: &HttpRequest) -> Result<HttpResponseBuilder, Problem> {
     Ok(response)
 }
 
-fn upgrade_required(detail: &str) -> Problem {
+fn upgrade_required(detail: &'static str) -> Problem {
     Problem::new(Kind::UpgradeRequired, detail).with_header(header::UPGRADE, "websocket".to_owned())
 }
 

@@ -29,6 +29,7 @@ mod bulk_csv;
 mod bulk_idempotency;
 mod bulk_responses;
 mod cli;
+mod clusters;
 mod concurrency;
 mod conditions;
 mod contract;
@@ -169,6 +170,7 @@ fn main() -> ExitCode {
             suite("http_semantics", http_semantics::cases()).without_engine(),
             suite("pipelines", pipelines::cases()).without_engine(),
             suite("reverse_proxies", reverse_proxies::cases()).without_engine(),
+            suite("clusters", clusters::cases()).without_engine().alone(),
             suite("cli", cli::cases()).without_engine(),
             suite("rate_limits", rate_limits::cases()).without_engine(),
             suite("tokens", tokens::cases()).without_engine(),

@@ -19,8 +19,8 @@ use crate::{
     options::PoolOptions,
 };
 
-/// Time limit for one of several hosts while others are left: after the same time without a response the pool
-/// considers a database to be down.
+/// Time limit for one of several hosts, about as long as an open connection may be silent before the database counts as
+/// down. If all hosts are silent, they are tried again with twice the limit.
 const HOST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for the resolver when checking whether name resolution has failed.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -172,7 +172,6 @@ impl Connector {
     /// Opens a connection within `limit`, ready for statements: to the first host that works.
     pub(crate) async fn connect(&self, limit: Duration) -> Result<DriverConnection, ConnectFailure> {
         let began = Instant::now();
-        let order = self.only.map_or_else(|| self.order(), |only| vec![only]);
         let password = match timeout(limit, self.driver_options.password()).await {
             Ok(password) => password.map_err(|error| ConnectFailure::new(DbErrorKind::Authentication, error))?,
             Err(_) => {
@@ -183,22 +182,26 @@ impl Connector {
                 ));
             }
         };
-        let mut failures = Vec::new();
-        for (at, host) in order.iter().copied().enumerate() {
-            let left = limit.saturating_sub(began.elapsed());
-            let limit = if at + 1 == order.len() { left } else { left.min(HOST_TIMEOUT) };
-            let failure = match self.connect_to(host, password.as_deref(), limit).await {
-                Ok(connection) => return Ok(connection),
-                Err(failure) => failure,
-            };
-            // As in libpq: credentials are the same everywhere, and servers lock accounts that fail too often.
-            let is_final = failure.kind.is_final();
-            failures.push((host, failure));
-            if is_final {
-                break;
+        let left = || limit.saturating_sub(began.elapsed());
+        let mut host_limit = if self.has_several_hosts() { HOST_TIMEOUT } else { limit };
+        loop {
+            let mut failures = Vec::new();
+            for host in self.only.map_or_else(|| self.order(), |only| vec![only]) {
+                match self.connect_to(host, password.as_deref(), left().min(host_limit)).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(failure) => failures.push((host, failure)),
+                }
+                // As in libpq: credentials are the same everywhere, and servers lock accounts that fail too often.
+                if failures.last().is_some_and(|(_, failure)| failure.kind.is_final()) || left().is_zero() {
+                    return Err(self.failure_of_all(failures));
+                }
             }
+            // Silent hosts may be slow, or one of them may have recovered. Others would respond in the same way.
+            if !failures.iter().any(|(_, failure)| failure.kind == DbErrorKind::Silent) {
+                return Err(self.failure_of_all(failures));
+            }
+            host_limit *= 2;
         }
-        Err(self.failure_of_all(failures))
     }
 
     fn order(&self) -> Vec<usize> {

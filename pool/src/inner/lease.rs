@@ -1,7 +1,7 @@
 //! Leases: connections in use, from admission to check-in.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,6 +16,9 @@ use crate::{
     options::PoolOptions,
     set::{Access, AcquireError, AdmissionParams, Admitted, CloseReason, PoolEntry},
 };
+
+/// How long refusals share the state of the pool.
+const USAGE_AGE: Duration = Duration::from_millis(20);
 
 /// A connection in use. If it is dropped without [`Lease::end`] (after a panic or an abort), the connection is closed.
 #[derive(Debug)]
@@ -73,8 +76,21 @@ impl PoolInner {
     pub(crate) fn refusal(&self, operation: &'static str, reason: AcquireError) -> Error {
         let reason = self.with_cause(reason);
         self.metrics.refused(&reason);
-        let usage = PoolUsage { counts: self.status(), holders: self.longest_holders(3) };
-        Error::Refused { operation, reason, usage: Box::new(usage) }
+        Error::Refused { operation, reason, usage: self.recent_usage() }
+    }
+
+    /// Returns the state of the pool. It visits all connections, so refusals in quick succession share it: an overloaded
+    /// process must not spend its time on them.
+    fn recent_usage(&self) -> Arc<PoolUsage> {
+        let mut recent = self.recent_usage.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*recent {
+            Some((at, usage)) if at.elapsed() < USAGE_AGE => Arc::clone(usage),
+            _ => {
+                let usage = Arc::new(PoolUsage { counts: self.status(), holders: self.longest_holders(3) });
+                *recent = Some((Instant::now(), Arc::clone(&usage)));
+                usage
+            }
+        }
     }
 
     /// A timeout while no connection is in use is caused by an outage, not by a busy pool.

@@ -11,6 +11,7 @@ mod load;
 mod process;
 mod prometheus;
 mod raw;
+mod recorded_load;
 mod reverse_proxy;
 mod socket;
 
@@ -32,6 +33,7 @@ pub use self::{
     process::{Service, binary},
     prometheus::{Prometheus, lint},
     raw::{Upload, read_message},
+    recorded_load::{Answer, RecordedLoad, longest_gaps, statuses},
     reverse_proxy::{Kind as ProxyKind, ReverseProxy},
     socket::Socket,
 };

@@ -17,6 +17,7 @@ mod account;
 mod authority;
 pub mod bare;
 mod broker;
+pub mod cluster;
 mod databases;
 mod engine;
 mod lock;

@@ -133,6 +133,11 @@ impl Server {
 
     /// Starts it without waiting until it is ready. `end` says how [`stop`](Self::stop) stops it.
     pub fn start(&mut self, end: End) {
+        self.start_with(end, &[]);
+    }
+
+    /// Like [`start`](Self::start), with additional arguments for this start.
+    pub fn start_with(&mut self, end: End, more: &[&str]) {
         let signal = match (self.engine, end) {
             (Engine::Postgres, End::Orderly) => "INT",
             (Engine::Postgres, End::Crash) => "QUIT",
@@ -143,6 +148,7 @@ impl Server {
             .owner
             .managed_command(&self.program, self.folder.path(), signal)
             .args(&self.arguments)
+            .args(more)
             .spawn()
             .unwrap();
         let pipe = supervisor.stdin.take().unwrap();
@@ -155,6 +161,27 @@ impl Server {
             drop(pipe);
             supervisor.wait().unwrap();
         }
+    }
+
+    /// Pauses all of it: it accepts connections, but does not respond.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// Sends a signal to the server, but to no process that it has started.
+    fn signal(&self, name: &str) {
+        let file = match self.engine {
+            Engine::Postgres => "data/postmaster.pid",
+            _ => "pid",
+        };
+        let text = fs::read_to_string(self.folder.path().join(file)).unwrap();
+        let pid = text.lines().next().unwrap().trim();
+        let status = Command::new("/bin/sh").arg("-c").arg(format!("kill -{name} {pid}")).status().unwrap();
+        assert!(status.success());
     }
 
     /// Blocks until it accepts connections.
@@ -187,6 +214,11 @@ fn postgres() -> Server {
         .output()
         .unwrap();
     assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+    postgres_in(owner, folder, data)
+}
+
+/// A server on a free port, with a data folder that exists.
+fn postgres_in(owner: Owner, folder: TempDir, data: PathBuf) -> Server {
     let port = free_port();
     let arguments = [
         "-D".into(),
@@ -208,6 +240,23 @@ fn postgres() -> Server {
         folder,
         running: None,
     }
+}
+
+/// Creates a standby of a running PostgreSQL server, which streams from it once it is started.
+pub(crate) fn postgres_standby(primary: &Server) -> Server {
+    let owner = Owner::named("postgres");
+    let folder = owner.folder();
+    let data = folder.path().join("data");
+    let copied = owner
+        .command(&program("pg_basebackup").unwrap(), folder.path())
+        .args(["--no-sync", "--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "-d"])
+        .arg(&primary.url)
+        .arg("-D")
+        .arg(&data)
+        .output()
+        .unwrap();
+    assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+    postgres_in(owner, folder, data)
 }
 
 fn mariadb() -> Server {

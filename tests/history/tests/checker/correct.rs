@@ -1,8 +1,11 @@
 //! Correct histories.
 
-use history::{Operation, Outcome};
+use history::{Event, EventKind, FinalState, History, Operation, Outcome, User, check};
 
-use crate::simulation::simulate;
+use crate::{
+    fault::{acknowledged, rename},
+    simulation::simulate,
+};
 
 #[test]
 fn correct_histories_have_no_violation() {
@@ -30,7 +33,7 @@ fn correct_histories_have_no_violation() {
 
 #[test]
 fn an_empty_history_has_no_violation() {
-    assert!(history::check(&history::History::new(), &history::FinalState::default(), &[]).is_clean());
+    assert!(check(&History::new(), &FinalState::default(), &[]).is_clean());
 }
 
 #[test]
@@ -42,4 +45,20 @@ fn failures_promise_what_the_documentation_says() {
     for (status, code) in [(503, "database-unavailable"), (500, "internal"), (502, ""), (408, "body-timeout")] {
         assert_eq!(Outcome::of_failure(status, code), Outcome::Unknown);
     }
+}
+
+/// As the line of an import that updated a user.
+#[test]
+fn a_response_without_a_version_explains_one() {
+    let history = History::new();
+    let (name, email) = ("Ann".to_owned(), "ann@example.com".to_owned());
+    let mut user = User { id: "1".to_owned(), name: name.clone(), email: email.clone(), version: 1 };
+    let mut events = vec![Event::of(1, EventKind::Created, &user)];
+    history.begin(Operation::Create { name, email, key: None }).end(acknowledged("1", 1));
+    let updated = Outcome::Acknowledged { status: 200, id: "1".to_owned(), version: None };
+    history.begin(rename("1", None, "Anna")).end(updated);
+    (user.name, user.version) = ("Anna".to_owned(), 2);
+    events.push(Event::of(2, EventKind::Updated, &user));
+    let report = check(&history, &FinalState(vec![user]), &events);
+    assert!(report.is_clean(), "{report}");
 }

@@ -33,6 +33,10 @@ fn an_acknowledged_change_without_its_event_is_found() {
                 event.kind != EventKind::Deleted && world.is_version_acknowledged(&event.id, event.version)
             };
             let at = random.pick((0..world.events.len()).filter(|at| fits(&world.events[*at])))?;
+            if random.percent(50) {
+                world.events[at].kind = EventKind::Deleted;
+                return Some(world.events[at].id.clone());
+            }
             Some(world.events.remove(at).id)
         },
         |violation, user| matches!(violation, Violation::MissingEvent { id, version: Some(_), .. } if id == user),
@@ -145,7 +149,11 @@ fn a_deletion_that_no_one_requested_is_found() {
     must_find(
         |world, random| {
             let at = world.pick_user(random, |user| !world.has_unknown(&user.id) && !world.has_refused(&user.id))?;
-            let id = world.state.0[at].id.clone();
+            let User { id, version, .. } = world.state.0[at].clone();
+            if random.percent(50) {
+                // Of another version.
+                world.push(Operation::Delete { id: id.clone(), expected: Some(version + 1) }, Outcome::Unknown);
+            }
             world.delete(at);
             Some(id)
         },

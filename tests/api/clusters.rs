@@ -1,0 +1,144 @@
+//! Several processes of the service on a database with several servers, whose servers fail under load.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    cases,
+    harness::{
+        Answer, App, BrokerKind, BrokerServer, Context, RecordedLoad, Service, connect, eventually, longest_gaps,
+        number, statuses,
+    },
+};
+use test_support::cluster::{Galera, Replicated, url_on};
+
+cases![a_galera_cluster_loses_nodes_without_losing_writes, a_promoted_standby_takes_over_without_losing_writes];
+
+const CLIENTS: usize = 16;
+/// What clients may get. 404 is not among them: no client changes a user that another one deletes.
+const EXPECTED: [u16; 6] = [200, 201, 204, 409, 412, 503];
+
+async fn start(context: &Context, url: &str, more: &[(&str, &str)]) -> Service {
+    let variables = [
+        ("DATABASE_URL", url),
+        ("USERS_API__POOL__MAX", "4"),
+        ("USERS_API__POOL__STATEMENT_TIMEOUT", "10s"),
+        ("USERS_API__FEED__POLL", "200ms"),
+        ("RUST_LOG", "info"),
+    ];
+    Service::start(context.folder(), &[&variables, more].concat()).await
+}
+
+/// Compares the history with what exists, and asserts which statuses there were.
+async fn check(load: RecordedLoad, services: &[Service], database_url: &str) -> Vec<Answer> {
+    let app = App::at(services[0].address, "");
+    let direct = connect(database_url).await;
+    // All positions are known once no change is in flight.
+    eventually("every change has a position", || async {
+        let committed = number(&direct, "SELECT COUNT(*) FROM users_journal").await.ok()?;
+        let position = app.get("/users/changes").await.headers.get("feed-position")?.to_str().ok()?.to_owned();
+        (position.split_once('.')?.1.parse::<i64>().ok()? >= committed).then_some(())
+    })
+    .await;
+    let (report, answers) = load.check(&app).await;
+    assert!(report.is_clean(), "{report}");
+    let counts = statuses(&answers);
+    let is_expected = |status: u64| EXPECTED.iter().any(|expected| u64::from(*expected) == status);
+    let unexpected = |line: &serde_json::Value| line["status"].as_u64().is_some_and(|status| !is_expected(status));
+    let lines: Vec<_> = services.iter().flat_map(Service::log).filter(unexpected).collect();
+    assert!(counts.keys().all(|status| is_expected(u64::from(*status))), "{counts:?} {lines:#?}");
+    assert!(counts[&201] > 50 && counts[&200] > 100 && counts.contains_key(&412), "{counts:?}");
+    direct.close().await.unwrap();
+    answers
+}
+
+/// Prints how long each process could not write after a fault.
+fn report(fault: &str, answers: &[Answer], since: Instant) -> BTreeMap<usize, Duration> {
+    let gaps = longest_gaps(answers, since);
+    println!("{fault}: longest time without an acknowledged write per process {gaps:?}");
+    gaps
+}
+
+async fn a_galera_cluster_loses_nodes_without_losing_writes(context: Context) {
+    let Some(mut galera) = Galera::start().await else { panic!("no Galera found; install galera-4 and rsync") };
+    let mut nats = BrokerServer::new(BrokerKind::Nats).expect("install nats-server");
+    nats.start().await;
+    let broker = nats.url();
+    // Each process prefers another node, so that all nodes have writers.
+    let urls: Vec<String> = (0..3).map(|node| galera.url(node)).collect();
+    let mut services = Vec::new();
+    for url in &urls {
+        services.push(start(&context, url, &[("USERS_API__FEED__BROKER", &broker)]).await);
+    }
+    let apps: Vec<App> = services.iter().map(|service| App::at(service.address, "")).collect();
+    let load = RecordedLoad::start(apps.iter().map(|app| app.address).collect(), CLIENTS);
+    load.succeed(20).await;
+
+    let killed_at = Instant::now();
+    galera.nodes[0].stop();
+    load.succeed(20).await;
+    report("node killed", &load.answers(), killed_at);
+    let pool = apps[0].pool().await;
+    let hosts = pool["hosts"].as_array().unwrap();
+    assert_eq!((hosts.len(), hosts[0]["state"].as_str()), (3, Some("down")), "{pool}");
+    assert!(hosts.iter().any(|host| host["state"] == "up"), "{pool}");
+    galera.restart(0).await;
+
+    let stopped_at = Instant::now();
+    galera.nodes[1].pause();
+    load.succeed(20).await;
+    report("node stopped", &load.answers(), stopped_at);
+    galera.nodes[1].resume();
+    galera.is_synced(1).await;
+
+    let isolated_at = Instant::now();
+    galera.isolate(2, true).await;
+    load.succeed(20).await;
+    report("node without a quorum", &load.answers(), isolated_at);
+    galera.isolate(2, false).await;
+    galera.is_synced(2).await;
+    load.succeed(20).await;
+
+    check(load, &services, &url_on(&galera.nodes[0])).await;
+    for mut service in services {
+        service.signal("TERM").await;
+        assert!(service.ended().await.success());
+    }
+    for node in &mut galera.nodes {
+        node.stop();
+    }
+}
+
+async fn a_promoted_standby_takes_over_without_losing_writes(context: Context) {
+    let mut database = Replicated::start().await;
+    let url = database.url();
+    let mut services = Vec::new();
+    for _ in 0..2 {
+        services.push(start(&context, &url, &[]).await);
+    }
+    let apps: Vec<App> = services.iter().map(|service| App::at(service.address, "")).collect();
+    let load = RecordedLoad::start(apps.iter().map(|app| app.address).collect(), CLIENTS);
+    load.succeed(50).await;
+    database.primary.stop();
+    for app in &apps {
+        app.pool_until("the pool is down", |pool| pool["state"] == "down").await;
+    }
+    let pool = apps[0].pool().await;
+    assert_eq!(
+        (&pool["hosts"][1]["state"], &pool["cause"]["kind"]),
+        (&"read-only".into(), &"read-only".into()),
+        "{pool}"
+    );
+    let promoted_at = Instant::now();
+    database.promote().await;
+    println!("the promotion took {:?}", promoted_at.elapsed());
+    load.succeed(50).await;
+    report("standby promoted", &load.answers(), promoted_at);
+    check(load, &services, &url_on(&database.standby)).await;
+    for mut service in services {
+        service.signal("TERM").await;
+        assert!(service.ended().await.success());
+    }
+    database.standby.stop();
+}

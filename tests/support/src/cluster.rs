@@ -1,0 +1,156 @@
+//! Databases on several servers: a Galera cluster, and a primary with a standby.
+
+use std::path::Path;
+
+use sea_orm::{ConnectionTrait, Statement};
+
+use crate::{
+    End, Engine, Server, connect, eventually, free_port, number, program,
+    server::{MARIADBD, postgres_standby},
+};
+
+const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
+const NODES: usize = 3;
+
+/// Three nodes of MariaDB that all accept writes. They end without a shutdown, as in a crash.
+pub struct Galera {
+    pub nodes: Vec<Server>,
+}
+
+impl Galera {
+    /// Starts a cluster with an empty database `app`; `None` if a program is missing.
+    pub async fn start() -> Option<Self> {
+        if !Path::new(PROVIDER).exists() || [MARIADBD, "rsync"].iter().any(|name| program(name).is_none()) {
+            return None;
+        }
+        let ports: Vec<[u16; 3]> = (0..NODES).map(|_| [free_port(), free_port(), free_port()]).collect();
+        let peers: Vec<String> = ports.iter().map(|[group, ..]| format!("127.0.0.1:{group}")).collect();
+        let peers = peers.join(",");
+        let nodes = ports.iter().map(|[group, incremental, state]| {
+            let options = format!(
+                "gmcast.listen_addr=tcp://127.0.0.1:{group};ist.recv_addr=127.0.0.1:{incremental};gcache.size=32M"
+            );
+            let more = [
+                "--wsrep-on=ON".to_owned(),
+                format!("--wsrep-provider={PROVIDER}"),
+                "--wsrep-cluster-name=test".to_owned(),
+                format!("--wsrep-cluster-address=gcomm://{peers}"),
+                format!("--wsrep-node-address=127.0.0.1:{group}"),
+                format!("--wsrep-provider-options={options}"),
+                "--wsrep-sst-method=rsync".to_owned(),
+                format!("--wsrep-sst-receive-address=127.0.0.1:{state}"),
+                // Reads and writes see what was committed on other nodes.
+                "--wsrep-sync-wait=7".to_owned(),
+                "--binlog-format=ROW".to_owned(),
+                "--innodb-autoinc-lock-mode=2".to_owned(),
+            ];
+            Server::new(Engine::MariaDb, &more.iter().map(String::as_str).collect::<Vec<_>>())
+        });
+        let mut cluster = Self { nodes: nodes.collect() };
+        cluster.nodes[0].start_with(End::Crash, &["--wsrep-new-cluster"]);
+        cluster.is_synced(0).await;
+        for node in 1..NODES {
+            cluster.restart(node).await;
+        }
+        let admin = connect(cluster.nodes[0].url()).await;
+        admin.execute_unprepared("CREATE DATABASE app").await.unwrap();
+        admin.close().await.unwrap();
+        Some(cluster)
+    }
+
+    /// The URL of the database on all nodes, beginning with this one.
+    pub fn url(&self, first: usize) -> String {
+        let hosts: Vec<String> = (0..NODES).map(|step| authority(&self.nodes[(first + step) % NODES])).collect();
+        of_hosts(&self.nodes[first], &hosts)
+    }
+
+    /// Starts a node that does not run, and waits until it has joined the others.
+    pub async fn restart(&mut self, node: usize) {
+        self.nodes[node].start(End::Crash);
+        self.is_synced(node).await;
+    }
+
+    /// Waits until a node is part of the cluster and serves.
+    pub async fn is_synced(&self, node: usize) {
+        let url = self.nodes[node].url();
+        eventually("the node is synced", || async {
+            let mut options = sea_orm::ConnectOptions::new(url);
+            options.max_connections(1).sqlx_logging(false).acquire_timeout(std::time::Duration::from_secs(2));
+            let admin = sea_orm::Database::connect(options).await.ok()?;
+            let sql = "SELECT variable_value FROM information_schema.global_status \
+                       WHERE variable_name = 'WSREP_LOCAL_STATE_COMMENT'";
+            let row = admin.query_one_raw(Statement::from_string(admin.get_database_backend(), sql)).await;
+            let _ = admin.close().await;
+            (row.ok()??.try_get_by_index::<String>(0).ok()? == "Synced").then_some(())
+        })
+        .await;
+    }
+
+    /// Separates a node from the others, or ends that. Clients still reach it.
+    pub async fn isolate(&self, node: usize, is_isolated: bool) {
+        let admin = connect(self.nodes[node].url()).await;
+        let sql = format!("SET GLOBAL wsrep_provider_options = 'gmcast.isolate={}'", u8::from(is_isolated));
+        admin.execute_unprepared(&sql).await.unwrap();
+        admin.close().await.unwrap();
+    }
+}
+
+/// A PostgreSQL server and its standby, which confirms each commit.
+pub struct Replicated {
+    pub primary: Server,
+    pub standby: Server,
+}
+
+impl Replicated {
+    /// Starts both, with an empty database `app`.
+    pub async fn start() -> Self {
+        let mut primary = Server::new(Engine::Postgres, &["-ccluster_name=primary"]);
+        primary.start(End::Crash);
+        primary.await_ready();
+        let mut standby = postgres_standby(&primary);
+        standby.start(End::Crash);
+        let admin = connect(primary.url()).await;
+        for sql in
+            ["CREATE DATABASE app", "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"]
+        {
+            admin.execute_unprepared(sql).await.unwrap();
+        }
+        eventually("the standby is synchronous", || async {
+            let sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+            (number(&admin, sql).await.unwrap() == 1).then_some(())
+        })
+        .await;
+        admin.close().await.unwrap();
+        Self { primary, standby }
+    }
+
+    /// The URL of the database on both, for writes.
+    pub fn url(&self) -> String {
+        of_hosts(&self.primary, &[authority(&self.primary), authority(&self.standby)])
+    }
+
+    /// Makes the standby the primary.
+    pub async fn promote(&self) {
+        let admin = connect(self.standby.url()).await;
+        admin.execute_unprepared("SELECT pg_promote()").await.unwrap();
+        admin.close().await.unwrap();
+    }
+}
+
+/// Host and port of a server.
+fn authority(server: &Server) -> String {
+    let url = url::Url::parse(server.url()).unwrap();
+    format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())
+}
+
+/// The URL of the database `app` on one server.
+pub fn url_on(server: &Server) -> String {
+    of_hosts(server, &[authority(server)])
+}
+
+/// The URL of the database `app` on these hosts.
+fn of_hosts(server: &Server, hosts: &[String]) -> String {
+    let url = server.url().replace(&authority(server), &hosts.join(","));
+    let (base, _) = url.rsplit_once('/').unwrap();
+    format!("{base}/app")
+}
