@@ -45,8 +45,9 @@ fn of_number(number: u16) -> DbErrorKind {
         // The last two: the password has expired, the account is locked.
         1044 | 1045 | 1698 | 1862 | 3118 => DbErrorKind::Authentication,
         1049 => DbErrorKind::NoSuchDatabase,
-        // The last: a Galera node that is not ready for queries; another node may be.
-        1053 | 1077 | 1079 | 3032 | 1047 => DbErrorKind::NotAccepting,
+        // The last two: a Galera node that is not ready for queries, or lost its cluster before a commit; another node may
+        // be ready.
+        1053 | 1077 | 1079 | 3032 | 1047 | 1180 => DbErrorKind::NotAccepting,
         // Killed; disconnected by an administrator or for inactivity (MySQL 8).
         1927 | 3169 | 4031 => DbErrorKind::Terminated,
         1142 | 1143 | 1227 | 1370 => DbErrorKind::PrivilegeMissing,
@@ -76,6 +77,8 @@ mod tests {
         for (number, kind) in [
             // A Galera node that is not ready; another one may be.
             (1047, DbErrorKind::NotAccepting),
+            // A commit without the cluster: "provider status: Not connected to Primary Component".
+            (1180, DbErrorKind::NotAccepting),
             // A conflict with another group member.
             (3101, DbErrorKind::Conflict),
             (1206, DbErrorKind::Exhausted),
