@@ -24,6 +24,14 @@ screenshots:
 soak:
     scripts/soak
 
+# The container image: built, and each promise checked
+container:
+    scripts/container
+
+# Kubernetes, systemd, Compose, workflows and scripts
+check-deploy:
+    scripts/check-deploy
+
 # All checks that a change must pass
 ci:
     .ci/run

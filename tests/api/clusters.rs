@@ -1,19 +1,24 @@
 //! Several processes of the service on a database with several servers, whose servers fail under load.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
     cases,
     harness::{
-        Answer, App, BrokerKind, BrokerServer, Context, RecordedLoad, Service, connect, eventually, longest_gaps,
-        number, statuses,
+        Answer, App, BrokerKind, BrokerServer, Context, End, Engine, Load, ProxyKind, RecordedLoad, ReverseProxy,
+        Server, Service, by_status, connect, env_or, eventually, longest_gaps, new_database, number, statuses,
     },
 };
 use test_support::cluster::{Galera, Replicated, url_on};
 
-cases![a_galera_cluster_loses_nodes_without_losing_writes, a_promoted_standby_takes_over_without_losing_writes];
+cases![
+    a_galera_cluster_loses_nodes_without_losing_writes,
+    a_promoted_standby_takes_over_without_losing_writes,
+    a_rolling_restart_behind_nginx_loses_no_request,
+    a_rolling_restart_behind_haproxy_loses_no_request,
+];
 
 const CLIENTS: usize = 16;
 /// What clients may get. 404 is not among them: no client changes a user that another one deletes.
@@ -141,4 +146,58 @@ async fn a_promoted_standby_takes_over_without_losing_writes(context: Context) {
         assert!(service.ended().await.success());
     }
     database.standby.stop();
+}
+
+/// How many requests a rolling restart serves at least: `USERS_API_TEST_REQUESTS`. The instances are restarted again until
+/// then.
+const REQUESTS: usize = 3_000;
+
+async fn rolling_restart(context: Context, kind: ProxyKind) {
+    let mut database = Server::new(Engine::Postgres, &[]);
+    database.start(End::Crash);
+    database.await_ready();
+    let url = new_database(database.url()).await;
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("USERS_API__POOL__MAX", "4"),
+        // Until the proxy has noticed that the instance is not ready.
+        ("USERS_API__SERVER__DRAIN_DELAY", "1s"),
+        ("RUST_LOG", "info"),
+    ];
+    let mut services = Vec::new();
+    for _ in 0..3 {
+        services.push(Service::start(context.folder(), &variables).await);
+    }
+    let addresses: Vec<SocketAddr> = services.iter().map(|service| service.address).collect();
+    let proxy = ReverseProxy::balancing(kind, &addresses).await;
+    let app = App::at(proxy.address, &url);
+    eventually("the proxy forwards requests", || async { (app.get("/users").await.status == 200).then_some(()) }).await;
+    let load = Load::start(&app, CLIENTS, Duration::ZERO);
+    let (goal, mut restarts) = (env_or("USERS_API_TEST_REQUESTS", REQUESTS), 0);
+    while restarts == 0 || load.samples().len() < goal {
+        for service in &mut services {
+            load.answered(200, 100).await;
+            let address = service.address;
+            service.signal("TERM").await;
+            assert!(service.ended().await.success());
+            *service = Service::start_on(context.folder(), &variables, address).await;
+            restarts += 1;
+        }
+    }
+    let counts = by_status(&load.stop().await);
+    println!("{kind:?}: {restarts} restarts, {counts:?}");
+    assert!(counts.keys().all(|(_, status)| [200, 201].contains(status)), "{counts:?}");
+    for mut service in services {
+        service.signal("TERM").await;
+        assert!(service.ended().await.success());
+    }
+    database.stop();
+}
+
+async fn a_rolling_restart_behind_nginx_loses_no_request(context: Context) {
+    rolling_restart(context, ProxyKind::Nginx).await;
+}
+
+async fn a_rolling_restart_behind_haproxy_loses_no_request(context: Context) {
+    rolling_restart(context, ProxyKind::HaProxy).await;
 }

@@ -55,6 +55,14 @@ impl Service {
         service
     }
 
+    /// Starts it on this port, and waits until it listens.
+    pub async fn start_on(folder: &Path, variables: &[(&str, &str)], address: SocketAddr) -> Self {
+        let mut service = Self::launch_on(folder, variables, address.port());
+        service.logged("listening").await;
+        service.address = address;
+        service
+    }
+
     /// Starts it on a port that was free, and waits until it responds, for a service that does not log its address.
     pub async fn start_quietly(folder: &Path) -> Self {
         let port = free_port();

@@ -21,6 +21,28 @@ pub struct ReverseProxy {
 impl ReverseProxy {
     /// Starts one with extra configuration lines, for nginx's `location /` or for HAProxy's frontend.
     pub async fn before(kind: Kind, service: SocketAddr, more: &str) -> Self {
+        let servers = match kind {
+            Kind::Nginx => format!("server {service};"),
+            Kind::HaProxy => format!("  server one {service}\n"),
+        };
+        Self::start(kind, &servers, more).await
+    }
+
+    /// Starts one in front of several processes, as `docs/OPERATIONS.md` describes it: HAProxy asks each for its readiness,
+    /// nginx tries the next one if a connection is refused.
+    pub async fn balancing(kind: Kind, services: &[SocketAddr]) -> Self {
+        let servers = services.iter().enumerate().map(|(number, service)| match kind {
+            Kind::Nginx => format!("server {service} max_fails=0;"),
+            Kind::HaProxy => format!("  server s{number} {service} check inter 100ms fall 1 rise 1\n"),
+        });
+        let checks = match kind {
+            Kind::Nginx => "",
+            Kind::HaProxy => "  option httpchk GET /health/ready\n  http-check send hdr Host localhost\n",
+        };
+        Self::start(kind, &(checks.to_owned() + &servers.collect::<String>()), "").await
+    }
+
+    async fn start(kind: Kind, servers: &str, more: &str) -> Self {
         let (name, user, signal) = match kind {
             Kind::Nginx => ("nginx", "www-data", "QUIT"),
             Kind::HaProxy => ("haproxy", "haproxy", "TERM"),
@@ -40,14 +62,15 @@ impl ReverseProxy {
                 format!(
                     "daemon off; pid {at}/pid; error_log {at}/log;\nevents {{ worker_connections 768; }}\nhttp {{\n\
                      access_log off; sendfile on; tcp_nopush on; types_hash_max_size 2048; gzip on; {paths}\n\
-                     server {{ listen {address};\nlocation / {{ proxy_pass http://{service};\n{more}\n}} }} }}\n"
+                     upstream back {{ {servers} }}\n\
+                     server {{ listen {address};\nlocation / {{ proxy_pass http://back;\n{more}\n}} }} }}\n"
                 )
             }
             // As in Debian's haproxy.cfg.
             Kind::HaProxy => format!(
                 "defaults\n  mode http\n  option httplog\n  timeout connect 5000\n  timeout client 50000\n  \
                  timeout server 50000\nfrontend front\n  bind {address}\n  default_backend back\n  {more}\n\
-                 backend back\n  server one {service}\n"
+                 backend back\n{servers}"
             ),
         };
         owner.write(&configuration, &text);
