@@ -49,6 +49,9 @@ where
                 (response.head_mut(), size)
             }
         };
+        // Set when the response is sent. Until then it is that of another response whose memory is used again, and the
+        // default of the connection type depends on it.
+        head.version = framing.version;
         framing.apply(head, size);
         if let Some(turn) = turn
             && !framing.closes_connection(head, size)
@@ -83,8 +86,8 @@ fn limit_body(request: &mut Request) {
 /// The framing that a request demands of its response.
 #[derive(Clone, Copy)]
 struct Framing {
-    /// Whether the client does not support chunked encoding (HTTP/1.0).
-    is_http_10: bool,
+    /// Before HTTP/1.1, the client does not support chunked encoding.
+    version: Version,
     /// Whether the client closes the connection after the response.
     is_last: bool,
     /// Whether the client requests another protocol.
@@ -95,7 +98,7 @@ impl Framing {
     fn of(request: &Request) -> Self {
         let head = request.head();
         Self {
-            is_http_10: head.version < Version::HTTP_11,
+            version: head.version,
             is_last: head.connection_type() == ConnectionType::Close,
             is_upgrade: head.connection_type() == ConnectionType::Upgrade
                 || head.headers.contains_key(header::UPGRADE)
@@ -103,12 +106,16 @@ impl Framing {
         }
     }
 
+    fn is_http_10(self) -> bool {
+        self.version < Version::HTTP_11
+    }
+
     /// Whether the connection is closed after this response.
     fn closes_connection(self, head: &ResponseHead, size: BodySize) -> bool {
         // The connection type of a response to HTTP/1.0 has no effect: the connection is closed after a response
         // without a length.
         let is_closed =
-            if self.is_http_10 { size == BodySize::Stream } else { head.connection_type() == ConnectionType::Close };
+            if self.is_http_10() { size == BodySize::Stream } else { head.connection_type() == ConnectionType::Close };
         self.is_last || is_closed
     }
 
@@ -116,7 +123,7 @@ impl Framing {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
-        if (self.is_http_10 || self.is_upgrade) && size == BodySize::Stream {
+        if (self.is_http_10() || self.is_upgrade) && size == BodySize::Stream {
             // The body ends with the connection.
             head.no_chunking(true);
             head.set_connection_type(ConnectionType::Close);

@@ -77,7 +77,8 @@ macro_rules! documents {
     };
 }
 
-static DOCUMENTS: [Document; 5] = documents!["API.md", "FEED.md", "OPERATIONS.md", "POOL.md", "SECURITY.md"];
+static DOCUMENTS: [Document; 6] =
+    documents!["API.md", "DEPLOYMENT.md", "FEED.md", "OPERATIONS.md", "POOL.md", "SECURITY.md"];
 
 impl Document {
     fn title(&self) -> &str {

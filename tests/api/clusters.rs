@@ -172,7 +172,7 @@ async fn rolling_restart(context: Context, kind: ProxyKind) {
     let proxy = ReverseProxy::balancing(kind, &addresses).await;
     let app = App::at(proxy.address, &url);
     eventually("the proxy forwards requests", || async { (app.get("/users").await.status == 200).then_some(()) }).await;
-    let load = Load::start(&app, CLIENTS, Duration::ZERO);
+    let load = Load::start(&app, CLIENTS, Duration::from_millis(2));
     let (goal, mut restarts) = (env_or("USERS_API_TEST_REQUESTS", REQUESTS), 0);
     while restarts == 0 || load.samples().len() < goal {
         for service in &mut services {

@@ -12,7 +12,7 @@ use crate::{
     harness::{
         App, Context, Reply, Service,
         bulk::{bulk, outcomes, rows},
-        eventually,
+        eventually, read_message,
     },
 };
 
@@ -27,6 +27,7 @@ cases![
     requests_after_the_last_response_are_ignored,
     an_unsupported_media_type_is_rejected_before_the_body_is_sent,
     every_ndjson_media_type_is_accepted,
+    requests_of_http_10_do_not_affect_other_connections,
 ];
 
 /// Sends these parts one by one, and reads until the connection is closed.
@@ -316,5 +317,26 @@ async fn every_ndjson_media_type_is_accepted(context: Context) {
     ] {
         let export = Reply::of(app.request(Method::GET, "/users/export").header("accept", accept)).await;
         assert_eq!(export.header("content-type"), expected, "{accept}");
+    }
+}
+
+/// Health checks of HAProxy and `users-api healthcheck` use HTTP/1.0. The server reuses the memory of responses.
+async fn requests_of_http_10_do_not_affect_other_connections(context: Context) {
+    let app = context.app_with(&[("server.workers", "1")]).await;
+    let mut connections = Vec::new();
+    for _ in 0..4 {
+        connections.push(TcpStream::connect(app.address).await.unwrap());
+    }
+    for round in 0..4 {
+        for connection in &mut connections {
+            connection.write_all(request("GET", "/health/live", "").as_bytes()).await.unwrap();
+        }
+        let old = exchange(&app, &["GET /health/live HTTP/1.0\r\nhost: localhost\r\n\r\n"]).await;
+        assert!(old.starts_with("HTTP/1.0 200 OK\r\n"), "{old}");
+        for (number, connection) in connections.iter_mut().enumerate() {
+            let response = tokio::time::timeout(std::time::Duration::from_secs(10), read_message(connection)).await;
+            let response = response.unwrap_or_else(|_| panic!("no response on connection {number}, round {round}"));
+            assert!(response.unwrap().0.starts_with("HTTP/1.1 200 OK\r\n"));
+        }
     }
 }

@@ -21,6 +21,7 @@ export const GLOSSARY = {
   draining: ["Draining", "The service shuts down. Running operations finish; waiting ones are refused.", HEALTH],
   closed: ["Closed", "The pool is closed. It serves no operation.", HEALTH],
   cause: ["Cause", "The error of the server or of the operating system that made the database count as down.", SITUATIONS],
+  hosts: ["Hosts", "The hosts of the database URL. Each new connection goes to the first one that works, or to a random one.", `${DOC}#several-hosts`],
   shortage: ["Shortage", "The open connections work, but no further one can be opened. The service continues with those that it has.", HEALTH],
   impairment: ["Impairment", "The server executes some statements but refuses others, usually writes: it is read-only, or its disk is full.", HEALTH],
   phase: ["Phase", "A step of the start or the shutdown of the service: serving, not-ready, closing-connections, draining, closing.", HEALTH],

@@ -6,6 +6,7 @@ import { SECONDS } from "./series.js";
 import { term } from "./terms.js";
 
 const WORDS = { up: "Up", recovering: "Recovering", down: "Down", draining: "Draining", closed: "Closed" };
+const HOST_WORDS = { untried: "not tried", up: "up", "read-only": "read-only", down: "down" };
 const ICONS = { up: "✓", recovering: "↻", down: "✕", draining: "↓", closed: "■", none: "…" };
 const MEANING = {
   up: "The database responds.",
@@ -14,6 +15,12 @@ const MEANING = {
   draining: "Running operations finish. New ones are refused.",
   closed: "The pool is closed.",
 };
+
+// One of several hosts of the database URL.
+function describeHost({ host, state, cause, connections }) {
+  const used = connections ? `, ${connections} ${connections === 1 ? "connection" : "connections"}` : "";
+  return `${host} ${HOST_WORDS[state] ?? state}${cause ? ` (${cause.detail})` : ""}${used}`;
+}
 
 export class Health {
   #root = document.getElementById("health");
@@ -25,6 +32,7 @@ export class Health {
   #duration = el("span", "health-duration");
   #phase = el("span", "badge");
   #warnings = { shortage: this.#warning("shortage", "Shortage"), impairment: this.#warning("impairment", "Impairment") };
+  #hosts = { text: el("span"), node: null };
   #spans = {};
   #outageText = el("span", "health-outage");
   #outage = null;
@@ -39,7 +47,10 @@ export class Health {
       drawing.append(this.#spans[state]);
     }
     const axis = el("p", "note health-axis", el("span", null, "−5 min"), this.#outageText, el("span", null, "now"));
-    this.#root.append(el("div", "health-main", line, this.#warnings.shortage.node, this.#warnings.impairment.node), el("div", "health-past", drawing, axis));
+    this.#hosts.node = el("p", "health-warning", term("hosts", "Hosts"), this.#hosts.text);
+    this.#hosts.node.hidden = true;
+    const main = el("div", "health-main", line, this.#warnings.shortage.node, this.#warnings.impairment.node, this.#hosts.node);
+    this.#root.append(main, el("div", "health-past", drawing, axis));
     this.disconnected("Connecting to the service …");
   }
 
@@ -62,6 +73,7 @@ export class Health {
     setText(this.#sentence, sentence);
     for (const node of [this.#kind, this.#duration, this.#phase]) setHidden(node, true);
     for (const warning of Object.values(this.#warnings)) setHidden(warning.node, true);
+    setHidden(this.#hosts.node, true);
     this.#announce(`No data. ${sentence}`);
   }
 
@@ -90,6 +102,8 @@ export class Health {
       setText(warning.detail, value.detail);
       setText(warning.duration, `for ${age(value.forMs)}`);
     }
+    setHidden(this.#hosts.node, !frame.hosts);
+    if (frame.hosts) setText(this.#hosts.text, frame.hosts.map(describeHost).join(" · "));
     this.#drawOutage(time);
     this.#announce(
       [

@@ -21,11 +21,11 @@ pub struct ReverseProxy {
 impl ReverseProxy {
     /// Starts one with extra configuration lines, for nginx's `location /` or for HAProxy's frontend.
     pub async fn before(kind: Kind, service: SocketAddr, more: &str) -> Self {
-        let servers = match kind {
-            Kind::Nginx => format!("server {service};"),
+        let server = match kind {
+            Kind::Nginx => String::new(),
             Kind::HaProxy => format!("  server one {service}\n"),
         };
-        Self::start(kind, &servers, more).await
+        Self::start(kind, &server, &service.to_string(), more).await
     }
 
     /// Starts one in front of several processes, as `docs/OPERATIONS.md` describes it: HAProxy asks each for its readiness,
@@ -33,16 +33,24 @@ impl ReverseProxy {
     pub async fn balancing(kind: Kind, services: &[SocketAddr]) -> Self {
         let servers = services.iter().enumerate().map(|(number, service)| match kind {
             Kind::Nginx => format!("server {service} max_fails=0;"),
-            Kind::HaProxy => format!("  server s{number} {service} check inter 100ms fall 1 rise 1\n"),
+            Kind::HaProxy => format!("  server s{number} {service} check inter 200ms fall 2 rise 1\n"),
         });
-        let checks = match kind {
-            Kind::Nginx => "",
-            Kind::HaProxy => "  option httpchk GET /health/ready\n  http-check send hdr Host localhost\n",
-        };
-        Self::start(kind, &(checks.to_owned() + &servers.collect::<String>()), "").await
+        let servers: String = servers.collect();
+        match kind {
+            Kind::Nginx => {
+                let upstream = format!("upstream back {{ {servers} }}\n");
+                Self::start(kind, &upstream, "back", "proxy_set_header Host $http_host;").await
+            }
+            Kind::HaProxy => {
+                let checks =
+                    "  timeout check 2s\n  option httpchk GET /health/ready\n  http-check send hdr Host localhost\n";
+                Self::start(kind, &format!("{checks}{servers}"), "", "").await
+            }
+        }
     }
 
-    async fn start(kind: Kind, servers: &str, more: &str) -> Self {
+    /// `target` is what nginx forwards to: an address, or the upstream that `servers` defines.
+    async fn start(kind: Kind, servers: &str, target: &str, more: &str) -> Self {
         let (name, user, signal) = match kind {
             Kind::Nginx => ("nginx", "www-data", "QUIT"),
             Kind::HaProxy => ("haproxy", "haproxy", "TERM"),
@@ -62,8 +70,8 @@ impl ReverseProxy {
                 format!(
                     "daemon off; pid {at}/pid; error_log {at}/log;\nevents {{ worker_connections 768; }}\nhttp {{\n\
                      access_log off; sendfile on; tcp_nopush on; types_hash_max_size 2048; gzip on; {paths}\n\
-                     upstream back {{ {servers} }}\n\
-                     server {{ listen {address};\nlocation / {{ proxy_pass http://back;\n{more}\n}} }} }}\n"
+                     {servers}\
+                     server {{ listen {address};\nlocation / {{ proxy_pass http://{target};\n{more}\n}} }} }}\n"
                 )
             }
             // As in Debian's haproxy.cfg.
