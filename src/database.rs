@@ -1,6 +1,12 @@
 //! The pool of the database that the settings describe.
 
-use std::{io, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
 
 use orm_pool::{InvalidUrl, Pool, PoolBuilder, PoolOptions};
 use secrecy::{ExposeSecret, SecretString};
@@ -13,8 +19,11 @@ use tokio::{
 
 use crate::settings::{DatabaseSettings, PasswordSource, read_secret};
 
-/// How long the output of a command is used. Connections that are opened together share one run.
-const OUTPUT_AGE: Duration = Duration::from_secs(10);
+/// How long the output of a command is new: connections that are opened together share one run.
+const NEW: Duration = Duration::from_secs(10);
+/// How long it is used while the command runs again in the background: tokens are valid for 15 minutes or more, and a
+/// connection should not wait for a slow command.
+const USABLE: Duration = Duration::from_mins(10);
 /// How long a command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,7 +38,7 @@ pub(crate) fn pool_builder(database: &DatabaseSettings, options: &PoolOptions) -
         None => builder,
         Some(PasswordSource::File(path)) => builder.password(move || Box::pin(read_file(path.clone()))),
         Some(PasswordSource::Command(words)) => {
-            let command = Arc::new(PasswordCommand { words, latest: Mutex::new(None) });
+            let command = PasswordCommand::new(words);
             builder.password(move || {
                 let command = Arc::clone(&command);
                 Box::pin(async move { command.password().await })
@@ -46,18 +55,43 @@ async fn read_file(path: PathBuf) -> io::Result<String> {
 /// A command that prints the password, and its latest output.
 struct PasswordCommand {
     words: Vec<SecretString>,
-    latest: Mutex<Option<(Instant, SecretString)>>,
+    latest: StdMutex<Option<(Instant, SecretString)>>,
+    /// Held while the command runs.
+    running: Mutex<()>,
 }
 
 impl PasswordCommand {
-    async fn password(&self) -> io::Result<String> {
-        let mut latest = self.latest.lock().await;
-        if let Some((_, password)) = latest.as_ref().filter(|(at, _)| at.elapsed() < OUTPUT_AGE) {
-            return Ok(password.expose_secret().to_owned());
+    fn new(words: Vec<SecretString>) -> Arc<Self> {
+        Arc::new(Self { words, latest: StdMutex::default(), running: Mutex::default() })
+    }
+
+    /// Returns the latest output, if it is not older than this.
+    fn latest(&self, age: Duration) -> Option<String> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = latest.as_ref().filter(|(at, _)| at.elapsed() < age);
+        latest.map(|(_, password)| password.expose_secret().to_owned())
+    }
+
+    async fn password(self: &Arc<Self>) -> io::Result<String> {
+        if let Some(password) = self.latest(NEW) {
+            return Ok(password);
         }
-        let password = self.run().await?;
-        *latest = Some((Instant::now(), password.as_str().into()));
-        Ok(password)
+        // A task, because a connection attempt that is abandoned must not end the command.
+        let command = Arc::clone(self);
+        let run = tokio::spawn(async move {
+            let _running = command.running.lock().await;
+            if let Some(password) = command.latest(NEW) {
+                return Ok(password);
+            }
+            let password = command.run().await?;
+            let latest = Some((Instant::now(), password.as_str().into()));
+            *command.latest.lock().unwrap_or_else(PoisonError::into_inner) = latest;
+            Ok(password)
+        });
+        match self.latest(USABLE) {
+            Some(password) => Ok(password),
+            None => run.await.map_err(io::Error::other)?,
+        }
     }
 
     /// Runs the command. Errors do not repeat its arguments or its output, which may contain secrets; what it prints to
@@ -89,8 +123,8 @@ impl PasswordCommand {
 mod tests {
     use super::*;
 
-    fn command(text: &str) -> PasswordCommand {
-        PasswordCommand { words: text.split(' ').map(SecretString::from).collect(), latest: Mutex::new(None) }
+    fn command(text: &str) -> Arc<PasswordCommand> {
+        PasswordCommand::new(text.split(' ').map(SecretString::from).collect())
     }
 
     #[tokio::test]
@@ -113,8 +147,24 @@ mod tests {
         let command = command("cat /proc/sys/kernel/random/uuid");
         let (one, other) = tokio::join!(command.password(), command.password());
         assert_eq!(one.unwrap(), other.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_output_that_is_not_new_is_used_until_there_is_another() {
+        let command = command("cat /proc/sys/kernel/random/uuid");
         let first = command.password().await.unwrap();
-        *command.latest.lock().await = None;
-        assert_ne!(command.password().await.unwrap(), first);
+        let age = |by| {
+            let mut latest = command.latest.lock().unwrap();
+            latest.as_mut().unwrap().0 -= by;
+        };
+        age(NEW);
+        assert_eq!(command.password().await.unwrap(), first);
+        while command.latest(NEW).is_none() {
+            tokio::task::yield_now().await;
+        }
+        let second = command.password().await.unwrap();
+        assert_ne!(second, first);
+        age(USABLE);
+        assert_ne!(command.password().await.unwrap(), second);
     }
 }

@@ -64,6 +64,7 @@ mod query;
 mod recheck;
 mod refusal;
 mod refusal_log;
+mod refusal_pace;
 mod request_info;
 mod responses;
 mod route;

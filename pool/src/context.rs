@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -81,6 +81,8 @@ pub(crate) struct OperationContext {
     /// The number of the session that the statement runs in, or 0 if the server has none.
     session: AtomicU64,
     server: AtomicU64,
+    /// The host that it is connected to, plus one, if the URL has several.
+    host: AtomicUsize,
     /// Whether the pool enforces the statement timeout in that session.
     pool_enforces_timeout: AtomicBool,
 }
@@ -128,6 +130,7 @@ impl OperationContext {
             sent: AtomicU64::new(0),
             session: AtomicU64::new(0),
             server: AtomicU64::new(0),
+            host: AtomicUsize::new(0),
             pool_enforces_timeout: AtomicBool::new(false),
         }
     }
@@ -180,6 +183,16 @@ impl OperationContext {
             self.session.store(number.get(), Ordering::Relaxed);
             self.pool_enforces_timeout.store(pool_enforces_timeout, Ordering::Relaxed);
         }
+    }
+
+    /// Records the host that the next statements are sent to.
+    pub(crate) fn set_host(&self, host: Option<usize>) {
+        self.host.store(host.map_or(0, |host| host + 1), Ordering::Relaxed);
+    }
+
+    /// Returns the host, if the URL has several.
+    pub(crate) fn host(&self) -> Option<usize> {
+        self.host.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Records that a statement is about to be sent. Returns whether the previous one was killed, as

@@ -21,8 +21,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::{
     access::RATE_LIMIT,
     compression, limits, policy,
-    problem::Problem,
-    public_url, refusal_log,
+    problem::{Kind, Problem},
+    public_url, refusal_log, refusal_pace,
     request_info::{REQUEST_ID, RequestInfo},
 };
 use crate::{
@@ -85,7 +85,11 @@ pub(super) async fn finish(
     let info = RequestInfo::of(&request);
     // Only of HTTP/1; a connection of HTTP/2 counts its requests itself.
     let _busy = request.conn_data::<OpenConnection>().map(OpenConnection::begin_request);
-    let mut response = match (limits::limits(request, next, info.as_ref()).await, &info) {
+    let outcome = limits::limits(request, next, info.as_ref()).await;
+    if outcome.as_ref().is_ok_and(is_refused_by_the_pool) {
+        refusal_pace::wait().await;
+    }
+    let mut response = match (outcome, &info) {
         (Ok(response), Some(info)) => with_request_id(response, info),
         (Ok(response), None) => response.map_into_boxed_body(),
         (Err(error), Some(info)) => return Err(with_request_info(error, info)),
@@ -100,6 +104,11 @@ pub(super) async fn finish(
         response.response_mut().head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     }
     Ok(response)
+}
+
+fn is_refused_by_the_pool<B>(response: &ServiceResponse<B>) -> bool {
+    let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
+    problem.is_some_and(|problem| problem.kind() == Kind::PoolExhausted)
 }
 
 fn with_request_id(
@@ -157,10 +166,12 @@ fn join_trace(span: &Span, request: &ServiceRequest, method: &Method) -> Option<
 
 fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
     let suppressed = match status {
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => match refusal_log::admit(Instant::now()) {
-            Some(suppressed) => Some(suppressed).filter(|suppressed| *suppressed > 0),
-            None => return,
-        },
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            match refusal_log::admit(problem.map_or("", Problem::code), Instant::now()) {
+                Some(suppressed) => Some(suppressed).filter(|suppressed| *suppressed > 0),
+                None => return,
+            }
+        }
         _ => None,
     };
     let request_id = info.id();

@@ -118,6 +118,10 @@ impl Problem {
         }
     }
 
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Returns the code.
     pub(super) fn code(&self) -> &'static str {
         self.kind.parts().1

@@ -52,6 +52,11 @@ impl Reload {
             }
             return;
         }
+        let before = self.layers.settings();
+        if before.is_ok_and(|before| !settings.database.has_password_source_of(&before.database)) {
+            tracing::warn!(settings = "database.password", "reload: another source of the password requires a restart");
+            return;
+        }
         // Validated with the rest of the settings.
         let Ok(url) = settings.database.url() else { return };
         let changed = reloadable.join(", ");

@@ -348,11 +348,11 @@ async fn a_password_command_that_fails_is_reported(context: Context) {
     assert_refused(&context, &both, "database.password is set too").await;
     assert_refused(&context, &[("DATABASE_URL", &url), (NAME, "echo 'hunter2'")], "without quotation marks").await;
     for (command, part) in [("false hunter2", "failed: exit status: 1"), ("/hunter2", "cannot be run: No such file")] {
-        let variables = [("DATABASE_URL", url.as_str()), (NAME, command)];
+        let variables = [("DATABASE_URL", url.as_str()), (NAME, command), ("USERS_API__POOL__ACQUIRE", "1s")];
         let output = binary(context.folder(), &variables).output().await.unwrap();
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains("the database rejected the user or the password") && text.contains(part), "{text}");
+        assert!(text.contains("the password for the database cannot be read") && text.contains(part), "{text}");
         assert!(!text.contains(SECRET), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sea_orm::{DatabaseConnection, sqlx};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use super::engine_connector::EngineDisabled;
 use super::{
@@ -22,6 +22,8 @@ use crate::{
 /// Time limit for one of several hosts, about as long as an open connection may be silent before the database counts as
 /// down. If all hosts are silent, they are tried again with twice the limit.
 const HOST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before all hosts are tried again.
+const ROUND_PAUSE: Duration = Duration::from_millis(50);
 /// How long to wait for the resolver when checking whether name resolution has failed.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Prepared statements that each connection caches unless the URL sets another number: the drivers' default.
@@ -103,22 +105,14 @@ impl Connector {
     ///
     /// As for [`new`](Self::new).
     pub(crate) fn with_url(&self, url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, EngineDisabled> {
-        // The hosts are the same.
-        Ok(Self { hosts: Arc::clone(&self.hosts), ..Self::new(url, options, &self.driver_options)? })
+        Self::new(url, options, &self.driver_options)
     }
 
-    /// Returns a connector that connects only to this server, of several hosts. `None` if there is only one host, or if
-    /// the server is none of them.
-    pub(crate) fn only(&self, server: u64) -> Option<Self> {
-        let only = self.hosts.of_server(server).filter(|_| self.has_several_hosts())?;
+    /// Returns a connector that connects only to one of several hosts, whether it accepts writes or not. `None` if there
+    /// is only one.
+    pub(crate) fn only(&self, host: Option<usize>) -> Option<Self> {
+        let only = host.filter(|host| self.has_several_hosts() && *host < self.engines.len())?;
         Some(Self { only: Some(only), ..self.clone() })
-    }
-
-    /// Records that the only host that this connects to has not responded.
-    pub(crate) fn is_unresponsive(&self) {
-        if let Some(only) = self.only {
-            self.hosts.failed(only, DbErrorKind::Silent, &timed_out().to_string());
-        }
     }
 
     pub(crate) fn has_several_hosts(&self) -> bool {
@@ -171,17 +165,13 @@ impl Connector {
 
     /// Opens a connection within `limit`, ready for statements: to the first host that works.
     pub(crate) async fn connect(&self, limit: Duration) -> Result<DriverConnection, ConnectFailure> {
+        let unavailable = |error| ConnectFailure::new(DbErrorKind::PasswordUnavailable, error);
+        let password = timeout(limit, self.driver_options.password()).await.unwrap_or_else(|_| {
+            Err(PoolError::with_kind(DbErrorKind::PasswordUnavailable, "its source did not respond"))
+        });
+        let password = password.map_err(unavailable)?;
+        // The hosts have the whole limit, however long the source of the password took.
         let began = Instant::now();
-        let password = match timeout(limit, self.driver_options.password()).await {
-            Ok(password) => password.map_err(|error| ConnectFailure::new(DbErrorKind::Authentication, error))?,
-            Err(_) => {
-                let text = "the password cannot be read: its source did not respond";
-                return Err(ConnectFailure::new(
-                    DbErrorKind::Authentication,
-                    PoolError::with_kind(DbErrorKind::Authentication, text),
-                ));
-            }
-        };
         let left = || limit.saturating_sub(began.elapsed());
         let mut host_limit = if self.has_several_hosts() { HOST_TIMEOUT } else { limit };
         loop {
@@ -192,7 +182,8 @@ impl Connector {
                     Err(failure) => failures.push((host, failure)),
                 }
                 // As in libpq: credentials are the same everywhere, and servers lock accounts that fail too often.
-                if failures.last().is_some_and(|(_, failure)| failure.kind.is_final()) || left().is_zero() {
+                let is_rejected = |failure: &ConnectFailure| failure.kind == DbErrorKind::Authentication;
+                if failures.last().is_some_and(|(_, failure)| is_rejected(failure)) || left().is_zero() {
                     return Err(self.failure_of_all(failures));
                 }
             }
@@ -200,7 +191,8 @@ impl Connector {
             if !failures.iter().any(|(_, failure)| failure.kind == DbErrorKind::Silent) {
                 return Err(self.failure_of_all(failures));
             }
-            host_limit *= 2;
+            host_limit = (host_limit * 2).min(limit);
+            sleep(ROUND_PAUSE).await;
         }
     }
 
@@ -233,10 +225,7 @@ impl Connector {
         let opened = timeout(limit, self.open(host, password)).await.unwrap_or_else(|_| Err(timed_out()));
         let source = match opened {
             Ok(connection) if !self.has_several_hosts() => return Ok(connection),
-            Ok(connection) => {
-                let server = connection.session().map(|(session, _)| session.server);
-                return Ok(connection.of_host(self.hosts.opened(host, server)));
-            }
+            Ok(connection) => return Ok(connection.of_host(self.hosts.opened(host))),
             Err(source) => source,
         };
         let address = self.host_address(host);
@@ -274,10 +263,9 @@ impl Connector {
                 hook().await;
             }
         }
-        let mut opened = self.engines[host].open(&self.session, password).await?;
-        if self.needs_writable_server() {
-            opened.check_writable().await?;
-        }
+        // A connection to a certain server serves to query it about statements and to cancel them.
+        let must_accept_writes = self.needs_writable_server() && self.only.is_none();
+        let mut opened = self.engines[host].open(&self.session, password, must_accept_writes).await?;
         self.driver_options.run_after_connect(opened.borrow()).await?;
         Ok(opened.before_round_trip(before_round_trip))
     }
@@ -312,15 +300,16 @@ impl Connector {
         checked.try_for_each(|checked| checked).map_err(|error| ConnectFailure::new(DbErrorKind::NoSuchDatabase, error))
     }
 
-    /// Returns a separate SeaORM connection, for code that accepts nothing else, such as `sea-orm-migration`: to the
-    /// host that the next connection would be tried to. Its statements have no timeout, because schema changes can take
+    /// Returns a separate SeaORM connection, for code that accepts nothing else, such as `sea-orm-migration`: to a
+    /// host that works. Its statements have no timeout, because schema changes can take
     /// long.
     ///
     /// # Errors
     ///
     /// The source of the password failed.
     pub(crate) async fn database_connection(&self, acquire: Duration) -> Result<DatabaseConnection, sqlx::Error> {
-        let (host, password) = (self.order()[0], self.driver_options.password().await?);
+        let host = if self.has_several_hosts() { self.hosts.current() } else { 0 };
+        let password = self.driver_options.password().await?;
         let driver_options = Arc::clone(&self.driver_options);
         Ok(self.engines[host].database_connection(&self.session, password.as_deref(), acquire, driver_options))
     }

@@ -198,27 +198,22 @@ impl DriverConnection {
         Self { host: Some(host), ..self }
     }
 
+    /// Returns the host that it is connected to, if the URL has several.
+    pub(crate) fn host(&self) -> Option<usize> {
+        self.host.as_ref().map(HostConnection::host)
+    }
+
+    /// Records a response of the server.
+    pub(crate) fn host_responded(&self) {
+        if let Some(host) = &self.host {
+            host.responded();
+        }
+    }
+
     /// Records that the host cannot be used, if there are others.
     pub(crate) fn host_failed(&self, kind: DbErrorKind, detail: &str) {
         if let Some(host) = &self.host {
             host.failed(kind, detail);
-        }
-    }
-
-    /// Checks that the server accepts writes.
-    ///
-    /// # Errors
-    ///
-    /// [`DbErrorKind::ReadOnly`], or [`DbErrorKind::NotAccepting`] for a node of a Galera cluster that is not ready.
-    pub(super) async fn check_writable(&mut self) -> Result<()> {
-        self.round_trip().await;
-        match &mut self.driver {
-            #[cfg(feature = "sqlite")]
-            Driver::Sqlite(_) => Ok(()),
-            #[cfg(feature = "postgres")]
-            Driver::Postgres(connection, _) => super::postgres::check_writable(connection).await,
-            #[cfg(feature = "mysql")]
-            Driver::MySql(connection) => super::mysql::check_writable(connection).await,
         }
     }
 

@@ -43,12 +43,13 @@ impl DriverOptions {
     ///
     /// # Errors
     ///
-    /// [`DbErrorKind::Authentication`] if its source fails.
+    /// [`DbErrorKind::PasswordUnavailable`] if its source fails.
     pub(super) async fn password(&self) -> Result<Option<String>, sqlx::Error> {
         let Some(source) = &self.password else { return Ok(None) };
-        source().await.map(Some).map_err(|error| {
-            PoolError::with_kind(DbErrorKind::Authentication, format!("the password cannot be read: {error}"))
-        })
+        source()
+            .await
+            .map(Some)
+            .map_err(|error| PoolError::with_kind(DbErrorKind::PasswordUnavailable, error.to_string()))
     }
 
     /// Runs `after_connect` on a connection that has just been opened.

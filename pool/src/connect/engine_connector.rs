@@ -64,19 +64,21 @@ impl EngineConnector {
         }
     }
 
-    /// Opens a connection, with this password instead of that of the URL.
+    /// Opens a connection, with this password instead of that of the URL. `must_accept_writes` refuses a server that is
+    /// read-only or, as a node of a Galera cluster, not ready.
     pub(super) async fn open(
         &self,
         session: &Session,
         password: Option<&str>,
+        must_accept_writes: bool,
     ) -> Result<DriverConnection, sqlx::Error> {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(sqlite) => sqlite.open(session).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres(postgres) => postgres.open(session, password).await,
+            Self::Postgres(postgres) => postgres.open(session, password, must_accept_writes).await,
             #[cfg(feature = "mysql")]
-            Self::MySql(mysql) => mysql.open(session, password).await,
+            Self::MySql(mysql) => mysql.open(session, password, must_accept_writes).await,
         }
     }
 

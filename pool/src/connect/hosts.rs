@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use super::url::HostAddress;
 use crate::error_kind::DbErrorKind;
 
-/// How long a host that failed is tried last.
+/// How long a host that failed is tried last. It doubles with each further failure, up to the maximum.
 const RETRY: Duration = Duration::from_secs(10);
+const MAX_RETRY: Duration = Duration::from_mins(2);
 
 /// The hosts of a database URL.
 #[derive(Debug)]
@@ -33,8 +34,9 @@ struct Host {
     address: String,
     /// Open connections.
     connections: AtomicU32,
-    /// The digest of the server that its latest connection reached; 0 if unknown.
-    server: AtomicU64,
+    /// A copy of the state for the hot path: whether a connection attempt or a ping had no response, and nothing has
+    /// responded since.
+    is_silent: AtomicBool,
     state: Mutex<HostState>,
 }
 
@@ -53,6 +55,8 @@ pub(crate) struct HostFailure {
     pub(crate) kind: DbErrorKind,
     pub(crate) detail: Arc<str>,
     pub(crate) since: Instant,
+    /// How often it has failed since it last worked.
+    failures: u32,
     /// When it is next tried in its usual place.
     retry_at: Instant,
 }
@@ -70,7 +74,7 @@ impl Hosts {
         let host = |address: &HostAddress| Host {
             address: address.to_string(),
             connections: AtomicU32::new(0),
-            server: AtomicU64::new(0),
+            is_silent: AtomicBool::new(false),
             state: Mutex::new(HostState::Untried),
         };
         Self { hosts: addresses.iter().map(host).collect(), is_random }
@@ -84,16 +88,26 @@ impl Hosts {
         }
         let now = Instant::now();
         // The sort is stable: those that are expected to work keep their order.
-        order.sort_by_cached_key(|at| match &mut *self.hosts[*at].state() {
-            HostState::Untried | HostState::Working => None,
-            HostState::Failed(failure) if failure.retry_at <= now => {
+        order.sort_by_cached_key(|at| match &*self.hosts[*at].state() {
+            HostState::Failed(failure) if failure.retry_at > now => Some(failure.retry_at),
+            _ => None,
+        });
+        for at in &order {
+            let HostState::Failed(failure) = &mut *self.hosts[*at].state() else { break };
+            if failure.retry_at <= now {
                 // Other attempts try it last, until this one has ended.
                 failure.retry_at = now + RETRY;
-                None
             }
-            HostState::Failed(failure) => Some(failure.retry_at),
-        });
+        }
         order
+    }
+
+    /// Returns the host for a connection without a choice: one that works, otherwise the first one.
+    pub(super) fn current(&self) -> usize {
+        let works = |host: &Host| matches!(&*host.state(), HostState::Working);
+        let has_connections = |host: &Host| works(host) && host.connections.load(Ordering::Relaxed) > 0;
+        let used = self.hosts.iter().position(has_connections);
+        used.or_else(|| self.hosts.iter().position(works)).unwrap_or_default()
     }
 
     pub(super) fn address(&self, host: usize) -> &str {
@@ -101,10 +115,10 @@ impl Hosts {
     }
 
     /// Records a new connection to a host, and counts it as long as the result exists.
-    pub(super) fn opened(self: &Arc<Self>, host: usize, server: Option<u64>) -> HostConnection {
-        let Host { address, connections, server: known, state } = &self.hosts[host];
+    pub(super) fn opened(self: &Arc<Self>, host: usize) -> HostConnection {
+        let Host { address, connections, is_silent, state } = &self.hosts[host];
         connections.fetch_add(1, Ordering::Relaxed);
-        known.store(server.unwrap_or_default(), Ordering::Relaxed);
+        is_silent.store(false, Ordering::Relaxed);
         let before = std::mem::replace(&mut *lock(state), HostState::Working);
         if let HostState::Failed(failure) = before {
             tracing::info!(host = %address, after = ?failure.since.elapsed(), "the host is available again");
@@ -113,30 +127,34 @@ impl Hosts {
     }
 
     /// Records that a host cannot be used.
-    pub(super) fn failed(&self, host: usize, kind: DbErrorKind, detail: &str) {
-        let Host { address, state, .. } = &self.hosts[host];
+    pub(crate) fn failed(&self, host: usize, kind: DbErrorKind, detail: &str) {
+        let Host { address, state, is_silent, .. } = &self.hosts[host];
         let now = Instant::now();
         let mut state = lock(state);
-        let since = match &*state {
-            HostState::Failed(before) if before.kind == kind => before.since,
-            _ => now,
+        let (since, failures) = match &*state {
+            HostState::Failed(before) if before.kind == kind => (before.since, before.failures + 1),
+            HostState::Failed(before) => (now, before.failures + 1),
+            _ => (now, 1),
         };
         if since == now {
             tracing::warn!(host = %address, cause = %kind, detail, "the host is not used");
         }
-        *state = HostState::Failed(HostFailure { kind, detail: detail.into(), since, retry_at: now + RETRY });
+        let pause = RETRY.saturating_mul(1 << (failures - 1).min(10)).min(MAX_RETRY);
+        is_silent.store(kind == DbErrorKind::Silent, Ordering::Relaxed);
+        *state = HostState::Failed(HostFailure { kind, detail: detail.into(), since, failures, retry_at: now + pause });
     }
 
-    /// Returns the host whose latest connection reached this server.
-    pub(super) fn of_server(&self, server: u64) -> Option<usize> {
-        self.hosts.iter().position(|host| host.server.load(Ordering::Relaxed) == server)
+    /// Records a response of a host on an open connection.
+    fn responded(&self, host: usize) {
+        let Host { is_silent, state, .. } = &self.hosts[host];
+        if is_silent.load(Ordering::Relaxed) && is_silent.swap(false, Ordering::Relaxed) {
+            *lock(state) = HostState::Working;
+        }
     }
 
-    /// Whether the latest attempt to connect to this server's host had no response.
-    pub(crate) fn is_silent(&self, server: u64) -> bool {
-        self.of_server(server).is_some_and(|host| {
-            matches!(&*self.hosts[host].state(), HostState::Failed(failure) if failure.kind == DbErrorKind::Silent)
-        })
+    /// Whether a connection attempt or a ping had no response from this host, and nothing has responded since.
+    pub(crate) fn is_silent(&self, host: usize) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.is_silent.load(Ordering::Relaxed))
     }
 
     /// Returns what is known of each host.
@@ -168,6 +186,15 @@ pub(super) struct HostConnection {
 }
 
 impl HostConnection {
+    pub(super) fn host(&self) -> usize {
+        self.host
+    }
+
+    /// Records a response on the connection.
+    pub(super) fn responded(&self) {
+        self.hosts.responded(self.host);
+    }
+
     /// Records that the host cannot be used.
     pub(super) fn failed(&self, kind: DbErrorKind, detail: &str) {
         self.hosts.failed(self.host, kind, detail);
@@ -198,16 +225,40 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         hosts.failed(1, DbErrorKind::Silent, "silent");
         assert_eq!(hosts.order(), [2, 0, 1], "the one that failed first is tried first");
-        tokio::time::advance(RETRY - Duration::from_secs(1)).await;
+        tokio::time::advance(Duration::from_secs(9)).await;
         assert_eq!(hosts.order(), [0, 2, 1]);
         assert_eq!(hosts.order(), [2, 1, 0], "only one attempt retries it");
-        let connection = hosts.opened(0, Some(7));
-        assert_eq!((hosts.order(), hosts.infos()[0].connections), (vec![0, 2, 1], 1));
-        assert!(!hosts.is_silent(7));
-        connection.failed(DbErrorKind::Silent, "silent");
-        assert!(hosts.is_silent(7) && !hosts.is_silent(8));
+        hosts.failed(0, DbErrorKind::Refused, "refused");
+        tokio::time::advance(RETRY).await;
+        assert_eq!(hosts.order()[2], 0, "after another failure it takes twice as long");
+        let connection = hosts.opened(0);
+        assert_eq!((hosts.order()[0], hosts.infos()[0].connections), (0, 1));
         drop(connection);
         assert_eq!(hosts.infos()[0].connections, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_behind_one_that_works_keeps_its_retry() {
+        let hosts = hosts(false);
+        hosts.failed(1, DbErrorKind::Refused, "refused");
+        tokio::time::advance(RETRY).await;
+        assert_eq!((hosts.order(), hosts.order()), (vec![0, 1, 2], vec![0, 1, 2]));
+    }
+
+    #[tokio::test]
+    async fn a_response_ends_the_silence_of_a_host() {
+        let hosts = hosts(false);
+        let connection = hosts.opened(1);
+        connection.failed(DbErrorKind::Silent, "a ping was lost");
+        assert!(hosts.is_silent(1) && !hosts.is_silent(0));
+        connection.responded();
+        assert!(!hosts.is_silent(1) && matches!(hosts.infos()[1].state, HostState::Working));
+        connection.failed(DbErrorKind::ReadOnly, "read-only");
+        connection.responded();
+        assert!(matches!(hosts.infos()[1].state, HostState::Failed(_)), "it responds, and is still read-only");
+        assert_eq!(hosts.current(), 0, "none works");
+        let _other = hosts.opened(2);
+        assert_eq!(hosts.current(), 2);
     }
 
     #[tokio::test(start_paused = true)]

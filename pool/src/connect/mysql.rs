@@ -60,12 +60,16 @@ impl MySqlConnector {
         &self,
         session: &Session,
         password: Option<&str>,
+        must_accept_writes: bool,
     ) -> Result<DriverConnection, sqlx::Error> {
         let options = self.options_with(password);
         let (opened, socket) = self.sockets.find(options.get_port(), options.connect()).await;
         let mut opened = opened?;
         set_session(session, &mut opened, &options).await?;
         let server_session = read_session(&mut opened).await?;
+        if must_accept_writes {
+            check_writable(&mut opened).await?;
+        }
         Ok(DriverConnection::new(Driver::MySql(opened), socket).with_session(server_session))
     }
 
@@ -157,10 +161,11 @@ async fn set_session(
 
 /// Checks that the server accepts writes: it is not `read_only`, and if it is a node of a Galera cluster, it is ready. A
 /// node without a quorum accepts connections, but rejects all statements on tables.
-pub(super) async fn check_writable(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
-    let read_only: i64 =
-        sqlx::raw_sql("SELECT CAST(@@GLOBAL.read_only AS SIGNED)").fetch_one(&mut *connection).await?.try_get(0)?;
-    if read_only != 0 {
+async fn check_writable(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+    // A number; since MariaDB 12 a word: OFF, ON, NO_LOCK or NO_LOCK_NO_ADMIN.
+    let read_only: String =
+        sqlx::raw_sql("SELECT CAST(@@GLOBAL.read_only AS CHAR)").fetch_one(&mut *connection).await?.try_get(0)?;
+    if read_only != "0" && read_only != "OFF" {
         return Err(PoolError::with_kind(DbErrorKind::ReadOnly, "read_only is on"));
     }
     // Every MariaDB has the status variables; the provider is empty if it is not a node.

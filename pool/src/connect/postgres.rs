@@ -52,11 +52,15 @@ impl PostgresConnector {
         &self,
         session: &Session,
         password: Option<&str>,
+        must_accept_writes: bool,
     ) -> Result<DriverConnection, sqlx::Error> {
         let options = self.options_with(password);
         let (opened, socket) = self.sockets.find(options.get_port(), options.connect()).await;
         let mut opened = opened?;
         let id = set_session(session, &mut opened, &options).await?;
+        if must_accept_writes {
+            check_writable(&mut opened).await?;
+        }
         let settings = session.pooler().map(|_| session_settings(session, true).into());
         let server_session = ServerSession { id, lock_timeout: session.lock_timeout(), ..ServerSession::default() };
         Ok(DriverConnection::new(Driver::Postgres(opened, settings), socket).with_session(server_session))
@@ -176,7 +180,7 @@ async fn set_session(
 }
 
 /// Checks that the server accepts writes, as libpq does for `target_session_attrs=read-write`.
-pub(super) async fn check_writable(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+async fn check_writable(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'";
     let row = sqlx::raw_sql(sql).fetch_one(connection).await?;
     if row.try_get(0)? {

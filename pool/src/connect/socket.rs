@@ -9,7 +9,16 @@
 //! one that appears among the process's file descriptors (Linux) and is connected to the database's port. Where that is
 //! not possible nothing is checked, and a write on a closed connection fails as it would anyway.
 
-use std::{collections::BTreeSet, fs, future::poll_fn, os::fd::RawFd, pin::pin};
+use std::{
+    collections::BTreeSet,
+    fs,
+    future::poll_fn,
+    os::fd::RawFd,
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
+    task::Poll,
+    time::Duration,
+};
 
 use nix::{
     errno::Errno,
@@ -18,7 +27,7 @@ use nix::{
         recv,
     },
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 /// The socket of a driver's connection. The driver owns it: it stays open as long as that connection.
 #[derive(Clone, Copy, Debug)]
@@ -31,31 +40,80 @@ impl Socket {
     }
 }
 
-/// Finds the sockets of connections. They are opened one after another until each has its socket;
-/// the rest of the handshake (TLS, authentication) takes longer and runs concurrently.
+/// Finds the sockets of connections. They are opened one after another until each has its socket; the rest of the
+/// handshake (TLS, authentication) takes longer and runs concurrently. A host that does not respond must not delay
+/// connections to others, so a connection that has to wait is opened beside them, without finding its socket.
 #[derive(Debug, Default)]
 pub(crate) struct SocketFinder {
     opening: Mutex<()>,
+    beside: Beside,
 }
+
+/// Connections that are opened beside others: while there are any, it is unknown whose a new socket is.
+#[derive(Debug, Default)]
+struct Beside {
+    begun: AtomicU64,
+    active: AtomicU64,
+}
+
+impl Beside {
+    fn begin(&self) -> impl Drop {
+        struct Active<'a>(&'a AtomicU64);
+        impl Drop for Active<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        self.active.fetch_add(1, Ordering::AcqRel);
+        Active(&self.active)
+    }
+
+    /// Returns how many have begun; `None` while one is being opened.
+    fn none_active(&self) -> Option<u64> {
+        (self.active.load(Ordering::Acquire) == 0).then(|| self.begun.load(Ordering::Acquire))
+    }
+}
+
+/// How long a connection waits for its turn, and for its socket.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 impl SocketFinder {
     /// Opens a connection to this port, and returns its socket if there is exactly one candidate.
     pub(crate) async fn find<F: Future>(&self, port: u16, connect: F) -> (F::Output, Option<Socket>) {
         let mut connect = pin!(connect);
-        let mut guard = Some(self.opening.lock().await);
-        let before = connected_to(port);
+        let Ok(guard) = timeout(PATIENCE, self.opening.lock()).await else {
+            let _beside = self.beside.begin();
+            return (connect.await, None);
+        };
+        let (before, beside) = (connected_to(port), self.beside.none_active());
         let mut new: Vec<RawFd> = Vec::new();
-        let opened = poll_fn(|context| {
+        let search = poll_fn(|context| {
             let poll = connect.as_mut().poll(context);
-            if guard.is_some() {
-                new = connected_to(port).difference(&before).map(|(descriptor, _)| *descriptor).collect();
-                if !new.is_empty() {
-                    guard = None;
-                }
+            new = connected_to(port).difference(&before).map(|(descriptor, _)| *descriptor).collect();
+            match poll {
+                Poll::Ready(opened) => Poll::Ready(Some(opened)),
+                Poll::Pending if new.is_empty() => Poll::Pending,
+                Poll::Pending => Poll::Ready(None),
             }
-            poll
-        })
-        .await;
+        });
+        let found = timeout(PATIENCE, search).await;
+        if beside.is_none() || self.beside.none_active() != beside {
+            new.clear();
+        }
+        let opened = match found {
+            Ok(Some(opened)) => opened,
+            Ok(None) => {
+                drop(guard);
+                connect.await
+            }
+            Err(_) => {
+                let _beside = self.beside.begin();
+                drop(guard);
+                new.clear();
+                connect.await
+            }
+        };
         let socket = match new[..] {
             [only] => Some(Socket(only)),
             _ => None,

@@ -18,6 +18,8 @@ pub enum DbErrorKind {
     Tls,
     /// The server rejected the user or the password.
     Authentication,
+    /// The source of the password failed.
+    PasswordUnavailable,
     /// The database does not exist, or the file is not a database.
     NoSuchDatabase,
     /// The server's configuration is not supported; the error message says what to change.
@@ -120,6 +122,7 @@ impl DbErrorKind {
             Self::Refused => "the database refuses connections",
             Self::NameResolution => "the database's host name cannot be resolved",
             Self::Tls => "TLS negotiation with the database failed",
+            Self::PasswordUnavailable => "the password for the database cannot be read",
             Self::Authentication => "the database rejected the user or the password",
             Self::NoSuchDatabase => "the database does not exist",
             Self::Unsuitable => "the configuration of the database is not supported",

@@ -79,6 +79,7 @@ impl Connection {
         entry: PoolEntry<DriverConnection>,
     ) -> Self {
         context.set_session(entry.connection.session());
+        context.set_host(entry.connection.host());
         let held = Held {
             inner: Arc::clone(inner),
             context: Arc::clone(context),
@@ -327,6 +328,7 @@ impl StatementGuard<'_> {
                 self.connection.held.inner.health.on_response();
                 if let Some(entry) = self.entry.as_mut() {
                     entry.last_response = Instant::now();
+                    entry.connection.host_responded();
                 }
             }
             Err(error) => {

@@ -294,6 +294,7 @@ pub(super) async fn validate(
         match timeout(PING_TIMEOUT, entry.connection.ping()).await {
             Ok(Ok(())) => {
                 inner.health.on_response();
+                entry.connection.host_responded();
                 return Ok(lease);
             }
             Ok(Err(_)) => {}

@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use sea_orm::sqlx;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{PoolInner, lost_responses::LostResponses};
 use crate::{
-    connect::{driver::DriverConnection, url::Engine},
+    connect::url::Engine,
     context::{OperationContext, PendingStatement},
     error_kind::{root_cause, timed_out},
     health::State,
@@ -148,8 +149,7 @@ fn kill_timed_out(inner: &Arc<PoolInner>, kill_lock: &Arc<tokio::sync::Mutex<()>
     }
     let inner = Arc::clone(inner);
     inner.handle.clone().spawn(async move {
-        let killed = timeout(KILL_TIMEOUT, kill(&inner, &expired)).await;
-        if let Err(error) = killed.unwrap_or_else(|_| Err(Arc::new(timed_out()))) {
+        if let Err(error) = kill(&inner, &expired).await {
             tracing::warn!(
                 error = root_cause(error.as_ref()),
                 "failed to kill statements that exceed statement_timeout; retrying"
@@ -160,24 +160,33 @@ fn kill_timed_out(inner: &Arc<PoolInner>, kill_lock: &Arc<tokio::sync::Mutex<()>
     });
 }
 
-/// Kills these statements, over one connection to each of their servers. It does not belong to the pool.
+/// Kills these statements, over one connection to each of their hosts. It does not belong to the pool.
 async fn kill(
     inner: &PoolInner,
     expired: &[(Arc<OperationContext>, PendingStatement)],
 ) -> Result<(), Arc<sqlx::Error>> {
+    let mut hosts: Vec<Option<usize>> = expired.iter().map(|(context, _)| context.host()).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    // At the same time: one of several hosts may not respond.
+    let outcomes = join_all(hosts.into_iter().map(|host| async move {
+        let on_host = expired.iter().filter(|(context, _)| context.host() == host);
+        timeout(KILL_TIMEOUT, kill_on(inner, host, on_host)).await.unwrap_or_else(|_| Err(Arc::new(timed_out())))
+    }));
+    outcomes.await.into_iter().collect()
+}
+
+/// Kills statements on one host.
+async fn kill_on(
+    inner: &PoolInner,
+    host: Option<usize>,
+    expired: impl Iterator<Item = &(Arc<OperationContext>, PendingStatement)>,
+) -> Result<(), Arc<sqlx::Error>> {
+    let Some(opened) = inner.open_detached(inner.connector().only(host)).await else { return Ok(()) };
+    let mut connection = opened.map_err(|failure| failure.source)?;
     let mut outcome = Ok(());
-    let mut connections: Vec<(u64, DriverConnection)> = Vec::new();
     for (context, killed) in expired {
-        let server = killed.session.server;
-        let at = match connections.iter().position(|(other, _)| *other == server) {
-            Some(at) => at,
-            None => {
-                let Some(opened) = inner.open_detached(inner.connector().only(server)).await else { return Ok(()) };
-                connections.push((server, opened.map_err(|failure| failure.source)?));
-                connections.len() - 1
-            }
-        };
-        if let Err(error) = connections[at].1.kill_statement(killed.session).await {
+        if let Err(error) = connection.kill_statement(killed.session).await {
             outcome = Err(Arc::new(error));
             continue;
         }
@@ -190,10 +199,8 @@ async fn kill(
             "statement killed: no response within statement_timeout"
         );
     }
-    for (_, connection) in connections {
-        // The server cleans up the session in any case.
-        let _ = connection.close().await;
-    }
+    // The server cleans up the session in any case.
+    let _ = connection.close().await;
     outcome
 }
 
@@ -207,11 +214,7 @@ fn abort_stranded(inner: &PoolInner) {
     let statement = inner.options().statement_timeout;
     let (is_silent, connector) = (inner.health.is_silent(), inner.connector());
     let is_expired = |context: &OperationContext| {
-        let is_on_silent_host = || {
-            let pending = context.pending(RESPONSE_GRACE, inner.clock);
-            connector.has_several_hosts()
-                && pending.is_some_and(|pending| connector.hosts().is_silent(pending.session.server))
-        };
+        let is_on_silent_host = || context.host().is_some_and(|host| connector.hosts().is_silent(host));
         let waited = context.pending_for(inner.clock).unwrap_or_default();
         is_silent || !statement.is_zero() && waited >= statement + RESPONSE_GRACE || is_on_silent_host()
     };

@@ -13,14 +13,17 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{PoolInner, probe::PING_TIMEOUT};
+use super::{
+    PoolInner,
+    probe::{PING_TIMEOUT, PING_UNANSWERED},
+};
 use crate::{
     connect::{
         driver::{DriverConnection, SessionId},
         url::Engine,
     },
     context::{OperationContext, PendingStatement},
-    error_kind::timed_out,
+    error_kind::{DbErrorKind, timed_out},
     set::CloseReason,
 };
 
@@ -74,16 +77,15 @@ impl LostResponses {
 impl PoolInner {
     /// Asks each server about the statements that run on it.
     async fn abort_lost(self: &Arc<Self>, suspects: &[Suspect]) {
-        let mut servers: Vec<u64> = suspects.iter().map(|(_, statement)| statement.session.server).collect();
-        servers.sort_unstable();
-        servers.dedup();
-        for server in servers {
-            let on_server: Vec<&Suspect> =
-                suspects.iter().filter(|(_, statement)| statement.session.server == server).collect();
-            let sessions: Vec<_> = on_server.iter().map(|(_, statement)| statement.session).collect();
-            match self.idle_sessions(server, &sessions).await {
+        let mut hosts: Vec<Option<usize>> = suspects.iter().map(|(context, _)| context.host()).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        for host in hosts {
+            let on_host: Vec<&Suspect> = suspects.iter().filter(|(context, _)| context.host() == host).collect();
+            let sessions: Vec<_> = on_host.iter().map(|(_, statement)| statement.session).collect();
+            match self.idle_sessions(host, &sessions).await {
                 Some(Ok(idle)) => {
-                    let lost = on_server.into_iter().filter(|(_, statement)| idle.contains(&statement.session));
+                    let lost = on_host.into_iter().filter(|(_, statement)| idle.contains(&statement.session));
                     for (context, _) in lost.filter(|(context, statement)| context.strand_in(*statement)) {
                         tracing::warn!(
                             operation = context.operation,
@@ -99,19 +101,22 @@ impl PoolInner {
         }
     }
 
-    /// Returns those of the sessions that are idle, according to the server; `None` if it cannot be asked.
+    /// Returns those of the sessions on a host that are idle, according to the server; `None` if it cannot be asked.
     async fn idle_sessions(
         self: &Arc<Self>,
-        server: u64,
+        host: Option<usize>,
         sessions: &[SessionId],
     ) -> Option<Result<Vec<SessionId>, sqlx::Error>> {
         let query = async |connection: &mut DriverConnection| {
             let response = timeout(PING_TIMEOUT, connection.idle_sessions(sessions)).await;
+            match &response {
+                Ok(Ok(_)) => connection.host_responded(),
+                Ok(Err(_)) => {}
+                Err(_) => connection.host_failed(DbErrorKind::Silent, PING_UNANSWERED),
+            }
             response.unwrap_or_else(|_| Err(timed_out()))
         };
-        let is_on_server =
-            |connection: &DriverConnection| connection.session().is_none_or(|(session, _)| session.server == server);
-        if let Some(mut entry) = self.admission.take_idle_if(|entry| is_on_server(&entry.connection)) {
+        if let Some(mut entry) = self.admission.take_idle_if(|entry| entry.connection.host() == host) {
             let idle = query(&mut entry.connection).await;
             if idle.is_ok() {
                 entry.last_response = Instant::now();
@@ -122,25 +127,23 @@ impl PoolInner {
             }
             return Some(idle);
         }
-        let mut connection = self.open_on(server).await?;
+        let mut connection = self.open_on(host).await?;
         let idle = query(&mut connection).await;
         // The server cleans up the session in any case.
         let _ = timeout(PING_TIMEOUT, connection.close()).await;
         Some(idle)
     }
 
-    /// Opens a connection that does not belong to the pool to this server. If it does not respond, it is known to be
+    /// Opens a connection to a host that does not belong to the pool. If the host does not respond, it is known to be
     /// silent from then on.
-    async fn open_on(&self, server: u64) -> Option<DriverConnection> {
-        let only = self.connector().only(server);
-        match timeout(PING_TIMEOUT, self.open_detached(only.clone())).await {
-            Ok(opened) => opened?.ok(),
-            Err(_) => {
-                if let Some(only) = only {
-                    only.is_unresponsive();
-                }
-                None
+    async fn open_on(&self, host: Option<usize>) -> Option<DriverConnection> {
+        let connector = self.connector();
+        let Ok(opened) = timeout(PING_TIMEOUT, self.open_detached(connector.only(host))).await else {
+            if let Some(host) = host {
+                connector.hosts().failed(host, DbErrorKind::Silent, PING_UNANSWERED);
             }
-        }
+            return None;
+        };
+        opened?.ok()
     }
 }

@@ -140,6 +140,7 @@ impl PoolInner {
                 Ok(Ok(())) => {
                     has_responded = true;
                     self.health.on_response();
+                    entry.connection.host_responded();
                     entry.last_response = Instant::now();
                     self.check_in(entry);
                 }

@@ -116,7 +116,7 @@ impl PoolBuilder {
 
     /// Sets a source of passwords that change, such as the tokens of a cloud provider. It is awaited before each
     /// connection attempt, within its time limit, and replaces the password of the URL. If it fails, so does the
-    /// attempt, with [`DbErrorKind::Authentication`](crate::DbErrorKind::Authentication); the error is shown, so it must
+    /// attempt, with [`DbErrorKind::PasswordUnavailable`](crate::DbErrorKind::PasswordUnavailable); the error is shown, so it must
     /// not contain the password.
     pub fn password<F>(mut self, source: F) -> Self
     where

@@ -218,14 +218,17 @@ impl Client {
     async fn update_own(&mut self) {
         let at = self.round % self.own.len();
         let (id, version) = self.own[at].clone();
-        let expected = version.filter(|_| self.round % 3 != 0);
+        let expected = version.filter(|_| !self.round.is_multiple_of(3));
         self.own[at].1 = self.update(&id, expected).await;
     }
 
     async fn update_contended(&mut self) {
         let id = {
             let contended = self.shared.contended.lock().unwrap_or_else(PoisonError::into_inner);
-            if contended.is_empty() { return } else { contended[self.round % contended.len()].clone() }
+            if contended.is_empty() {
+                return;
+            }
+            contended[self.round % contended.len()].clone()
         };
         let (status, user) = self.send(Method::GET, &format!("/users/{id}"), None, None).await;
         if status == 200 {
@@ -247,7 +250,7 @@ impl Client {
 
     async fn delete_own(&mut self) {
         let (id, version) = self.own.swap_remove(self.round % self.own.len());
-        let expected = version.filter(|_| self.round % 2 == 0);
+        let expected = version.filter(|_| self.round.is_multiple_of(2));
         let pending = self.shared.history.begin(Operation::Delete { id: id.clone(), expected });
         let (status, json) = self.send(Method::DELETE, &format!("/users/{id}"), expected, None).await;
         pending.end(outcome(status, &json, Some(&id)));

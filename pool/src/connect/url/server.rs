@@ -217,7 +217,9 @@ impl Authority {
     /// Refuses parameters that repeat a part of the URL.
     fn refuse_duplicates(&self, settings: &Settings) -> Result<(), InvalidUrl> {
         // A socket replaces the host, which several clients require nevertheless.
-        let host = matches!((self.list.first(), settings.list.first()), (Some(_), Some(Host::Name(_))));
+        let is_replaced = settings.list.hosts.len() <= 1 && !matches!(settings.list.first(), Some(Host::Name(_)));
+        let is_given = settings.list.first().is_some() || settings.socket.is_some();
+        let host = self.list.first().is_some() && is_given && !(is_replaced && self.list.hosts.len() == 1);
         for (is_duplicate, what) in [
             (host, "host"),
             (self.user.is_some() && settings.user.is_some(), "user"),

@@ -191,6 +191,9 @@ fn a_server_url_may_have_several_hosts() {
         ("postgres://u@/d?host=a,", "must be an ASCII host name"),
         ("postgres://u@/d?hostaddr=a,b", "must be an IP address"),
         ("mysql://u@a,b/d?host=c", "host is given twice"),
+        ("mysql://u@a,b/d?socket=/s", "host is given twice"),
+        ("postgres://u@a,b/d?host=/run/pg", "host is given twice"),
+        ("postgres://u@a/d?host=/run/pg,b", "host is given twice"),
     ] {
         assert!(refusal(text).contains(part), "{text}: {}", refusal(text));
     }

@@ -1,0 +1,50 @@
+//! Slows clients down that retry at once. Without a pause, a thousand of them can send more requests than the process can
+//! refuse, and it would have no time left for those that it can serve.
+//!
+//! Only refusals of a busy pool wait (`pool-exhausted`), and only beyond a rate that clients reach only if they ignore
+//! `Retry-After`. The requests that the pool serves do not wait.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+/// How many refusals each worker sends at once per period: about one per cent of a core.
+const IMMEDIATE: u32 = 500;
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long each further one waits.
+const PAUSE: Duration = Duration::from_millis(250);
+
+thread_local! {
+    /// When the period began, and how many refusals there were since.
+    static REFUSED: Cell<Option<(Instant, u32)>> = const { Cell::new(None) };
+}
+
+/// Waits before a refusal is sent, if this worker has sent many.
+pub(super) async fn wait() {
+    if !is_immediate(Instant::now()) {
+        sleep(PAUSE).await;
+    }
+}
+
+fn is_immediate(now: Instant) -> bool {
+    let (began, count) = REFUSED.get().filter(|(began, _)| now - *began < PERIOD).unwrap_or((now, 0));
+    REFUSED.set(Some((began, count.saturating_add(1))));
+    count < IMMEDIATE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_beyond_the_rate_wait() {
+        let began = Instant::now();
+        let immediate = (0..600).filter(|_| is_immediate(began)).count();
+        assert_eq!(immediate, 500);
+        assert!(!is_immediate(began + PERIOD / 2));
+        assert!(is_immediate(began + PERIOD));
+    }
+}
