@@ -214,7 +214,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// The source of the password failed: see [`PoolBuilder::password`].
+    /// The source of the password failed: see [`PoolBuilder::password`](crate::PoolBuilder::password).
     pub async fn separate_connection(&self) -> Result<DatabaseConnection, DbErr> {
         let opened = self.inner().connector().database_connection(self.inner().options().acquire).await;
         opened.map_err(|error| connection_error(Arc::new(error)))
