@@ -141,7 +141,11 @@ async fn a_read_only_server_is_skipped_and_left(context: Context) {
     // A failover: the other one becomes the primary.
     set_read_only(&one, context.engine(), false).await;
     set_read_only(&other, context.engine(), true).await;
-    let refused = write(&pool, "INSERT INTO t VALUES (2)".to_owned()).await.unwrap_err();
+    // PostgreSQL applies the setting to a session a moment later.
+    let refused = eventually("a write is refused", || async {
+        write(&pool, "DELETE FROM t WHERE id = 2".to_owned()).await.err()
+    })
+    .await;
     assert!(matches!(&refused, Error::Database(error) if DbErrorKind::of(error) == DbErrorKind::ReadOnly), "{refused}");
     eventually("writes reach the new primary", || async {
         write(&pool, "INSERT INTO t VALUES (3)".to_owned()).await.ok()
