@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 
-# docs/DEPLOYMENT.md, "Container image", says what the image promises; scripts/container checks it.
+# docs/DEPLOYMENT.md, "Container image", lists the properties of the image; scripts/container checks them.
 
 # The toolchain of rust-toolchain.toml on Debian 12. Its C library and certificates are copied into the image: build
 # again with a newer base when they get security updates. To pin the base, pass its digest:

@@ -19,11 +19,12 @@ use tokio::{
 
 use crate::settings::{DatabaseSettings, PasswordSource, read_secret};
 
-/// How long the output of a command is new: connections that are opened together share one run.
-const NEW: Duration = Duration::from_secs(10);
-/// How long it is used while the command runs again in the background: tokens are valid for 15 minutes or more, and a
-/// connection should not wait for a slow command.
-const USABLE: Duration = Duration::from_mins(10);
+/// For how long the output of the command is used without running it again: connections that are opened together share
+/// one run.
+const FRESH_FOR: Duration = Duration::from_secs(10);
+/// For how long it is used at all, while the command runs again in the background: tokens are valid for 15 minutes or
+/// more, and a connection should not wait for a slow command.
+const MAX_AGE: Duration = Duration::from_mins(10);
 /// How long a command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -73,22 +74,23 @@ impl PasswordCommand {
     }
 
     async fn password(self: &Arc<Self>) -> io::Result<String> {
-        if let Some(password) = self.latest(NEW) {
+        if let Some(password) = self.latest(FRESH_FOR) {
             return Ok(password);
         }
         // A task, because a connection attempt that is abandoned must not end the command.
         let command = Arc::clone(self);
         let run = tokio::spawn(async move {
             let _running = command.running.lock().await;
-            if let Some(password) = command.latest(NEW) {
+            if let Some(password) = command.latest(FRESH_FOR) {
                 return Ok(password);
             }
-            let password = command.run().await?;
+            let run = command.run().await;
+            let password = run.inspect_err(|error| tracing::warn!(%error, "the password command failed"))?;
             let latest = Some((Instant::now(), password.as_str().into()));
             *command.latest.lock().unwrap_or_else(PoisonError::into_inner) = latest;
             Ok(password)
         });
-        match self.latest(USABLE) {
+        match self.latest(MAX_AGE) {
             Some(password) => Ok(password),
             None => run.await.map_err(io::Error::other)?,
         }
@@ -157,14 +159,14 @@ mod tests {
             let mut latest = command.latest.lock().unwrap();
             latest.as_mut().unwrap().0 -= by;
         };
-        age(NEW);
+        age(FRESH_FOR);
         assert_eq!(command.password().await.unwrap(), first);
-        while command.latest(NEW).is_none() {
+        while command.latest(FRESH_FOR).is_none() {
             tokio::task::yield_now().await;
         }
         let second = command.password().await.unwrap();
         assert_ne!(second, first);
-        age(USABLE);
+        age(MAX_AGE);
         assert_ne!(command.password().await.unwrap(), second);
     }
 }

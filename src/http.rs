@@ -6,8 +6,9 @@
 //! 1. [`OneAtATime`]: the connection, which passes one pipelined request at a time to the parser. `refusal` creates the
 //!    responses to requests that never reach a route.
 //! 2. [`frame`]: the framing of responses to HTTP/1.0 clients and to upgrade requests (`framing`).
-//! 3. [`RequestSpan`]: the span, the log line and the metrics of the request (`observe`, `metrics`).
-//! 4. `observe::finish`: the request id, caching and security headers (`policy`), public URLs (`public_url`),
+//! 3. [`RequestSpan`]: the span, the log line and the metrics of the request (`observe`, `metrics`), with a limit on the
+//!    lines of refusals (`refusal_log`).
+//! 4. `observe::finish`: the delay of refusals of a busy pool (`refusal_pace`), the request id, caching and security headers (`policy`), public URLs (`public_url`),
 //!    `compression`.
 //! 5. `limits`: accepted hosts (`host`), undecoded paths (`path`), the request timeout, panics, HEAD.
 //! 6. `cors`: responses for pages of other origins, if there are such.

@@ -176,7 +176,7 @@ impl PoolInner {
         self.attention.notify_one();
     }
 
-    /// Whether a read-only server has to be left for another host.
+    /// Whether the pool fails over to another host when the server is read-only.
     pub(crate) fn needs_writable_server(&self) -> bool {
         let connector = self.connector();
         connector.has_several_hosts() && connector.needs_writable_server()

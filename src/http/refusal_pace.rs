@@ -1,8 +1,8 @@
-//! Slows clients down that retry at once. Without a pause, a thousand of them can send more requests than the process can
-//! refuse, and it would have no time left for those that it can serve.
+//! Delays refusals, so that clients that retry immediately cannot use all of the processor time. A thousand of them send
+//! more requests than the process can refuse, and it would have no time left for those that it can serve.
 //!
-//! Only refusals of a busy pool wait (`pool-exhausted`), and only beyond a rate that clients reach only if they ignore
-//! `Retry-After`. The requests that the pool serves do not wait.
+//! Only refusals of a busy pool wait (`pool-exhausted`), and only those beyond a rate: about 100 clients per worker that
+//! obey `Retry-After` stay below it. The requests that the pool serves do not wait.
 
 use std::{
     cell::Cell,
@@ -11,10 +11,10 @@ use std::{
 
 use tokio::time::sleep;
 
-/// How many refusals each worker sends at once per period.
+/// How many refusals each worker sends per period without a delay.
 const IMMEDIATE: u32 = 100;
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long each further one waits.
+/// The delay of the others.
 const PAUSE: Duration = Duration::from_millis(500);
 
 thread_local! {

@@ -53,7 +53,7 @@ impl Reload {
             return;
         }
         let before = self.layers.settings();
-        if before.is_ok_and(|before| !settings.database.has_password_source_of(&before.database)) {
+        if before.is_ok_and(|before| !settings.database.has_same_password_source(&before.database)) {
             tracing::warn!(settings = "database.password", "reload: another source of the password requires a restart");
             return;
         }

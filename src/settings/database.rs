@@ -26,8 +26,8 @@ section! {
         /// `USERS_API__DATABASE__PASSWORD_FILE`. That of the password is also read before each new connection.
         password: SecretString = "", Allowed::Described("a text"), secret, reloadable;
         /// A command that prints the password, for one that expires, such as a token of a cloud provider: words separated
-        /// by spaces, without a shell. It runs when a connection is opened, at most every 10 s, and has 10 s. Its
-        /// output is used for up to 10 min while it runs again.
+        /// by spaces, without a shell. It runs when a connection is opened, not again within 10 s, and may take
+        /// 10 s. Its output is used for up to 10 min while it runs again.
         password_command: SecretString = "", Allowed::Described("a command without quotation marks"), secret;
         /// What to do about pending migrations at start. auto: apply them. check: refuse to start. off: do not check.
         pub migrate: Migrate = "auto", Allowed::Described("auto, check or off");
@@ -91,9 +91,9 @@ impl DatabaseSettings {
         Some(PasswordSource::Command(words))
     }
 
-    /// Whether the password comes from the same place, whatever it is.
+    /// Whether both take the password from the same file or command. The password itself may differ.
     #[must_use]
-    pub fn has_password_source_of(&self, other: &Self) -> bool {
+    pub fn has_same_password_source(&self, other: &Self) -> bool {
         let command = |settings: &Self| settings.password_command.expose_secret().to_owned();
         self.password_file == other.password_file && command(self) == command(other)
     }

@@ -1,6 +1,7 @@
-//! Several processes of the service on a database with several servers, whose servers fail under load.
+//! Several processes of the service: on a cluster or a primary with a standby, whose servers fail under load, and behind a
+//! reverse proxy while they are restarted one after another.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::Instant;
 
@@ -36,7 +37,7 @@ async fn start(context: &Context, url: &str, more: &[(&str, &str)]) -> Service {
 }
 
 /// Compares the history with what exists, and asserts which statuses there were.
-async fn check(load: RecordedLoad, services: &[Service], database_url: &str) -> Vec<Answer> {
+async fn check(load: RecordedLoad, services: &[Service], database_url: &str) {
     let app = App::at(services[0].address, "");
     let direct = connect(database_url).await;
     // All positions are known once no change is in flight.
@@ -55,14 +56,20 @@ async fn check(load: RecordedLoad, services: &[Service], database_url: &str) -> 
     assert!(counts.keys().all(|status| is_expected(u64::from(*status))), "{counts:?} {lines:#?}");
     assert!(counts[&201] > 50 && counts[&200] > 100 && counts.contains_key(&412), "{counts:?}");
     direct.close().await.unwrap();
-    answers
 }
 
 /// Prints how long each process could not write after a fault.
-fn report(fault: &str, answers: &[Answer], since: Instant) -> BTreeMap<usize, Duration> {
+fn report(fault: &str, answers: &[Answer], since: Instant) {
     let gaps = longest_gaps(answers, since);
     println!("{fault}: longest time without an acknowledged write per process {gaps:?}");
-    gaps
+}
+
+/// Stops processes in the orderly way.
+async fn stop_all(services: Vec<Service>) {
+    for mut service in services {
+        service.signal("TERM").await;
+        assert!(service.ended().await.success());
+    }
 }
 
 async fn a_galera_cluster_loses_nodes_without_losing_writes(context: Context) {
@@ -106,10 +113,7 @@ async fn a_galera_cluster_loses_nodes_without_losing_writes(context: Context) {
     load.succeed(20).await;
 
     check(load, &services, &url_on(&galera.nodes[0])).await;
-    for mut service in services {
-        service.signal("TERM").await;
-        assert!(service.ended().await.success());
-    }
+    stop_all(services).await;
     for node in &mut galera.nodes {
         node.stop();
     }
@@ -141,10 +145,7 @@ async fn a_promoted_standby_takes_over_without_losing_writes(context: Context) {
     load.succeed(50).await;
     report("standby promoted", &load.answers(), promoted_at);
     check(load, &services, &url_on(&database.standby)).await;
-    for mut service in services {
-        service.signal("TERM").await;
-        assert!(service.ended().await.success());
-    }
+    stop_all(services).await;
     database.standby.stop();
 }
 
@@ -187,10 +188,7 @@ async fn rolling_restart(context: Context, kind: ProxyKind) {
     let counts = by_status(&load.stop().await);
     println!("{kind:?}: {restarts} restarts, {counts:?}");
     assert!(counts.keys().all(|(_, status)| [200, 201].contains(status)), "{counts:?}");
-    for mut service in services {
-        service.signal("TERM").await;
-        assert!(service.ended().await.success());
-    }
+    stop_all(services).await;
     database.stop();
 }
 

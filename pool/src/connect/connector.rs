@@ -105,7 +105,8 @@ impl Connector {
     ///
     /// As for [`new`](Self::new).
     pub(crate) fn with_url(&self, url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, EngineDisabled> {
-        Self::new(url, options, &self.driver_options)
+        // The hosts are the same, because only the credentials differ.
+        Ok(Self { hosts: Arc::clone(&self.hosts), ..Self::new(url, options, &self.driver_options)? })
     }
 
     /// Returns a connector that connects only to one of several hosts, whether it accepts writes or not. `None` if there
@@ -163,7 +164,8 @@ impl Connector {
         &self.url
     }
 
-    /// Opens a connection within `limit`, ready for statements: to the first host that works.
+    /// Opens a connection, ready for statements: to the first host that works. The source of the password and the hosts
+    /// have `limit` each.
     pub(crate) async fn connect(&self, limit: Duration) -> Result<DriverConnection, ConnectFailure> {
         let unavailable = |error| ConnectFailure::new(DbErrorKind::PasswordUnavailable, error);
         let password = timeout(limit, self.driver_options.password()).await.unwrap_or_else(|_| {
@@ -243,7 +245,8 @@ impl Connector {
             Some(text) => ConnectFailure::new(DbErrorKind::Tls, sqlx::Error::Tls(text.into())),
             None => ConnectFailure::new(kind, source),
         };
-        if self.has_several_hosts() {
+        // Rejected credentials are not a fault of the host.
+        if self.has_several_hosts() && failure.kind != DbErrorKind::Authentication {
             self.hosts.failed(host, failure.kind, &failure.detail());
         }
         Err(failure)
@@ -300,9 +303,8 @@ impl Connector {
         checked.try_for_each(|checked| checked).map_err(|error| ConnectFailure::new(DbErrorKind::NoSuchDatabase, error))
     }
 
-    /// Returns a separate SeaORM connection, for code that accepts nothing else, such as `sea-orm-migration`: to a
-    /// host that works. Its statements have no timeout, because schema changes can take
-    /// long.
+    /// Returns a separate SeaORM connection to one host, preferably one that works, for code that accepts nothing else,
+    /// such as `sea-orm-migration`. Its statements have no timeout, because schema changes can take long.
     ///
     /// # Errors
     ///

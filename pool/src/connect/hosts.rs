@@ -1,8 +1,8 @@
 //! What is known of the hosts of a database URL, and which one to try next.
 //!
 //! A URL with several hosts is that of a cluster, or of a primary with replicas. Connections go to the first host that
-//! works, or to a random one (`load_balance_hosts`). A host that failed is tried last, until [`RETRY`] has passed: then
-//! one attempt tries it in its usual place, so that a host that does not respond delays only that attempt.
+//! works, or to a random one (`load_balance_hosts`). A host that failed is tried last, until [`RETRY`] has passed, or
+//! longer after repeated failures: then one attempt tries it in its usual place, so that a host that does not respond delays only that attempt.
 
 use std::{
     sync::{
@@ -40,7 +40,7 @@ struct Host {
     state: Mutex<HostState>,
 }
 
-/// What the latest attempts to connect to a host have found.
+/// What the latest connection attempt, ping or statement has found.
 #[derive(Clone, Debug)]
 pub(crate) enum HostState {
     /// No connection to it was tried.
@@ -121,7 +121,7 @@ impl Hosts {
         is_silent.store(false, Ordering::Relaxed);
         let before = std::mem::replace(&mut *lock(state), HostState::Working);
         if let HostState::Failed(failure) = before {
-            tracing::info!(host = %address, after = ?failure.since.elapsed(), "the host is available again");
+            tracing::info!(host = %address, after = ?failure.since.elapsed(), "host available again");
         }
         HostConnection { hosts: Arc::clone(self), host }
     }
@@ -137,7 +137,7 @@ impl Hosts {
             _ => (now, 1),
         };
         if since == now {
-            tracing::warn!(host = %address, cause = %kind, detail, "the host is not used");
+            tracing::warn!(host = %address, cause = %kind, detail, "host marked as failed; trying others first");
         }
         let pause = RETRY.saturating_mul(1 << (failures - 1).min(10)).min(MAX_RETRY);
         is_silent.store(kind == DbErrorKind::Silent, Ordering::Relaxed);

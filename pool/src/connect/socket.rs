@@ -42,21 +42,22 @@ impl Socket {
 
 /// Finds the sockets of connections. They are opened one after another until each has its socket; the rest of the
 /// handshake (TLS, authentication) takes longer and runs concurrently. A host that does not respond must not delay
-/// connections to others, so a connection that has to wait is opened beside them, without finding its socket.
+/// connections to others, so a connection that has to wait longer is opened concurrently, without finding its socket.
 #[derive(Debug, Default)]
 pub(crate) struct SocketFinder {
     opening: Mutex<()>,
-    beside: Beside,
+    untracked: Untracked,
 }
 
-/// Connections that are opened beside others: while there are any, it is unknown whose a new socket is.
+/// Connections that are opened concurrently and whose sockets are not searched for: while there are any, it is unknown to
+/// which connection a new socket belongs.
 #[derive(Debug, Default)]
-struct Beside {
+struct Untracked {
     begun: AtomicU64,
     active: AtomicU64,
 }
 
-impl Beside {
+impl Untracked {
     fn begin(&self) -> impl Drop {
         struct Active<'a>(&'a AtomicU64);
         impl Drop for Active<'_> {
@@ -76,17 +77,17 @@ impl Beside {
 }
 
 /// How long a connection waits for its turn, and for its socket.
-const PATIENCE: Duration = Duration::from_millis(100);
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl SocketFinder {
     /// Opens a connection to this port, and returns its socket if there is exactly one candidate.
     pub(crate) async fn find<F: Future>(&self, port: u16, connect: F) -> (F::Output, Option<Socket>) {
         let mut connect = pin!(connect);
-        let Ok(guard) = timeout(PATIENCE, self.opening.lock()).await else {
-            let _beside = self.beside.begin();
+        let Ok(guard) = timeout(SEARCH_TIMEOUT, self.opening.lock()).await else {
+            let _untracked = self.untracked.begin();
             return (connect.await, None);
         };
-        let (before, beside) = (connected_to(port), self.beside.none_active());
+        let (before, untracked) = (connected_to(port), self.untracked.none_active());
         let mut new: Vec<RawFd> = Vec::new();
         let search = poll_fn(|context| {
             let poll = connect.as_mut().poll(context);
@@ -97,8 +98,8 @@ impl SocketFinder {
                 Poll::Pending => Poll::Ready(None),
             }
         });
-        let found = timeout(PATIENCE, search).await;
-        if beside.is_none() || self.beside.none_active() != beside {
+        let found = timeout(SEARCH_TIMEOUT, search).await;
+        if untracked.is_none() || self.untracked.none_active() != untracked {
             new.clear();
         }
         let opened = match found {
@@ -108,7 +109,7 @@ impl SocketFinder {
                 connect.await
             }
             Err(_) => {
-                let _beside = self.beside.begin();
+                let _untracked = self.untracked.begin();
                 drop(guard);
                 new.clear();
                 connect.await

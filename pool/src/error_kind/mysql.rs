@@ -45,8 +45,7 @@ fn of_number(number: u16) -> DbErrorKind {
         // The last two: the password has expired, the account is locked.
         1044 | 1045 | 1698 | 1862 | 3118 => DbErrorKind::Authentication,
         1049 => DbErrorKind::NoSuchDatabase,
-        // The last two: a Galera node that is not ready for queries, or lost its cluster before a commit; another node may
-        // be ready.
+        // The last two: a Galera node is not ready for queries, or lost the cluster before a commit.
         1053 | 1077 | 1079 | 3032 | 1047 | 1180 => DbErrorKind::NotAccepting,
         // Killed; disconnected by an administrator or for inactivity (MySQL 8).
         1927 | 3169 | 4031 => DbErrorKind::Terminated,

@@ -115,7 +115,7 @@ impl PoolBuilder {
     }
 
     /// Sets a source of passwords that change, such as the tokens of a cloud provider. It is awaited before each
-    /// connection attempt, within its time limit, and replaces the password of the URL. If it fails, so does the
+    /// connection attempt, for at most 10 s, which do not count for the attempt, and replaces the password of the URL. If it fails, so does the
     /// attempt, with [`DbErrorKind::PasswordUnavailable`](crate::DbErrorKind::PasswordUnavailable); the error is shown, so it must
     /// not contain the password.
     pub fn password<F>(mut self, source: F) -> Self

@@ -58,7 +58,7 @@ pub struct Snapshot {
     pub advice: Advice,
 }
 
-/// One of several hosts.
+/// The state of one host of the database URL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolHost))]
@@ -67,7 +67,7 @@ pub struct HostStatus {
     /// Host and port, or the path of a socket.
     #[cfg_attr(feature = "utoipa", schema(example = "db-1.internal:5432"))]
     pub host: String,
-    /// What the latest connection attempt has found.
+    /// What the latest connection attempt, ping or statement has found.
     pub state: HostState,
     /// Why it is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +77,7 @@ pub struct HostStatus {
     pub connections: u32,
 }
 
-/// What the latest connection attempt to a host has found.
+/// What the latest connection attempt to a host, or ping or statement on it, has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolHostState))]

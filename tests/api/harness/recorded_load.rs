@@ -43,7 +43,7 @@ pub struct RecordedLoad {
 
 struct Shared {
     history: History,
-    addresses: Mutex<Vec<SocketAddr>>,
+    addresses: Vec<SocketAddr>,
     contended: Mutex<Vec<String>>,
     answers: Mutex<Vec<Answer>>,
     is_over: AtomicBool,
@@ -63,7 +63,7 @@ impl RecordedLoad {
     pub fn start(addresses: Vec<SocketAddr>, clients: usize) -> Self {
         let shared = Arc::new(Shared {
             history: History::new(),
-            addresses: Mutex::new(addresses),
+            addresses,
             contended: Mutex::default(),
             answers: Mutex::default(),
             is_over: AtomicBool::new(false),
@@ -75,7 +75,7 @@ impl RecordedLoad {
 
     /// Waits for this many more successful writes through each process.
     pub async fn succeed(&self, count: usize) {
-        let (since, processes) = (Instant::now(), self.shared.addresses().len());
+        let (since, processes) = (Instant::now(), self.shared.addresses.len());
         super::eventually("writes succeed through each process", || async {
             let answers = self.answers();
             let succeeded = |process| {
@@ -128,12 +128,6 @@ pub fn statuses(answers: &[Answer]) -> BTreeMap<u16, usize> {
     counts
 }
 
-impl Shared {
-    fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 impl Client {
     async fn run(mut self) {
         while !self.shared.is_over.load(Ordering::Relaxed) {
@@ -160,7 +154,7 @@ impl Client {
         if_match: Option<i64>,
         body: Option<(&Value, Option<&str>)>,
     ) -> (u16, Value) {
-        let addresses = self.shared.addresses();
+        let addresses = &self.shared.addresses;
         let process = (self.number + self.round) % addresses.len();
         let is_write = method != Method::GET;
         let mut request = App::at(addresses[process], "").request(method, path).timeout(Duration::from_secs(20));

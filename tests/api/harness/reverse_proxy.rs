@@ -28,8 +28,8 @@ impl ReverseProxy {
         Self::start(kind, &server, &service.to_string(), more).await
     }
 
-    /// Starts one in front of several processes, as `docs/OPERATIONS.md` describes it: HAProxy asks each for its readiness,
-    /// nginx tries the next one if a connection is refused.
+    /// Starts one in front of several processes: HAProxy checks the readiness of each every 200 ms, nginx tries the next
+    /// one if a connection is refused.
     pub async fn balancing(kind: Kind, services: &[SocketAddr]) -> Self {
         let servers = services.iter().enumerate().map(|(number, service)| match kind {
             Kind::Nginx => format!("server {service} max_fails=0;"),

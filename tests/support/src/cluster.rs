@@ -86,7 +86,7 @@ impl Galera {
         .await;
     }
 
-    /// Separates a node from the others, or ends that. Clients still reach it.
+    /// Disconnects a node from the other nodes, or reconnects it. Clients still reach it.
     pub async fn isolate(&self, node: usize, is_isolated: bool) {
         let admin = connect(self.nodes[node].url()).await;
         let sql = format!("SET GLOBAL wsrep_provider_options = 'gmcast.isolate={}'", u8::from(is_isolated));
@@ -95,7 +95,7 @@ impl Galera {
     }
 }
 
-/// A PostgreSQL server and its standby, which confirms each commit.
+/// A PostgreSQL primary with a synchronous standby: a commit waits for both.
 pub struct Replicated {
     pub primary: Server,
     pub standby: Server,
