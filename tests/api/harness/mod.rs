@@ -19,7 +19,7 @@ use std::{process::ExitCode, time::Duration};
 
 pub use test_support::{
     Account, Authority, BrokerKind, BrokerServer, End, Engine, Locked, PgBouncer, Proxy, Server, Version, bare,
-    connect, env_or, eventually, kill_all, new_database, number, pgbouncers, sqlite_url, suite,
+    connect, env_or, eventually, eventually_within, kill_all, new_database, number, pgbouncers, sqlite_url, suite,
 };
 
 pub use self::{

@@ -76,7 +76,8 @@ impl RecordedLoad {
     /// Waits for this many more successful writes through each process.
     pub async fn succeed(&self, count: usize) {
         let (since, processes) = (Instant::now(), self.shared.addresses.len());
-        super::eventually("writes succeed through each process", || async {
+        // A cluster needs seconds to agree on a failure, and longer beside other tests.
+        super::eventually_within(Duration::from_secs(100), "writes succeed through each process", || async {
             let answers = self.answers();
             let succeeded = |process| {
                 answers.iter().filter(|it| it.process == process && it.at > since && it.is_acknowledged_write()).count()

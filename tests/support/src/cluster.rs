@@ -1,16 +1,18 @@
 //! Databases on several servers: a Galera cluster, and a primary with a standby.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use sea_orm::{ConnectionTrait, Statement};
 
 use crate::{
-    End, Engine, Server, connect, eventually, free_port, number, program,
+    End, Engine, Server, connect, eventually, eventually_within, free_port, number, program,
     server::{MARIADBD, postgres_standby},
 };
 
 const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
 const NODES: usize = 3;
+/// A node may have to copy the whole database, beside the other tests.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Three nodes of MariaDB that all accept writes. They end without a shutdown, as in a crash.
 pub struct Galera {
@@ -73,9 +75,9 @@ impl Galera {
     /// Waits until a node is part of the cluster and serves.
     pub async fn is_synced(&self, node: usize) {
         let url = self.nodes[node].url();
-        eventually("the node is synced", || async {
+        eventually_within(JOIN_TIMEOUT, "the node is synced", || async {
             let mut options = sea_orm::ConnectOptions::new(url);
-            options.max_connections(1).sqlx_logging(false).acquire_timeout(std::time::Duration::from_secs(2));
+            options.max_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(2));
             let admin = sea_orm::Database::connect(options).await.ok()?;
             let sql = "SELECT variable_value FROM information_schema.global_status \
                        WHERE variable_name = 'WSREP_LOCAL_STATE_COMMENT'";

@@ -50,8 +50,17 @@ pub fn env_or<T: std::str::FromStr>(variable: &str, default: T) -> T {
 }
 
 /// Polls `condition` until it returns a value. Panics after 30 seconds.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
-    let limit = tokio::time::Instant::now() + Duration::from_secs(30);
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, condition: impl FnMut() -> F) -> T {
+    eventually_within(Duration::from_secs(30), what, condition).await
+}
+
+/// Like [`eventually`], with another limit.
+pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
+    let limit = tokio::time::Instant::now() + limit;
     loop {
         if let Some(value) = condition().await {
             return value;
