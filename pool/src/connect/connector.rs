@@ -11,7 +11,7 @@ use super::{
     driver_options::DriverOptions,
     engine_connector::EngineConnector,
     hosts::Hosts,
-    session::Session,
+    session::{ConnectParams, Session},
     url::{Address, DatabaseUrl, Engine, HostAddress, TargetServer},
 };
 use crate::{
@@ -268,7 +268,8 @@ impl Connector {
         }
         // A connection to a certain server serves to query it about statements and to cancel them.
         let must_accept_writes = self.needs_writable_server() && self.only.is_none();
-        let mut opened = self.engines[host].open(&self.session, password, must_accept_writes).await?;
+        let params = ConnectParams { session: &self.session, password, must_accept_writes };
+        let mut opened = self.engines[host].open(params).await?;
         self.driver_options.run_after_connect(opened.borrow()).await?;
         Ok(opened.before_round_trip(before_round_trip))
     }

@@ -13,7 +13,7 @@ use super::sqlite::SqliteConnector;
 use super::{
     driver::DriverConnection,
     driver_options::DriverOptions,
-    session::Session,
+    session::{ConnectParams, Session},
     socket::SocketFinder,
     url::{Address, DatabaseUrl, Engine},
 };
@@ -64,21 +64,15 @@ impl EngineConnector {
         }
     }
 
-    /// Opens a connection, with this password instead of that of the URL. `must_accept_writes` refuses a server that is
-    /// read-only or, as a node of a Galera cluster, not ready.
-    pub(super) async fn open(
-        &self,
-        session: &Session,
-        password: Option<&str>,
-        must_accept_writes: bool,
-    ) -> Result<DriverConnection, sqlx::Error> {
+    /// Opens a connection.
+    pub(super) async fn open(&self, params: ConnectParams<'_>) -> Result<DriverConnection, sqlx::Error> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(sqlite) => sqlite.open(session).await,
+            Self::Sqlite(sqlite) => sqlite.open(params.session).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres(postgres) => postgres.open(session, password, must_accept_writes).await,
+            Self::Postgres(postgres) => postgres.open(params).await,
             #[cfg(feature = "mysql")]
-            Self::MySql(mysql) => mysql.open(session, password, must_accept_writes).await,
+            Self::MySql(mysql) => mysql.open(params).await,
         }
     }
 

@@ -13,7 +13,7 @@ use sea_orm::{
 use super::{
     driver::{Driver, DriverConnection, DriverMut, ServerSession, SessionId},
     driver_options::{self, DriverOptions},
-    session::{ServerInfo, Session, StatementTimeout, digest, warn_not_durable, whole_millis},
+    session::{ConnectParams, ServerInfo, Session, StatementTimeout, digest, warn_not_durable, whole_millis},
     socket::SocketFinder,
     url::{Host, HostAddress, ServerAddress, TlsMode},
 };
@@ -56,18 +56,14 @@ impl MySqlConnector {
         Self { options, sockets: Arc::clone(&self.sockets) }
     }
 
-    pub(super) async fn open(
-        &self,
-        session: &Session,
-        password: Option<&str>,
-        must_accept_writes: bool,
-    ) -> Result<DriverConnection, sqlx::Error> {
-        let options = self.options_with(password);
+    pub(super) async fn open(&self, params: ConnectParams<'_>) -> Result<DriverConnection, sqlx::Error> {
+        let session = params.session;
+        let options = self.options_with(params.password);
         let (opened, socket) = self.sockets.find(options.get_port(), options.connect()).await;
         let mut opened = opened?;
         set_session(session, &mut opened, &options).await?;
         let server_session = read_session(&mut opened).await?;
-        if must_accept_writes {
+        if params.must_accept_writes {
             check_writable(&mut opened).await?;
         }
         Ok(DriverConnection::new(Driver::MySql(opened), socket).with_session(server_session))

@@ -14,7 +14,7 @@ use super::{
     driver::{Driver, DriverConnection, DriverMut, ServerSession, SessionId},
     driver_options::{self, DriverOptions},
     find_pooler,
-    session::{ServerInfo, Session, StatementTimeout, digest, warn_not_durable, whole_millis},
+    session::{ConnectParams, ServerInfo, Session, StatementTimeout, digest, warn_not_durable, whole_millis},
     socket::SocketFinder,
     url::{Host, HostAddress, ServerAddress, TlsMode},
 };
@@ -48,17 +48,13 @@ impl PostgresConnector {
         Self { options, sockets: Arc::clone(sockets) }
     }
 
-    pub(super) async fn open(
-        &self,
-        session: &Session,
-        password: Option<&str>,
-        must_accept_writes: bool,
-    ) -> Result<DriverConnection, sqlx::Error> {
-        let options = self.options_with(password);
+    pub(super) async fn open(&self, params: ConnectParams<'_>) -> Result<DriverConnection, sqlx::Error> {
+        let session = params.session;
+        let options = self.options_with(params.password);
         let (opened, socket) = self.sockets.find(options.get_port(), options.connect()).await;
         let mut opened = opened?;
         let id = set_session(session, &mut opened, &options).await?;
-        if must_accept_writes {
+        if params.must_accept_writes {
             check_writable(&mut opened).await?;
         }
         let settings = session.pooler().map(|_| session_settings(session, true).into());

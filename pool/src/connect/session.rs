@@ -62,6 +62,16 @@ pub(super) enum StatementTimeout {
     After(Duration),
 }
 
+/// What a new connection has to be, beyond its address.
+#[derive(Clone, Copy)]
+pub(super) struct ConnectParams<'a> {
+    pub(super) session: &'a Session,
+    /// Replaces the password of the URL.
+    pub(super) password: Option<&'a str>,
+    /// Refuses a server that is read-only or, as a node of a Galera cluster, not ready.
+    pub(super) must_accept_writes: bool,
+}
+
 /// Session settings of the pool's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {

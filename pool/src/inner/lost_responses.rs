@@ -95,7 +95,7 @@ impl PoolInner {
                     }
                 }
                 Some(Err(error)) => tracing::debug!(%error, "failed to query the server about pending statements"),
-                // A failed query is no evidence that responses were lost.
+                // The server could not be asked, so nothing is known about the responses.
                 None => {}
             }
         }

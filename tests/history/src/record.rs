@@ -74,7 +74,7 @@ impl Outcome {
 /// An operation, its outcome, and when it was in flight.
 ///
 /// Times are counts of the beginnings and ends in a history, so an operation that ended before another one began has
-/// the smaller number, whatever the clocks say.
+/// the smaller number, regardless of clocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// What the client asked for.

@@ -64,7 +64,7 @@ pub struct Event {
     pub version: i64,
     /// The name; `None` for a deletion and after it, when the values of the user are erased.
     pub name: Option<String>,
-    /// The email; `None` when there is no name.
+    /// The email; `None` if the name is `None`.
     pub email: Option<String>,
 }
 

@@ -40,7 +40,7 @@ pub(super) fn apply(id: &str, account: &Account<'_>, violations: &mut Vec<Violat
     }
 }
 
-/// Returns what the changes that returned a version say about it, or `None` if they contradict each other.
+/// Returns the values that the changes which returned a version agree on, or `None` if they contradict each other.
 fn of_version<'a>(claims: &[Claim<'a>], previous: Option<&Values<'a>>) -> Option<Values<'a>> {
     let version = claims.first()?.version;
     let mut writers = claims.iter().filter(|claim| claim.effect == Effect::Certain);

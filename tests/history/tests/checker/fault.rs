@@ -1,4 +1,4 @@
-//! Plants a fault into random histories, and what the faults need to know of them.
+//! Plants faults into random histories, and queries of those histories that the faults use.
 
 use history::{Event, EventKind, Operation, Outcome, Record, User, Violation};
 

@@ -2,7 +2,11 @@
 
 use history::{Operation, Outcome, Record, User, Violation};
 
-use crate::fault::{acknowledged, must_find};
+use crate::{
+    fault::{acknowledged, must_find},
+    random::Random,
+    simulation::World,
+};
 
 const CREATED: &str = "planted";
 
@@ -17,15 +21,24 @@ fn key(record: &Record) -> Option<&str> {
     }
 }
 
+/// Returns the key of a creation that was acknowledged.
+fn executed_key(world: &World, random: &mut Random) -> Option<String> {
+    let is_executed = |record: &Record| key(record).is_some() && matches!(record.outcome, Outcome::Acknowledged { .. });
+    let at = world.pick(random, is_executed)?;
+    key(&world.records[at]).map(str::to_owned)
+}
+
+/// Asserts that a user without an explanation is found; `plant` adds one and returns its id.
+fn must_find_phantom(plant: impl Fn(&mut World, &mut Random) -> Option<String>) {
+    must_find(plant, |violation, user| matches!(violation, Violation::Phantom { id, .. } if id == user));
+}
+
 #[test]
 fn a_phantom_is_found() {
-    must_find(
-        |world, _| {
-            world.create(CREATED, "phantom@example.com");
-            Some(CREATED.to_owned())
-        },
-        |violation, user| matches!(violation, Violation::Phantom { id, .. } if id == user),
-    );
+    must_find_phantom(|world, _| {
+        world.create(CREATED, "phantom@example.com");
+        Some(CREATED.to_owned())
+    });
 }
 
 #[test]
@@ -54,33 +67,24 @@ fn a_phantom_without_an_email_is_found() {
 
 #[test]
 fn an_attempt_with_an_executed_key_explains_no_other_user() {
-    must_find(
-        |world, random| {
-            let at = world.pick(random, |record| {
-                key(record).is_some() && matches!(record.outcome, Outcome::Acknowledged { .. })
-            })?;
-            let key = key(&world.records[at])?.to_owned();
-            world.push(creation("phantom@example.com", Some(&key)), Outcome::Unknown);
-            world.create(CREATED, "phantom@example.com");
-            Some(CREATED.to_owned())
-        },
-        |violation, user| matches!(violation, Violation::Phantom { id, .. } if id == user),
-    );
+    must_find_phantom(|world, random| {
+        let key = executed_key(world, random)?;
+        world.push(creation("phantom@example.com", Some(&key)), Outcome::Unknown);
+        world.create(CREATED, "phantom@example.com");
+        Some(CREATED.to_owned())
+    });
 }
 
 #[test]
 fn attempts_with_one_key_explain_one_user() {
-    must_find(
-        |world, _| {
-            world.push(creation("phantom@example.com", Some("planted")), Outcome::Unknown);
-            world.push(creation("phantom@example.com", Some("planted")), Outcome::Unknown);
-            world.create(CREATED, "phantom@example.com");
-            assert!(world.check().is_clean());
-            world.create("planted-2", "phantom@example.com");
-            Some("planted-2".to_owned())
-        },
-        |violation, user| matches!(violation, Violation::Phantom { id, .. } if id == user),
-    );
+    must_find_phantom(|world, _| {
+        world.push(creation("phantom@example.com", Some("planted")), Outcome::Unknown);
+        world.push(creation("phantom@example.com", Some("planted")), Outcome::Unknown);
+        world.create(CREATED, "phantom@example.com");
+        assert!(world.check().is_clean());
+        world.create("planted-2", "phantom@example.com");
+        Some("planted-2".to_owned())
+    });
 }
 
 #[test]
@@ -105,10 +109,7 @@ fn two_creations_of_one_user_are_found() {
 fn two_users_of_one_key_are_found() {
     must_find(
         |world, random| {
-            let at = world.pick(random, |record| {
-                key(record).is_some() && matches!(record.outcome, Outcome::Acknowledged { .. })
-            })?;
-            let key = key(&world.records[at])?.to_owned();
+            let key = executed_key(world, random)?;
             world.push(creation("again@example.com", Some(&key)), acknowledged(CREATED, 1));
             world.create(CREATED, "again@example.com");
             Some(CREATED.to_owned())

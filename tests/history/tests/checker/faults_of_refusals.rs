@@ -112,7 +112,7 @@ fn a_412_for_the_current_version_is_found() {
             let at = world.pick_user(random, is_certain)?;
             let User { id, version, .. } = world.state.0[at].clone();
             world.push(rename(&id, Some(version), "Refused"), Outcome::Refused { status: 412 });
-            // A later change is no reason.
+            // A change that began later does not explain the refusal.
             world.push(rename(&id, Some(version), "Changed"), acknowledged(&id, version + 1));
             world.change(at, "Changed");
             Some(id)
@@ -128,7 +128,7 @@ fn a_409_for_a_free_email_is_found() {
             let email = "free@example.com".to_owned();
             let creation = Operation::Create { name: "Ann".to_owned(), email: email.clone(), key: None };
             world.push(creation.clone(), Outcome::Refused { status: 409 });
-            // A later creation is no reason.
+            // A creation that began later does not explain the refusal.
             world.push(creation, acknowledged(CREATED, 1));
             world.create(CREATED, &email);
             Some(email)
