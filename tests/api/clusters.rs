@@ -104,13 +104,14 @@ async fn a_galera_cluster_loses_nodes_without_losing_writes(context: Context) {
     galera.nodes[1].resume();
     galera.is_synced(1).await;
 
-    let isolated_at = Instant::now();
-    galera.isolate(2, true).await;
-    load.succeed(20).await;
-    report("node without a quorum", &load.answers(), isolated_at);
-    galera.isolate(2, false).await;
-    galera.is_synced(2).await;
-    load.succeed(20).await;
+    for partition in galera.partitions() {
+        let cut_at = Instant::now();
+        galera.cut(2, *partition).await;
+        load.succeed(20).await;
+        report(&format!("node cut off: {partition:?}"), &load.answers(), cut_at);
+        galera.heal(2).await;
+        load.succeed(20).await;
+    }
 
     check(load, &services, &url_on(&galera.nodes[0])).await;
     stop_all(services).await;

@@ -1,22 +1,34 @@
 //! Databases on several servers: a Galera cluster, and a primary with a standby.
 
-use std::{path::Path, time::Duration};
+use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use sea_orm::{ConnectionTrait, Statement};
 
 use crate::{
-    End, Engine, Server, connect, eventually, eventually_within, free_port, number, program,
+    End, Engine, Link, Network, Server, connect, eventually, eventually_within, free_port, number, program,
     server::{MARIADBD, postgres_standby},
 };
 
 const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
-const NODES: usize = 3;
+const NODES: u8 = 3;
 /// A node may have to copy the whole database, beside the other tests.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// Three nodes of MariaDB that all accept writes. They end without a shutdown, as in a crash.
+/// Three nodes of MariaDB that all accept writes, each on its own host if there are namespaces. They end without a shutdown,
+/// as in a crash.
 pub struct Galera {
     pub nodes: Vec<Server>,
+    /// `None` if all nodes are on this host, without the privilege for another one.
+    network: Option<Network>,
+}
+
+/// From which connections a node is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partition {
+    /// From the other nodes. Clients still reach it.
+    Peers,
+    /// From everything, as a host that is gone: packets are dropped. Only with a network.
+    All,
 }
 
 impl Galera {
@@ -25,33 +37,25 @@ impl Galera {
         if !Path::new(PROVIDER).exists() || [MARIADBD, "rsync"].iter().any(|name| program(name).is_none()) {
             return None;
         }
-        let ports: Vec<[u16; 3]> = (0..NODES).map(|_| [free_port(), free_port(), free_port()]).collect();
-        let peers: Vec<String> = ports.iter().map(|[group, ..]| format!("127.0.0.1:{group}")).collect();
-        let peers = peers.join(",");
-        let nodes = ports.iter().map(|[group, incremental, state]| {
-            let options = format!(
-                "gmcast.listen_addr=tcp://127.0.0.1:{group};ist.recv_addr=127.0.0.1:{incremental};gcache.size=32M"
-            );
-            let more = [
-                "--wsrep-on=ON".to_owned(),
-                format!("--wsrep-provider={PROVIDER}"),
-                "--wsrep-cluster-name=test".to_owned(),
-                format!("--wsrep-cluster-address=gcomm://{peers}"),
-                format!("--wsrep-node-address=127.0.0.1:{group}"),
-                format!("--wsrep-provider-options={options}"),
-                "--wsrep-sst-method=rsync".to_owned(),
-                format!("--wsrep-sst-receive-address=127.0.0.1:{state}"),
-                // Reads and writes see what was committed on other nodes.
-                "--wsrep-sync-wait=7".to_owned(),
-                "--binlog-format=ROW".to_owned(),
-                "--innodb-autoinc-lock-mode=2".to_owned(),
-            ];
-            Server::new(Engine::MariaDb, &more.iter().map(String::as_str).collect::<Vec<_>>())
+        let network = Network::start(NODES).await;
+        let hosts = 0..usize::from(NODES);
+        let ports: Vec<[u16; 3]> = hosts.clone().map(|_| [free_port(), free_port(), free_port()]).collect();
+        let address = |node: usize| {
+            network.as_ref().map_or(Ipv4Addr::LOCALHOST, |network| network.address(node, Link::Peers)).to_string()
+        };
+        let peers: Vec<String> = hosts.clone().map(|node| format!("{}:{}", address(node), ports[node][0])).collect();
+        let nodes = hosts.map(|node| {
+            let more = options(&address(node), ports[node], &peers.join(","));
+            let mut server = Server::new(Engine::MariaDb, &more.iter().map(String::as_str).collect::<Vec<_>>());
+            if let Some(network) = &network {
+                server.enter(network.namespace(node), network.address(node, Link::Clients));
+            }
+            server
         });
-        let mut cluster = Self { nodes: nodes.collect() };
+        let mut cluster = Self { nodes: nodes.collect(), network };
         cluster.nodes[0].start_with(End::Crash, &["--wsrep-new-cluster"]);
         cluster.is_synced(0).await;
-        for node in 1..NODES {
+        for node in 1..cluster.nodes.len() {
             cluster.restart(node).await;
         }
         let admin = connect(cluster.nodes[0].url()).await;
@@ -60,9 +64,15 @@ impl Galera {
         Some(cluster)
     }
 
+    /// The partitions that are possible: all of them with a network.
+    pub fn partitions(&self) -> &'static [Partition] {
+        if self.network.is_some() { &[Partition::Peers, Partition::All] } else { &[Partition::Peers] }
+    }
+
     /// The URL of the database on all nodes, beginning with this one.
     pub fn url(&self, first: usize) -> String {
-        let hosts: Vec<String> = (0..NODES).map(|step| authority(&self.nodes[(first + step) % NODES])).collect();
+        let hosts: Vec<String> =
+            (0..self.nodes.len()).map(|step| authority(&self.nodes[(first + step) % self.nodes.len()])).collect();
         of_hosts(&self.nodes[first], &hosts)
     }
 
@@ -88,13 +98,53 @@ impl Galera {
         .await;
     }
 
-    /// Disconnects a node from the other nodes, or reconnects it. Clients still reach it.
-    pub async fn isolate(&self, node: usize, is_isolated: bool) {
+    /// Cuts a node off.
+    pub async fn cut(&self, node: usize, partition: Partition) {
+        match (&self.network, partition) {
+            (Some(network), Partition::Peers) => network.cut(node, Link::Peers),
+            (Some(network), Partition::All) => {
+                [Link::Peers, Link::Clients].iter().for_each(|link| network.cut(node, *link))
+            }
+            (None, _) => self.isolate(node, true).await,
+        }
+    }
+
+    /// Ends the partitions of a node, and waits until it is part of the cluster again.
+    pub async fn heal(&self, node: usize) {
+        match &self.network {
+            Some(network) => [Link::Peers, Link::Clients].iter().for_each(|link| network.repair(node, *link)),
+            None => self.isolate(node, false).await,
+        }
+        self.is_synced(node).await;
+    }
+
+    /// Lets a node disconnect itself from the others, or connect again.
+    async fn isolate(&self, node: usize, is_isolated: bool) {
         let admin = connect(self.nodes[node].url()).await;
         let sql = format!("SET GLOBAL wsrep_provider_options = 'gmcast.isolate={}'", u8::from(is_isolated));
         admin.execute_unprepared(&sql).await.unwrap();
         admin.close().await.unwrap();
     }
+}
+
+/// The arguments of a node with an address for its peers, and ports for messages, increments and a copy of the database.
+fn options(address: &str, [group, incremental, state]: [u16; 3], peers: &str) -> Vec<String> {
+    let provider =
+        format!("gmcast.listen_addr=tcp://{address}:{group};ist.recv_addr={address}:{incremental};gcache.size=32M");
+    vec![
+        "--wsrep-on=ON".to_owned(),
+        format!("--wsrep-provider={PROVIDER}"),
+        "--wsrep-cluster-name=test".to_owned(),
+        format!("--wsrep-cluster-address=gcomm://{peers}"),
+        format!("--wsrep-node-address={address}:{group}"),
+        format!("--wsrep-provider-options={provider}"),
+        "--wsrep-sst-method=rsync".to_owned(),
+        format!("--wsrep-sst-receive-address={address}:{state}"),
+        // Reads and writes see what was committed on other nodes.
+        "--wsrep-sync-wait=7".to_owned(),
+        "--binlog-format=ROW".to_owned(),
+        "--innodb-autoinc-lock-mode=2".to_owned(),
+    ]
 }
 
 /// A PostgreSQL primary with a synchronous standby: a commit waits for both.

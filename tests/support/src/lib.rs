@@ -23,6 +23,8 @@ mod engine;
 mod lock;
 mod managed_process;
 pub mod modules;
+mod network;
+mod owner;
 mod pgbouncer;
 mod proxy;
 mod runner;
@@ -38,10 +40,12 @@ pub use self::{
     engine::{Engine, mysqld, program},
     lock::Locked,
     managed_process::ManagedProcess,
+    network::{Link, Network},
+    owner::Owner,
     pgbouncer::{PgBouncer, Version, pgbouncers},
     proxy::Proxy,
     runner::{Case, CaseContext, Suite, run, suite},
-    server::{End, Owner, PASSWORD, Server, free_port},
+    server::{End, PASSWORD, Server, free_port},
 };
 
 /// The value of an environment variable, or the default if it is unset or invalid.

@@ -1,4 +1,7 @@
-use std::process::{Child, ChildStdin, Command};
+use std::{
+    io::Write,
+    process::{Child, ChildStdin, Command},
+};
 
 /// A child process that ends when this value is dropped, or when this process ends.
 pub struct ManagedProcess {
@@ -13,6 +16,13 @@ impl ManagedProcess {
         let mut supervisor = command.spawn().unwrap();
         let pipe = supervisor.stdin.take();
         Self { supervisor, pipe }
+    }
+
+    /// Ends it with this signal instead of the one of its command, and waits until it has ended.
+    pub fn end_with(mut self, signal: &str) {
+        if let Some(pipe) = &mut self.pipe {
+            writeln!(pipe, "{signal}").unwrap();
+        }
     }
 }
 

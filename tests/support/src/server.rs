@@ -3,20 +3,16 @@
 use std::{
     ffi::OsString,
     fs,
-    io::Write as _,
-    net::TcpListener,
-    os::unix::{
-        fs::{PermissionsExt, chown},
-        process::CommandExt,
-    },
+    net::{Ipv4Addr, TcpListener},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::Command,
     sync::{Mutex, PoisonError},
 };
 
 use tempfile::TempDir;
 
-use crate::{Authority, Engine, Identity, eventually, mysqld, program};
+use crate::{Authority, Engine, Identity, ManagedProcess, Owner, eventually, mysqld, program};
 
 pub const POSTGRES: &str = "postgres";
 pub const MARIADBD: &str = "mariadbd";
@@ -32,14 +28,10 @@ pub struct Server {
     owner: Owner,
     program: PathBuf,
     arguments: Vec<OsString>,
+    running: Option<ManagedProcess>,
     folder: TempDir,
-    running: Option<Running>,
-}
-
-struct Running {
-    supervisor: Child,
-    // The supervisor stops the server when this pipe closes, however this process ends.
-    pipe: ChildStdin,
+    /// The network namespace in which it runs; `None` for that of this process.
+    namespace: Option<PathBuf>,
 }
 
 static SERVERS: Mutex<Vec<Server>> = Mutex::new(Vec::new());
@@ -138,29 +130,42 @@ impl Server {
 
     /// Like [`start`](Self::start), with additional arguments for this start.
     pub fn start_with(&mut self, end: End, more: &[&str]) {
-        let signal = match (self.engine, end) {
-            (Engine::Postgres, End::Orderly) => "INT",
-            (Engine::Postgres, End::Crash) => "QUIT",
-            (_, End::Orderly) => "TERM",
-            (_, End::Crash) => "KILL",
+        let (program, folder, signal) = (&self.program, self.folder.path(), self.signal_of(end));
+        let mut command = match &self.namespace {
+            None => self.owner.managed_command(program, folder, signal),
+            Some(namespace) => self.owner.managed_command_in(namespace, program, folder, signal),
         };
-        let mut supervisor = self
-            .owner
-            .managed_command(&self.program, self.folder.path(), signal)
-            .args(&self.arguments)
-            .args(more)
-            .spawn()
-            .unwrap();
-        let pipe = supervisor.stdin.take().unwrap();
-        self.running = Some(Running { supervisor, pipe });
+        command.args(&self.arguments).args(more);
+        self.running = Some(ManagedProcess::start(command));
     }
 
     /// Stops it in the way that was chosen at its start.
     pub fn stop(&mut self) {
-        if let Some(Running { mut supervisor, pipe }) = self.running.take() {
-            drop(pipe);
-            supervisor.wait().unwrap();
+        self.running = None;
+    }
+
+    /// Stops it in this way.
+    pub fn stop_by(&mut self, end: End) {
+        let signal = self.signal_of(end);
+        if let Some(process) = self.running.take() {
+            process.end_with(signal);
         }
+    }
+
+    fn signal_of(&self, end: End) -> &'static str {
+        match (self.engine, end) {
+            (Engine::Postgres, End::Orderly) => "INT",
+            (Engine::Postgres, End::Crash) => "QUIT",
+            (_, End::Orderly) => "TERM",
+            (_, End::Crash) => "KILL",
+        }
+    }
+
+    /// Lets it run in a network namespace, with this address.
+    pub fn enter(&mut self, namespace: PathBuf, address: Ipv4Addr) {
+        self.namespace = Some(namespace);
+        self.url = self.url.replace("127.0.0.1", &address.to_string());
+        self.arguments.push(format!("--bind-address={}", Ipv4Addr::UNSPECIFIED).into());
     }
 
     /// Pauses all of it: it accepts connections, but does not respond.
@@ -237,8 +242,9 @@ fn postgres_in(owner: Owner, folder: TempDir, data: PathBuf) -> Server {
         owner,
         program: program(POSTGRES).unwrap(),
         arguments: arguments.into(),
-        folder,
         running: None,
+        folder,
+        namespace: None,
     }
 }
 
@@ -331,62 +337,9 @@ fn mysql_like(engine: Engine, owner: Owner, folder: TempDir, program: PathBuf, m
         owner,
         program,
         arguments,
-        folder,
         running: None,
-    }
-}
-
-/// The operating system user that runs a server: servers refuse to run as root, so the user of their package is used.
-pub struct Owner(Option<(u32, u32)>);
-
-impl Owner {
-    pub fn named(name: &str) -> Self {
-        let root = fs::metadata("/proc/self").is_ok_and(|process| std::os::unix::fs::MetadataExt::uid(&process) == 0);
-        if !root {
-            return Self(None);
-        }
-        let accounts = fs::read_to_string("/etc/passwd").unwrap();
-        let account = accounts.lines().find(|line| line.split(':').next() == Some(name));
-        let mut fields = account.unwrap_or_else(|| panic!("no user {name} in /etc/passwd")).split(':').skip(2);
-        let mut id = || fields.next().unwrap().parse().unwrap();
-        Self(Some((id(), id())))
-    }
-
-    /// A temporary folder of this user.
-    pub fn folder(&self) -> TempDir {
-        let folder = tempfile::Builder::new().prefix("users-api-test-").tempdir().unwrap();
-        self.chown(folder.path());
-        folder
-    }
-
-    pub fn write(&self, path: &Path, text: &str) {
-        fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
-        self.chown(path);
-    }
-
-    fn chown(&self, path: &Path) {
-        if let Some((user, group)) = self.0 {
-            chown(path, Some(user), Some(group)).unwrap();
-        }
-    }
-
-    /// A command that runs the program under a shell, which sends it `signal` once its standard input is closed: no
-    /// program outlives this process, even if this process is killed.
-    pub fn managed_command(&self, program: &Path, folder: &Path, signal: &str) -> Command {
-        let script = format!("\"$@\" </dev/null & server=$!; cat >/dev/null; kill -{signal} $server; wait $server");
-        let mut supervisor = self.command(Path::new("/bin/sh"), folder);
-        supervisor.arg("-c").arg(script).arg("supervisor").arg(program);
-        supervisor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        supervisor
-    }
-
-    fn command(&self, program: &Path, folder: &Path) -> Command {
-        let mut command = Command::new(program);
-        command.current_dir(folder).env("TMPDIR", folder).env("HOME", folder).env("LC_ALL", "C.UTF-8");
-        if let Some((user, group)) = self.0 {
-            command.uid(user).gid(group);
-        }
-        command
+        folder,
+        namespace: None,
     }
 }
 
