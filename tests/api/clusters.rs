@@ -1,5 +1,5 @@
-//! Several processes of the service: on a cluster or a primary with a standby, whose servers fail under load, and behind a
-//! reverse proxy while they are restarted one after another.
+//! Several processes of the service: on a primary with a standby that takes over, and behind a reverse proxy while they are
+//! restarted one after another.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,36 +8,36 @@ use tokio::time::Instant;
 use crate::{
     cases,
     harness::{
-        Answer, App, BrokerKind, BrokerServer, Context, End, Engine, Load, ProxyKind, RecordedLoad, ReverseProxy,
-        Server, Service, by_status, connect, env_or, eventually, longest_gaps, new_database, number, statuses,
+        Answer, App, Context, End, Engine, Load, ProxyKind, RecordedLoad, ReverseProxy, Server, Service, by_status,
+        connect, env_or, eventually, longest_gaps, new_database, number, statuses,
     },
 };
-use test_support::cluster::{Galera, Replicated, url_on};
+use test_support::cluster::{Replicated, url_on};
 
 cases![
-    a_galera_cluster_loses_nodes_without_losing_writes,
     a_promoted_standby_takes_over_without_losing_writes,
     a_rolling_restart_behind_nginx_loses_no_request,
     a_rolling_restart_behind_haproxy_loses_no_request,
 ];
 
-const CLIENTS: usize = 16;
+pub(crate) const CLIENTS: usize = 16;
 /// What clients may get. 404 is not among them: no client changes a user that another one deletes.
 const EXPECTED: [u16; 6] = [200, 201, 204, 409, 412, 503];
 
-async fn start(context: &Context, url: &str, more: &[(&str, &str)]) -> Service {
-    let variables = [
+/// The settings of each process, and more.
+pub(crate) fn settings<'a>(url: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let settings = [
         ("DATABASE_URL", url),
         ("USERS_API__POOL__MAX", "4"),
         ("USERS_API__POOL__STATEMENT_TIMEOUT", "10s"),
         ("USERS_API__FEED__POLL", "200ms"),
         ("RUST_LOG", "info"),
     ];
-    Service::start(context.folder(), &[&variables, more].concat()).await
+    [&settings, more].concat()
 }
 
 /// Compares the history with what exists, and asserts which statuses there were.
-async fn check(load: RecordedLoad, services: &[Service], database_url: &str) {
+pub(crate) async fn check(load: RecordedLoad, services: &[Service], database_url: &str) {
     let app = App::at(services[0].address, "");
     let direct = connect(database_url).await;
     // All positions are known once no change is in flight.
@@ -59,64 +59,16 @@ async fn check(load: RecordedLoad, services: &[Service], database_url: &str) {
 }
 
 /// Prints how long each process could not write after a fault.
-fn report(fault: &str, answers: &[Answer], since: Instant) {
+pub(crate) fn report(fault: &str, answers: &[Answer], since: Instant) {
     let gaps = longest_gaps(answers, since);
     println!("{fault}: longest time without an acknowledged write per process {gaps:?}");
 }
 
 /// Stops processes in the orderly way.
-async fn stop_all(services: Vec<Service>) {
+pub(crate) async fn stop_all(services: Vec<Service>) {
     for mut service in services {
         service.signal("TERM").await;
         assert!(service.ended().await.success());
-    }
-}
-
-async fn a_galera_cluster_loses_nodes_without_losing_writes(context: Context) {
-    let Some(mut galera) = Galera::start().await else { panic!("no Galera found; install galera-4 and rsync") };
-    let mut nats = BrokerServer::new(BrokerKind::Nats).expect("install nats-server");
-    nats.start().await;
-    let broker = nats.url();
-    // Each process prefers another node, so that all nodes have writers.
-    let urls: Vec<String> = (0..3).map(|node| galera.url(node)).collect();
-    let mut services = Vec::new();
-    for url in &urls {
-        services.push(start(&context, url, &[("USERS_API__FEED__BROKER", &broker)]).await);
-    }
-    let apps: Vec<App> = services.iter().map(|service| App::at(service.address, "")).collect();
-    let load = RecordedLoad::start(apps.iter().map(|app| app.address).collect(), CLIENTS);
-    load.succeed(20).await;
-
-    let killed_at = Instant::now();
-    galera.nodes[0].stop();
-    load.succeed(20).await;
-    report("node killed", &load.answers(), killed_at);
-    let pool = apps[0].pool().await;
-    let hosts = pool["hosts"].as_array().unwrap();
-    assert_eq!((hosts.len(), hosts[0]["state"].as_str()), (3, Some("down")), "{pool}");
-    assert!(hosts.iter().any(|host| host["state"] == "up"), "{pool}");
-    galera.restart(0).await;
-
-    let stopped_at = Instant::now();
-    galera.nodes[1].pause();
-    load.succeed(20).await;
-    report("node stopped", &load.answers(), stopped_at);
-    galera.nodes[1].resume();
-    galera.is_synced(1).await;
-
-    for partition in galera.partitions() {
-        let cut_at = Instant::now();
-        galera.cut(2, *partition).await;
-        load.succeed(20).await;
-        report(&format!("node cut off: {partition:?}"), &load.answers(), cut_at);
-        galera.heal(2).await;
-        load.succeed(20).await;
-    }
-
-    check(load, &services, &url_on(&galera.nodes[0])).await;
-    stop_all(services).await;
-    for node in &mut galera.nodes {
-        node.stop();
     }
 }
 
@@ -125,7 +77,7 @@ async fn a_promoted_standby_takes_over_without_losing_writes(context: Context) {
     let url = database.url();
     let mut services = Vec::new();
     for _ in 0..2 {
-        services.push(start(&context, &url, &[]).await);
+        services.push(Service::start(context.folder(), &settings(&url, &[])).await);
     }
     let apps: Vec<App> = services.iter().map(|service| App::at(service.address, "")).collect();
     let load = RecordedLoad::start(apps.iter().map(|app| app.address).collect(), CLIENTS);

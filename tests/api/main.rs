@@ -44,6 +44,7 @@ mod feed_consistency;
 mod feed_failures;
 mod feed_positions;
 mod feed_tail;
+mod galera;
 mod harness;
 mod hostile;
 mod http_semantics;
@@ -171,6 +172,7 @@ fn main() -> ExitCode {
             suite("pipelines", pipelines::cases()).without_engine(),
             suite("reverse_proxies", reverse_proxies::cases()).without_engine(),
             suite("clusters", clusters::cases()).without_engine().alone(),
+            suite("galera", galera::cases()).without_engine().alone(),
             suite("cli", cli::cases()).without_engine(),
             suite("rate_limits", rate_limits::cases()).without_engine(),
             suite("tokens", tokens::cases()).without_engine(),

@@ -147,7 +147,7 @@ impl Client {
         }
     }
 
-    /// Sends a request to the next process; status 0 without a response.
+    /// Sends a request to the next process that accepts the connection; status 0 without a response.
     async fn send(
         &self,
         method: Method,
@@ -156,26 +156,32 @@ impl Client {
         body: Option<(&Value, Option<&str>)>,
     ) -> (u16, Value) {
         let addresses = &self.shared.addresses;
-        let process = (self.number + self.round) % addresses.len();
         let is_write = method != Method::GET;
-        let mut request = App::at(addresses[process], "").request(method, path).timeout(Duration::from_secs(20));
-        if let Some(version) = if_match {
-            request = request.header("if-match", format!("\"{version}\""));
-        }
-        if let Some((body, key)) = body {
-            request = request.json(body);
-            if let Some(key) = key {
-                request = request.header("idempotency-key", key);
+        for attempt in 0.. {
+            let process = (self.number + self.round + attempt) % addresses.len();
+            let mut request = App::at(addresses[process], "").request(method.clone(), path);
+            request = request.timeout(Duration::from_secs(20));
+            if let Some(version) = if_match {
+                request = request.header("if-match", format!("\"{version}\""));
             }
+            if let Some((body, key)) = body {
+                request = request.json(body);
+                if let Some(key) = key {
+                    request = request.header("idempotency-key", key);
+                }
+            }
+            let reply = Reply::try_of(request).await;
+            let (status, json) = match &reply {
+                Ok(reply) => (reply.status.as_u16(), serde_json::from_str(&reply.text).unwrap_or(Value::Null)),
+                // The process does not listen, so it has not received the request.
+                Err(error) if error.is_connect() && attempt + 1 < addresses.len() => continue,
+                Err(_) => (0, Value::Null),
+            };
+            let answer = Answer { at: Instant::now(), process, status, is_write };
+            self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+            return (status, json);
         }
-        let reply = Reply::try_of(request).await;
-        let (status, json) = match &reply {
-            Ok(reply) => (reply.status.as_u16(), serde_json::from_str(&reply.text).unwrap_or(Value::Null)),
-            Err(_) => (0, Value::Null),
-        };
-        let answer = Answer { at: Instant::now(), process, status, is_write };
-        self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
-        (status, json)
+        unreachable!("the last attempt returns")
     }
 
     async fn create(&mut self) {
