@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::{
     cases,
     harness::{
-        Answer, App, Context, End, Engine, Load, ProxyKind, RecordedLoad, ReverseProxy, Server, Service, by_status,
-        connect, env_or, eventually, longest_gaps, new_database, number, statuses,
+        Answer, App, Context, End, Engine, FeedReaders, Load, ProxyKind, RecordedLoad, ReverseProxy, Server, Service,
+        by_status, connect, env_or, eventually, longest_gaps, new_database, number, statuses,
     },
 };
 use test_support::cluster::{Replicated, url_on};
@@ -36,25 +36,28 @@ pub(crate) fn settings<'a>(url: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'
     [&settings, more].concat()
 }
 
-/// Compares the history with what exists, and asserts which statuses there were.
-pub(crate) async fn check(load: RecordedLoad, services: &[Service], database_url: &str) {
+/// Stops the clients, compares what they did and read with what exists, and asserts which statuses there were.
+pub(crate) async fn check(mut load: RecordedLoad, readers: FeedReaders, services: &[Service], database_url: &str) {
     let app = App::at(services[0].address, "");
     let direct = connect(database_url).await;
+    load.stop().await;
     // All positions are known once no change is in flight.
-    eventually("every change has a position", || async {
+    let last = eventually("every change has a position", || async {
         let committed = number(&direct, "SELECT COUNT(*) FROM users_journal").await.ok()?;
         let position = app.get("/users/changes").await.headers.get("feed-position")?.to_str().ok()?.to_owned();
-        (position.split_once('.')?.1.parse::<i64>().ok()? >= committed).then_some(())
+        position.split_once('.')?.1.parse::<i64>().ok().filter(|last| *last >= committed)
     })
     .await;
-    let (report, answers) = load.check(&app).await;
+    let report = load.check(&app, &readers.finish(last).await).await;
     assert!(report.is_clean(), "{report}");
+    let answers = load.answers();
     let counts = statuses(&answers);
     let is_expected = |status: u64| EXPECTED.iter().any(|expected| u64::from(*expected) == status);
     let unexpected = |line: &serde_json::Value| line["status"].as_u64().is_some_and(|status| !is_expected(status));
     let lines: Vec<_> = services.iter().flat_map(Service::log).filter(unexpected).collect();
     assert!(counts.keys().all(|status| is_expected(u64::from(*status))), "{counts:?} {lines:#?}");
     assert!(counts[&201] > 50 && counts[&200] > 100 && counts.contains_key(&412), "{counts:?}");
+    println!("responses by status: {counts:?}");
     direct.close().await.unwrap();
 }
 
@@ -80,9 +83,12 @@ async fn a_promoted_standby_takes_over_without_losing_writes(context: Context) {
         services.push(Service::start(context.folder(), &settings(&url, &[])).await);
     }
     let apps: Vec<App> = services.iter().map(|service| App::at(service.address, "")).collect();
-    let load = RecordedLoad::start(apps.iter().map(|app| app.address).collect(), CLIENTS);
+    let addresses: Vec<SocketAddr> = apps.iter().map(|app| app.address).collect();
+    let readers = FeedReaders::start(&addresses).await;
+    let load = RecordedLoad::start(addresses, CLIENTS);
     load.succeed(50).await;
     database.primary.stop();
+    readers.cut();
     for app in &apps {
         app.pool_until("the pool is down", |pool| pool["state"] == "down").await;
     }
@@ -97,7 +103,7 @@ async fn a_promoted_standby_takes_over_without_losing_writes(context: Context) {
     println!("the promotion took {:?}", promoted_at.elapsed());
     load.succeed(50).await;
     report("standby promoted", &load.answers(), promoted_at);
-    check(load, &services, &url_on(&database.standby)).await;
+    check(load, readers, &services, &url_on(&database.standby)).await;
     stop_all(services).await;
     database.standby.stop();
 }

@@ -1,12 +1,14 @@
 //! Three processes of the service on a Galera cluster of three nodes, while nodes and processes fail under load or are
 //! restarted.
 
+use std::net::SocketAddr;
+
 use tokio::time::Instant;
 
 use crate::{
     cases,
     clusters::{CLIENTS, check, report, settings, stop_all},
-    harness::{App, BrokerKind, BrokerServer, Context, End, RecordedLoad, Service},
+    harness::{App, BrokerKind, BrokerServer, Context, End, FeedReaders, RecordedLoad, Service},
 };
 use test_support::cluster::{Galera, url_on};
 
@@ -24,6 +26,7 @@ struct Run {
     services: Vec<Service>,
     apps: Vec<App>,
     load: RecordedLoad,
+    readers: FeedReaders,
 }
 
 async fn a_galera_cluster_loses_nodes_without_losing_writes(context: Context) {
@@ -49,13 +52,16 @@ impl Run {
             services.push(Service::start(context.folder(), &variables).await);
         }
         let apps: Vec<App> = services.iter().map(|service| App::at(service.address, "")).collect();
-        let load = RecordedLoad::start(apps.iter().map(|app| app.address).collect(), CLIENTS);
+        let addresses: Vec<SocketAddr> = apps.iter().map(|app| app.address).collect();
+        let readers = FeedReaders::start(&addresses).await;
+        let load = RecordedLoad::start(addresses, CLIENTS);
         load.succeed(WRITES).await;
-        Self { context, galera, nats, services, apps, load }
+        Self { context, galera, nats, services, apps, load, readers }
     }
 
-    /// Waits until writes succeed through each process, and prints how long they did not.
+    /// Cuts the readers off, waits until writes succeed through each process, and prints how long they did not.
     async fn recover(&self, fault: &str, since: Instant) {
+        self.readers.cut();
         self.load.succeed(WRITES).await;
         report(fault, &self.load.answers(), since);
     }
@@ -113,7 +119,7 @@ impl Run {
     }
 
     async fn end(self) {
-        check(self.load, &self.services, &url_on(&self.galera.nodes[0])).await;
+        check(self.load, self.readers, &self.services, &url_on(&self.galera.nodes[0])).await;
         stop_all(self.services).await;
     }
 }

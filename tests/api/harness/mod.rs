@@ -5,6 +5,7 @@ pub mod bulk;
 mod context;
 mod crashes;
 mod events;
+mod feed_readers;
 mod flaky_proxy;
 mod identity_provider;
 mod load;
@@ -27,6 +28,7 @@ pub use self::{
     context::Context,
     crashes::{DurableDatabase, Progress},
     events::EventStream,
+    feed_readers::FeedReaders,
     flaky_proxy::FlakyProxy,
     identity_provider::{SigningKey, token},
     load::{Load, Sample, by_status, quantile},

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use history::{Event, EventKind, FinalState, History, Operation, Outcome, User};
+use history::{Event, EventKind, FinalState, History, Operation, Outcome, Reader, User};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
@@ -91,14 +91,21 @@ impl RecordedLoad {
         self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops the clients, and compares what they recorded with what exists: `app` is one of the processes.
-    pub async fn check(self, app: &App) -> (history::Report, Vec<Answer>) {
+    /// Stops the clients.
+    pub async fn stop(&mut self) {
         self.shared.is_over.store(true, Ordering::Relaxed);
-        for client in self.clients {
+        for client in self.clients.drain(..) {
             client.await.unwrap();
         }
-        let answers = self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (history::check(&self.shared.history, &state(app).await, &events(app).await), answers)
+    }
+
+    /// Compares what the clients recorded, and what readers of the feed have read, with what exists: `app` is one of the
+    /// processes.
+    pub async fn check(&self, app: &App, readers: &[Reader]) -> history::Report {
+        let events = events(app).await;
+        let mut report = history::check(&self.shared.history, &state(app).await, &events);
+        report.violations.extend(history::check_readers(&events, readers).violations);
+        report
     }
 }
 
@@ -297,18 +304,19 @@ async fn events(app: &App) -> Vec<Event> {
     let request = app.request(Method::GET, "/users/changes?after=earliest");
     let reply = Reply::of(request.header("accept", "application/x-ndjson")).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
-    let event = |line: &str| {
-        let event: Value = serde_json::from_str(line).unwrap();
-        let (_, position) = event["position"].as_str().unwrap().split_once('.').unwrap();
-        let value = |member: &str| event["data"][member].as_str().map(str::to_owned);
-        Event {
-            position: position.parse().unwrap(),
-            kind: EventKind::parse(event["type"].as_str().unwrap()).unwrap(),
-            id: event["subject"].as_str().unwrap().to_owned(),
-            version: event["data"]["version"].as_i64().unwrap(),
-            name: value("name"),
-            email: value("email"),
-        }
-    };
-    reply.text.lines().map(event).collect()
+    reply.text.lines().map(|line| parse_event(&serde_json::from_str(line).unwrap())).collect()
+}
+
+/// An event of the feed.
+pub fn parse_event(event: &Value) -> Event {
+    let (_, position) = event["position"].as_str().unwrap().split_once('.').unwrap();
+    let value = |member: &str| event["data"][member].as_str().map(str::to_owned);
+    Event {
+        position: position.parse().unwrap(),
+        kind: EventKind::parse(event["type"].as_str().unwrap()).unwrap(),
+        id: event["subject"].as_str().unwrap().to_owned(),
+        version: event["data"]["version"].as_i64().unwrap(),
+        name: value("name"),
+        email: value("email"),
+    }
 }

@@ -44,6 +44,17 @@ impl Socket {
         (socket, position)
     }
 
+    /// Opens a socket and subscribes; `None` if that fails.
+    pub async fn try_subscribe(address: SocketAddr, subscription: &Value) -> Option<Self> {
+        let request = ClientRequestBuilder::new(format!("ws://{address}/ws").parse().unwrap());
+        let stream = TcpStream::connect(address).await.ok()?;
+        let (mut socket, _) = client_async(request.with_sub_protocol("users-api.v1"), stream).await.ok()?;
+        let mut message = subscription.clone();
+        message["type"] = "subscribe".into();
+        socket.send(Message::text(message.to_string())).await.ok()?;
+        Some(Self(socket))
+    }
+
     /// Subscribes and returns the position in `hello`.
     pub async fn begin(&mut self, subscription: &Value) -> String {
         let mut message = subscription.clone();

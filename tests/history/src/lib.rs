@@ -41,7 +41,7 @@ mod violation;
 pub use self::{
     record::{History, Operation, Outcome, Pending, Record},
     report::{Allowance, Report},
-    state::{Event, EventKind, FinalState, User},
+    state::{Event, EventKind, FinalState, Reader, User},
     violation::Violation,
 };
 
@@ -59,4 +59,13 @@ pub fn check_with(history: &History, state: &FinalState, events: &[Event], allow
     let mut violations = Vec::new();
     rules::apply(&index, &mut violations);
     Report::new(violations, allowance)
+}
+
+/// Checks what several clients read against the whole feed: each must have read every event after its beginning once, in
+/// the order of the feed. They must have had the time to read the last one.
+#[must_use]
+pub fn check_readers(events: &[Event], readers: &[Reader]) -> Report {
+    let mut violations = Vec::new();
+    rules::readers::apply(events, readers, &mut violations);
+    Report::new(violations, &Allowance::default())
 }

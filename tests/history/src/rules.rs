@@ -5,6 +5,7 @@ mod emails;
 mod events;
 mod feed;
 mod presence;
+pub(crate) mod readers;
 mod refusals;
 mod values;
 mod versions;

@@ -76,3 +76,14 @@ impl Event {
         Self { position, kind, id, version, name: Some(name), email: Some(email) }
     }
 }
+
+/// What a client read that stores its position and continues after it, over all its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// The name of the client, for the report.
+    pub name: String,
+    /// The number of the position after which it began.
+    pub after: i64,
+    /// The events, in the order in which it read them.
+    pub events: Vec<Event>,
+}

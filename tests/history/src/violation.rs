@@ -66,6 +66,14 @@ pub enum Violation {
     UnexplainedEvent { id: String, version: i64, kind: EventKind, position: i64 },
     /// The last event of a user does not agree with the final state.
     FeedDisagrees { id: String, event: Option<i64>, state: Option<i64> },
+    /// A client did not read an event of the feed.
+    NotRead { reader: String, position: i64 },
+    /// A client read an event more than once, although it stores its position.
+    ReadTwice { reader: String, position: i64 },
+    /// A client read an event after a later one, or one from before its beginning.
+    ReadLate { reader: String, previous: i64, position: i64 },
+    /// A client read something else than the event that the feed has at the position.
+    ReadOther { reader: String, position: i64 },
 }
 
 impl Violation {
@@ -203,6 +211,24 @@ impl Violation {
                 let event = event.map_or("no user".to_owned(), |version| format!("version {version}"));
                 let state = state.map_or("no user".to_owned(), |version| format!("version {version}"));
                 write!(f, "feed disagrees: user {id}: {event} by the feed, {state} in the final state")
+            }
+            _ => self.write_reading(f),
+        }
+    }
+
+    fn write_reading(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRead { reader, position } => {
+                write!(f, "not read: {reader} did not get the event at position {position}")
+            }
+            Self::ReadTwice { reader, position } => {
+                write!(f, "read twice: {reader} got the event at position {position} again")
+            }
+            Self::ReadLate { reader, previous, position } => {
+                write!(f, "read late: {reader} got the event at position {position} after {previous}")
+            }
+            Self::ReadOther { reader, position } => {
+                write!(f, "other event: {reader} got at position {position} what the feed does not have there")
             }
             _ => Ok(()),
         }

@@ -8,6 +8,7 @@ mod database;
 mod fault;
 mod faults_of_creations;
 mod faults_of_feed;
+mod faults_of_readers;
 mod faults_of_refusals;
 mod faults_of_state;
 mod faults_of_versions;
