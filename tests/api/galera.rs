@@ -1,14 +1,18 @@
 //! Three processes of the service on a Galera cluster of three nodes, while nodes and processes fail under load or are
-//! restarted.
+//! restarted. Two processes choose the node themselves; the third one connects through HAProxy.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::Range};
 
+use sea_orm::ConnectionTrait;
 use tokio::time::Instant;
 
 use crate::{
     cases,
     clusters::{CLIENTS, check, report, settings, stop_all},
-    harness::{App, BrokerKind, BrokerServer, Context, End, FeedReaders, RecordedLoad, Service},
+    harness::{
+        Answer, App, BrokerServer, Context, End, FeedReaders, RecordedLoad, ReverseProxy, Service, connect, eventually,
+        statuses,
+    },
 };
 use test_support::cluster::{Galera, url_on};
 
@@ -16,13 +20,21 @@ cases![a_galera_cluster_loses_nodes_without_losing_writes];
 
 /// How many writes must succeed through each process during a fault, and after it.
 const WRITES: usize = 20;
+const PROCESSES: usize = 3;
+/// The last node and the last process.
+const LAST: usize = PROCESSES - 1;
+const BROKER: &str = "USERS_API__FEED__BROKER";
 
 /// All that runs.
 struct Run {
     context: Context,
     galera: Galera,
-    nats: BrokerServer,
-    /// Each prefers another node, so that all nodes have writers.
+    /// The doorbell: a cluster, whose servers have one process each.
+    nats: Vec<BrokerServer>,
+    /// Between the last process and the nodes.
+    _proxy: ReverseProxy,
+    /// URLs of the database. Each process prefers another node, so that all nodes have writers.
+    urls: Vec<String>,
     services: Vec<Service>,
     apps: Vec<App>,
     load: RecordedLoad,
@@ -32,6 +44,7 @@ struct Run {
 async fn a_galera_cluster_loses_nodes_without_losing_writes(context: Context) {
     let mut run = Run::start(context).await;
     // Starting a cluster takes long, so all faults are planted in one.
+    run.kill_a_broker().await;
     run.kill_a_node().await;
     run.pause_a_node().await;
     run.cut_a_node_off().await;
@@ -43,20 +56,51 @@ async fn a_galera_cluster_loses_nodes_without_losing_writes(context: Context) {
 impl Run {
     async fn start(context: Context) -> Self {
         let Some(galera) = Galera::start().await else { panic!("no Galera found; install galera-4 and rsync") };
-        let mut nats = BrokerServer::new(BrokerKind::Nats).expect("install nats-server");
-        nats.start().await;
+        let mut nats = BrokerServer::nats_cluster(PROCESSES).expect("install nats-server");
+        for server in &mut nats {
+            server.start().await;
+        }
+        let admin = connect(galera.nodes[0].url()).await;
+        admin.execute_unprepared(include_str!("../../deploy/compose/galera.sql")).await.unwrap();
+        admin.close().await.unwrap();
+        let proxy = ReverseProxy::before_galera(&galera.addresses(LAST)).await;
+        let urls = vec![galera.url(0), galera.url(1), galera.url_through(proxy.address)];
         let mut services = Vec::new();
-        for process in 0..galera.nodes.len() {
-            let (url, broker) = (galera.url(process), nats.url());
-            let variables = settings(&url, &[("USERS_API__FEED__BROKER", &broker)]);
-            services.push(Service::start(context.folder(), &variables).await);
+        for (url, broker) in urls.iter().zip(&nats) {
+            services.push(Service::start(context.folder(), &settings(url, &[(BROKER, &broker.url())])).await);
         }
         let apps: Vec<App> = services.iter().map(|service| App::at(service.address, "")).collect();
         let addresses: Vec<SocketAddr> = apps.iter().map(|app| app.address).collect();
         let readers = FeedReaders::start(&addresses).await;
         let load = RecordedLoad::start(addresses, CLIENTS);
         load.succeed(WRITES).await;
-        Self { context, galera, nats, services, apps, load, readers }
+        Self { context, galera, nats, _proxy: proxy, urls, services, apps, load, readers }
+    }
+
+    /// Waits until the processes hear of each other's events.
+    async fn hear(&self, processes: Range<usize>) {
+        for app in &self.apps[processes] {
+            let rings = || async { app.get("/feed").await.json()["doorbell"]["rings"].as_u64().unwrap() };
+            let before = rings().await;
+            // One ring is that of the connection.
+            eventually("the doorbell rings", || async { (rings().await > before + 1).then_some(()) }).await;
+        }
+    }
+
+    /// Costs no request, and no other process its doorbell.
+    async fn kill_a_broker(&mut self) {
+        self.hear(0..PROCESSES).await;
+        let (since, app) = (Instant::now(), self.apps[0].clone());
+        let is_connected = || async { app.get("/feed").await.json()["doorbell"]["connected"].as_bool() };
+        self.nats[0].kill();
+        eventually("the process is disconnected", || async { (!is_connected().await?).then_some(()) }).await;
+        self.hear(1..PROCESSES).await;
+        self.recover("NATS server killed", since).await;
+        self.nats[0].start().await;
+        eventually("the process is connected again", || async { is_connected().await?.then_some(()) }).await;
+        self.hear(0..PROCESSES).await;
+        let answers: Vec<Answer> = self.load.answers().into_iter().filter(|answer| answer.at > since).collect();
+        assert!(answers.iter().all(|answer| (200..500).contains(&answer.status)), "{:?}", statuses(&answers));
     }
 
     /// Cuts the readers off, waits until writes succeed through each process, and prints how long they did not.
@@ -88,9 +132,9 @@ impl Run {
     async fn cut_a_node_off(&mut self) {
         for partition in self.galera.partitions() {
             let since = Instant::now();
-            self.galera.cut(2, *partition).await;
+            self.galera.cut(LAST, *partition).await;
             self.recover(&format!("node cut off from {partition:?}"), since).await;
-            self.galera.heal(2).await;
+            self.galera.heal(LAST).await;
             self.load.succeed(WRITES).await;
         }
     }
@@ -111,8 +155,8 @@ impl Run {
             let address = self.services[process].address;
             self.services[process].signal("TERM").await;
             assert!(self.services[process].ended().await.success());
-            let (url, broker) = (self.galera.url(process), self.nats.url());
-            let variables = settings(&url, &[("USERS_API__FEED__BROKER", &broker)]);
+            let broker = self.nats[process].url();
+            let variables = settings(&self.urls[process], &[(BROKER, &broker)]);
             self.services[process] = Service::start_on(self.context.folder(), &variables, address).await;
             self.recover(&format!("process {process} restarted"), since).await;
         }

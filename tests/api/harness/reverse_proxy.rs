@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use tempfile::TempDir;
 
@@ -49,8 +49,52 @@ impl ReverseProxy {
         }
     }
 
+    /// Starts HAProxy with the configuration of `deploy/compose`, in front of a cluster. It prefers the first node.
+    pub async fn before_galera(nodes: &[SocketAddr]) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut text = include_str!("../../../deploy/compose/haproxy.cfg").to_owned();
+        let mut replace = |from: &str, to: String| {
+            assert!(text.contains(from), "{text}");
+            text = text.replace(from, &to);
+        };
+        replace("bind :3306", format!("bind {address}"));
+        for (name, node) in ["galera1", "galera2", "galera3"].iter().zip(nodes) {
+            replace(&format!("{name}:3306"), node.to_string());
+        }
+        Self::run(Kind::HaProxy, address, |_| text).await
+    }
+
     /// `target` is what nginx forwards to: an address, or the upstream that `servers` defines.
     async fn start(kind: Kind, servers: &str, target: &str, more: &str) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let text = |at: &Path| {
+            let at = at.display();
+            match kind {
+                Kind::Nginx => {
+                    // Debian's nginx.conf, except for the paths that only root can write.
+                    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                        .map(|path| format!("{path}_temp_path {at}/{path};"))
+                        .concat();
+                    format!(
+                        "daemon off; pid {at}/pid; error_log {at}/log;\nevents {{ worker_connections 768; }}\nhttp {{\n\
+                     access_log off; sendfile on; tcp_nopush on; types_hash_max_size 2048; gzip on; {paths}\n\
+                     {servers}\
+                     server {{ listen {address};\nlocation / {{ proxy_pass http://{target};\n{more}\n}} }} }}\n"
+                    )
+                }
+                // As in Debian's haproxy.cfg.
+                Kind::HaProxy => format!(
+                    "defaults\n  mode http\n  option httplog\n  timeout connect 5000\n  timeout client 50000\n  \
+                 timeout server 50000\nfrontend front\n  bind {address}\n  default_backend back\n  {more}\n\
+                 backend back\n{servers}"
+                ),
+            }
+        };
+        Self::run(kind, address, text).await
+    }
+
+    /// Runs one that listens at this address, with a configuration for its folder.
+    async fn run(kind: Kind, address: SocketAddr, text: impl FnOnce(&Path) -> String) -> Self {
         let (name, user, signal) = match kind {
             Kind::Nginx => ("nginx", "www-data", "QUIT"),
             Kind::HaProxy => ("haproxy", "haproxy", "TERM"),
@@ -58,30 +102,8 @@ impl ReverseProxy {
         let program = program(name).unwrap_or_else(|| panic!("no {name} found; install its package"));
         let owner = Owner::named(user);
         let folder = owner.folder();
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let configuration = folder.path().join("configuration");
-        let at = folder.path().display();
-        let text = match kind {
-            Kind::Nginx => {
-                // Debian's nginx.conf, except for the paths that only root can write.
-                let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                    .map(|path| format!("{path}_temp_path {at}/{path};"))
-                    .concat();
-                format!(
-                    "daemon off; pid {at}/pid; error_log {at}/log;\nevents {{ worker_connections 768; }}\nhttp {{\n\
-                     access_log off; sendfile on; tcp_nopush on; types_hash_max_size 2048; gzip on; {paths}\n\
-                     {servers}\
-                     server {{ listen {address};\nlocation / {{ proxy_pass http://{target};\n{more}\n}} }} }}\n"
-                )
-            }
-            // As in Debian's haproxy.cfg.
-            Kind::HaProxy => format!(
-                "defaults\n  mode http\n  option httplog\n  timeout connect 5000\n  timeout client 50000\n  \
-                 timeout server 50000\nfrontend front\n  bind {address}\n  default_backend back\n  {more}\n\
-                 backend back\n{servers}"
-            ),
-        };
-        owner.write(&configuration, &text);
+        owner.write(&configuration, &text(folder.path()));
         let mut command = owner.managed_command(&program, folder.path(), signal);
         match kind {
             Kind::Nginx => command.args(["-p", ".", "-e"]).arg(folder.path().join("log")).arg("-c").arg(&configuration),

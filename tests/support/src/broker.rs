@@ -25,6 +25,8 @@ pub enum BrokerKind {
 pub struct BrokerServer {
     kind: BrokerKind,
     port: u16,
+    /// More arguments.
+    more: Vec<String>,
     owner: Owner,
     folder: TempDir,
     process: Option<ManagedProcess>,
@@ -35,7 +37,19 @@ impl BrokerServer {
     pub fn new(kind: BrokerKind) -> Option<Self> {
         kind.program()?;
         let owner = Owner::named(UNPRIVILEGED);
-        Some(Self { kind, port: free_port(), folder: owner.folder(), owner, process: None })
+        Some(Self { kind, port: free_port(), more: Vec::new(), folder: owner.folder(), owner, process: None })
+    }
+
+    /// Returns the servers of a cluster of NATS, which are not running; `None` if it is not installed.
+    pub fn nats_cluster(size: usize) -> Option<Vec<Self>> {
+        let routes: Vec<String> = (0..size).map(|_| format!("nats://127.0.0.1:{}", free_port())).collect();
+        let all = routes.join(",");
+        let server = |route| {
+            let mut server = Self::new(BrokerKind::Nats)?;
+            server.more = ["--cluster_name", "test", "--cluster", route, "--routes", &all].map(str::to_owned).into();
+            Some(server)
+        };
+        routes.iter().map(|route| server(route.as_str())).collect()
     }
 
     /// Its URL, with a user and a password that has to be percent-encoded, except for Kafka.
@@ -60,6 +74,7 @@ impl BrokerServer {
                 command.args(["broker", "--listener-url", &address, "--advertised-listener-url", &address])
             }
         };
+        command.args(&self.more);
         self.process = Some(ManagedProcess::start(command));
         eventually("the broker listens", || async { TcpStream::connect(("127.0.0.1", self.port)).await.ok() }).await;
     }

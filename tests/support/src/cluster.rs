@@ -1,6 +1,10 @@
 //! Databases on several servers: a Galera cluster, and a primary with a standby.
 
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use sea_orm::{ConnectionTrait, Statement};
 
@@ -71,9 +75,19 @@ impl Galera {
 
     /// The URL of the database on all nodes, beginning with this one.
     pub fn url(&self, first: usize) -> String {
-        let hosts: Vec<String> =
-            (0..self.nodes.len()).map(|step| authority(&self.nodes[(first + step) % self.nodes.len()])).collect();
+        let hosts: Vec<String> = self.addresses(first).iter().map(SocketAddr::to_string).collect();
         of_hosts(&self.nodes[first], &hosts)
+    }
+
+    /// The URL of the database through a proxy.
+    pub fn url_through(&self, proxy: SocketAddr) -> String {
+        of_hosts(&self.nodes[0], &[proxy.to_string()])
+    }
+
+    /// The addresses of the nodes for clients, beginning with this one.
+    pub fn addresses(&self, first: usize) -> Vec<SocketAddr> {
+        let address = |step| authority(&self.nodes[(first + step) % self.nodes.len()]).parse().unwrap();
+        (0..self.nodes.len()).map(address).collect()
     }
 
     /// Starts a node that does not run, and waits until it has joined the others.
