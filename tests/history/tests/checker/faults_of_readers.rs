@@ -37,9 +37,9 @@ fn must_find(
         let Some(position) = plant(&mut readers[at].events, &mut random) else { continue };
         let report = check_readers(&world.events, &readers);
         let found =
-            |violation: &Violation| is_expected(violation, position) && reader_of(violation) == readers[at].name;
+            |violation: &Violation| is_expected(violation, position) && reader_of(violation) == Some(&readers[at].name);
         assert!(report.violations.iter().any(found), "seed {seed}, position {position}:\n{report}");
-        let is_other = |violation: &Violation| reader_of(violation) != readers[at].name;
+        let is_other = |violation: &Violation| reader_of(violation) != Some(&readers[at].name);
         assert!(!report.violations.iter().any(is_other), "seed {seed}:\n{report}");
         assert!(report.to_string().contains(&position.to_string()), "{report}");
         planted += 1;
@@ -50,13 +50,13 @@ fn must_find(
     assert_eq!(planted, HISTORIES, "too few histories have a place for the fault");
 }
 
-fn reader_of(violation: &Violation) -> &str {
+fn reader_of(violation: &Violation) -> Option<&str> {
     match violation {
         Violation::NotRead { reader, .. }
         | Violation::ReadTwice { reader, .. }
         | Violation::ReadLate { reader, .. }
-        | Violation::ReadOther { reader, .. } => reader,
-        other => panic!("not of a reader: {other}"),
+        | Violation::ReadOther { reader, .. } => Some(reader),
+        _ => None,
     }
 }
 
