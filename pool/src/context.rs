@@ -144,13 +144,18 @@ impl OperationContext {
     /// Aborts the operation, because its response will not arrive. Returns whether it was not aborted before.
     pub(crate) fn strand(&self) -> bool {
         let is_new = !self.is_stranded.swap(true, Ordering::Relaxed);
+        self.abort();
+        is_new
+    }
+
+    /// Aborts the operation, and the statement that it waits for.
+    pub(crate) fn abort(&self) {
         if let Some(abort) = self.abort.get() {
             abort.abort();
         }
         if let Some(interrupt) = &self.interrupt {
             interrupt.notify_waiters();
         }
-        is_new
     }
 
     /// Waits for the result of a statement, unless the operation is aborted before.

@@ -1,4 +1,4 @@
-//! A bounded, fair connection pool for SeaORM, on a dedicated Tokio runtime.
+//! A bounded, fair connection pool for SeaORM, on a Tokio runtime of its own or of the application.
 //!
 //! The pool opens connections with the drivers of sqlx 0.9, as SeaORM does, and supports SQLite, PostgreSQL, MySQL and
 //! MariaDB. It depends on no web framework and no settings format.

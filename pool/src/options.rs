@@ -66,7 +66,8 @@ pub struct PoolOptions {
     /// Name of the pool in metrics, and client name that the server shows (PostgreSQL:
     /// `pg_stat_activity.application_name`).
     pub application_name: String,
-    /// Threads of the pool's runtime, 0 to 64; 0 = half the processors, at least one.
+    /// Threads of the pool's runtime, 0 to 64; 0 = half the processors, at least one. No effect on a runtime of the
+    /// application.
     pub threads: usize,
 }
 

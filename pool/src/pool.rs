@@ -280,10 +280,20 @@ impl Pool {
         let are_closed = inner.until(|inner| inner.admission.connections().counts().open == 0);
         let closed = tokio::time::timeout(timeout, are_closed).await.map_err(|_| {
             let holders = inner.admission.connections().holders();
+            for holder in &holders {
+                holder.context.abort();
+            }
             CloseError { timeout, operations: holders.iter().map(|holder| holder.context.operation).collect() }
         });
         self.runtime().shutdown().await;
         closed
+    }
+}
+
+impl Drop for PoolParts {
+    fn drop(&mut self) {
+        // Ends the tasks of the pool, which a runtime of the application outlives.
+        self.inner.stop_admission();
     }
 }
 

@@ -16,6 +16,7 @@
     reason = "tests fail by panicking, and no crate depends on them"
 )]
 
+mod application_runtime;
 mod batch_failures;
 mod batches;
 mod bulk;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         suite("connection_state", connection_state::cases()),
         suite("transactions", transactions::cases()),
         suite("guards", guards::cases()),
+        suite("application_runtime", application_runtime::cases()),
         suite("driver_options", driver_options::cases()),
         suite("queue", queue::cases()),
         suite("batches", batches::cases()),

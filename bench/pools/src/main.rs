@@ -19,7 +19,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    pools::{Bb8, Deadpool, OrmPool, OrmPoolBatched, Pool, SeaOrm},
+    pools::{Bb8, Deadpool, OrmPool, OrmPoolBatched, OrmPoolOnCallersRuntime, Pool, SeaOrm},
     proxy::Proxy,
 };
 
@@ -57,6 +57,7 @@ struct Options {
 #[derive(Clone, Copy, ValueEnum)]
 enum Kind {
     OrmPool,
+    OrmPoolOnCallersRuntime,
     OrmPoolBatched,
     SeaOrm,
     Deadpool,
@@ -89,6 +90,7 @@ fn main() -> Result<()> {
 async fn measure(options: &Options, url: &str) -> Result<String> {
     match options.pool {
         Kind::OrmPool => measure_pool::<OrmPool>(options, url).await,
+        Kind::OrmPoolOnCallersRuntime => measure_pool::<OrmPoolOnCallersRuntime>(options, url).await,
         Kind::OrmPoolBatched => measure_pool::<OrmPoolBatched>(options, url).await,
         Kind::SeaOrm => measure_pool::<SeaOrm>(options, url).await,
         Kind::Deadpool => measure_pool::<Deadpool>(options, url).await,

@@ -18,7 +18,13 @@ use chrono::{DateTime, Utc};
 use sea_orm::{DbErr, QueryResult};
 use uuid::Uuid;
 
-pub use self::{batched::OrmPoolBatched, bb8::Bb8, deadpool::Deadpool, orm::OrmPool, sqlx::SeaOrm};
+pub use self::{
+    batched::OrmPoolBatched,
+    bb8::Bb8,
+    deadpool::Deadpool,
+    orm::{OrmPool, OrmPoolOnCallersRuntime},
+    sqlx::SeaOrm,
+};
 
 const FIND: &str = "SELECT id, name, email, version, created_at, updated_at FROM users WHERE id = $1";
 const FIND_MANY: &str = "SELECT id, name, email, version, created_at, updated_at FROM users WHERE id = ANY($1)";

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Pool {
     #[serde(rename = "orm-pool")]
     Unbatched,
+    #[serde(rename = "orm-pool-on-callers-runtime")]
+    OnCallersRuntime,
     #[serde(rename = "orm-pool-batched")]
     Batched,
     SeaOrm,
@@ -17,11 +19,13 @@ pub enum Pool {
 }
 
 impl Pool {
-    pub const ALL: [Self; 5] = [Self::Unbatched, Self::Batched, Self::SeaOrm, Self::Deadpool, Self::Bb8];
+    pub const ALL: [Self; 6] =
+        [Self::Unbatched, Self::OnCallersRuntime, Self::Batched, Self::SeaOrm, Self::Deadpool, Self::Bb8];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Unbatched => "orm-pool",
+            Self::OnCallersRuntime => "orm-pool, on the callers' runtime",
             Self::Batched => "orm-pool, batched",
             Self::SeaOrm => "SeaORM's built-in pool (sqlx)",
             Self::Deadpool => "deadpool-postgres",
@@ -33,6 +37,7 @@ impl Pool {
     pub fn argument(self) -> &'static str {
         match self {
             Self::Unbatched => "orm-pool",
+            Self::OnCallersRuntime => "orm-pool-on-callers-runtime",
             Self::Batched => "orm-pool-batched",
             Self::SeaOrm => "sea-orm",
             Self::Deadpool => "deadpool",

@@ -163,8 +163,8 @@ pub(crate) fn refuse_nested(runtime: &PoolRuntime, operation: &'static str) -> R
     if let Some(within) = context::current_operation() {
         return Err(Error::Nested { operation, within });
     }
-    // Tasks of the pool's runtime are operations and the tasks that their bodies have spawned.
-    if runtime.is_current() {
+    // Tasks of a dedicated runtime are operations and the tasks that their bodies have spawned.
+    if runtime.is_within_operation() {
         return Err(Error::Nested { operation, within: "a task spawned by an operation" });
     }
     Ok(())

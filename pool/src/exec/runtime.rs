@@ -1,8 +1,7 @@
-//! The pool's dedicated Tokio runtime.
+//! The runtime that the pool runs on: its own, or one of the application.
 //!
 //! A socket is bound to the runtime that opened it. On the runtime of an HTTP worker, it would fail when that worker
-//! stops, and operations of other workers would wake tasks across runtimes. So all operations run on a separate
-//! runtime.
+//! stops, and operations of other workers would wake tasks across runtimes. So all operations run on one runtime.
 
 use std::{
     io,
@@ -21,18 +20,26 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) struct PoolRuntime {
     handle: Handle,
+    /// Whether only the pool runs on it.
+    is_dedicated: bool,
     // Taken by `shutdown` or `drop`: waiting for a runtime inside another one would panic.
     runtime: Mutex<Option<Runtime>>,
 }
 
 impl PoolRuntime {
+    /// Starts a runtime for the pool alone.
     pub(crate) fn start(threads: usize) -> io::Result<Self> {
         let threads = match threads {
             0 => (thread::available_parallelism()?.get() / 2).max(1),
             set => set,
         };
         let runtime = Builder::new_multi_thread().worker_threads(threads).thread_name("pool").enable_all().build()?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Mutex::new(Some(runtime)) })
+        Ok(Self { handle: runtime.handle().clone(), is_dedicated: true, runtime: Mutex::new(Some(runtime)) })
+    }
+
+    /// Uses a runtime of the application, which outlives the pool.
+    pub(crate) fn of_application(handle: Handle) -> Self {
+        Self { handle, is_dedicated: false, runtime: Mutex::new(None) }
     }
 
     pub(crate) fn handle(&self) -> Handle {
@@ -47,12 +54,12 @@ impl PoolRuntime {
         self.handle.spawn(task)
     }
 
-    /// Whether the current task runs on this runtime.
-    pub(crate) fn is_current(&self) -> bool {
-        Handle::try_current().is_ok_and(|current| current.id() == self.handle.id())
+    /// Whether the current task can only be a part of an operation: it runs on a runtime where nothing else runs.
+    pub(crate) fn is_within_operation(&self) -> bool {
+        self.is_dedicated && Handle::try_current().is_ok_and(|current| current.id() == self.handle.id())
     }
 
-    /// Shuts the runtime down. Tasks that still run after [`SHUTDOWN_TIMEOUT`] are dropped.
+    /// Shuts a dedicated runtime down. Tasks that still run after [`SHUTDOWN_TIMEOUT`] are dropped.
     pub(crate) async fn shutdown(&self) {
         let Some(runtime) = self.take() else { return };
         // On a separate thread: waiting blocks, and the caller may be on a single-threaded runtime.

@@ -4,6 +4,7 @@ use std::{io, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use sea_orm::{DbErr, sqlx};
+use tokio::runtime::Handle;
 
 use super::Pool;
 use crate::{
@@ -25,6 +26,7 @@ pub struct PoolBuilder {
     url: DatabaseUrl,
     options: PoolOptions,
     driver_options: DriverOptions,
+    runtime: Option<Handle>,
 }
 
 impl Pool {
@@ -48,7 +50,12 @@ impl Pool {
     /// # }
     /// ```
     pub fn builder(url: &DatabaseUrl) -> PoolBuilder {
-        PoolBuilder { url: url.clone(), options: PoolOptions::default(), driver_options: DriverOptions::default() }
+        PoolBuilder {
+            url: url.clone(),
+            options: PoolOptions::default(),
+            driver_options: DriverOptions::default(),
+            runtime: None,
+        }
     }
 }
 
@@ -56,6 +63,18 @@ impl PoolBuilder {
     /// Sets the pool options. Defaults to [`PoolOptions::default`].
     pub fn options(mut self, options: PoolOptions) -> Self {
         self.options = options;
+        self
+    }
+
+    /// Runs the pool on a runtime of the application instead of one of its own, such as
+    /// [`Handle::current`](tokio::runtime::Handle::current).
+    ///
+    /// For an application whose tasks all run on one multi-threaded runtime: an operation then needs no other thread,
+    /// which makes single statements up to 1.5 times as fast. In return, a task that blocks a thread of the runtime also
+    /// delays the pool, and an operation inside another one is only recognized in the same task, not in a task that its
+    /// body has spawned. The runtime must outlive the pool; [`PoolOptions::threads`] has no effect.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
         self
     }
 
@@ -148,7 +167,7 @@ impl PoolBuilder {
             let allowed = "a pragma other than busy_timeout, which is set by `acquire`".to_owned();
             return Err(InvalidOption { option: "sqlite_pragma", allowed }.into());
         }
-        Pool::open(&self.url, &self.options, &Arc::new(self.driver_options)).await
+        Pool::open(&self.url, &self.options, &Arc::new(self.driver_options), self.runtime).await
     }
 }
 

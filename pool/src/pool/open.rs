@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
 
 use super::{Pool, PoolParts};
 use crate::{
@@ -33,29 +36,32 @@ impl Pool {
     ///
     /// [`ConnectError::Unreachable`] contains the URL, without the password, and the cause.
     pub async fn connect(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, ConnectError> {
-        Self::open(url, options, &Arc::default()).await
+        Self::builder(url).options(options.clone()).connect().await
     }
 
     pub(super) async fn open(
         url: &DatabaseUrl,
         options: &PoolOptions,
         driver_options: &Arc<DriverOptions>,
+        runtime: Option<Handle>,
     ) -> Result<Self, ConnectError> {
         let options = effective_options(url, options)?;
-        let runtime = PoolRuntime::start(options.threads).map_err(ConnectError::Runtime)?;
+        let runtime = match runtime {
+            Some(handle) => PoolRuntime::of_application(handle),
+            None => PoolRuntime::start(options.threads).map_err(ConnectError::Runtime)?,
+        };
         let metrics = PoolMetrics::new(&options.application_name)
             .map_err(|error| ConnectError::Runtime(std::io::Error::other(format!("{error:?}"))))?;
         let connector =
             Connector::new(url, &options, driver_options).map_err(|_| ConnectError::EngineDisabled(url.engine()))?;
         let inner = Arc::new(PoolInner::new(options, connector, metrics, runtime.handle()));
-        runtime.spawn(open_connections(Arc::clone(&inner)));
-        if let Err(error) = warm_up(&inner).await {
-            inner.stop_admission();
-            return Err(error);
-        }
-        runtime.spawn(run_housekeeper(Arc::clone(&inner)));
+        // Dropped if the warm-up fails or is cancelled, which ends its tasks.
+        let pool = Self(Arc::new(PoolParts { inner, runtime }));
+        pool.runtime().spawn(open_connections(Arc::clone(pool.inner())));
+        warm_up(pool.inner()).await?;
+        pool.runtime().spawn(run_housekeeper(Arc::clone(pool.inner())));
         warn_if_unverified(url);
-        Ok(Self(Arc::new(PoolParts { inner, runtime })))
+        Ok(pool)
     }
 }
 

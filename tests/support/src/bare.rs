@@ -13,9 +13,13 @@ pub async fn pool_on(url: &str, options: PoolOptions) -> Pool {
 
 pub async fn pool(databases: &Databases, options: PoolOptions) -> Pool {
     let pool = pool_on(&databases.database().await, options).await;
-    run(&pool, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").await;
-    run(&pool, "INSERT INTO t VALUES (1, 0), (2, 0)").await;
+    create_table(&pool).await;
     pool
+}
+
+pub async fn create_table(pool: &Pool) {
+    run(pool, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)").await;
+    run(pool, "INSERT INTO t VALUES (1, 0), (2, 0)").await;
 }
 
 pub async fn run(pool: &Pool, sql: &'static str) {
