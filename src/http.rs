@@ -69,6 +69,7 @@ mod refusal_pace;
 mod request_info;
 mod responses;
 mod route;
+mod shared_page;
 mod tickets;
 mod turn;
 mod users;
@@ -269,12 +270,13 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
             .protected(changes::__path_changes, changes::changes)
             .protected(websocket::__path_open, websocket::open)
             .protected(tickets::__path_create, tickets::create)
-            .protected(messages::__path_send, messages::send)
-            .protected(presence::__path_find, presence::find)
             .protected(users::__path_find, users::find)
             .protected(users::__path_replace, users::replace)
             .protected(users::__path_patch, users::patch)
             .protected(users::__path_remove, users::remove)
+            // Last, because each pattern costs a request that follows it a regular expression.
+            .protected(messages::__path_send, messages::send)
+            .protected(presence::__path_find, presence::find)
             .protected(history::__path_history, history::history);
     }
     routes.public(ops::__path_live, ops::live).public(ops::__path_ready, ops::ready);

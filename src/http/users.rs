@@ -3,7 +3,7 @@
 use actix_web::{
     FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder,
     dev::Payload,
-    http::header::{self, HeaderName},
+    http::header::{self, ContentType, HeaderName},
     web,
 };
 use utoipa::{
@@ -32,6 +32,7 @@ use super::{
         ChangeConditionProblems, ChangeProblems, CreateProblems, IdProblems, QueryProblems, ReadConditionProblems,
         RemoveProblems, ServerProblems,
     },
+    shared_page,
 };
 use crate::{
     auth::RateLimits,
@@ -193,7 +194,7 @@ pub(super) async fn list(
         response.insert_header((TOTAL_COUNT, count));
     }
     let response = if query.fields == Fields::default() {
-        response.json(page.users.iter().map(UserBody::from).collect::<Vec<_>>())
+        response.content_type(ContentType::json()).body(shared_page::json(&page)?)
     } else {
         let selected = |user| Selected { user, fields: query.fields, cursor: None };
         response.json(page.users.iter().map(selected).collect::<Vec<_>>())
