@@ -110,15 +110,20 @@ impl Run {
         report(fault, &self.load.answers(), since);
     }
 
+    /// The first node of a process that knows all of them, and that of HAProxy.
     async fn kill_a_node(&mut self) {
-        let since = Instant::now();
-        self.galera.nodes[0].stop();
-        self.recover("node killed", since).await;
-        let pool = self.apps[0].pool().await;
-        let hosts = pool["hosts"].as_array().unwrap();
-        assert_eq!((hosts.len(), hosts[0]["state"].as_str()), (3, Some("down")), "{pool}");
-        assert!(hosts.iter().any(|host| host["state"] == "up"), "{pool}");
-        self.galera.restart(0).await;
+        for node in [0, LAST] {
+            let since = Instant::now();
+            self.galera.nodes[node].stop();
+            self.recover(&format!("node {node} killed"), since).await;
+            if node == 0 {
+                let pool = self.apps[0].pool().await;
+                let hosts = pool["hosts"].as_array().unwrap();
+                assert_eq!((hosts.len(), hosts[0]["state"].as_str()), (3, Some("down")), "{pool}");
+                assert!(hosts.iter().any(|host| host["state"] == "up"), "{pool}");
+            }
+            self.galera.restart(node).await;
+        }
     }
 
     async fn pause_a_node(&mut self) {
