@@ -16,7 +16,8 @@ use crate::{
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operation was refused before it started.
+    /// The operation got no connection. It had no effect: if an earlier attempt ran, that attempt was rolled back or
+    /// changed nothing.
     #[error("{operation} was refused: {reason} ({usage})")]
     Refused {
         /// The operation's name.

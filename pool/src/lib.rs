@@ -1,4 +1,4 @@
-//! A bounded, fair connection pool for SeaORM, on a Tokio runtime of its own or of the application.
+//! A bounded, fair connection pool for SeaORM, on a dedicated Tokio runtime or the application's.
 //!
 //! The pool opens connections with the drivers of sqlx 0.9, as SeaORM does, and supports SQLite, PostgreSQL, MySQL and
 //! MariaDB. It depends on no web framework and no settings format.
@@ -63,8 +63,8 @@
 //!
 //! A body may run more than once, so it must not have side effects outside the database. Use the connection that it
 //! gets: requesting a second one inside a body fails with [`Error::Nested`]. [`Error::Refused`] means that the
-//! operation has not started, because the pool is full or closing or the database is down ([`AcquireError`]); a web
-//! service responds with 503.
+//! operation got no connection and had no effect, because the pool is full or closing or the database is down
+//! ([`AcquireError`]); a web service responds with 503.
 //!
 //! # How it works
 //!

@@ -66,8 +66,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Runs the pool on a runtime of the application instead of one of its own, such as
-    /// [`Handle::current`](tokio::runtime::Handle::current).
+    /// Runs the pool on a runtime of the application, such as [`Handle::current`](tokio::runtime::Handle::current),
+    /// instead of a dedicated one.
     ///
     /// For an application whose tasks all run on one multi-threaded runtime: an operation then needs no other thread,
     /// which makes single statements up to 1.5 times as fast. In return, a task that blocks a thread of the runtime also
