@@ -22,7 +22,7 @@ use users_api::{
 
 /// Users in the table.
 const USERS: usize = 100;
-/// Clients that ask at the same time when they ask together.
+/// Number of concurrent clients in `together`.
 const CLIENTS: usize = 32;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;

@@ -131,12 +131,12 @@ pub(crate) struct OpenConnection {
     activity: Arc<Activity>,
 }
 
-/// Tells a connection whose client does not read whether it ends.
+/// Signals to a connection whose client does not read that it must end.
 #[derive(Debug)]
 pub(crate) struct AbortSignal(Arc<Activity>);
 
 impl AbortSignal {
-    /// Returns whether the connection ends. If not, its task is woken when it does.
+    /// Returns whether the connection must end. If not, its task is woken when it must.
     pub(crate) fn is_aborted(&self, context: &Context<'_>) -> bool {
         self.0.blocked.register(context.waker());
         self.0.is_aborting.load(Ordering::Acquire)

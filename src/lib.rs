@@ -22,9 +22,10 @@
 //! * `database`: opens the pool as the settings describe, with a password that may change.
 //! * [`app`]: builds the service from its parts and runs it.
 //! * [`lifecycle`]: signals, the schema check at startup, reload on SIGHUP, graceful shutdown in phases.
-//! * `jobs`: background work: metrics upkeep, deletion of expired idempotency keys, refresh of API keys.
+//! * `jobs`: background work: refresh of API keys and of the signing keys of tokens; deletion of expired idempotency keys,
+//!   journal entries, events, messages, tickets and presence; the sequencer and the export of the feed; metrics upkeep.
 //! * [`cli`]: parses the command line. `commands` has a file for each command.
-//! * [`tls`]: the cryptography of TLS clients.
+//! * [`tls`]: the cryptography of TLS, and the certificate of the listeners.
 //! * `error_chain`: an error and its causes as one line.
 
 pub mod app;

@@ -217,7 +217,7 @@ fn is_unexpected<S>(metadata: &tracing::Metadata<'_>, _: &Context<'_, S>) -> boo
 }
 
 fn is_event(metadata: &tracing::Metadata<'_>) -> bool {
-    // The clients of NATS and Kafka log each attempt to connect; the feed reports when a broker is away.
+    // The clients of NATS and Kafka log each attempt to connect; the feed reports when a broker is unreachable.
     metadata.is_event() && !["async_nats", "krafka"].iter().any(|client| metadata.target().starts_with(client))
 }
 

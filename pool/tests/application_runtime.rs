@@ -36,7 +36,7 @@ async fn pool(context: &Context) -> Pool {
     pool
 }
 
-/// A runtime of its own, so that only the pool has tasks there.
+/// A separate runtime, so that only the pool has tasks there.
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }

@@ -168,11 +168,11 @@ async fn bulk_operations_give_way_only_to_other_operations(context: Context) {
     };
     for _ in 0..5 {
         bulk(false).await;
-        assert!(!pool.bulk_is_yielding(), "no other operation ran");
+        assert!(!pool.bulk_is_yielding(), "no other operation has run");
     }
     bulk(true).await;
     assert!(pool.bulk_is_yielding());
     bulk(false).await;
-    assert!(!pool.bulk_is_yielding(), "no other operation ran any more");
+    assert!(!pool.bulk_is_yielding(), "no other operation was running");
     end(pool).await;
 }

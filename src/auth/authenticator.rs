@@ -175,7 +175,7 @@ impl Authenticator {
         Ok(Caller { actor: Actor::Key(key.stored.key.id), scopes: key.stored.scopes, valid_until: None })
     }
 
-    /// Returns the scopes that remain to a caller who was authenticated before; `None` if nothing is permitted any more.
+    /// Returns the scopes that a caller who was authenticated before still has; `None` if the caller no longer has access.
     #[must_use]
     pub fn remaining_scopes(&self, basis: Basis, now: DateTime<Utc>) -> Option<Scopes> {
         match basis {

@@ -19,16 +19,16 @@ use tokio::sync::Notify;
 use super::{Caller, Refusal, jws_crypto};
 use crate::domain::{Actor, Scope, Scopes, Subject};
 
-/// How far the clocks of the provider and of this machine may differ.
+/// How far the clocks of the provider and of this service may differ.
 const LEEWAY_SECONDS: u32 = 30;
 /// The number of verified tokens that are remembered: some megabytes.
 const MAX_REMEMBERED: usize = 10_000;
-/// Longer tokens are refused unread.
 /// Maximum number of characters of a subject, as in OpenID Connect. It is logged, and recorded in the journal.
 const MAX_SUBJECT: usize = 255;
+/// Maximum number of bytes of a token. A longer one is refused before it is parsed.
 const MAX_TOKEN_LENGTH: usize = 8 * 1024;
 
-/// What a token must say.
+/// The claims that a token must have, and the algorithms that may sign it.
 #[derive(Clone, Debug)]
 pub struct TokenRules {
     /// `iss`.

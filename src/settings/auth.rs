@@ -82,7 +82,7 @@ impl JwtSettings {
         self.jwks.expose_secret()
     }
 
-    /// Returns what a token must say; `None` if no tokens are accepted.
+    /// Returns the claims that a token must have; `None` if no tokens are accepted.
     #[must_use]
     pub fn token_rules(&self) -> Option<TokenRules> {
         let algorithms: Vec<_> =

@@ -27,7 +27,7 @@ const SPACE: &str = "a value with white space needs quotation marks";
 const BRACE: &str = "a ${ is not closed";
 
 /// Reads the variables; the last one of a name counts. `outer` looks up what is substituted before the file itself, and
-/// `is_ours` says whose values matter: of other programs' variables, an unset `$NAME` is empty.
+/// `is_ours` returns whether a variable is a setting: in the values of others, an unset `$NAME` is empty.
 pub(super) fn parse(
     text: &str,
     outer: impl Fn(&str) -> Option<String>,

@@ -1,4 +1,4 @@
-//! Where settings stand outside of files in TOML: the environment, `.env`, and the files of secrets.
+//! Sources of settings other than TOML files: the environment, `.env`, and the files of secrets.
 
 use std::{
     collections::BTreeMap,
@@ -17,9 +17,9 @@ pub(super) const FILE_SUFFIX: &str = "_file";
 /// The variables that settings are read from, taken once at start: nothing reads the process's environment later.
 #[derive(Clone, Default)]
 pub struct Environment {
-    /// What the `.env` file says.
+    /// Variables from `.env`.
     pub dot_env: BTreeMap<String, String>,
-    /// What the process was started with.
+    /// Variables of the process.
     pub process: BTreeMap<String, String>,
 }
 
@@ -45,10 +45,10 @@ impl Environment {
     }
 }
 
-/// The variables of the file `.env` in the working directory and in no other: another project's settings may lie above.
+/// The variables of the file `.env` in the working directory and in no other: a parent directory may contain another project's.
 fn dot_env(process: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, SettingsError> {
     let path = Path::new(".env");
-    // Some keep a folder of this name.
+    // A directory may have this name.
     if path.is_dir() {
         return Ok(BTreeMap::new());
     }

@@ -8,31 +8,31 @@ pub enum SettingsError {
     /// The file cannot be read or is not TOML.
     #[error("cannot read the settings file {path}: {cause}")]
     File {
-        /// Which file.
+        /// Its path.
         path: String,
-        /// Why not.
+        /// Why it cannot be read.
         cause: String,
     },
     /// A line of the file `.env` is invalid.
     #[error(".env, line {line}{}: {reason}", name.as_ref().map_or(String::new(), |name| format!(" ({name})")))]
     DotEnv {
-        /// Which line, counted from 1.
+        /// The line, counted from 1.
         line: usize,
         /// The variable, if it is one of ours.
         name: Option<String>,
-        /// Why not, without the contents.
+        /// The reason, without the contents.
         reason: &'static str,
     },
     /// The value of a variable of ours is not text.
     #[error("{name}: the value is not UTF-8")]
     NotUnicode {
-        /// Which one.
+        /// The variable.
         name: String,
     },
     /// The key does not exist.
     #[error("{name}: unknown setting{}", nearest.as_ref().map_or(String::new(), |nearest| format!("; did you mean {nearest}?")))]
     UnknownKey {
-        /// The key or variable, as it is written where it stands.
+        /// The key or variable, as it is written in its source.
         name: String,
         /// A known one that looks like it.
         nearest: Option<String>,
@@ -40,33 +40,33 @@ pub enum SettingsError {
     /// A value is not of its kind or outside its limits.
     #[error("{name}{}: must be {allowed} (from {origin})", value.as_ref().map_or(String::new(), |value| format!("={value}")))]
     Invalid {
-        /// The key or variable, as it is written where it stands.
+        /// The key or variable, as it is written in its source.
         name: String,
         /// The value, if it is a number or a duration. Anything else may be a secret in the wrong place.
         value: Option<String>,
         /// What is allowed.
         allowed: String,
-        /// Where it stands.
+        /// Its source.
         origin: Origin,
     },
     /// A value cannot be used.
     #[error("{name}: {reason} (from {origin})")]
     Unusable {
-        /// The key or variable, as it is written where it stands.
+        /// The key or variable, as it is written in its source.
         name: String,
-        /// Why not, without the value.
+        /// The reason, without the value.
         reason: String,
-        /// Where it stands.
+        /// Its source.
         origin: Origin,
     },
-    /// Two names set one value in one place.
+    /// Two names set one value in one source.
     #[error("{name} and {other} are both set (from {origin}); remove one")]
     Twice {
         /// The key or variable.
         name: String,
         /// The other one.
         other: String,
-        /// Where they stand.
+        /// Their source.
         origin: Origin,
     },
 }

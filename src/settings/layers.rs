@@ -60,7 +60,7 @@ pub struct Override {
     pub value: String,
 }
 
-/// One value, where it stands, and by what name.
+/// A value, its source, and the name it was set by.
 #[derive(Clone)]
 struct Entry {
     value: Value,

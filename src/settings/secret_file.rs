@@ -5,7 +5,7 @@ use std::{fs::File, io::Read as _};
 /// More than any URL, password or key.
 const LONGEST: u64 = 64 * 1024;
 
-/// What the file says, without the end of its line. The error is a reason without the contents.
+/// Returns the contents of the file, without the end of the line. The error is a reason without the contents.
 pub(crate) fn read(path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("names no file".to_owned());

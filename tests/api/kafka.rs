@@ -200,7 +200,7 @@ async fn an_export_waits_for_its_broker(context: Context) {
     topic.broker.resume();
     topic.read_until(events).await;
     topic.check_versions();
-    // A broker that is away when the service starts, or that ends, delays the export only.
+    // A broker that is unreachable when the service starts, or that ends, delays the export only.
     topic.broker.kill();
     let (late, _) = exporting(&context, &url, &topic.url()).await;
     service.signal("KILL").await;

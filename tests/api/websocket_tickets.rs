@@ -254,7 +254,7 @@ async fn messages_reach_every_socket_of_the_user(context: Context) {
         let message = socket.next().await;
         assert_eq!((&message["id"], &message["position"]), (&second["id"], &second["position"]));
     }
-    // Who was away gets both.
+    // A client that was disconnected gets both.
     let mut back = open(&near, "", &json!({"userId": ann})).await;
     back.begin(&json!({"after": sockets[0].1})).await;
     assert_eq!(back.next().await["id"], sent.json()["id"]);

@@ -52,7 +52,7 @@ again = users.create_user_with_http_info(UserDraft(name="Generated Ann", email=e
 assert again.data == ann and again.headers["idempotency-replayed"] == "true"
 assert users.get_user(ann.id) == ann
 bob = users.create_user(UserDraft(name="Generated Bob", email="bob@bücher.example"))
-assert bob.email == "bob@bücher.example", "an email may have letters of its own"
+assert bob.email == "bob@bücher.example", "an email may contain letters outside ASCII"
 
 ann = users.replace_user(ann.id, UserDraft(name="Generated Anna", email=email("anna")), if_match='"1"')
 assert (ann.name, ann.email, ann.version) == ("Generated Anna", email("anna"), 2)

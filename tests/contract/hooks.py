@@ -55,7 +55,7 @@ def text(context, response):
 
 @schemathesis.hook
 def after_call(context, case, response):
-    """Each line has a schema of its own, which the document cannot refer to from the text."""
+    """Each line has a separate schema, which the document cannot refer to from the text."""
     if (response.headers.get("content-type") or [""])[0] != "application/x-ndjson":
         return
     names = {"/users/export": ["ExportedUser"], "/users/changes": ["UserEvent"]}.get(case.path, ["BulkLine", "BulkSummary"])
