@@ -10,6 +10,7 @@
 //! * `ring`: the latest events.
 //! * `catch_up`: earlier events, from the database.
 //! * `subscription`: reads events for a client.
+//! * `replication_lag`: a server that lags, and a restored database.
 //! * `filter`: which events a client wants.
 //! * `presence`: which users are connected.
 //! * `status`: the state of the feed, for operators.
@@ -28,6 +29,7 @@ mod kafka;
 mod kafka_url;
 mod position;
 mod presence;
+mod replication_lag;
 mod ring;
 mod status;
 mod subscription;
@@ -58,7 +60,7 @@ pub use self::{
     status::{ExportStatus, Status},
     subscription::{Closing, Delivery, ResyncReason, Subscription},
 };
-use self::{catch_up::CatchUp, doorbell::Doorbell, ring::Ring};
+use self::{catch_up::CatchUp, doorbell::Doorbell, replication_lag::ReplicationLag, ring::Ring};
 use crate::service::{ChangeSignal, Error, FeedState, FeedStore};
 
 const EVENTS: &str = "feed_events_total";
@@ -136,6 +138,7 @@ struct Shared {
     succeeded: AtomicU64,
     /// When it began.
     succeeded_at: StdMutex<Option<Instant>>,
+    lag: ReplicationLag,
 }
 
 impl Feed {
@@ -154,6 +157,7 @@ impl Feed {
         metrics::gauge!(CONNECTED).set(0);
         metrics::counter!(RINGS).absolute(0);
         let doorbell = Doorbell::new(options.broker);
+        let lag = ReplicationLag::new(store.is_in_commit_order());
         Self(Arc::new(Shared {
             store: doorbell.connect(store),
             poll: options.poll,
@@ -174,6 +178,7 @@ impl Feed {
             rounds: AtomicU64::new(0),
             succeeded: AtomicU64::new(0),
             succeeded_at: StdMutex::default(),
+            lag,
         }))
     }
 
@@ -302,13 +307,22 @@ impl Shared {
             state = self.store.state().await?;
         }
         let known = self.known.borrow().head.clone();
-        if let Some(epoch) = ended_epoch(&state, known.as_ref()) {
-            if !epoch.is_empty() {
-                tracing::warn!(epoch, "the database has fewer events than before: it was restored; clients read again");
+        if state.epoch.is_empty() {
+            self.store.replace_epoch(state.epoch, Epoch::generate().to_string(), None).await?;
+            state = self.store.state().await?;
+        } else if let Some(head) = known.as_ref().filter(|head| is_behind(&state, head)) {
+            if self.lag.may_end(began) {
+                // Another server has the events that this one lacks.
+                self.succeed(round, began);
+                return Ok(());
             }
-            self.store.replace_epoch(epoch, Epoch::generate().to_string()).await?;
+            let epoch = state.epoch;
+            tracing::warn!(epoch, "the database has fewer events than before: it was restored; clients read again");
+            let number = head.latest.number.cast_signed();
+            self.store.replace_epoch(epoch, Epoch::generate().to_string(), Some(number)).await?;
             state = self.store.state().await?;
         }
+        self.lag.end();
         let number = state.number.cast_unsigned();
         let latest = match &known {
             Some(head) if *head.latest.epoch == *state.epoch => head.latest.clone(),
@@ -323,9 +337,13 @@ impl Shared {
             self.doorbell.ring();
         }
         self.read_to(latest, number, state.floor.cast_unsigned()).await?;
+        self.succeed(round, began);
+        Ok(())
+    }
+
+    fn succeed(&self, round: u64, began: Instant) {
         self.succeeded.store(round, Ordering::Release);
         *self.succeeded_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
-        Ok(())
     }
 
     /// Reads the events after `latest` into the ring, up to `number`.
@@ -369,11 +387,9 @@ impl Shared {
     }
 }
 
-/// Returns the epoch that has to be replaced: none yet, or one whose latest events are missing.
-fn ended_epoch(state: &FeedState, known: Option<&Head>) -> Option<String> {
-    let is_restored = known
-        .is_some_and(|head| *head.latest.epoch == *state.epoch && head.latest.number > state.number.cast_unsigned());
-    (state.epoch.is_empty() || is_restored).then(|| state.epoch.clone())
+/// Returns whether a state lacks events that are known.
+fn is_behind(state: &FeedState, known: &Head) -> bool {
+    *known.latest.epoch == *state.epoch && known.latest.number > state.number.cast_unsigned()
 }
 
 /// Returns a number from 0 to 1, which spreads what many processes and clients do.

@@ -1,5 +1,5 @@
-//! The doorbell: how a process hears that another one has new events, before it polls. It carries no event, so a lost
-//! ring delays events and loses none.
+//! The doorbell: how a process is notified that another one has new events, before it polls. A notification (a ring)
+//! contains no event, so a lost one delays events and loses none.
 
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -18,7 +18,7 @@ const CHANNEL: &str = "users-api.feed";
 /// How long a broker may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why a process no longer hears others.
+/// Why a process no longer receives notifications.
 #[derive(Debug, thiserror::Error)]
 pub enum DoorbellError {
     /// The connection to the database failed.
@@ -62,16 +62,16 @@ impl Doorbell {
         self.rings.notify_one();
     }
 
-    /// Calls `heard` for each ring of another process, and once when it begins to listen. Ends when the connection fails;
-    /// without a broker it waits forever.
-    pub(super) async fn listen(&self, store: &FeedStore, heard: &impl Fn()) -> Result<Infallible, DoorbellError> {
+    /// Calls `on_ring` for each ring of another process, and once when it begins to listen. Ends when the connection
+    /// fails; without a broker it waits forever.
+    pub(super) async fn listen(&self, store: &FeedStore, on_ring: &impl Fn()) -> Result<Infallible, DoorbellError> {
         match &self.broker {
             Broker::None => std::future::pending().await,
-            Broker::Postgres => Err(store.listen(heard).await.into()),
-            Broker::Nats(url) => nats::listen(url, &self.rings, heard).await,
-            Broker::Redis(url) => redis::listen(url, &self.process, &self.rings, heard).await,
+            Broker::Postgres => Err(store.listen(on_ring).await.into()),
+            Broker::Nats(url) => nats::listen(url, &self.rings, on_ring).await,
+            Broker::Redis(url) => redis::listen(url, &self.process, &self.rings, on_ring).await,
             #[cfg(feature = "kafka")]
-            Broker::Kafka(url) => kafka::listen(url, &self.process, &self.rings, heard).await,
+            Broker::Kafka(url) => kafka::listen(url, &self.process, &self.rings, on_ring).await,
         }
     }
 }

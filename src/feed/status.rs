@@ -17,9 +17,9 @@ pub struct Status {
     pub ring_bytes: usize,
     /// How other processes report new events.
     pub broker: BrokerKind,
-    /// Whether they are heard now.
+    /// Whether this process receives their notifications now.
     pub is_listening: bool,
-    /// How often they were.
+    /// How many it has received, including one for each connection to the broker.
     pub rings: u64,
     /// The export of this process; `None` without one.
     pub export: Option<ExportStatus>,

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use serde::Serialize;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{After, Event, Feed, Filter, Head, Known, Position, SUBSCRIBERS, random_fraction};
@@ -160,6 +160,10 @@ impl Subscription {
             (found, _, Ok(())) | (found @ Start::At(_), After::Position(_), Err(_)) => found,
             (.., Err(error)) => return Err(error),
         };
+        let found = match found {
+            Start::Resync(ResyncReason::Ahead, _) => self.caught_up().await,
+            found => found,
+        };
         let (position, reason) = match found {
             Start::At(position) => (position, None),
             Start::Resync(reason, position) => (position, Some(reason)),
@@ -167,6 +171,16 @@ impl Subscription {
         };
         self.cursor = Cursor::At(position);
         Ok(reason)
+    }
+
+    /// Waits until this process knows the position that the client continues after, unless the database was restored.
+    async fn caught_up(&mut self) -> Start {
+        let Cursor::Requested(after) = &self.cursor else { return Start::Unknown };
+        let is_behind = |head: Option<&Head>| matches!(start(after, head), Start::Resync(ResyncReason::Ahead, _));
+        let caught_up = self.known.wait_for(|known| known.closing_since.is_some() || !is_behind(known.head.as_ref()));
+        // The background job reads the feed in the meantime.
+        let _ = timeout(self.feed.0.lag.max(), caught_up).await;
+        start(after, self.feed.head().as_ref())
     }
 
     /// Reads what other processes, and this one, have committed until now.

@@ -2,19 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
 use crate::{
     cases,
     feed::{changes, import, latest, number_of, position},
-    harness::{Context, Engine, EventStream, Reply, connect, eventually, number},
+    harness::{App, Context, Engine, EventStream, Reply, Service, connect, eventually, number},
 };
 
 cases![
     positions_that_are_gone_are_reported,
     a_restored_database_is_detected,
+    a_server_that_lags_is_not_a_restored_database,
     a_deletion_erases_earlier_events,
     old_events_expire,
     a_disabled_feed_ends_the_epoch,
@@ -38,25 +39,28 @@ async fn positions_that_are_gone_are_reported(context: Context) {
     .await;
     assert_eq!(changes(&app, "after=earliest").await.len(), 2);
     assert_eq!(changes(&app, &format!("after={epoch}.1")).await.len(), 2);
-    for (after, reason) in
-        [(format!("{epoch}.0"), "expired"), ("0123456789abcdef.2".to_owned(), "epoch"), (format!("{epoch}.4"), "ahead")]
-    {
-        for accept in ["application/json", "application/x-ndjson"] {
-            let request = app.request(Method::GET, &format!("/users/changes?after={after}")).header("accept", accept);
-            let reply = Reply::of(request).await;
+    for (after, reason) in [
+        (format!("{epoch}.0"), "expired"),
+        ("0123456789abcdef.2".to_owned(), "epoch"),
+        (format!("{epoch}.1000"), "ahead"),
+    ] {
+        let end = latest(&app).await;
+        let request =
+            |accept| app.request(Method::GET, &format!("/users/changes?after={after}")).header("accept", accept);
+        // At the same time, because each waits in case the server lags.
+        let (batch, lines, (mut stream, first)) = tokio::join!(
+            Reply::of(request("application/json")),
+            Reply::of(request("application/x-ndjson")),
+            EventStream::open(&app, "", &after)
+        );
+        for reply in [batch, lines] {
             reply.problem(410, "position-gone");
             assert_eq!(position(&reply), end);
         }
-        let (mut stream, first) = EventStream::open(&app, "", &after).await;
         assert_eq!((first.event.as_str(), first.id.as_str()), ("resync", end.as_str()));
         assert_eq!(first.json(), json!({"reason": reason, "position": end}));
         let user = app.create("Ben", &format!("{reason}@example.com")).await;
         assert_eq!(stream.event().await["data"], user, "the stream continues");
-        let delete = format!("/users/{}", user["id"].as_str().unwrap());
-        assert_eq!(app.delete(&delete).await.status, 204);
-        if reason == "expired" {
-            break;
-        }
     }
     let (_, first) = EventStream::open(&app, "", "not a position").await;
     assert_eq!(first.event, "resync");
@@ -100,6 +104,44 @@ async fn a_restored_database_is_detected(context: Context) {
     // Another process agrees.
     let other = context.app_on(&url, &[]).await;
     assert_eq!(latest(&other).await, format!("{new_epoch}.4"));
+}
+
+async fn a_server_that_lags_is_not_a_restored_database(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let url = context.database().await;
+    let variables = [("DATABASE_URL", url.as_str()), ("USERS_API__FEED__POLL", "50ms"), ("RUST_LOG", "info")];
+    let service = Service::start(context.folder(), &variables).await;
+    let app = App::at(service.address, &url);
+    for number in 0..5 {
+        app.create("Ann", &format!("ann{number}@example.com")).await;
+    }
+    let end = eventually("five events", || async { Some(latest(&app).await).filter(|end| number_of(end) == 5) }).await;
+    let (mut stream, _) = EventStream::open(&app, "", "").await;
+
+    // As if both processes were connected to a server that lags.
+    let direct = connect(&url).await;
+    direct.execute_unprepared("UPDATE users_feed SET number = 3").await.unwrap();
+    service.logged("the database has fewer events than before; its server may lag").await;
+    assert_eq!(changes(&app, &format!("after={end}")).await, Vec::<Value>::new());
+    let other = Service::start(context.folder(), &variables).await;
+    let other = App::at(other.address, &url);
+    let continued = tokio::spawn({
+        let (app, after) = (other.clone(), format!("/users/changes?after={end}"));
+        async move { app.get(&after).await }
+    });
+    eventually("the client waits", || async { (other.get("/feed").await.json()["subscribers"] == 1).then_some(()) })
+        .await;
+    direct.execute_unprepared("UPDATE users_feed SET number = 5").await.unwrap();
+    direct.close().await.unwrap();
+
+    let continued = continued.await.unwrap();
+    assert_eq!((continued.status, continued.json(), position(&continued)), (StatusCode::OK, json!([]), end.clone()));
+    let user = app.create("Ben", "ben@example.com").await;
+    let event = stream.event().await;
+    let (epoch, _) = end.split_once('.').unwrap();
+    assert_eq!((&event["data"], &event["position"]), (&user, &json!(format!("{epoch}.6"))));
 }
 
 async fn a_deletion_erases_earlier_events(context: Context) {

@@ -28,7 +28,7 @@ pub(super) async fn listen(
     url: &KafkaUrl,
     process: &str,
     rings: &Notify,
-    heard: &impl Fn(),
+    on_ring: &impl Fn(),
 ) -> Result<Infallible, DoorbellError> {
     let topic = url.topic_or(CHANNEL);
     // On a shared connection, what is sent would wait for the response to what is read.
@@ -39,7 +39,7 @@ pub(super) async fn listen(
     let producer = in_time(building).await?;
     // From this position on, no record is missed.
     timeout(RESPONSE_TIMEOUT, reader.position(topic, PARTITION)).await.ok().flatten().ok_or(DoorbellError::Silent)?;
-    heard();
+    on_ring();
     let mut unread = None;
     let mut checks = interval(CHECK_INTERVAL);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -48,7 +48,7 @@ pub(super) async fn listen(
             records = reader.poll(CHECK_INTERVAL) => {
                 let is_own = |value: Option<&[u8]>| value == Some(process.as_bytes());
                 if records.map_err(failed)?.iter().any(|record| !is_own(record.value.as_deref())) {
-                    heard();
+                    on_ring();
                 }
             }
             () = rings.notified() => {

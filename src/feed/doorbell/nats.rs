@@ -15,22 +15,22 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// A subject without subscribers: the server responds to a request at once.
 const UNUSED_SUBJECT: &str = "users-api.unused";
 
-pub(super) async fn listen(url: &BrokerUrl, rings: &Notify, heard: &impl Fn()) -> Result<Infallible, DoorbellError> {
+pub(super) async fn listen(url: &BrokerUrl, rings: &Notify, on_ring: &impl Fn()) -> Result<Infallible, DoorbellError> {
     let disconnected = Arc::new(Notify::new());
     let client = connect(url, &disconnected).await?;
     let mut messages = in_time(client.subscribe(CHANNEL)).await?;
-    // What follows the subscription is answered once the subscription holds.
+    // The server responds to this request after it has processed the subscription.
     match client.request(UNUSED_SUBJECT, Bytes::new()).await {
         Err(error) if error.kind() != RequestErrorKind::NoResponders => return Err(failed(error)),
         _ => {}
     }
-    // What was sent before this moment was not heard.
-    heard();
+    // Messages published before the subscription were missed.
+    on_ring();
     loop {
         tokio::select! {
             () = disconnected.notified() => return Err(DoorbellError::Lost),
             message = messages.next() => match message {
-                Some(_) => heard(),
+                Some(_) => on_ring(),
                 None => return Err(DoorbellError::Lost),
             },
             () = rings.notified() => in_time(client.publish(CHANNEL, Bytes::new())).await?,
@@ -42,7 +42,7 @@ pub(super) async fn listen(url: &BrokerUrl, rings: &Notify, heard: &impl Fn()) -
 async fn connect(url: &BrokerUrl, disconnected: &Arc<Notify>) -> Result<Client, DoorbellError> {
     let options = ConnectOptions::new()
         .name("users-api")
-        // A process does not hear itself.
+        // A process ignores its own messages.
         .no_echo()
         .connection_timeout(RESPONSE_TIMEOUT)
         .request_timeout(Some(RESPONSE_TIMEOUT))

@@ -20,22 +20,22 @@ pub(super) async fn listen(
     url: &BrokerUrl,
     process: &str,
     rings: &Notify,
-    heard: &impl Fn(),
+    on_ring: &impl Fn(),
 ) -> Result<Infallible, DoorbellError> {
     let client = client(url).map_err(failed)?;
     let (mut subscriber, mut messages) = in_time(client.get_async_pubsub()).await?.split();
     in_time(subscriber.subscribe(CHANNEL)).await?;
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(RESPONSE_TIMEOUT));
     let mut publisher = in_time(client.get_multiplexed_async_connection_with_config(&config)).await?;
-    // What was sent before this moment was not heard.
-    heard();
-    let mut heard_at = Instant::now();
+    // Messages published before the subscription were missed.
+    on_ring();
+    let mut received_at = Instant::now();
     loop {
         tokio::select! {
-            message = timeout_at(heard_at + SILENCE, messages.next()) => match message {
+            message = timeout_at(received_at + SILENCE, messages.next()) => match message {
                 Ok(Some(message)) => {
                     if message.get_payload_bytes() != process.as_bytes() {
-                        heard();
+                        on_ring();
                     }
                 }
                 Ok(None) => return Err(DoorbellError::Lost),
@@ -46,7 +46,7 @@ pub(super) async fn listen(
                 continue;
             }
         }
-        heard_at = Instant::now();
+        received_at = Instant::now();
     }
 }
 
