@@ -1,7 +1,7 @@
 //! The JSON of a page that several requests share.
 //!
-//! Concurrent requests for the same page share one read, and so its result. With 100 users, writing the JSON takes longer
-//! than all other work of a request, so each worker writes it once.
+//! Concurrent requests for the same page share one read, and so its result. With 100 users, serializing takes longer than
+//! all other work of a request, so each worker does it once.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -10,11 +10,12 @@ use actix_web::web::Bytes;
 use super::problem::Problem;
 use crate::{exchange::UserBody, service::Page};
 
-/// A little more than most users take, so that the buffer seldom grows.
-const USER_SIZE: usize = 256;
+/// A little more than most users take, so that the buffer rarely grows.
+const USER_CAPACITY: usize = 256;
 
 thread_local! {
-    /// The last shared page of this worker. Requests that share a page get it at the same time, so one is enough.
+    /// The last shared page of this worker. Requests that share a page get it at the same time, so one is enough. It stays
+    /// until the last request for it, or until another page replaces it.
     static LAST: RefCell<Option<(Arc<Page>, Bytes)>> = const { RefCell::new(None) };
 }
 
@@ -22,30 +23,30 @@ thread_local! {
 ///
 /// # Errors
 ///
-/// The JSON could not be written.
-pub(super) fn json(page: &Arc<Page>) -> Result<Bytes, Problem> {
-    // Without other owners, no other request can share it.
+/// The users could not be serialized.
+pub(super) fn to_json(page: &Arc<Page>) -> Result<Bytes, Problem> {
+    // No other owner: the page is not shared.
     if Arc::strong_count(page) == 1 {
-        return write(page);
+        return serialize(page);
     }
     LAST.with_borrow_mut(|last| {
         if let Some((_, json)) = last.as_ref().filter(|(shared, _)| Arc::ptr_eq(shared, page)) {
             let json = json.clone();
-            // Owned by this request and the entry alone: no other request follows.
+            // Only this request and the entry own the page: no other request will need it.
             if Arc::strong_count(page) == 2 {
                 *last = None;
             }
             return Ok(json);
         }
-        let json = write(page)?;
+        let json = serialize(page)?;
         *last = Some((Arc::clone(page), json.clone()));
         Ok(json)
     })
 }
 
-fn write(page: &Page) -> Result<Bytes, Problem> {
+fn serialize(page: &Page) -> Result<Bytes, Problem> {
     let users: Vec<UserBody> = page.users.iter().map(UserBody::from).collect();
-    let mut json = Vec::with_capacity(users.len() * USER_SIZE);
+    let mut json = Vec::with_capacity(users.len() * USER_CAPACITY);
     serde_json::to_writer(&mut json, &users).map_err(Problem::internal)?;
     Ok(json.into())
 }
@@ -71,25 +72,25 @@ mod tests {
     fn requests_that_share_a_page_share_its_json() {
         let (page, other) = (page(), page());
         let (second_request, other_request) = (Arc::clone(&page), Arc::clone(&other));
-        let first = json(&page).unwrap();
-        assert_eq!(json(&second_request).unwrap().as_ptr(), first.as_ptr());
+        let first = to_json(&page).unwrap();
+        assert_eq!(to_json(&second_request).unwrap().as_ptr(), first.as_ptr());
         let text = std::str::from_utf8(&first).unwrap();
         assert!(text.contains(&page.users[0].id.to_string()), "{text}");
         // Equal content is not enough: each page has its own.
-        let text = json(&other).unwrap();
+        let text = to_json(&other).unwrap();
         assert!(std::str::from_utf8(&text).unwrap().contains(&other_request.users[0].id.to_string()));
     }
 
     #[test]
-    fn a_page_is_kept_only_while_requests_share_it() {
+    fn the_last_request_on_a_worker_removes_the_entry() {
         let page = page();
-        json(&page).unwrap();
+        to_json(&page).unwrap();
         assert_eq!(Arc::strong_count(&page), 1);
         let other_request = Arc::clone(&page);
-        json(&page).unwrap();
+        to_json(&page).unwrap();
         assert_eq!(Arc::strong_count(&page), 3);
         drop(page);
-        json(&other_request).unwrap();
+        to_json(&other_request).unwrap();
         assert_eq!(Arc::strong_count(&other_request), 1);
     }
 }

@@ -194,7 +194,7 @@ pub(super) async fn list(
         response.insert_header((TOTAL_COUNT, count));
     }
     let response = if query.fields == Fields::default() {
-        response.content_type(ContentType::json()).body(shared_page::json(&page)?)
+        response.content_type(ContentType::json()).body(shared_page::to_json(&page)?)
     } else {
         let selected = |user| Selected { user, fields: query.fields, cursor: None };
         response.json(page.users.iter().map(selected).collect::<Vec<_>>())

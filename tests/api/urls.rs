@@ -114,7 +114,7 @@ async fn an_unverified_server_is_logged_once(context: Context) {
         service.signal("TERM").await;
         assert!(service.ended().await.success());
         let log = service.log();
-        let found = log.iter().filter(|line| line["message"] == "database connection is not verified");
+        let found = log.iter().filter(|line| line["message"] == "TLS certificate of the database is not verified");
         let hosts: Vec<&str> = found.map(|line| line["host"].as_str().unwrap()).collect();
         assert_eq!(hosts, vec!["0.0.0.0"; warnings], "{log:?}");
     }

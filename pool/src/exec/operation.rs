@@ -163,7 +163,7 @@ pub(crate) fn refuse_nested(runtime: &PoolRuntime, operation: &'static str) -> R
     if let Some(within) = context::current_operation() {
         return Err(Error::Nested { operation, within });
     }
-    // Tasks of a dedicated runtime are operations and the tasks that their bodies have spawned.
+    // Also in a task that the body has spawned.
     if runtime.is_within_operation() {
         return Err(Error::Nested { operation, within: "a task spawned by an operation" });
     }

@@ -1,6 +1,6 @@
-//! The runtime that the pool runs on: its own, or one of the application.
+//! The runtime that the pool runs on: a dedicated one or the application's.
 //!
-//! A socket is bound to the runtime that opened it. On the runtime of an HTTP worker, it would fail when that worker
+//! A socket is bound to the runtime that opened it. If each HTTP worker has its own, a socket would fail when its worker
 //! stops, and operations of other workers would wake tasks across runtimes. So all operations run on one runtime.
 
 use std::{
@@ -31,14 +31,14 @@ impl PoolRuntime {
     pub(crate) fn start(threads: usize) -> io::Result<Self> {
         let threads = match threads {
             0 => (thread::available_parallelism()?.get() / 2).max(1),
-            set => set,
+            threads => threads,
         };
         let runtime = Builder::new_multi_thread().worker_threads(threads).thread_name("pool").enable_all().build()?;
         Ok(Self { handle: runtime.handle().clone(), is_dedicated: true, runtime: Mutex::new(Some(runtime)) })
     }
 
-    /// Uses a runtime of the application, which outlives the pool.
-    pub(crate) fn of_application(handle: Handle) -> Self {
+    /// Uses the application's runtime, which outlives the pool.
+    pub(crate) fn from_handle(handle: Handle) -> Self {
         Self { handle, is_dedicated: false, runtime: Mutex::new(None) }
     }
 
@@ -54,12 +54,12 @@ impl PoolRuntime {
         self.handle.spawn(task)
     }
 
-    /// Whether the current task can only be a part of an operation: it runs on a runtime where nothing else runs.
+    /// Whether the current task belongs to an operation: on a dedicated runtime, all others are tasks of the pool itself.
     pub(crate) fn is_within_operation(&self) -> bool {
         self.is_dedicated && Handle::try_current().is_ok_and(|current| current.id() == self.handle.id())
     }
 
-    /// Shuts a dedicated runtime down. Tasks that still run after [`SHUTDOWN_TIMEOUT`] are dropped.
+    /// Shuts a dedicated runtime down; the application's continues. Tasks that still run after [`SHUTDOWN_TIMEOUT`] are dropped.
     pub(crate) async fn shutdown(&self) {
         let Some(runtime) = self.take() else { return };
         // On a separate thread: waiting blocks, and the caller may be on a single-threaded runtime.

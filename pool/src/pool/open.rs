@@ -26,7 +26,8 @@ use crate::{
 };
 
 impl Pool {
-    /// Opens the pool and warms it up to `min` connections, but at least one.
+    /// Opens the pool. Returns once one connection is open, and `min` are, or an attempt to open another one has failed, or
+    /// `options.acquire` has elapsed.
     ///
     /// If the database is unreachable, for example because it is still starting, the pool retries for up to
     /// `options.acquire`. Errors that a retry cannot fix, such as a wrong password, are returned immediately. Use
@@ -34,7 +35,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Unreachable`] contains the URL, without the password, and the cause.
+    /// [`ConnectError::Unreachable`] contains the URL, without the password, and the cause; [`ConnectError::Option`] and
+    /// [`ConnectError::EngineDisabled`] name what is invalid.
     pub async fn connect(url: &DatabaseUrl, options: &PoolOptions) -> Result<Self, ConnectError> {
         Self::builder(url).options(options.clone()).connect().await
     }
@@ -47,7 +49,7 @@ impl Pool {
     ) -> Result<Self, ConnectError> {
         let options = effective_options(url, options)?;
         let runtime = match runtime {
-            Some(handle) => PoolRuntime::of_application(handle),
+            Some(handle) => PoolRuntime::from_handle(handle),
             None => PoolRuntime::start(options.threads).map_err(ConnectError::Runtime)?,
         };
         let metrics = PoolMetrics::new(&options.application_name)
@@ -55,7 +57,7 @@ impl Pool {
         let connector =
             Connector::new(url, &options, driver_options).map_err(|_| ConnectError::EngineDisabled(url.engine()))?;
         let inner = Arc::new(PoolInner::new(options, connector, metrics, runtime.handle()));
-        // Dropped if the warm-up fails or is cancelled, which ends its tasks.
+        // If the warm-up fails or is cancelled, dropping `pool` ends its tasks.
         let pool = Self(Arc::new(PoolParts { inner, runtime }));
         pool.runtime().spawn(open_connections(Arc::clone(pool.inner())));
         warm_up(pool.inner()).await?;
@@ -80,9 +82,9 @@ pub(super) fn effective_options(url: &DatabaseUrl, options: &PoolOptions) -> Res
 /// Warns once per pool if connections are not verified: without verification TLS does not protect from an active
 /// attacker.
 fn warn_if_unverified(url: &DatabaseUrl) {
-    const ADVICE: &str = "sslmode=verify-full (PostgreSQL), ssl-mode=VERIFY_IDENTITY (MySQL)";
+    const ADVICE: &str = "sslmode=verify-full (PostgreSQL), ssl-mode=VERIFY_IDENTITY (MySQL, MariaDB)";
     if let Some(host) = url.unverified_host() {
-        tracing::warn!(host, advice = ADVICE, "database connection is not verified");
+        tracing::warn!(host, advice = ADVICE, "TLS certificate of the database is not verified");
     }
 }
 
