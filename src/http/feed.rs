@@ -53,7 +53,7 @@ struct ExportReport {
     lag: u64,
 }
 
-/// How this process hears of events of other processes, apart from polling.
+/// How this process is notified of events of other processes, apart from polling.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = FeedDoorbell)]

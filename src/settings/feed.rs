@@ -22,17 +22,17 @@ section! {
         /// Whether changes of users are published as events (GET /users/changes). All processes must have the same
         /// value. Clients read their state again after the feed was disabled and enabled.
         pub enabled: bool = true, Allowed::Boolean;
-        /// How often a process with subscribers looks for changes of other processes, 10ms to 1m, with a jitter of 25
-        /// %. It reads its own changes immediately. Too low: needless statements. Too high: events of other processes
-        /// arrive late.
+        /// Poll interval: how often a process with subscribers reads the changes of other processes, 10ms to 1m, with a
+        /// jitter of ±25%. It reads its own changes immediately. Too low: needless statements. Too high: events of other
+        /// processes arrive late.
         #[serde(with = "humantime_serde")]
         poll: Duration = "500ms", Allowed::duration(Duration::from_millis(10), Duration::from_mins(1));
         /// How processes report new events to each other, without waiting for the next poll. none: not at all.
         /// postgres: with LISTEN and NOTIFY of PostgreSQL, on a dedicated connection; incompatible with PgBouncer in
         /// transaction mode. Or the URL of a server: nats://USER:PASSWORD@HOST:4222 (tls:// with TLS),
         /// redis://USER:PASSWORD@HOST:6379 (rediss:// with TLS), or, in builds with the cargo feature kafka,
-        /// kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC (kafka+ssl:// with TLS). While it is away, events arrive with
-        /// the next poll.
+        /// kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC (kafka+ssl:// with TLS). While it is unreachable,
+        /// events arrive with the next poll.
         broker: SecretString = "none", Allowed::Described("none, postgres, or a URL of NATS, Redis or Kafka"), secret;
         /// Where events are copied to, as CloudEvents, in builds with the cargo feature kafka. none: nowhere. Or a topic of
         /// Kafka: kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC (kafka+ssl:// with TLS, ?sasl=plain, scram-sha-256 or

@@ -24,7 +24,7 @@ settings! {
         /// replaced needlessly. Too high: failovers, load balancers and rotated passwords take effect late.
         lifetime = "30m", Allowed::ANY_DURATION, reloadable;
         /// Whether a request waits for a connection when all are in use. false refuses it immediately with a 503, so
-        /// every burst above `max` fails.
+        /// every burst above `max` fails, and disables `batch`.
         wait = true, Allowed::Boolean, reloadable;
         /// Maximum number of waiting requests; 0 = unlimited. Further requests get a 503 immediately. Too low: bursts
         /// are refused that could have been served. Too high: requests wait that cannot be served within `acquire`.
