@@ -77,22 +77,22 @@ impl FeedStore {
         Self { pages: pool.coalesce_reads("feed.page", pages), pool, ring: None }
     }
 
-    /// Notifies other processes of new positions, and lets [`listen`](Self::listen) hear theirs. `process` distinguishes
+    /// Notifies other processes of new positions, and lets [`listen`](Self::listen) receive theirs. `process` distinguishes
     /// the processes. PostgreSQL only.
     #[must_use]
     pub fn with_notifications(self, process: &str) -> Self {
         Self { ring: Some(process.into()), ..self }
     }
 
-    /// Calls `heard` for each notification of another process, and once when it begins to listen. Ends with the error of
+    /// Calls `on_ring` for each notification of another process, and once when it begins to listen. Ends with the error of
     /// the connection. Without notifications it waits forever.
-    pub async fn listen(&self, heard: impl Fn()) -> Error {
+    pub async fn listen(&self, on_ring: impl Fn()) -> Error {
         let Some(own) = &self.ring else { return std::future::pending().await };
         let connection = match self.pool.separate_connection().await {
             Ok(connection) => connection,
             Err(error) => return database(error),
         };
-        let ended = doorbell::listen(connection.get_postgres_connection_pool(), own, heard).await;
+        let ended = doorbell::listen(connection.get_postgres_connection_pool(), own, on_ring).await;
         // It has failed already.
         let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
         match ended {

@@ -90,11 +90,11 @@ pub(crate) async fn saves_the_poll(context: Context, kind: BrokerKind) {
         // The limit of a silent socket is shorter than the poll.
         pair.event_after(&mut socket, &format!("ann{number}@example.com")).await;
     }
-    // A process does not hear itself.
+    // A process ignores its own notifications.
     let before = doorbell(pair.writer()).await["rings"].as_u64().unwrap();
     pair.event_after(&mut socket, "last@example.com").await;
-    let heard = doorbell(pair.writer()).await["rings"].as_u64().unwrap() - before;
-    assert!(heard <= 1, "{heard}: on SQLite the reader reports what it has found");
+    let received = doorbell(pair.writer()).await["rings"].as_u64().unwrap() - before;
+    assert!(received <= 1, "{received}: on SQLite the reader reports what it has found");
     assert!(doorbell(pair.reader()).await["rings"].as_u64().unwrap() > 5);
 }
 

@@ -155,7 +155,7 @@ async fn notifications_of_postgres_save_the_poll(context: Context) {
     writer.create("First", "first@example.com").await;
     // Gives the change its position, which rings.
     assert_eq!(writer.get("/users/changes?after=earliest").await.json().as_array().unwrap().len(), 1);
-    assert_eq!(doorbell(&writer).await["rings"], 1, "it does not hear itself");
+    assert_eq!(doorbell(&writer).await["rings"], 1, "it ignores its own notifications");
     let reader = context.app_on(&proxied, &settings).await;
     listens(&reader).await;
     let (mut stream, _) = EventStream::open(&reader, "", "").await;

@@ -17,17 +17,17 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// How long the check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Listens on a dedicated connection until it fails. Calls `heard` when it starts to listen and for each notification from
+/// Listens on a dedicated connection until it fails. Calls `on_ring` when it starts to listen and for each notification from
 /// another process; notifications with the payload `own` are from this process and are ignored.
-pub(super) async fn listen(pool: &PgPool, own: &str, heard: impl Fn()) -> Result<Infallible, Error> {
+pub(super) async fn listen(pool: &PgPool, own: &str, on_ring: impl Fn()) -> Result<Infallible, Error> {
     let mut listener = PgListener::connect_with(pool).await.map_err(failed)?;
     listener.listen(CHANNEL).await.map_err(failed)?;
-    // What was sent before this moment was not heard.
-    heard();
+    // Notifications sent before this moment were missed.
+    on_ring();
     loop {
         match timeout(SILENCE, listener.try_recv()).await {
             Ok(Ok(Some(notification))) if notification.payload() == own => {}
-            Ok(Ok(Some(_))) => heard(),
+            Ok(Ok(Some(_))) => on_ring(),
             // The driver has lost the connection. What was sent in the meantime is unknown.
             Ok(Ok(None)) => return Err(failed(SqlxError::PoolClosed)),
             Ok(Err(error)) => return Err(failed(error)),
