@@ -17,6 +17,7 @@ use axum::{
 };
 use orm_pool::{Batch, DatabaseUrl, DbErrorKind, Error, Pool, PoolOptions, RequestContext, Snapshot};
 use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Schema};
+use tokio::runtime::Handle;
 
 mod note {
     use sea_orm::entity::prelude::*;
@@ -92,6 +93,8 @@ impl IntoResponse for Failure {
             Error::Refused { .. } | Error::Closed => {
                 (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")]).into_response()
             }
+            // Whether a write took effect is unknown, so a client should not repeat it blindly.
+            Error::Aborted { .. } => StatusCode::SERVICE_UNAVAILABLE.into_response(),
             Error::Database(error) if DbErrorKind::of(&error).is_transient() => {
                 StatusCode::SERVICE_UNAVAILABLE.into_response()
             }
@@ -103,7 +106,12 @@ impl IntoResponse for Failure {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite::memory:".to_owned());
-    let pool = Pool::connect(&DatabaseUrl::parse(&url)?, &PoolOptions::default().max(20)).await?;
+    let pool = Pool::builder(&DatabaseUrl::parse(&url)?)
+        .options(PoolOptions::default().max(20))
+        // All tasks of the service run on this runtime, so the pool needs no other one.
+        .runtime(Handle::current())
+        .connect()
+        .await?;
     let create = |db: orm_pool::Connection| async move {
         let schema = Schema::new(db.get_database_backend());
         db.execute(schema.create_table_from_entity(note::Entity).if_not_exists()).await?;
