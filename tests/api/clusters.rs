@@ -36,7 +36,7 @@ pub(crate) fn settings<'a>(url: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'
     [&settings, more].concat()
 }
 
-/// Stops the clients, compares what they did and read with what exists, and asserts which statuses there were.
+/// Stops the clients, compares what they changed and read with the final state, and checks the statuses that they got.
 pub(crate) async fn check(mut load: RecordedLoad, readers: FeedReaders, services: &[Service], database_url: &str) {
     let app = App::at(services[0].address, "");
     let direct = connect(database_url).await;
@@ -61,13 +61,13 @@ pub(crate) async fn check(mut load: RecordedLoad, readers: FeedReaders, services
     direct.close().await.unwrap();
 }
 
-/// Prints how long each process could not write after a fault.
-pub(crate) fn report(fault: &str, answers: &[Answer], since: Instant) {
+/// Prints the longest gap between successful writes through each process after a fault.
+pub(crate) fn print_gaps(fault: &str, answers: &[Answer], since: Instant) {
     let gaps = longest_gaps(answers, since);
     println!("{fault}: longest time without an acknowledged write per process {gaps:?}");
 }
 
-/// Stops processes in the orderly way.
+/// Shuts processes down gracefully.
 pub(crate) async fn stop_all(services: Vec<Service>) {
     for mut service in services {
         service.signal("TERM").await;
@@ -86,7 +86,7 @@ async fn a_promoted_standby_takes_over_without_losing_writes(context: Context) {
     let addresses: Vec<SocketAddr> = apps.iter().map(|app| app.address).collect();
     let readers = FeedReaders::start(&addresses).await;
     let load = RecordedLoad::start(addresses, CLIENTS);
-    load.succeed(50).await;
+    load.await_writes(50).await;
     database.primary.stop();
     readers.cut();
     for app in &apps {
@@ -101,8 +101,8 @@ async fn a_promoted_standby_takes_over_without_losing_writes(context: Context) {
     let promoted_at = Instant::now();
     database.promote().await;
     println!("the promotion took {:?}", promoted_at.elapsed());
-    load.succeed(50).await;
-    report("standby promoted", &load.answers(), promoted_at);
+    load.await_writes(50).await;
+    print_gaps("standby promoted", &load.answers(), promoted_at);
     check(load, readers, &services, &url_on(&database.standby)).await;
     stop_all(services).await;
     database.standby.stop();

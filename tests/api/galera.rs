@@ -1,5 +1,6 @@
-//! Three processes of the service on a Galera cluster of three nodes, while nodes and processes fail under load or are
-//! restarted. Two processes choose the node themselves; the third one connects through HAProxy.
+//! Three processes of the service on a Galera cluster of three nodes, under load, while brokers and nodes are killed,
+//! paused, cut off or restarted, and processes are restarted. Two processes choose the node themselves; the third one
+//! connects through HAProxy.
 
 use std::{net::SocketAddr, ops::Range};
 
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     cases,
-    clusters::{CLIENTS, check, report, settings, stop_all},
+    clusters::{CLIENTS, check, print_gaps, settings, stop_all},
     harness::{
         Answer, App, BrokerServer, Context, End, FeedReaders, RecordedLoad, ReverseProxy, Service, connect, eventually,
         statuses,
@@ -18,22 +19,22 @@ use test_support::cluster::{Galera, url_on};
 
 cases![a_galera_cluster_loses_nodes_without_losing_writes];
 
-/// How many writes must succeed through each process during a fault, and after it.
+/// How many writes must succeed through each process during or after a fault.
 const WRITES: usize = 20;
 const PROCESSES: usize = 3;
-/// The last node and the last process.
-const LAST: usize = PROCESSES - 1;
+/// The node that HAProxy, and so the last process, prefers.
+const HAPROXY_NODE: usize = PROCESSES - 1;
 const BROKER: &str = "USERS_API__FEED__BROKER";
 
-/// All that runs.
+/// The cluster, the processes and their clients.
 struct Run {
     context: Context,
     galera: Galera,
-    /// The doorbell: a cluster, whose servers have one process each.
+    /// The NATS cluster that carries notifications of new events (doorbell); each process uses a different server.
     nats: Vec<BrokerServer>,
-    /// Between the last process and the nodes.
+    /// HAProxy, between the last process and the nodes.
     _proxy: ReverseProxy,
-    /// URLs of the database. Each process prefers another node, so that all nodes have writers.
+    /// URLs of the database. Each process prefers a different node, so that all nodes have writers.
     urls: Vec<String>,
     services: Vec<Service>,
     apps: Vec<App>,
@@ -43,14 +44,14 @@ struct Run {
 
 async fn a_galera_cluster_loses_nodes_without_losing_writes(context: Context) {
     let mut run = Run::start(context).await;
-    // Starting a cluster takes long, so all faults are planted in one.
+    // Starting a cluster takes long, so all faults are injected into one.
     run.kill_a_broker().await;
-    run.kill_a_node().await;
+    run.kill_two_nodes().await;
     run.pause_a_node().await;
     run.cut_a_node_off().await;
     run.restart_the_nodes().await;
     run.restart_the_processes().await;
-    run.end().await;
+    run.verify_and_stop().await;
 }
 
 impl Run {
@@ -63,7 +64,7 @@ impl Run {
         let admin = connect(galera.nodes[0].url()).await;
         admin.execute_unprepared(include_str!("../../deploy/compose/galera.sql")).await.unwrap();
         admin.close().await.unwrap();
-        let proxy = ReverseProxy::before_galera(&galera.addresses(LAST)).await;
+        let proxy = ReverseProxy::haproxy_for_galera(&galera.addresses(HAPROXY_NODE)).await;
         let urls = vec![galera.url(0), galera.url(1), galera.url_through(proxy.address)];
         let mut services = Vec::new();
         for (url, broker) in urls.iter().zip(&nats) {
@@ -73,49 +74,50 @@ impl Run {
         let addresses: Vec<SocketAddr> = apps.iter().map(|app| app.address).collect();
         let readers = FeedReaders::start(&addresses).await;
         let load = RecordedLoad::start(addresses, CLIENTS);
-        load.succeed(WRITES).await;
+        load.await_writes(WRITES).await;
         Self { context, galera, nats, _proxy: proxy, urls, services, apps, load, readers }
     }
 
-    /// Waits until the processes hear of each other's events.
-    async fn hear(&self, processes: Range<usize>) {
+    /// Waits until these processes are notified of each other's events.
+    async fn await_notifications(&self, processes: Range<usize>) {
         for app in &self.apps[processes] {
             let rings = || async { app.get("/feed").await.json()["doorbell"]["rings"].as_u64().unwrap() };
             let before = rings().await;
-            // One ring is that of the connection.
+            // Subscribing counts as one ring.
             eventually("the doorbell rings", || async { (rings().await > before + 1).then_some(()) }).await;
         }
     }
 
-    /// Costs no request, and no other process its doorbell.
+    /// No request fails, and the other processes still receive notifications.
     async fn kill_a_broker(&mut self) {
-        self.hear(0..PROCESSES).await;
+        self.await_notifications(0..PROCESSES).await;
         let (since, app) = (Instant::now(), self.apps[0].clone());
         let is_connected = || async { app.get("/feed").await.json()["doorbell"]["connected"].as_bool() };
         self.nats[0].kill();
         eventually("the process is disconnected", || async { (!is_connected().await?).then_some(()) }).await;
-        self.hear(1..PROCESSES).await;
-        self.recover("NATS server killed", since).await;
+        self.await_notifications(1..PROCESSES).await;
+        self.await_recovery("NATS server killed", since).await;
         self.nats[0].start().await;
         eventually("the process is connected again", || async { is_connected().await?.then_some(()) }).await;
-        self.hear(0..PROCESSES).await;
+        self.await_notifications(0..PROCESSES).await;
         let answers: Vec<Answer> = self.load.answers().into_iter().filter(|answer| answer.at > since).collect();
         assert!(answers.iter().all(|answer| (200..500).contains(&answer.status)), "{:?}", statuses(&answers));
     }
 
-    /// Cuts the readers off, waits until writes succeed through each process, and prints how long they did not.
-    async fn recover(&self, fault: &str, since: Instant) {
+    /// Cuts the readers off, waits until writes succeed through each process, and prints the longest gap between
+    /// successful writes.
+    async fn await_recovery(&self, fault: &str, since: Instant) {
         self.readers.cut();
-        self.load.succeed(WRITES).await;
-        report(fault, &self.load.answers(), since);
+        self.load.await_writes(WRITES).await;
+        print_gaps(fault, &self.load.answers(), since);
     }
 
-    /// The first node of a process that knows all of them, and that of HAProxy.
-    async fn kill_a_node(&mut self) {
-        for node in [0, LAST] {
+    /// Kills the node that the first process prefers, then the one that HAProxy uses.
+    async fn kill_two_nodes(&mut self) {
+        for node in [0, HAPROXY_NODE] {
             let since = Instant::now();
             self.galera.nodes[node].stop();
-            self.recover(&format!("node {node} killed"), since).await;
+            self.await_recovery(&format!("node {node} killed"), since).await;
             if node == 0 {
                 let pool = self.apps[0].pool().await;
                 let hosts = pool["hosts"].as_array().unwrap();
@@ -129,18 +131,18 @@ impl Run {
     async fn pause_a_node(&mut self) {
         let since = Instant::now();
         self.galera.nodes[1].pause();
-        self.recover("node paused", since).await;
+        self.await_recovery("node paused", since).await;
         self.galera.nodes[1].resume();
-        self.galera.is_synced(1).await;
+        self.galera.await_synced(1).await;
     }
 
     async fn cut_a_node_off(&mut self) {
         for partition in self.galera.partitions() {
             let since = Instant::now();
-            self.galera.cut(LAST, *partition).await;
-            self.recover(&format!("node cut off from {partition:?}"), since).await;
-            self.galera.heal(LAST).await;
-            self.load.succeed(WRITES).await;
+            self.galera.cut(HAPROXY_NODE, *partition).await;
+            self.await_recovery(&format!("node cut off from {partition:?}"), since).await;
+            self.galera.heal(HAPROXY_NODE).await;
+            self.load.await_writes(WRITES).await;
         }
     }
 
@@ -150,7 +152,7 @@ impl Run {
             let since = Instant::now();
             self.galera.nodes[node].stop_by(End::Orderly);
             self.galera.restart(node).await;
-            self.recover(&format!("node {node} restarted"), since).await;
+            self.await_recovery(&format!("node {node} restarted"), since).await;
         }
     }
 
@@ -163,11 +165,11 @@ impl Run {
             let broker = self.nats[process].url();
             let variables = settings(&self.urls[process], &[(BROKER, &broker)]);
             self.services[process] = Service::start_on(self.context.folder(), &variables, address).await;
-            self.recover(&format!("process {process} restarted"), since).await;
+            self.await_recovery(&format!("process {process} restarted"), since).await;
         }
     }
 
-    async fn end(self) {
+    async fn verify_and_stop(self) {
         check(self.load, self.readers, &self.services, &url_on(&self.galera.nodes[0])).await;
         stop_all(self.services).await;
     }

@@ -1,5 +1,5 @@
-//! Clients that change users through several processes and record what they asked for and got, to compare it with what
-//! exists at the end.
+//! Clients that change users through several processes and record their requests and responses, to compare them with the
+//! final state.
 
 use std::{
     collections::BTreeMap,
@@ -74,7 +74,7 @@ impl RecordedLoad {
     }
 
     /// Waits for this many more successful writes through each process.
-    pub async fn succeed(&self, count: usize) {
+    pub async fn await_writes(&self, count: usize) {
         let (since, processes) = (Instant::now(), self.shared.addresses.len());
         // A cluster needs seconds to agree on a failure, and longer beside other tests.
         super::eventually_within(Duration::from_secs(100), "writes succeed through each process", || async {
@@ -99,8 +99,8 @@ impl RecordedLoad {
         }
     }
 
-    /// Compares what the clients recorded, and what readers of the feed have read, with what exists: `app` is one of the
-    /// processes.
+    /// Compares what the clients recorded, and what readers of the feed have read, with the final state. `app` is one of
+    /// the processes.
     pub async fn check(&self, app: &App, readers: &[Reader]) -> history::Report {
         let events = events(app).await;
         let mut report = history::check(&self.shared.history, &state(app).await, &events);

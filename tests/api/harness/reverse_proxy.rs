@@ -50,7 +50,7 @@ impl ReverseProxy {
     }
 
     /// Starts HAProxy with the configuration of `deploy/compose`, in front of a cluster. It prefers the first node.
-    pub async fn before_galera(nodes: &[SocketAddr]) -> Self {
+    pub async fn haproxy_for_galera(nodes: &[SocketAddr]) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut text = include_str!("../../../deploy/compose/haproxy.cfg").to_owned();
         let mut replace = |from: &str, to: String| {

@@ -18,20 +18,20 @@ const NODES: u8 = 3;
 /// A node may have to copy the whole database, beside the other tests.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// Three nodes of MariaDB that all accept writes, each on its own host if there are namespaces. They end without a shutdown,
-/// as in a crash.
+/// Three nodes of MariaDB that all accept writes, each on a separate host if network namespaces are available. They are killed
+/// without a shutdown, as in a crash.
 pub struct Galera {
     pub nodes: Vec<Server>,
-    /// `None` if all nodes are on this host, without the privilege for another one.
+    /// `None` if all nodes are on this host, because a privilege or a program for namespaces is missing.
     network: Option<Network>,
 }
 
-/// From which connections a node is cut off.
+/// What a node is cut off from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Partition {
     /// From the other nodes. Clients still reach it.
     Peers,
-    /// From everything, as a host that is gone: packets are dropped. Only with a network.
+    /// From everything, like a host that has lost its power: packets are dropped. Only with a network.
     All,
 }
 
@@ -58,7 +58,7 @@ impl Galera {
         });
         let mut cluster = Self { nodes: nodes.collect(), network };
         cluster.nodes[0].start_with(End::Crash, &["--wsrep-new-cluster"]);
-        cluster.is_synced(0).await;
+        cluster.await_synced(0).await;
         for node in 1..cluster.nodes.len() {
             cluster.restart(node).await;
         }
@@ -93,11 +93,11 @@ impl Galera {
     /// Starts a node that does not run, and waits until it has joined the others.
     pub async fn restart(&mut self, node: usize) {
         self.nodes[node].start(End::Crash);
-        self.is_synced(node).await;
+        self.await_synced(node).await;
     }
 
     /// Waits until a node is part of the cluster and serves.
-    pub async fn is_synced(&self, node: usize) {
+    pub async fn await_synced(&self, node: usize) {
         let url = self.nodes[node].url();
         eventually_within(JOIN_TIMEOUT, "the node is synced", || async {
             let mut options = sea_orm::ConnectOptions::new(url);
@@ -126,13 +126,13 @@ impl Galera {
     /// Ends the partitions of a node, and waits until it is part of the cluster again.
     pub async fn heal(&self, node: usize) {
         match &self.network {
-            Some(network) => [Link::Peers, Link::Clients].iter().for_each(|link| network.repair(node, *link)),
+            Some(network) => [Link::Peers, Link::Clients].iter().for_each(|link| network.heal(node, *link)),
             None => self.isolate(node, false).await,
         }
-        self.is_synced(node).await;
+        self.await_synced(node).await;
     }
 
-    /// Lets a node disconnect itself from the others, or connect again.
+    /// Makes a node disconnect itself from the others, or connect again.
     async fn isolate(&self, node: usize, is_isolated: bool) {
         let admin = connect(self.nodes[node].url()).await;
         let sql = format!("SET GLOBAL wsrep_provider_options = 'gmcast.isolate={}'", u8::from(is_isolated));

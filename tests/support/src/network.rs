@@ -1,8 +1,8 @@
 //! A network of hosts on one machine, whose links can be cut: each host is a network namespace with one link to the clients
 //! and one to its peers.
 //!
-//! A process holds each namespace. It ends with this value, and also if the tests are killed; then the kernel removes the
-//! namespace with its links and addresses. So a run leaves nothing that another one would find.
+//! A process keeps each namespace alive. It is killed on drop and when the test run dies, and the kernel then removes the
+//! namespace with its links and addresses. So no run leaves state behind.
 
 use std::{
     net::Ipv4Addr,
@@ -27,56 +27,56 @@ pub enum Link {
 /// Hosts that reach each other, and that clients reach.
 pub struct Network {
     hosts: Vec<Namespace>,
-    /// Has a bridge for each kind of link, so that a cut link drops packets, and does not refuse them.
-    switch: Namespace,
-    /// The first three numbers of all addresses.
+    /// Has one bridge per kind of link. Setting a bridge port down drops packets instead of refusing them.
+    switch_namespace: Namespace,
+    /// The first three octets of all addresses.
     prefix: [u8; 3],
 }
 
-/// A network namespace.
+/// A network namespace, and the process that keeps it alive.
 struct Namespace {
-    id: u32,
-    _holder: ManagedProcess,
+    pid: u32,
+    _process: ManagedProcess,
     _folder: TempDir,
 }
 
 impl Network {
-    /// Creates a network; `None` without the privilege or a program for it.
+    /// Creates a network. Returns `None` if a privilege or a program is missing.
     pub async fn start(hosts: u8) -> Option<Self> {
         // Fails without CAP_SYS_ADMIN or CAP_NET_ADMIN.
         let probe = Command::new("unshare").args(["--net", "ip", "link", "add", "type", "veth"]).output();
         if !probe.is_ok_and(|output| output.status.success()) || program("nsenter").is_none() {
             return None;
         }
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = std::process::id() % 100_000 * 8 + NUMBER.fetch_add(1, Ordering::Relaxed) % 8;
-        let prefix = unused_prefix(number);
-        let switch = Namespace::start().await;
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        let id = std::process::id() % 100_000 * 8 + NEXT_ID.fetch_add(1, Ordering::Relaxed) % 8;
+        let prefix = unused_prefix(id);
+        let switch_namespace = Namespace::start().await;
         for link in [Link::Clients, Link::Peers] {
-            switch.ip(&format!("link add {} up type bridge", link.name()));
+            switch_namespace.ip(&format!("link add {} up type bridge", link.name()));
         }
         let [a, b, c] = prefix;
         // Becomes a port of the bridge for clients.
-        ip(&format!("link add users{number} type veth peer name outside netns {}", switch.id));
-        ip(&format!("address add {a}.{b}.{c}.1/25 dev users{number}"));
-        ip(&format!("link set users{number} up"));
-        switch.ip("link set outside master clients up");
-        let mut network = Self { hosts: Vec::new(), switch, prefix };
+        ip(&format!("link add users{id} type veth peer name outside netns {}", switch_namespace.pid));
+        ip(&format!("address add {a}.{b}.{c}.1/25 dev users{id}"));
+        ip(&format!("link set users{id} up"));
+        switch_namespace.ip("link set outside master clients up");
+        let mut network = Self { hosts: Vec::new(), switch_namespace, prefix };
         for host in 0..hosts {
             network.hosts.push(Namespace::start().await);
-            network.connect(host);
+            network.add_links(host);
         }
         Some(network)
     }
 
     /// Gives a host its links.
-    fn connect(&self, host: u8) {
+    fn add_links(&self, host: u8) {
         let namespace = &self.hosts[usize::from(host)];
         namespace.ip("link set lo up");
         for link in [Link::Clients, Link::Peers] {
-            let (name, port, id) = (link.name(), link.port(host.into()), namespace.id);
-            self.switch.ip(&format!("link add {port} type veth peer name {name} netns {id}"));
-            self.switch.ip(&format!("link set {port} master {name} up"));
+            let (name, port, pid) = (link.name(), link.port(host.into()), namespace.pid);
+            self.switch_namespace.ip(&format!("link add {port} type veth peer name {name} netns {pid}"));
+            self.switch_namespace.ip(&format!("link set {port} master {name} up"));
             namespace.ip(&format!("address add {}/25 dev {name}", self.address(host.into(), link)));
             namespace.ip(&format!("link set {name} up"));
         }
@@ -96,12 +96,12 @@ impl Network {
 
     /// Cuts a link: packets are dropped, in both directions.
     pub fn cut(&self, host: usize, link: Link) {
-        self.switch.ip(&format!("link set {} down", link.port(host)));
+        self.switch_namespace.ip(&format!("link set {} down", link.port(host)));
     }
 
-    /// Repairs a link.
-    pub fn repair(&self, host: usize, link: Link) {
-        self.switch.ip(&format!("link set {} up", link.port(host)));
+    /// Restores a link that was cut.
+    pub fn heal(&self, host: usize, link: Link) {
+        self.switch_namespace.ip(&format!("link set {} up", link.port(host)));
     }
 }
 
@@ -127,17 +127,17 @@ impl Namespace {
         let file = folder.path().join("pid");
         let mut command = owner.managed_command(&program("unshare").unwrap(), folder.path(), "KILL");
         command.args(["--net", "/bin/sh", "-c", "echo $$ >\"$0\" && exec sleep infinity"]).arg(&file);
-        let holder = ManagedProcess::start(command);
-        let id = eventually("the namespace exists", || async {
-            // The line is complete.
+        let process = ManagedProcess::start(command);
+        let pid = eventually("the namespace exists", || async {
+            // Without the newline the write is not complete.
             std::fs::read_to_string(&file).ok()?.strip_suffix('\n')?.parse().ok()
         })
         .await;
-        Self { id, _holder: holder, _folder: folder }
+        Self { pid, _process: process, _folder: folder }
     }
 
     fn path(&self) -> PathBuf {
-        format!("/proc/{}/ns/net", self.id).into()
+        format!("/proc/{}/ns/net", self.pid).into()
     }
 
     /// Runs `ip` in the namespace.
@@ -155,18 +155,18 @@ fn ip(arguments: &str) {
 fn run(command: &mut Command, arguments: &str) -> String {
     let output = command.args(arguments.split_whitespace()).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {errors}");
+    assert!(output.status.success(), "{command:?}: {errors}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Returns the first three numbers of private addresses to which no route leads, except the default one.
+/// Returns the first three octets of a private network to which only the default route leads.
 fn unused_prefix(seed: u32) -> [u8; 3] {
     let candidates = (seed..seed + 1000).map(|number| {
         let [.., high, low] = number.wrapping_mul(0x9E37_79B9).to_be_bytes();
         [10, high, low]
     });
     let is_unused = |[a, b, c]: &[u8; 3]| {
-        // Routes to a part of it, and routes to more than it.
+        // `root`: routes to subnets of it; `match`: routes that contain it.
         ["root", "match"].iter().all(|which| {
             let routes = run(&mut Command::new("ip"), &format!("-4 route show {which} {a}.{b}.{c}.0/24"));
             routes.lines().all(|route| route.starts_with("default "))
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// What an attempt to connect to a port that no one listens on gets.
+    /// The outcome of connecting to a closed port.
     #[derive(Debug, PartialEq, Eq)]
     enum Response {
         Refused,
@@ -217,7 +217,7 @@ mod tests {
     async fn cut_links_drop_packets() {
         use Response::{Refused, Silent};
         let Some(network) = Network::start(2).await else {
-            println!("skipped: needs root, and ip of iproute2");
+            println!("skipped: needs CAP_SYS_ADMIN, CAP_NET_ADMIN, ip, unshare and nsenter");
             return;
         };
         let responses =
@@ -227,9 +227,9 @@ mod tests {
         assert_eq!(responses().await, (Refused, Refused, Silent));
         network.cut(0, Link::Clients);
         assert_eq!(responses().await, (Silent, Refused, Silent));
-        network.repair(0, Link::Peers);
-        network.repair(0, Link::Clients);
-        eventually("the links are repaired", || async {
+        network.heal(0, Link::Peers);
+        network.heal(0, Link::Clients);
+        eventually("the links are restored", || async {
             (responses().await == (Refused, Refused, Refused)).then_some(())
         })
         .await;
