@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engines::Engine,
     loads::Load,
-    results::{Spread, spread},
+    spread::{Spread, spread},
 };
 
 /// How the service is started and called.

@@ -12,8 +12,9 @@ use crate::{
     measure::{Run, Stage, Variant},
     open_loop,
     peers::{Peer, Running, SERVICE},
-    results::{Memory, OverloadFigure, PagesFigure, Peak, Start, SweepFigure, median},
+    results::{Memory, OverloadFigure, PagesFigure, Peak, Start, SweepFigure},
     seed,
+    spread::median,
 };
 
 const SIZES: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];

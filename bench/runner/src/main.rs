@@ -28,6 +28,7 @@ mod report_extra;
 mod report_pools;
 mod results;
 mod seed;
+mod spread;
 mod tools;
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, process::ExitCode};

@@ -1,6 +1,6 @@
 //! Numbers as the reports show them.
 
-use crate::results::Spread;
+use crate::spread::Spread;
 
 /// A whole number with thousands separators.
 pub fn grouped(value: f64) -> String {

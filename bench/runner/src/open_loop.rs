@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{http::Client, results::quantile};
+use crate::{http::Client, spread::quantile};
 
 const INITIAL_CONNECTIONS: usize = 64;
 pub const MAX_CONNECTIONS: usize = 512;

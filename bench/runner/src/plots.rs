@@ -18,7 +18,8 @@ use crate::{
     number_format::grouped,
     peers::Peer,
     report_extra::{offered, overload_median, overload_peers, sweep_median, sweep_sizes},
-    results::{Figure, OverloadFigure, Results, median},
+    results::{Figure, OverloadFigure, Results},
+    spread::median,
 };
 
 const GET: &str = "bench-get.svg";

@@ -16,7 +16,8 @@ use crate::{
     number_format::{FAILED_NOTE, failed_mark, grouped, short, times, times_with_range},
     peers::{PGBENCH_CLIENTS, Peer},
     plots, report_auth, report_extra, report_pools,
-    results::{Figure, Part, Results, ResultsFile, Stamp, median, spread},
+    results::{Figure, Part, Results, ResultsFile, Stamp},
+    spread::{median, spread},
 };
 
 /// The section of a document that a run replaces, by the name in its markers.

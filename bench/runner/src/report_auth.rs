@@ -8,7 +8,8 @@ use crate::{
     loads::{CLIENTS, Load},
     machine::named_versions,
     number_format::{FAILED_NOTE, failed_mark, grouped, short, times_with_range},
-    results::{Part, Results, median},
+    results::{Part, Results},
+    spread::median,
 };
 
 /// The section; empty if nothing was measured.

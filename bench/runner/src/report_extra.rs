@@ -8,7 +8,8 @@ use crate::{
     loads::CLIENTS,
     number_format::{grouped, short},
     peers::Peer,
-    results::{BulkFigure, OverloadFigure, Results, SweepFigure, median},
+    results::{BulkFigure, OverloadFigure, Results, SweepFigure},
+    spread::median,
 };
 
 pub fn markdown(results: &Results) -> String {

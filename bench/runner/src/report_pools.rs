@@ -8,7 +8,8 @@ use crate::{
     number_format::{grouped, short, times},
     pool_results::{Pool, PoolFigure, Throughput},
     pools::{SIZE, SIZES},
-    results::{Part, Results, median},
+    results::{Part, Results},
+    spread::median,
 };
 
 pub fn markdown(results: &Results) -> String {
