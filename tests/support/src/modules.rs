@@ -1,5 +1,7 @@
-//! The dependencies between a crate's source files, read from their syntax trees: `use` trees in all their forms, paths in code,
-//! and paths in the arguments of macros. Unit tests may use everything and are left out.
+//! The dependencies between a crate's source files, read from their syntax trees. Unit tests may use everything and are
+//! not included.
+
+mod uses;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,16 +9,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use syn::{
-    Item, ItemMod, ItemUse, Macro, UseTree,
-    visit::{self, Visit},
-};
+use syn::Item;
+
+pub use self::uses::{Uses, uses};
+use self::uses::{imports, is_test_only};
 
 /// A module's path inside its crate, as the path of its file: `["http", "users"]`.
 pub type Module = Vec<String>;
 
-/// The parsed source files of a crate.
-pub struct Sources(BTreeMap<Module, syn::File>);
+/// The source files that are compiled into a crate, without those of its unit tests.
+pub struct Sources(BTreeMap<Module, Source>);
+
+struct Source {
+    text: String,
+    syntax: syn::File,
+}
 
 /// The Rust files in a directory and below.
 pub fn rust_files(root: &Path) -> Vec<PathBuf> {
@@ -35,58 +42,72 @@ pub fn rust_files(root: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What a file refers to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Uses {
-    /// Paths inside the crate, from its root.
-    pub own: BTreeSet<Module>,
-    /// Other crates, and the first part of every other path with several parts. The caller selects the crates.
-    pub crates: BTreeSet<String>,
+/// The path that `crate` or `self` stands for in a file: the crate's root for `lib.rs` and `main.rs`.
+fn module_path(file: &Module) -> Module {
+    if is_root(file) { Vec::new() } else { file.clone() }
+}
+
+/// Whether a file is the root of a crate.
+pub fn is_root(file: &Module) -> bool {
+    ["lib", "main"].iter().any(|root| file == &[*root])
 }
 
 impl Sources {
     /// Reads the files of a `src` directory.
     pub fn read(root: &Path) -> Self {
-        let mut found = BTreeMap::new();
-        for path in rust_files(root) {
-            let inside: PathBuf = path.strip_prefix(root).unwrap().with_extension("");
-            let module: Module = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
-            if !module.iter().any(|part| part == "tests") {
-                found.insert(module, parse(&fs::read_to_string(&path).unwrap()));
-            }
-        }
-        Self(found)
+        let files = rust_files(root).into_iter().map(|path| {
+            let inside = path.strip_prefix(root).unwrap().with_extension("");
+            let module = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+            (module, fs::read_to_string(&path).unwrap())
+        });
+        Self::parse(files)
+    }
+
+    /// Parses files. Those that are declared under `#[cfg(test)]` are not included, nor the files below them.
+    fn parse(files: impl Iterator<Item = (Module, String)>) -> Self {
+        let mut sources: BTreeMap<_, _> = files
+            .map(|(module, text)| {
+                let syntax = parse(&text);
+                (module, Source { text, syntax })
+            })
+            .collect();
+        let tests: Vec<Module> =
+            sources.iter().flat_map(|(module, source)| test_files(module, &source.syntax)).collect();
+        sources.retain(|module, _| !tests.iter().any(|test| module.starts_with(test)));
+        Self(sources)
     }
 
     /// Every file, with what it refers to.
     pub fn uses(&self) -> impl Iterator<Item = (&Module, Uses)> {
-        self.0.iter().map(|(module, file)| (module, uses(module, file)))
+        self.0.iter().map(|(module, source)| (module, uses(module, &source.syntax)))
     }
 
-    /// The path of each item that the crate's root re-exports.
-    pub fn exports(&self) -> BTreeMap<String, Module> {
-        let mut exports = BTreeMap::new();
-        for item in &self.0[&vec!["lib".to_owned()]].items {
-            if let Item::Use(item) = item {
-                let mut visitor = Visitor { module: Vec::new(), uses: Uses::default() };
-                visitor.visit_item_use(item);
-                exports.extend(visitor.uses.own.into_iter().map(|path| (path.last().unwrap().clone(), path)));
-            }
-        }
-        exports
+    /// Every file, with its text up to the unit tests.
+    pub fn texts(&self) -> impl Iterator<Item = (&Module, &str)> {
+        self.0.iter().map(|(module, Source { text, .. })| {
+            let tests = text.rsplit_once("#[cfg(test)]\nmod tests {");
+            (module, tests.map_or(text.as_str(), |(production, _)| production))
+        })
     }
 
-    /// The other files that each file depends on. Items that the root re-exports count as their own module's.
+    /// The path of each item that the root of a library re-exports.
+    fn exports(&self) -> BTreeMap<String, Module> {
+        self.0.get(&["lib".to_owned()][..]).map(|source| imports(&source.syntax)).unwrap_or_default()
+    }
+
+    /// The other files that each file depends on. Items that the root re-exports count as their own module's, and
+    /// everything else that is in no other file as the root's.
     pub fn dependencies(&self) -> BTreeMap<Module, BTreeSet<Module>> {
         let exports = self.exports();
-        let file_of = |path: &Module| -> Module {
+        let root = self.0.keys().find(|file| is_root(file));
+        let file_of = |path: &Module| -> Option<Module> {
             let path = path.first().and_then(|first| exports.get(first)).unwrap_or(path);
             let parts = (1..=path.len()).rev().map(|length| path[..length].to_vec());
-            parts.into_iter().find(|part| self.0.contains_key(part)).unwrap_or_default()
+            parts.into_iter().find(|part| self.0.contains_key(part)).or_else(|| root.cloned())
         };
         let files = self.uses().map(|(module, uses)| {
-            let files: BTreeSet<Module> = uses.own.iter().map(file_of).collect();
-            (module.clone(), files.into_iter().filter(|file| !file.is_empty() && file != module).collect())
+            let files = uses.own.iter().filter_map(file_of).filter(|file| file != module);
+            (module.clone(), files.collect())
         });
         files.collect()
     }
@@ -97,11 +118,13 @@ pub fn parse(text: &str) -> syn::File {
     syn::parse_file(text).unwrap()
 }
 
-/// What a file refers to.
-pub fn uses(module: &Module, file: &syn::File) -> Uses {
-    let mut visitor = Visitor { module: module.clone(), uses: Uses::default() };
-    visitor.visit_file(file);
-    visitor.uses
+/// The modules in other files that a file declares for tests only.
+fn test_files(module: &Module, file: &syn::File) -> Vec<Module> {
+    let declared = file.items.iter().filter_map(|item| match item {
+        Item::Mod(item) if item.content.is_none() && is_test_only(&item.attrs) => Some(item.ident.to_string()),
+        _ => None,
+    });
+    declared.map(|name| [module_path(module), vec![name]].concat()).collect()
 }
 
 /// The files that are part of a dependency cycle, or on a path between two cycles.
@@ -123,157 +146,22 @@ pub fn cyclic(mut dependencies: BTreeMap<Module, BTreeSet<Module>>) -> Vec<Strin
     }
 }
 
-struct Visitor {
-    module: Module,
-    uses: Uses,
-}
-
-impl Visitor {
-    fn add(&mut self, path: &[String]) {
-        let absolute = match path.first().map(String::as_str) {
-            Some("crate") => path[1..].to_vec(),
-            Some("self") => [&self.module[..], &path[1..]].concat(),
-            Some("super") => {
-                let ups = path.iter().take_while(|part| *part == "super").count();
-                let above = self.module.len().saturating_sub(ups);
-                [&self.module[..above], &path[ups..]].concat()
-            }
-            Some(first) => {
-                self.uses.crates.insert(first.to_owned());
-                return;
-            }
-            None => return,
-        };
-        self.uses.own.insert(absolute);
+/// The dependencies without those that every crate has: the root uses every module, and a module's file declares the
+/// files below it.
+pub fn between_siblings(mut dependencies: BTreeMap<Module, BTreeSet<Module>>) -> BTreeMap<Module, BTreeSet<Module>> {
+    dependencies.retain(|module, _| !is_root(module));
+    for (module, used) in &mut dependencies {
+        used.retain(|used| !is_root(used) && !used.starts_with(module));
     }
-
-    fn add_tree(&mut self, before: &mut Vec<String>, tree: &UseTree) {
-        match tree {
-            UseTree::Path(path) => {
-                before.push(path.ident.to_string());
-                self.add_tree(before, &path.tree);
-                before.pop();
-            }
-            UseTree::Name(name) => self.add(&[&before[..], &[name.ident.to_string()]].concat()),
-            UseTree::Rename(name) => self.add(&[&before[..], &[name.ident.to_string()]].concat()),
-            UseTree::Glob(_) => self.add(before),
-            UseTree::Group(group) => group.items.iter().for_each(|tree| self.add_tree(before, tree)),
-        }
-    }
-}
-
-impl<'ast> Visit<'ast> for Visitor {
-    fn visit_item_use(&mut self, item: &'ast ItemUse) {
-        self.add_tree(&mut Vec::new(), &item.tree);
-    }
-
-    fn visit_item_mod(&mut self, item: &'ast ItemMod) {
-        if item.ident != "tests" {
-            visit::visit_item_mod(self, item);
-        }
-    }
-
-    fn visit_path(&mut self, path: &'ast syn::Path) {
-        let parts: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        // A single `self` is a value.
-        if parts.len() > 1 {
-            self.add(&parts);
-        }
-        visit::visit_path(self, path);
-    }
-
-    fn visit_macro(&mut self, call: &'ast Macro) {
-        // The arguments of a macro may not be Rust syntax. Names that are joined by `::` are treated as paths.
-        let tokens = without_strings(&call.tokens.to_string());
-        let words: Vec<&str> = tokens.split_whitespace().flat_map(separated).collect();
-        let mut at = 0;
-        while at < words.len() {
-            let mut path = vec![words[at].to_owned()];
-            while words.get(at + 1) == Some(&"::") && words.get(at + 2).is_some_and(|word| is_name(word)) {
-                path.push(words[at + 2].to_owned());
-                at += 2;
-            }
-            if path.len() > 1 && is_name(&path[0]) {
-                self.add(&path);
-            }
-            at += 1;
-        }
-        visit::visit_macro(self, call);
-    }
-}
-
-/// Removes string literals, whose text is not code.
-fn without_strings(text: &str) -> String {
-    let mut code = String::with_capacity(text.len());
-    let mut chars = text.replace("'\"'", "' '").chars().collect::<Vec<_>>().into_iter();
-    while let Some(c) = chars.next() {
-        if c != '"' {
-            code.push(c);
-            continue;
-        }
-        while let Some(c) = chars.next() {
-            match c {
-                '\\' => drop(chars.next()),
-                '"' => break,
-                _ => {}
-            }
-        }
-    }
-    code
-}
-
-fn is_name(word: &str) -> bool {
-    word.starts_with(|c: char| c.is_alphabetic() || c == '_')
-}
-
-/// Splits tokens that are not separated by white space.
-fn separated(mut text: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    while let Some(first) = text.chars().next() {
-        let is_name_part = |c: char| c.is_alphanumeric() || c == '_';
-        let length = if text.starts_with("::") {
-            2
-        } else if is_name_part(first) {
-            text.find(|c| !is_name_part(c)).unwrap_or(text.len())
-        } else {
-            first.len_utf8()
-        };
-        let (part, rest) = text.split_at(length);
-        parts.push(part);
-        text = rest;
-    }
-    parts
+    dependencies
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn paths_are_found_in_every_form() {
-        for (source, own, other) in [
-            ("use crate::{ http::State as Planted };", "http::State", ""),
-            ("use crate::http::*;", "http", ""),
-            ("use super::super::{a::{self, B}};", "a::self a::B", ""),
-            ("pub use self::below::Item;", "service::users::below::Item", ""),
-            ("fn f() -> crate::http::State { todo() }", "http::State", ""),
-            ("fn f() { let _ = <crate::http::State as Default>::default(); }", "Default::default? http::State", ""),
-            ("fn f() { println!(\"{}\", crate::http::NAME); }", "http::NAME", ""),
-            ("fn f() { tokio::select! { () = crate::http::wait() => {} } }", "http::wait", "tokio"),
-            ("fn f() { println!(\"crate::http \\\" {}\", 1); }", "", ""),
-            ("use ::sea_orm as orm;", "", "sea_orm"),
-            ("fn f(error: sea_orm::DbErr) {}", "", "sea_orm"),
-            ("#[cfg(test)] mod tests { use crate::http::State; }", "", ""),
-        ] {
-            let module = ["service", "users"].map(str::to_owned).to_vec();
-            let uses = uses(&module, &parse(source));
-            for path in own.split(' ').filter(|path| !path.is_empty() && !path.contains('?')) {
-                let path: Module = path.split("::").map(str::to_owned).collect();
-                assert!(uses.own.contains(&path), "{source}: {uses:?}");
-            }
-            assert_eq!(uses.own.is_empty(), own.is_empty(), "{source}: {uses:?}");
-            assert!(other.is_empty() || uses.crates.contains(other), "{source}: {uses:?}");
-        }
+    fn module(path: &str) -> Module {
+        path.split('/').map(str::to_owned).collect()
     }
 
     #[test]
@@ -281,12 +169,51 @@ mod tests {
         let graph = |edges: &[(&str, &str)]| {
             let mut graph: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
             for (from, to) in edges {
-                graph.entry(vec![(*to).to_owned()]).or_default();
-                graph.entry(vec![(*from).to_owned()]).or_default().insert(vec![(*to).to_owned()]);
+                graph.entry(module(to)).or_default();
+                graph.entry(module(from)).or_default().insert(module(to));
             }
             graph
         };
         assert!(cyclic(graph(&[("a", "b"), ("b", "c"), ("a", "c")])).is_empty());
         assert_eq!(cyclic(graph(&[("a", "b"), ("b", "c"), ("c", "b"), ("c", "d")])), ["b", "c"]);
+        let declared = graph(&[("main", "a"), ("a", "a/b"), ("a/b", "a"), ("a", "main")]);
+        assert!(cyclic(between_siblings(declared)).is_empty());
+        let siblings = graph(&[("a", "a/b"), ("a/b", "a/c"), ("a/c", "a/b")]);
+        assert_eq!(cyclic(between_siblings(siblings)), ["a/b", "a/c"]);
+    }
+
+    /// The files of a crate, with the files that they depend on.
+    fn dependencies(files: &[(&str, &str)]) -> BTreeMap<String, Vec<String>> {
+        let sources = Sources::parse(files.iter().map(|(path, text)| (module(path), (*text).to_owned())));
+        let files = sources.dependencies().into_iter();
+        files.map(|(file, used)| (file.join("/"), used.iter().map(|used| used.join("/")).collect())).collect()
+    }
+
+    #[test]
+    fn only_files_that_are_declared_as_tests_are_not_included() {
+        let found = dependencies(&[
+            ("lib", "mod a; #[cfg(test)] mod tests;"),
+            ("tests", ""),
+            ("a", "#[cfg(test)] mod tests; mod b;"),
+            ("a/tests", ""),
+            ("a/tests/model", ""),
+            ("a/b", "mod tests; #[cfg(not(test))] mod c;"),
+            ("a/b/tests", ""),
+            ("a/b/c", ""),
+        ]);
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), ["a", "a/b", "a/b/c", "a/b/tests", "lib"]);
+    }
+
+    #[test]
+    fn exports_count_as_their_modules_and_other_items_as_the_roots() {
+        let found = dependencies(&[
+            ("lib", "pub use self::b::{Item as Renamed}; mod a; mod b; mod c; pub struct Own;"),
+            ("a", "use crate::Renamed;"),
+            ("b", "use crate::Own;"),
+            ("c", "use crate::*;"),
+        ]);
+        assert_eq!(found["a"], ["b"]);
+        assert_eq!(found["b"], ["lib"]);
+        assert_eq!(found["c"], ["lib"]);
     }
 }
