@@ -14,7 +14,7 @@
 //! * `filter`: which events a client wants.
 //! * `presence`: which users are connected.
 //! * `status`: the state of the feed, for operators.
-//! * `doorbell`: how a process hears of events of other processes, through a [`Broker`].
+//! * `doorbell`: how a process is notified of events of other processes, through a [`Broker`].
 //! * `export`: copies the feed to Kafka, if this is built with the cargo feature `kafka`.
 
 mod broker;
@@ -123,7 +123,7 @@ struct Shared {
     /// What subscriptions wait for: in one place, because each of them waits for every event.
     known: watch::Sender<Known>,
     subscribers: AtomicUsize,
-    /// Whether this process listens for others, and how often it has heard one.
+    /// Whether this process is connected to the others, and how often one has notified it.
     is_listening: AtomicBool,
     rings: AtomicU64,
     /// Signals the first subscriber.
@@ -150,7 +150,7 @@ impl Feed {
         metrics::describe_gauge!(SUBSCRIBERS, "Clients that read the feed from this process now");
         metrics::describe_gauge!(
             CONNECTED,
-            "Whether this process hears others through the broker (1) or only polls (0)"
+            "Whether other processes notify this one through the broker (1) or it only polls (0)"
         );
         metrics::describe_counter!(RINGS, "How often another process has reported events, or the broker was connected");
         metrics::gauge!(SUBSCRIBERS).set(0);
@@ -227,7 +227,7 @@ impl Feed {
     /// Listens for other processes until that fails; returns why, and whether it has listened.
     pub async fn listen(&self) -> (DoorbellError, bool) {
         let shared = &self.0;
-        let heard = || {
+        let on_ring = || {
             if !shared.is_listening.swap(true, Ordering::Relaxed) {
                 metrics::gauge!(CONNECTED).set(1);
                 tracing::info!(broker = %shared.doorbell.broker(), "listening for events of other processes");
@@ -236,7 +236,7 @@ impl Feed {
             metrics::counter!(RINGS).increment(1);
             shared.signal.notify();
         };
-        let error = match shared.doorbell.listen(&shared.store, &heard).await {
+        let error = match shared.doorbell.listen(&shared.store, &on_ring).await {
             Err(error) => error,
             Ok(never) => match never {},
         };

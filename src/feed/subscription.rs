@@ -1,4 +1,4 @@
-//! A client's reading of the feed.
+//! A client's subscription to the feed.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -49,7 +49,7 @@ impl ResyncReason {
     }
 }
 
-/// A client's reading of the feed: a cursor and a filter.
+/// A client's subscription to the feed: a cursor and a filter.
 pub struct Subscription {
     feed: Feed,
     filter: Filter,
