@@ -62,24 +62,71 @@ settings! {
 
 #[cfg(test)]
 mod tests {
-    use orm_pool::PoolOptions;
+    use humantime_serde::re::humantime::format_duration;
+    use orm_pool::{InvalidOption, PoolOptions};
+    use serde_json::{Value, json};
 
     use super::*;
 
+    /// Validates the default options with one of another value.
+    fn validate(option: &str, value: &Value) -> Result<(), InvalidOption> {
+        // The default of `min` is above the lowest `max`.
+        let mut options = json!({"min": 0});
+        options[option] = value.clone();
+        serde_json::from_value::<PoolOptions>(options).unwrap().validate()
+    }
+
+    /// The lowest and the highest value that a declaration allows, and the values next to them that it does not allow.
+    fn limits(allowed: &Allowed) -> (Vec<Value>, Vec<Value>) {
+        let duration = |value: Duration| Value::from(format_duration(value).to_string());
+        let step = Duration::from_millis(1);
+        match *allowed {
+            Allowed::Integer { min, max } => {
+                let below = min.checked_sub(1);
+                (vec![min.into(), max.into()], below.into_iter().chain([max + 1]).map(Value::from).collect())
+            }
+            // Longer ones are allowed too, but cannot be written.
+            Allowed::Duration { min, max: Duration::MAX } => {
+                (vec![duration(min), duration(Duration::from_hours(24 * 365))], Vec::new())
+            }
+            Allowed::Duration { min, max } => {
+                let outside = min.checked_sub(step).into_iter().chain([max + step]);
+                (vec![duration(min), duration(max)], outside.map(duration).collect())
+            }
+            Allowed::Boolean => (vec![true.into(), false.into()], Vec::new()),
+            Allowed::List(_) | Allowed::Described(_) => (Vec::new(), Vec::new()),
+        }
+    }
+
     #[test]
     fn limits_are_those_of_the_pool() {
-        let options = PoolOptions::default;
-        for invalid in [
-            options().max(10_001),
-            options().acquire(Duration::ZERO),
-            options().batch_max(1001),
-            options().bulk_share(101),
-            options().outage_wait(Duration::from_secs(61)),
-            options().threads(65),
+        let mut limited = Vec::new();
+        for setting in SETTINGS {
+            let option = setting.key.strip_prefix("pool.").unwrap();
+            let (inside, outside) = limits(&setting.allowed);
+            for value in inside {
+                assert_eq!(validate(option, &value), Ok(()), "{option} = {value}");
+            }
+            for value in outside {
+                let invalid = validate(option, &value).expect_err(&format!("{option} = {value}"));
+                assert_eq!(invalid.option, option, "{option} = {value}");
+                let allowed = invalid.allowed.split(',').next().unwrap();
+                assert!(setting.allowed.to_string().starts_with(allowed), "{option}: {allowed}");
+                limited.push(option);
+            }
+        }
+        let both = ["max", "max", "acquire", "acquire", "batch_max", "batch_max", "bulk_share", "bulk_share"];
+        assert_eq!(limited, [&both[..], &["outage_wait", "threads"]].concat());
+        // The limits that the declarations describe in words.
+        for (option, value, is_valid) in [
+            ("min", json!(0), true),
+            ("min", json!(10), true),
+            ("min", json!(11), false),
+            ("queue_limit", json!(0), true),
+            ("queue_limit", json!(u32::MAX), true),
+            ("application_name", json!(""), true),
         ] {
-            let invalid = invalid.validate().unwrap_err();
-            let setting = SETTINGS.iter().find(|setting| setting.key == format!("pool.{}", invalid.option)).unwrap();
-            assert!(setting.allowed.to_string().starts_with(invalid.allowed.split(',').next().unwrap()), "{invalid}");
+            assert_eq!(validate(option, &value).is_ok(), is_valid, "{option} = {value}");
         }
     }
 }
