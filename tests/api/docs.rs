@@ -1,9 +1,14 @@
 //! The OpenAPI document and Swagger UI.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use serde_json::Value;
 use test_support::modules::rust_files;
+use users_api::settings::{default_toml, is_reloadable};
 
 use crate::{
     cases,
@@ -16,6 +21,7 @@ cases![
     swagger_ui_needs_no_network,
     every_problem_and_validation_code_is_documented,
     the_feed_is_described,
+    the_settings_of_the_pool_are_documented,
 ];
 
 async fn the_committed_openapi_document_is_up_to_date(context: Context) {
@@ -161,4 +167,31 @@ async fn the_feed_is_described(context: Context) {
     let names = |schema: &Value| schema["properties"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let events = &feed["components"]["schemas"];
     assert_eq!(names(&events["UserEvent"]), names(&api["components"]["schemas"]["UserEvent"]));
+}
+
+/// The settings of a section with their defaults, as in `config --template toml`.
+fn defaults(section: &str) -> BTreeMap<String, String> {
+    let text = default_toml();
+    let lines = text.split("\n[").find_map(|part| part.strip_prefix(&format!("{section}]\n"))).unwrap();
+    let values = lines.lines().filter_map(|line| line.split_once(" = ").filter(|_| !line.starts_with('#')));
+    values.map(|(name, value)| (format!("{section}.{name}"), value.trim_matches('"').to_owned())).collect()
+}
+
+async fn the_settings_of_the_pool_are_documented(_: Context) {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/POOL.md")).unwrap();
+    let section = text.split("\n## ").find(|section| section.starts_with("Settings\n")).unwrap();
+    let mut lines = section.lines().skip_while(|line| !line.starts_with('|'));
+    let header = lines.next().unwrap();
+    assert!(header.starts_with("| setting | default |") && header.ends_with("| reloadable |"), "{header}");
+    let mut documented = BTreeMap::new();
+    for row in lines.skip(1).take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [setting, default, _, _, _, reloadable] = cells[..] else { panic!("{row} does not have six cells") };
+        let setting = setting.trim_matches('`');
+        // A unit may follow.
+        let value = default.split_once(' ').map_or(default, |(value, _)| value);
+        assert_eq!(reloadable, if is_reloadable(setting) { "yes" } else { "no" }, "{setting}: reloadable");
+        documented.insert(setting.to_owned(), value.to_owned());
+    }
+    assert_eq!(documented, defaults("pool"), "settings of docs/POOL.md, and those that are declared");
 }
