@@ -21,14 +21,15 @@ pub struct Uses {
     /// Paths inside the crate, from its root. The empty path is the root itself: with another name for it, or with all
     /// its names, a file could refer to anything, so it must not be ignored.
     pub own: BTreeSet<Module>,
-    /// Paths into other crates, and every other path with several parts. The caller selects the crates.
+    /// Paths into other crates, and every other path with several parts. The caller selects the crates. The last part is
+    /// `*` for all names of a module.
     pub other: BTreeSet<Module>,
 }
 
 impl Uses {
-    /// The first part of each path outside the crate.
-    pub fn crates(&self) -> BTreeSet<&str> {
-        self.other.iter().map(|path| path[0].as_str()).collect()
+    /// Those of these crates that the file uses, also if another crate re-exports them: `sea_orm::sqlx`.
+    pub fn crates<'a>(&self, of: &[&'a str]) -> BTreeSet<&'a str> {
+        of.iter().filter(|name| self.other.iter().flatten().any(|part| part == *name)).copied().collect()
     }
 }
 
@@ -113,6 +114,16 @@ impl Visitor {
         self.uses.other.insert(path);
     }
 
+    /// Adds all names of a module. For one of another crate, this is more than its name.
+    fn add_all_of(&mut self, module: &[String]) {
+        let path = self.absolute(module);
+        if path.first().is_none_or(|first| first == "crate") {
+            self.add(&path);
+        } else {
+            self.add(&[&path[..], &["*".to_owned()]].concat());
+        }
+    }
+
     fn import(&mut self, name: String, path: &[String]) {
         let path = self.absolute(path);
         if path != [name.as_str()] {
@@ -138,7 +149,7 @@ impl Visitor {
                 self.import(name.rename.unraw().to_string(), &path);
                 self.add(&path);
             }
-            UseTree::Glob(_) => self.add(before),
+            UseTree::Glob(_) => self.add_all_of(before),
             UseTree::Group(group) => group.items.iter().for_each(|tree| self.add_tree(before, tree)),
         }
     }
@@ -249,8 +260,10 @@ mod tests {
         ("fn f() { http::users::g() } use crate::http;", "http http::users::g", ""),
         ("use crate::{http::{self as web}}; use web::users;", "http http::users", ""),
         ("mod below; fn f() { below::g(); }", "service::users::below::g", ""),
-        ("use orm_pool::sea_orm::{self as orm}; fn f(error: orm::DbErr) {}", "", "orm_pool"),
-        ("use a::{self as b}; use b::{self as a}; fn f() { a::g() }", "", "a"),
+        ("use orm_pool::sea_orm::{self as orm}; fn f(error: orm::DbErr) {}", "", "orm_pool sea_orm"),
+        ("use sea_orm::sqlx; fn f() { sqlx::query() }", "", "sea_orm sqlx"),
+        ("use sea_orm::*;", "", "sea_orm"),
+        ("use a::{self as b}; use b::{self as a}; fn f() { a::g() }", "", ""),
         // Modules inside the file, and tests.
         ("mod inner { use super::below::Item; }", "service::users::below::Item", ""),
         ("mod inner { pub(in super::super) use super::super::super::http::Item; }", "http::Item", ""),
@@ -275,7 +288,10 @@ mod tests {
         ("fn f() { g! { use ::sea_orm; } }", "", "sea_orm"),
         ("fn f() { g! { extern crate sea_orm; } }", "", "sea_orm"),
         ("fn f() { g! { a { crate::http::f::<u8>() } } }", "http::f", ""),
+        ("fn f() { g!(crate::a::h([{ crate::http::g() }])); }", "a::h http::g", ""),
     ];
+
+    const CRATES: &[&str] = &["orm_pool", "sea_orm", "sqlx", "tokio"];
 
     #[test]
     fn paths_are_found_in_every_form() {
@@ -285,7 +301,9 @@ mod tests {
             let uses = uses(&module, &parse(source));
             let path = |path: &str| path.split("::").filter(|part| *part != ".").map(str::to_owned).collect();
             let expected: BTreeSet<Module> = own.split_whitespace().map(path).collect();
-            if uses.own != expected || !other.is_empty() && !uses.crates().contains(other) {
+            if uses.own != expected
+                || uses.crates(CRATES).into_iter().collect::<Vec<_>>() != other.split_whitespace().collect::<Vec<_>>()
+            {
                 wrong.push(format!("{source}: {uses:?}"));
             }
         }

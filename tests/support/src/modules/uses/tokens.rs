@@ -7,20 +7,21 @@ use super::{Module, Visitor};
 impl Visitor {
     /// Adds the paths in tokens, which may not be Rust syntax: names that are joined by `::`, and `use` trees.
     pub(super) fn add_tokens(&mut self, mut cursor: Cursor<'_>, strings: Strings) {
-        let mut is_item = false;
+        let mut before = String::new();
         while !cursor.eof() {
+            let is_import = before == "use" || before == "extern crate";
             if let Some((ident, rest)) = cursor.ident() {
-                let is_import = is_item;
-                // `extern crate x` is a path of one name too.
-                is_item = ident == "use" || ident == "crate";
-                cursor = if ident == "use" { rest } else { self.add_token_path(Vec::new(), cursor, is_import) };
+                let is_extern_crate = before == "extern" && ident == "crate";
+                before = if is_extern_crate { "extern crate".to_owned() } else { ident.to_string() };
+                let is_path = !is_extern_crate && before != "use";
+                cursor = if is_path { self.add_token_path(Vec::new(), cursor, is_import) } else { rest };
             } else if let Some((inside, _, _, rest)) = cursor.any_group() {
-                if is_item {
+                if is_import {
                     self.add_token_group(&[], inside);
                 } else {
                     self.add_tokens(inside, strings);
                 }
-                (cursor, is_item) = (rest, false);
+                (cursor, before) = (rest, String::new());
             } else if let Some((inside, rest)) = attribute(cursor) {
                 let is_doc = inside.ident().is_some_and(|(ident, _)| ident == "doc");
                 self.add_tokens(inside, if is_doc { Strings::AreText } else { Strings::MayBePaths });
@@ -49,7 +50,7 @@ impl Visitor {
                 self.add_token_group(&path, inside);
                 return rest;
             } else if let Some(rest) = punct(rest, '*') {
-                self.add(&path);
+                self.add_all_of(&path);
                 return rest;
             } else {
                 // Generic arguments.
@@ -76,7 +77,7 @@ impl Visitor {
             if cursor.ident().is_some() {
                 cursor = self.add_token_path(before.to_vec(), cursor, true);
             } else if let Some(rest) = punct(cursor, '*') {
-                self.add(before);
+                self.add_all_of(before);
                 cursor = rest;
             } else {
                 let Some((_, rest)) = cursor.token_tree() else { return };
