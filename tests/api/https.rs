@@ -254,7 +254,7 @@ async fn secured(authority: &Authority, address: SocketAddr) -> tokio_rustls::cl
 async fn connect(
     authority: &Authority,
     address: SocketAddr,
-) -> (h2::client::SendRequest<actix_web::web::Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
     let (sender, connection) = h2::client::handshake(secured(authority, address).await).await.unwrap();
     (sender.ready().await.unwrap(), tokio::spawn(connection))
 }
