@@ -100,9 +100,9 @@ fn tally(engine: Engine, count: impl FnOnce(&mut Tally)) {
 /// Runs all cases, stops the servers, and prints the table. A case that takes longer than `case_limit` fails.
 pub fn run<C: CaseContext>(suites: Vec<Suite<C>>, case_limit: Duration) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Cases spend about half of their time waiting for servers or for time to pass.
+    // Cases spend more than half of their time waiting for servers or for time to pass.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    arguments.test_threads.get_or_insert(3 * cores);
+    arguments.test_threads.get_or_insert(4 * cores);
     let (mut trials, mut lonely) = (Vec::new(), Vec::new());
     for suite in suites {
         for case in suite.cases {
