@@ -5,6 +5,7 @@
 
 mod bootstrap_key;
 mod drain;
+mod handshakes;
 mod phase;
 mod reload;
 mod schema;

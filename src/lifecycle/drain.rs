@@ -12,7 +12,7 @@ use orm_pool::{CloseError, Pool, Status};
 use socket2::SockRef;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::{CurrentPhase, Phase};
+use super::{CurrentPhase, Phase, handshakes};
 use crate::{connections::Connections, feed::Feed, telemetry};
 
 /// Upper bound of the time that the pool gets to close, out of what remains of the shutdown timeout.
@@ -23,6 +23,8 @@ const MIN_POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const INTERRUPTED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long aborting the remaining requests may take.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long the connections that are already established have to be accepted.
+const ACCEPT_GRACE: Duration = Duration::from_millis(100);
 /// How long busy clients have to receive `Connection: close`.
 const CLOSE_NOTICE: Duration = Duration::from_millis(500);
 /// How long clients have to read the end of live events, after the end has been sent to the last one.
@@ -99,6 +101,13 @@ impl GracefulShutdown<'_> {
     /// Pauses the server and shuts the listening sockets down. Stopping the server would also close idle connections,
     /// and lose requests that are already on their way over them.
     async fn stop_listening(&self) {
+        for listener in self.listeners {
+            if let Err(error) = handshakes::stop(listener) {
+                tracing::warn!(%error, "shutdown: cannot stop handshakes; new connections may be reset");
+            }
+        }
+        // What is connected by now is accepted in the meantime.
+        sleep(ACCEPT_GRACE).await;
         telemetry::expect_listener_close();
         // Returns before the accept thread has paused, so that thread may still see an error from the socket.
         self.server.pause().await;

@@ -10,7 +10,10 @@ use std::{
 };
 
 use sea_orm::{ConnectionTrait, Statement};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
     cases,
@@ -19,6 +22,7 @@ use crate::{
 
 cases![
     a_shutdown_under_load_cuts_off_no_request,
+    every_established_connection_is_served,
     sigint_runs_every_shutdown_phase,
     in_flight_requests_are_completed,
     a_pool_that_does_not_close_is_reported,
@@ -149,6 +153,38 @@ async fn a_shutdown_under_load_cuts_off_no_request(context: Context) {
         // The server notices a closed connection with a short delay.
         let closed = || async { (open_connections(&context, &url).await == 0).then_some(()) };
         eventually("the server lists no connection of the service", closed).await;
+    }
+}
+
+/// A client is connected before the service has accepted the connection, so its request must be served.
+async fn every_established_connection_is_served(context: Context) {
+    let url = context.database().await;
+    for _ in 0..5 {
+        let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
+        let (address, count) = (service.address, Arc::new(AtomicUsize::new(0)));
+        let clients: Vec<_> =
+            (0..16).map(|_| tokio::spawn(connect_until_refused(address, Arc::clone(&count)))).collect();
+        eventually("requests are served", || async { (count.load(Ordering::Relaxed) > 100).then_some(()) }).await;
+        service.signal("TERM").await;
+        for client in clients {
+            client.await.unwrap();
+        }
+        assert!(service.ended().await.success());
+    }
+}
+
+/// Sends each request over a new connection.
+async fn connect_until_refused(address: SocketAddr, count: Arc<AtomicUsize>) {
+    while let Ok(mut stream) = TcpStream::connect(address).await {
+        let request = format!("GET /health/live HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        let mut response = Vec::new();
+        let outcome = async {
+            stream.write_all(request.as_bytes()).await?;
+            stream.read_to_end(&mut response).await
+        };
+        let outcome = outcome.await;
+        assert!(response.starts_with(b"HTTP/1.1 200 "), "{outcome:?} {:?}", String::from_utf8_lossy(&response));
+        count.fetch_add(1, Ordering::Relaxed);
     }
 }
 
