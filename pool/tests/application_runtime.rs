@@ -6,7 +6,7 @@ use orm_pool::{DatabaseUrl, Error, Pool, PoolBuilder, PoolOptions};
 use sea_orm::ConnectionTrait;
 use test_support::{
     Engine,
-    bare::{create_table, end, read},
+    bare::{create_table, end, nested_operation_error, read},
     cases, eventually, free_port,
 };
 use tokio::{
@@ -88,14 +88,7 @@ async fn an_operation_completes_without_its_caller(context: Context) {
 
 async fn a_nested_operation_is_refused(context: Context) {
     let pool = pool(&context).await;
-    let inner = pool.clone();
-    let refused = pool
-        .read("test.outer", move |_| {
-            let inner = inner.clone();
-            async move { inner.read("test.inner", |_| async { Ok::<_, Error>(()) }).await }
-        })
-        .await
-        .unwrap_err();
+    let refused = nested_operation_error(&pool).await;
     assert!(matches!(refused, Error::Nested { operation: "test.inner", within: "test.outer" }), "{refused:?}");
     end(pool).await;
 }

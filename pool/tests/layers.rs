@@ -107,7 +107,7 @@ fn driver_calls(uses: &Uses) -> Vec<String> {
         let sqlx = path.iter().position(|part| part == "sqlx")?;
         Some(&path[sqlx + 1..])
     });
-    // A module of an engine is imported; a use of its items is a path of its own.
+    // Importing an engine's module is allowed; each item used from it is listed separately and must be one of the types.
     let is_allowed = |path: &&[String]| match path {
         [] => true,
         [engine, rest @ ..] if ["mysql", "postgres", "sqlite"].contains(&engine.as_str()) => {

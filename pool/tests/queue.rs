@@ -8,7 +8,7 @@ use tokio::sync::Barrier;
 
 use test_support::{
     Engine, Locked,
-    bare::{end, pool, read, run},
+    bare::{end, nested_operation_error, pool, read, run},
     cases, connect, eventually, number,
 };
 
@@ -24,14 +24,7 @@ cases![
 
 async fn an_operation_inside_an_operation_is_refused(context: Context) {
     let pool = pool(&context, PoolOptions::default().max(1).min(1)).await;
-    let inner = pool.clone();
-    let refused = pool
-        .read("test.outer", move |_| {
-            let inner = inner.clone();
-            async move { inner.read("test.inner", |_| async { Ok::<_, Error>(()) }).await }
-        })
-        .await
-        .unwrap_err();
+    let refused = nested_operation_error(&pool).await;
     assert!(matches!(refused, Error::Nested { operation: "test.inner", within: "test.outer" }), "{refused:?}");
     // Also in a task that the operation spawns and waits for.
     let inner = pool.clone();

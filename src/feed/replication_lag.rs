@@ -31,7 +31,7 @@ impl ReplicationLag {
     /// Records that events are missing. Returns whether the server may still get them.
     pub(super) fn may_end(&self, now: Instant) -> bool {
         let mut since = self.since();
-        if since.is_none() {
+        if since.is_none() && !self.max.is_zero() {
             tracing::warn!(wait = ?self.max, "the database has fewer events than before; its server may lag");
         }
         now.saturating_duration_since(*since.get_or_insert(now)) < self.max

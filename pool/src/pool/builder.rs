@@ -70,7 +70,7 @@ impl PoolBuilder {
     /// instead of a dedicated one.
     ///
     /// For an application whose tasks all run on one multi-threaded runtime: an operation then needs no other thread,
-    /// which makes single statements up to 1.5 times as fast. In return, a task that blocks a thread of the runtime also
+    /// which makes single statements about 1.5 times as fast. In return, a task that blocks a thread of the runtime also
     /// delays the pool, and an operation inside another one is only recognized in the same task, not in a task that its
     /// body has spawned. The runtime must outlive the pool; [`PoolOptions::threads`] has no effect.
     pub fn runtime(mut self, runtime: Handle) -> Self {

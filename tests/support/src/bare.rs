@@ -48,6 +48,16 @@ pub async fn read(pool: &Pool, sql: &'static str) -> i64 {
     pool.read("test.read", move |db| async move { Ok::<_, Error>(number(&db, sql).await?) }).await.unwrap()
 }
 
+/// Runs the operation `test.inner` inside the operation `test.outer`, and returns its error.
+pub async fn nested_operation_error(pool: &Pool) -> Error {
+    let inner = pool.clone();
+    let refused = pool.read("test.outer", move |_| {
+        let inner = inner.clone();
+        async move { inner.read("test.inner", |_| async { Ok::<_, Error>(()) }).await }
+    });
+    refused.await.unwrap_err()
+}
+
 pub async fn end(pool: Pool) {
     pool.close(Duration::from_secs(10)).await.unwrap();
 }
