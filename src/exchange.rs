@@ -2,7 +2,8 @@
 //! exports.
 //!
 //! * `user`: a user as JSON, with all members or some of them ([`Selected`]).
-//! * `query` parses query strings, `cursor` signs cursors ([`CursorSigner`]).
+//! * `value` has the types of values that clients write as text ([`TextValue`]). `query` parses query strings, `cursor`
+//!   signs cursors ([`CursorSigner`]).
 //! * `reader` reads rows in either format (`ndjson`, `csv`), `row` validates them, and `import` passes them to the
 //!   service ([`import()`]).
 //! * `export` reads users page by page ([`Export`]), and `write` writes them as NDJSON or CSV ([`Writer`]). `cell`
@@ -19,23 +20,26 @@ mod query;
 mod reader;
 mod row;
 mod user;
+mod value;
 mod write;
 
 pub use self::{
-    cursor::CursorSigner,
+    cursor::{Cursor, CursorSigner},
     export::{Chunk, Export, ExportError},
     import::{ChunkReport, Import, ImportError, Report, import, import_atomically},
     outcome::{Refused, Row, Tally},
     query::{
-        ExportParameters, ExportQuery, Limit, ListParameters, ListQuery, ParameterError, ParameterValue, Parameters,
-        QueryError, QueryParameters, SelectionParameters, UserSort, parameter_names, read, word,
+        ExportParameters, ExportQuery, Limit, ListParameters, ListQuery, ParameterError, Parameters, QueryError,
+        QueryParameters, SelectionParameters, UserCount, UserSort, parameter_names, read,
     },
     reader::Reader,
     row::{Format, MemberError, RawRow, ReadError},
     user::{ExportedUser, Field, Fields, Selected, UserBody},
+    value::{MAX_IDS, TextValue, word},
     write::Writer,
 };
 pub(crate) use self::{
-    query::{query_parameters, word_values},
+    query::{parameter, query_parameters},
     user::{format_time, microseconds, optional_microseconds},
+    value::{list, member_name, paragraph, reference, text, whole_number, whole_number_schema, word_values},
 };

@@ -52,7 +52,7 @@ pub use self::export::{ExportError, Exporter};
 pub use self::{
     broker::{Broker, BrokerKind, BrokerUrl},
     doorbell::DoorbellError,
-    event::{Event, EventBody, EventType},
+    event::{Event, EventBody, EventType, MessageBody},
     filter::{EventTypes, Filter},
     kafka_url::KafkaUrl,
     position::{After, Epoch, Position},

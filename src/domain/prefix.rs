@@ -13,6 +13,9 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// Maximum length in characters (Unicode scalar values), after trimming and NFC: that of a name.
+    pub const MAX: usize = Name::MAX;
+
     /// Parses a prefix: 1 to 200 characters after trimming.
     ///
     /// # Errors

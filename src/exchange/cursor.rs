@@ -1,12 +1,16 @@
 //! Cursors: signed positions in a list. A cursor is valid only for the selection that it was created for.
 
+use std::ops::Deref;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use utoipa::openapi::{RefOr, Schema};
 use uuid::Uuid;
 
 use crate::{
-    domain::Email,
+    domain::{Email, ValidationError},
+    exchange::{TextValue, text},
     service::{Edge, Filter, Position, Selection, Sort, SortKey},
 };
 
@@ -14,6 +18,33 @@ const DEFAULT_KEY: &str = "users-api";
 /// The length of the direction and the id. The sort key follows.
 const FIXED_LENGTH: usize = 17;
 const SIGNATURE_LENGTH: usize = 16;
+/// The length of the shortest cursor: Base64 without padding has four characters for three bytes.
+const MIN_LENGTH: usize = ((FIXED_LENGTH + SIGNATURE_LENGTH) * 4).div_ceil(3);
+/// More than the cursor of the longest sort key has.
+const MAX_LENGTH: usize = 2200;
+
+/// A cursor as a client sends it. Only [`CursorSigner::decode`] can read it.
+#[derive(Clone, Debug)]
+pub struct Cursor(String);
+
+impl TextValue for Cursor {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        Ok(Self(text.to_owned()))
+    }
+
+    fn schema() -> RefOr<Schema> {
+        let pattern = format!("^[A-Za-z0-9_-]{{{MIN_LENGTH},{MAX_LENGTH}}}$");
+        text().min_length(Some(MIN_LENGTH)).max_length(Some(MAX_LENGTH)).pattern(Some(pattern)).into()
+    }
+}
+
+impl Deref for Cursor {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
 
 /// Signs cursors, so that forged and altered cursors, and those of other lists, are refused. The position in a cursor
 /// is not secret, so cursors are signed and not encrypted.

@@ -1,22 +1,29 @@
 //! Query strings. Each parameter is declared once, as a field of a struct in `query_parameters!`: its type parses the
-//! value, and its attributes describe it in the OpenAPI document.
+//! value and has its schema, and its comment describes it in the OpenAPI document.
 //!
 //! [`read`] parses a query string into such a struct and reports all errors together. [`ListQuery`] and [`ExportQuery`]
 //! are the queries for users, from HTTP and from the command line.
 
 mod users;
-mod value;
 
 use std::{borrow::Cow, fmt};
 
 use url::form_urlencoded;
-use utoipa::IntoParams;
-
-pub use self::{
-    users::{ExportParameters, ExportQuery, Limit, ListParameters, ListQuery, SelectionParameters, UserSort},
-    value::{ParameterValue, word},
+use utoipa::{
+    IntoParams,
+    openapi::{
+        RefOr, Required, Schema,
+        path::{Parameter, ParameterBuilder, ParameterIn, ParameterStyle},
+    },
 };
-use crate::domain::ValidationError;
+
+pub use self::users::{
+    ExportParameters, ExportQuery, Limit, ListParameters, ListQuery, SelectionParameters, UserCount, UserSort,
+};
+use crate::{
+    domain::ValidationError,
+    exchange::{TextValue, member_name, paragraph},
+};
 
 /// A set of query parameters.
 pub trait QueryParameters: Sized {
@@ -34,16 +41,15 @@ impl<A: QueryParameters, B: QueryParameters> QueryParameters for (A, B) {
 /// `IntoParams`. The parameters have the names of the fields in camel case.
 macro_rules! query_parameters {
     (
-        $(#[$attribute:meta])*
+        $(#[doc = $doc:literal])*
         $visibility:vis struct $name:ident {
-            $($(#[$field_attribute:meta])* $field:ident: Option<$value:ty>,)*
+            $($(#[doc = $parameter_doc:literal])* $field:ident: Option<$value:ty>,)*
         }
     ) => {
-        $(#[$attribute])*
-        #[derive(Clone, Debug, Default, utoipa::IntoParams)]
-        #[into_params(parameter_in = Query, rename_all = "camelCase")]
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug, Default)]
         $visibility struct $name {
-            $($(#[$field_attribute])* $visibility $field: Option<$value>,)*
+            $($(#[doc = $parameter_doc])* $visibility $field: Option<$value>,)*
         }
 
         impl $crate::exchange::QueryParameters for $name {
@@ -54,10 +60,29 @@ macro_rules! query_parameters {
                 Self { $($field: parameters.take(names.next().unwrap_or_default()),)* }
             }
         }
+
+        impl utoipa::IntoParams for $name {
+            fn into_params(
+                _: impl Fn() -> Option<utoipa::openapi::path::ParameterIn>,
+            ) -> Vec<utoipa::openapi::path::Parameter> {
+                vec![$($crate::exchange::parameter::<$value>(stringify!($field), &[$($parameter_doc),*]),)*]
+            }
+        }
     };
 }
 pub(crate) use query_parameters;
-pub(crate) use value::word_values;
+
+/// Returns the description of an optional query parameter.
+pub(crate) fn parameter<T: TextValue>(field: &str, doc: &[&str]) -> Parameter {
+    let mut schema = T::schema();
+    if let RefOr::T(Schema::Object(object)) = &mut schema {
+        // The parameter has its own.
+        object.description = None;
+    }
+    let parameter = ParameterBuilder::new().name(member_name(field)).parameter_in(ParameterIn::Query);
+    let parameter = parameter.description(Some(paragraph(doc))).required(Required::False).schema(Some(schema));
+    if T::IS_LIST { parameter.style(Some(ParameterStyle::Form)).explode(Some(false)) } else { parameter }.build()
+}
 
 /// Returns the parameter names of a struct in the OpenAPI document, in the order of its fields.
 #[must_use]
@@ -82,7 +107,7 @@ impl<'a> Parameters<'a> {
     }
 
     /// Takes a parameter. Returns `None` if it is missing or, with an error, if it is invalid.
-    pub fn take<T: ParameterValue>(&mut self, name: &'static str) -> Option<T> {
+    pub fn take<T: TextValue>(&mut self, name: &'static str) -> Option<T> {
         self.known.push(name);
         let mut values = self.given.iter().filter(|(given, _)| given == name).map(|(_, value)| &**value);
         let value = values.next()?;
@@ -95,7 +120,14 @@ impl<'a> Parameters<'a> {
             }
             Some(_) => Err(ValidationError::new("duplicate-parameter", "must be given only once")),
         };
-        parsed.map_err(|error| self.errors.push(ParameterError { name: name.to_owned(), error })).ok()
+        let explained = parsed.map_err(|error| match error.message {
+            // A plus that is not encoded is a space.
+            message if error.code == "malformed" && value.contains(' ') => {
+                ValidationError::new(error.code, format!("{message}; encode + as %2B"))
+            }
+            message => ValidationError::new(error.code, message),
+        });
+        explained.map_err(|error| self.errors.push(ParameterError { name: name.to_owned(), error })).ok()
     }
 
     fn finish(mut self) -> Result<Pairs<'a>, QueryError> {

@@ -72,19 +72,29 @@ pub struct Event {
 }
 
 /// A message to a user, as a WebSocket delivers it.
-#[derive(Serialize)]
-struct MessageBody<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Message)]
+pub struct MessageBody<'a> {
     #[serde(rename = "type")]
+    #[schema(pattern = "^message$")]
     message_type: &'static str,
+    /// The same for each delivery of the message.
     id: String,
+    /// Who sent the message.
+    #[schema(example = "key:3mWv0cY2bQeR")]
     from: &'a str,
+    /// When it was sent: RFC 3339, UTC, microseconds.
     #[serde(serialize_with = "microseconds")]
     time: DateTime<Utc>,
+    /// Any JSON, at most 4 KiB.
+    #[schema(value_type = Value)]
     data: &'a RawValue,
+    /// Its position in the feed.
+    #[schema(value_type = Position)]
     position: String,
 }
 
-/// The attributes and the data of an event.
+/// The attributes and the data of an event: CloudEvents 1.0 in JSON.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UserEvent)]
 pub struct EventBody<'a> {
@@ -107,10 +117,10 @@ pub struct EventBody<'a> {
     #[serde(serialize_with = "microseconds")]
     time: DateTime<Utc>,
     /// The number of the position with leading zeros, so that it sorts as text.
-    #[schema(example = "00000000000000000042")]
+    #[schema(example = "00000000000000000042", pattern = "^[0-9]{20}$")]
     sequence: String,
     /// The position of the event in the feed. A client that continues after it misses nothing.
-    #[schema(example = "5b1c9f0e7a2d4e63.42")]
+    #[schema(value_type = Position)]
     position: String,
     /// Who made the change.
     #[schema(example = "key:3mWv0cY2bQeR")]

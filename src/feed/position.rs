@@ -2,6 +2,12 @@
 
 use std::{fmt, ops::Deref, str::FromStr, sync::Arc};
 
+use serde::{Serialize, Serializer};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
+
 use crate::domain::ValidationError;
 
 const MAX_EPOCH_LENGTH: usize = 32;
@@ -60,6 +66,12 @@ impl fmt::Display for Position {
     }
 }
 
+impl Serialize for Position {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl FromStr for Position {
     type Err = ValidationError;
 
@@ -77,6 +89,21 @@ impl FromStr for Position {
     }
 }
 
+/// Returns the pattern of a position.
+fn pattern() -> String {
+    format!("[0-9A-Za-z]{{1,{MAX_EPOCH_LENGTH}}}[.][0-9]{{1,{MAX_DIGITS}}}")
+}
+
+impl ToSchema for Position {}
+
+impl PartialSchema for Position {
+    fn schema() -> RefOr<Schema> {
+        let position = ObjectBuilder::new().schema_type(Type::String).pattern(Some(format!("^{}$", pattern())));
+        let description = "A position in the feed: `<epoch>.<number>`. Do not calculate with it.";
+        position.description(Some(description)).examples(["5b1c9f0e7a2d4e63.42"]).into()
+    }
+}
+
 /// Where a client begins to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum After {
@@ -86,6 +113,18 @@ pub enum After {
     Earliest,
     /// With the next event.
     Now,
+}
+
+impl ToSchema for After {}
+
+impl PartialSchema for After {
+    fn schema() -> RefOr<Schema> {
+        let after = ObjectBuilder::new().schema_type(Type::String);
+        let after = after.pattern(Some(format!("^(now|earliest|{})$", pattern()))).default(Some("now".into()));
+        let description = "Events after this position: `Feed-Position` of a response, or `position` of a message; \
+                           `earliest`, or `now`.";
+        after.description(Some(description)).examples(["earliest"]).into()
+    }
 }
 
 impl fmt::Display for After {

@@ -7,6 +7,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
+use utoipa::ToSchema;
 
 use super::{After, Event, Feed, Filter, Head, Known, Position, SUBSCRIBERS, random_fraction};
 use crate::service::Error;
@@ -25,8 +26,10 @@ pub enum Delivery {
     Closing,
 }
 
-/// Why a client must read its state again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Why a client must read the users again. `expired`: the events after its position are no longer available. `epoch`: its
+/// position belongs to another epoch of the feed. `ahead`: its position is after the latest event, because the database was
+/// restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ResyncReason {
     /// The events after its position are no longer available.

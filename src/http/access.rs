@@ -16,7 +16,6 @@ use actix_web::{
     http::header::{self, HeaderMap, HeaderName},
     web,
 };
-use url::form_urlencoded;
 
 use super::{
     client_address::client_address,
@@ -27,13 +26,12 @@ use super::{
 use crate::{
     auth::{Authenticator, Basis, Caller, Limited, RateLimits, Refusal},
     domain::{Actor, ApiKey, Author, Scope, Scopes, Subject, UserId},
+    exchange::{self, query_parameters},
     service::clock,
 };
 
 /// How much the caller may still request (draft-ietf-httpapi-ratelimit-headers-10).
 pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-/// The query parameter with a ticket.
-const TICKET: &str = "ticket";
 /// The scheme of credentials in `Authorization`, with the space after it.
 const BEARER: &[u8] = b"Bearer ";
 pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -171,7 +169,16 @@ impl<S: RequiredScope> FromRequest for AllowedOrSubject<S> {
 /// refusal only once its WebSocket is open.
 pub(super) enum AllowedOrTicket<S> {
     Allowed(Allowed<S>),
-    Ticket,
+    Ticket(String),
+}
+
+query_parameters! {
+    /// How a browser authenticates, whose scripts cannot send credentials with every request.
+    pub(super) struct TicketParameters {
+        /// A ticket of `POST /ws/tickets`, for browsers, which cannot send credentials. An invalid one closes the connection
+        /// with the code 4401.
+        ticket: Option<String>,
+    }
 }
 
 impl<S: RequiredScope> FromRequest for AllowedOrTicket<S> {
@@ -179,10 +186,13 @@ impl<S: RequiredScope> FromRequest for AllowedOrTicket<S> {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        if form_urlencoded::parse(request.query_string().as_bytes()).any(|(name, _)| name == TICKET) {
-            return ready(Ok(Self::Ticket));
-        }
-        ready(Allowed::from_request(request, payload).into_inner().map(Self::Allowed))
+        ready(match exchange::read(request.query_string()) {
+            Ok(TicketParameters { ticket: Some(ticket) }) => Ok(Self::Ticket(ticket)),
+            Ok(TicketParameters { ticket: None }) => {
+                Allowed::from_request(request, payload).into_inner().map(Self::Allowed)
+            }
+            Err(error) => Err(error.into()),
+        })
     }
 }
 

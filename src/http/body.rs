@@ -1,6 +1,7 @@
-//! JSON bodies: of limited size, parsed member by member, with all validation errors reported together.
+//! JSON bodies: of limited size, parsed member by member, with all validation errors reported together. `members` declares
+//! what they contain.
 
-use std::fmt;
+mod members;
 
 use actix_web::{
     FromRequest, HttpRequest,
@@ -10,12 +11,9 @@ use actix_web::{
 };
 use futures_util::{StreamExt, future::LocalBoxFuture};
 use mime::Mime;
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::Value;
 
+use self::members::Document;
+pub(super) use self::members::{MemberValue, Members, RequestBody, member, object, pointer, request_body};
 use super::{
     problem::{FieldError, Kind, Problem},
     request_info::RequestInfo,
@@ -25,31 +23,39 @@ use crate::domain::ValidationError;
 /// The maximum length of a body in bytes. A user takes less than two kilobytes.
 const MAX_LENGTH: usize = 64 * 1024;
 
-/// A type that is parsed from the members of a JSON object.
-pub(super) trait FromMembers: Sized {
-    /// The allowed media types of the body.
-    const MEDIA_TYPES: &'static [&'static str];
+const JSON: &str = "application/json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
 
-    /// Takes its members. Errors are collected in `members`; `None` only if there is one.
-    fn take(members: &mut Members) -> Option<Self>;
-}
+/// A valid JSON body.
+pub(super) struct JsonBody<T>(pub(super) T);
 
-/// A valid body.
-pub(super) struct Valid<T>(pub(super) T);
-
-impl<T: FromMembers + 'static> FromRequest for Valid<T> {
+impl<T: RequestBody + 'static> FromRequest for JsonBody<T> {
     type Error = Problem;
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        let payload = payload.take();
-        Box::pin(async move {
-            media_type(request.head(), T::MEDIA_TYPES)?;
-            let bytes = read(&request, payload).await?;
-            parse(&bytes).map(Valid)
-        })
+        let body = parsed(request.clone(), payload.take(), &[JSON]);
+        Box::pin(async { body.await.map(Self) })
     }
+}
+
+/// A valid JSON Merge Patch (RFC 7396).
+pub(super) struct MergePatch<T>(pub(super) T);
+
+impl<T: RequestBody + 'static> FromRequest for MergePatch<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = parsed(request.clone(), payload.take(), &[MERGE_PATCH, JSON]);
+        Box::pin(async { body.await.map(Self) })
+    }
+}
+
+async fn parsed<T: RequestBody>(request: HttpRequest, payload: Payload, allowed: &[&str]) -> Result<T, Problem> {
+    media_type(request.head(), allowed)?;
+    let bytes = read(&request, payload).await?;
+    parse(&bytes)
 }
 
 /// Returns which of these media types the body has.
@@ -97,7 +103,7 @@ pub(super) async fn read(request: &HttpRequest, mut payload: Payload) -> Result<
     Ok(bytes.freeze())
 }
 
-fn parse<T: FromMembers>(bytes: &[u8]) -> Result<T, Problem> {
+fn parse<T: RequestBody>(bytes: &[u8]) -> Result<T, Problem> {
     let mut members = match serde_json::from_slice::<Document>(bytes) {
         Ok(Document::Object(members)) => members,
         Ok(Document::Other) => {
@@ -122,149 +128,4 @@ fn invalid(errors: Vec<FieldError>) -> Problem {
         count => format!("{count} errors were found; see `errors`."),
     };
     Problem::with_errors(Kind::ValidationFailed, detail, errors)
-}
-
-/// The members of an object that have not been taken yet, and the errors found so far.
-pub(super) struct Members {
-    remaining: Vec<(String, Value)>,
-    errors: Vec<FieldError>,
-}
-
-impl Members {
-    /// Takes a required string.
-    pub(super) fn required<T>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(&str) -> Result<T, ValidationError>,
-    ) -> Option<T> {
-        let Some(value) = self.remove(name) else {
-            self.add_error(name, ValidationError::new("required", "is required"));
-            return None;
-        };
-        self.text(name, &value, parse)
-    }
-
-    /// Takes an optional string. `null` is refused: in a merge patch it removes a member, and no member can be removed.
-    pub(super) fn optional<T>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(&str) -> Result<T, ValidationError>,
-    ) -> Option<T> {
-        let value = self.remove(name)?;
-        self.text(name, &value, parse)
-    }
-
-    /// Takes a required value of any type.
-    pub(super) fn required_value<T>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(&Value) -> Result<T, ValidationError>,
-    ) -> Option<T> {
-        let Some(value) = self.remove(name) else {
-            self.add_error(name, ValidationError::new("required", "is required"));
-            return None;
-        };
-        parse(&value).map_err(|error| self.add_error(name, error)).ok()
-    }
-
-    fn text<T>(
-        &mut self,
-        name: &str,
-        value: &Value,
-        parse: impl FnOnce(&str) -> Result<T, ValidationError>,
-    ) -> Option<T> {
-        let parsed = match value {
-            Value::String(text) => parse(text),
-            Value::Null => Err(ValidationError::new("required", "must not be null")),
-            _ => Err(ValidationError::new("wrong-type", "must be a string")),
-        };
-        parsed.map_err(|error| self.add_error(name, error)).ok()
-    }
-
-    fn remove(&mut self, name: &str) -> Option<Value> {
-        let index = self.remaining.iter().position(|(member, _)| member == name)?;
-        let (_, value) = self.remaining.remove(index);
-        let before = self.remaining.len();
-        self.remaining.retain(|(member, _)| member != name);
-        if self.remaining.len() < before {
-            self.add_error(name, ValidationError::new("duplicate-member", "must be given only once"));
-        }
-        Some(value)
-    }
-
-    fn add_error(&mut self, name: &str, error: ValidationError) {
-        self.errors.push(FieldError::at_member(pointer(name), error));
-    }
-
-    /// Returns all errors. The members that were not taken are unknown.
-    fn finish(mut self) -> Vec<FieldError> {
-        for (name, _) in std::mem::take(&mut self.remaining) {
-            self.add_error(&name, ValidationError::new("unknown-member", "unknown member"));
-        }
-        self.errors
-    }
-}
-
-/// Returns the JSON Pointer (RFC 6901) of a member.
-pub(super) fn pointer(name: &str) -> String {
-    format!("/{}", name.replace('~', "~0").replace('/', "~1"))
-}
-
-/// A JSON document with all its members in order. `serde_json::Map` would drop duplicate members.
-enum Document {
-    Object(Members),
-    Other,
-}
-
-impl<'de> Deserialize<'de> for Document {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct DocumentVisitor;
-
-        impl<'de> Visitor<'de> for DocumentVisitor {
-            type Value = Document;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
-                let mut remaining = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    remaining.push(member);
-                }
-                Ok(Document::Object(Members { remaining, errors: Vec::new() }))
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Document, A::Error> {
-                while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-                Ok(Document::Other)
-            }
-
-            fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Document, E> {
-                Ok(Document::Other)
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Document, E> {
-                Ok(Document::Other)
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Document, E> {
-                Ok(Document::Other)
-            }
-
-            fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Document, E> {
-                Ok(Document::Other)
-            }
-
-            fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Document, E> {
-                Ok(Document::Other)
-            }
-
-            fn visit_unit<E: serde::de::Error>(self) -> Result<Document, E> {
-                Ok(Document::Other)
-            }
-        }
-
-        deserializer.deserialize_any(DocumentVisitor)
-    }
 }

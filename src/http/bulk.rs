@@ -22,7 +22,8 @@ use tokio::{sync::mpsc, time::timeout};
 use utoipa::ToSchema;
 
 pub(super) use self::line::{BulkLine, BulkSummary};
-use self::report::{Filter, LineBuffer, Progress, Report, ReportLevel};
+pub(super) use self::report::ReportLevel;
+use self::report::{Filter, LineBuffer, Progress, Report};
 use super::{
     HttpOptions,
     access::{Allowed, UsersBulk},
@@ -52,21 +53,16 @@ query_parameters! {
     pub(super) struct BulkParameters {
         /// What happens to a row whose email address is already in use: `insert` refuses it, `upsert` updates the
         /// user's name and the spelling of the email address.
-        #[param(inline)]
         mode: Option<BulkMode>,
         /// Report what would happen, without writing anything.
-        #[param(default = false)]
         dry_run: Option<bool>,
         /// Write all rows in one transaction, or none; up to 10,000 rows.
-        #[param(default = false)]
         atomic: Option<bool>,
         /// `end` responds once all rows are processed, which works with every client and proxy. `stream` sends each
         /// line as soon as its row is processed: the client, and every proxy in between, must read while it writes.
-        #[param(inline)]
         answer: Option<ResponseTime>,
         /// A line for each row (`all`), a line for each refused row and a summary (`refused`), or only a summary
         /// (`summary`).
-        #[param(inline)]
         report: Option<ReportLevel>,
     }
 }

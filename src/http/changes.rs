@@ -4,7 +4,7 @@ mod batch;
 mod event_stream;
 mod ndjson;
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -14,7 +14,12 @@ use actix_web::{
     },
     web,
 };
+use utoipa::{
+    PartialSchema,
+    openapi::{RefOr, Schema},
+};
 
+pub(super) use self::event_stream::Resync;
 use super::{
     access::{Allowed, FeedRead},
     feed_position::{self, FEED_POSITION},
@@ -27,13 +32,13 @@ use super::{
 };
 use crate::{
     domain::{UserId, ValidationError},
-    exchange::{ParameterValue, query_parameters, word},
+    exchange::{TextValue, list, query_parameters, reference, text, whole_number, whole_number_schema, word},
     feed::{After, EventBody, EventType, EventTypes, Feed, Filter, Position, ResyncReason},
 };
 
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-const MAX_LIMIT: usize = 1000;
+const LIMITS: RangeInclusive<u64> = 1..=1000;
 const DEFAULT_LIMIT: usize = 100;
 const MAX_WAIT_SECONDS: u64 = 30;
 
@@ -42,22 +47,16 @@ query_parameters! {
     pub(super) struct ChangesParameters {
         /// Events after this position: `Feed-Position` of a response, or `position` of an event; `earliest`, or `now`. The
         /// header `Last-Event-ID` takes precedence.
-        #[param(value_type = Option<String>, default = "now", example = "earliest", pattern = "^(now|earliest|[0-9A-Za-z]{1,32}[.][0-9]{1,18})$")]
         after: Option<After>,
         /// Maximum number of events. Default: 100 in a batch, and no limit in a stream.
-        #[param(value_type = Option<u64>, minimum = 1, maximum = 1000)]
         limit: Option<EventLimit>,
         /// Only events of these users, at most 100; separated by commas.
-        #[param(value_type = Option<Vec<Uuid>>, style = Form, explode = false, min_items = 1, max_items = 100)]
         ids: Option<Vec<UserId>>,
         /// Only events of these types, separated by commas.
-        #[param(value_type = Option<Vec<EventType>>, style = Form, explode = false, min_items = 1)]
         types: Option<EventTypes>,
         /// How long a batch waits for an event if there is none: `0s` to `30s`.
-        #[param(value_type = Option<String>, default = "0s", pattern = "^([12]?[0-9]|30)s$")]
         wait: Option<Wait>,
         /// Whether NDJSON continues with future events.
-        #[param(default = false)]
         live: Option<bool>,
     }
 }
@@ -66,19 +65,22 @@ query_parameters! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EventLimit(usize);
 
-impl ParameterValue for EventLimit {
+impl TextValue for EventLimit {
     fn parse(text: &str) -> Result<Self, ValidationError> {
-        let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-        let error = || ValidationError::new("out-of-range", format!("must be a whole number from 1 to {MAX_LIMIT}"));
-        limit.map(Self).ok_or_else(error)
+        // At most a thousand.
+        whole_number(text, &LIMITS).map(|limit| Self(usize::try_from(limit).unwrap_or(usize::MAX)))
+    }
+
+    fn schema() -> RefOr<Schema> {
+        whole_number_schema(&LIMITS).into()
     }
 }
 
 /// A time to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wait(Duration);
 
-impl ParameterValue for Wait {
+impl TextValue for Wait {
     fn parse(text: &str) -> Result<Self, ValidationError> {
         let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
         // Only as it is written here: without a sign or leading zeros.
@@ -87,19 +89,33 @@ impl ParameterValue for Wait {
             || ValidationError::new("out-of-range", format!("must be a duration from 0s to {MAX_WAIT_SECONDS}s"));
         seconds.map(|seconds| Self(Duration::from_secs(seconds))).ok_or_else(error)
     }
-}
 
-impl ParameterValue for After {
-    fn parse(text: &str) -> Result<Self, ValidationError> {
-        text.parse()
+    fn schema() -> RefOr<Schema> {
+        // Patterns cannot compare numbers, so each one is listed.
+        let seconds: Vec<String> = (0..=MAX_WAIT_SECONDS).map(|seconds| seconds.to_string()).collect();
+        text().pattern(Some(format!("^({})s$", seconds.join("|")))).default(Some("0s".into())).into()
     }
 }
 
-impl ParameterValue for EventTypes {
+impl TextValue for After {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        text.parse()
+    }
+
+    fn schema() -> RefOr<Schema> {
+        <Self as PartialSchema>::schema()
+    }
+}
+
+impl TextValue for EventTypes {
     const IS_LIST: bool = true;
 
     fn parse(text: &str) -> Result<Self, ValidationError> {
         text.split(',').map(word::<EventType>).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn schema() -> RefOr<Schema> {
+        list(reference::<EventType>()).into()
     }
 }
 
@@ -176,7 +192,7 @@ pub(super) async fn changes(
                 // The wait has its own limit.
                 info.is_timeout_disabled.set(true);
             }
-            let wait = query.wait.map_or(Duration::ZERO, |wait| wait.0);
+            let Wait(wait) = query.wait.unwrap_or_default();
             batch::respond(subscription, name, limit.unwrap_or(DEFAULT_LIMIT), wait).await
         }
         Format::EventStream => Ok(event_stream::respond(FeedReader::new(subscription, client, limit))),

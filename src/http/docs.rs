@@ -1,8 +1,10 @@
 //! The OpenAPI document, Swagger UI and the AsyncAPI document.
 
+mod asyncapi;
+
 use std::{
     collections::BTreeMap,
-    sync::{Arc, LazyLock, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use actix_web::{
@@ -19,8 +21,9 @@ use utoipa::{
 };
 use utoipa_swagger_ui::Config;
 
+pub(super) use self::asyncapi::{__path_asyncapi, asyncapi};
 use super::{
-    bulk::{BulkLine, BulkSummary},
+    bulk::{BulkLine, BulkMode, BulkSummary, ReportLevel, ResponseTime},
     media_types::NDJSON,
     policy::Asset,
     pool_live::LivePool,
@@ -31,7 +34,7 @@ use super::{
 };
 use crate::{
     domain::Scope,
-    exchange::{ExportedUser, Field, UserSort},
+    exchange::{ExportedUser, Field, UserCount, UserSort},
 };
 
 /// The parts of the document other than the routes, which are collected from the handlers.
@@ -44,7 +47,11 @@ use crate::{
                        Every `GET` route also supports `HEAD`.",
     ),
     // Includes the schemas of lines and messages, which no operation refers to: a stream is described as binary or text.
-    components(schemas(BulkLine, BulkSummary, ExportedUser, Field, LivePool, ProblemBody, ProblemCode, UserSort)),
+    // And those of words in query strings.
+    components(schemas(
+        BulkLine, BulkMode, BulkSummary, ExportedUser, Field, LivePool, ProblemBody, ProblemCode, ReportLevel,
+        ResponseTime, UserCount, UserSort,
+    )),
     tags(
         (name = "users", description = "Users"),
         (name = "keys", description = "API keys, for callers with the scope `keys:admin`"),
@@ -135,28 +142,6 @@ pub(super) async fn document(
         Some(url) => with_server(&document.api, &url).respond(&request),
         None => document.json.respond(&request),
     }
-}
-
-/// The description of the live feed.
-static ASYNCAPI: LazyLock<Asset> = LazyLock::new(|| {
-    Asset::new(include_str!("docs/asyncapi.json").into(), HeaderValue::from_static("application/json"))
-});
-
-/// Get the description of the live feed
-///
-/// An AsyncAPI document: the messages of the WebSocket and of the event stream.
-#[utoipa::path(
-    get,
-    path = "/asyncapi.json",
-    tag = "operations",
-    operation_id = "asyncapi",
-    responses(
-        (status = 200, description = "AsyncAPI 3.0", body = BTreeMap<String, Value>, content_type = "application/json"),
-        HostProblems,
-    ),
-)]
-pub(super) async fn asyncapi(request: HttpRequest) -> HttpResponse {
-    ASYNCAPI.respond(&request)
 }
 
 /// Swagger UI, embedded in the binary: it needs no network.

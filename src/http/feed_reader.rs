@@ -23,7 +23,7 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// Pause before another attempt to read the database.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// Maximum number of events that are sent together.
-const MAX_EVENTS: usize = 64;
+pub(super) const MAX_EVENTS: usize = 64;
 
 /// The next part of a response.
 pub(super) enum Part {

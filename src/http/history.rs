@@ -24,10 +24,8 @@ query_parameters! {
     /// The page of a history.
     pub(super) struct HistoryParameters {
         /// Maximum number of changes on the page.
-        #[param(value_type = Option<u64>, minimum = 1, maximum = 100, default = 20)]
         limit: Option<Limit>,
         /// Changes before this version.
-        #[param(value_type = Option<i64>, minimum = 1)]
         before: Option<Version>,
     }
 }

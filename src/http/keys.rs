@@ -7,30 +7,26 @@ use chrono::{DateTime, Utc};
 use humantime_serde::re::humantime;
 use serde::Serialize;
 use utoipa::{
-    IntoParams, PartialSchema, ToSchema,
+    IntoParams, ToSchema,
     openapi::{
-        KnownFormat, ObjectBuilder, RefOr, Required, Schema, SchemaFormat, Type,
+        RefOr, Required, Schema,
         path::{Parameter, ParameterBuilder, ParameterIn},
-        schema::AdditionalProperties,
     },
 };
 
 use super::{
     access::{Allowed, KeysAdmin, scope_missing},
-    body::{FromMembers, Members, Valid},
+    body::{JsonBody, request_body},
     path,
     problem::{Kind, Problem},
     responses::{KeyBodyProblems, KeyIdProblems, KeyRotationProblems, ServerProblems},
 };
 use crate::{
     domain::{ApiKey, KeyId, KeyName, Scope, Scopes, ValidationError},
-    exchange::{microseconds, optional_microseconds},
+    exchange::{TextValue, microseconds, optional_microseconds, text},
     service::{self, KeyRecord, KeyService, NewKey, clock},
 };
 
-const JSON: &str = "application/json";
-/// How long a rotated key works if the request does not say.
-const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
 const MAX_OVERLAP: Duration = Duration::from_hours(24 * 365);
 
 /// An API key, without its secret.
@@ -81,98 +77,85 @@ impl KeyBody {
     }
 }
 
-/// A new API key, as a body describes it.
-pub(super) struct Draft {
-    name: KeyName,
-    scopes: Scopes,
-    expires_at: Option<DateTime<Utc>>,
-}
-
-impl FromMembers for Draft {
-    const MEDIA_TYPES: &'static [&'static str] = &[JSON];
-
-    fn take(members: &mut Members) -> Option<Self> {
-        let name = members.required("name", KeyName::parse);
-        let scopes = members.required("scope", |text| {
-            let scopes: Scopes = text.parse()?;
-            if scopes.contain(Scope::UsersSelf) {
-                Err(ValidationError::new("unknown-scope", "users:self is for access tokens, which have a subject"))
-            } else if scopes.is_empty() {
-                Err(ValidationError::new("empty", "must name a scope"))
-            } else {
-                Ok(scopes)
-            }
-        });
-        let expires_at = members.optional("expiresAt", |text| match DateTime::parse_from_rfc3339(text) {
-            Ok(time) if time > clock::now() => Ok(time.to_utc()),
-            Ok(_) => Err(ValidationError::new("past", "must be in the future")),
-            Err(_) => Err(ValidationError::new("malformed", "must be a time such as 2027-01-31T12:00:00Z")),
-        });
-        Some(Self { name: name?, scopes: scopes?, expires_at })
+request_body! {
+    /// A new API key.
+    pub(super) struct ApiKeyDraft {
+        /// What the key is for: one line.
+        #[example("billing service")]
+        name: KeyName,
+        /// The scopes, separated by spaces. The caller must have all of them.
+        #[example("users:read users:write")]
+        scope: KeyScopes,
+        /// When the key expires. Without it, it does not expire.
+        #[example("2099-12-31T12:00:00Z")]
+        expires_at: Option<Expiry>,
     }
 }
 
-/// The body that creates an API key.
-struct ApiKeyDraft;
+request_body! {
+    /// How an API key is rotated.
+    pub(super) struct ApiKeyRotation {
+        /// How long the old key still works: a duration of at most 365d, such as 30m; 24h by default.
+        #[example("24h")]
+        overlap: Option<Overlap>,
+    }
+}
 
-impl ToSchema for ApiKeyDraft {}
+/// Scopes that an API key can have.
+struct KeyScopes(Scopes);
 
-impl PartialSchema for ApiKeyDraft {
+impl TextValue for KeyScopes {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        let scopes: Scopes = text.parse()?;
+        if scopes.contain(Scope::UsersSelf) {
+            return Err(ValidationError::new("unknown-scope", "users:self is for access tokens, which have a subject"));
+        }
+        if scopes.is_empty() { Err(ValidationError::new("empty", "must name a scope")) } else { Ok(Self(scopes)) }
+    }
+
     fn schema() -> RefOr<Schema> {
-        let text = |description: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(description));
-        let name = text("What the key is for: one line.")
-            .min_length(Some(1))
-            .max_length(Some(KeyName::MAX))
-            .pattern(Some(r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f]+$"));
         let scopes: Vec<&str> = Scopes::ALL_OF_KEYS.iter().map(Scope::name).collect();
         let scopes = scopes.join("|");
-        let scope = text("The scopes, separated by spaces. The caller must have all of them.")
-            .pattern(Some(format!("^({scopes})( ({scopes}))*$")));
-        let expires_at = text("When the key expires. Without it, it does not expire.")
-            .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
-        ObjectBuilder::new()
-            .description(Some("A new API key."))
-            .property("name", name.examples(["billing service"]))
-            .property("scope", scope.examples(["users:read users:write"]))
-            .property("expiresAt", expires_at.examples(["2099-12-31T12:00:00Z"]))
-            .required("name")
-            .required("scope")
-            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
-            .into()
+        text().pattern(Some(format!("^({scopes})( ({scopes}))*$"))).into()
     }
 }
 
-/// How a key is rotated.
-pub(super) struct Rotation {
-    overlap: Duration,
-}
+/// When a key expires: in the future.
+struct Expiry(DateTime<Utc>);
 
-impl FromMembers for Rotation {
-    const MEDIA_TYPES: &'static [&'static str] = &[JSON];
-
-    fn take(members: &mut Members) -> Option<Self> {
-        let overlap = members.optional("overlap", |text| match humantime::parse_duration(text) {
-            Ok(overlap) if overlap <= MAX_OVERLAP => Ok(overlap),
-            _ => Err(ValidationError::new("malformed", "must be a duration of at most 365d, such as 30m or 24h")),
-        });
-        Some(Self { overlap: overlap.unwrap_or(DEFAULT_OVERLAP) })
+impl TextValue for Expiry {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        match DateTime::parse_from_rfc3339(text) {
+            Ok(time) if time > clock::now() => Ok(Self(time.to_utc())),
+            Ok(_) => Err(ValidationError::new("past", "must be in the future")),
+            Err(_) => Err(ValidationError::new("malformed", "must be a time such as 2027-01-31T12:00:00Z")),
+        }
     }
-}
 
-/// The body that rotates an API key.
-struct ApiKeyRotation;
-
-impl ToSchema for ApiKeyRotation {}
-
-impl PartialSchema for ApiKeyRotation {
     fn schema() -> RefOr<Schema> {
-        let description = "How long the old key still works: a duration of at most 365d, such as 30m; 24h by default.";
-        let overlap = ObjectBuilder::new().schema_type(Type::String).description(Some(description)).examples(["24h"]);
-        ObjectBuilder::new()
-            .description(Some("How an API key is rotated."))
-            .property("overlap", overlap)
-            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
-            .into()
+        <DateTime<Utc> as TextValue>::schema()
+    }
+}
+
+/// How long a rotated key works.
+struct Overlap(Duration);
+
+impl Default for Overlap {
+    fn default() -> Self {
+        Self(Duration::from_hours(24))
+    }
+}
+
+impl TextValue for Overlap {
+    fn parse(text: &str) -> Result<Self, ValidationError> {
+        match humantime::parse_duration(text) {
+            Ok(overlap) if overlap <= MAX_OVERLAP => Ok(Self(overlap)),
+            _ => Err(ValidationError::new("malformed", "must be a duration of at most 365d, such as 30m or 24h")),
+        }
+    }
+
+    fn schema() -> RefOr<Schema> {
+        text().into()
     }
 }
 
@@ -194,7 +177,7 @@ impl FromRequest for PathKeyId {
 
 impl IntoParams for PathKeyId {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let id = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9A-Za-z]{12}$"));
+        let id = text().pattern(Some(format!("^[0-9A-Za-z]{{{}}}$", KeyId::LENGTH)));
         let parameter = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
         vec![parameter.description(Some("The key's id. `GET /keys` lists them.")).schema(Some(id)).build()]
     }
@@ -228,15 +211,15 @@ pub(super) async fn list(_: Allowed<KeysAdmin>, service: web::Data<KeyService>) 
 )]
 pub(super) async fn create(
     caller: Allowed<KeysAdmin>,
-    body: Valid<Draft>,
+    body: JsonBody<ApiKeyDraft>,
     service: web::Data<KeyService>,
 ) -> Result<HttpResponse, Problem> {
-    let Draft { name, scopes, expires_at } = body.0;
+    let ApiKeyDraft { name, scope: KeyScopes(scopes), expires_at } = body.0;
     if let Some(scope) = scopes.iter().find(|scope| !caller.scopes().contain(*scope)) {
         return Err(scope_missing(scope));
     }
     let (key, text) = generate()?;
-    let record = service.create(NewKey { key, name, scopes, expires_at }).await?;
+    let record = service.create(NewKey { key, name, scopes, expires_at: expires_at.map(|expiry| expiry.0) }).await?;
     tracing::info!(key = %record.id, scopes = %record.scopes, by = %caller.actor(), "API key created");
     Ok(HttpResponse::Created().json(KeyBody::new(record, Some(text))))
 }
@@ -263,11 +246,12 @@ pub(super) async fn create(
 pub(super) async fn rotate(
     caller: Allowed<KeysAdmin>,
     id: PathKeyId,
-    body: Valid<Rotation>,
+    body: JsonBody<ApiKeyRotation>,
     service: web::Data<KeyService>,
 ) -> Result<HttpResponse, Problem> {
     let (key, text) = generate()?;
-    let record = match service.rotate(id.0, key, body.0.overlap, caller.scopes()).await {
+    let Overlap(overlap) = body.0.overlap.unwrap_or_default();
+    let record = match service.rotate(id.0, key, overlap, caller.scopes()).await {
         Err(service::Error::ScopesExceeded(scope)) => return Err(scope_missing(scope)),
         rotated => rotated?,
     };

@@ -4,16 +4,13 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{
-        ObjectBuilder, RefOr, Schema,
-        schema::{AdditionalProperties, SchemaType},
-    },
+    ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::SchemaType},
 };
 
 use super::{
     access::{Allowed, MessagesSend},
-    body::{FromMembers, Members, Valid},
+    body::{JsonBody, MemberValue, request_body},
     changes::disabled,
     problem::Problem,
     responses::{MessageProblems, ServerProblems},
@@ -24,43 +21,29 @@ use crate::{domain::ValidationError, feed::Feed, service::MessageService};
 /// Maximum length of the data as JSON, in bytes.
 const MAX_DATA: usize = 4096;
 
-/// A message to a user.
-pub(super) struct Draft {
-    /// JSON.
-    data: String,
-}
-
-impl FromMembers for Draft {
-    const MEDIA_TYPES: &'static [&'static str] = &["application/json"];
-
-    fn take(members: &mut Members) -> Option<Self> {
-        let data = members.required_value("data", |value: &Value| {
-            let data = value.to_string();
-            if data.len() <= MAX_DATA {
-                Ok(data)
-            } else {
-                Err(ValidationError::new("too-long", format!("must be at most {MAX_DATA} bytes of JSON")))
-            }
-        });
-        Some(Self { data: data? })
+request_body! {
+    /// A message to a user.
+    pub(super) struct MessageDraft {
+        /// Any JSON, at most 4 KiB.
+        #[example(json!({"text": "Hello"}))]
+        data: Data,
     }
 }
 
-/// The body that sends a message.
-struct MessageDraft;
+/// The data of a message: JSON.
+struct Data(String);
 
-impl ToSchema for MessageDraft {}
+impl MemberValue for Data {
+    fn parse(value: Value) -> Result<Self, ValidationError> {
+        let data = value.to_string();
+        if data.len() > MAX_DATA {
+            return Err(ValidationError::new("too-long", format!("must be at most {MAX_DATA} bytes of JSON")));
+        }
+        Ok(Self(data))
+    }
 
-impl PartialSchema for MessageDraft {
     fn schema() -> RefOr<Schema> {
-        let data = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
-        let data = data.description(Some("Any JSON, at most 4 KiB.")).examples([json!({"text": "Hello"})]);
-        ObjectBuilder::new()
-            .description(Some("A message to a user."))
-            .property("data", data)
-            .required("data")
-            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
-            .into()
+        ObjectBuilder::new().schema_type(SchemaType::AnyValue).into()
     }
 }
 
@@ -97,13 +80,13 @@ struct Sent {
 pub(super) async fn send(
     caller: Allowed<MessagesSend>,
     id: PathId,
-    draft: Valid<Draft>,
+    draft: JsonBody<MessageDraft>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let service = request.app_data::<web::Data<MessageService>>().ok_or_else(disabled)?;
     let feed = request.app_data::<web::Data<Feed>>().ok_or_else(disabled)?;
     let before = feed.head();
-    let sent = service.send(id.0, draft.0.data, caller.into_author(&request)).await?;
+    let sent = service.send(id.0, draft.0.data.0, caller.into_author(&request)).await?;
     let position = feed.locate(sent.journal_id, before).await.map(|position| position.to_string());
     Ok(HttpResponse::Accepted().json(Sent { id: sent.id, position }))
 }

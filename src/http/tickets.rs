@@ -3,56 +3,27 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type, schema::AdditionalProperties},
-};
+use utoipa::ToSchema;
 
 use super::{
     access::{AllowedOrSubject, FeedRead},
-    body::{FromMembers, Members, Valid},
+    body::{JsonBody, request_body},
     changes::disabled,
     problem::Problem,
     responses::{ServerProblems, TicketProblems},
 };
 use crate::{
     auth::Basis,
-    domain::{TicketDigest, UserId, ValidationError},
+    domain::{TicketDigest, UserId},
     exchange::microseconds,
     service::{TicketGrant, TicketStore},
 };
 
-/// What a ticket is for.
-pub(super) struct Draft {
-    /// The user whose events and messages are read.
-    user_id: Option<UserId>,
-}
-
-impl FromMembers for Draft {
-    const MEDIA_TYPES: &'static [&'static str] = &["application/json"];
-
-    fn take(members: &mut Members) -> Option<Self> {
-        let invalid = || ValidationError::new("malformed", "must be the id of a user");
-        let user_id = members.optional("userId", |text| text.parse().map_err(|_| invalid()));
-        Some(Self { user_id })
-    }
-}
-
-/// The body that creates a ticket.
-struct TicketDraft;
-
-impl ToSchema for TicketDraft {}
-
-impl PartialSchema for TicketDraft {
-    fn schema() -> RefOr<Schema> {
-        let description = "The user whose events and messages are read. Without it, the events of all users are read, and no messages.";
-        let uuid = SchemaFormat::KnownFormat(KnownFormat::Uuid);
-        let user_id = ObjectBuilder::new().schema_type(Type::String).format(Some(uuid)).description(Some(description));
-        ObjectBuilder::new()
-            .description(Some("What a ticket is for."))
-            .property("userId", user_id)
-            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
-            .into()
+request_body! {
+    /// What a ticket is for.
+    pub(super) struct TicketDraft {
+        /// The user whose events and messages are read. Without it, the events of all users are read, and no messages.
+        user_id: Option<UserId>,
     }
 }
 
@@ -87,7 +58,7 @@ struct Ticket {
 )]
 pub(super) async fn create(
     caller: AllowedOrSubject<FeedRead>,
-    draft: Valid<Draft>,
+    draft: JsonBody<TicketDraft>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let store = request.app_data::<web::Data<TicketStore>>().ok_or_else(disabled)?;

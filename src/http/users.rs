@@ -7,17 +7,16 @@ use actix_web::{
     web,
 };
 use utoipa::{
-    IntoParams, PartialSchema, ToSchema,
+    IntoParams,
     openapi::{
-        KnownFormat, ObjectBuilder, RefOr, Required, Schema, SchemaFormat, Type,
+        Required,
         path::{Parameter, ParameterBuilder, ParameterIn},
-        schema::AdditionalProperties,
     },
 };
 
 use super::{
     access::{Allowed, AllowedOrSelf, UsersDelete, UsersRead, UsersWrite},
-    body::{FromMembers, Members, Valid},
+    body::{JsonBody, MergePatch, request_body},
     compression::compressible,
     conditions::{ChangeCondition, ListCondition, ReadCondition},
     etag::etag,
@@ -37,34 +36,46 @@ use super::{
 use crate::{
     auth::RateLimits,
     domain::{Email, Name, Precondition, User, UserId},
-    exchange::{CursorSigner, Fields, ListParameters, ListQuery, Selected, SelectionParameters, UserBody},
+    exchange::{CursorSigner, Fields, ListParameters, ListQuery, Selected, SelectionParameters, TextValue, UserBody},
     service::{self, Change, CountMode, Draft, UserService},
 };
 
 pub(super) const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
-const JSON: &str = "application/json";
-const MERGE_PATCH: &str = "application/merge-patch+json";
-
-const NAME: &str = "name";
-const EMAIL: &str = "email";
-
-impl FromMembers for Draft {
-    const MEDIA_TYPES: &'static [&'static str] = &[JSON];
-
-    fn take(members: &mut Members) -> Option<Self> {
-        let name = members.required(NAME, Name::parse);
-        let email = members.required(EMAIL, Email::parse);
-        Some(Self { name: name?, email: email? })
+request_body! {
+    /// A new user, or the replacement of a user.
+    pub(super) struct UserDraft {
+        /// 1 to 200 characters after trimming, at least one of them visible; no control characters, and none that embed,
+        /// override or isolate a direction of writing.
+        #[example("Ann Example")]
+        name: Name,
+        /// Unique regardless of case and of whether its domain is written in Unicode or ASCII; at most 254 bytes, no
+        /// invisible characters.
+        #[example("Ann@example.com")]
+        email: Email,
     }
 }
 
-impl FromMembers for Change {
-    const MEDIA_TYPES: &'static [&'static str] = &[MERGE_PATCH, JSON];
+request_body! {
+    /// Changes of a user (RFC 7396). Missing members are not changed.
+    pub(super) struct UserPatch {
+        /// As in a new user.
+        #[example("Ann Other")]
+        name: Option<Name>,
+        /// As in a new user.
+        #[example("ann.other@example.com")]
+        email: Option<Email>,
+    }
+}
 
-    fn take(members: &mut Members) -> Option<Self> {
-        let name = members.optional(NAME, Name::parse);
-        let email = members.optional(EMAIL, Email::parse);
-        Some(Self { name, email })
+impl From<UserDraft> for Draft {
+    fn from(UserDraft { name, email }: UserDraft) -> Self {
+        Self { name, email }
+    }
+}
+
+impl From<UserPatch> for Change {
+    fn from(UserPatch { name, email }: UserPatch) -> Self {
+        Self { name, email }
     }
 }
 
@@ -91,62 +102,8 @@ impl FromRequest for PathId {
 impl IntoParams for PathId {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let description = "The user's id, such as `019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40`. `GET /users` lists them.";
-        let uuid = SchemaFormat::KnownFormat(KnownFormat::Uuid);
-        let id = ObjectBuilder::new().schema_type(Type::String).format(Some(uuid));
         let parameter = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
-        vec![parameter.description(Some(description)).schema(Some(id)).build()]
-    }
-}
-
-/// Returns the OpenAPI schema of a body.
-#[expect(deprecated, reason = "derived schemas use `example`, and the document should use only one of the two")]
-fn members(description: &str, name: &str, email: &str) -> ObjectBuilder {
-    let text = || ObjectBuilder::new().schema_type(Type::String);
-    let name = text()
-        .description(Some(
-            "1 to 200 characters after trimming, at least one of them visible; no control characters, and none that \
-             embed, override or isolate a direction of writing.",
-        ))
-        .example(Some(name.into()))
-        .min_length(Some(1))
-        .max_length(Some(Name::MAX))
-        .pattern(Some(r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"));
-    let email = text()
-        .description(Some(
-            "Unique regardless of case and of whether its domain is written in Unicode or ASCII; at most 254 bytes, no \
-             invisible characters.",
-        ))
-        .example(Some(email.into()))
-        .format(Some(SchemaFormat::Custom("idn-email".to_owned())))
-        .max_length(Some(254));
-    ObjectBuilder::new()
-        .description(Some(description))
-        .property(NAME, name)
-        .property(EMAIL, email)
-        .additional_properties(Some(AdditionalProperties::FreeForm(false)))
-}
-
-/// The body that creates or replaces a user.
-struct UserDraft;
-
-impl ToSchema for UserDraft {}
-
-impl PartialSchema for UserDraft {
-    fn schema() -> RefOr<Schema> {
-        let draft = members("A new user, or the replacement of a user.", "Ann Example", "Ann@example.com");
-        draft.required(NAME).required(EMAIL).into()
-    }
-}
-
-/// The body that changes a user (RFC 7396).
-struct UserPatch;
-
-impl ToSchema for UserPatch {}
-
-impl PartialSchema for UserPatch {
-    fn schema() -> RefOr<Schema> {
-        let description = "Changes of a user (RFC 7396). Missing members are not changed.";
-        members(description, "Ann Other", "ann.other@example.com").into()
+        vec![parameter.description(Some(description)).schema(Some(UserId::schema())).build()]
     }
 }
 
@@ -232,11 +189,11 @@ pub(super) async fn create(
     key: IdempotencyKey,
     // Refuses `If-None-Match: *`, and any `If-Match` except `*`: a list has no version.
     _condition: ListCondition,
-    body: Valid<Draft>,
+    body: JsonBody<UserDraft>,
     request: HttpRequest,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    let (draft, author) = (body.0, caller.into_author(&request));
+    let (draft, author) = (Draft::from(body.0), caller.into_author(&request));
     let Some(keyed) = key.keyed_request(&draft) else {
         return Ok(created(&service.create(draft, author).await?));
     };
@@ -306,11 +263,11 @@ pub(super) async fn replace(
     caller: Allowed<UsersWrite>,
     id: PathId,
     condition: ChangeCondition,
-    body: Valid<Draft>,
+    body: JsonBody<UserDraft>,
     request: HttpRequest,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(ok(&service.replace(id.0, condition.0, body.0, caller.into_author(&request)).await?))
+    Ok(ok(&service.replace(id.0, condition.0, body.0.into(), caller.into_author(&request)).await?))
 }
 
 /// Update a user
@@ -336,11 +293,11 @@ pub(super) async fn patch(
     caller: AllowedOrSelf<UsersWrite>,
     id: PathId,
     condition: ChangeCondition,
-    body: Valid<Change>,
+    body: MergePatch<UserPatch>,
     request: HttpRequest,
     service: web::Data<UserService>,
 ) -> Result<HttpResponse, Problem> {
-    Ok(ok(&service.patch(id.0, condition.0, body.0, caller.into_author(&request)).await?))
+    Ok(ok(&service.patch(id.0, condition.0, body.0.into(), caller.into_author(&request)).await?))
 }
 
 /// Delete a user

@@ -19,37 +19,28 @@ use actix_web::{
 };
 use futures_util::stream;
 
+pub(super) use self::messages::{ErrorCode, schemas};
 use self::{
     frames::Frames,
     socket::{Entry, Socket},
     tickets::Tickets,
 };
 use super::{
-    access::{AllowedOrTicket, FeedRead, authenticator},
+    access::{AllowedOrTicket, FeedRead, TicketParameters, authenticator},
     changes::disabled,
     client_address::client_address,
     feed_reader::Client,
     live_connection::LiveConnection,
     origin,
     problem::{Kind, Problem},
-    query::Query,
     request_info::RequestInfo,
     responses::{ServerProblems, WebSocketProblems},
     turn::Turn,
 };
-use crate::{exchange::query_parameters, feed::Feed, service::TicketStore};
+use crate::{feed::Feed, service::TicketStore};
 
 /// The protocol of the messages.
 const PROTOCOL: &str = "users-api.v1";
-
-query_parameters! {
-    /// How the client authenticates.
-    pub(super) struct WebSocketParameters {
-        /// A ticket of `POST /ws/tickets`, for browsers, which cannot send credentials. An invalid one closes the connection
-        /// with the code 4401.
-        ticket: Option<String>,
-    }
-}
 
 /// Read the feed over WebSocket
 ///
@@ -61,7 +52,7 @@ query_parameters! {
     tag = "users",
     operation_id = "openWebSocket",
     params(
-        WebSocketParameters,
+        TicketParameters,
         ("Sec-WebSocket-Protocol" = Option<String>, Header, description = "`users-api.v1`, which is also the default"),
     ),
     responses(
@@ -72,7 +63,6 @@ query_parameters! {
 )]
 pub(super) async fn open(
     caller: AllowedOrTicket<FeedRead>,
-    query: Query<WebSocketParameters>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
@@ -84,7 +74,7 @@ pub(super) async fn open(
     }
     let entry = match caller {
         AllowedOrTicket::Allowed(caller) => Entry::Client(Client::new(&caller, &request, feed)?),
-        AllowedOrTicket::Ticket => Entry::Ticket(LiveConnection::of(&request), query.0.ticket.unwrap_or_default()),
+        AllowedOrTicket::Ticket(ticket) => Entry::Ticket(LiveConnection::of(&request), ticket),
     };
     let tickets = Tickets {
         authenticator: Arc::clone(authenticator(&request)?),

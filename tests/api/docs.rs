@@ -163,10 +163,34 @@ async fn the_feed_is_described(context: Context) {
     let feed = feed.json();
     assert_eq!(feed["asyncapi"], "3.0.0");
     assert_eq!(feed["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let schemas = feed["components"]["schemas"].as_object().unwrap();
+    let described: BTreeSet<&str> = schemas.keys().map(String::as_str).collect();
+    let messages = ["Subscribe", "Renew", "Hello", "Events", "Bookmark", "Resync", "Message", "Error", "UserEvent"];
+    assert!(messages.iter().all(|message| described.contains(message)), "{described:?}");
     // Both documents describe events, so they must not differ.
     let names = |schema: &Value| schema["properties"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
-    let events = &feed["components"]["schemas"];
-    assert_eq!(names(&events["UserEvent"]), names(&api["components"]["schemas"]["UserEvent"]));
+    assert_eq!(names(&schemas["UserEvent"]), names(&api["components"]["schemas"]["UserEvent"]));
+    for document in [&feed, &api] {
+        let mut references = Vec::new();
+        collect_references(document, &mut references);
+        assert!(references.len() > 20, "{references:?}");
+        for reference in references {
+            let target = document.pointer(reference.trim_start_matches('#'));
+            assert!(target.is_some(), "{reference} does not exist");
+        }
+    }
+}
+
+/// Collects every `$ref`.
+fn collect_references<'a>(value: &'a Value, references: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(members) => {
+            references.extend(members.get("$ref").and_then(Value::as_str));
+            members.values().for_each(|value| collect_references(value, references));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_references(item, references)),
+        _ => {}
+    }
 }
 
 /// The settings of a section with their defaults, as in `config --template toml`.

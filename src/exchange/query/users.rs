@@ -1,43 +1,43 @@
 //! The queries for users: lists and exports.
 
+use std::ops::RangeInclusive;
+
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use url::form_urlencoded;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{RefOr, Schema},
+};
 
-use super::{Pairs, ParameterValue, QueryError, query_parameters, read, read_with_pairs, word_values};
+use super::{Pairs, QueryError, query_parameters, read, read_with_pairs};
 use crate::{
     domain::{Email, Prefix, UserId, ValidationError},
-    exchange::{CursorSigner, Field, Fields},
+    exchange::{Cursor, CursorSigner, Fields, TextValue, whole_number, whole_number_schema, word_values},
     service::{CountMode, Filter, Position, Selection, Sort, SortKey},
 };
 
-const MAX_LIMIT: u64 = 100;
+const LIMITS: RangeInclusive<u64> = 1..=100;
 const DEFAULT_LIMIT: u64 = 20;
 
 query_parameters! {
     /// Filters, the sort order, and the members of each user.
     pub struct SelectionParameters {
         /// The user with this email address, ignoring case: none or one. Example: `ann@example.com`.
-        #[param(value_type = Option<String>, format = "idn-email", max_length = 254)]
         email: Option<Email>,
         /// Users whose name begins with this, ignoring case. Example: `ann`.
-        #[param(value_type = Option<String>, min_length = 1, max_length = 200)]
         name: Option<Prefix>,
         /// Users whose name, last word of the name, or email address begins with this, ignoring case. Example: `exam`.
-        #[param(value_type = Option<String>, min_length = 1, max_length = 200)]
         q: Option<Prefix>,
         /// Users created after this time (RFC 3339). Example: `2026-11-21T10:15:30Z`.
         created_after: Option<DateTime<Utc>>,
         /// Users created before this time (RFC 3339). Example: `2026-11-22T10:15:30Z`.
         created_before: Option<DateTime<Utc>>,
         /// Users with one of these ids.
-        #[param(value_type = Option<Vec<Uuid>>, style = Form, explode = false, min_items = 1, max_items = 100)]
         ids: Option<Vec<UserId>>,
         /// The sort order; a leading minus means descending.
         sort: Option<UserSort>,
         /// Members of each user in the response; all by default.
-        #[param(value_type = Option<Vec<Field>>, style = Form, explode = false, min_items = 1)]
         fields: Option<Fields>,
     }
 }
@@ -46,14 +46,11 @@ query_parameters! {
     /// The page of a list.
     pub struct ListParameters {
         /// Maximum number of users on the page.
-        #[param(value_type = Option<u64>, minimum = 1, maximum = 100, default = 20)]
         limit: Option<Limit>,
         /// A cursor from the `Link` header of an earlier response to the same query.
-        #[param(pattern = "^[A-Za-z0-9_-]{44,2200}$", min_length = 44, max_length = 2200)]
-        cursor: Option<String>,
+        cursor: Option<Cursor>,
         /// Whether `X-Total-Count` reports the number of users on all pages. `exact` counts them; `estimated` counts up
         /// to 10,000 and beyond that returns the query planner's estimate.
-        #[param(inline)]
         count: Option<UserCount>,
     }
 }
@@ -62,10 +59,8 @@ query_parameters! {
     /// Where an export starts, and whether it can be resumed.
     pub struct ExportParameters {
         /// Continue after the user that had this cursor.
-        #[param(pattern = "^[A-Za-z0-9_-]{44,2200}$", min_length = 44, max_length = 2200)]
-        cursor: Option<String>,
+        cursor: Option<Cursor>,
         /// Add a member `cursor` to each user, from which an interrupted export can be resumed.
-        #[param(default = false)]
         cursors: Option<bool>,
     }
 }
@@ -124,11 +119,13 @@ impl Default for Limit {
     }
 }
 
-impl ParameterValue for Limit {
+impl TextValue for Limit {
     fn parse(text: &str) -> Result<Self, ValidationError> {
-        let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-        let error = || ValidationError::new("out-of-range", format!("must be a whole number from 1 to {MAX_LIMIT}"));
-        limit.map(Self).ok_or_else(error)
+        whole_number(text, &LIMITS).map(Self)
+    }
+
+    fn schema() -> RefOr<Schema> {
+        whole_number_schema(&LIMITS).default(Some(DEFAULT_LIMIT.into())).into()
     }
 }
 
@@ -190,7 +187,7 @@ impl ListQuery {
             read_with_pairs::<(ListParameters, SelectionParameters)>(query)?;
         let limit = limit.unwrap_or_default().get();
         let (selection, fields) = selection.into_parts();
-        let position = position(cursor.as_deref(), &selection, signer)?;
+        let position = position(cursor.as_ref(), &selection, signer)?;
         let without_cursor = without_cursor(&pairs, limit);
         Ok(Self { selection, position, limit, fields, count: count.map(CountMode::from), without_cursor })
     }
@@ -218,7 +215,7 @@ impl ExportQuery {
         let query = query.strip_prefix('?').unwrap_or(query);
         let (selection, ExportParameters { cursor, cursors }) = read::<(SelectionParameters, ExportParameters)>(query)?;
         let (selection, fields) = selection.into_parts();
-        let position = position(cursor.as_deref(), &selection, signer)?;
+        let position = position(cursor.as_ref(), &selection, signer)?;
         if matches!(position, Position::Before(_)) {
             return Err(QueryError::Cursor("An export continues after a user; this cursor points before one."));
         }
@@ -227,7 +224,7 @@ impl ExportQuery {
 }
 
 /// Returns the position of a cursor; without a cursor, the start of the list.
-fn position(cursor: Option<&str>, selection: &Selection, signer: &CursorSigner) -> Result<Position, QueryError> {
+fn position(cursor: Option<&Cursor>, selection: &Selection, signer: &CursorSigner) -> Result<Position, QueryError> {
     let Some(cursor) = cursor else { return Ok(Position::First) };
     signer.decode(selection, cursor).ok_or(QueryError::Cursor(
         "Use a cursor from an earlier response to the same query, unchanged. Only limit, fields and count may differ.",

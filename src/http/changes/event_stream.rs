@@ -8,8 +8,9 @@ use actix_web::{
     web::{Bytes, BytesMut},
 };
 use futures_util::stream;
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::sleep;
+use utoipa::ToSchema;
 
 use super::with_headers;
 use crate::{
@@ -85,8 +86,18 @@ impl State {
     }
 }
 
+/// The data of a message `resync`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChangesResync)]
+pub(in crate::http) struct Resync<'a> {
+    reason: ResyncReason,
+    #[schema(value_type = Position)]
+    position: &'a Position,
+}
+
 fn resync(reason: ResyncReason, position: &Position) -> String {
-    let data = json!({"reason": reason, "position": position.to_string()});
+    // Strings always serialize.
+    let data = serde_json::to_string(&Resync { reason, position }).unwrap_or_default();
     format!("id: {position}\nevent: resync\ndata: {data}\n\n")
 }
 

@@ -1,13 +1,20 @@
-//! The messages of the protocol `users-api.v1`: JSON with a `type`.
+//! The messages of the protocol `users-api.v1`: JSON with a `type`. The types are also the schemas of the AsyncAPI document.
 
 use actix_web::web::{BufMut, BytesMut};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::AdditionalProperties},
+};
 use uuid::Uuid;
 
-use crate::feed::{After, Event, EventType, EventTypes, Filter, Position, ResyncReason};
-
-const MAX_IDS: usize = 100;
+use crate::{
+    domain::UserId,
+    exchange::{MAX_IDS, TextValue, list, reference, text},
+    feed::{After, Event, EventBody, EventType, EventTypes, Filter, Position, ResyncReason},
+    http::feed_reader::MAX_EVENTS,
+};
 
 /// A message of a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,41 +25,120 @@ pub(super) enum ClientMessage {
     Renew(String),
 }
 
-#[derive(Deserialize)]
+/// The JSON of a [`ClientMessage`]. `null` means the same as a missing member.
+#[derive(Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-enum Raw {
-    Subscribe { after: Option<String>, ids: Option<Vec<Uuid>>, types: Option<Vec<EventType>> },
-    Renew { ticket: String },
+enum ClientMessageJson {
+    /// What to read: once in a connection.
+    Subscribe {
+        #[schema(value_type = After, required = false)]
+        after: Option<String>,
+        #[schema(schema_with = ids, required = false)]
+        ids: Option<Vec<Uuid>>,
+        #[schema(schema_with = types, required = false)]
+        types: Option<Vec<EventType>>,
+    },
+    /// Another ticket of the same caller for the same user.
+    Renew {
+        /// A ticket of `POST /ws/tickets`.
+        ticket: String,
+    },
+}
+
+fn ids() -> RefOr<Schema> {
+    let description = "Only events of these users. Default: all users, or the user of the ticket.";
+    list(UserId::schema()).max_items(Some(MAX_IDS)).description(Some(description)).into()
+}
+
+fn types() -> RefOr<Schema> {
+    let description = "Only events of these types. Messages are sent regardless. Default: all types.";
+    list(reference::<EventType>()).description(Some(description)).into()
+}
+
+/// A message of the service, other than those with events.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(super) enum ServerMessage<'a> {
+    /// The position where the subscription begins. Every event after it follows.
+    Hello {
+        #[schema(value_type = Position)]
+        position: &'a Position,
+        /// The mean interval of pings in milliseconds.
+        #[serde(rename = "heartbeatMs")]
+        #[schema(value_type = u64, minimum = 1)]
+        heartbeat_ms: u128,
+    },
+    /// The events before this position have been sent, or are not wanted.
+    Bookmark {
+        #[schema(value_type = Position)]
+        position: &'a Position,
+    },
+    /// Events may be missing before this position.
+    Resync {
+        reason: ResyncReason,
+        #[schema(value_type = Position)]
+        position: &'a Position,
+    },
+    /// A message was refused.
+    Error {
+        code: ErrorCode,
+        /// The reason, for developers. It can change.
+        detail: &'a str,
+    },
+}
+
+/// Why a message is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::http) enum ErrorCode {
+    /// The message is not JSON. The connection is closed with 1007.
+    MalformedJson,
+    /// The message is not as the AsyncAPI document describes it.
+    InvalidMessage,
+    /// A connection has one subscription.
+    SubscribedAlready,
 }
 
 /// Why a message is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MessageError {
-    pub(super) code: &'static str,
+    pub(super) code: ErrorCode,
     pub(super) detail: String,
 }
 
 impl MessageError {
-    pub(super) fn new(code: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into() }
     }
 
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
-        Self::new("invalid-message", detail)
+        Self::new(ErrorCode::InvalidMessage, detail)
+    }
+}
+
+impl ServerMessage<'_> {
+    pub(super) fn to_json(&self) -> String {
+        // Strings and numbers always serialize.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl<'a> From<&'a MessageError> for ServerMessage<'a> {
+    fn from(MessageError { code, detail }: &'a MessageError) -> Self {
+        Self::Error { code: *code, detail }
     }
 }
 
 impl ClientMessage {
     pub(super) fn parse(text: &str) -> Result<Self, MessageError> {
-        let value: Value =
-            serde_json::from_str(text).map_err(|error| MessageError::new("malformed-json", error.to_string()))?;
+        let value: Value = serde_json::from_str(text)
+            .map_err(|error| MessageError::new(ErrorCode::MalformedJson, error.to_string()))?;
         if !value.is_object() {
             return Err(MessageError::invalid("a message is a JSON object"));
         }
-        // `null` means the same as a missing member.
-        let (after, ids, types) = match Raw::deserialize(value) {
-            Ok(Raw::Subscribe { after, ids, types }) => (after, ids, types),
-            Ok(Raw::Renew { ticket }) => return Ok(Self::Renew(ticket)),
+        let (after, ids, types) = match ClientMessageJson::deserialize(value) {
+            Ok(ClientMessageJson::Subscribe { after, ids, types }) => (after, ids, types),
+            Ok(ClientMessageJson::Renew { ticket }) => return Ok(Self::Renew(ticket)),
             Err(error) => return Err(MessageError::invalid(error.to_string())),
         };
         let after = after.map_or(Ok(After::Now), |after| after.parse());
@@ -66,26 +152,6 @@ impl ClientMessage {
         let users = ids.map(|ids| ids.into_iter().map(Into::into).collect());
         Ok(Self::Subscribe(after, Filter { users, types: types.map(EventTypes), receiver: None }))
     }
-}
-
-/// Events are sent from here on.
-pub(super) fn hello(position: &Position, heartbeat_ms: u128) -> String {
-    json!({"type": "hello", "position": position.to_string(), "heartbeatMs": heartbeat_ms}).to_string()
-}
-
-/// The events before this position have been sent, or are not wanted.
-pub(super) fn bookmark(position: &Position) -> String {
-    json!({"type": "bookmark", "position": position.to_string()}).to_string()
-}
-
-/// Events may be missing before this position.
-pub(super) fn resync(reason: ResyncReason, position: &Position) -> String {
-    json!({"type": "resync", "reason": reason, "position": position.to_string()}).to_string()
-}
-
-/// A message was refused, or the connection is closed.
-pub(super) fn error(error: &MessageError) -> String {
-    json!({"type": "error", "code": error.code, "detail": error.detail}).to_string()
 }
 
 /// Events of changes. They are encoded already.
@@ -104,11 +170,46 @@ pub(super) fn events(events: &[Event], position: &Position) -> BytesMut {
     message
 }
 
+/// Returns the schema of [`events`].
+fn events_schema() -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .description(Some("Events in the order of their positions."))
+        .property("type", text().enum_values(Some(["events"])))
+        .property("events", list(reference::<EventBody<'_>>()).max_items(Some(MAX_EVENTS)))
+        .property("position", reference::<Position>())
+        .required("type")
+        .required("events")
+        .required("position")
+        .into()
+}
+
+/// Returns the schema of each type of message.
+pub(in crate::http) fn schemas() -> Vec<RefOr<Schema>> {
+    let mut of_client = variants(ClientMessageJson::schema());
+    for schema in &mut of_client {
+        if let RefOr::T(Schema::Object(message)) = schema {
+            // `deny_unknown_fields` of an enum is not part of the derived schemas.
+            message.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+    }
+    let of_server = variants(<ServerMessage<'_> as PartialSchema>::schema());
+    of_client.into_iter().chain(of_server).chain([events_schema()]).collect()
+}
+
+fn variants(messages: RefOr<Schema>) -> Vec<RefOr<Schema>> {
+    match messages {
+        RefOr::T(Schema::OneOf(variants)) => variants.items,
+        other => vec![other],
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    fn refused(text: &str) -> &'static str {
+    fn refused(text: &str) -> ErrorCode {
         ClientMessage::parse(text).unwrap_err().code
     }
 
@@ -129,7 +230,7 @@ mod tests {
     #[test]
     fn other_messages_are_refused() {
         for text in ["", "{", "subscribe", "{\"type\":\"subscribe\"} x"] {
-            assert_eq!(refused(text), "malformed-json", "{text}");
+            assert_eq!(refused(text), ErrorCode::MalformedJson, "{text}");
         }
         for text in [
             "[]",
@@ -145,7 +246,26 @@ mod tests {
             r#"{"type":"renew"}"#,
             r#"{"type":"renew","ticket":1}"#,
         ] {
-            assert_eq!(refused(text), "invalid-message", "{text}");
+            assert_eq!(refused(text), ErrorCode::InvalidMessage, "{text}");
+        }
+    }
+
+    #[test]
+    fn messages_have_the_members_of_their_schemas() {
+        let position: Position = "a.1".parse().unwrap();
+        let error = MessageError::invalid("x");
+        let messages = [
+            ServerMessage::Hello { position: &position, heartbeat_ms: 1 }.to_json(),
+            ServerMessage::Bookmark { position: &position }.to_json(),
+            ServerMessage::Resync { reason: ResyncReason::Epoch, position: &position }.to_json(),
+            ServerMessage::from(&error).to_json(),
+            String::from_utf8(events(&[], &position).to_vec()).unwrap(),
+        ];
+        let schemas: Vec<Value> = schemas().iter().map(|schema| serde_json::to_value(schema).unwrap()).collect();
+        for message in messages.map(|message| serde_json::from_str::<Value>(&message).unwrap()) {
+            let schema = schemas.iter().find(|it| it["properties"]["type"]["enum"][0] == message["type"]).unwrap();
+            let names = |members: &Value| members.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+            assert_eq!(names(&message), names(&schema["properties"]), "{message}");
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     frames::{Frames, Received, Violation},
-    messages::{self, ClientMessage, MessageError},
+    messages::{self, ClientMessage, ErrorCode, MessageError, ServerMessage},
     tickets::Tickets,
 };
 use crate::{
@@ -234,12 +234,11 @@ impl Socket {
             Ok(ClientMessage::Subscribe(after, filter)) => self.subscribe(after, filter),
             Ok(ClientMessage::Renew(ticket)) if self.tickets.grant.is_some() => self.ticket = Some(ticket),
             Ok(ClientMessage::Renew(_)) => {
-                let error = MessageError::invalid("only a connection that was opened with a ticket is renewed");
-                self.push_text(&messages::error(&error));
+                self.refuse(&MessageError::invalid("only a connection that was opened with a ticket is renewed"));
             }
             Err(error) => {
-                let is_malformed = error.code == "malformed-json";
-                self.push_text(&messages::error(&error));
+                let is_malformed = error.code == ErrorCode::MalformedJson;
+                self.refuse(&error);
                 if is_malformed {
                     self.close(CloseCode::Invalid, "the message is not JSON");
                 }
@@ -247,10 +246,14 @@ impl Socket {
         }
     }
 
+    fn refuse(&mut self, error: &MessageError) {
+        self.push_text(&ServerMessage::from(error).to_json());
+    }
+
     fn subscribe(&mut self, after: After, filter: Filter) {
         let filter = match self.tickets.restrict(filter) {
             Ok(filter) => filter,
-            Err(error) => return self.push_text(&messages::error(&error)),
+            Err(error) => return self.refuse(&error),
         };
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Open(client) => {
@@ -259,9 +262,11 @@ impl Socket {
             }
             state => {
                 self.state = state;
-                let error =
-                    MessageError::new("subscribed-already", "a connection has one subscription; open another one");
-                self.push_text(&messages::error(&error));
+                let error = MessageError::new(
+                    ErrorCode::SubscribedAlready,
+                    "a connection has one subscription; open another one",
+                );
+                self.refuse(&error);
             }
         }
     }
@@ -271,8 +276,8 @@ impl Socket {
         subscribed.retry_at = None;
         let Some(position) = subscribed.reader.position() else { return };
         subscribed.is_attached = true;
-        let hello = messages::hello(position, PING_INTERVAL.as_millis());
-        let resync = reason.map(|reason| messages::resync(reason, position));
+        let hello = ServerMessage::Hello { position, heartbeat_ms: PING_INTERVAL.as_millis() }.to_json();
+        let resync = reason.map(|reason| ServerMessage::Resync { reason, position }.to_json());
         self.push_text(&hello);
         if let Some(resync) = resync {
             self.push_text(&resync);
@@ -283,26 +288,22 @@ impl Socket {
         let State::Subscribed(subscribed) = &mut self.state else { return };
         subscribed.retry_at = None;
         let Some(position) = subscribed.reader.position() else { return };
-        match part {
+        let message = match part {
             Part::Events(events) => {
                 let position = position.clone();
-                self.send_events(&events, &position);
+                return self.send_events(&events, &position);
             }
-            Part::Heartbeat => {
-                let bookmark = messages::bookmark(position);
-                self.push_text(&bookmark);
-            }
-            Part::Resync(reason) => {
-                let resync = messages::resync(reason, position);
-                self.push_text(&resync);
-            }
+            Part::Heartbeat => ServerMessage::Bookmark { position },
+            Part::Resync(reason) => ServerMessage::Resync { reason, position },
             Part::End(End::AccessLost(lost)) => {
                 // Without the position: events before it have been withheld.
                 let Violation { code, reason } = lost.into();
-                self.send_end(code, reason);
+                return self.send_end(code, reason);
             }
-            Part::End(End::Closing | End::Complete) => self.close(CloseCode::Restart, RESTART),
-        }
+            Part::End(End::Closing | End::Complete) => return self.close(CloseCode::Restart, RESTART),
+        };
+        let message = message.to_json();
+        self.push_text(&message);
     }
 
     /// Sends changes together, and messages one by one.
@@ -341,7 +342,7 @@ impl Socket {
             && subscribed.is_attached
             && let Some(position) = subscribed.reader.position()
         {
-            let bookmark = messages::bookmark(position);
+            let bookmark = ServerMessage::Bookmark { position }.to_json();
             self.push_text(&bookmark);
         }
         self.send_end(code, reason);

@@ -1,0 +1,112 @@
+//! The AsyncAPI document: the messages of the live feed. The channels and their texts are in `asyncapi.json`; the schemas
+//! come from the types of the messages.
+
+use std::sync::LazyLock;
+
+use actix_web::{HttpRequest, HttpResponse, http::header::HeaderValue};
+use serde_json::{Map, Value};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
+
+use crate::{
+    feed::{After, EventBody, EventType, MessageBody, Position, ResyncReason},
+    http::{
+        access::TicketParameters,
+        changes::{ChangesParameters, Resync},
+        policy::Asset,
+        responses::HostProblems,
+        websocket,
+    },
+};
+
+static DOCUMENT: LazyLock<Asset> = LazyLock::new(|| {
+    let document = serde_json::to_vec(&document()).unwrap_or_default();
+    Asset::new(document.into(), HeaderValue::from_static("application/json"))
+});
+
+/// Get the description of the live feed
+///
+/// An AsyncAPI document: the messages of the WebSocket and of the event stream.
+#[utoipa::path(
+    get,
+    path = "/asyncapi.json",
+    tag = "operations",
+    operation_id = "asyncapi",
+    responses(
+        (status = 200, description = "AsyncAPI 3.0", body = BTreeMap<String, Value>, content_type = "application/json"),
+        HostProblems,
+    ),
+)]
+pub(in crate::http) async fn asyncapi(request: HttpRequest) -> HttpResponse {
+    DOCUMENT.respond(&request)
+}
+
+fn document() -> Value {
+    // A test requests the document.
+    let mut document: Value = serde_json::from_str(include_str!("asyncapi.json")).unwrap_or_default();
+    document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
+    document["components"]["schemas"] = schemas().into();
+    document["channels"]["ws"]["bindings"]["ws"]["query"] = query::<TicketParameters>();
+    document["operations"]["sendChanges"]["bindings"]["http"]["query"] = query::<ChangesParameters>();
+    document
+}
+
+/// Returns the schema of a query string.
+fn query<T: IntoParams>() -> Value {
+    let properties = T::into_params(|| None).into_iter().map(|parameter| {
+        let mut schema = parameter.schema.as_ref().map(json).unwrap_or_default();
+        schema["description"] = parameter.description.into();
+        (parameter.name, schema)
+    });
+    serde_json::json!({"type": "object", "properties": properties.collect::<Map<_, _>>()})
+}
+
+fn schemas() -> Map<String, Value> {
+    let mut schemas = Vec::new();
+    add::<After>(&mut schemas);
+    add::<Position>(&mut schemas);
+    add::<EventType>(&mut schemas);
+    add::<ResyncReason>(&mut schemas);
+    add::<EventBody<'_>>(&mut schemas);
+    add::<MessageBody<'_>>(&mut schemas);
+    add::<Resync<'_>>(&mut schemas);
+    add::<websocket::ErrorCode>(&mut schemas);
+    let schemas = schemas.into_iter().map(|(name, schema)| (name, json(&schema)));
+    let messages = websocket::schemas().iter().map(json).map(|schema| (name(&schema), schema)).collect::<Vec<_>>();
+    schemas.chain(messages).collect()
+}
+
+/// Adds the schema of a type, and those that it refers to.
+fn add<T: ToSchema + PartialSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+    schemas.push((T::name().into_owned(), <T as PartialSchema>::schema()));
+    T::schemas(schemas);
+}
+
+fn json(schema: &RefOr<Schema>) -> Value {
+    let mut schema = serde_json::to_value(schema).unwrap_or_default();
+    rename_examples(&mut schema);
+    schema
+}
+
+/// Returns the name of the schema of a message: its type, with a capital.
+fn name(schema: &Value) -> String {
+    let message_type = schema["properties"]["type"]["enum"][0].as_str().unwrap_or_default();
+    let (initial, rest) = message_type.split_at_checked(1).unwrap_or_default();
+    initial.to_ascii_uppercase() + rest
+}
+
+/// Replaces `example`, which OpenAPI has and AsyncAPI does not, by `examples`.
+fn rename_examples(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(example) = members.remove("example") {
+                members.insert("examples".to_owned(), vec![example].into());
+            }
+            members.values_mut().for_each(rename_examples);
+        }
+        Value::Array(items) => items.iter_mut().for_each(rename_examples),
+        _ => {}
+    }
+}
