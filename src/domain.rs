@@ -15,6 +15,7 @@ mod name;
 mod precondition;
 mod prefix;
 mod ticket;
+mod version;
 mod visibility;
 
 use chrono::{DateTime, Utc};
@@ -30,10 +31,8 @@ pub use self::{
     precondition::{Precondition, Versions},
     prefix::Prefix,
     ticket::TicketDigest,
+    version::Version,
 };
-
-/// The version of a user: 1 at creation, incremented by each change.
-pub type Version = i64;
 
 /// A user as the service returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,5 +41,5 @@ pub use self::{
 pub(crate) use self::{
     query::{parameter, query_parameters},
     user::{format_time, microseconds, optional_microseconds},
-    value::{list, member_name, paragraph, reference, text, whole_number, whole_number_schema, word_values},
+    value::{described, list, member_name, paragraph, reference, text, whole_number, whole_number_schema, word_values},
 };

@@ -12,7 +12,7 @@ use super::{
     interruptible::{check_schema, print_if_open, with_pool},
 };
 use crate::{
-    domain::UserId,
+    domain::{UserId, Version},
     exchange::format_time,
     service::{Error, Journal, JournalEntry, clock},
     settings::Settings,
@@ -79,7 +79,7 @@ pub(crate) fn audit(settings: &Settings, options: &AuditOptions) -> Result<(), C
 impl AuditOptions {
     async fn read(&self, journal: &Journal, before: Option<i64>) -> Result<Vec<JournalEntry>, Error> {
         match self.user {
-            Some(user) => journal.history(user, before, PAGE_SIZE).await,
+            Some(user) => journal.history(user, before.map(Version::from_stored), PAGE_SIZE).await,
             None => journal.latest(before, PAGE_SIZE).await,
         }
     }

@@ -56,11 +56,12 @@ mod tests {
 
     #[test]
     fn both_conditions_must_hold() {
-        let is = |versions: &[Version]| Some(Versions::OneOf(versions.to_vec()));
+        let version = Version::from_stored;
+        let is = |numbers: &[i64]| Some(Versions::OneOf(numbers.iter().copied().map(version).collect()));
         for (precondition, holds) in [
             (Precondition::NONE, true),
-            (2.into(), true),
-            (1.into(), false),
+            (version(2).into(), true),
+            (version(1).into(), false),
             (Precondition { is: is(&[1, 2]), is_not: None }, true),
             (Precondition { is: is(&[]), is_not: None }, false),
             (Precondition { is: Some(Versions::Any), is_not: None }, true),
@@ -68,7 +69,7 @@ mod tests {
             (Precondition { is: None, is_not: is(&[1, 3]) }, true),
             (Precondition { is: None, is_not: Some(Versions::Any) }, false),
         ] {
-            assert_eq!(precondition.holds(2), holds, "{precondition:?}");
+            assert_eq!(precondition.holds(version(2)), holds, "{precondition:?}");
         }
     }
 }

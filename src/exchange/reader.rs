@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Email, Name, User, UserId},
+        domain::{Email, Name, User, UserId, Version},
         exchange::{
             Fields, Writer,
             row::{MAX_ROW_LENGTH, MemberError},
@@ -328,7 +328,7 @@ mod tests {
                 id: UserId::generate(chrono::DateTime::UNIX_EPOCH),
                 name: parsed.clone(),
                 email: Email::parse("-o'hara+x@example.com").unwrap(),
-                version: 1,
+                version: Version::FIRST,
                 created_at: chrono::DateTime::UNIX_EPOCH,
                 updated_at: chrono::DateTime::UNIX_EPOCH,
             };

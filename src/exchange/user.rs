@@ -8,7 +8,10 @@ use utoipa::{
 };
 use uuid::Uuid;
 
-use crate::domain::{User, ValidationError};
+use crate::{
+    domain::{Email, Name, User, ValidationError, Version},
+    exchange::{TextValue, described},
+};
 
 /// A user.
 #[derive(Serialize, ToSchema)]
@@ -18,14 +21,11 @@ pub struct UserBody<'a> {
     /// UUIDv7: ids sort by time of creation.
     #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40")]
     id: Uuid,
-    /// 1 to 200 characters, trimmed, in NFC.
-    #[schema(example = "Ann Example", min_length = 1, max_length = 200)]
+    #[schema(schema_with = name)]
     name: &'a str,
-    /// The email address as it was entered.
-    #[schema(example = "Ann@example.com", format = "idn-email", max_length = 254)]
+    #[schema(schema_with = email)]
     email: &'a str,
-    /// 1 at creation; incremented by each change.
-    #[schema(example = 1, minimum = 1)]
+    #[schema(schema_with = version)]
     version: i64,
     /// When the user was created: RFC 3339, UTC, microseconds.
     #[schema(example = "2026-11-21T10:15:30.123456Z")]
@@ -35,6 +35,18 @@ pub struct UserBody<'a> {
     #[schema(example = "2026-11-21T10:15:30.123456Z")]
     #[serde(serialize_with = "microseconds")]
     updated_at: DateTime<Utc>,
+}
+
+fn name() -> RefOr<Schema> {
+    described(Name::schema(), "Trimmed, and in NFC.", Some("Ann Example".into()))
+}
+
+fn email() -> RefOr<Schema> {
+    described(Email::schema(), "The email address as it was entered.", Some("Ann@example.com".into()))
+}
+
+fn version() -> RefOr<Schema> {
+    described(Version::schema(), "1 at creation; incremented by each change.", Some(1.into()))
 }
 
 /// Serializes a time as [`format_time`] does.
@@ -62,7 +74,7 @@ impl<'a> From<&'a User> for UserBody<'a> {
             id: user.id.as_uuid(),
             name: user.name.as_str(),
             email: user.email.as_str(),
-            version: user.version,
+            version: user.version.get(),
             created_at: user.created_at,
             updated_at: user.updated_at,
         }
@@ -175,7 +187,7 @@ impl Serialize for Selected<'_> {
                 Field::Id => map.serialize_entry(field.name(), &user.id.as_uuid())?,
                 Field::Name => map.serialize_entry(field.name(), user.name.as_str())?,
                 Field::Email => map.serialize_entry(field.name(), user.email.as_str())?,
-                Field::Version => map.serialize_entry(field.name(), &user.version)?,
+                Field::Version => map.serialize_entry(field.name(), &user.version.get())?,
                 Field::CreatedAt => map.serialize_entry(field.name(), &format_time(user.created_at))?,
                 Field::UpdatedAt => map.serialize_entry(field.name(), &format_time(user.updated_at))?,
             }

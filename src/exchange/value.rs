@@ -5,6 +5,7 @@ use std::{borrow::Cow, ops::RangeInclusive};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, de::value::StrDeserializer};
+use serde_json::Value;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{ArrayBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat, Type, schema::ArrayItems},
@@ -128,13 +129,12 @@ impl TextValue for String {
 
 impl TextValue for Version {
     fn parse(text: &str) -> Result<Self, ValidationError> {
-        let version = text.parse().ok().filter(|version| *version >= 1);
-        version.ok_or_else(|| ValidationError::new("out-of-range", "must be a version: a whole number from 1 on"))
+        text.parse()
     }
 
     fn schema() -> RefOr<Schema> {
         let version = ObjectBuilder::new().schema_type(Type::Integer);
-        version.format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64))).minimum(Some(1)).into()
+        version.format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64))).minimum(Some(Self::FIRST.get())).into()
     }
 }
 
@@ -230,6 +230,20 @@ impl TextValue for Fields {
     fn schema() -> RefOr<Schema> {
         list(reference::<Field>()).into()
     }
+}
+
+/// Adds a description and an example to a schema that is not a reference.
+pub(crate) fn described(
+    mut schema: RefOr<Schema>,
+    description: impl Into<String>,
+    example: Option<Value>,
+) -> RefOr<Schema> {
+    if let RefOr::T(Schema::Object(object)) = &mut schema {
+        object.description = Some(description.into());
+        // `examples` would be newer, but derived schemas use `example`, and the document should use only one of the two.
+        object.example = example;
+    }
+    schema
 }
 
 /// Returns the name of a query parameter or member in camel case, from that of its field in snake case.

@@ -117,6 +117,6 @@ pub(super) async fn history(
     Ok(compressible(response.json(changes)))
 }
 
-fn next(id: UserId, limit: u64, before: Version) -> String {
+fn next(id: UserId, limit: u64, before: i64) -> String {
     format!("</users/{id}/history?limit={limit}&before={before}>; rel=\"next\"")
 }

@@ -54,14 +54,14 @@ fn serialize(page: &Page) -> Result<Bytes, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Email, Name, User, UserId};
+    use crate::domain::{Email, Name, User, UserId, Version};
 
     fn page() -> Arc<Page> {
         let user = User {
             id: UserId::generate(chrono::DateTime::UNIX_EPOCH),
             name: Name::parse("Ann").unwrap(),
             email: Email::parse("ann@example.com").unwrap(),
-            version: 1,
+            version: Version::FIRST,
             created_at: chrono::DateTime::UNIX_EPOCH,
             updated_at: chrono::DateTime::UNIX_EPOCH,
         };

@@ -24,8 +24,8 @@ pub struct JournalEntry {
     pub id: i64,
     /// The id of the user.
     pub user_id: UserId,
-    /// The version that the change created; for a deletion, the one after the last.
-    pub version: Version,
+    /// The version that the change created; for a deletion, the one after the last. Negative for a message in the feed.
+    pub version: i64,
     /// `created`, `updated` or `deleted`; `message` in the feed.
     pub action: String,
     /// The members that an update changed: `name`, `email`.
@@ -88,7 +88,7 @@ impl Journal {
     pub async fn history(&self, id: UserId, before: Option<Version>, limit: u64) -> Result<Vec<JournalEntry>, Error> {
         let of_user = changes().filter(Column::UserId.eq(id.as_uuid())).order_by_desc(Column::Version);
         let page = match before {
-            Some(version) => of_user.filter(Column::Version.lt(version)),
+            Some(version) => of_user.filter(Column::Version.lt(version.get())),
             None => of_user,
         };
         self.read("journal.history", page.limit(limit)).await

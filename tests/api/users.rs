@@ -3,7 +3,7 @@
 use orm_pool::{DatabaseUrl, Pool, PoolOptions};
 use serde_json::{Value, json};
 use users_api::{
-    domain::{Actor, Author, Email, Name},
+    domain::{Actor, Author, Email, Name, Precondition, Version},
     service::{Change, Draft, Error, SchemaService, UserService},
 };
 
@@ -236,29 +236,30 @@ async fn only_the_current_version_is_accepted(context: Context) {
         |name: &str| Draft { name: Name::parse(name).unwrap(), email: Email::parse("ann@example.com").unwrap() };
     let author = || Author { actor: Actor::Anyone, request_id: None };
     let rename = |name: &str| Change { name: Some(Name::parse(name).unwrap()), email: None };
+    let at = |version: i64| Precondition::from(version.to_string().parse::<Version>().unwrap());
     let id = service.create(draft("Ann"), author()).await.unwrap().id;
 
-    assert_eq!(service.patch(id, 1.into(), rename("Bob"), author()).await.unwrap().version, 2);
+    assert_eq!(service.patch(id, at(1), rename("Bob"), author()).await.unwrap().version.get(), 2);
     for mismatch in [
-        service.patch(id, 1.into(), rename("Carl"), author()).await.err(),
-        service.replace(id, 3.into(), draft("Carl"), author()).await.err(),
-        service.delete(id, 1.into(), author()).await.err(),
+        service.patch(id, at(1), rename("Carl"), author()).await.err(),
+        service.replace(id, at(3), draft("Carl"), author()).await.err(),
+        service.delete(id, at(1), author()).await.err(),
     ] {
-        assert!(matches!(mismatch, Some(Error::PreconditionFailed { current: 2 })), "{mismatch:?}");
+        assert!(matches!(mismatch, Some(Error::PreconditionFailed { current }) if current.get() == 2), "{mismatch:?}");
     }
     let user = service.find(id).await.unwrap();
-    assert_eq!((user.name.as_str(), user.version), ("Bob", 2));
+    assert_eq!((user.name.as_str(), user.version.get()), ("Bob", 2));
 
     // Of concurrent writers that expect the same version, one succeeds.
     let racing = (0..20).map(|number| {
         let (service, change) = (service.clone(), rename(&format!("Ann {number}")));
-        tokio::spawn(async move { service.patch(id, 2.into(), change, author()).await.is_ok() })
+        tokio::spawn(async move { service.patch(id, at(2), change, author()).await.is_ok() })
     });
     let won = futures_util::future::join_all(racing).await.into_iter().filter(|won| *won.as_ref().unwrap()).count();
-    assert_eq!((won, service.find(id).await.unwrap().version), (1, 3));
+    assert_eq!((won, service.find(id).await.unwrap().version.get()), (1, 3));
 
-    service.delete(id, 3.into(), author()).await.unwrap();
-    assert!(matches!(service.delete(id, 3.into(), author()).await, Err(Error::NotFound)));
+    service.delete(id, at(3), author()).await.unwrap();
+    assert!(matches!(service.delete(id, at(3), author()).await, Err(Error::NotFound)));
     pool.close(std::time::Duration::from_secs(5)).await.unwrap();
 }
 

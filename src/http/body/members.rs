@@ -15,7 +15,7 @@ use utoipa::{
 
 use crate::{
     domain::ValidationError,
-    exchange::{TextValue, member_name, paragraph},
+    exchange::{TextValue, described, member_name, paragraph},
     http::problem::FieldError,
 };
 
@@ -78,13 +78,7 @@ pub(in crate::http) fn member<T: Member>(
     example: Option<Value>,
 ) -> ObjectBuilder {
     let name = member_name(field);
-    let mut schema = T::schema();
-    if let RefOr::T(Schema::Object(value)) = &mut schema {
-        value.description = Some(paragraph(doc));
-        // `examples` would be newer, but derived schemas use `example`, and the document should use only one of the two.
-        value.example = example;
-    }
-    let object = object.property(&*name, schema);
+    let object = object.property(&*name, described(T::schema(), paragraph(doc), example));
     if T::IS_REQUIRED { object.required(name) } else { object }
 }
 

@@ -18,7 +18,8 @@ pub(super) async fn find_for_update(
 ) -> Result<Model, Error> {
     let row = Entity::find_by_id(id.as_uuid()).lock_exclusive().one(transaction).await.map_err(database)?;
     let row = row.ok_or(Error::NotFound)?;
-    if precondition.holds(row.version) { Ok(row) } else { Err(Error::PreconditionFailed { current: row.version }) }
+    let current = Version::from_stored(row.version);
+    if precondition.holds(current) { Ok(row) } else { Err(Error::PreconditionFailed { current }) }
 }
 
 /// Deletes a row. The DELETE itself checks the version, as in [`update_row`].
@@ -32,7 +33,7 @@ pub(super) async fn delete_row(transaction: &impl ConnectionTrait, row: &Model) 
 
 /// Updates a row from version `from`. The UPDATE itself checks the version, because on a multi-primary cluster a lock
 /// on this node does not stop a writer on another one.
-pub(super) async fn update_row(transaction: &impl ConnectionTrait, next: &Model, from: Version) -> Result<(), Error> {
+pub(super) async fn update_row(transaction: &impl ConnectionTrait, next: &Model, from: i64) -> Result<(), Error> {
     let mut row = next.clone().into_active_model().reset_all();
     row.not_set(Column::Id);
     row.not_set(Column::CreatedAt);

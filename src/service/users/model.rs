@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use entity::users::Model;
 
 use crate::{
-    domain::{Email, Name, User, UserId},
+    domain::{Email, Name, User, UserId, Version},
     service::clock,
 };
 
@@ -43,7 +43,7 @@ fn build_row(id: UserId, now: DateTime<Utc>, draft: Draft) -> Model {
         name: draft.name.into_string(),
         email_key: draft.email.key(),
         email: draft.email.into_string(),
-        version: 1,
+        version: Version::FIRST.get(),
         created_at: now,
         updated_at: now,
     }
@@ -92,7 +92,7 @@ impl From<Model> for User {
             id: row.id.into(),
             name: Name::from_stored(row.name),
             email: Email::from_stored(row.email),
-            version: row.version,
+            version: Version::from_stored(row.version),
             created_at: row.created_at,
             updated_at: row.updated_at,
         }

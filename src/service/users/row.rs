@@ -4,7 +4,7 @@ use entity::users::{Column, Entity};
 use sea_orm::{DbErr, EntityTrait, QueryResult, QuerySelect, Select};
 use uuid::Uuid;
 
-use crate::domain::{Email, Name, User};
+use crate::domain::{Email, Name, User, Version};
 
 /// The columns, in the order in which [`read_user`] reads them.
 pub(super) const COLUMNS: [Column; 6] =
@@ -22,7 +22,7 @@ pub(super) fn read_user(row: &QueryResult, first: usize) -> Result<User, DbErr> 
         id: id.into(),
         name: Name::from_stored(row.try_get_by_index(first + 1)?),
         email: Email::from_stored(row.try_get_by_index(first + 2)?),
-        version: row.try_get_by_index(first + 3)?,
+        version: Version::from_stored(row.try_get_by_index(first + 3)?),
         created_at: row.try_get_by_index(first + 4)?,
         updated_at: row.try_get_by_index(first + 5)?,
     })
