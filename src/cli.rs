@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::{
     commands::{self, CommandError},
     lifecycle::Reload,
-    settings::{Environment, Layers, Settings},
+    settings::{self, Environment, Layers, Settings},
     telemetry, tls,
 };
 
@@ -16,7 +16,7 @@ use crate::{
 /// The default command is serve. The default settings serve http://127.0.0.1:8080 from the SQLite file users.db in the
 /// working directory.
 #[derive(Debug, Parser)]
-#[command(version, after_long_help = SETTINGS_HELP)]
+#[command(version, after_long_help = after_long_help())]
 struct Cli {
     /// Settings file (TOML). `users-api config --template toml` prints one with every key and its default.
     #[arg(long, global = true, env = "USERS_API_CONFIG", hide_env_values = true, value_name = "FILE")]
@@ -26,14 +26,20 @@ struct Cli {
     command: Option<Command>,
 }
 
-const SETTINGS_HELP: &str = "\
+fn after_long_help() -> String {
+    let aliases: Vec<String> =
+        settings::aliases().map(|(variable, key)| format!("{variable} also sets {key}")).collect();
+    HELP_OF_SETTINGS.replace("ALIASES", &aliases.join("; "))
+}
+
+/// `ALIASES` stands for the variables that settings declare.
+const HELP_OF_SETTINGS: &str = "\
 Settings, in ascending precedence:
   defaults < --config FILE < .env < environment < options of serve
   A key such as pool.max is USERS_API__POOL__MAX in the environment.
-  DATABASE_URL also sets database.url; PORT sets server.port; RUST_LOG sets log.filter.
+  ALIASES.
   The file .env is read from the working directory only.
-  Secrets can be read from files: DATABASE_URL_FILE, USERS_API__DATABASE__PASSWORD_FILE,
-  USERS_API__USERS__CURSOR_KEY_FILE.
+  Secrets can be read from files: add _FILE to the variable, as in DATABASE_URL_FILE.
   Parts that a PostgreSQL URL omits default to PGHOST, PGUSER, PGPASSWORD, PGSSLMODE and
   the other variables of libpq.
 
@@ -181,4 +187,17 @@ fn run(cli: Cli) -> Result<(), CommandError> {
 /// Prints the error and its causes as one line on standard error.
 fn print_error(error: &dyn Error) {
     telemetry::print_error(format!("users-api: {}", crate::error_chain::chain(error)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_the_short_variables() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("DATABASE_URL also sets database.url; "), "{help}");
+        assert!(settings::aliases().all(|(variable, key)| help.contains(&format!("{variable} also sets {key}"))));
+        assert!(!help.contains("ALIASES"), "{help}");
+    }
 }

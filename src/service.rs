@@ -27,7 +27,7 @@ mod users;
 
 pub use self::{
     change_signal::ChangeSignal,
-    error::{Error, Unavailable},
+    error::{Cause, Error, Unavailable},
     exports::ExportStore,
     feed::{FeedEntry, FeedState, FeedStore},
     idempotency::{IdempotencyStore, KeyedRequest, KeyedResponse},

@@ -140,6 +140,11 @@ fn setting(key: &str) -> Option<&'static Setting> {
     all().find(|setting| setting.key == key)
 }
 
+/// Returns the environment variables that also set a setting, besides the one with its name, and the setting's key.
+pub fn aliases() -> impl Iterator<Item = (&'static str, &'static str)> {
+    all().filter_map(|setting| Some((setting.alias?, setting.key)))
+}
+
 /// Whether a change of this setting takes effect on SIGHUP.
 #[must_use]
 pub fn is_reloadable(key: &str) -> bool {

@@ -50,12 +50,17 @@ pub enum Error {
         kind: Unavailable,
         /// The cause, for the log.
         #[source]
-        source: orm_pool::Error,
+        source: Cause,
     },
     /// A bug or a misconfiguration.
     #[error("internal error")]
-    Internal(#[source] orm_pool::Error),
+    Internal(#[source] Cause),
 }
+
+/// What the pool or the database reported, for the log. Other modules can only print it: its type is one of the ORM.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Cause(orm_pool::Error);
 
 /// Why a request cannot be served now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +83,9 @@ impl From<orm_pool::Error> for Error {
             Pool::Database(cause) if is_email_taken(cause) => return Self::EmailTaken,
             Pool::Database(cause) if DbErrorKind::of(cause).is_transient() => Unavailable::Database,
             // Including `Nested` and `Panicked`.
-            _ => return Self::Internal(error),
+            _ => return Self::Internal(Cause(error)),
         };
-        Self::Unavailable { kind, source: error }
+        Self::Unavailable { kind, source: Cause(error) }
     }
 }
 
