@@ -44,14 +44,14 @@ impl From<DbErr> for Failure {
 /// Where connections come from: a pool, or a new connection per request.
 enum Source {
     Pool(DatabaseConnection),
-    PerRequest(ConnectOptions),
+    PerRequest(Box<ConnectOptions>),
 }
 
 impl Source {
     async fn get(&self) -> Result<Cow<'_, DatabaseConnection>, DbErr> {
         match self {
             Self::Pool(pool) => Ok(Cow::Borrowed(pool)),
-            Self::PerRequest(options) => Database::connect(options.clone()).await.map(Cow::Owned),
+            Self::PerRequest(options) => Database::connect(ConnectOptions::clone(options)).await.map(Cow::Owned),
         }
     }
 }
@@ -120,7 +120,7 @@ async fn main() -> std::io::Result<()> {
     });
     let source = if shape::variable("NO_POOL").is_some() {
         options.max_connections(1).min_connections(0);
-        Source::PerRequest(options)
+        Source::PerRequest(Box::new(options))
     } else {
         Source::Pool(Database::connect(options).await.map_err(std::io::Error::other)?)
     };
