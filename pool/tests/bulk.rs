@@ -11,12 +11,16 @@ use test_support::{
     bare::{end, pool, read},
     cases, eventually, number,
 };
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 
 use crate::Context;
 
 cases![
     bulk_operations_never_use_all_connections,
+    a_cancelled_bulk_operation_keeps_its_permit,
     bulk_operations_give_way_only_to_other_operations,
     a_draining_pool_refuses_waiting_bulk_operations,
     a_larger_bulk_share_admits_waiting_bulk_operations,
@@ -81,58 +85,86 @@ async fn a_larger_bulk_share_admits_waiting_bulk_operations(context: Context) {
     end(pool).await;
 }
 
-async fn bulk_operations_never_use_all_connections(context: Context) {
-    if context.engine() == Engine::Sqlite {
-        // SQLite runs one transaction at a time anyway.
-        return;
-    }
-    let options = PoolOptions::default().max(4).bulk_share(50).queue_limit(4);
-    let pool = pool(&context, options).await;
-    let (release, released) = tokio::sync::watch::channel(false);
-    let running = Arc::new(AtomicU32::new(0));
-    let all: Vec<_> = (0..6)
-        .map(|_| {
-            let (pool, running, released) = (pool.clone(), Arc::clone(&running), released.clone());
+/// Six bulk transactions on a pool whose share for them is two connections: two run until the release, four wait.
+struct SixTransactions {
+    release: watch::Sender<bool>,
+    /// How many bodies have begun.
+    begun: Arc<AtomicU32>,
+    callers: Vec<JoinHandle<Result<i64, Error>>>,
+}
+
+fn options_for_six_transactions() -> PoolOptions {
+    PoolOptions::default().max(4).bulk_share(50).queue_limit(4)
+}
+
+impl SixTransactions {
+    async fn start(pool: &Pool) -> Self {
+        let (release, released) = watch::channel(false);
+        let begun = Arc::new(AtomicU32::new(0));
+        let callers = (0..6).map(|_| {
+            let (pool, begun, released) = (pool.clone(), Arc::clone(&begun), released.clone());
             tokio::spawn(async move {
                 let body = move |db: Connection| {
-                    let (running, mut released) = (Arc::clone(&running), released.clone());
+                    let (begun, mut released) = (Arc::clone(&begun), released.clone());
                     async move {
-                        running.fetch_add(1, Ordering::Relaxed);
+                        begun.fetch_add(1, Ordering::Relaxed);
                         released.wait_for(|released| *released).await.unwrap();
                         Ok::<_, Error>(number(&db, "SELECT 1").await?)
                     }
                 };
                 pool.bulk_transaction("test.bulk", body).await
             })
-        })
-        .collect();
-    eventually("two run", || async { (running.load(Ordering::Relaxed) == 2).then_some(()) }).await;
+        });
+        let this = Self { release, callers: callers.collect(), begun };
+        eventually("two run", || async { (this.begun() == 2).then_some(()) }).await;
+        await_usage(pool, "four wait", 2, 4).await;
+        this
+    }
+
+    fn begun(&self) -> u32 {
+        self.begun.load(Ordering::Relaxed)
+    }
+}
+
+async fn bulk_operations_never_use_all_connections(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        // SQLite runs one transaction at a time anyway.
+        return;
+    }
+    let pool = pool(&context, options_for_six_transactions()).await;
+    let bulk = SixTransactions::start(&pool).await;
     // Other bulk operations wait, and reads do not.
     for _ in 0..10 {
         assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
-        assert_eq!(running.load(Ordering::Relaxed), 2);
+        assert_eq!(bulk.begun(), 2);
     }
     assert_eq!(pool.status().in_use, 2);
-    // The waiting ones are reported, and `queue_limit` applies to them.
-    let is_full = || async {
-        {
-            let bulk = pool.snapshot().bulk;
-            ((bulk.places, bulk.taken, bulk.waiting) == (2, 2, 4)).then_some(())
-        }
-    };
-    eventually("four wait", is_full).await;
+    assert_eq!(pool.snapshot().bulk.places, 2);
+    // `queue_limit` applies to the waiting ones.
     let refused = pool.bulk_read("test.bulk", |_| async { Ok::<_, Error>(()) }).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused { reason: AcquireError::QueueFull { limit: 4 }, .. }), "{refused:?}");
-    // A cancelled bulk operation keeps its permit until it ends.
-    for caller in all {
+    bulk.release.send(true).unwrap();
+    for caller in bulk.callers {
+        assert_eq!(caller.await.unwrap().unwrap(), 1);
+    }
+    end(pool).await;
+}
+
+async fn a_cancelled_bulk_operation_keeps_its_permit(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let pool = pool(&context, options_for_six_transactions()).await;
+    let mut bulk = SixTransactions::start(&pool).await;
+    for caller in std::mem::take(&mut bulk.callers) {
         caller.abort();
         assert!(caller.await.unwrap_err().is_cancelled());
     }
     let late = {
-        let (pool, running) = (pool.clone(), Arc::clone(&running));
+        let (pool, begun) = (pool.clone(), Arc::clone(&bulk.begun));
         tokio::spawn(async move {
             let body = move |db: Connection| {
-                running.fetch_add(1, Ordering::Relaxed);
+                begun.fetch_add(1, Ordering::Relaxed);
                 async move { Ok::<_, Error>(number(&db, "SELECT 1").await?) }
             };
             pool.bulk_read("test.bulk", body).await
@@ -140,9 +172,9 @@ async fn bulk_operations_never_use_all_connections(context: Context) {
     };
     for _ in 0..50 {
         assert_eq!(read(&pool, "SELECT COUNT(*) FROM t").await, 2);
-        assert_eq!(running.load(Ordering::Relaxed), 2);
+        assert_eq!(bulk.begun(), 2);
     }
-    release.send(true).unwrap();
+    bulk.release.send(true).unwrap();
     assert_eq!(late.await.unwrap().unwrap(), 1);
     end(pool).await;
 }

@@ -19,6 +19,8 @@ cases![
     requests_that_would_time_out_are_refused_on_arrival,
     a_refusal_reports_the_longest_holder,
     changed_limits_take_effect_immediately,
+    changed_timeouts_apply_to_open_connections,
+    another_database_is_refused,
     a_new_connection_serves_an_operation_whatever_its_lifetime,
 ];
 
@@ -110,6 +112,27 @@ async fn a_refusal_reports_the_longest_holder(context: Context) {
     end(pool).await;
 }
 
+/// Runs operations that end only once all of them run.
+async fn run_concurrently(pool: &Pool, count: usize) {
+    let barrier = Arc::new(Barrier::new(count));
+    let all = (0..count).map(|_| {
+        let (pool, barrier) = (pool.clone(), Arc::clone(&barrier));
+        tokio::spawn(async move {
+            pool.read("test.meet", move |_| {
+                let barrier = Arc::clone(&barrier);
+                async move {
+                    barrier.wait().await;
+                    Ok::<_, Error>(())
+                }
+            })
+            .await
+        })
+    });
+    for outcome in futures_util::future::join_all(all).await {
+        outcome.unwrap().unwrap();
+    }
+}
+
 async fn changed_limits_take_effect_immediately(context: Context) {
     let options = PoolOptions::default().max(2).min(0);
     let pool = pool(&context, options.clone()).await;
@@ -118,36 +141,35 @@ async fn changed_limits_take_effect_immediately(context: Context) {
         let options = options.clone().max(max).min(min);
         pool.reconfigure(&url, &options).await.unwrap();
     };
-    let run_concurrently = async |count: usize| {
-        let barrier = Arc::new(Barrier::new(count));
-        let all = (0..count).map(|_| {
-            let (pool, barrier) = (pool.clone(), Arc::clone(&barrier));
-            tokio::spawn(async move {
-                pool.read("test.meet", move |_| {
-                    let barrier = Arc::clone(&barrier);
-                    async move {
-                        barrier.wait().await;
-                        Ok::<_, Error>(())
-                    }
-                })
-                .await
-            })
-        });
-        for outcome in futures_util::future::join_all(all).await {
-            outcome.unwrap().unwrap();
-        }
-    };
-    run_concurrently(2).await;
+    run_concurrently(&pool, 2).await;
     set_limits(8, 6).await;
     eventually("min connections are open", || async { (pool.status().total == 6).then_some(()) }).await;
-    run_concurrently(8).await;
+    run_concurrently(&pool, 8).await;
     set_limits(2, 1).await;
     eventually("connections beyond max are closed", || async { (pool.status().total <= 2).then_some(()) }).await;
-    run_concurrently(2).await;
+    run_concurrently(&pool, 2).await;
     assert_eq!(pool.snapshot().limits.max, 2);
-    // A shorter lifetime applies to open connections, too.
+    // The server counts the same number.
+    if context.engine() == Engine::Postgres {
+        let outside = connect(&context.engine().admin_url()).await;
+        let name = url::Url::parse(&url.to_string()).unwrap().path().trim_start_matches('/').to_owned();
+        let sql = format!("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{name}'");
+        eventually("the server counts at most two", || async {
+            (number(&outside, &sql).await.unwrap() <= 2).then_some(())
+        })
+        .await;
+        outside.close().await.unwrap();
+    }
+    end(pool).await;
+}
+
+async fn changed_timeouts_apply_to_open_connections(context: Context) {
+    let options = PoolOptions::default().max(2).min(1);
+    let pool = pool(&context, options.clone()).await;
+    run_concurrently(&pool, 2).await;
+    let url = DatabaseUrl::parse(&context.last_database()).unwrap();
     let before = pool.snapshot().counters.closed_lifetime;
-    let shorter = options.clone().max(2).min(1).lifetime(Duration::from_millis(100));
+    let shorter = options.lifetime(Duration::from_millis(100));
     pool.reconfigure(&url, &shorter).await.unwrap();
     eventually("connections beyond the new lifetime are closed", || async {
         (pool.snapshot().counters.closed_lifetime > before).then_some(())
@@ -161,19 +183,14 @@ async fn changed_limits_take_effect_immediately(context: Context) {
             assert_eq!(read(&pool, "SELECT timeout FROM pragma_busy_timeout").await, 1234);
         }
     }
+    end(pool).await;
+}
+
+async fn another_database_is_refused(context: Context) {
+    let options = PoolOptions::default();
+    let pool = pool(&context, options.clone()).await;
     let other = DatabaseUrl::parse(&context.database().await).unwrap();
     assert!(pool.reconfigure(&other, &options).await.is_err(), "reconfigure cannot change the database");
-    // The server counts the same number.
-    if context.engine() == Engine::Postgres {
-        let outside = connect(&context.engine().admin_url()).await;
-        let name = url::Url::parse(&url.to_string()).unwrap().path().trim_start_matches('/').to_owned();
-        let sql = format!("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{name}'");
-        eventually("the server counts at most two", || async {
-            (number(&outside, &sql).await.unwrap() <= 2).then_some(())
-        })
-        .await;
-        outside.close().await.unwrap();
-    }
     end(pool).await;
 }
 

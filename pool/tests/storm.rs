@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -198,14 +198,30 @@ async fn failures_lose_no_writes_and_no_permits(context: Context) {
         PoolOptions::default().max(MAX).min(2).acquire(Duration::from_secs(20)).outage_wait(Duration::from_secs(2));
     let pool = pool(&context, options.clone()).await;
     run(&pool, "CREATE TABLE ledger (id BIGINT PRIMARY KEY)").await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let clients = start_clients(&pool, seed, &is_over);
+    disturb(&context, &pool, &options, &mut Rng::with_seed(seed), Duration::from_secs(seconds)).await;
+    is_over.store(true, Ordering::Relaxed);
+    let ledgers = clients.join_all().await;
+    check_permits(&context, &pool, &options).await;
+    let (acknowledged, pairs) = check_ledgers(&ledgers, &stored(&context).await);
+    println!(
+        "{}: {acknowledged} rows acknowledged, {pairs} pairs, {:?}",
+        context.engine().name(),
+        pool.snapshot().counters
+    );
+    assert!(acknowledged > 100, "too few rows were acknowledged");
+    end(pool).await;
+}
+
+/// Starts clients that return their ledgers when the storm is over.
+fn start_clients(pool: &Pool, seed: u64, is_over: &Arc<AtomicBool>) -> JoinSet<Ledger> {
     let batch = pool.batch_writes("storm.batch", |db: Connection, keys: Arc<[i64]>| async move {
         for key in keys.iter() {
             db.execute_unprepared(&format!("INSERT INTO ledger VALUES ({key})")).await?;
         }
         Ok(vec![(); keys.len()])
     });
-    let is_over = Arc::new(AtomicBool::new(false));
-    let ledgers: Arc<Mutex<Vec<Ledger>>> = Arc::default();
     let mut clients = JoinSet::new();
     for task in 0..TASKS {
         let mut client = Client {
@@ -215,42 +231,34 @@ async fn failures_lose_no_writes_and_no_permits(context: Context) {
             last_row: i64::try_from(task).unwrap() * 10_000_000,
             ledger: Ledger::default(),
         };
-        let (is_over, ledgers) = (Arc::clone(&is_over), Arc::clone(&ledgers));
+        let is_over = Arc::clone(is_over);
         clients.spawn(async move {
             while !is_over.load(Ordering::Relaxed) {
                 let request = RequestContext::new("storm").timeout(Duration::from_secs(20));
                 request.scope(client.step()).await;
             }
-            ledgers.lock().unwrap().push(client.ledger);
+            client.ledger
         });
     }
-    disturb(&context, &pool, &options, &mut Rng::with_seed(seed), Duration::from_secs(seconds)).await;
-    is_over.store(true, Ordering::Relaxed);
-    while let Some(ended) = clients.join_next().await {
-        ended.unwrap();
-    }
-    check_permits(&context, &pool, &options).await;
-    let stored = stored(&context).await;
-    let (mut acknowledged, mut written) = (0, 0);
-    for ledger in ledgers.lock().unwrap().iter() {
+    clients
+}
+
+/// Compares the ledgers with the stored rows. Returns how many rows were acknowledged, and how many pairs are stored.
+fn check_ledgers(ledgers: &[Ledger], stored: &BTreeSet<i64>) -> (usize, usize) {
+    let (mut acknowledged, mut pairs) = (0, 0);
+    for ledger in ledgers {
         acknowledged += ledger.stored.len();
-        let lost: Vec<_> = ledger.stored.difference(&stored).collect();
+        let lost: Vec<_> = ledger.stored.difference(stored).collect();
         assert!(lost.is_empty(), "acknowledged but not stored: {lost:?}");
-        let kept: Vec<_> = ledger.absent.intersection(&stored).collect();
+        let kept: Vec<_> = ledger.absent.intersection(stored).collect();
         assert!(kept.is_empty(), "rolled back but stored: {kept:?}");
         for first in &ledger.pairs {
             let both = (stored.contains(first), stored.contains(&(first + 1)));
             assert_eq!(both.0, both.1, "only half of a transaction is stored: {first}");
-            written += usize::from(both.0);
+            pairs += usize::from(both.0);
         }
     }
-    println!(
-        "{}: {acknowledged} rows acknowledged, {written} pairs, {:?}",
-        context.engine().name(),
-        pool.snapshot().counters
-    );
-    assert!(acknowledged > 100, "too few rows were acknowledged");
-    end(pool).await;
+    (acknowledged, pairs)
 }
 
 /// Kills connections and changes limits until the time is over.

@@ -7,53 +7,60 @@ use serde_json::{Value, json};
 use crate::{
     auth::{REFRESHED, REQUIRED, get, id_of, key, keys, migrated, printed, send, with_key},
     cases,
-    harness::{Context, Engine, Reply, connect, eventually},
+    harness::{App, Context, Engine, Reply, connect, eventually},
 };
 
 cases![
     keys_are_created_rotated_and_revoked,
+    the_command_line_shows_creates_and_revokes_keys,
     a_caller_grants_no_scope_that_it_lacks,
     the_last_use_of_a_key_is_stored,
     an_invalid_row_locks_no_one_out,
     without_authentication_no_one_manages_keys,
 ];
 
-async fn keys_are_created_rotated_and_revoked(context: Context) {
-    let url = migrated(&context).await;
-    let admin = key(&context, &url, &["all"]).await;
-    let app = context.app_on(&url, &REFRESHED).await;
-    let works = async |key: &str, status: u16| {
-        eventually(&format!("status {status}"), || async {
-            (get(&app, "/users", key).await.status == status).then_some(())
-        })
-        .await;
-    };
+/// Creates a key over HTTP, rotates it and revokes the first one. Returns both.
+async fn rotated(app: &App, admin: &str) -> (String, String) {
     let body = json!({"name": "billing", "scope": "users:write users:read"});
-    let created = send(&app, Method::POST, "/keys", &admin, &body).await;
+    let created = send(app, Method::POST, "/keys", admin, &body).await;
     assert_eq!((created.status.as_u16(), created.header("cache-control")), (201, "no-store"), "{}", created.text);
     let created = created.json();
     assert_eq!(created["scope"], "users:read users:write");
     let first = created["key"].as_str().unwrap().to_owned();
+    let works = async |key: &str, status: u16| {
+        eventually(&format!("status {status}"), || async {
+            (get(app, "/users", key).await.status == status).then_some(())
+        })
+        .await;
+    };
     works(&first, 200).await;
     let path = format!("/keys/{}", id_of(&first));
-    let rotated = send(&app, Method::POST, &format!("{path}/rotate"), &admin, &json!({})).await;
+    let rotated = send(app, Method::POST, &format!("{path}/rotate"), admin, &json!({})).await;
     assert_eq!(rotated.status, 201, "{}", rotated.text);
     let second = rotated.json()["key"].as_str().unwrap().to_owned();
     works(&second, 200).await;
-    assert_eq!(get(&app, "/users", &first).await.status, 200, "both work during the overlap");
-    assert_eq!(Reply::of(with_key(&app, Method::DELETE, &path, &admin)).await.status, 204);
-    assert_eq!(Reply::of(with_key(&app, Method::DELETE, &path, &admin)).await.status, 204, "again");
+    assert_eq!(get(app, "/users", &first).await.status, 200, "both work during the overlap");
+    assert_eq!(Reply::of(with_key(app, Method::DELETE, &path, admin)).await.status, 204);
+    assert_eq!(Reply::of(with_key(app, Method::DELETE, &path, admin)).await.status, 204, "again");
     works(&first, 401).await;
-    assert_eq!(get(&app, "/users", &second).await.status, 200);
-    send(&app, Method::POST, &format!("{path}/rotate"), &admin, &json!({})).await.problem(409, "key-inactive");
-    let twice = format!("/keys/{}/rotate", id_of(&second));
-    assert_eq!(send(&app, Method::POST, &twice, &admin, &json!({"overlap": "1h"})).await.status, 201);
-    send(&app, Method::POST, &twice, &admin, &json!({})).await.problem(409, "key-inactive");
-    let unknown = "/keys/0123456789ab/rotate";
-    send(&app, Method::POST, unknown, &admin, &json!({})).await.problem(404, "key-not-found");
-    let unknown = Reply::of(with_key(&app, Method::DELETE, "/keys/0123456789ab", &admin)).await;
-    unknown.problem(404, "key-not-found");
-    Reply::of(with_key(&app, Method::DELETE, "/keys/0", &admin)).await.problem(400, "invalid-id");
+    assert_eq!(get(app, "/users", &second).await.status, 200);
+    (first, second)
+}
+
+async fn keys_are_created_rotated_and_revoked(context: Context) {
+    let url = migrated(&context).await;
+    let admin = key(&context, &url, &["all"]).await;
+    let app = context.app_on(&url, &REFRESHED).await;
+    let (first, second) = rotated(&app, &admin).await;
+    let rotate =
+        async |id: &str, body: Value| send(&app, Method::POST, &format!("/keys/{id}/rotate"), &admin, &body).await;
+    rotate(id_of(&first), json!({})).await.problem(409, "key-inactive");
+    assert_eq!(rotate(id_of(&second), json!({"overlap": "1h"})).await.status, 201);
+    rotate(id_of(&second), json!({})).await.problem(409, "key-inactive");
+    rotate("0123456789ab", json!({})).await.problem(404, "key-not-found");
+    let revoke = async |id: &str| Reply::of(with_key(&app, Method::DELETE, &format!("/keys/{id}"), &admin)).await;
+    revoke("0123456789ab").await.problem(404, "key-not-found");
+    revoke("0").await.problem(400, "invalid-id");
 
     let listed = get(&app, "/keys", &admin).await;
     assert!(!listed.text.contains("uak_"), "{}", listed.text);
@@ -63,11 +70,20 @@ async fn keys_are_created_rotated_and_revoked(context: Context) {
     assert_eq!(of(&first)["replacedBy"], id_of(&second));
     assert!(of(&second)["revokedAt"].is_null() && of(&second)["expiresAt"].is_string(), "{listed}");
     assert_eq!(of(&second)["name"], "billing");
-    // The command line shows the same.
+}
+
+async fn the_command_line_shows_creates_and_revokes_keys(context: Context) {
+    let url = migrated(&context).await;
+    let admin = key(&context, &url, &["all"]).await;
+    let app = context.app_on(&url, &REFRESHED).await;
+    let (first, second) = rotated(&app, &admin).await;
     let table = printed(&context, &url, &["list"]).await;
     assert!(table.starts_with("ID            STATE  "), "{table}");
     assert!(!table.contains('\u{1b}'), "colours are for terminals only: {table:?}");
     assert!(table.contains(&format!("{}  revoked", id_of(&first))), "{table}");
+    assert!(table.contains(&format!("{}  active", id_of(&second))), "{table}");
+    printed(&context, &url, &["rotate", id_of(&second), "--overlap", "1h"]).await;
+    let table = printed(&context, &url, &["list"]).await;
     assert!(table.contains(&format!("{}  until", id_of(&second))), "{table}");
     let lines = printed(&context, &url, &["list", "--json"]).await;
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -12,6 +12,7 @@ use crate::{
 
 cases![
     every_protected_route_refuses_other_callers_without_a_statement,
+    other_routes_require_no_credentials,
     a_scope_permits_its_routes_only,
     a_revoked_key_stops_working_on_every_process,
     an_expired_key_stops_working,
@@ -114,54 +115,69 @@ async fn acquired(app: &App, key: &str) -> Value {
     reply.json()["counters"]["operations"].clone()
 }
 
+/// Headers of a request, by name.
+type Headers = Vec<(&'static str, String)>;
+
+/// Keys that do not work: unknown, revoked, expired, rotated.
+async fn keys_that_do_not_work(context: &Context, url: &str) -> Vec<String> {
+    let unknown = printed(context, url, &["generate"]).await;
+    let revoked = key(context, url, &["all"]).await;
+    printed(context, url, &["revoke", id_of(&revoked)]).await;
+    let expired = printed(context, url, &["create", "--name", "x", "--scope", "all", "--expires", "0s"]).await;
+    let rotated = key(context, url, &["all"]).await;
+    printed(context, url, &["rotate", id_of(&rotated), "--overlap", "0s"]).await;
+    vec![unknown, revoked, expired, rotated]
+}
+
+/// Texts that resemble a valid key.
+fn similar_to(valid: &str, unknown: &str) -> Vec<String> {
+    assert_eq!(with_checksum(&valid[..60]), valid);
+    let other_letter = if valid.ends_with('0') { '1' } else { '0' };
+    vec![
+        // Its id with the secret of another key.
+        with_checksum(&format!("{}{}", &valid[..17], &unknown[17..60])),
+        valid[..65].to_owned(),
+        format!("{valid}0"),
+        format!("{}{other_letter}", &valid[..65]),
+        valid.to_uppercase(),
+        format!("{valid} {valid}"),
+        valid[..16].to_owned(),
+    ]
+}
+
+/// A valid key in headers that are malformed or ambiguous.
+fn invalid_headers(valid: &str) -> Vec<Headers> {
+    let (valid, bearer) = (valid.to_owned(), format!("Bearer {valid}"));
+    vec![
+        vec![("authorization", valid.clone())],
+        vec![("authorization", format!("Basic {valid}"))],
+        vec![("authorization", format!("Bearer\t{valid}"))],
+        vec![("authorization", bearer.clone()), ("authorization", bearer.clone())],
+        vec![("authorization", bearer.clone()), ("x-api-key", valid.clone())],
+        vec![("x-api-key", valid.clone()), ("x-api-key", valid)],
+        vec![("x-api-key", bearer)],
+    ]
+}
+
 async fn every_protected_route_refuses_other_callers_without_a_statement(context: Context) {
     let url = migrated(&context).await;
     let ops = key(&context, &url, &["ops:read"]).await;
     let all = key(&context, &url, &["all"]).await;
-    let revoked = key(&context, &url, &["all"]).await;
-    printed(&context, &url, &["revoke", id_of(&revoked)]).await;
-    let expired = printed(&context, &url, &["create", "--name", "x", "--scope", "all", "--expires", "0s"]).await;
-    let rotated = key(&context, &url, &["all"]).await;
-    printed(&context, &url, &["rotate", id_of(&rotated), "--overlap", "0s"]).await;
-    let unknown = printed(&context, &url, &["generate"]).await;
+    let mut tokens = keys_that_do_not_work(&context, &url).await;
+    tokens.extend(similar_to(&all, &tokens[0]));
+    tokens.extend([String::new(), "x".to_owned(), "a".repeat(8000)]);
+    let mut refused = invalid_headers(&all);
+    refused.extend(tokens.iter().map(|token| vec![("authorization", format!("Bearer {token}"))]));
     let app = context.app_on(&url, &REQUIRED).await;
     let operations = protected_operations(&app).await;
     let before = acquired(&app, &ops).await;
-    // The id of a valid key with the secret of another one.
-    let mixed = with_checksum(&format!("{}{}", &all[..17], &unknown[17..60]));
-    assert_eq!(with_checksum(&all[..60]), all);
-    let bearer = |token: &str| vec![("authorization", format!("Bearer {token}"))];
-    let other_letter = if all.ends_with('0') { '1' } else { '0' };
-    let refused: Vec<Vec<(&str, String)>> = vec![
-        bearer(""),
-        bearer("x"),
-        bearer(&unknown),
-        bearer(&revoked),
-        bearer(&expired),
-        bearer(&rotated),
-        bearer(&mixed),
-        bearer(&all[..65]),
-        bearer(&format!("{all}0")),
-        bearer(&format!("{}{other_letter}", &all[..65])),
-        bearer(&all.to_uppercase()),
-        bearer(&format!("{all} {all}")),
-        bearer(&all[..16]),
-        bearer(&"a".repeat(8000)),
-        vec![("authorization", all.clone())],
-        vec![("authorization", format!("Basic {all}"))],
-        vec![("authorization", format!("Bearer\t{all}"))],
-        vec![("authorization", format!("Bearer {all}")), ("authorization", format!("Bearer {all}"))],
-        vec![("authorization", format!("Bearer {all}")), ("x-api-key", all.clone())],
-        vec![("x-api-key", all.clone()), ("x-api-key", all.clone())],
-        vec![("x-api-key", format!("Bearer {all}"))],
-    ];
     for (method, path, scope) in &operations {
-        let request = || app.request(method.clone(), path);
         for query in [String::new(), format!("?access_token={all}"), format!("?api_key={all}")] {
             let reply = Reply::of(app.request(method.clone(), &format!("{path}{query}"))).await;
             reply.problem(401, "credentials-required");
             assert_eq!(reply.header("www-authenticate"), "Bearer realm=\"users-api\"");
         }
+        let request = || app.request(method.clone(), path);
         for headers in &refused {
             let with_headers = headers.iter().fold(request(), |request, (name, value)| request.header(*name, value));
             let reply = Reply::of(with_headers).await;
@@ -177,7 +193,11 @@ async fn every_protected_route_refuses_other_callers_without_a_statement(context
         }
     }
     assert_eq!(acquired(&app, &ops).await, before, "a refused request used the database");
-    // The other routes require no credentials.
+}
+
+async fn other_routes_require_no_credentials(context: Context) {
+    let url = migrated(&context).await;
+    let app = context.app_on(&url, &REQUIRED).await;
     for path in ["/health/live", "/health/ready", "/healthz", "/livez", "/readyz", "/openapi.json", "/swagger/"] {
         assert_eq!(app.get(path).await.status, 200, "{path}");
     }

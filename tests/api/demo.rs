@@ -149,66 +149,91 @@ async fn the_end_of_the_terminal_leaves_no_database(context: Context) {
     assert!(!exists(&context, &url, &printed(&service)).await);
 }
 
+/// A lab, and the streams of its two pages.
+struct Lab {
+    app: App,
+    demo: EventStream,
+    pool: EventStream,
+}
+
 async fn the_lab_shows_the_pool_at_work(context: Context) {
     let url = context.database().await;
     let (service, app) = start(&context, &engine_arguments(&context, &url)).await;
     let stream = |path: &'static str| EventStream::of(app.request(Method::GET, path));
-    let (mut lab, mut pool) = (stream("/demo/live").await.unwrap(), stream("/pool/live").await.unwrap());
+    let (demo, pool) = (stream("/demo/live").await.unwrap(), stream("/pool/live").await.unwrap());
+    let mut lab = Lab { app: app.clone(), demo, pool };
+    lab.clients_run_while_someone_looks().await;
+    lab.each_control_takes_effect().await;
+    lab.without_a_pool_each_operation_opens_a_connection().await;
+    lab.a_slow_statement_holds_a_connection().await;
+    lab.an_outage_and_its_end_are_detected().await;
+    drop(lab);
+    the_clients_pause_when_no_one_looks(&app).await;
+    end(service).await;
+}
 
-    // The clients run while someone looks.
-    until(&mut lab, "operations", |lab| lab["load"]["perSecond"].as_f64() > Some(50.0)).await;
-    let frame = until(&mut pool, "a frame", |_| true).await;
-    assert_eq!(frame["demo"], true);
-
-    // Each control takes effect.
-    let change =
-        json!({"max": 3, "min": 1, "queueLimit": 7, "acquireMs": 900, "batch": false, "latencyMs": 5, "clients": 40});
-    let changed = app.patch("/demo", &change).await;
-    assert_eq!(changed.status, 200, "{}", changed.text);
-    for (member, value) in change.as_object().unwrap() {
-        assert_eq!(&changed.json()["settings"][member], value);
+impl Lab {
+    async fn clients_run_while_someone_looks(&mut self) {
+        until(&mut self.demo, "operations", |lab| lab["load"]["perSecond"].as_f64() > Some(50.0)).await;
+        let frame = until(&mut self.pool, "a frame", |_| true).await;
+        assert_eq!(frame["demo"], true);
     }
-    let full = until(&mut pool, "all connections are in use", |pool| pool["inUse"] == 3 && pool["waiting"] == 7).await;
-    let limits = &full["limits"];
-    assert_eq!(
-        (&limits["max"], &limits["min"], &limits["queueLimit"], &limits["acquireMs"], &limits["batch"]),
-        (&json!(3), &json!(1), &json!(7), &json!(900), &json!(false))
-    );
-    // 40 clients do not fit into 3 connections and 7 places.
-    until(&mut lab, "refusals", |lab| lab["load"]["failedPerSecond"].as_f64() > Some(1.0)).await;
 
-    // Without a pool, each operation opens a connection.
-    let opened = |pool: &Value| pool["counters"]["opened"].as_u64().unwrap();
-    let before = opened(&full);
-    app.patch("/demo", &json!({"connectionPerRequest": true, "latencyMs": 0})).await;
-    until(&mut pool, "many connections are opened", |pool| opened(pool) > before + 20).await;
-    let served =
-        |lab: &Value| lab["settings"]["connectionPerRequest"] == true && lab["load"]["perSecond"].as_f64() > Some(10.0);
-    until(&mut lab, "operations without a pool", served).await;
-    app.patch("/demo", &json!({"connectionPerRequest": false, "max": 10, "queueLimit": 1000, "clients": 8})).await;
+    async fn each_control_takes_effect(&mut self) {
+        let change = json!({
+            "max": 3, "min": 1, "queueLimit": 7, "acquireMs": 900, "batch": false, "latencyMs": 5, "clients": 40
+        });
+        let changed = self.app.patch("/demo", &change).await;
+        assert_eq!(changed.status, 200, "{}", changed.text);
+        for (member, value) in change.as_object().unwrap() {
+            assert_eq!(&changed.json()["settings"][member], value);
+        }
+        let is_full = |pool: &Value| pool["inUse"] == 3 && pool["waiting"] == 7;
+        let full = until(&mut self.pool, "all connections are in use", is_full).await;
+        for member in ["max", "min", "queueLimit", "acquireMs", "batch"] {
+            assert_eq!(full["limits"][member], change[member], "{member}");
+        }
+        // 40 clients do not fit into 3 connections and 7 places.
+        until(&mut self.demo, "refusals", |lab| lab["load"]["failedPerSecond"].as_f64() > Some(1.0)).await;
+    }
 
-    // A slow statement holds a connection.
-    let held = app.post("/demo/slow-statement", &json!({"seconds": 2})).await;
-    assert_eq!(held.status, 200);
-    until(&mut pool, "a long hold", |pool| {
-        pool["longestHolders"].as_array().unwrap().iter().any(|holder| holder["operation"] == "demo.slow_statement")
-    })
-    .await;
+    async fn without_a_pool_each_operation_opens_a_connection(&mut self) {
+        let opened = |pool: &Value| pool["counters"]["opened"].as_u64().unwrap();
+        let before = opened(&self.app.pool().await);
+        self.app.patch("/demo", &json!({"connectionPerRequest": true, "latencyMs": 0})).await;
+        until(&mut self.pool, "many connections are opened", |pool| opened(pool) > before + 20).await;
+        let served = |lab: &Value| {
+            lab["settings"]["connectionPerRequest"] == true && lab["load"]["perSecond"].as_f64() > Some(10.0)
+        };
+        until(&mut self.demo, "operations without a pool", served).await;
+        let with_a_pool = json!({"connectionPerRequest": false, "max": 10, "queueLimit": 1000, "clients": 8});
+        self.app.patch("/demo", &with_a_pool).await;
+    }
 
-    // An outage is detected, and its end too.
-    app.put("/demo/outage", &json!({"seconds": 30})).await;
-    let down = until(&mut pool, "down", |pool| pool["state"] == "down").await;
-    assert_eq!(down["cause"]["kind"], "silent");
-    let refused =
-        |lab: &Value| lab["outageMs"].as_u64() > Some(0) && lab["load"]["failedPerSecond"].as_f64() > Some(1.0);
-    until(&mut lab, "refusals in the outage", refused).await;
-    app.put("/demo/outage", &json!({"seconds": 0})).await;
-    until(&mut pool, "up", |pool| pool["state"] == "up").await;
-    let served = |lab: &Value| lab["outageMs"] == 0 && lab["load"]["perSecond"].as_f64() > Some(50.0);
-    until(&mut lab, "operations after the outage", served).await;
+    async fn a_slow_statement_holds_a_connection(&mut self) {
+        let held = self.app.post("/demo/slow-statement", &json!({"seconds": 2})).await;
+        assert_eq!(held.status, 200);
+        until(&mut self.pool, "a long hold", |pool| {
+            pool["longestHolders"].as_array().unwrap().iter().any(|holder| holder["operation"] == "demo.slow_statement")
+        })
+        .await;
+    }
 
-    // The clients pause when no one looks.
-    drop((lab, pool));
+    async fn an_outage_and_its_end_are_detected(&mut self) {
+        self.app.put("/demo/outage", &json!({"seconds": 30})).await;
+        let down = until(&mut self.pool, "down", |pool| pool["state"] == "down").await;
+        assert_eq!(down["cause"]["kind"], "silent");
+        let refused =
+            |lab: &Value| lab["outageMs"].as_u64() > Some(0) && lab["load"]["failedPerSecond"].as_f64() > Some(1.0);
+        until(&mut self.demo, "refusals in the outage", refused).await;
+        self.app.put("/demo/outage", &json!({"seconds": 0})).await;
+        until(&mut self.pool, "up", |pool| pool["state"] == "up").await;
+        let served = |lab: &Value| lab["outageMs"] == 0 && lab["load"]["perSecond"].as_f64() > Some(50.0);
+        until(&mut self.demo, "operations after the outage", served).await;
+    }
+}
+
+async fn the_clients_pause_when_no_one_looks(app: &App) {
     eventually("the clients pause", || async {
         let before = app.pool().await["counters"]["operations"].as_u64().unwrap();
         sleep(Duration::from_millis(500)).await;
@@ -216,8 +241,6 @@ async fn the_lab_shows_the_pool_at_work(context: Context) {
         (more < 20).then_some(())
     })
     .await;
-
-    end(service).await;
 }
 
 /// Returns the data of the first message that matches.

@@ -88,9 +88,11 @@ async fn writer(run: Arc<Run>, number: usize) {
     }
 }
 
-/// Reads the feed of a process, and connects again after a few events, as a client that stores its position. Returns the
-/// events: position and id.
-async fn reader(run: Arc<Run>, process: usize, begin: String) -> Vec<(String, String)> {
+/// The position and the id of an event.
+type Event = (String, String);
+
+/// Reads the feed of a process, and connects again after a few events, as a client that stores its position.
+async fn reader(run: Arc<Run>, process: usize, begin: String) -> Vec<Event> {
     let mut position = begin;
     let mut events = Vec::new();
     let mut length = process + 1;
@@ -120,18 +122,9 @@ async fn reader(run: Arc<Run>, process: usize, begin: String) -> Vec<(String, St
 async fn every_reader_gets_every_change_once(context: Context) {
     let goal = env_or("USERS_API_TEST_CHANGES", CHANGES);
     let mut database = DurableDatabase::start(&context).await;
-    let batch = is_batching().to_string();
-    let variables = [
-        ("DATABASE_URL", database.url.as_str()),
-        ("USERS_API__FEED__POLL", "100ms"),
-        ("USERS_API__FEED__RING", "1MiB"),
-        ("USERS_API__POOL__MAX", "4"),
-        ("USERS_API__POOL__BATCH", batch.as_str()),
-        ("RUST_LOG", "warn,users_api=info,orm_pool::connect::session=error"),
-    ];
     let mut services = Vec::new();
     for _ in 0..PROCESSES {
-        services.push(Service::start(context.folder(), &variables).await);
+        services.push(start_service(&context, &database.url).await);
     }
     let run = Arc::new(Run {
         addresses: Mutex::new(services.iter().map(|service| service.address).collect()),
@@ -139,14 +132,14 @@ async fn every_reader_gets_every_change_once(context: Context) {
         is_over: AtomicBool::new(false),
     });
     let begin = run.app(0).get("/users/changes?after=earliest").await.header("feed-position").to_owned();
-    let readers: Vec<JoinHandle<_>> = (0..PROCESSES * 2)
+    let readers: Vec<_> = (0..PROCESSES * 2)
         .map(|number| tokio::spawn(reader(Arc::clone(&run), number % PROCESSES, begin.clone())))
         .collect();
     let writers: Vec<_> = (0..WRITERS).map(|number| tokio::spawn(writer(Arc::clone(&run), number))).collect();
     run.progress.reached(goal / 4).await;
     services[1].signal("KILL").await;
     services[1].ended().await;
-    services[1] = Service::start(context.folder(), &variables).await;
+    services[1] = start_service(&context, &database.url).await;
     run.addresses.lock().unwrap()[1] = services[1].address;
     run.progress.reached(goal / 2).await;
     database.crash();
@@ -154,8 +147,35 @@ async fn every_reader_gets_every_change_once(context: Context) {
     for writer in writers {
         writer.await.unwrap();
     }
+    let committed = every_change_has_a_position(&run, &database.url).await;
+    // Long enough for readers to connect again and read the rest.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    run.is_over.store(true, Ordering::Relaxed);
+    assert_readers_got_all(&run, &begin, committed, readers).await;
+    println!("{}: {committed} changes", context.engine().name());
+    for mut service in services {
+        service.signal("TERM").await;
+        service.ended().await;
+    }
+    database.stop();
+}
 
-    let direct = connect(&database.url).await;
+async fn start_service(context: &Context, url: &str) -> Service {
+    let batch = is_batching().to_string();
+    let variables = [
+        ("DATABASE_URL", url),
+        ("USERS_API__FEED__POLL", "100ms"),
+        ("USERS_API__FEED__RING", "1MiB"),
+        ("USERS_API__POOL__MAX", "4"),
+        ("USERS_API__POOL__BATCH", batch.as_str()),
+        ("RUST_LOG", "warn,users_api=info,orm_pool::connect::session=error"),
+    ];
+    Service::start(context.folder(), &variables).await
+}
+
+/// Waits until the feed has ordered every committed change, and returns their number.
+async fn every_change_has_a_position(run: &Run, url: &str) -> i64 {
+    let direct = connect(url).await;
     let committed = number(&direct, "SELECT COUNT(*) FROM users_journal").await.unwrap();
     direct.close().await.unwrap();
     let latest = || async {
@@ -164,13 +184,15 @@ async fn every_reader_gets_every_change_once(context: Context) {
         (position.split_once('.')?.1.parse() == Ok(committed)).then_some(())
     };
     eventually("every change has a position", latest).await;
-    // Long enough for readers to connect again and read the rest.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    run.is_over.store(true, Ordering::Relaxed);
-    let all = all_events(&run.app(0), &begin).await;
+    committed
+}
+
+/// Checks that the feed has every committed change, and that the readers got the same events in the same order.
+async fn assert_readers_got_all(run: &Run, begin: &str, committed: i64, readers: Vec<JoinHandle<Vec<Event>>>) {
+    let all = all_events(&run.app(0), begin).await;
     assert_eq!(i64::try_from(all.len()).unwrap(), committed);
     assert_versions_are_contiguous(&all);
-    let all: Vec<(String, String)> = all
+    let all: Vec<Event> = all
         .iter()
         .map(|event| (event["position"].as_str().unwrap().to_owned(), event["id"].as_str().unwrap().to_owned()))
         .collect();
@@ -179,12 +201,6 @@ async fn every_reader_gets_every_change_once(context: Context) {
         assert_eq!(events.len(), all.len());
         assert!(events == all, "another order");
     }
-    println!("{}: {committed} changes", context.engine().name());
-    for mut service in services {
-        service.signal("TERM").await;
-        service.ended().await;
-    }
-    database.stop();
 }
 
 /// Reads the whole feed.

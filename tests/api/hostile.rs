@@ -248,17 +248,63 @@ async fn invalid_http_does_not_affect_the_service(context: Context) {
 }
 
 /// A generator of pseudorandom numbers, reproducible by its seed.
-fn random_numbers(seed: usize) -> impl FnMut(usize) -> usize {
-    let mut state = seed as u64 + 1;
-    move |bound| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(state >> 33).unwrap() % bound
+struct Random(u64);
+
+impl Random {
+    fn with_seed(seed: usize) -> Self {
+        Self(seed as u64 + 1)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
+
+    /// A letter of base64url.
+    fn letter(&mut self) -> u8 {
+        LETTERS[self.below(LETTERS.len())]
     }
 }
 
+const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// Queries whose cursors differ.
+const QUERIES: [&str; 4] = ["", "sort=name&", "sort=-email&", "name=a&"];
+
+/// An idempotency key with an invalid character, length or quoting.
+fn invalid_key(random: &mut Random) -> Vec<u8> {
+    let mut key: Vec<u8> = (0..random.below(40)).map(|_| u8::try_from(33 + random.below(94)).unwrap()).collect();
+    match random.below(4) {
+        0 => key.insert(random.below(key.len() + 1), 128 + u8::try_from(random.below(128)).unwrap()),
+        1 => key.insert(0, b'"'),
+        2 => key = vec![b'k'; 256 + random.below(1000)],
+        _ => key.insert(random.below(key.len() + 1), b','),
+    }
+    if key.len() > 1 && key.starts_with(b"\"") && key.ends_with(b"\"") {
+        key.pop();
+    }
+    key
+}
+
+/// A query with a cursor: a valid one that is truncated, extended or changed; one of another query; or a random one.
+fn forged_cursor(random: &mut Random, cursors: &[String]) -> String {
+    let kind = random.below(QUERIES.len());
+    let mut cursor = cursors[kind].clone().into_bytes();
+    let mut query = QUERIES[kind];
+    match random.below(5) {
+        0 => cursor.truncate(random.below(cursor.len())),
+        1 => cursor.extend((0..=random.below(60)).map(|_| random.letter())),
+        2 => cursor = (0..random.below(300)).map(|_| random.letter()).collect(),
+        3 => query = QUERIES[(kind + 1 + random.below(QUERIES.len() - 1)) % QUERIES.len()],
+        _ => {
+            let place = random.below(cursor.len());
+            let letter = LETTERS.iter().position(|it| *it == cursor[place]).unwrap();
+            cursor[place] = LETTERS[(letter + 1 + random.below(63)) % 64];
+        }
+    }
+    format!("{query}cursor={}", String::from_utf8(cursor).unwrap())
+}
+
 async fn forged_cursors_and_invalid_keys_are_rejected(context: Context) {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const QUERIES: [&str; 4] = ["", "sort=name&", "sort=-email&", "name=a&"];
     let app = context.app().await;
     for number in 0..3 {
         app.create("Ann", &format!("ann{number}@example.com")).await;
@@ -271,46 +317,21 @@ async fn forged_cursors_and_invalid_keys_are_rejected(context: Context) {
     let clients = (0..16).map(|client| {
         let (app, cursors) = (app.clone(), cursors.clone());
         tokio::spawn(async move {
-            let mut random = random_numbers(client);
+            let mut random = Random::with_seed(client);
             for number in 0..forged() / 16 {
                 if number % 3 == 0 {
-                    // A key with an invalid character, length or quoting.
-                    let mut key: Vec<u8> = (0..random(40)).map(|_| u8::try_from(33 + random(94)).unwrap()).collect();
-                    match random(4) {
-                        0 => key.insert(random(key.len() + 1), 128 + u8::try_from(random(128)).unwrap()),
-                        1 => key.insert(0, b'"'),
-                        2 => key = vec![b'k'; 256 + random(1000)],
-                        _ => key.insert(random(key.len() + 1), b','),
-                    }
-                    if key.len() > 1 && key.starts_with(b"\"") && key.ends_with(b"\"") {
-                        key.pop();
-                    }
+                    let key = invalid_key(&mut random);
                     let request = app.request(Method::POST, "/users").header("idempotency-key", key.as_slice());
                     let reply = Reply::of(request.json(&json!({"name": "Ann", "email": "new@example.com"}))).await;
                     assert_eq!(reply.status, 400, "{key:?}");
                     reply.problem(400, "invalid-idempotency-key");
-                    continue;
+                } else {
+                    let query = forged_cursor(&mut random, &cursors);
+                    let path = if random.below(4) == 0 { "/users/export" } else { "/users" };
+                    let reply = app.get(&format!("{path}?{query}")).await;
+                    assert_eq!(reply.status, 400, "{path}?{query}");
+                    reply.problem(400, "invalid-cursor");
                 }
-                // A valid cursor that is truncated, extended or changed; a cursor of another query; or a random one.
-                let kind = random(QUERIES.len());
-                let mut cursor = cursors[kind].clone().into_bytes();
-                let mut query = QUERIES[kind];
-                match random(5) {
-                    0 => cursor.truncate(random(cursor.len())),
-                    1 => cursor.extend((0..=random(60)).map(|_| LETTERS[random(64)])),
-                    2 => cursor = (0..random(300)).map(|_| LETTERS[random(64)]).collect(),
-                    3 => query = QUERIES[(kind + 1 + random(QUERIES.len() - 1)) % QUERIES.len()],
-                    _ => {
-                        let place = random(cursor.len());
-                        let letter = LETTERS.iter().position(|it| *it == cursor[place]).unwrap();
-                        cursor[place] = LETTERS[(letter + 1 + random(63)) % 64];
-                    }
-                }
-                let cursor = String::from_utf8(cursor).unwrap();
-                let path = if random(4) == 0 { "/users/export" } else { "/users" };
-                let reply = app.get(&format!("{path}?{query}cursor={cursor}")).await;
-                assert_eq!(reply.status, 400, "{path}?{query}cursor={cursor}");
-                reply.problem(400, "invalid-cursor");
             }
         })
     });

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -56,84 +56,137 @@ impl Run {
 }
 
 /// A client that changes its own users, one request at a time.
-async fn client(run: Arc<Run>, number: usize, key: String) {
-    let actor = format!("key:{}", id_of(&key));
-    let mut users: Vec<(Uuid, i64)> = Vec::new();
-    for round in 0.. {
-        if run.progress.is_complete() {
-            return;
+struct Client {
+    run: Arc<Run>,
+    number: usize,
+    key: String,
+    /// Its users and their versions.
+    users: Vec<(Uuid, i64)>,
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Create,
+    Replace(Uuid),
+    Patch(Uuid),
+    Delete(Uuid, i64),
+    /// Creates and updates users in one request.
+    Import,
+}
+
+impl Change {
+    /// The existing user that it changes.
+    fn user(self) -> Option<Uuid> {
+        match self {
+            Self::Replace(user) | Self::Patch(user) | Self::Delete(user, _) => Some(user),
+            Self::Create | Self::Import => None,
         }
-        let (app, request_id) = (run.app(), format!("client{number}-{round}"));
-        let sent = Sent { actor: actor.clone(), acknowledged: None };
-        run.sent.lock().unwrap().insert(request_id.clone(), sent);
+    }
+}
+
+impl Client {
+    async fn run(mut self) {
+        let actor = format!("key:{}", id_of(&self.key));
+        for round in 0.. {
+            if self.run.progress.is_complete() {
+                return;
+            }
+            let request_id = format!("client{}-{round}", self.number);
+            let sent = Sent { actor: actor.clone(), acknowledged: None };
+            self.run.sent.lock().unwrap().insert(request_id.clone(), sent);
+            let change = self.choose(round);
+            let Ok(reply) = Reply::try_of(self.request(change, round, &request_id)).await else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            if !reply.status.is_success() {
+                self.failed(change, &reply).await;
+                continue;
+            }
+            let acknowledged = acknowledged(change, &reply);
+            self.remember(&acknowledged);
+            self.run.progress.add(acknowledged.len());
+            self.run.sent.lock().unwrap().get_mut(&request_id).unwrap().acknowledged = Some(acknowledged);
+        }
+    }
+
+    fn choose(&self, round: usize) -> Change {
+        let target = self.users.get(round % self.users.len().max(1)).copied();
+        match (round % 7, target) {
+            (0, Some((id, version))) if self.users.len() > 20 => Change::Delete(id, version),
+            (1, Some((id, _))) => Change::Replace(id),
+            (2 | 3, Some((id, _))) => Change::Patch(id),
+            (4, _) => Change::Import,
+            _ => Change::Create,
+        }
+    }
+
+    /// The request for a change. Every other one has a condition or an idempotency key, if possible.
+    fn request(&self, change: Change, round: usize, request_id: &str) -> RequestBuilder {
+        let app = self.run.app();
         let request = |method, path: &str| {
-            let request = app.request(method, path).bearer_auth(&key).header("x-request-id", &request_id);
+            let request = app.request(method, path).bearer_auth(&self.key).header("x-request-id", request_id);
             request.timeout(Duration::from_secs(20))
         };
-        let email = |part: usize| format!("user{number}-{round}-{part}@example.com");
-        let target = users.get(round % users.len().max(1)).copied();
+        let name = format!("Round {round}");
+        let email = |part: usize| format!("user{}-{round}-{part}@example.com", self.number);
         let path = |id: Uuid| format!("/users/{id}");
-        let body = json!({"name": format!("Round {round}"), "email": email(0)});
-        let (method, reply) = match (round % 7, target) {
-            (0, Some((id, version))) if users.len() > 20 => {
+        let is_guarded = round.is_multiple_of(2);
+        match change {
+            Change::Create => {
+                let mut request = request(Method::POST, "/users");
+                if is_guarded {
+                    request = request.header("idempotency-key", request_id);
+                }
+                request.json(&json!({"name": name, "email": email(0)}))
+            }
+            Change::Replace(id) => request(Method::PUT, &path(id)).json(&json!({"name": name, "email": email(0)})),
+            Change::Patch(id) => request(Method::PATCH, &path(id)).json(&json!({"name": name})),
+            Change::Delete(id, version) => {
                 let mut request = request(Method::DELETE, &path(id));
-                if round % 2 == 0 {
+                if is_guarded {
                     request = request.header("if-match", format!("\"{version}\""));
                 }
-                (Method::DELETE, Reply::try_of(request).await)
+                request
             }
-            (1, Some((id, _))) => (Method::PUT, Reply::try_of(request(Method::PUT, &path(id)).json(&body)).await),
-            (2 | 3, Some((id, _))) => {
-                let change = json!({"name": format!("Round {round}")});
-                (Method::PATCH, Reply::try_of(request(Method::PATCH, &path(id)).json(&change)).await)
-            }
-            (4, _) => {
-                // Some rows update a user of this client, the others create one.
-                let rows: String = (0..5).map(|part| format!("{}\n", json!({"name": format!("Round {round}"), "email": if part == 0 { format!("bulk{number}@example.com") } else { email(part) }}))).collect();
+            Change::Import => {
+                // The first row updates a user of this client, the others create one.
+                let first = format!("bulk{}@example.com", self.number);
+                let emails = std::iter::once(first).chain((1..5).map(email));
+                let rows: String = emails.map(|email| format!("{}\n", json!({"name": name, "email": email}))).collect();
                 let request = request(Method::POST, "/users/bulk?mode=upsert&report=all");
-                let request = request.header("content-type", "application/x-ndjson").body(rows);
-                (Method::OPTIONS, Reply::try_of(request).await)
+                request.header("content-type", "application/x-ndjson").body(rows)
             }
-            _ => {
-                let mut request = request(Method::POST, "/users");
-                if round % 2 == 0 {
-                    request = request.header("idempotency-key", &request_id);
-                }
-                (Method::POST, Reply::try_of(request.json(&body)).await)
-            }
-        };
-        let Ok(reply) = reply else {
+        }
+    }
+
+    async fn failed(&mut self, change: Change, reply: &Reply) {
+        assert!(matches!(reply.status.as_u16(), 404 | 412 | 503), "{change:?} {}: {}", reply.status, reply.text);
+        if reply.status == 503 {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        if !reply.status.is_success() {
-            assert!(matches!(reply.status.as_u16(), 404 | 412 | 503), "{method} {}: {}", reply.status, reply.text);
-            if reply.status == 503 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            } else if let Some((gone, _)) = target {
-                // Changed by a request without a response.
-                users.retain(|(id, _)| *id != gone);
-            }
-            continue;
+        } else if let Some(user) = change.user() {
+            // Changed by a request without a response.
+            self.users.retain(|(id, _)| *id != user);
         }
-        let acknowledged = acknowledged(&method, &reply, target);
-        for it in &acknowledged {
-            users.retain(|(id, _)| *id != it.user);
+    }
+
+    fn remember(&mut self, acknowledged: &[Acknowledged]) {
+        for it in acknowledged {
+            self.users.retain(|(id, _)| *id != it.user);
             if let (Some(version), "created" | "updated") = (it.version, it.action) {
-                users.push((it.user, version));
+                self.users.push((it.user, version));
             }
         }
-        run.progress.add(acknowledged.len());
-        run.sent.lock().unwrap().get_mut(&request_id).unwrap().acknowledged = Some(acknowledged);
     }
 }
 
 /// The changes that a successful response reports.
-fn acknowledged(method: &Method, reply: &Reply, target: Option<(Uuid, i64)>) -> Vec<Acknowledged> {
+fn acknowledged(change: Change, reply: &Reply) -> Vec<Acknowledged> {
     let uuid = |value: &Value| value["id"].as_str().unwrap().parse().unwrap();
-    match *method {
-        Method::DELETE => vec![Acknowledged { user: target.unwrap().0, version: None, action: "deleted" }],
-        Method::OPTIONS => {
+    match change {
+        Change::Delete(user, _) => vec![Acknowledged { user, version: None, action: "deleted" }],
+        Change::Import => {
             let lines = reply.text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
             let change = |line: Value| match line["outcome"].as_str().unwrap() {
                 "created" => Some(Acknowledged { user: uuid(&line), version: Some(1), action: "created" }),
@@ -144,9 +197,9 @@ fn acknowledged(method: &Method, reply: &Reply, target: Option<(Uuid, i64)>) -> 
             };
             lines.filter_map(change).collect()
         }
-        _ => {
+        Change::Create | Change::Replace(_) | Change::Patch(_) => {
             let user = reply.json();
-            let action = if *method == Method::POST { "created" } else { "updated" };
+            let action = if matches!(change, Change::Create) { "created" } else { "updated" };
             vec![Acknowledged { user: uuid(&user), version: user["version"].as_i64(), action }]
         }
     }
@@ -202,8 +255,11 @@ async fn the_journal_has_exactly_the_acknowledged_changes(context: Context) {
     let mut service = Service::start(context.folder(), &variables).await;
     let run =
         Arc::new(Run { address: Mutex::new(service.address), sent: Mutex::default(), progress: Progress::new(goal) });
-    let clients: Vec<_> =
-        keys.into_iter().enumerate().map(|(number, key)| tokio::spawn(client(Arc::clone(&run), number, key))).collect();
+    let clients = keys.into_iter().enumerate().map(|(number, key)| {
+        let client = Client { run: Arc::clone(&run), number, key, users: Vec::new() };
+        tokio::spawn(client.run())
+    });
+    let clients: Vec<_> = clients.collect();
     run.progress.reached(goal / 4).await;
     service.signal("KILL").await;
     service.ended().await;

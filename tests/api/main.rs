@@ -108,8 +108,16 @@ fn main() -> ExitCode {
             suite("contract", contract::locked::cases()).without_engine(),
         ]);
     }
-    // These run with and without batching; the others, with batching only.
-    let mut suites: Vec<Suite> = vec![
+    let mut suites = with_and_without_batching();
+    if harness::is_batching() {
+        suites.extend(with_batching_only());
+        suites.extend(without_engine().into_iter().map(Suite::without_engine));
+    }
+    harness::run(suites)
+}
+
+fn with_and_without_batching() -> Vec<Suite> {
+    vec![
         suite("users", users::cases()),
         suite("conditions", conditions::cases()),
         suite("idempotency", idempotency::cases()),
@@ -131,61 +139,67 @@ fn main() -> ExitCode {
         suite("feed_positions", feed_positions::cases()),
         suite("feed_failures", feed_failures::cases()),
         suite("feed_consistency", feed_consistency::cases()),
-    ];
-    if harness::is_batching() {
-        suites.extend([
-            suite("auth", auth::cases()),
-            suite("feed_brokers", feed_brokers::cases()),
-            suite("feed_tail", feed_tail::cases()),
-            #[cfg(feature = "kafka")]
-            suite("kafka", kafka::cases()),
-            suite("dashboard", dashboard::cases()),
-            suite("demo", demo::cases()),
-            suite("demo", demo::once::cases()).without_engine(),
-            suite("pages", pages::cases()).without_engine(),
-            suite("observability", observability::cases()).without_engine(),
-            suite("presence", presence::cases()),
-            suite("websocket", websocket::cases()),
-            suite("websocket_tickets", websocket_tickets::cases()),
-            suite("websocket_frames", websocket_frames::cases()).without_engine(),
-            suite("api_keys", api_keys::cases()),
-            suite("secure_start", secure_start::cases()).without_engine(),
-            suite("bulk", bulk::cases()),
-            suite("bulk_responses", bulk_responses::cases()),
-            suite("bulk_csv", bulk_csv::cases()),
-            suite("bulk_idempotency", bulk_idempotency::cases()),
-            suite("exports", exports::cases()),
-            suite("batching", batching::cases()),
-            suite("migrations", migrations::cases()),
-            suite("signals", signals::cases()),
-            suite("signals", signals::alone::cases()).without_engine(),
-            suite("timeouts", timeouts::cases()).on_servers(),
-            suite("session_settings", session_settings::cases()),
-            suite("pgbouncer", pgbouncer::cases()).on_postgres(),
-            suite("import_export", import_export::cases()),
-            suite("requirements", requirements::cases()).on_servers(),
-            suite("sqlite_file", sqlite_file::cases()).without_engine(),
-            suite("urls", urls::cases()),
-            suite("tls", tls::cases()).on_servers(),
-            suite("secrets", secrets::cases()),
-            suite("http_semantics", http_semantics::cases()).without_engine(),
-            suite("pipelines", pipelines::cases()).without_engine(),
-            suite("reverse_proxies", reverse_proxies::cases()).without_engine(),
-            suite("clusters", clusters::cases()).without_engine().alone(),
-            suite("galera", galera::cases()).without_engine().alone(),
-            suite("cli", cli::cases()).without_engine(),
-            suite("rate_limits", rate_limits::cases()).without_engine(),
-            suite("tokens", tokens::cases()).without_engine(),
-            suite("admin_listener", admin_listener::cases()).without_engine(),
-            suite("cors", cors::cases()).without_engine(),
-            suite("https", https::cases()).without_engine(),
-            suite("limits", limits::cases()).without_engine(),
-            suite("logging", logging::cases()).without_engine(),
-            suite("docs", docs::cases()).without_engine(),
-            suite("readme", readme::cases()).without_engine(),
-            suite("traces", traces::cases()).without_engine(),
-            suite("architecture", architecture::cases()).without_engine(),
-        ]);
-    }
-    harness::run(suites)
+    ]
+}
+
+fn with_batching_only() -> Vec<Suite> {
+    vec![
+        suite("auth", auth::cases()),
+        suite("feed_brokers", feed_brokers::cases()),
+        suite("feed_tail", feed_tail::cases()),
+        #[cfg(feature = "kafka")]
+        suite("kafka", kafka::cases()),
+        suite("dashboard", dashboard::cases()),
+        suite("demo", demo::cases()),
+        suite("presence", presence::cases()),
+        suite("websocket", websocket::cases()),
+        suite("websocket_tickets", websocket_tickets::cases()),
+        suite("api_keys", api_keys::cases()),
+        suite("bulk", bulk::cases()),
+        suite("bulk_responses", bulk_responses::cases()),
+        suite("bulk_csv", bulk_csv::cases()),
+        suite("bulk_idempotency", bulk_idempotency::cases()),
+        suite("exports", exports::cases()),
+        suite("batching", batching::cases()),
+        suite("migrations", migrations::cases()),
+        suite("signals", signals::cases()),
+        suite("timeouts", timeouts::cases()).on_servers(),
+        suite("session_settings", session_settings::cases()),
+        suite("pgbouncer", pgbouncer::cases()).on_postgres(),
+        suite("import_export", import_export::cases()),
+        suite("requirements", requirements::cases()).on_servers(),
+        suite("urls", urls::cases()),
+        suite("tls", tls::cases()).on_servers(),
+        suite("secrets", secrets::cases()),
+    ]
+}
+
+/// Suites that do not depend on the engine.
+fn without_engine() -> Vec<Suite> {
+    vec![
+        suite("demo", demo::once::cases()),
+        suite("pages", pages::cases()),
+        suite("observability", observability::cases()),
+        suite("websocket_frames", websocket_frames::cases()),
+        suite("secure_start", secure_start::cases()),
+        suite("signals", signals::alone::cases()),
+        suite("sqlite_file", sqlite_file::cases()),
+        suite("http_semantics", http_semantics::cases()),
+        suite("pipelines", pipelines::cases()),
+        suite("reverse_proxies", reverse_proxies::cases()),
+        suite("clusters", clusters::cases()).alone(),
+        suite("galera", galera::cases()).alone(),
+        suite("cli", cli::cases()),
+        suite("rate_limits", rate_limits::cases()),
+        suite("tokens", tokens::cases()),
+        suite("admin_listener", admin_listener::cases()),
+        suite("cors", cors::cases()),
+        suite("https", https::cases()),
+        suite("limits", limits::cases()),
+        suite("logging", logging::cases()),
+        suite("docs", docs::cases()),
+        suite("readme", readme::cases()),
+        suite("traces", traces::cases()),
+        suite("architecture", architecture::cases()),
+    ]
 }

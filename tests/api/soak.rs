@@ -1,7 +1,8 @@
 //! An hour of failures under low load: `scripts/soak [DURATION]`. Memory, file descriptors and tasks must not grow.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use sea_orm::DatabaseConnection;
 use serde_json::json;
 use tokio::{
     io::AsyncWriteExt,
@@ -44,65 +45,99 @@ impl Reading {
 
 async fn repeated_failures_leak_no_resources(context: Context) {
     let duration = duration().expect("scripts/soak sets USERS_API_SOAK");
-    let direct = context.database().await;
-    let (proxy, url) = Proxy::before(&direct).await;
-    let set = |max: u32| {
-        let settings = format!("DATABASE_URL='{url}'\nUSERS_API__POOL__MAX={max}\nRUST_LOG=error\n");
-        std::fs::write(context.folder().join(".env"), settings).unwrap();
-    };
-    set(4);
-    let service = Service::start_quietly(context.folder()).await;
-    let app = App::at(service.address, &direct);
-    let admin = connect(&context.engine().admin_url()).await;
+    let target = Target::start(&context).await;
     let began = Instant::now();
-    let mut readings = Vec::new();
-    let mut samples = std::collections::BTreeMap::new();
+    let (mut readings, mut samples) = (Vec::new(), BTreeMap::new());
     for round in 0.. {
         if began.elapsed() >= duration {
             break;
         }
-        let load = Load::start(&app, 8, Duration::from_millis(100));
+        let load = Load::start(&target.app, 8, Duration::from_millis(100));
         load.answered(200, 20).await;
-        match round % 6 {
-            0 => {
-                proxy.cut();
-                sleep(Duration::from_secs(2)).await;
-            }
-            1 => {
-                proxy.stall();
-                sleep(Duration::from_secs(9)).await;
-            }
-            2 => kill_all(&context, &admin, &direct).await,
-            3 => {
-                set(8);
-                service.signal("HUP").await;
-                load.answered(200, 20).await;
-                set(4);
-                service.signal("HUP").await;
-            }
-            4 => disconnect_early(&app).await,
-            _ => proxy.slow(Duration::from_millis(50)),
-        }
+        target.inject(round % FAILURES, &load).await;
         sleep(Duration::from_secs(1)).await;
-        proxy.restore();
+        target.proxy.restore();
         load.answered(200, 40).await;
         for (key, count) in by_status(&load.stop().await) {
             assert!([200, 201, 503].contains(&key.1), "{key:?}");
             *samples.entry(key).or_insert(0) += count;
         }
         eventually("the pool is idle", || async {
-            let pool = app.pool().await;
+            let pool = target.app.pool().await;
             (pool["inUse"] == 0 && pool["waiting"] == 0 && pool["state"] == "up").then_some(())
         })
         .await;
-        if round % 6 == 5 {
-            let reading = Reading::of(&service, &app).await;
+        if round % FAILURES == FAILURES - 1 {
+            let reading = Reading::of(&target.service, &target.app).await;
             println!("{:>6.0?} {}: {reading:?}", began.elapsed(), context.engine().name());
             readings.push(reading);
         }
     }
-    println!("{}: {samples:?}; {}", context.engine().name(), app.pool().await["counters"]);
-    admin.close().await.unwrap();
+    println!("{}: {samples:?}; {}", context.engine().name(), target.app.pool().await["counters"]);
+    target.admin.close().await.unwrap();
+    assert_nothing_grows(&readings);
+}
+
+/// The number of failures that `Target::inject` knows.
+const FAILURES: usize = 6;
+
+/// A service that reaches its database through a proxy.
+struct Target<'a> {
+    context: &'a Context,
+    /// The database, without and with the proxy.
+    direct: String,
+    proxied: String,
+    proxy: Proxy,
+    service: Service,
+    app: App,
+    admin: DatabaseConnection,
+}
+
+impl<'a> Target<'a> {
+    async fn start(context: &'a Context) -> Self {
+        let direct = context.database().await;
+        let (proxy, proxied) = Proxy::before(&direct).await;
+        write_settings(context, &proxied, 4);
+        let service = Service::start_quietly(context.folder()).await;
+        let app = App::at(service.address, &direct);
+        let admin = connect(&context.engine().admin_url()).await;
+        Self { context, direct, proxied, proxy, service, app, admin }
+    }
+
+    /// Injects a failure. Those of the proxy last until it is restored.
+    async fn inject(&self, failure: usize, load: &Load) {
+        match failure {
+            0 => {
+                self.proxy.cut();
+                sleep(Duration::from_secs(2)).await;
+            }
+            1 => {
+                self.proxy.stall();
+                sleep(Duration::from_secs(9)).await;
+            }
+            2 => kill_all(self.context, &self.admin, &self.direct).await,
+            3 => {
+                self.reload(8).await;
+                load.answered(200, 20).await;
+                self.reload(4).await;
+            }
+            4 => disconnect_early(&self.app).await,
+            _ => self.proxy.slow(Duration::from_millis(50)),
+        }
+    }
+
+    async fn reload(&self, max: u32) {
+        write_settings(self.context, &self.proxied, max);
+        self.service.signal("HUP").await;
+    }
+}
+
+fn write_settings(context: &Context, url: &str, max: u32) {
+    let settings = format!("DATABASE_URL='{url}'\nUSERS_API__POOL__MAX={max}\nRUST_LOG=error\n");
+    std::fs::write(context.folder().join(".env"), settings).unwrap();
+}
+
+fn assert_nothing_grows(readings: &[Reading]) {
     // The first rounds do not count: they fill statement caches, metrics and the allocator.
     let settled = &readings[readings.len() / 4..];
     let (earlier, later) = settled.split_at(settled.len() / 2);

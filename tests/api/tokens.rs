@@ -78,22 +78,63 @@ async fn service_with(context: &Context, jwks: &str, keys: &[(&str, &SigningKey)
     app
 }
 
+/// A key of each family, and a service that accepts tokens of them.
+struct Provider {
+    ed: SigningKey,
+    ec: SigningKey,
+    rsa: SigningKey,
+    app: App,
+}
+
+impl Provider {
+    async fn new(context: &Context) -> Self {
+        let (ed, ec, rsa) = (SigningKey::ed(), SigningKey::ec(), SigningKey::rsa());
+        // The RSA key again, but for any algorithm of its family.
+        let mut any_padding = rsa.jwk("any");
+        any_padding.as_object_mut().unwrap().remove("alg");
+        let jwks = json!({"keys": [ed.jwk("ed"), ec.jwk("ec"), rsa.jwk("rsa"), any_padding]});
+        let file = context.folder().join("jwks.json");
+        fs::write(&file, jwks.to_string()).unwrap();
+        let algorithms = [("auth.jwt.algorithms", "EdDSA, ES256, RS256, PS256")];
+        let app = service_with(context, file.to_str().unwrap(), &[("ed", &ed)], &algorithms).await;
+        Self { ed, ec, rsa, app }
+    }
+
+    /// A token with these changes of the claims.
+    fn with(&self, changes: &Value) -> String {
+        self.ed.token(&header(&self.ed, "ed"), &claims(changes))
+    }
+
+    fn with_header(&self, header: &Value) -> String {
+        self.ed.token(header, &claims(&json!({})))
+    }
+
+    /// A token signed with PS256 by the RSA key, under one of its two ids.
+    fn pss(&self, id: &str) -> String {
+        self.rsa.pss_token(&json!({"alg": "PS256", "kid": id}), &claims(&json!({})))
+    }
+}
+
 async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context) {
-    let (ed, ec, rsa) = (SigningKey::ed(), SigningKey::ec(), SigningKey::rsa());
-    let any_padding = {
-        let mut jwk = rsa.jwk("any");
-        jwk.as_object_mut().unwrap().remove("alg");
-        jwk
-    };
-    let jwks = json!({"keys": [ed.jwk("ed"), ec.jwk("ec"), rsa.jwk("rsa"), any_padding]});
-    let file = context.folder().join("jwks.json");
-    fs::write(&file, jwks.to_string()).unwrap();
-    let algorithms = [("auth.jwt.algorithms", "EdDSA, ES256, RS256, PS256")];
-    let app = service_with(&context, file.to_str().unwrap(), &[("ed", &ed)], &algorithms).await;
-    let pss = |id: &str| rsa.pss_token(&json!({"alg": "PS256", "kid": id}), &claims(&json!({})));
-    assert_eq!(get(&app, "/users", &pss("any")).await.status, 200);
-    let ops = ed.token(&header(&ed, "ed"), &claims(&json!({"scope": "ops:read"})));
-    for (id, key) in [("ed", &ed), ("ec", &ec), ("rsa", &rsa)] {
+    let provider = Provider::new(&context).await;
+    accepts_valid_tokens(&provider).await;
+    let refused = [tokens_with_invalid_claims(&provider), forged_tokens(&provider), malformed_tokens(&provider)];
+    let app = &provider.app;
+    let ops = provider.with(&json!({"scope": "ops:read"}));
+    let operations = async || get(app, "/pool", &ops).await.json()["counters"]["operations"].clone();
+    let before = operations().await;
+    for (what, token) in refused.concat() {
+        let reply = get(app, "/users", &token).await;
+        assert_eq!(reply.status, 401, "{what}: {}", reply.text);
+        reply.problem(401, "credentials-invalid");
+    }
+    assert_eq!(before, operations().await, "a refused token used the database");
+}
+
+async fn accepts_valid_tokens(provider: &Provider) {
+    let Provider { ed, ec, rsa, app } = provider;
+    assert_eq!(get(app, "/users", &provider.pss("any")).await.status, 200);
+    for (id, key) in [("ed", ed), ("ec", ec), ("rsa", rsa)] {
         for claims in [
             claims(&json!({})),
             claims(&json!({"aud": AUDIENCE})),
@@ -104,33 +145,22 @@ async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context
             let token = key.token(&header(key, id), &claims);
             // The second time, the token is remembered.
             for _ in 0..2 {
-                let reply = get(&app, "/users", &token).await;
+                let reply = get(app, "/users", &token).await;
                 assert_eq!(reply.status, 200, "{id} {claims}: {}", reply.text);
             }
         }
     }
-    let valid = ed.token(&header(&ed, "ed"), &claims(&json!({})));
-    let (signed, signature) = valid.rsplit_once('.').unwrap();
-    let (head, _) = signed.split_once('.').unwrap();
-    let forged_claims = ed.token(&header(&ed, "ed"), &claims(&json!({"scope": "users:delete"})));
-    let forged_claims = forged_claims.split('.').nth(1).unwrap();
-    let with = |changes: Value| ed.token(&header(&ed, "ed"), &claims(&changes));
-    let with_header = |header: Value| ed.token(&header, &claims(&json!({})));
-    // The public key as a shared secret, which verifiers accept if they let the token choose the algorithm.
-    let public = rsa.jwk("rsa")["n"].as_str().unwrap().to_owned();
-    let hmac = |message: &[u8]| {
-        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, public.as_bytes());
-        ring::hmac::sign(&key, message).as_ref().to_vec()
-    };
-    let stranger = SigningKey::ed();
-    let refused = [
-        ("not signed", token(&json!({"alg": "none"}), &claims(&json!({})), |_| Vec::new())),
-        ("alg none with a key", token(&json!({"alg": "none", "kid": "ed"}), &claims(&json!({})), |_| Vec::new())),
-        ("alg None", token(&json!({"alg": "None", "kid": "ed"}), &claims(&json!({})), |_| Vec::new())),
-        ("HS256 with the public key", token(&json!({"alg": "HS256", "kid": "rsa"}), &claims(&json!({})), hmac)),
+}
+
+/// Tokens with a valid signature, each with what is invalid about its claims.
+fn tokens_with_invalid_claims(provider: &Provider) -> Vec<(&'static str, String)> {
+    let with = |changes: Value| provider.with(&changes);
+    vec![
         ("expired", with(json!({"exp": now() - 60}))),
         ("no expiry", with(json!({"exp": null}))),
         ("an expiry that is not a number", with(json!({"exp": "never"}))),
+        ("an expiry beyond the range of times", with(json!({"exp": 8_210_266_876_799_u64}))),
+        ("an expiry that is infinite", with(json!({"exp": 1e300}))),
         ("not valid yet", with(json!({"nbf": now() + 120}))),
         ("another audience", with(json!({"aud": "other"}))),
         ("no audience", with(json!({"aud": null}))),
@@ -140,33 +170,54 @@ async fn tokens_of_the_provider_are_accepted_and_others_are_not(context: Context
         ("an empty subject", with(json!({"sub": ""}))),
         ("a long subject", with(json!({"sub": "x".repeat(256)}))),
         ("a subject with a control character", with(json!({"sub": "a\u{0}b"}))),
-        ("an expiry beyond the range of times", with(json!({"exp": 8_210_266_876_799_u64}))),
-        ("an expiry that is infinite", with(json!({"exp": 1e300}))),
+        ("too long", with(json!({"x": "a".repeat(9000)}))),
+    ]
+}
+
+/// Tokens whose header does not select the key that signed them, or that no key of the provider has signed.
+fn forged_tokens(provider: &Provider) -> Vec<(&'static str, String)> {
+    let with_header = |header: Value| provider.with_header(&header);
+    let valid_claims = claims(&json!({}));
+    let unsigned = |header: Value| token(&header, &valid_claims, |_| Vec::new());
+    // The public key as a shared secret, which verifiers accept if they let the token choose the algorithm.
+    let public = provider.rsa.jwk("rsa")["n"].as_str().unwrap().to_owned();
+    let hmac = |message: &[u8]| {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, public.as_bytes());
+        ring::hmac::sign(&key, message).as_ref().to_vec()
+    };
+    let stranger = SigningKey::ed();
+    vec![
+        ("not signed", unsigned(json!({"alg": "none"}))),
+        ("alg none with a key", unsigned(json!({"alg": "none", "kid": "ed"}))),
+        ("alg None", unsigned(json!({"alg": "None", "kid": "ed"}))),
+        ("HS256 with the public key", token(&json!({"alg": "HS256", "kid": "rsa"}), &valid_claims, hmac)),
         ("an unknown key", with_header(json!({"alg": "EdDSA", "kid": "other"}))),
         ("no key id among several keys", with_header(json!({"alg": "EdDSA"}))),
         ("the id of a key of another family", with_header(json!({"alg": "EdDSA", "kid": "rsa"}))),
-        ("another algorithm of the same family", pss("rsa")),
+        ("another algorithm of the same family", provider.pss("rsa")),
         ("an algorithm that is not allowed", with_header(json!({"alg": "RS512", "kid": "rsa"}))),
         ("an unknown extension", with_header(json!({"alg": "EdDSA", "kid": "ed", "crit": ["b64"], "b64": false}))),
         ("another unknown extension", with_header(json!({"alg": "EdDSA", "kid": "ed", "crit": ["x"], "x": 1}))),
-        ("an embedded key", stranger.token(&json!({"alg": "EdDSA", "jwk": stranger.jwk("ed")}), &claims(&json!({})))),
-        ("another key", stranger.token(&header(&ed, "ed"), &claims(&json!({})))),
-        ("changed claims", format!("{head}.{forged_claims}.{signature}")),
+        ("an embedded key", stranger.token(&json!({"alg": "EdDSA", "jwk": stranger.jwk("ed")}), &valid_claims)),
+        ("another key", stranger.token(&header(&provider.ed, "ed"), &valid_claims)),
+    ]
+}
+
+/// Texts made from the parts of a valid token.
+fn malformed_tokens(provider: &Provider) -> Vec<(&'static str, String)> {
+    let valid = provider.with(&json!({}));
+    let (signed, signature) = valid.rsplit_once('.').unwrap();
+    let (head, _) = signed.split_once('.').unwrap();
+    let other = provider.with(&json!({"scope": "users:delete"}));
+    let other_claims = other.split('.').nth(1).unwrap();
+    vec![
+        ("changed claims", format!("{head}.{other_claims}.{signature}")),
         ("no signature", format!("{signed}.")),
         ("two parts", signed.to_owned()),
         ("four parts", format!("{valid}.{signature}")),
         ("padding", format!("{valid}==")),
-        ("too long", with(json!({"x": "a".repeat(9000)}))),
         ("no token", "a.b.c".to_owned()),
-    ];
-    let operations = get(&app, "/pool", &ops).await.json()["counters"]["operations"].clone();
-    for (what, token) in refused {
-        let reply = get(&app, "/users", &token).await;
-        assert_eq!(reply.status, 401, "{what}: {}", reply.text);
-        reply.problem(401, "credentials-invalid");
-    }
-    let after = get(&app, "/pool", &ops).await.json()["counters"]["operations"].clone();
-    assert_eq!(operations, after, "a refused token used the database");
+    ]
 }
 
 async fn a_token_gives_the_scopes_of_its_claim(context: Context) {

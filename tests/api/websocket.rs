@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -21,6 +21,7 @@ cases![
     sockets_of_every_process_get_every_change,
     a_socket_continues_after_a_position,
     handshakes_are_checked,
+    valid_handshakes_are_accepted,
     pages_of_other_origins_are_refused,
     messages_are_checked,
     a_shutdown_disconnects_sockets_evenly,
@@ -90,29 +91,33 @@ async fn a_socket_continues_after_a_position(context: Context) {
     }
 }
 
+/// The key of the example in RFC 6455.
+const HANDSHAKE_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+/// A request for a WebSocket.
+fn upgrade(app: &App, version: &str, key: &str) -> RequestBuilder {
+    app.request(Method::GET, "/ws")
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", version)
+        .header("sec-websocket-key", key)
+}
+
 async fn handshakes_are_checked(context: Context) {
     let app = context.app().await;
-    let upgrade = |version: &str, key: &str| {
-        app.request(Method::GET, "/ws")
-            .header("connection", "upgrade")
-            .header("upgrade", "websocket")
-            .header("sec-websocket-version", version)
-            .header("sec-websocket-key", key)
-    };
-    let key = "dGhlIHNhbXBsZSBub25jZQ==";
     let plain = app.get("/ws").await;
     assert_eq!(plain.header("upgrade"), "websocket");
     plain.problem(426, "upgrade-required");
-    let old = Reply::of(upgrade("8", key)).await;
+    let old = Reply::of(upgrade(&app, "8", HANDSHAKE_KEY)).await;
     assert_eq!(old.header("sec-websocket-version"), "13");
     old.problem(426, "upgrade-required");
     for malformed in ["", "short", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZSB0b28gbG9uZw=="] {
-        Reply::of(upgrade("13", malformed)).await.problem(400, "invalid-handshake");
+        Reply::of(upgrade(&app, "13", malformed)).await.problem(400, "invalid-handshake");
     }
-    let other = upgrade("13", key).header("sec-websocket-protocol", "chat, users-api.v2");
+    let other = upgrade(&app, "13", HANDSHAKE_KEY).header("sec-websocket-protocol", "chat, users-api.v2");
     Reply::of(other).await.problem(400, "invalid-handshake");
     app.post("/ws", &json!({})).await.problem(405, "method-not-allowed");
-    let head = upgrade("13", key).build().unwrap();
+    let head = upgrade(&app, "13", HANDSHAKE_KEY).build().unwrap();
     let head = app.request(Method::HEAD, "/ws").headers(head.headers().clone());
     assert_eq!(Reply::of(head).await.status, 426);
     for (name, value, status) in [
@@ -125,7 +130,7 @@ async fn handshakes_are_checked(context: Context) {
         let upgrade = if name == "upgrade" { String::new() } else { "upgrade: websocket\r\n".to_owned() };
         let head = format!(
             "GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n{upgrade}{name}: {value}\r\n\
-             sec-websocket-version: 13\r\nsec-websocket-key: {key}\r\n\r\n0\r\n\r\n"
+             sec-websocket-version: 13\r\nsec-websocket-key: {HANDSHAKE_KEY}\r\n\r\n0\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let (head, _) = read_message(&mut stream).await.unwrap();
@@ -135,8 +140,14 @@ async fn handshakes_are_checked(context: Context) {
     let body = json!({"name": "Ann", "email": "ann@example.com"});
     let request = app.request(Method::POST, "/users").header("connection", "upgrade").header("upgrade", "websocket");
     assert_eq!(Reply::of(request.json(&body)).await.status, 201);
+    let disabled = context.app_with(&[("feed.enabled", "false")]).await;
+    disabled.get("/ws").await.problem(404, "not-found");
+}
+
+async fn valid_handshakes_are_accepted(context: Context) {
+    let app = context.app().await;
     for offered in [None, Some("chat, users-api.v1")] {
-        let request = upgrade("13", key);
+        let request = upgrade(&app, "13", HANDSHAKE_KEY);
         let request = offered.iter().fold(request, |request, names| request.header("sec-websocket-protocol", *names));
         let response = request.send().await.unwrap();
         let headers = response.headers();
@@ -148,8 +159,6 @@ async fn handshakes_are_checked(context: Context) {
             assert!(!headers.contains_key(unwanted), "{headers:?}");
         }
     }
-    let disabled = context.app_with(&[("feed.enabled", "false")]).await;
-    disabled.get("/ws").await.problem(404, "not-found");
 }
 
 async fn pages_of_other_origins_are_refused(context: Context) {

@@ -1,30 +1,71 @@
-use super::{super::tls::TlsMode, *};
+use super::{
+    super::tls::TlsMode::{self, Disable, Prefer, Require, VerifyFull},
+    *,
+};
+
+/// Queries that PostgreSQL and MySQL have in common, except `channel_binding`, and what they request.
+const QUERIES: &[(&str, TlsMode)] = &[
+    ("", Prefer),
+    ("sslmode=disable", Disable),
+    ("sslmode=allow", Prefer),
+    ("sslmode=require", Require),
+    ("sslmode=require&sslrootcert=/ca.pem", VerifyFull),
+    ("sslrootcert=/ca.pem", VerifyFull),
+    ("sslmode=verify-ca&sslrootcert=/ca.pem", VerifyFull),
+    ("sslmode=verify-ca", VerifyFull),
+    ("sslmode=verify-full", VerifyFull),
+    ("ssl-mode=VERIFY_FULL&ssl-ca=/ca.pem", VerifyFull),
+    ("sslMode=Verify-Identity", VerifyFull),
+    ("sslmode=no-verify", Require),
+    ("ssl=true", VerifyFull),
+    ("ssl=true&sslmode=require", Require),
+    ("ssl=false", Disable),
+    ("sslmode=require&channel_binding=require", VerifyFull),
+    ("sslmode=require&channel_binding=prefer", Require),
+    ("sslaccept=strict", VerifyFull),
+    ("sslmode=require&sslaccept=strict", VerifyFull),
+    ("sslaccept=accept_invalid_certs", Require),
+];
+
+/// Queries of MySQL only.
+const MYSQL_QUERIES: &[(&str, TlsMode)] = &[
+    ("ssl_mode=VERIFY_IDENTITY", VerifyFull),
+    ("ssl-mode=REQUIRED", Require),
+    ("useSSL=true", Require),
+    ("useSSL=true&requireSSL=true&verifyServerCertificate=true&ssl_ca=/ca.pem", VerifyFull),
+    ("useSSL=false", Disable),
+    ("ssl_ca=/ca.pem&ssl_verify_cert=true&ssl_verify_identity=true", VerifyFull),
+    ("ssl={\"rejectUnauthorized\":true}", VerifyFull),
+    ("ssl=%7B%22minVersion%22:%22TLSv1.2%22,%22rejectUnauthorized%22:true%7D", VerifyFull),
+    ("ssl={\"rejectUnauthorized\":false}", Require),
+    ("tls=true", VerifyFull),
+    ("tls=skip-verify", Require),
+];
+
+/// URLs that are refused, and a part of the reason.
+const REFUSED: &[(&str, &str)] = &[
+    ("postgres://u@h/d?sslmode=disable&sslrootcert=/ca.pem", "has no effect while TLS is off"),
+    ("postgres://u@h/d?sslmode=prefer&sslrootcert=/ca.pem", "has no effect while TLS is optional"),
+    ("postgres://u@h/d?sslmode=require&sslrootcert=system", "needs sslmode=verify-full"),
+    ("postgres://u@h/d?sslmode=disable&channel_binding=require", "disables it"),
+    ("mysql://u@h/d?useSSL=false&requireSSL=true", "disables it"),
+    ("mysql://u@h/d?sslcert=/hunter2.pem", "needs the client key"),
+    ("postgres://u@h/d?sslcert=/a&sslkey=/b&sslmode=disable", "TLS is off"),
+    ("postgres://u@h/d?sslmode=off", "must be disable, prefer"),
+    ("postgres://u@h/d?sslmode=true", "must be disable, prefer"),
+    ("mysql://u@h/d?ssl={\"ca\":\"hunter2\"}", "may contain only"),
+    ("mysql://u@h/d?ssl={hunter2", "may contain only"),
+    ("postgres://u@h/d?sslpassword=hunter2", "sslpassword: encrypted keys"),
+    ("postgres://u@h/d?sslcrl=hunter2", "revocation"),
+    ("postgres://u@h/d?ssl_min_protocol_version=TLSv1.3", "must be TLSv1, TLSv1.1 or TLSv1.2"),
+    ("postgres://u@h/d?gssencmode=require", "must be disable or prefer"),
+    ("postgres://u@h/d?sslmod=require", "unknown parameter sslmod; did you mean sslmode?"),
+    ("mysql://u@h/d?sslmodus=hunter2", "unknown parameter sslmodus; did you mean ssl-mode?"),
+];
 
 #[test]
 fn tls_is_never_weaker_than_requested() {
-    use TlsMode::{Disable, Prefer, Require, VerifyFull};
-    for (query, mode) in [
-        ("", Prefer),
-        ("sslmode=disable", Disable),
-        ("sslmode=allow", Prefer),
-        ("sslmode=require", Require),
-        ("sslmode=require&sslrootcert=/ca.pem", VerifyFull),
-        ("sslrootcert=/ca.pem", VerifyFull),
-        ("sslmode=verify-ca&sslrootcert=/ca.pem", VerifyFull),
-        ("sslmode=verify-ca", VerifyFull),
-        ("sslmode=verify-full", VerifyFull),
-        ("ssl-mode=VERIFY_FULL&ssl-ca=/ca.pem", VerifyFull),
-        ("sslMode=Verify-Identity", VerifyFull),
-        ("sslmode=no-verify", Require),
-        ("ssl=true", VerifyFull),
-        ("ssl=true&sslmode=require", Require),
-        ("ssl=false", Disable),
-        ("sslmode=require&channel_binding=require", VerifyFull),
-        ("sslmode=require&channel_binding=prefer", Require),
-        ("sslaccept=strict", VerifyFull),
-        ("sslmode=require&sslaccept=strict", VerifyFull),
-        ("sslaccept=accept_invalid_certs", Require),
-    ] {
+    for &(query, mode) in QUERIES {
         for engine in ["postgres", "mysql"] {
             if !(engine == "mysql" && query.contains("channel")) {
                 assert!(server(&format!("{engine}://u@h/d?{query}")).tls.mode == mode, "{engine} {query}");
@@ -32,40 +73,14 @@ fn tls_is_never_weaker_than_requested() {
         }
     }
     assert!(server("postgres://u@h/d?sslrootcert=system").tls.mode == VerifyFull);
-    for (query, mode) in [
-        ("ssl_mode=VERIFY_IDENTITY", VerifyFull),
-        ("ssl-mode=REQUIRED", Require),
-        ("useSSL=true", Require),
-        ("useSSL=true&requireSSL=true&verifyServerCertificate=true&ssl_ca=/ca.pem", VerifyFull),
-        ("useSSL=false", Disable),
-        ("ssl_ca=/ca.pem&ssl_verify_cert=true&ssl_verify_identity=true", VerifyFull),
-        ("ssl={\"rejectUnauthorized\":true}", VerifyFull),
-        ("ssl=%7B%22minVersion%22:%22TLSv1.2%22,%22rejectUnauthorized%22:true%7D", VerifyFull),
-        ("ssl={\"rejectUnauthorized\":false}", Require),
-        ("tls=true", VerifyFull),
-        ("tls=skip-verify", Require),
-    ] {
+    for &(query, mode) in MYSQL_QUERIES {
         assert!(server(&format!("mysql://u@h/d?{query}")).tls.mode == mode, "{query}");
     }
-    for (text, part) in [
-        ("postgres://u@h/d?sslmode=disable&sslrootcert=/ca.pem", "has no effect while TLS is off"),
-        ("postgres://u@h/d?sslmode=prefer&sslrootcert=/ca.pem", "has no effect while TLS is optional"),
-        ("postgres://u@h/d?sslmode=require&sslrootcert=system", "needs sslmode=verify-full"),
-        ("postgres://u@h/d?sslmode=disable&channel_binding=require", "disables it"),
-        ("mysql://u@h/d?useSSL=false&requireSSL=true", "disables it"),
-        ("mysql://u@h/d?sslcert=/hunter2.pem", "needs the client key"),
-        ("postgres://u@h/d?sslcert=/a&sslkey=/b&sslmode=disable", "TLS is off"),
-        ("postgres://u@h/d?sslmode=off", "must be disable, prefer"),
-        ("postgres://u@h/d?sslmode=true", "must be disable, prefer"),
-        ("mysql://u@h/d?ssl={\"ca\":\"hunter2\"}", "may contain only"),
-        ("mysql://u@h/d?ssl={hunter2", "may contain only"),
-        ("postgres://u@h/d?sslpassword=hunter2", "sslpassword: encrypted keys"),
-        ("postgres://u@h/d?sslcrl=hunter2", "revocation"),
-        ("postgres://u@h/d?ssl_min_protocol_version=TLSv1.3", "must be TLSv1, TLSv1.1 or TLSv1.2"),
-        ("postgres://u@h/d?gssencmode=require", "must be disable or prefer"),
-        ("postgres://u@h/d?sslmod=require", "unknown parameter sslmod; did you mean sslmode?"),
-        ("mysql://u@h/d?sslmodus=hunter2", "unknown parameter sslmodus; did you mean ssl-mode?"),
-    ] {
+}
+
+#[test]
+fn contradictory_and_unknown_tls_parameters_are_refused() {
+    for (text, part) in REFUSED {
         let refusal = refusal(text);
         assert!(refusal.contains(part) && !refusal.contains("hunter2"), "{text}: {refusal}");
     }
