@@ -210,7 +210,7 @@ impl PoolOptions {
     /// Returns how many connections bulk operations may use at the same time: their share of `max`, but at least one,
     /// and never all unless `max` is 1.
     #[must_use]
-    pub fn bulk_places(&self) -> u32 {
+    pub fn bulk_limit(&self) -> u32 {
         let share = u64::from(self.max) * u64::from(self.bulk_share) / 100;
         u32::try_from(share).unwrap_or(self.max).min(self.max.saturating_sub(1)).max(1)
     }
@@ -222,9 +222,9 @@ mod tests {
 
     #[test]
     fn bulk_operations_get_at_least_one_connection_and_never_all() {
-        let places = |max, bulk_share| PoolOptions { max, bulk_share, ..PoolOptions::default() }.bulk_places();
-        assert_eq!([places(10, 25), places(10, 100), places(10, 1), places(2, 100), places(1, 1)], [2, 9, 1, 1, 1]);
-        assert_eq!(places(10_000, 50), 5000);
+        let limit = |max, bulk_share| PoolOptions { max, bulk_share, ..PoolOptions::default() }.bulk_limit();
+        assert_eq!([limit(10, 25), limit(10, 100), limit(10, 1), limit(2, 100), limit(1, 1)], [2, 9, 1, 1, 1]);
+        assert_eq!(limit(10_000, 50), 5000);
     }
 
     #[test]

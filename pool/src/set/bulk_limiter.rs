@@ -26,7 +26,7 @@ struct Size {
 
 impl BulkLimiter {
     pub(crate) fn new(options: &PoolOptions) -> Self {
-        let permits = options.bulk_places();
+        let permits = options.bulk_limit();
         Self {
             permits: Semaphore::new(permits as usize),
             size: Mutex::new(Size { permits, surplus: 0 }),
@@ -41,7 +41,7 @@ impl BulkLimiter {
 
     /// Changes the number of permits. Permits in use stay valid.
     pub(crate) fn resize(&self, options: &PoolOptions) {
-        let permits = options.bulk_places();
+        let permits = options.bulk_limit();
         let mut size = self.size();
         if permits > size.permits {
             let more = permits - size.permits;
