@@ -211,8 +211,8 @@ where
         refuse_nested(self.pool.runtime(), self.config.operation)?;
         let span = span(inner, self.config.operation);
         let wait_span = tracing::info_span!(parent: &span, "wait", otel.name = "pool.wait");
-        let place = (self.queue_of)(&key).enter(key.clone(), span, &options)?;
-        match place.reply().instrument(wait_span).await? {
+        let waiter = (self.queue_of)(&key).enter(key.clone(), span, &options)?;
+        match waiter.reply().instrument(wait_span).await? {
             Reply::Value(value) => Ok(value),
             Reply::Failed(error) => Err(error),
             // Boxed, here and above: otherwise this rare path would add 3 KiB to the future of every caller.

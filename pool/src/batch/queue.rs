@@ -65,7 +65,7 @@ impl<K, V> BatchQueue<K, V> {
 
 impl<K: Key, V: Value> BatchQueue<K, V> {
     /// Starts a statement if possible, or else joins the queue for the next one.
-    pub(super) fn enter(self: &Arc<Self>, key: K, span: Span, options: &PoolOptions) -> Result<Place<K, V>, Error> {
+    pub(super) fn enter(self: &Arc<Self>, key: K, span: Span, options: &PoolOptions) -> Result<Waiter<K, V>, Error> {
         let (inner, config) = (&self.inner, &self.config);
         let context = OperationContext::new(config.operation);
         let (reply, receiver) = oneshot::channel();
@@ -80,7 +80,7 @@ impl<K: Key, V: Value> BatchQueue<K, V> {
             drop(state);
             let lease = inner.lease(&context, admitted, Duration::ZERO);
             self.spawn(&context, Some((lease, request)));
-            return Ok(Place { queue: Arc::clone(self), receiver, waiting: None });
+            return Ok(Waiter { queue: Arc::clone(self), receiver, queued: None });
         }
         let latest = context.arrived + options.acquire;
         let limit = context.deadline().map_or(latest, |deadline| deadline.min(latest));
@@ -99,7 +99,8 @@ impl<K: Key, V: Value> BatchQueue<K, V> {
             drop(state);
             self.spawn(&context.for_others(), None);
         }
-        Ok(Place { queue: Arc::clone(self), receiver, waiting: Some((number, limit, context.arrived)) })
+        let queued = Queued { number, limit, since: context.arrived };
+        Ok(Waiter { queue: Arc::clone(self), receiver, queued: Some(queued) })
     }
 
     /// Spawns a statement, for this request or for all requests that wait once a connection is available.
@@ -288,24 +289,33 @@ impl<K: Key, V: Value> Drop for InFlight<K, V> {
     }
 }
 
-/// The place of a request in the queue, which it leaves on drop.
-pub(super) struct Place<K, V> {
+/// The caller of a request, which waits for the reply. It leaves the queue on drop.
+pub(super) struct Waiter<K, V> {
     queue: Arc<BatchQueue<K, V>>,
     receiver: oneshot::Receiver<Reply<V>>,
-    /// Its number, time limit and arrival; `None` once it is served.
-    waiting: Option<(u64, Instant, Instant)>,
+    /// `None` if a statement was started for it, or once it is served.
+    queued: Option<Queued>,
 }
 
-impl<K: Key, V: Value> Place<K, V> {
+/// A request that is in the queue.
+#[derive(Clone, Copy)]
+struct Queued {
+    number: u64,
+    /// How long it may wait.
+    limit: Instant,
+    since: Instant,
+}
+
+impl<K: Key, V: Value> Waiter<K, V> {
     pub(super) async fn reply(mut self) -> Result<Reply<V>, Error> {
-        if let Some((number, limit, since)) = self.waiting {
+        if let Some(Queued { number, limit, since }) = self.queued {
             let reply = timeout_at(limit, &mut self.receiver).await;
             if reply.is_err() && self.queue.withdraw(number) {
-                self.waiting = None;
+                self.queued = None;
                 let reason = AcquireError::TimedOut { waited: since.elapsed() };
                 return Err(self.queue.inner.refusal(self.queue.config.operation, reason));
             }
-            self.waiting = None;
+            self.queued = None;
             if let Ok(reply) = reply {
                 return self.replied(reply);
             }
@@ -326,10 +336,10 @@ impl<K: Key, V: Value> Place<K, V> {
     }
 }
 
-impl<K, V> Drop for Place<K, V> {
+impl<K, V> Drop for Waiter<K, V> {
     fn drop(&mut self) {
-        if let Some((number, ..)) = self.waiting {
-            self.queue.withdraw(number);
+        if let Some(queued) = self.queued {
+            self.queue.withdraw(queued.number);
         }
     }
 }
