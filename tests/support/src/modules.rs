@@ -25,8 +25,14 @@ struct Source {
     syntax: syn::File,
 }
 
-/// The Rust files in a directory and below.
+/// The Rust files in a folder and below.
 pub fn rust_files(root: &Path) -> Vec<PathBuf> {
+    let is_rust = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
+    files(root).into_iter().filter(is_rust).collect()
+}
+
+/// All files in a folder and below.
+pub fn files(root: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -34,7 +40,7 @@ pub fn rust_files(root: &Path) -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else {
                 files.push(path);
             }
         }
