@@ -1,8 +1,9 @@
 //! Database servers that a test run starts: in a temporary folder, on a free port, removed at the end.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
-    fs,
+    fs, iter,
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -343,6 +344,10 @@ fn mysql_like(engine: Engine, owner: Owner, folder: TempDir, program: PathBuf, m
     }
 }
 
+/// Returns a port that no other call returns, as the system may choose one again that is not in use yet.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static CHOSEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ports = iter::repeat_with(|| TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port());
+    ports.find(|port| chosen.insert(*port)).unwrap()
 }
