@@ -27,6 +27,7 @@ mod filter;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod kafka_url;
+mod nats_url;
 mod position;
 mod presence;
 mod replication_lag;
@@ -50,11 +51,12 @@ use tokio::{
 #[cfg(feature = "kafka")]
 pub use self::export::{ExportError, Exporter};
 pub use self::{
-    broker::{Broker, BrokerKind, BrokerUrl},
+    broker::{Broker, BrokerKind, RedisUrl},
     doorbell::DoorbellError,
     event::{Event, EventBody, EventType, MessageBody},
     filter::{EventTypes, Filter},
     kafka_url::KafkaUrl,
+    nats_url::NatsUrl,
     position::{After, Epoch, Position},
     presence::{Presence, PresenceGuard},
     status::{ExportStatus, Status},

@@ -2,12 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use url::Url;
 use utoipa::ToSchema;
 
-use super::KafkaUrl;
+use super::{KafkaUrl, NatsUrl};
 
 /// How processes report new events to each other. A report that is lost delays an event until the next poll.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -17,10 +16,10 @@ pub enum Broker {
     None,
     /// By notifications of PostgreSQL.
     Postgres,
-    /// Through a NATS server.
-    Nats(BrokerUrl),
+    /// Through the servers of a NATS cluster.
+    Nats(NatsUrl),
     /// Through a Redis server.
-    Redis(BrokerUrl),
+    Redis(RedisUrl),
     /// Through a topic of Kafka.
     #[cfg(feature = "kafka")]
     Kafka(KafkaUrl),
@@ -43,9 +42,9 @@ pub enum BrokerKind {
     Kafka,
 }
 
-/// The URL of a broker, with its credentials. It is displayed without them.
+/// The URL of a Redis server, with its credentials. It is displayed without them.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BrokerUrl(Url);
+pub struct RedisUrl(Url);
 
 impl Broker {
     /// Returns the kind.
@@ -70,8 +69,9 @@ impl FromStr for Broker {
         match text {
             "none" => return Ok(Self::None),
             "postgres" => return Ok(Self::Postgres),
-            // It may have several hosts, so it is not a URL in the strict sense.
+            // They may have several hosts, so they are not URLs in the strict sense.
             _ if text.starts_with("kafka") => return kafka(text),
+            _ if is_nats(text) => return text.parse().map(Self::Nats),
             _ => {}
         }
         let url: Url = text.parse().map_err(|_| "must be none, postgres or a URL".to_owned())?;
@@ -82,9 +82,7 @@ impl FromStr for Broker {
             return Err("the URL must not have parameters".to_owned());
         }
         match url.scheme() {
-            "nats" | "tls" if ["", "/"].contains(&url.path()) => Ok(Self::Nats(BrokerUrl(url))),
-            "nats" | "tls" => Err("a URL of NATS must not have a path".to_owned()),
-            "redis" | "rediss" if is_database(url.path()) => Ok(Self::Redis(BrokerUrl(url))),
+            "redis" | "rediss" if is_database(url.path()) => Ok(Self::Redis(RedisUrl(url))),
             "redis" | "rediss" => Err("the path of a URL of Redis must be the number of a database".to_owned()),
             _ => Err("the scheme must be nats, tls, redis, rediss, kafka or kafka+ssl".to_owned()),
         }
@@ -101,35 +99,29 @@ fn kafka(text: &str) -> Result<Broker, String> {
     Err(text.parse::<KafkaUrl>().err().unwrap_or_default())
 }
 
+fn is_nats(text: &str) -> bool {
+    let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme.trim());
+    ["nats", "tls"].iter().any(|nats| scheme.eq_ignore_ascii_case(nats))
+}
+
 fn is_database(path: &str) -> bool {
     let number = path.trim_start_matches('/');
     number.is_empty() || number.parse::<u16>().is_ok()
 }
 
-impl BrokerUrl {
+impl RedisUrl {
     /// Returns the whole URL, with credentials.
     pub(super) fn with_credentials(&self) -> &str {
         self.0.as_str()
     }
+}
 
-    /// Returns the URL without credentials.
-    pub(super) fn without_credentials(&self) -> Url {
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.0.clone();
         // Fails only for URLs without a host.
         let _ = url.set_username("").and_then(|()| url.set_password(None));
-        url
-    }
-
-    /// Returns user and password, decoded.
-    pub(super) fn credentials(&self) -> (String, Option<String>) {
-        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        (decoded(self.0.username()), self.0.password().map(decoded))
-    }
-}
-
-impl fmt::Display for BrokerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.without_credentials().fmt(f)
+        url.fmt(f)
     }
 }
 
@@ -145,7 +137,8 @@ impl fmt::Display for Broker {
         match self {
             Self::None => f.write_str("none"),
             Self::Postgres => f.write_str("postgres"),
-            Self::Nats(url) | Self::Redis(url) => url.fmt(f),
+            Self::Nats(url) => url.fmt(f),
+            Self::Redis(url) => url.fmt(f),
             #[cfg(feature = "kafka")]
             Self::Kafka(url) => url.fmt(f),
         }
@@ -165,6 +158,7 @@ mod tests {
             ("nats://localhost", BrokerKind::Nats),
             ("nats://user:secret@[::1]:4222/", BrokerKind::Nats),
             ("tls://nats.example:4222", BrokerKind::Nats),
+            (" NATS://a:4222,b:4222,nats://c", BrokerKind::Nats),
             ("redis://localhost:6379/1", BrokerKind::Redis),
             ("rediss://:secret@redis.example", BrokerKind::Redis),
         ] {
@@ -188,8 +182,13 @@ mod tests {
 
     #[test]
     fn credentials_are_not_shown() {
-        let Broker::Nats(url) = "nats://ann:p%40ss@localhost:1".parse().unwrap() else { panic!("not NATS") };
-        assert_eq!(url.credentials(), ("ann".to_owned(), Some("p@ss".to_owned())));
-        assert_eq!(format!("{url} {:?}", Broker::Nats(url.clone())), "nats://localhost:1 nats://localhost:1");
+        for (text, shown) in [
+            ("nats://ann:p%40ss@a:1,ann:p%40ss@b:2", "nats://a:1,b:2"),
+            ("tls://token@localhost:1", "tls://localhost:1"),
+            ("redis://ann:p%40ss@localhost:1/2", "redis://localhost:1/2"),
+        ] {
+            let broker: Broker = text.parse().unwrap();
+            assert_eq!(format!("{broker} {broker:?}"), format!("{shown} {shown}"));
+        }
     }
 }

@@ -29,10 +29,10 @@ section! {
         poll: Duration = "500ms", Allowed::duration(Duration::from_millis(10), Duration::from_mins(1));
         /// How processes report new events to each other, without waiting for the next poll. none: not at all.
         /// postgres: with LISTEN and NOTIFY of PostgreSQL, on a dedicated connection; incompatible with PgBouncer in
-        /// transaction mode. Or the URL of a server: nats://USER:PASSWORD@HOST:4222 (tls:// with TLS),
-        /// redis://USER:PASSWORD@HOST:6379 (rediss:// with TLS), or, in builds with the cargo feature kafka,
-        /// kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC (kafka+ssl:// with TLS). While it is unreachable,
-        /// events arrive with the next poll.
+        /// transaction mode. Or a URL: nats://USER:PASSWORD@HOST:4222,HOST:4222 (tls:// with TLS) for one or several servers
+        /// of a cluster, of which the first that responds is used, redis://USER:PASSWORD@HOST:6379 (rediss:// with TLS), or,
+        /// in builds with the cargo feature kafka, kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC (kafka+ssl:// with TLS).
+        /// While no server is reachable, events arrive with the next poll.
         broker: SecretString = "none", Allowed::Described("none, postgres, or a URL of NATS, Redis or Kafka"), secret;
         /// Where events are copied to, as CloudEvents, in builds with the cargo feature kafka. none: nowhere. Or a topic of
         /// Kafka: kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC (kafka+ssl:// with TLS, ?sasl=plain, scram-sha-256 or

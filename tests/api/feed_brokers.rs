@@ -22,7 +22,7 @@ cases![
 ];
 
 /// Without a broker, events of another process would arrive after a minute.
-const POLL: &str = "1m";
+pub(crate) const POLL: &str = "1m";
 
 /// Two processes that use a broker.
 struct Pair {
@@ -73,12 +73,12 @@ impl Pair {
 }
 
 /// How often an outage was reported.
-fn warnings(service: &Service) -> usize {
+pub(crate) fn warnings(service: &Service) -> usize {
     let is_warning = |line: &&Value| line["message"].as_str().is_some_and(|text| text.starts_with("cannot listen for"));
     service.log().iter().filter(is_warning).count()
 }
 
-async fn doorbell(app: &App) -> Value {
+pub(crate) async fn doorbell(app: &App) -> Value {
     app.get("/feed").await.json()["doorbell"].clone()
 }
 
@@ -156,17 +156,20 @@ async fn a_silent_redis_is_noticed(context: Context) {
 }
 
 async fn credentials_are_not_shown(context: Context) {
-    for kind in [BrokerKind::Nats, BrokerKind::Redis] {
+    for (kind, is_list) in [(BrokerKind::Nats, false), (BrokerKind::Nats, true), (BrokerKind::Redis, false)] {
         let mut broker = BrokerServer::new(kind).unwrap();
         broker.start().await;
-        let wrong = broker.url().replace("p%40ss", "wrong-secret");
+        let mut wrong = broker.url().replace("p%40ss", "wrong-secret");
+        if is_list {
+            wrong += ",nats://ann:wrong-secret@127.0.0.1:1";
+        }
         let variables = [("USERS_API__FEED__BROKER", &*wrong), ("RUST_LOG", "trace")];
         // The service starts without its broker.
         let service = Service::start(context.folder(), &variables).await;
         service.logged("cannot listen for events of other processes; they arrive with the next poll").await;
         let app = App::at(service.address, "");
         assert_eq!(doorbell(&app).await["connected"], false);
-        app.create("Ann", &format!("{}@example.com", kind.name())).await;
+        app.create("Ann", &format!("{}-{is_list}@example.com", kind.name())).await;
         let printed = binary(context.folder(), &variables).arg("config").output().await.unwrap().stdout;
         let feed = app.get("/feed").await.text;
         for text in [json!(service.log()).to_string(), String::from_utf8(printed).unwrap(), feed] {
@@ -176,13 +179,18 @@ async fn credentials_are_not_shown(context: Context) {
 }
 
 async fn invalid_brokers_are_refused(context: Context) {
-    for invalid in
-        ["kafka://localhost/a/b", "nats://ann:my-secret@localhost/subject", "redis://ann:my-secret@localhost/x", "nats"]
-    {
+    for (invalid, why) in [
+        ("kafka://localhost/a/b", ""),
+        ("nats://ann:my-secret@localhost/subject", ""),
+        ("nats://ann:my-secret@localhost,localhost:my-secret", "server 2"),
+        ("redis://ann:my-secret@localhost/x", ""),
+        ("nats", ""),
+    ] {
         let output =
             binary(context.folder(), &[("USERS_API__FEED__BROKER", invalid)]).arg("config").output().await.unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && text.contains("FEED__BROKER"), "{text}");
+        assert!(text.contains(why), "{text}");
         assert!(!text.contains("my-secret"), "{text}");
     }
 }

@@ -59,6 +59,7 @@ mod limits;
 mod lists;
 mod logging;
 mod migrations;
+mod nats_cluster;
 mod observability;
 mod ops;
 mod outage_causes;
@@ -187,6 +188,7 @@ fn without_engine() -> Vec<Suite> {
         suite("http_semantics", http_semantics::cases()),
         suite("pipelines", pipelines::cases()),
         suite("reverse_proxies", reverse_proxies::cases()),
+        suite("nats_cluster", nats_cluster::cases()),
         suite("clusters", clusters::cases()).alone(),
         suite("galera", galera::cases()).alone(),
         suite("cli", cli::cases()),

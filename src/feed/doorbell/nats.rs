@@ -8,14 +8,14 @@ use futures_util::StreamExt;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{CHANNEL, DoorbellError, RESPONSE_TIMEOUT};
-use crate::feed::broker::BrokerUrl;
+use crate::feed::nats_url::NatsUrl;
 
 /// A server that is silent for two or three intervals is taken for dead.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// A subject without subscribers: the server responds to a request at once.
 const UNUSED_SUBJECT: &str = "users-api.unused";
 
-pub(super) async fn listen(url: &BrokerUrl, rings: &Notify, on_ring: &impl Fn()) -> Result<Infallible, DoorbellError> {
+pub(super) async fn listen(url: &NatsUrl, rings: &Notify, on_ring: &impl Fn()) -> Result<Infallible, DoorbellError> {
     let disconnected = Arc::new(Notify::new());
     let client = connect(url, &disconnected).await?;
     let mut messages = in_time(client.subscribe(CHANNEL)).await?;
@@ -38,8 +38,14 @@ pub(super) async fn listen(url: &BrokerUrl, rings: &Notify, on_ring: &impl Fn())
     }
 }
 
-/// Connects once: whether and when to connect again is decided by the caller, who reports it.
-async fn connect(url: &BrokerUrl, disconnected: &Arc<Notify>) -> Result<Client, DoorbellError> {
+/// Connects to the first server that responds. Each is tried once: whether and when to connect again is decided by the
+/// caller, who reports it.
+async fn connect(url: &NatsUrl, disconnected: &Arc<Notify>) -> Result<Client, DoorbellError> {
+    // The client would log the credentials in a URL.
+    let servers: Result<Vec<ServerAddr>, _> = url.servers().map(|server| server.parse()).collect();
+    let servers = servers.map_err(failed)?;
+    // Name resolution has no timeout.
+    let limit = RESPONSE_TIMEOUT * u32::try_from(servers.len() + 1).unwrap_or(u32::MAX);
     let options = ConnectOptions::new()
         .name("users-api")
         // A process ignores its own messages.
@@ -47,12 +53,14 @@ async fn connect(url: &BrokerUrl, disconnected: &Arc<Notify>) -> Result<Client, 
         .connection_timeout(RESPONSE_TIMEOUT)
         .request_timeout(Some(RESPONSE_TIMEOUT))
         .ping_interval(PING_INTERVAL)
-        .max_reconnects(1)
+        .max_reconnects(servers.len())
+        .retain_servers_order()
+        // They may have addresses that only the other servers can reach.
         .ignore_discovered_servers();
-    let options = match url.credentials() {
-        (user, None) if user.is_empty() => options,
-        (token, None) => options.token(token),
-        (user, Some(password)) => options.user_and_password(user, password),
+    let options = match url.credentials.clone() {
+        None => options,
+        Some((token, None)) => options.token(token),
+        Some((user, Some(password))) => options.user_and_password(user, password),
     };
     let options = options.event_callback({
         let disconnected = Arc::clone(disconnected);
@@ -63,10 +71,7 @@ async fn connect(url: &BrokerUrl, disconnected: &Arc<Notify>) -> Result<Client, 
             ready(())
         }
     });
-    // The client would log the credentials in a URL.
-    let address = ServerAddr::from_url(url.without_credentials()).map_err(failed)?;
-    // Name resolution has no timeout.
-    timeout(2 * RESPONSE_TIMEOUT, options.connect(address)).await.map_err(|_| DoorbellError::Silent)?.map_err(failed)
+    timeout(limit, options.connect(servers)).await.map_err(|_| DoorbellError::Silent)?.map_err(failed)
 }
 
 async fn in_time<T, E: StdError + Send + Sync + 'static>(

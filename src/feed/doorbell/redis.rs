@@ -10,14 +10,14 @@ use tokio::{
 };
 
 use super::{CHANNEL, DoorbellError, RESPONSE_TIMEOUT};
-use crate::feed::broker::BrokerUrl;
+use crate::feed::broker::RedisUrl;
 
 /// After how much silence the connection is checked.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// `process` distinguishes own messages, which are ignored.
 pub(super) async fn listen(
-    url: &BrokerUrl,
+    url: &RedisUrl,
     process: &str,
     rings: &Notify,
     on_ring: &impl Fn(),
@@ -50,7 +50,7 @@ pub(super) async fn listen(
     }
 }
 
-fn client(url: &BrokerUrl) -> RedisResult<Client> {
+fn client(url: &RedisUrl) -> RedisResult<Client> {
     let settings = TcpSettings::default().set_nodelay(true);
     Client::open(url.with_credentials().into_connection_info()?.set_tcp_settings(settings))
 }

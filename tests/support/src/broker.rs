@@ -58,6 +58,12 @@ impl BrokerServer {
         format!("{}://{user}127.0.0.1:{}", self.kind.name(), self.port)
     }
 
+    /// The URL of a cluster, beginning with the server of this index.
+    pub fn cluster_url(servers: &[Self], first: usize) -> String {
+        let (others, preferred) = servers.split_at(first);
+        preferred.iter().chain(others).map(Self::url).collect::<Vec<_>>().join(",")
+    }
+
     /// Starts it, and waits until it accepts connections.
     pub async fn start(&mut self) {
         let (port, pid) = (self.port.to_string(), self.folder.path().join("pid"));
