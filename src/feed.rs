@@ -10,6 +10,7 @@
 //! * `ring`: the latest events.
 //! * `catch_up`: earlier events, from the database.
 //! * `subscription`: reads events for a client.
+//! * `round`: reads the feed, and gives committed changes their positions.
 //! * `replication_lag`: a server that lags, and a restored database.
 //! * `filter`: which events a client wants.
 //! * `presence`: which users are connected.
@@ -32,6 +33,7 @@ mod position;
 mod presence;
 mod replication_lag;
 mod ring;
+mod round;
 mod status;
 mod subscription;
 
@@ -63,7 +65,7 @@ pub use self::{
     subscription::{Closing, Delivery, ResyncReason, Subscription},
 };
 use self::{catch_up::CatchUp, doorbell::Doorbell, replication_lag::ReplicationLag, ring::Ring};
-use crate::service::{ChangeSignal, Error, FeedState, FeedStore};
+use crate::service::{ChangeSignal, Error, FeedStore};
 
 const EVENTS: &str = "feed_events_total";
 const SUBSCRIBERS: &str = "feed_subscribers";
@@ -298,100 +300,6 @@ impl Shared {
         let began = *self.succeeded_at.lock().unwrap_or_else(PoisonError::into_inner);
         began.is_some_and(|began| began.elapsed() < SHARED_ROUND)
     }
-
-    async fn advance(&self) -> Result<(), Error> {
-        let round = self.rounds.fetch_add(1, Ordering::AcqRel) + 1;
-        let began = Instant::now();
-        let mut state = self.store.state().await?;
-        let is_sequencer = state.has_pending;
-        if is_sequencer {
-            while self.store.stamp().await? {}
-            state = self.store.state().await?;
-        }
-        let known = self.known.borrow().head.clone();
-        if state.epoch.is_empty() {
-            self.store.replace_epoch(state.epoch, Epoch::generate().to_string(), None).await?;
-            state = self.store.state().await?;
-        } else if let Some(head) = known.as_ref().filter(|head| is_behind(&state, head)) {
-            if self.lag.may_end(began) {
-                // Another server has the events that this one lacks.
-                self.succeed(round, began);
-                return Ok(());
-            }
-            let epoch = state.epoch;
-            tracing::warn!(epoch, "the database has fewer events than before: it was restored; clients read again");
-            let number = head.latest.number.cast_signed();
-            self.store.replace_epoch(epoch, Epoch::generate().to_string(), Some(number)).await?;
-            state = self.store.state().await?;
-        }
-        self.lag.end();
-        let number = state.number.cast_unsigned();
-        let latest = match &known {
-            Some(head) if *head.latest.epoch == *state.epoch => head.latest.clone(),
-            _ => {
-                let latest = Position { epoch: Epoch::from_stored(&state.epoch), number };
-                self.ring_mut().restart(number);
-                latest
-            }
-        };
-        // On SQLite nothing is pending, and each process that finds events reports them.
-        if is_sequencer || self.store.is_in_commit_order() && latest.number < number {
-            self.doorbell.ring();
-        }
-        self.read_to(latest, number, state.floor.cast_unsigned()).await?;
-        self.succeed(round, began);
-        Ok(())
-    }
-
-    fn succeed(&self, round: u64, began: Instant) {
-        self.succeeded.store(round, Ordering::Release);
-        *self.succeeded_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
-    }
-
-    /// Reads the events after `latest` into the ring, up to `number`.
-    async fn read_to(&self, mut latest: Position, number: u64, floor: u64) -> Result<(), Error> {
-        if latest.number < number && self.subscribers.load(Ordering::Relaxed) == 0 {
-            // No one needs them in memory. A client that continues before this position reads from the database.
-            self.ring_mut().restart(number);
-            self.catch_up.forget();
-            latest.number = number;
-        }
-        self.publish(&latest, floor);
-        while latest.number < number {
-            let page = self.store.page(latest.number.cast_signed()).await?;
-            let events: Vec<Event> = page.iter().map(|entry| Event::new(&latest.epoch, entry)).collect();
-            if events.iter().any(|event| event.event_type() == Some(EventType::Deleted)) {
-                self.catch_up.forget();
-            }
-            let mut ring = self.ring_mut();
-            if let Some(last) = events.last().filter(|_| events[0].number() == latest.number + 1) {
-                latest.number = last.number();
-                metrics::counter!(EVENTS).increment(events.len() as u64);
-                ring.extend(events);
-            } else {
-                // They expired before they were read.
-                latest.number = number;
-                ring.restart(number);
-            }
-            drop(ring);
-            self.publish(&latest, floor);
-        }
-        Ok(())
-    }
-
-    fn publish(&self, latest: &Position, floor: u64) {
-        self.known.send_if_modified(|known| {
-            let next = Some(Head { latest: latest.clone(), floor: floor.min(latest.number) });
-            let is_new = known.head != next;
-            known.head = next;
-            is_new
-        });
-    }
-}
-
-/// Returns whether a state lacks events that are known.
-fn is_behind(state: &FeedState, known: &Head) -> bool {
-    *known.latest.epoch == *state.epoch && known.latest.number > state.number.cast_unsigned()
 }
 
 /// Returns a number from 0 to 1, which spreads what many processes and clients do.

@@ -217,6 +217,12 @@ impl Event {
         self.number
     }
 
+    /// Returns whether both are the same event, whose data may have been erased since.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.number, self.user, self.version) == (other.number, other.user, other.version)
+    }
+
     /// Returns the user that was changed, or the receiver of the message.
     #[must_use]
     pub fn user(&self) -> UserId {
@@ -297,10 +303,19 @@ fn message_body(position: String, entry: &JournalEntry, data: &str) -> Option<Ve
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
+    /// Returns an event with this position.
+    pub(in crate::feed) fn event_at(number: i64) -> Event {
+        numbered(number, "created", Some("Ann"))
+    }
+
     fn event(action: &str, name: Option<&str>) -> Event {
+        numbered(42, action, name)
+    }
+
+    fn numbered(number: i64, action: &str, name: Option<&str>) -> Event {
         let time = DateTime::from_timestamp(1_800_000_000, 1_000).unwrap();
         let entry = JournalEntry {
             id: 7,
@@ -315,7 +330,7 @@ mod tests {
             email: name.map(|_| "ann@example.com".to_owned()),
             created_at: time,
         };
-        Event::new(&Epoch::from_stored("e"), &FeedEntry { number: 42, entry, message: None })
+        Event::new(&Epoch::from_stored("e"), &FeedEntry { number, entry, message: None })
     }
 
     fn parsed(event: &Event) -> serde_json::Value {

@@ -53,15 +53,40 @@ impl Ring {
         }
     }
 
-    /// Returns the events after a position; `None` if the next event has been evicted.
-    pub(super) fn after(&self, number: u64) -> Option<impl Iterator<Item = &Event>> {
-        let missing = self.latest.checked_sub(number)?;
+    /// Returns the events after a position, up to another one; `None` if the next event has been evicted.
+    pub(super) fn between(&self, after: u64, last: u64) -> Option<impl Iterator<Item = &Event>> {
+        let missing = self.latest.checked_sub(after)?;
         let skipped = self.events.len().checked_sub(usize::try_from(missing).ok()?)?;
-        Some(self.events.range(skipped..))
+        Some(self.events.range(skipped..).take_while(move |event| event.number() <= last))
+    }
+
+    /// Returns the latest event.
+    pub(super) fn last(&self) -> Option<&Event> {
+        self.events.back()
     }
 
     /// Returns the number of events and their size.
     pub(super) fn size(&self) -> (usize, usize) {
         (self.events.len(), self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::event::tests::event_at;
+
+    #[test]
+    fn events_are_returned_up_to_a_position() {
+        let mut ring = Ring::new(usize::MAX);
+        ring.restart(4);
+        ring.extend((5..=9).map(event_at).collect());
+        let between = |after, last| Some(ring.between(after, last)?.map(Event::number).collect::<Vec<_>>());
+        assert_eq!(between(4, 9), Some(vec![5, 6, 7, 8, 9]));
+        // A subscriber that does not know of the latest events yet.
+        assert_eq!(between(6, 8), Some(vec![7, 8]));
+        assert_eq!(between(8, 8), Some(Vec::new()));
+        assert_eq!(between(3, 9), None, "the next event is not in memory");
+        assert_eq!(between(10, 10), None);
     }
 }

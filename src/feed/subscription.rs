@@ -183,7 +183,9 @@ impl Subscription {
         let caught_up = self.known.wait_for(|known| known.closing_since.is_some() || !is_behind(known.head.as_ref()));
         // The background job reads the feed in the meantime.
         let _ = timeout(self.feed.0.lag.max(), caught_up).await;
-        start(after, self.feed.head().as_ref())
+        let head = self.feed.head();
+        // At a shutdown it is not known whether events are missing: the client continues at another process.
+        if self.is_closing() && is_behind(head.as_ref()) { Start::Unknown } else { start(after, head.as_ref()) }
     }
 
     /// Reads what other processes, and this one, have committed until now.
@@ -278,7 +280,8 @@ impl Subscription {
     /// Takes the next events that are wanted, and moves the cursor. `None`: they are no longer available.
     async fn take(&mut self, head: &Head, limit: usize) -> Result<Option<Vec<Event>>, Error> {
         let Cursor::At(at) = &mut self.cursor else { return Ok(Some(Vec::new())) };
-        if let Some(events) = self.feed.0.ring().after(at.number) {
+        // The ring may have newer events than the head that this subscription knows.
+        if let Some(events) = self.feed.0.ring().between(at.number, head.latest.number) {
             return Ok(Some(select(events, &self.filter, limit, &mut at.number)));
         }
         let page = self.feed.0.catch_up.page(&self.feed.0.store, &at.epoch, at.number).await?;

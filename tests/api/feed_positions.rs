@@ -16,6 +16,8 @@ cases![
     positions_that_are_gone_are_reported,
     a_restored_database_is_detected,
     a_server_that_lags_is_not_a_restored_database,
+    events_that_the_database_has_lost_are_noticed,
+    a_shutdown_is_not_a_restored_database,
     a_deletion_erases_earlier_events,
     old_events_expire,
     a_disabled_feed_ends_the_epoch,
@@ -142,6 +144,64 @@ async fn a_server_that_lags_is_not_a_restored_database(context: Context) {
     let event = stream.event().await;
     let (epoch, _) = end.split_once('.').unwrap();
     assert_eq!((&event["data"], &event["position"]), (&user, &json!(format!("{epoch}.6"))));
+}
+
+async fn events_that_the_database_has_lost_are_noticed(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let url = context.database().await;
+    let app = context.app_on(&url, &[("feed.poll", "50ms")]).await;
+    app.create("Ann", "ann@example.com").await;
+    let (mut stream, _) = EventStream::open(&app, "", "").await;
+    app.create("Lost", "lost@example.com").await;
+    let lost = stream.event().await;
+
+    // As if a replica without the latest commit had become the primary: other events get its positions.
+    let direct = connect(&url).await;
+    let number = number_of(lost["position"].as_str().unwrap());
+    for statement in [
+        format!("DELETE FROM users_feed_positions WHERE number = {number}"),
+        "DELETE FROM users_journal WHERE email = 'lost@example.com'".to_owned(),
+        format!("UPDATE users_feed SET number = {}", number - 1),
+    ] {
+        direct.execute_unprepared(&statement).await.unwrap();
+    }
+    direct.close().await.unwrap();
+    app.create("Ben", "ben@example.com").await;
+    app.create("Cid", "cid@example.com").await;
+
+    let message = stream.next().await.unwrap();
+    assert_eq!(message.event, "resync", "{message:?}");
+    assert_eq!(message.json()["reason"], "epoch");
+    assert_eq!(number_of(&message.id), number + 1, "{}", message.id);
+    let (epoch, _) = lost["position"].as_str().unwrap().split_once('.').unwrap();
+    assert_ne!(message.id.split_once('.').unwrap().0, epoch);
+    let user = app.create("Dan", "dan@example.com").await;
+    assert_eq!(stream.event().await["data"], user, "the stream continues");
+}
+
+async fn a_shutdown_is_not_a_restored_database(context: Context) {
+    if context.engine() == Engine::Sqlite {
+        return;
+    }
+    let url = context.database().await;
+    let mut service = Service::start(context.folder(), &[("DATABASE_URL", &url)]).await;
+    let app = App::at(service.address, &url);
+    app.create("Ann", "ann@example.com").await;
+    let end = eventually("one event", || async { Some(latest(&app).await).filter(|end| number_of(end) == 1) }).await;
+    let (epoch, _) = end.split_once('.').unwrap();
+
+    // The position of a process that has read more.
+    let request = app.request(Method::GET, "/users/changes").header("last-event-id", format!("{epoch}.5"));
+    let mut stream = EventStream::of(request).await.unwrap();
+    eventually("the client waits", || async { (app.get("/feed").await.json()["subscribers"] == 1).then_some(()) })
+        .await;
+    service.signal("TERM").await;
+    while let Some(message) = stream.next().await {
+        assert_ne!(message.event, "resync", "{message:?}");
+    }
+    service.ended().await;
 }
 
 async fn a_deletion_erases_earlier_events(context: Context) {
