@@ -62,7 +62,7 @@ pub use self::{
     position::{After, Epoch, Position},
     presence::{Presence, PresenceGuard},
     status::{ExportStatus, Status},
-    subscription::{Closing, Delivery, ResyncReason, Subscription},
+    subscription::{Closing, Delivery, MAX_BYTES, ResyncReason, Subscription},
 };
 use self::{catch_up::CatchUp, doorbell::Doorbell, replication_lag::ReplicationLag, ring::Ring};
 use crate::service::{ChangeSignal, Error, FeedStore};

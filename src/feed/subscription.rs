@@ -13,7 +13,7 @@ use super::{After, Event, Feed, Filter, Head, Known, Position, SUBSCRIBERS, rand
 use crate::service::Error;
 
 /// Maximum size of a delivery, except that it has at least one event.
-const MAX_BYTES: usize = 32 << 10;
+pub const MAX_BYTES: usize = 32 << 10;
 
 /// What a subscription delivers.
 #[derive(Clone, Debug)]

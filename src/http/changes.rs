@@ -19,7 +19,7 @@ use utoipa::{
     openapi::{RefOr, Schema},
 };
 
-pub(super) use self::event_stream::Resync;
+pub(super) use self::event_stream::{RECONNECT_MS, Resync};
 use super::{
     access::{Allowed, FeedRead},
     feed_position::{self, FEED_POSITION},

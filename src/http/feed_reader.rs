@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long a response may be silent.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often at most a caller is checked again.
 const RECHECK: Duration = Duration::from_secs(1);
 /// Pause before another attempt to read the database.

@@ -46,6 +46,8 @@ pub(super) struct Problem {
 }
 
 impl Problem {
+    pub(super) const MEDIA_TYPE: &'static str = "application/problem+json";
+
     pub(super) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new(), header: None, cause: None, info: OnceCell::new() }
     }
@@ -150,7 +152,7 @@ impl ResponseError for Problem {
         let info = self.info.get();
         let status = self.status_code();
         let mut response = HttpResponse::build(status);
-        response.content_type("application/problem+json");
+        response.content_type(Self::MEDIA_TYPE);
         if let Some(info) = info {
             response.insert_header((REQUEST_ID, info.request_id.clone()));
         }

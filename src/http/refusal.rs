@@ -33,8 +33,9 @@ pub(super) fn for_parser_response(response: &[u8]) -> Option<Bytes> {
     let body = problem.body(None);
     let status = problem.status_code();
     let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{REQUEST_ID}: {}\r\n\
+        "HTTP/1.1 {status}\r\ncontent-type: {}\r\ncontent-length: {}\r\n{REQUEST_ID}: {}\r\n\
          cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\ndate: {}\r\n\r\n",
+        Problem::MEDIA_TYPE,
         body.len(),
         id.to_str().ok()?,
         header::HttpDate::from(std::time::SystemTime::now()),

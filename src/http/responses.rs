@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use actix_web::http::StatusCode;
-use serde_json::json;
 use utoipa::{
     IntoResponses,
     openapi::{
-        ContentBuilder, Ref, RefOr, Response, ResponseBuilder, header::HeaderBuilder, schema::ObjectBuilder,
-        schema::Type,
+        ContentBuilder, Ref, RefOr, Response, ResponseBuilder, example::ExampleBuilder, header::HeaderBuilder,
+        schema::ObjectBuilder, schema::Type,
     },
 };
 
-use super::{media_types::NDJSON, problem::Kind};
+use super::{
+    media_types::NDJSON,
+    problem::{Kind, Problem},
+};
 
 /// For routes with a query string.
 pub(super) struct QueryProblems;
@@ -237,27 +239,22 @@ fn responses(kinds: &[Kind]) -> Responses {
         .filter_map(|(status, kinds)| {
             let (_, _, title) = kinds.first()?.parts();
             let examples = kinds.iter().map(|kind| {
-                let (status, code, title) = kind.parts();
-                let example = utoipa::openapi::example::ExampleBuilder::new().summary(title).value(Some(json!({
-                    "type": format!("urn:problem-type:users-api:{code}"),
-                    "title": title,
-                    "status": status.as_u16(),
-                    "detail": title,
-                    "instance": "/users",
-                    "code": code,
-                })));
-                (code, example)
+                let (_, code, title) = kind.parts();
+                let problem = Problem::new(*kind, title);
+                // Strings and numbers always serialize.
+                let body = serde_json::to_value(problem.to_body(None)).unwrap_or_default();
+                (code, ExampleBuilder::new().summary(title).value(Some(body)))
             });
             let content = ContentBuilder::new()
                 .schema(Some(Ref::from_schema_name("Problem")))
                 .examples_from_iter(examples)
                 .build();
-            let mut response = ResponseBuilder::new().description(title).content("application/problem+json", content);
+            let mut response = ResponseBuilder::new().description(title).content(Problem::MEDIA_TYPE, content);
             let header = if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status)
                 || kinds.contains(&Kind::IdempotencyKeyInUse)
             {
                 Some(("Retry-After", Type::Integer, "Seconds to wait before a retry"))
-            } else if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+            } else if status == StatusCode::UNAUTHORIZED || kinds.contains(&Kind::ScopeMissing) {
                 Some(("WWW-Authenticate", Type::String, "How to authenticate (RFC 6750)"))
             } else if kinds.contains(&Kind::PositionGone) {
                 Some((

@@ -19,11 +19,15 @@ use actix_web::{
 };
 use futures_util::stream;
 
-pub(super) use self::messages::{ErrorCode, schemas};
 use self::{
     frames::Frames,
     socket::{Entry, Socket},
     tickets::Tickets,
+};
+pub(super) use self::{
+    frames::{FRAMES_PERIOD, MAX_FRAMES, MAX_MESSAGE},
+    messages::{ErrorCode, schemas},
+    socket::{PING_INTERVAL, SILENCE_TIMEOUT, SUBSCRIBE_TIMEOUT},
 };
 use super::{
     access::{AllowedOrTicket, FeedRead, TicketParameters, authenticator},

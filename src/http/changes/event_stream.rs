@@ -1,6 +1,6 @@
 //! Server-sent events: messages with the position as `id`, so that `EventSource` resumes automatically.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, ops::Range};
 
 use actix_web::{
     HttpResponse,
@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// After how many milliseconds at least, and with what spread, clients reconnect.
-const RECONNECT_MS: (u32, u32) = (1000, 2000);
+/// After how many milliseconds clients reconnect.
+pub(in crate::http) const RECONNECT_MS: Range<u32> = 1000..3000;
 
 /// Returns the stream. It starts before anything is read: `EventSource` does not connect again after most other statuses.
 pub(super) fn respond(stream: FeedReader) -> HttpResponse {
@@ -103,6 +103,6 @@ fn resync(reason: ResyncReason, position: &Position) -> String {
 
 /// Returns the field with the time until a client reconnects: random, so that not all of them do at the same moment.
 fn retry() -> String {
-    let (least, spread) = RECONNECT_MS;
-    format!("retry: {}\n", least + getrandom::u32().unwrap_or_default() % spread)
+    let Range { start, end } = RECONNECT_MS;
+    format!("retry: {}\n", start + getrandom::u32().unwrap_or_default() % (end - start))
 }

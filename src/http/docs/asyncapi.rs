@@ -1,7 +1,7 @@
-//! The AsyncAPI document: the messages of the live feed. The channels and their texts are in `asyncapi.json`; the schemas
-//! come from the types of the messages.
+//! The AsyncAPI document: the messages of the live feed. `asyncapi.json` has the servers, channels, operations and texts; the
+//! schemas, query parameters and limits come from the code.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, http::header::HeaderValue};
 use serde_json::{Map, Value};
@@ -11,10 +11,11 @@ use utoipa::{
 };
 
 use crate::{
-    feed::{After, EventBody, EventType, MessageBody, Position, ResyncReason},
+    feed::{After, EventBody, EventType, MAX_BYTES, MessageBody, Position, ResyncReason},
     http::{
         access::TicketParameters,
-        changes::{ChangesParameters, Resync},
+        changes::{ChangesParameters, RECONNECT_MS, Resync},
+        feed_reader::{HEARTBEAT, MAX_EVENTS},
         policy::Asset,
         responses::HostProblems,
         websocket,
@@ -44,13 +45,37 @@ pub(in crate::http) async fn asyncapi(request: HttpRequest) -> HttpResponse {
 }
 
 fn document() -> Value {
+    let limits = limits().into_iter();
+    let text = limits.fold(include_str!("asyncapi.json").to_owned(), |text, (name, limit)| {
+        text.replace(&format!("${{{name}}}"), &limit)
+    });
     // A test requests the document.
-    let mut document: Value = serde_json::from_str(include_str!("asyncapi.json")).unwrap_or_default();
+    let mut document: Value = serde_json::from_str(&text).unwrap_or_default();
     document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
     document["components"]["schemas"] = schemas().into();
     document["channels"]["ws"]["bindings"]["ws"]["query"] = query::<TicketParameters>();
     document["operations"]["sendChanges"]["bindings"]["http"]["query"] = query::<ChangesParameters>();
+    let retry = &mut document["components"]["messages"]["position"]["headers"]["properties"]["retry"];
+    retry["minimum"] = RECONNECT_MS.start.into();
+    retry["maximum"] = (RECONNECT_MS.end - 1).into();
     document
+}
+
+/// Returns the limits that the texts name.
+fn limits() -> Vec<(&'static str, String)> {
+    let seconds = |duration: Duration| format!("{} s", duration.as_secs());
+    let kib = |bytes: usize| format!("{} KiB", bytes >> 10);
+    vec![
+        ("HEARTBEAT", seconds(HEARTBEAT)),
+        ("MAX_EVENTS", MAX_EVENTS.to_string()),
+        ("MAX_BYTES", kib(MAX_BYTES)),
+        ("SUBSCRIBE_TIMEOUT", seconds(websocket::SUBSCRIBE_TIMEOUT)),
+        ("PING_INTERVAL", seconds(websocket::PING_INTERVAL)),
+        ("SILENCE_TIMEOUT", seconds(websocket::SILENCE_TIMEOUT)),
+        ("MAX_MESSAGE", kib(websocket::MAX_MESSAGE)),
+        ("MAX_FRAMES", websocket::MAX_FRAMES.to_string()),
+        ("FRAMES_PERIOD", seconds(websocket::FRAMES_PERIOD)),
+    ]
 }
 
 /// Returns the schema of a query string.

@@ -7,7 +7,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::codec::Decoder;
 
 /// Maximum size of a message of a client: a subscription to 100 users is half as long.
-const MAX_MESSAGE: usize = 8 << 10;
+pub(in crate::http) const MAX_MESSAGE: usize = 8 << 10;
 /// The least length that a control frame must not have.
 const TOO_LONG_CONTROL: u64 = 126;
 /// In the first byte of a frame: it is a control frame.
@@ -15,8 +15,8 @@ const CONTROL: u8 = 0x08;
 /// In the second byte: it is masked. The other bits are its length.
 const MASKED: u8 = 0x80;
 /// Maximum number of frames in a period.
-const MAX_FRAMES: u32 = 100;
-const FRAMES_PERIOD: Duration = Duration::from_secs(10);
+pub(in crate::http) const MAX_FRAMES: u32 = 100;
+pub(in crate::http) const FRAMES_PERIOD: Duration = Duration::from_secs(10);
 /// Close code of a client that sends too many frames or tickets.
 pub(super) const TOO_MANY: CloseCode = CloseCode::Other(4029);
 

@@ -24,12 +24,12 @@ use crate::{
 };
 
 /// How long a client may take to subscribe.
-const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(in crate::http) const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of pings, ± 20 %.
-const PING_INTERVAL: Duration = Duration::from_secs(25);
+pub(in crate::http) const PING_INTERVAL: Duration = Duration::from_secs(25);
 const PING_JITTER: f64 = 0.2;
 /// How long a client may be silent, although it has to respond to pings.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(65);
+pub(in crate::http) const SILENCE_TIMEOUT: Duration = Duration::from_secs(65);
 /// How long a client may take to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
