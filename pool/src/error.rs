@@ -12,7 +12,7 @@ use crate::{
     stats::snapshot::{OperationInfo, Status},
 };
 
-/// Why an operation failed.
+/// The error type of operations.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -83,7 +83,7 @@ impl std::fmt::Display for PoolUsage {
     }
 }
 
-/// Why [`Pool::connect`](crate::Pool::connect) failed.
+/// The error type of [`Pool::connect`](crate::Pool::connect).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -114,7 +114,7 @@ pub enum ConnectError {
     Interrupted,
 }
 
-/// Why [`Pool::reconfigure`](crate::Pool::reconfigure) failed.
+/// The error type of [`Pool::reconfigure`](crate::Pool::reconfigure).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReconfigureError {

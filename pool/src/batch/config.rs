@@ -15,7 +15,7 @@ pub(super) type Body<K, V> = dyn Fn(Connection, Arc<[K]>) -> BoxFuture<'static, 
 
 type Grouping<K, V> = fn(Vec<PendingRequest<K, V>>) -> Vec<Group<K, V>>;
 
-/// How operations of one kind share statements.
+/// The rules by which operations of one kind share statements.
 pub(super) struct BatchConfig<K, V> {
     pub(super) operation: &'static str,
     /// The kind of operation for a single request.

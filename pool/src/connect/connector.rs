@@ -34,7 +34,7 @@ const MIN_STATEMENT_CACHE: usize = 5;
 /// Round trips to open a connection, for the hook `before_round_trip`: connection, authentication, session settings.
 const CONNECT_ROUND_TRIPS: usize = 3;
 
-/// Why a connection could not be opened.
+/// The reason why a connection could not be opened.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{kind}")]
 pub(crate) struct ConnectFailure {

@@ -1,4 +1,4 @@
-//! What is known of the hosts of a database URL, and which one to try next.
+//! The state of the hosts of a database URL, and the choice of the next one to try.
 //!
 //! A URL with several hosts is that of a cluster, or of a primary with replicas. Connections go to the first host that
 //! works, or to a random one (`load_balance_hosts`). A host that failed is tried last, until [`RETRY`] has passed, or
@@ -40,7 +40,7 @@ struct Host {
     state: Mutex<HostState>,
 }
 
-/// What the latest connection attempt, ping or statement has found.
+/// The state of a host after the latest connection attempt, ping or statement.
 #[derive(Clone, Debug)]
 pub(crate) enum HostState {
     /// No connection to it was tried.
@@ -49,7 +49,7 @@ pub(crate) enum HostState {
     Failed(HostFailure),
 }
 
-/// Why a host is not used.
+/// The failure for which a host is not used.
 #[derive(Clone, Debug)]
 pub(crate) struct HostFailure {
     pub(crate) kind: DbErrorKind,

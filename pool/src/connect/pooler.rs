@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-/// How a connection pooler in front of the database assigns server connections.
+/// The mode in which a connection pooler in front of the database assigns server connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolPooler))]

@@ -62,7 +62,7 @@ pub(super) enum StatementTimeout {
     After(Duration),
 }
 
-/// What a new connection has to be, beyond its address.
+/// The requirements of a new connection, beyond its address.
 #[derive(Clone, Copy)]
 pub(super) struct ConnectParams<'a> {
     pub(super) session: &'a Session,

@@ -29,7 +29,7 @@ const MAX_CONFLICT_ATTEMPTS: u32 = 10;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(4);
 const MAX_BACKOFF: Duration = Duration::from_millis(250);
 
-/// What an operation does. It decides whether a failed attempt may be retried.
+/// The kind of an operation. It decides whether a failed attempt may be retried.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     /// Changes nothing, so it may be retried.
@@ -97,7 +97,7 @@ enum RetryReason {
     ConnectionLost,
 }
 
-/// How to run an operation.
+/// The options of an operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RunOptions {
     pub(crate) kind: Kind,

@@ -53,7 +53,7 @@ impl Attempt {
     }
 }
 
-/// What must be done with a connection before the next operation can use it.
+/// The cleanup of a connection before the next operation can use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cleanup {
     Nothing,

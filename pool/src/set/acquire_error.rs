@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::error_kind::DbErrorKind;
 
-/// Why an operation did not get a connection.
+/// The reason why an operation did not get a connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {

@@ -34,7 +34,7 @@ impl<T> PoolEntry<T> {
     }
 }
 
-/// Why a connection was closed.
+/// The reason why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
     Idle,

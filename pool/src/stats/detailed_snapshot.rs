@@ -37,7 +37,7 @@ pub struct ConnectionInfo {
     /// Identifies the connection in this pool. Ids ascend in the order in which connections were opened.
     #[cfg_attr(feature = "utoipa", schema(example = 7))]
     pub id: u64,
-    /// What it does.
+    /// Its state.
     pub state: ConnectionState,
     /// The operation that holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ pub struct ConnectionInfo {
     pub for_ms: u64,
 }
 
-/// What an open connection does.
+/// The state of an open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolConnectionState))]

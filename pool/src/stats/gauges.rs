@@ -24,7 +24,7 @@ const STATES: [(PoolState, &str); 5] = [
     (PoolState::Closed, "closed"),
 ];
 
-/// What the gauges show.
+/// The values of the gauges.
 #[derive(Debug)]
 pub(crate) struct Values<'a> {
     pub(crate) status: &'a Status,

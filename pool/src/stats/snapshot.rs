@@ -67,7 +67,7 @@ pub struct HostStatus {
     /// Host and port, or the path of a socket.
     #[cfg_attr(feature = "utoipa", schema(example = "db-1.internal:5432"))]
     pub host: String,
-    /// What the latest connection attempt, ping or statement has found.
+    /// Its state after the latest connection attempt, ping or statement.
     pub state: HostState,
     /// Why it is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +77,7 @@ pub struct HostStatus {
     pub connections: u32,
 }
 
-/// What the latest connection attempt to a host, or ping or statement on it, has found.
+/// The state of a host after the latest connection attempt, ping or statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema), schema(as = PoolHostState))]

@@ -12,7 +12,7 @@ const PRECISION: u32 = 2;
 /// The first bucket, those of the octaves, and one for longer times.
 const BUCKETS: usize = 1 + (OCTAVES << PRECISION) as usize + 1;
 
-/// How many times were recorded in each bucket.
+/// The number of times that were recorded in each bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct TimeHistogram([u64; BUCKETS]);
 

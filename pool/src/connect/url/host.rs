@@ -11,7 +11,7 @@ use super::{
     text::{self, ENCODE},
 };
 
-/// Where the server listens.
+/// The endpoint on which the server listens.
 #[derive(Clone, PartialEq, Eq)]
 pub(in crate::connect) enum Host {
     /// A name or an IP address, without brackets.
@@ -98,7 +98,7 @@ impl HostList {
     }
 }
 
-/// Which server a connection may be to, if the URL has several hosts.
+/// The servers that a connection may be to, if the URL has several hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::connect) enum TargetServer {
     Any,

@@ -1,6 +1,6 @@
 //! Errors in database URLs.
 
-/// Why a text is not a usable database URL. The text is not repeated, because it may contain a password.
+/// The reason why a text is not a usable database URL. The text is not repeated, because it may contain a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidUrl {

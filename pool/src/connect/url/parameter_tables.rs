@@ -3,7 +3,7 @@
 //! They contain the spellings of libpq and the MySQL client, of Prisma, JDBC, node-postgres, mysql2, PyMySQL and Go's
 //! driver, and what hosting providers put into their URLs. Names are compared without case, `-` and `_`.
 
-/// What a parameter means.
+/// The meaning of a parameter, or the reason why it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Host,

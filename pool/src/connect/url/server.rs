@@ -12,7 +12,7 @@ use super::{
     tls::{Tls, TlsMode, TlsRequirements},
 };
 
-/// What differs between the engines.
+/// The differences between the engines.
 pub(super) struct Dialect {
     engine: Engine,
     port: u16,
@@ -70,7 +70,7 @@ struct Authority {
     database: Option<String>,
 }
 
-/// What the parameters and environment variables set.
+/// The settings from the parameters and environment variables.
 #[derive(Default)]
 struct Settings {
     user: Option<String>,

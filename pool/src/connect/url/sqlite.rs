@@ -11,7 +11,7 @@ use super::{
     parameters, text,
 };
 
-/// How the file is opened.
+/// The mode in which the file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::connect) enum OpenMode {
     ReadOnly,

@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 
 use super::invalid::InvalidUrl;
 
-/// How to write characters that are special in a URL.
+/// Advice on characters that are special in a URL.
 pub(super) const ENCODE: &str = "percent-encode special characters in user, password and database (@ is %40, / is %2F, \
      : is %3A, # is %23, ? is %3F, & is %26, % is %25, a space is %20)";
 
