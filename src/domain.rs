@@ -1,4 +1,4 @@
-//! What a user is, and what a caller may do: newtypes that are always valid.
+//! The domain types of users and callers: newtypes that are always valid.
 //!
 //! Input is parsed once, where it enters the program: into a [`Name`] or an [`Email`], or it is rejected with a
 //! [`ValidationError`]. No later code checks it again. A [`UserId`] contains the creation time, a [`Prefix`] is a range
@@ -51,7 +51,7 @@ pub struct User {
     pub updated_at: DateTime<Utc>,
 }
 
-/// Why a value is invalid.
+/// The error of an invalid value: a code for programs, and a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidationError {
     /// A stable code for programs (`too-long`).

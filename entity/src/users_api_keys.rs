@@ -12,7 +12,7 @@ pub struct Model {
     pub id: String,
     /// SHA-256 of the key.
     pub digest: Vec<u8>,
-    /// What the key is for.
+    /// The purpose of the key.
     pub name: String,
     /// The names of its scopes, separated by spaces.
     pub scopes: String,

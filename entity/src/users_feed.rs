@@ -10,7 +10,7 @@ pub struct Model {
     /// 1.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: i32,
-    /// What positions are comparable with each other; empty while the feed is disabled.
+    /// The epoch: only positions of the same epoch are comparable. Empty while the feed is disabled.
     pub epoch: String,
     /// The position of the latest event. Not used on SQLite.
     pub number: i64,

@@ -18,7 +18,7 @@ pub struct Model {
     pub action: String,
     /// The members that an update changed, separated by spaces.
     pub changed: String,
-    /// Who made the change.
+    /// The author of the change.
     #[sea_orm(column_type = "Text")]
     pub actor: String,
     /// The id of the request that made it; `None` on the command line.

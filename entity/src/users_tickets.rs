@@ -12,7 +12,7 @@ pub struct Model {
     pub digest: Vec<u8>,
     /// The user whose events and messages are read; `None` for the events of all users.
     pub user_id: Option<Uuid>,
-    /// Who requested the ticket.
+    /// The caller that requested the ticket.
     #[sea_orm(column_type = "Text")]
     pub actor: String,
     /// The id of the API key that requested it.

@@ -40,7 +40,7 @@ use sea_orm_migration::{
 
 pub use self::ownership::is_created_on;
 
-/// Why the schema could not be read or changed.
+/// An error while reading or changing the schema.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A table of another application has the name of a table of users-api.

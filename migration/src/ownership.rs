@@ -130,7 +130,7 @@ fn tables(backend: DbBackend) -> impl Iterator<Item = &'static OwnTable> {
     TABLES.iter().filter(move |table| is_created_on(backend, table.name))
 }
 
-/// What exists under the name of one of the tables.
+/// The table that exists under the name of one of ours.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Nothing,

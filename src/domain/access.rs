@@ -1,4 +1,4 @@
-//! Who changes something, and what a caller may do.
+//! Callers and their scopes.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -253,7 +253,7 @@ pub struct Subject {
     pub id: Arc<str>,
 }
 
-/// Who makes a request or a change.
+/// The caller that makes a request or a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Actor {
     /// Anyone: callers are not authenticated (`auth.mode` is `off` or `gateway`).

@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    /// What [`Email::key`] computes for an address that is not ASCII.
+    /// Returns the key that [`Email::key`] computes for an address that is not ASCII.
     fn full_key(email: &Email) -> String {
         let (local, domain) = email.as_str().rsplit_once('@').unwrap();
         format!("{}@{}", fold_case(local), ascii_domain(domain).unwrap())

@@ -38,11 +38,11 @@ pub struct Chunk {
     pub text: Vec<u8>,
     /// The number of users in it.
     pub users: usize,
-    /// Where the chunk starts: an export from here on includes it.
+    /// The start of the chunk: an export from here on includes it.
     pub position: Position,
 }
 
-/// Why an export was interrupted.
+/// An error that interrupts an export.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The next page could not be read.

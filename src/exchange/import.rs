@@ -49,7 +49,7 @@ pub struct Import {
     pub service: UserService,
     /// How the rows are written.
     pub options: WriteOptions,
-    /// Who imports the rows.
+    /// The author of the import.
     pub author: Author,
     /// The idempotency key, if there is one.
     pub keyed: Option<KeyedRequest>,
@@ -74,7 +74,7 @@ pub struct ChunkReport {
     pub is_committed: bool,
 }
 
-/// Why an import stopped before the end of its input.
+/// An error that stops an import before the end of its input.
 #[derive(Debug)]
 pub enum ImportError {
     /// The input cannot be parsed any further.

@@ -3,7 +3,7 @@
 use super::row::MemberError;
 use crate::service::RowOutcome;
 
-/// Why a row was not written.
+/// The reason why a row was not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The row is not a valid user.
@@ -21,7 +21,7 @@ pub struct Row {
     pub line: u64,
     /// The line on which the row ends; differs from `line` only if the row was refused.
     pub last_line: u64,
-    /// What was written, or why nothing was.
+    /// The change, or the reason why nothing was written.
     pub outcome: Result<RowOutcome, Refused>,
 }
 

@@ -163,11 +163,11 @@ fn read_with_pairs<T: QueryParameters>(query: &str) -> Result<(T, Pairs<'_>), Qu
 pub struct ParameterError {
     /// The name of the parameter in the query.
     pub name: String,
-    /// Why its value is invalid.
+    /// The error of its value.
     pub error: ValidationError,
 }
 
-/// Why a query cannot be used.
+/// A query error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     /// At least one parameter is invalid.

@@ -42,11 +42,11 @@ pub struct RawRow {
 pub struct MemberError {
     /// The name of the member, shortened if it is long; empty if the error concerns the whole row.
     pub member: String,
-    /// What is invalid.
+    /// The error of its value.
     pub error: ValidationError,
 }
 
-/// Why no more rows can be read.
+/// An error after which no more rows can be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The header is missing or invalid.

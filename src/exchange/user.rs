@@ -172,7 +172,7 @@ impl Fields {
 pub struct Selected<'a> {
     /// The user.
     pub user: &'a User,
-    /// Which members.
+    /// The selected members.
     pub fields: Fields,
     /// The cursor after this user, as an additional member.
     pub cursor: Option<&'a str>,

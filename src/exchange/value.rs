@@ -28,7 +28,7 @@ pub trait TextValue: Sized {
     ///
     /// # Errors
     ///
-    /// Why the value is invalid.
+    /// A [`ValidationError`] if the value is invalid.
     fn parse(text: &str) -> Result<Self, ValidationError>;
 
     /// Returns the schema of the text.

@@ -1,5 +1,5 @@
-//! How far the feed has been copied to another system. One process copies at a time: the one that holds a lease, by the
-//! clock of the database.
+//! The progress of the copies of the feed in other systems. One process copies at a time: the one that holds a lease, by
+//! the clock of the database.
 
 use std::time::Duration;
 

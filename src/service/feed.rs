@@ -62,7 +62,7 @@ pub struct FeedEntry {
 #[derive(Clone, Debug)]
 pub struct FeedStore {
     pool: Pool,
-    /// What this process sends to the listeners of other processes, if it does.
+    /// The notification for the listeners of other processes, if this process sends one.
     ring: Option<Arc<str>>,
     pages: Batch<i64, Arc<[FeedEntry]>>,
 }

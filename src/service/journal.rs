@@ -30,7 +30,7 @@ pub struct JournalEntry {
     pub action: String,
     /// The members that an update changed: `name`, `email`.
     pub changed: Vec<String>,
-    /// Who made the change, as [`Actor`](crate::domain::Actor) is displayed.
+    /// The author of the change, as [`Actor`](crate::domain::Actor) is displayed.
     pub actor: String,
     /// The id of the request that made it; `None` on the command line.
     pub request_id: Option<String>,

@@ -22,9 +22,9 @@ use crate::{
 pub struct NewKey {
     /// Its id and digest.
     pub key: ApiKey,
-    /// What it is for.
+    /// Its purpose.
     pub name: KeyName,
-    /// What its holder may do.
+    /// The scopes of its holder.
     pub scopes: Scopes,
     /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
@@ -35,9 +35,9 @@ pub struct NewKey {
 pub struct KeyRecord {
     /// The id of the key.
     pub id: KeyId,
-    /// What it is for.
+    /// Its purpose.
     pub name: KeyName,
-    /// What its holder may do.
+    /// The scopes of its holder.
     pub scopes: Scopes,
     /// When it was created.
     pub created_at: DateTime<Utc>,

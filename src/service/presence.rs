@@ -1,4 +1,4 @@
-//! Which users have WebSockets, on any process. A process renews its lease every few seconds; without it its users count as
+//! The users with WebSockets, on any process. A process renews its lease every few seconds; without it its users count as
 //! absent. Leases use the clock of the database, because those of processes differ.
 
 use std::time::Duration;

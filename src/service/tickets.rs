@@ -17,12 +17,12 @@ const LIFETIME: Duration = Duration::from_secs(30);
 /// Maximum number of tickets that are deleted with one operation.
 const SWEEP_BATCH: u64 = 500;
 
-/// What a ticket permits.
+/// The permission that a ticket grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TicketGrant {
     /// The user whose events and messages are read; `None` for the events of all users.
     pub user: Option<UserId>,
-    /// Who requested it, as [`Actor`](crate::domain::Actor) is displayed.
+    /// The caller that requested it, as [`Actor`](crate::domain::Actor) is displayed.
     pub actor: String,
     /// The API key that requested it.
     pub key: Option<KeyId>,

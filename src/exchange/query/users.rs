@@ -56,7 +56,7 @@ query_parameters! {
 }
 
 query_parameters! {
-    /// Where an export starts, and whether it can be resumed.
+    /// The start of an export, and whether it can be resumed.
     pub struct ExportParameters {
         /// Continue after the user that had this cursor.
         cursor: Option<Cursor>,
@@ -89,7 +89,7 @@ pub enum UserSort {
     EmailDescending,
 }
 
-/// How users are counted.
+/// The accuracy of a count of users.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum UserCount {
@@ -162,13 +162,13 @@ impl SelectionParameters {
 
 /// The query of a list.
 pub struct ListQuery {
-    /// Which users, in which order.
+    /// The selected users, and their order.
     pub selection: Selection,
     /// The position of the page.
     pub position: Position,
     /// Maximum number of users on the page.
     pub limit: u64,
-    /// Which members of each user.
+    /// The selected members of each user.
     pub fields: Fields,
     /// How to count the users on all pages, if at all.
     pub count: Option<CountMode>,
@@ -195,11 +195,11 @@ impl ListQuery {
 
 /// The query of an export.
 pub struct ExportQuery {
-    /// Which users, in which order.
+    /// The selected users, and their order.
     pub selection: Selection,
-    /// Where the export starts.
+    /// The start of the export.
     pub position: Position,
-    /// Which members of each user.
+    /// The selected members of each user.
     pub fields: Fields,
     /// Whether each user has a cursor.
     pub has_cursors: bool,

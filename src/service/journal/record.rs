@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// What a change does to a user. A message changes nothing, but has an entry for its place in the order.
+/// The kind of a change of a user. A message changes nothing, but has an entry for its place in the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::service) enum Action {
     Created,

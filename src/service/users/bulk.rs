@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// What happens to a row whose email already exists.
+/// The handling of a row whose email already exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WriteMode {
     /// The row is refused.
@@ -37,10 +37,10 @@ pub enum WriteMode {
     Upsert,
 }
 
-/// How rows are written.
+/// The options of a bulk write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteOptions {
-    /// What happens to a row whose email already exists.
+    /// The handling of a row whose email already exists.
     pub mode: WriteMode,
     /// Roll back and return what would have been written.
     pub dry_run: bool,
@@ -48,7 +48,7 @@ pub struct WriteOptions {
     pub atomic: bool,
 }
 
-/// Who writes rows, and how that is recorded.
+/// The author of rows, and the recorder of their journal entries.
 pub(super) struct Recording {
     pub(super) author: Author,
     pub(super) recorder: Recorder,
@@ -77,7 +77,7 @@ pub struct BulkOutcome {
     pub is_committed: bool,
 }
 
-/// Why a transaction is rolled back.
+/// The reason for a rollback.
 pub(super) enum Rollback {
     /// By the [`WriteOptions`]. This is what would have been written.
     Intended(Vec<Option<RowOutcome>>),

@@ -1,4 +1,4 @@
-//! What users are created from and changed to, and its conversion to rows.
+//! The content of new and changed users, and its conversion to rows.
 
 use std::sync::Arc;
 

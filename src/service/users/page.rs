@@ -17,7 +17,7 @@ impl Edge {
     }
 }
 
-/// Where in a list a page is.
+/// The position of a page in its list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Position {
     /// It is the first page.
@@ -33,9 +33,9 @@ pub enum Position {
 pub struct Page<U = User> {
     /// The users.
     pub users: Vec<U>,
-    /// Where the previous page ends, if there may be one.
+    /// The end of the previous page, if there may be one.
     pub previous: Option<Edge>,
-    /// Where the next page begins, if there is one.
+    /// The beginning of the next page, if there is one.
     pub next: Option<Edge>,
 }
 

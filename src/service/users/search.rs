@@ -67,7 +67,7 @@ pub struct Selection {
     pub sort: Sort,
 }
 
-/// How users are counted.
+/// The accuracy of a count of users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CountMode {
     /// Exactly.
@@ -81,7 +81,7 @@ const EXACT_COUNT_LIMIT: u64 = 10_000;
 /// The number of rows up to which sorting a time range is faster than scanning the index of the order.
 const SORT_LIMIT: u64 = 2000;
 
-/// How the users of a time range are found in an order other than by creation.
+/// The plan by which the users of a time range are found in an order other than by creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortPlan {
     /// The plan that the database chooses.
