@@ -90,11 +90,11 @@ pub struct FeedOptions {
     pub drain: Duration,
     /// How long a connection may last. Its client continues with another one.
     pub max_age: Duration,
-    /// How processes report new events to each other.
+    /// The broker through which processes notify each other of new events.
     pub broker: Broker,
 }
 
-/// What this process knows of the feed.
+/// The feed state of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The position of the latest event.
@@ -103,7 +103,7 @@ pub struct Head {
     pub floor: u64,
 }
 
-/// What subscriptions wait for.
+/// The state whose changes subscriptions wait for.
 #[derive(Debug, Default)]
 struct Known {
     head: Option<Head>,
@@ -124,7 +124,7 @@ struct Shared {
     signal: ChangeSignal,
     presence: Presence,
     ring: RwLock<Ring>,
-    /// What subscriptions wait for: in one place, because each of them waits for every event.
+    /// In one place, because each subscription waits for every event.
     known: watch::Sender<Known>,
     subscribers: AtomicUsize,
     /// Whether this process is connected to the others, and how often one has notified it.

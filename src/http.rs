@@ -115,7 +115,7 @@ pub struct HttpOptions {
     pub cors_origins: Arc<[String]>,
 }
 
-/// What the state is made of.
+/// The parts of [`State`].
 pub struct Parts {
     /// The connection pool.
     pub pool: Pool,
@@ -129,7 +129,7 @@ pub struct Parts {
     pub options: HttpOptions,
     /// The hosts that requests may be for.
     pub hosts: Hosts,
-    /// How clients reach the service.
+    /// The URL at which clients reach the service.
     pub public_url: PublicUrl,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
@@ -160,7 +160,7 @@ pub struct State {
     swagger: web::Data<docs::SwaggerUi>,
 }
 
-/// What exists only with a feed.
+/// The parts of [`State`] that exist only with a feed.
 #[derive(Clone)]
 struct FeedState {
     feed: web::Data<Feed>,

@@ -1,4 +1,4 @@
-//! Which broker carries the news of new events.
+//! The broker that notifies processes of new events.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 
 use super::{KafkaUrl, NatsUrl};
 
-/// How processes report new events to each other. A report that is lost delays an event until the next poll.
+/// The broker through which processes notify each other of new events. A lost notification delays an event until the
+/// next poll.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub enum Broker {
     /// Not at all: they poll.

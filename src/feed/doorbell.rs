@@ -18,7 +18,7 @@ const CHANNEL: &str = "users-api.feed";
 /// How long a broker may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why a process no longer receives notifications.
+/// An error after which a process no longer receives notifications.
 #[derive(Debug, thiserror::Error)]
 pub enum DoorbellError {
     /// The connection to the database failed.

@@ -17,10 +17,10 @@ use crate::{
 };
 
 const SOURCE: &str = "/users";
-/// What precedes the data of an event.
+/// The text before the data of an event.
 const DATA: &[u8] = b",\"data\":";
 
-/// What happened to a user.
+/// The type of an event: the kind of change of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum EventType {
     /// It was created.
@@ -66,7 +66,7 @@ pub struct Event {
     /// `id: …\nevent: …\ndata: {…}\n\n`: a message of an event stream. Of a message to a user only the JSON; empty once
     /// the message has expired.
     text: Bytes,
-    /// Where the JSON is in the text.
+    /// The range of the JSON in the text.
     json: Range<usize>,
     version: i64,
 }
@@ -80,7 +80,7 @@ pub struct MessageBody<'a> {
     message_type: &'static str,
     /// The same for each delivery of the message.
     id: String,
-    /// Who sent the message.
+    /// The sender of the message.
     #[schema(example = "key:3mWv0cY2bQeR")]
     from: &'a str,
     /// When it was sent: RFC 3339, UTC, microseconds.
@@ -107,7 +107,7 @@ pub struct EventBody<'a> {
     /// The collection.
     #[schema(example = "/users")]
     source: &'static str,
-    /// What happened.
+    /// The type of the event.
     #[serde(rename = "type")]
     event_type: EventType,
     /// The id of the user.
@@ -122,7 +122,7 @@ pub struct EventBody<'a> {
     /// The position of the event in the feed. A client that continues after it misses nothing.
     #[schema(value_type = Position)]
     position: String,
-    /// Who made the change.
+    /// The author of the change.
     #[schema(example = "key:3mWv0cY2bQeR")]
     actor: &'a str,
     /// The user after the change. After a deletion this event, and the earlier ones of the user, have id and version only.

@@ -35,7 +35,7 @@ const LAG: &str = "feed_export_lag";
 const ACTIVE: &str = "feed_export_active";
 const GAPS: &str = "feed_export_gaps_total";
 
-/// Why an export ended.
+/// An error that ends an export.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The feed or the position could not be read or stored.
@@ -54,7 +54,7 @@ pub struct Exporter {
     feed: Feed,
     store: ExportStore,
     target: KafkaUrl,
-    /// Where to begin instead of the stored position.
+    /// The beginning, instead of the stored position.
     after: Option<After>,
 }
 

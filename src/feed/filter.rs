@@ -1,4 +1,4 @@
-//! Which events a client wants.
+//! Filters of events.
 
 use super::{Event, EventType};
 use crate::domain::UserId;
@@ -7,7 +7,7 @@ use crate::domain::UserId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventTypes(pub Vec<EventType>);
 
-/// Which events a subscription delivers. The default delivers all.
+/// The filter of a subscription. The default delivers all events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only events of these users.

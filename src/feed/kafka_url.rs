@@ -9,7 +9,7 @@ const DEFAULT_PORT: u16 = 9092;
 /// The maximum length of a topic's name.
 const MAX_TOPIC: usize = 249;
 
-/// How a user authenticates at Kafka (SASL).
+/// The mechanism by which a user authenticates at Kafka (SASL).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mechanism {
     /// PLAIN.

@@ -13,8 +13,8 @@ use crate::domain::ValidationError;
 const MAX_EPOCH_LENGTH: usize = 32;
 const MAX_DIGITS: usize = 18;
 
-/// What positions are comparable with each other. It changes if the order of events may have changed, because the
-/// database was restored or the feed was disabled.
+/// The epoch of the feed. Only positions of the same epoch are comparable. It changes if the order of events may have
+/// changed, because the database was restored or the feed was disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epoch(Arc<str>);
 
@@ -104,7 +104,7 @@ impl PartialSchema for Position {
     }
 }
 
-/// Where a client begins to read.
+/// The position after which a client begins to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum After {
     /// After a position that it knows.

@@ -1,4 +1,4 @@
-//! Which users have WebSockets on this process.
+//! The users with WebSockets on this process.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -7,7 +7,7 @@ use super::{BrokerKind, Feed, Head, Position};
 /// The state of the feed, for operators.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// What is known of the feed; `None` until the database has been read.
+    /// The feed state of this process; `None` until the database has been read.
     pub head: Option<Head>,
     /// The number of subscriptions of this process.
     pub subscribers: usize,
@@ -15,7 +15,7 @@ pub struct Status {
     pub ring_events: usize,
     /// Their size.
     pub ring_bytes: usize,
-    /// How other processes report new events.
+    /// The broker that carries the notifications of other processes.
     pub broker: BrokerKind,
     /// Whether this process receives their notifications now.
     pub is_listening: bool,
@@ -28,7 +28,7 @@ pub struct Status {
 /// The state of an export.
 #[derive(Clone, Debug)]
 pub struct ExportStatus {
-    /// Where events are copied to, without credentials.
+    /// The target to which events are copied, without credentials.
     pub target: String,
     /// Whether this process copies. If not, another one does, or the target cannot be reached.
     pub is_active: bool,

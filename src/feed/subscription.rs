@@ -15,7 +15,7 @@ use crate::service::Error;
 /// Maximum size of a delivery, except that it has at least one event.
 pub const MAX_BYTES: usize = 32 << 10;
 
-/// What a subscription delivers.
+/// A delivery of a subscription.
 #[derive(Clone, Debug)]
 pub enum Delivery {
     /// Events, in their order.
@@ -26,9 +26,9 @@ pub enum Delivery {
     Closing,
 }
 
-/// Why a client must read the users again. `expired`: the events after its position are no longer available. `epoch`: its
-/// position belongs to another epoch of the feed. `ahead`: its position is after the latest event, because the database was
-/// restored.
+/// The reason why a client must read the users again. `expired`: the events after its position are no longer available.
+/// `epoch`: its position belongs to another epoch of the feed. `ahead`: its position is after the latest event, because
+/// the database was restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ResyncReason {
@@ -86,16 +86,16 @@ impl Closing {
 }
 
 enum Cursor {
-    /// Where the client wants to begin.
+    /// The beginning that the client has requested.
     Requested(After),
     At(Position),
 }
 
-/// Where a client is.
+/// The position at which a subscription starts.
 enum Start {
     At(Position),
     Resync(ResyncReason, Position),
-    /// What is known of the feed does not suffice.
+    /// The feed state of this process does not suffice.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! Who may use a route: the caller is authenticated, limited, and compared with the scope that the route requires.
+//! Access control of routes: authenticates the caller, limits its rate, and checks the scope that the route requires.
 //!
 //! The handler of a protected route takes an [`Allowed`], or one of its variants, first. Its type names the scope.
 
@@ -30,7 +30,7 @@ use crate::{
     service::clock,
 };
 
-/// How much the caller may still request (draft-ietf-httpapi-ratelimit-headers-10).
+/// The remaining quota of the caller (draft-ietf-httpapi-ratelimit-headers-10).
 pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// The scheme of credentials in `Authorization`, with the space after it.
 const BEARER: &[u8] = b"Bearer ";
@@ -173,7 +173,7 @@ pub(super) enum AllowedOrTicket<S> {
 }
 
 query_parameters! {
-    /// How a browser authenticates, whose scripts cannot send credentials with every request.
+    /// The authentication of a browser, whose scripts cannot send credentials with every request.
     pub(super) struct TicketParameters {
         /// A ticket of `POST /ws/tickets`, for browsers, which cannot send credentials. An invalid one closes the connection
         /// with the code 4401.

@@ -49,10 +49,10 @@ use crate::{
 const MAX_ATOMIC_BYTES: usize = 16 * 1024 * 1024;
 
 query_parameters! {
-    /// How rows are written and reported.
+    /// The options of an import.
     pub(super) struct BulkParameters {
-        /// What happens to a row whose email address is already in use: `insert` refuses it, `upsert` updates the
-        /// user's name and the spelling of the email address.
+        /// `insert` refuses a row whose email address is already in use. `upsert` updates the user's name and the
+        /// spelling of the email address.
         mode: Option<BulkMode>,
         /// Report what would happen, without writing anything.
         dry_run: Option<bool>,
@@ -67,7 +67,7 @@ query_parameters! {
     }
 }
 
-/// What happens to a row whose email address is already in use.
+/// The handling of a row whose email address is already in use.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(default = "insert")]

@@ -43,7 +43,7 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_WAIT_SECONDS: u64 = 30;
 
 query_parameters! {
-    /// What to read.
+    /// The events to read.
     pub(super) struct ChangesParameters {
         /// Events after this position: `Feed-Position` of a response, or `position` of an event; `earliest`, or `now`. The
         /// header `Last-Event-ID` takes precedence.

@@ -40,7 +40,7 @@ struct Report {
 #[serde(rename_all = "camelCase")]
 #[schema(as = FeedExport)]
 struct ExportReport {
-    /// Where events are copied to, without credentials.
+    /// The target to which events are copied, without credentials.
     #[schema(example = "kafka://kafka.example:9092/users")]
     target: String,
     /// Whether this process copies. If not, another one does, or the target cannot be reached.
@@ -53,7 +53,7 @@ struct ExportReport {
     lag: u64,
 }
 
-/// How this process is notified of events of other processes, apart from polling.
+/// The broker that notifies this process of events of other processes, in addition to polling.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = FeedDoorbell)]

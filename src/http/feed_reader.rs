@@ -1,4 +1,4 @@
-//! What all responses with live events have in common: heartbeats, and a caller who may lose access.
+//! The common part of all responses with live events: heartbeats, and the check that the caller still has access.
 
 use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
@@ -34,7 +34,7 @@ pub(super) enum Part {
     End(End),
 }
 
-/// Why a response ends.
+/// The reason why a response ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// It has all that was requested.

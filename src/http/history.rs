@@ -38,13 +38,13 @@ struct ChangeBody {
     /// The version that the change created; for a deletion, the one after the last.
     #[schema(example = 2, minimum = 1)]
     version: i64,
-    /// What the change did: `created`, `updated` or `deleted`.
+    /// The kind of change: `created`, `updated` or `deleted`.
     #[schema(example = "updated", pattern = "^(created|updated|deleted)$")]
     action: String,
     /// The members that an update changed.
     changed: Vec<String>,
-    /// Who made the change: `key:<id>` for an API key, `<subject>@<issuer>` for an access token, `cli:<user>` for a user
-    /// of the operating system on the command line, or `anyone` if callers are not authenticated.
+    /// The author of the change: `key:<id>` for an API key, `<subject>@<issuer>` for an access token, `cli:<user>` for a
+    /// user of the operating system on the command line, or `anyone` if callers are not authenticated.
     #[schema(example = "key:3mWv0cY2bQeR")]
     actor: String,
     /// The id of the request that made the change.

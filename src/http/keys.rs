@@ -37,7 +37,7 @@ pub(super) struct KeyBody {
     /// The id: the part after `uak_`.
     #[schema(example = "3mWv0cY2bQeR")]
     id: String,
-    /// What the key is for.
+    /// The purpose of the key.
     #[schema(example = "billing service")]
     name: String,
     /// The scopes, separated by spaces.
@@ -80,7 +80,7 @@ impl KeyBody {
 request_body! {
     /// A new API key.
     pub(super) struct ApiKeyDraft {
-        /// What the key is for: one line.
+        /// The purpose of the key: one line.
         #[example("billing service")]
         name: KeyName,
         /// The scopes, separated by spaces. The caller must have all of them.
@@ -93,7 +93,7 @@ request_body! {
 }
 
 request_body! {
-    /// How an API key is rotated.
+    /// The rotation of an API key.
     pub(super) struct ApiKeyRotation {
         /// How long the old key still works: a duration of at most 365d, such as 30m; 24h by default.
         #[example("24h")]

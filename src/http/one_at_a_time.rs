@@ -43,7 +43,7 @@ const EMPTY_BUFFER: [MaybeUninit<u8>; READ_AHEAD] = [const { MaybeUninit::uninit
 /// How long the client of a refused request may continue to send.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What is passed to the parser next.
+/// The part of the stream that is passed to the parser next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// A head. The last `matched` bytes are the start of its end (`\r\n\r\n`); `is_blank` if there were only line

@@ -18,7 +18,7 @@ pub(super) const REVALIDATED: HeaderValue = HeaderValue::from_static("private, n
 const SHARED: HeaderValue = HeaderValue::from_static("public, no-cache");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// What a page may load: only scripts, styles and data of this service, and nothing inline.
+/// The content security policy of a page: only scripts, styles and data of this service, and nothing inline.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'",
@@ -57,7 +57,7 @@ pub(super) struct Asset {
     bytes: Bytes,
     content_type: HeaderValue,
     etag: String,
-    /// What it may load, if it is a page.
+    /// The content security policy, if it is a page.
     policy: HeaderValue,
 }
 

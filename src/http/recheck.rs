@@ -21,7 +21,7 @@ pub(super) struct Recheck {
     scope: Scope,
 }
 
-/// What a caller has lost.
+/// The reason why a caller has lost access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AccessLost {
     /// The credentials are no longer valid.

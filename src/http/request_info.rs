@@ -35,13 +35,13 @@ pub(super) struct RequestInfo {
     pub(super) route: OnceCell<String>,
     pub(super) started: Instant,
     pub(super) trace_id: Option<String>,
-    /// Who makes the request, once it is authenticated.
+    /// The caller, once it is authenticated.
     pub(super) actor: OnceCell<Actor>,
-    /// Where a request comes from whose caller was refused.
+    /// The address of a client whose request was refused.
     pub(super) refused_address: Cell<Option<IpAddr>>,
     /// The id of the API key that was refused. It is not secret, and shows who still uses a revoked key.
     pub(super) refused_key: Cell<Option<KeyId>>,
-    /// How much the caller may still request at once, if there is a limit.
+    /// The remaining quota of the caller, if there is a limit.
     pub(super) remaining: Cell<Option<u32>>,
     /// Whether the body is being received.
     pub(super) is_receiving: Cell<bool>,

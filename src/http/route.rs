@@ -1,4 +1,4 @@
-//! How routes are registered: as `public`, or as `protected`.
+//! Registration of routes: as `public`, or as `protected`.
 //!
 //! The handler of a protected route takes an [`Allowed`] or one of its variants first; another handler does not compile. The
 //! same type documents the route: its security requirement, and the problems of a refused caller.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 request_body! {
-    /// What a ticket is for.
+    /// A request for a ticket.
     pub(super) struct TicketDraft {
         /// The user whose events and messages are read. Without it, the events of all users are read, and no messages.
         user_id: Option<UserId>,

@@ -32,7 +32,7 @@ pub(in crate::http) struct BulkLine<'a> {
     /// The id of the user, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Uuid>,
-    /// Why the row was refused, or why the import stopped.
+    /// The reason why the row was refused or the import stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<ProblemBody<'a>>,
 }

@@ -1,4 +1,4 @@
-//! Which lines a bulk response has, and when they are sent: as soon as their rows are processed, or once all rows are.
+//! The lines of a bulk response. They are sent as soon as their rows are processed, or once all rows are.
 
 use std::{
     io::{self, Read, Write},
@@ -27,7 +27,7 @@ static TOTAL_BUFFERED: AtomicUsize = AtomicUsize::new(0);
 /// The number of buffered bytes sent at a time.
 const CHUNK_SIZE: usize = 64 * 1024;
 
-/// Which lines the response has.
+/// The lines of the response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(default = "all")]

@@ -1,4 +1,4 @@
-//! What a client sends: frames, which the codec of actix-http decodes, joined to messages (RFC 6455).
+//! Frames of a client, which the codec of actix-http decodes, joined to messages (RFC 6455).
 
 use actix_http::ws::{CloseCode, CloseReason, Codec, Frame, Item, ProtocolError};
 use actix_web::web::{Bytes, BytesMut, Payload};
@@ -20,7 +20,7 @@ pub(in crate::http) const FRAMES_PERIOD: Duration = Duration::from_secs(10);
 /// Close code of a client that sends too many frames or tickets.
 pub(super) const TOO_MANY: CloseCode = CloseCode::Other(4029);
 
-/// What a client has sent.
+/// A message or control frame of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
     Text(String),
@@ -31,7 +31,7 @@ pub(super) enum Received {
     Lost,
 }
 
-/// Why the connection must be closed.
+/// A violation of the protocol, for which the connection is closed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Violation {
     pub(super) code: CloseCode,

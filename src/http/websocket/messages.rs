@@ -19,9 +19,9 @@ use crate::{
 /// A message of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ClientMessage {
-    /// What to read.
+    /// Starts the subscription.
     Subscribe(After, Filter),
-    /// Another ticket, because what permitted the first one expires.
+    /// Another ticket, because the grant of the first one expires.
     Renew(String),
 }
 
@@ -29,7 +29,7 @@ pub(super) enum ClientMessage {
 #[derive(Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 enum ClientMessageJson {
-    /// What to read: once in a connection.
+    /// Starts the subscription: once in a connection.
     Subscribe {
         #[schema(value_type = After, required = false)]
         after: Option<String>,
@@ -87,7 +87,7 @@ pub(super) enum ServerMessage<'a> {
     },
 }
 
-/// Why a message is refused.
+/// The code of a refused message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::http) enum ErrorCode {
@@ -99,7 +99,7 @@ pub(in crate::http) enum ErrorCode {
     SubscribedAlready,
 }
 
-/// Why a message is refused.
+/// A refused message: the code and the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MessageError {
     pub(super) code: ErrorCode,

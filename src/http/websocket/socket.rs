@@ -38,7 +38,7 @@ const RESTART: &str = "connect again; another process continues";
 /// Close code of a client that is silent.
 const SILENT: CloseCode = CloseCode::Other(4408);
 
-/// How a client has authenticated.
+/// The authentication of a client.
 pub(super) enum Entry {
     Client(Client),
     Ticket(LiveConnection, String),
@@ -87,7 +87,7 @@ struct Subscribed {
     retry_at: Option<Instant>,
 }
 
-/// What happens next.
+/// The next event of the connection.
 enum Step {
     Received(Result<Received, Violation>),
     Attached(Option<ResyncReason>),

@@ -1,4 +1,4 @@
-//! What the tickets of a connection permit.
+//! The tickets of a connection, and their grants.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -25,7 +25,7 @@ pub(super) struct Tickets {
     pub(super) store: TicketStore,
     /// The address of the client.
     pub(super) address: Option<IpAddr>,
-    /// What the latest one has permitted.
+    /// The grant of the latest ticket.
     pub(super) grant: Option<TicketGrant>,
 }
 
