@@ -41,7 +41,7 @@ pub(crate) use self::{
 };
 use crate::settings::SettingsError;
 
-/// Why a command failed.
+/// The error type of commands.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
     #[error(transparent)]

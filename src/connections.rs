@@ -30,7 +30,7 @@ const FILES_PER_DATABASE_CONNECTION: usize = 4;
 /// Value of [`Activity::idle_since`] while a request is in flight.
 const BUSY: u64 = u64::MAX;
 
-/// How many connections may be open.
+/// The limits of open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// At this number, each new connection makes another one close.

@@ -33,7 +33,7 @@ pub(crate) struct Jobs {
     lease: Option<ExportStore>,
 }
 
-/// How long rows are kept.
+/// The retention of rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Retention {
     /// Stored responses to requests with an idempotency key.
@@ -44,7 +44,7 @@ pub(crate) struct Retention {
     pub(crate) feed: (Duration, u64),
 }
 
-/// What the jobs of authentication need.
+/// The parts that the jobs of authentication use.
 pub(crate) struct AuthJobs {
     pub(crate) authenticator: Arc<Authenticator>,
     /// How often API keys are read.

@@ -55,7 +55,7 @@ pub enum Log {
     Stderr,
 }
 
-/// Why telemetry could not be set up.
+/// An error while setting up telemetry.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The trace exporter could not be built.

@@ -22,7 +22,7 @@ pub fn install_provider() {
     let _ = ring::default_provider().install_default();
 }
 
-/// Why a certificate cannot be used.
+/// The reason why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// A file cannot be read, or is not PEM.

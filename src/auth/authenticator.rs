@@ -20,7 +20,7 @@ use crate::domain::{Actor, ApiKey, KeyId, Scopes};
 pub struct StoredKey {
     /// Its id, and the digest that proves it.
     pub key: ApiKey,
-    /// What its holder may do.
+    /// The scopes of its holder.
     pub scopes: Scopes,
     /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
@@ -29,9 +29,9 @@ pub struct StoredKey {
 /// A caller that is authenticated, or need not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Who it is.
+    /// Its identity.
     pub actor: Actor,
-    /// What it may do.
+    /// Its scopes.
     pub scopes: Scopes,
     /// When its access token expires.
     pub valid_until: Option<DateTime<Utc>>,
@@ -49,7 +49,7 @@ impl Caller {
     }
 }
 
-/// What permits a caller to continue.
+/// The basis of a caller's access. It must remain valid while the caller does something that takes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
     /// Anyone may, unless authentication is required.
@@ -60,7 +60,7 @@ pub enum Basis {
     Until(DateTime<Utc>),
 }
 
-/// Why a caller is refused.
+/// The reason why a caller is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The request has no credentials.

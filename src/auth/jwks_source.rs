@@ -1,4 +1,4 @@
-//! Where the signing keys of the identity provider are: a file or a URL.
+//! The source of the identity provider's signing keys: a file or a URL.
 
 use std::{error::Error, fmt, path::PathBuf, time::Duration};
 

@@ -23,7 +23,7 @@ pub struct Rate(Option<Duration>);
 impl Rate {
     /// No limit.
     pub const NONE: Self = Self(None);
-    /// What a rate looks like, for error messages.
+    /// The form of a rate, for error messages.
     pub const FORM: &str = "a number per second, minute or hour such as 200/s, 60/m or 1000/h, or 0 for no limit";
 
     /// Returns the quota of a bucket that is refilled at this rate.

@@ -23,7 +23,7 @@ use crate::{
     telemetry::{Log, Telemetry},
 };
 
-/// What a path must not contain in a URL.
+/// The characters of a path that are encoded in a URL.
 const IN_URL: &AsciiSet = &CONTROLS.add(b' ').add(b'#').add(b'%').add(b'?');
 
 /// Options of `demo`.

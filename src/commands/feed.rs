@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Maximum number of events that are printed together.
 const MAX_EVENTS: usize = 256;
 
-/// What to do with the feed.
+/// The commands of `feed`.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum FeedAction {
     /// Print events as they happen, and those after a position

@@ -42,7 +42,7 @@ pub(crate) struct ImportOptions {
     /// Input format; default: CSV if the file's name ends in .csv, NDJSON otherwise
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// What to do with a row whose email is already in use
+    /// Handling of a row whose email is already in use
     #[arg(long, value_enum, default_value_t = ModeName::Insert)]
     mode: ModeName,
     /// Report what would happen without writing anything

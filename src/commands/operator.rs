@@ -1,4 +1,4 @@
-//! Who runs a command.
+//! The operator of a command.
 
 use nix::unistd::{Uid, User};
 

@@ -1,4 +1,4 @@
-//! What the simulated clients have measured in the last second.
+//! The measurements of the simulated clients in the last second.
 
 use std::{
     sync::{
@@ -36,7 +36,7 @@ struct Slot {
     failed: u64,
 }
 
-/// What the simulated clients experience.
+/// The throughput and latency of the simulated clients.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct LoadReport {

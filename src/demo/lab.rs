@@ -65,7 +65,7 @@ pub struct LabReport {
     load: LoadReport,
 }
 
-/// Why the lab could not change something.
+/// The error type of [`Lab`].
 #[derive(Debug)]
 pub enum LabError {
     /// Values that are not allowed.

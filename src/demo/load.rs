@@ -20,14 +20,14 @@ use crate::{
 const USERS: u32 = 1000;
 /// Number of synthetic users that are created at the same time.
 const CONCURRENT_CREATIONS: usize = 64;
-/// What a client does between two operations. It bounds the load.
+/// Pause of a client between two operations. It bounds the load.
 const PAUSE: Duration = Duration::from_millis(5);
-/// What a client does after a failed operation.
+/// Pause of a client after a failed operation.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);
 /// How long a client waits for a response.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the clients do.
+/// The load that the clients create.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// How many of them are active.

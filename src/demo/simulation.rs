@@ -1,4 +1,4 @@
-//! What is simulated: the distance to the database, and a database that does not respond.
+//! The simulation: the distance to the database, and a database that does not respond.
 
 use std::time::Duration;
 

@@ -31,7 +31,7 @@ const CLOSE_NOTICE: Duration = Duration::from_millis(500);
 const LIVE_GRACE: Duration = Duration::from_secs(2);
 const CLOSE_NOTICE_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Why a shutdown was not clean.
+/// The reason why a shutdown was not clean.
 #[derive(Debug, thiserror::Error)]
 pub enum ShutdownError {
     /// Requests were still in flight at the shutdown timeout.

@@ -9,7 +9,7 @@ use crate::{
     settings::Migrate,
 };
 
-/// Why the schema prevents the startup.
+/// A schema error that prevents startup.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// Migrations are pending, and `database.migrate` is `check`.

@@ -88,7 +88,7 @@ fn builder() -> Builder {
     builder
 }
 
-/// What the requests of a connection share.
+/// The state that the requests of a connection share.
 struct Shared<S> {
     service: Rc<S>,
     connection: Rc<OpenConnection>,
