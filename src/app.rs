@@ -276,7 +276,7 @@ impl Application {
             None => jobs,
         };
         if let Some(address) = self.admin_address {
-            tracing::info!(%address, "listening for operators");
+            tracing::info!(%address, "admin listener started");
         }
         tracing::info!(address = %self.address, "listening");
         let server_result = tokio::select! {

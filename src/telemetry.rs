@@ -168,7 +168,7 @@ fn log_panic(panic: &PanicHookInfo<'_>, log: &LogFlush) {
         location = panic.location().map(ToString::to_string),
         error = panic.payload_as_str(),
         backtrace,
-        "panicked"
+        "thread panicked"
     );
     if thread.name() == Some("main") {
         // A panic of the main thread ends the process.

@@ -160,7 +160,7 @@ async fn tail(subscription: &mut Subscription, is_json: bool, stop: &StopRequest
             }
             Ok(Delivery::Resync(reason)) => {
                 let position = subscription.position().map(ToString::to_string);
-                tracing::warn!(position, "events may be missing: {}", reason.describe());
+                tracing::warn!(position, reason = reason.describe(), "events may be missing");
             }
             Ok(Delivery::Closing) => return Ok(()),
             Err(error) => {

@@ -139,7 +139,7 @@ impl Exporter {
                 }
                 Delivery::Resync(reason) => {
                     metrics::counter!(GAPS).increment(1);
-                    tracing::error!("events may be missing in the export: {}", reason.describe());
+                    tracing::error!(reason = reason.describe(), "events may be missing");
                     // All that are available.
                     subscription = self.feed.subscribe(After::Earliest, Filter::default());
                 }

@@ -25,11 +25,11 @@ pub(super) async fn run(mut exporter: Exporter) {
             (pause, is_reported) = (RETRY, false);
         }
         match error {
-            ExportError::Displaced => tracing::info!("{error}"),
+            ExportError::Displaced => tracing::info!("export continues in another process"),
             // An outage is reported once.
             _ if is_reported => tracing::debug!(error = chain(&error), "cannot export the feed"),
             _ => {
-                tracing::warn!(error = chain(&error), "cannot export the feed; trying again until it succeeds");
+                tracing::warn!(error = chain(&error), "cannot export the feed; retrying");
                 is_reported = true;
             }
         }

@@ -40,7 +40,7 @@ async fn refresh(verifier: &TokenVerifier, source: &JwksSource) -> Duration {
         Err(error) => {
             let error = chain(error.as_ref());
             let known_keys = verifier.key_count();
-            tracing::warn!(%source, error, known_keys, "cannot read the JWKS; keys that are known stay valid");
+            tracing::warn!(%source, error, known_keys, "cannot read the JWKS; known keys remain valid");
             return if known_keys.is_some() { MIN_INTERVAL } else { FIRST_INTERVAL };
         }
     }

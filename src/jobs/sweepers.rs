@@ -71,5 +71,5 @@ async fn sweep<F: Future<Output = Result<bool, Error>>>(interval: Duration, what
 
 /// Logs an error. The pool reports outages; the next sweep deletes what remains.
 fn logged<T>(deleted: Result<T, Error>, what: &str) -> Option<T> {
-    deleted.inspect_err(|error| tracing::debug!(%error, "cannot delete expired {what}")).ok()
+    deleted.inspect_err(|error| tracing::debug!(%error, what, "cannot delete expired rows")).ok()
 }

@@ -35,7 +35,7 @@ async fn status(service: &Service, target: &str) -> String {
 async fn paths_for_operators_are_on_the_second_listener_only(context: Context) {
     let port = free_port();
     let mut service = Service::start(context.folder(), &[("USERS_API__ADMIN__PORT", &port)]).await;
-    let line = service.logged("listening for operators").await;
+    let line = service.logged("admin listener started").await;
     let clients = App::at(service.address, "");
     let operators = App::at(line["address"].as_str().unwrap().parse().unwrap(), "");
     assert_eq!(operators.address.port().to_string(), port);

@@ -204,7 +204,7 @@ async fn an_export_waits_for_its_broker(context: Context) {
     topic.broker.kill();
     let (late, _) = exporting(&context, &url, &topic.url()).await;
     service.signal("KILL").await;
-    late.logged("cannot export the feed; trying again until it succeeds").await;
+    late.logged("cannot export the feed; retrying").await;
     let app = App::at(late.address, &url);
     change(&app, "c", 1).await;
     topic.broker.start().await;
@@ -261,7 +261,7 @@ async fn credentials_are_not_shown(context: Context) {
     let target = "kafka://ann:my-secret@127.0.0.1:1/people?sasl=plain";
     let variables = [("USERS_API__FEED__EXPORT", target), ("USERS_API__FEED__BROKER", target), ("RUST_LOG", "trace")];
     let service = Service::start(context.folder(), &variables).await;
-    service.logged("cannot export the feed; trying again until it succeeds").await;
+    service.logged("cannot export the feed; retrying").await;
     service.logged("cannot listen for events of other processes; they arrive with the next poll").await;
     let feed = App::at(service.address, "").get("/feed").await.text;
     let printed = binary(context.folder(), &variables).arg("config").output().await.unwrap().stdout;

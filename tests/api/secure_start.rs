@@ -83,7 +83,7 @@ async fn no_output_contains_a_key(context: Context) {
     ];
     let mut service = Service::start(context.folder(), &variables).await;
     let client = client();
-    service.logged("cannot read the JWKS; keys that are known stay valid").await;
+    service.logged("cannot read the JWKS; known keys remain valid").await;
     let mut output = String::new();
     for path in ["/users", "/pool", "/metrics", "/keys", "/users?access_token=", "/users/x", "/nothing"] {
         for token in [key.clone(), format!("{key}hunter2"), "hunter2".to_owned()] {
