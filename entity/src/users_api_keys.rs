@@ -24,7 +24,7 @@ pub struct Model {
     pub revoked_at: Option<DateTimeUtc>,
     /// The id of the key that replaces it.
     pub replaced_by: Option<String>,
-    /// When it was last used, UTC, to about a minute.
+    /// When it was last used, UTC, accurate to about a minute.
     pub last_used_at: Option<DateTimeUtc>,
 }
 

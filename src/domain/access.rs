@@ -202,7 +202,10 @@ impl FromStr for KeyId {
         let id = text.as_bytes().try_into().ok().and_then(Self::from_bytes);
         id.ok_or_else(|| {
             let length = Self::LENGTH;
-            ValidationError::new("malformed", format!("must be the {length} letters and digits after `uak_` in a key"))
+            ValidationError::new(
+                "malformed",
+                format!("must be the {length} letters and digits between `uak_` and the next `_` of a key"),
+            )
         })
     }
 }
@@ -223,16 +226,13 @@ impl KeyName {
     pub fn parse(text: &str) -> Result<Self, ValidationError> {
         let text = text.trim();
         if text.is_empty() {
-            return Err(ValidationError::new("empty", "name must not be blank"));
+            return Err(ValidationError::new("empty", "must not be blank"));
         }
         if text.chars().count() > Self::MAX {
-            return Err(ValidationError::new(
-                "too-long",
-                format!("name must be at most {} characters long", Self::MAX),
-            ));
+            return Err(ValidationError::new("too-long", format!("must be at most {} characters", Self::MAX)));
         }
         if text.chars().any(char::is_control) {
-            return Err(ValidationError::new("control-character", "name must not contain control characters"));
+            return Err(ValidationError::new("control-character", "must not contain control characters"));
         }
         Ok(Self(text.into()))
     }

@@ -54,7 +54,7 @@ impl Name {
         // One character too many is enough: the rest of a long text need not be normalized.
         let name: String = text.trim().nfc().take(Self::MAX + 1).collect();
         match name.chars().count() {
-            0 => Err(ValidationError::new("empty", "name must not be blank")),
+            0 => Err(ValidationError::new("empty", "must not be blank")),
             1..=Self::MAX => Ok(name),
             _ => Err(ValidationError::new("too-long", format!("must be at most {} characters", Self::MAX))),
         }

@@ -22,10 +22,7 @@ impl Prefix {
     ///
     /// A [`ValidationError`] with code `control-character`, `empty` or `too-long`.
     pub fn parse(text: &str) -> Result<Self, ValidationError> {
-        let name = Name::normalized(text).map_err(|error| {
-            // The message for names begins with "name", but this prefix may be one of an email.
-            if error.code == "empty" { ValidationError::new("empty", "must not be blank") } else { error }
-        })?;
+        let name = Name::normalized(text)?;
         let folded = fold_case(&name);
         let email = Email::parse(&name).ok().map(|email| email.key());
         Ok(Self { email_key: email.filter(|key| *key != folded), folded })

@@ -35,7 +35,7 @@ impl FromStr for Version {
 
     fn from_str(text: &str) -> Result<Self, ValidationError> {
         let version = text.parse().ok().map(Self).filter(|version| *version >= Self::FIRST);
-        version.ok_or_else(|| ValidationError::new("out-of-range", "must be a version: a whole number from 1 on"))
+        version.ok_or_else(|| ValidationError::new("out-of-range", "must be a whole number of at least 1"))
     }
 }
 

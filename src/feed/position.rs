@@ -83,9 +83,7 @@ impl FromStr for Position {
             let number = number.parse().ok().filter(|_| is_epoch && is_number)?;
             Some(Self { epoch: Epoch(epoch.into()), number })
         });
-        parsed.ok_or_else(|| {
-            ValidationError::new("malformed", "must be a position as Feed-Position or an event reports it")
-        })
+        parsed.ok_or_else(|| ValidationError::new("malformed", "must be a position from Feed-Position or an event"))
     }
 }
 
@@ -145,7 +143,8 @@ impl FromStr for After {
             "earliest" => Ok(Self::Earliest),
             "now" => Ok(Self::Now),
             text => text.parse().map(Self::Position).map_err(|error: ValidationError| {
-                ValidationError::new(error.code, format!("{}, or earliest or now", error.message))
+                let message = "must be now, earliest, or a position from Feed-Position or an event";
+                ValidationError::new(error.code, message)
             }),
         }
     }
@@ -166,6 +165,7 @@ mod tests {
         }
         assert_eq!("now".parse(), Ok(After::Now));
         assert_eq!("earliest".parse(), Ok(After::Earliest));
-        assert!("Now".parse::<After>().is_err());
+        let message = "must be now, earliest, or a position from Feed-Position or an event";
+        assert_eq!("Now".parse::<After>().unwrap_err().message, message);
     }
 }

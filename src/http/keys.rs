@@ -34,7 +34,7 @@ const MAX_OVERLAP: Duration = Duration::from_hours(24 * 365);
 #[serde(rename_all = "camelCase")]
 #[schema(as = ApiKey)]
 pub(super) struct KeyBody {
-    /// The id: the part after `uak_`.
+    /// The id: the 12 letters and digits between `uak_` and the next `_`.
     #[schema(example = "3mWv0cY2bQeR")]
     id: String,
     /// The purpose of the key.
@@ -52,10 +52,10 @@ pub(super) struct KeyBody {
     /// The id of the key that replaces it, if it was rotated.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaced_by: Option<String>,
-    /// When it was last used, to about a minute.
+    /// When it was last used, accurate to about a minute.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_microseconds")]
     last_used_at: Option<DateTime<Utc>>,
-    /// The key itself. Only the response that creates it has it.
+    /// The key itself. Returned only when it is created.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
 }
@@ -169,7 +169,9 @@ impl FromRequest for PathKeyId {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let id = path::parameter(request, "id").parse();
         std::future::ready(id.map(Self).map_err(|_| {
-            let detail = format!("The id of an API key is the {} letters and digits after `uak_`.", KeyId::LENGTH);
+            let length = KeyId::LENGTH;
+            let detail =
+                format!("The id of an API key is the {length} letters and digits between `uak_` and the next `_`.");
             Problem::new(Kind::InvalidId, detail)
         }))
     }
@@ -185,7 +187,7 @@ impl IntoParams for PathKeyId {
 
 /// List API keys
 ///
-/// Returns all keys, oldest first, without their secrets; also those that were revoked or have expired.
+/// Returns all keys, oldest first, without their secrets, including revoked and expired ones.
 #[utoipa::path(
     get,
     path = "/keys",
@@ -200,7 +202,7 @@ pub(super) async fn list(_: Allowed<KeysAdmin>, service: web::Data<KeyService>) 
 
 /// Create an API key
 ///
-/// Only this response contains the key: it cannot be read again. It works within `auth.refresh` on every process.
+/// Only this response contains the key: it cannot be read again. Every process accepts it within `auth.refresh`.
 #[utoipa::path(
     post,
     path = "/keys",
@@ -226,8 +228,8 @@ pub(super) async fn create(
 
 /// Rotate an API key
 ///
-/// Creates a key with the same name, scopes and expiry. The old key works for `overlap`, so that its holders can change
-/// over. Only this response contains the new key.
+/// Creates a key with the same name, scopes and expiry. The old key works for `overlap`, so that clients can
+/// switch. Only this response contains the new key.
 #[utoipa::path(
     post,
     path = "/keys/{id}/rotate",
@@ -261,7 +263,7 @@ pub(super) async fn rotate(
 
 /// Revoke an API key
 ///
-/// It stops working within `auth.refresh` on every process. A revoked key stays in the list.
+/// Every process refuses it within `auth.refresh`. A revoked key stays in the list.
 #[utoipa::path(
     delete,
     path = "/keys/{id}",

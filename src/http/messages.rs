@@ -62,8 +62,8 @@ struct Sent {
 
 /// Send a message to a user
 ///
-/// Stores the message and delivers it to each WebSocket that was opened with a ticket of this user, on every process. Who
-/// connects within 24 hours gets it as well. Messages and events have one order.
+/// Stores the message and delivers it to each WebSocket that was opened with a ticket of this user, on every process.
+/// Clients that connect within 24 hours receive it too. Messages and events have one order.
 #[utoipa::path(
     post,
     path = "/users/{id}/messages",

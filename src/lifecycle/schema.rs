@@ -13,13 +13,13 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// Migrations are pending, and `database.migrate` is `check`.
-    #[error("{0} migrations are pending; run `users-api migrate up`, or set database.migrate to auto")]
+    #[error("{} pending; run `users-api migrate up`, or set database.migrate to auto", migrations(*.0, "is", "are"))]
     Pending(usize),
     /// Reading or migrating the schema failed.
     #[error("cannot migrate the database")]
     Failed(#[from] service::SchemaFailure),
     /// A signal stopped the startup.
-    #[error("stopped; {applied} migrations were applied")]
+    #[error("stopped; {} applied", migrations(*.applied, "was", "were"))]
     Stopped {
         /// Migrations that had been applied.
         applied: usize,
@@ -27,6 +27,11 @@ pub enum SchemaError {
     /// The database does not meet the requirements.
     #[error("cannot use the database")]
     Unusable(#[source] service::SchemaFailure),
+}
+
+/// Returns a number of migrations with its verb.
+fn migrations(count: usize, singular: &str, plural: &str) -> String {
+    if count == 1 { format!("1 migration {singular}") } else { format!("{count} migrations {plural}") }
 }
 
 /// Checks the server, and applies or checks migrations according to `database.migrate`.
@@ -70,5 +75,20 @@ pub(crate) async fn check_privileges(pool: &Pool, stop: &StopRequest) -> Result<
             Ok(())
         }
         checked => checked.map_err(SchemaError::Unusable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_migration_is_singular() {
+        let pending = |count| SchemaError::Pending(count).to_string();
+        assert!(pending(1).starts_with("1 migration is pending;"), "{}", pending(1));
+        assert!(pending(2).starts_with("2 migrations are pending;"), "{}", pending(2));
+        let stopped = |applied| SchemaError::Stopped { applied }.to_string();
+        assert_eq!(stopped(0), "stopped; 0 migrations were applied");
+        assert_eq!(stopped(1), "stopped; 1 migration was applied");
     }
 }

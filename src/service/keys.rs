@@ -47,7 +47,7 @@ pub struct KeyRecord {
     pub revoked_at: Option<DateTime<Utc>>,
     /// The key that replaces it, if it was rotated.
     pub replaced_by: Option<KeyId>,
-    /// When it was last used, to about a minute.
+    /// When it was last used, accurate to about a minute.
     pub last_used_at: Option<DateTime<Utc>>,
 }
 
@@ -150,8 +150,8 @@ impl KeyService {
             .await
     }
 
-    /// Replaces a key by a new one with the same name, scopes and expiry. The old one works for `overlap`, so that its
-    /// holders can change over. The caller gets no scope that is not one of `limit`.
+    /// Replaces a key by a new one with the same name, scopes and expiry. The old one works for `overlap`, so that clients
+    /// can switch. The caller gets no scope that is not one of `limit`.
     ///
     /// # Errors
     ///

@@ -130,7 +130,7 @@ async fn refused_rows_are_reported_by_line(context: Context) {
         [
             "line 4: not valid JSON at column 2",
             "line 5: email already in use",
-            "line 6: name: name must not be blank; email: must be an email address such as ann@example.com",
+            "line 6: name: must not be blank; email: must be an email address such as ann@example.com",
             "users-api: some rows were refused",
         ]
     );

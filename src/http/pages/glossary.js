@@ -64,7 +64,7 @@ export const GLOSSARY = {
   retriedReads: ["Retried: reads", "Reads that were retried on another connection.", `${DOC}#retry-policy`],
   retriedTransactions: ["Retried: transactions", "Transactions that were retried as a whole on another connection.", `${DOC}#retry-policy`],
   opened: ["Opened", "Connections that were opened.", OPENING],
-  dialsFailed: ["Dials failed", "Failed attempts to open a connection.", OPENING],
+  dialsFailed: ["Failed connection attempts", "Attempts to open a connection that failed.", OPENING],
   closedIdle: ["Closed: idle", "Connections above pool.min that were not used for pool.idle.", SETTINGS],
   closedLifetime: ["Closed: lifetime", "Connections that reached pool.lifetime.", SETTINGS],
   closedReplaced: ["Closed: replaced", "Connections that were replaced, for example after a reload or an impairment.", SITUATIONS],

@@ -138,7 +138,7 @@ class NumberControl extends Control {
     this.timer = setTimeout(() => {
       const value = this.number.valueAsNumber;
       if (!Number.isInteger(value) || value < this.low || value > this.high) {
-        this.fail(`must be a whole number between ${this.low} and ${this.high}`);
+        this.fail(`must be a whole number from ${this.low} to ${this.high}`);
         return;
       }
       this.fail("");

@@ -32,7 +32,7 @@ const COUNTERS = [
   ["Operations", ["operations", "operations"], ["failed", "failed"], ["batches", "batches"], ["batched", "batched"], ["slowHolds", "slow holds"]],
   ["Refused", ["refusedBusy", "busy"], ["timedOut", "timed out"], ["refusedDown", "down"], ["refusedClosing", "closing"]],
   ["Retried", ["retriedConflicts", "conflicts"], ["retriedReads", "reads"], ["retriedTransactions", "transactions"]],
-  ["Connections", ["opened", "opened"], ["dialsFailed", "dials failed"], ["closedIdle", "closed: idle"], ["closedLifetime", "closed: lifetime"], ["closedReplaced", "closed: replaced"],
+  ["Connections", ["opened", "opened"], ["dialsFailed", "failed connection attempts"], ["closedIdle", "closed: idle"], ["closedLifetime", "closed: lifetime"], ["closedReplaced", "closed: replaced"],
     ["closedBroken", "closed: broken"], ["closedSessionChanged", "closed: session"], ["stranded", "stranded", "strandedCount"]],
 ];
 

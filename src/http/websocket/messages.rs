@@ -134,7 +134,7 @@ impl ClientMessage {
         let value: Value = serde_json::from_str(text)
             .map_err(|error| MessageError::new(ErrorCode::MalformedJson, error.to_string()))?;
         if !value.is_object() {
-            return Err(MessageError::invalid("a message is a JSON object"));
+            return Err(MessageError::invalid("the message must be a JSON object"));
         }
         let (after, ids, types) = match ClientMessageJson::deserialize(value) {
             Ok(ClientMessageJson::Subscribe { after, ids, types }) => (after, ids, types),
