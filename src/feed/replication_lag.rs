@@ -8,17 +8,17 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A server that lacks events for longer does not get them.
+/// How long a lagging server may take to catch up. After that, the database counts as restored.
 const MAX_LAG: Duration = Duration::from_secs(10);
 
-/// For how long the database has lacked events.
+/// How long the database has lacked events that this process knows.
 pub(super) struct ReplicationLag {
     max: Duration,
     since: Mutex<Option<Instant>>,
 }
 
 impl ReplicationLag {
-    /// An embedded database is not replicated, so it cannot lag.
+    /// Creates the tracker. An embedded database has no replicas, so its maximum lag is zero.
     pub(super) fn new(is_embedded: bool) -> Self {
         Self { max: if is_embedded { Duration::ZERO } else { MAX_LAG }, since: Mutex::default() }
     }
@@ -28,17 +28,17 @@ impl ReplicationLag {
         self.max
     }
 
-    /// Records that events are missing. Returns whether the server may still get them.
-    pub(super) fn may_end(&self, now: Instant) -> bool {
+    /// Records that events are missing. Returns whether the server may still catch up.
+    pub(super) fn may_catch_up(&self, now: Instant) -> bool {
         let mut since = self.since();
         if since.is_none() && !self.max.is_zero() {
-            tracing::warn!(wait = ?self.max, "the database has fewer events than before; its server may lag");
+            tracing::warn!(wait = ?self.max, "the database has fewer events than before; waiting for replication");
         }
         now.saturating_duration_since(*since.get_or_insert(now)) < self.max
     }
 
     /// Records that no events are missing.
-    pub(super) fn end(&self) {
+    pub(super) fn caught_up(&self) {
         *self.since() = None;
     }
 

@@ -30,7 +30,7 @@ impl Shared {
         if state.epoch.is_empty() {
             state = self.new_epoch(state, None).await?;
         } else if let Some(head) = known.as_ref().filter(|head| is_behind(&state, head)) {
-            if self.lag.may_end(began) {
+            if self.lag.may_catch_up(began) {
                 // Another server has the events that this one lacks.
                 self.succeed(round, began);
                 return Ok(());
@@ -39,7 +39,7 @@ impl Shared {
             tracing::warn!(epoch, "the database has fewer events than before: it was restored; clients read again");
             state = self.new_epoch(state, Some(head.latest.number.cast_signed())).await?;
         }
-        self.lag.end();
+        self.lag.caught_up();
         let latest = match &known {
             Some(head) if *head.latest.epoch == *state.epoch => head.latest.clone(),
             _ => self.restart(&state),

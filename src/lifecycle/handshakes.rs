@@ -1,15 +1,16 @@
 //! Stops handshakes of new TCP connections before a listener is closed.
 //!
 //! A client is connected as soon as the kernel has completed the handshake, and may have sent its request before the service
-//! accepts the connection. Closing the listener resets such connections. A proxy does not send a POST again that was reset.
+//! accepts the connection. Closing the listener resets such connections, and a proxy does not retry a POST whose connection
+//! was reset.
 
 use std::{io, net::TcpListener};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use socket2::{SockFilter, SockRef};
 
-/// Discards requests for new connections. Handshakes in progress complete. The client tries again after a second, if the
-/// listener is not closed before.
+/// Drops incoming SYN packets. Handshakes in progress complete. The client's kernel retransmits its SYN after about a
+/// second. By then the listener is closed, and the connection is refused.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn stop(listener: &TcpListener) -> io::Result<()> {
     /// Byte of the TCP header with the flags.

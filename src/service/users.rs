@@ -44,7 +44,7 @@ use crate::domain::{Author, Precondition, User, UserId};
 pub struct UserService {
     pool: Pool,
     recorder: Recorder,
-    /// Informed of each committed change, if there is a feed.
+    /// Notified after each successful change. `None` without a feed.
     feed: Option<ChangeSignal>,
     creates: Batch<Arc<NewUser>, CreateOutcome>,
     keyed_creates: Batch<Arc<KeyedCreation>, KeyedOutcome<CreateOutcome>>,
@@ -161,7 +161,7 @@ impl UserService {
     /// # Errors
     ///
     /// [`Error::KeyInUse`] if it is in flight already.
-    pub fn mark_in_flight(&self, key: [u8; 32]) -> Result<impl Sized + Send + use<>, Error> {
+    pub fn mark_in_flight(&self, key: Hash) -> Result<impl Sized + Send + use<>, Error> {
         self.in_flight.begin(key).ok_or(Error::KeyInUse)
     }
 

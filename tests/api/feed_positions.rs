@@ -125,7 +125,7 @@ async fn a_server_that_lags_is_not_a_restored_database(context: Context) {
     // As if both processes were connected to a server that lags.
     let direct = connect(&url).await;
     direct.execute_unprepared("UPDATE users_feed SET number = 3").await.unwrap();
-    service.logged("the database has fewer events than before; its server may lag").await;
+    service.logged("the database has fewer events than before; waiting for replication").await;
     assert_eq!(changes(&app, &format!("after={end}")).await, Vec::<Value>::new());
     let other = Service::start(context.folder(), &variables).await;
     let other = App::at(other.address, &url);

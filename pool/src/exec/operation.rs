@@ -26,7 +26,8 @@ use crate::{
 const MAX_ATTEMPTS: u32 = 5;
 /// Maximum number of attempts when conflicts occur.
 const MAX_CONFLICT_ATTEMPTS: u32 = 10;
-const INITIAL_BACKOFF: Duration = Duration::from_millis(4);
+/// The limit of the first random pause. It doubles with each attempt, up to the maximum.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(8);
 const MAX_BACKOFF: Duration = Duration::from_millis(250);
 
 /// The kind of an operation. It decides whether a failed attempt may be retried.
@@ -347,7 +348,7 @@ where
 /// Returns a random pause, up to a limit that doubles with each attempt: operations that collided should not collide
 /// again, and a server that is closing connections should have closed the others.
 fn backoff(attempts: u32) -> Duration {
-    let limit = INITIAL_BACKOFF.saturating_mul(1 << attempts.min(10)).min(MAX_BACKOFF);
+    let limit = INITIAL_BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(MAX_BACKOFF);
     limit.mul_f64(fastrand::f64())
 }
 

@@ -8,8 +8,9 @@ use crate::{connect::url::Engine, error_kind::DbErrorKind};
 
 /// Maximum number of concurrent attempts.
 pub(super) const MAX_CONCURRENT_CONNECTS: u32 = 16;
-/// The pause after a failed attempt. It doubles with each further failure, up to the maximum.
-const INITIAL_PAUSE: Duration = Duration::from_millis(50);
+/// The pause after the first failed attempt. It doubles with each further failure, up to the maximum. Up to half of each
+/// pause is deducted at random.
+const INITIAL_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// The maximum pause after attempts that timed out.
 const MAX_PAUSE_AFTER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,7 +71,7 @@ impl Pace {
         let pause = if kind.is_final() {
             PAUSE_AFTER_REJECTION
         } else {
-            INITIAL_PAUSE.saturating_mul(1 << count.min(20)).min(longest)
+            INITIAL_PAUSE.saturating_mul(1 << count.saturating_sub(1).min(20)).min(longest)
         };
         // Jitter: instances that lost the database together should not reconnect together.
         self.not_before = Some(Instant::now() + pause.mul_f64(0.5 + 0.5 * fastrand::f64()));
