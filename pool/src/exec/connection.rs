@@ -55,8 +55,8 @@ struct Held {
     ended: AtomicBool,
 }
 
-/// A connection after its operation.
-pub(crate) enum Reclaimed {
+/// The outcome of [`Connection::reclaim`].
+pub(crate) enum ReclaimOutcome {
     Reusable(PoolEntry<DriverConnection>),
     /// It works, but the operation has changed the state of its session.
     SessionChanged(PoolEntry<DriverConnection>),
@@ -100,28 +100,28 @@ impl Connection {
     }
 
     /// Takes the connection from all clones and rolls back an open transaction.
-    pub(crate) async fn reclaim(&self) -> Reclaimed {
+    pub(crate) async fn reclaim(&self) -> ReclaimOutcome {
         self.held.ended.store(true, Ordering::Release);
         let is_in_memory = self.held.inner.is_in_memory();
         let mut slot = match self.held.entry.try_lock() {
             Ok(slot) => slot,
             Err(_) if is_in_memory => self.held.entry.lock().await,
             // A clone is still executing a statement; it drops the connection afterwards.
-            Err(_) => return Reclaimed::Broken,
+            Err(_) => return ReclaimOutcome::Broken,
         };
-        let Some(mut entry) = slot.take() else { return Reclaimed::Broken };
+        let Some(mut entry) = slot.take() else { return ReclaimOutcome::Broken };
         let cleanup = self.progress().cleanup(self.held.backend, is_in_memory);
         match cleanup {
             Cleanup::Nothing => {}
-            Cleanup::Discard => return Reclaimed::Broken,
-            Cleanup::Close => return Reclaimed::SessionChanged(entry),
+            Cleanup::Discard => return ReclaimOutcome::Broken,
+            Cleanup::Close => return ReclaimOutcome::SessionChanged(entry),
             Cleanup::RollBack => {
                 self.held.context.statement_sent(self.held.inner.clock);
                 // Boxed to keep the future small for operations without a transaction.
                 let rolled_back = Box::pin(entry.connection.rollback(1)).await;
                 // An in-memory database may have no transaction to roll back.
                 if self.held.context.statement_ended() || rolled_back.is_err() && !is_in_memory {
-                    return Reclaimed::Broken;
+                    return ReclaimOutcome::Broken;
                 }
             }
         }
@@ -129,10 +129,10 @@ impl Connection {
             self.held.context.statement_sent(self.held.inner.clock);
             let restored = Box::pin(entry.connection.restore_lock_timeout()).await;
             if self.held.context.statement_ended() || restored.is_err() {
-                return Reclaimed::Broken;
+                return ReclaimOutcome::Broken;
             }
         }
-        Reclaimed::Reusable(entry)
+        ReclaimOutcome::Reusable(entry)
     }
 
     /// Waits until the connection is free. A dropped transaction is rolled back first, so that later statements do not

@@ -75,9 +75,9 @@ fn nearest(table: Table, unknown: &str) -> Option<&'static str> {
 
 /// Parameters as they may be shown: names, and values from closed sets.
 #[derive(Default)]
-pub(super) struct Shown(Vec<String>);
+pub(super) struct RedactedParameters(Vec<String>);
 
-impl Shown {
+impl RedactedParameters {
     pub(super) fn push(&mut self, parameter: &Parameter, is_closed: bool) {
         let value = if is_closed { parameter.value.as_str() } else { "***" };
         self.0.push(format!("{}={value}", parameter.name));

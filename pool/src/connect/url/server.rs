@@ -7,7 +7,7 @@ use super::{
     host::{BALANCES, Host, HostAddress, HostList, PORT, TARGETS, TargetServer, hosts, is_loopback, ports},
     invalid::InvalidUrl,
     parameter_tables::{self, Meaning, Table},
-    parameters::{self, Shown},
+    parameters::{self, RedactedParameters},
     text::{self, ENCODE, Parameter},
     tls::{Tls, TlsMode, TlsRequirements},
 };
@@ -110,7 +110,7 @@ impl ServerAddress {
             None => (None, authority),
         };
         let authority = Authority::parse(login, server, path)?;
-        let mut shown = Shown::default();
+        let mut shown = RedactedParameters::default();
         let mut settings = Settings::default();
         let known = parameters::known(dialect.table, text::parameters(query)?)?;
         for (parameter, meaning) in &known {

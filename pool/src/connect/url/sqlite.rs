@@ -74,7 +74,7 @@ impl FileAddress {
     }
 
     fn read(&mut self, parameters: Vec<text::Parameter>) -> Result<String, InvalidUrl> {
-        let mut shown = parameters::Shown::default();
+        let mut shown = parameters::RedactedParameters::default();
         for (parameter, meaning) in parameters::known(parameter_tables::SQLITE, parameters)? {
             let is_closed = match meaning {
                 Meaning::OpenMode => {
