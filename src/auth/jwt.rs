@@ -1,6 +1,6 @@
 //! Access tokens of an identity provider: JSON Web Tokens (RFC 7519, RFC 9068), verified as RFC 8725 recommends.
 //!
-//! The provider's keys (JWKS) are fetched by a background job (`jobs::jwks_refresh`). A verified token is remembered by
+//! The provider's keys (JWKS) are fetched by a background job (`jobs::jwks_refresh`). A verified token is cached by
 //! its digest until it expires, because verifying costs 13 to 62 µs and a digest a fraction of one.
 
 use std::{collections::HashMap, sync::Arc};
@@ -21,8 +21,8 @@ use crate::domain::{Actor, Scope, Scopes, Subject};
 
 /// How far the clocks of the provider and of this service may differ.
 const LEEWAY_SECONDS: u32 = 30;
-/// The number of verified tokens that are remembered: some megabytes.
-const MAX_REMEMBERED: usize = 10_000;
+/// The number of verified tokens that are cached: some megabytes.
+const MAX_CACHED: usize = 10_000;
 /// Maximum number of characters of a subject, as in OpenID Connect. It is logged, and recorded in the journal.
 const MAX_SUBJECT: usize = 255;
 /// Maximum number of bytes of a token. A longer one is refused before it is parsed.
@@ -66,7 +66,7 @@ pub struct TokenVerifier {
     rules: TokenRules,
     validation: Validation,
     keys: ArcSwap<SigningKeys>,
-    remembered: DashMap<[u8; 32], Remembered>,
+    cache: DashMap<[u8; 32], CachedToken>,
     /// Notified when a token names a key that is not known.
     unknown_key: Notify,
 }
@@ -85,7 +85,7 @@ struct SigningKey {
     algorithm: Option<Algorithm>,
 }
 
-struct Remembered {
+struct CachedToken {
     caller: Caller,
     ends_at: DateTime<Utc>,
     /// The keys with which it was verified. With others, it has to be verified again.
@@ -115,7 +115,7 @@ impl TokenVerifier {
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.validate_nbf = true;
         validation.leeway = u64::from(LEEWAY_SECONDS);
-        Self { rules, validation, keys: ArcSwap::default(), remembered: DashMap::new(), unknown_key: Notify::new() }
+        Self { rules, validation, keys: ArcSwap::default(), cache: DashMap::new(), unknown_key: Notify::new() }
     }
 
     /// Replaces the provider's keys by a JWK set. Returns how many of them can be used. Tokens that were verified with
@@ -130,7 +130,7 @@ impl TokenVerifier {
         let by_id: HashMap<_, _> = set.keys.iter().filter_map(key).collect();
         let count = by_id.len();
         self.keys.store(Arc::new(SigningKeys { by_id, are_known: true }));
-        self.remembered.clear();
+        self.cache.clear();
         Ok(count)
     }
 
@@ -148,7 +148,7 @@ impl TokenVerifier {
 
     /// Forgets the tokens that have expired.
     pub fn forget_expired(&self, now: DateTime<Utc>) {
-        self.remembered.retain(|_, token| token.ends_at > now);
+        self.cache.retain(|_, token| token.ends_at > now);
     }
 
     /// Decides who presents this token at this time.
@@ -161,15 +161,15 @@ impl TokenVerifier {
             return Err(Refusal::Invalid);
         }
         let digest: [u8; 32] = Sha256::digest(token).into();
-        let remembered = self.remembered.get(&digest);
-        if let Some(token) = remembered.filter(|token| Arc::ptr_eq(&token.keys, &self.keys.load())) {
+        let cached = self.cache.get(&digest);
+        if let Some(token) = cached.filter(|token| Arc::ptr_eq(&token.keys, &self.keys.load())) {
             return if token.ends_at > now { Ok(token.caller.clone()) } else { Err(Refusal::Invalid) };
         }
         let keys = self.keys.load_full();
         let (caller, ends_at) = self.verify_signature(token, &keys)?;
         // At the limit, tokens are verified each time until expired ones have been forgotten.
-        if self.remembered.len() < MAX_REMEMBERED {
-            self.remembered.insert(digest, Remembered { caller: caller.clone(), ends_at, keys });
+        if self.cache.len() < MAX_CACHED {
+            self.cache.insert(digest, CachedToken { caller: caller.clone(), ends_at, keys });
         }
         Ok(caller)
     }

@@ -143,7 +143,7 @@ async fn accepts_valid_tokens(provider: &Provider) {
             claims(&json!({"exp": 32_503_680_000.5, "jti": id})),
         ] {
             let token = key.token(&header(key, id), &claims);
-            // The second time, the token is remembered.
+            // The second time, the token is cached.
             for _ in 0..2 {
                 let reply = get(app, "/users", &token).await;
                 assert_eq!(reply.status, 200, "{id} {claims}: {}", reply.text);
