@@ -18,7 +18,7 @@ const MASKED: u8 = 0x80;
 pub(in crate::http) const MAX_FRAMES: u32 = 100;
 pub(in crate::http) const FRAMES_PERIOD: Duration = Duration::from_secs(10);
 /// Close code of a client that sends too many frames or tickets.
-pub(super) const TOO_MANY: CloseCode = CloseCode::Other(4029);
+pub(super) const CLOSE_RATE_LIMITED: CloseCode = CloseCode::Other(4029);
 
 /// A message or control frame of a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl Frames {
         if began.elapsed() > FRAMES_PERIOD {
             self.period = (Instant::now(), 1);
         } else if *count == MAX_FRAMES {
-            return Err(Violation::new(TOO_MANY, "more than 100 frames in 10 s"));
+            return Err(Violation::new(CLOSE_RATE_LIMITED, "more than 100 frames in 10 s"));
         } else {
             *count += 1;
         }

@@ -34,9 +34,9 @@ pub(in crate::http) const SILENCE_TIMEOUT: Duration = Duration::from_secs(65);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The reason of a restart.
-const RESTART: &str = "connect again; another process continues";
+const RESTART_REASON: &str = "connect again; another process continues";
 /// Close code of a client that is silent.
-const SILENT: CloseCode = CloseCode::Other(4408);
+const CLOSE_SILENT: CloseCode = CloseCode::Other(4408);
 
 /// The authentication of a client.
 pub(super) enum Entry {
@@ -186,7 +186,7 @@ impl Socket {
             Step::Attached(reason) => self.attach(reason),
             Step::Produced(part) => self.send_part(part),
             Step::Failed(error) => self.retry_later(&error),
-            Step::ShuttingDown => self.close(CloseCode::Restart, RESTART),
+            Step::ShuttingDown => self.close(CloseCode::Restart, RESTART_REASON),
             Step::Due => self.check_time(),
         }
     }
@@ -300,7 +300,7 @@ impl Socket {
                 let Violation { code, reason } = lost.into();
                 return self.send_end(code, reason);
             }
-            Part::End(End::Closing | End::Complete) => return self.close(CloseCode::Restart, RESTART),
+            Part::End(End::Closing | End::Complete) => return self.close(CloseCode::Restart, RESTART_REASON),
         };
         let message = message.to_json();
         self.push_text(&message);
@@ -326,9 +326,9 @@ impl Socket {
         match self.state {
             State::Closed { .. } => self.end(),
             State::Open(_) if now >= self.opened_at + SUBSCRIBE_TIMEOUT => {
-                self.close(SILENT, "no subscription within 10 s");
+                self.close(CLOSE_SILENT, "no subscription within 10 s");
             }
-            _ if now >= self.heard_at + SILENCE_TIMEOUT => self.close(SILENT, "no response to pings"),
+            _ if now >= self.heard_at + SILENCE_TIMEOUT => self.close(CLOSE_SILENT, "no response to pings"),
             _ => {
                 self.push(OpCode::Ping, b"");
                 self.ping_at = now + ping_interval();

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use actix_http::ws::CloseCode;
 
 use super::{
-    frames::{TOO_MANY, Violation},
+    frames::{CLOSE_RATE_LIMITED, Violation},
     messages::MessageError,
 };
 use crate::{
@@ -55,7 +55,7 @@ impl Tickets {
     fn note_invalid(&self) -> Violation {
         let limits = self.authenticator.limits();
         if self.address.is_some_and(|address| limits.credentials_invalid(address).is_err()) {
-            return Violation::new(TOO_MANY, "this address has sent too many invalid tickets");
+            return Violation::new(CLOSE_RATE_LIMITED, "this address has sent too many invalid tickets");
         }
         Violation::new(CREDENTIALS_INVALID, "the ticket is unknown, expired or was used before")
     }
