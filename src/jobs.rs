@@ -54,11 +54,11 @@ pub(crate) struct AuthJobs {
 }
 
 /// The jobs that keep a feed up to date. Dropping it aborts them.
-pub(crate) struct Follower {
+pub(crate) struct FeedJobs {
     _tasks: JoinSet<()>,
 }
 
-impl Follower {
+impl FeedJobs {
     /// Starts them.
     pub(crate) fn start(live_feed: &Feed) -> Self {
         let mut tasks = JoinSet::new();

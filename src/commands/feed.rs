@@ -118,7 +118,7 @@ fn export(settings: &Settings, options: ExportOptions) -> Result<(), CommandErro
     with_feed(settings, async |feed, pool, stop| {
         let lease = ExportStore::new(pool, options.name.unwrap_or_else(|| Exporter::name(&target)));
         let mut exporter = Exporter::new(feed.clone(), lease.clone(), target, options.after);
-        let _follower = jobs::Follower::start(&feed);
+        let _jobs = jobs::FeedJobs::start(&feed);
         let ended = stop.run_until_requested(Box::pin(exporter.run())).await;
         let _ = lease.release().await;
         match ended {
@@ -136,7 +136,7 @@ fn print(settings: &Settings, options: TailOptions) -> Result<(), CommandError> 
             receiver: None,
         };
         let mut subscription = feed.subscribe(options.after, filter);
-        let _follower = jobs::Follower::start(&feed);
+        let _jobs = jobs::FeedJobs::start(&feed);
         let printed = stop.run_until_requested(Box::pin(tail(&mut subscription, options.json, &stop))).await;
         match (printed, subscription.position()) {
             (Some(ended), _) => ended,

@@ -74,7 +74,7 @@ pub struct ChunkReport {
     pub is_committed: bool,
 }
 
-/// An error that stops an import before the end of its input.
+/// An error that stops an import before the end of its pending.
 #[derive(Debug)]
 pub enum ImportError {
     /// The input cannot be parsed any further.
@@ -116,19 +116,19 @@ pub async fn import<B: AsRef<[u8]>>(
     mut on_chunk: impl AsyncFnMut(ChunkReport) -> bool,
 ) -> Result<(), ImportError> {
     let mut source = pin!(source);
-    let mut input = Input { reader: Reader::new(format), rows: VecDeque::new(), end: None };
+    let mut pending = PendingRows { reader: Reader::new(format), rows: VecDeque::new(), end: None };
     let mut chunks = Chunks::start(import).await.map_err(ImportError::Service)?;
     let mut writing: Option<BoxFuture<'static, Result<ChunkReport, Error>>> = None;
     loop {
-        if writing.is_none() && input.has_chunk(import) {
-            writing = Some(chunks.write_next(&mut input.rows).map_err(ImportError::Service)?);
+        if writing.is_none() && pending.has_chunk(import) {
+            writing = Some(chunks.write_next(&mut pending.rows).map_err(ImportError::Service)?);
         }
-        let may_read = input.end.is_none() && input.rows.len() < CHUNK_ROWS;
+        let may_read = pending.end.is_none() && pending.rows.len() < CHUNK_ROWS;
         let read = match (writing.take(), may_read) {
             (None, true) => source.next().await,
             (None, false) => {
-                if let Some(Err(error)) = input.end {
-                    return Err(error.with_unwritten(input.rows.front()));
+                if let Some(Err(error)) = pending.end {
+                    return Err(error.with_unwritten(pending.rows.front()));
                 }
                 return chunks.finish().await.map_err(ImportError::Service);
             }
@@ -148,19 +148,19 @@ pub async fn import<B: AsRef<[u8]>>(
                 }
             }
         };
-        input.push(read, import.from_line).await;
+        pending.push(read, import.from_line).await;
     }
 }
 
 /// The rows that have been read and are not being written yet.
-struct Input {
+struct PendingRows {
     reader: Reader,
     rows: VecDeque<RawRow>,
     /// Set once nothing more can be read.
     end: Option<Result<(), ImportError>>,
 }
 
-impl Input {
+impl PendingRows {
     /// Returns whether the next chunk can be written.
     fn has_chunk(&self, import: &Import) -> bool {
         let is_complete = self.rows.len() >= CHUNK_ROWS || import.keyed.is_none() || matches!(self.end, Some(Ok(())));
