@@ -40,6 +40,8 @@ use crate::domain::{Author, Precondition, User, UserId};
 ///
 /// Concurrent calls of the frequent ones share statements: a [`Batch`] collects the calls that would otherwise wait for
 /// each other, and its function serves them with as few statements as possible.
+///
+/// Every method that uses the database can also return [`Error::Unavailable`] and [`Error::Internal`].
 #[derive(Clone, Debug)]
 pub struct UserService {
     pool: Pool,
