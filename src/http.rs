@@ -7,8 +7,8 @@
 //!    responses to requests that never reach a route.
 //! 2. [`frame`]: the framing of responses to HTTP/1.0 clients and to upgrade requests (`framing`).
 //! 3. [`RequestSpan`]: the span, the log line and the metrics of the request (`observe`, `metrics`), with a limit on the
-//!    lines of refusals (`refusal_log`).
-//! 4. `observe::finish`: the delay of refusals of a busy pool (`refusal_pace`), the request id, caching and security headers (`policy`), public URLs (`public_url`),
+//!    lines of refusals (`refusal_log_limit`).
+//! 4. `observe::finish`: the delay of refusals of a busy pool (`refusal_throttle`), the request id, caching and security headers (`policy`), public URLs (`public_url`),
 //!    `compression`.
 //! 5. `limits`: accepted hosts (`host`), undecoded paths (`path`), the request timeout, panics, HEAD.
 //! 6. `cors`: responses for pages of other origins, if there are such.
@@ -64,8 +64,8 @@ mod public_url;
 mod query;
 mod recheck;
 mod refusal;
-mod refusal_log;
-mod refusal_pace;
+mod refusal_log_limit;
+mod refusal_throttle;
 mod request_info;
 mod responses;
 mod route;
@@ -273,7 +273,7 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
             .protected(users::__path_find, users::find)
             .protected(users::__path_replace, users::replace)
             .protected(users::__path_patch, users::patch)
-            .protected(users::__path_remove, users::remove)
+            .protected(users::__path_delete, users::delete)
             // Last, because each pattern costs a request that follows it a regular expression.
             .protected(messages::__path_send, messages::send)
             .protected(presence::__path_find, presence::find)
@@ -297,7 +297,7 @@ fn routes(config: &mut ServiceConfig, set: RouteSet) {
 /// Returns the OpenAPI document of a set of routes.
 #[must_use]
 pub fn document(set: RouteSet) -> OpenApi {
-    let base = docs::Base::openapi();
+    let base = docs::ApiDocument::openapi();
     let configure = |config: &mut ServiceConfig| routes(config, set);
     let (_, mut document) = App::new().into_utoipa_app().openapi(base).configure(configure).split_for_parts();
     docs::complete(&mut document);

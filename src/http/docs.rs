@@ -58,7 +58,7 @@ use crate::{
         (name = "operations", description = "Health, metrics and status, for operators and orchestrators"),
     ),
 )]
-pub(super) struct Base;
+pub(super) struct ApiDocument;
 
 /// Completes the document with what all operations have in common.
 pub(super) fn complete(api: &mut openapi::OpenApi) {

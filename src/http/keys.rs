@@ -33,7 +33,7 @@ const MAX_OVERLAP: Duration = Duration::from_hours(24 * 365);
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ApiKey)]
-pub(super) struct KeyBody {
+pub(super) struct ApiKeyBody {
     /// The id: the 12 letters and digits between `uak_` and the next `_`.
     #[schema(example = "3mWv0cY2bQeR")]
     id: String,
@@ -60,7 +60,7 @@ pub(super) struct KeyBody {
     key: Option<String>,
 }
 
-impl KeyBody {
+impl ApiKeyBody {
     fn new(record: KeyRecord, key: Option<String>) -> Self {
         let KeyRecord { id, name, scopes, created_at, expires_at, revoked_at, replaced_by, last_used_at } = record;
         Self {
@@ -193,11 +193,11 @@ impl IntoParams for PathKeyId {
     path = "/keys",
     tag = "keys",
     operation_id = "listKeys",
-    responses((status = 200, description = "All keys", body = [KeyBody]), ServerProblems),
+    responses((status = 200, description = "All keys", body = [ApiKeyBody]), ServerProblems),
 )]
 pub(super) async fn list(_: Allowed<KeysAdmin>, service: web::Data<KeyService>) -> Result<HttpResponse, Problem> {
     let keys = service.list().await?;
-    Ok(HttpResponse::Ok().json(keys.into_iter().map(|key| KeyBody::new(key, None)).collect::<Vec<_>>()))
+    Ok(HttpResponse::Ok().json(keys.into_iter().map(|key| ApiKeyBody::new(key, None)).collect::<Vec<_>>()))
 }
 
 /// Create an API key
@@ -209,7 +209,7 @@ pub(super) async fn list(_: Allowed<KeysAdmin>, service: web::Data<KeyService>) 
     tag = "keys",
     operation_id = "createKey",
     request_body = ApiKeyDraft,
-    responses((status = 201, description = "The key was created", body = KeyBody), KeyBodyProblems, ServerProblems),
+    responses((status = 201, description = "The key was created", body = ApiKeyBody), KeyBodyProblems, ServerProblems),
 )]
 pub(super) async fn create(
     caller: Allowed<KeysAdmin>,
@@ -223,7 +223,7 @@ pub(super) async fn create(
     let (key, text) = generate()?;
     let record = service.create(NewKey { key, name, scopes, expires_at: expires_at.map(|expiry| expiry.0) }).await?;
     tracing::info!(key = %record.id, scopes = %record.scopes, by = %caller.actor(), "API key created");
-    Ok(HttpResponse::Created().json(KeyBody::new(record, Some(text))))
+    Ok(HttpResponse::Created().json(ApiKeyBody::new(record, Some(text))))
 }
 
 /// Rotate an API key
@@ -238,7 +238,7 @@ pub(super) async fn create(
     params(PathKeyId),
     request_body = ApiKeyRotation,
     responses(
-        (status = 201, description = "The new key was created", body = KeyBody),
+        (status = 201, description = "The new key was created", body = ApiKeyBody),
         KeyBodyProblems,
         KeyIdProblems,
         KeyRotationProblems,
@@ -258,7 +258,7 @@ pub(super) async fn rotate(
         rotated => rotated?,
     };
     tracing::info!(key = %record.id, replaces = %id.0, by = %caller.actor(), "API key rotated");
-    Ok(HttpResponse::Created().json(KeyBody::new(record, Some(text))))
+    Ok(HttpResponse::Created().json(ApiKeyBody::new(record, Some(text))))
 }
 
 /// Revoke an API key

@@ -49,8 +49,7 @@ impl MemberValue for Data {
 
 /// A message that was sent.
 #[derive(Serialize, ToSchema)]
-#[schema(as = SentMessage)]
-struct Sent {
+struct SentMessage {
     /// The same for each delivery of the message.
     #[schema(example = "019aa2f0-5c1e-7b3a-9d5e-2f6c8b7a1e40.-3689348814741910528")]
     id: String,
@@ -72,7 +71,7 @@ struct Sent {
     params(PathId),
     request_body = MessageDraft,
     responses(
-        (status = 202, description = "The message is stored, and will be delivered", body = Sent),
+        (status = 202, description = "The message is stored, and will be delivered", body = SentMessage),
         MessageProblems,
         ServerProblems,
     ),
@@ -88,5 +87,5 @@ pub(super) async fn send(
     let before = feed.head();
     let sent = service.send(id.0, draft.0.data.0, caller.into_author(&request)).await?;
     let position = feed.locate(sent.journal_id, before).await.map(|position| position.to_string());
-    Ok(HttpResponse::Accepted().json(Sent { id: sent.id, position }))
+    Ok(HttpResponse::Accepted().json(SentMessage { id: sent.id, position }))
 }

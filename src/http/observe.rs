@@ -22,7 +22,7 @@ use super::{
     access::RATE_LIMIT,
     compression, limits, policy,
     problem::{Kind, Problem},
-    public_url, refusal_log, refusal_pace,
+    public_url, refusal_log_limit, refusal_throttle,
     request_info::{REQUEST_ID, RequestInfo},
 };
 use crate::{
@@ -87,7 +87,7 @@ pub(super) async fn finish(
     let _busy = request.conn_data::<OpenConnection>().map(OpenConnection::begin_request);
     let outcome = limits::limits(request, next, info.as_ref()).await;
     if outcome.as_ref().is_ok_and(is_refused_by_the_pool) {
-        refusal_pace::wait().await;
+        refusal_throttle::wait().await;
     }
     let mut response = match (outcome, &info) {
         (Ok(response), Some(info)) => with_request_id(response, info),
@@ -167,7 +167,7 @@ fn join_trace(span: &Span, request: &ServiceRequest, method: &Method) -> Option<
 fn log(info: &RequestInfo, status: StatusCode, problem: Option<&Problem>) {
     let suppressed = match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-            match refusal_log::admit(problem.map_or("", Problem::code), Instant::now()) {
+            match refusal_log_limit::admit(problem.map_or("", Problem::code), Instant::now()) {
                 Some(suppressed) => Some(suppressed).filter(|suppressed| *suppressed > 0),
                 None => return,
             }

@@ -314,7 +314,7 @@ pub(super) async fn patch(
         ServerProblems,
     ),
 )]
-pub(super) async fn remove(
+pub(super) async fn delete(
     caller: Allowed<UsersDelete>,
     id: PathId,
     condition: ChangeCondition,
