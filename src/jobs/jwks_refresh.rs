@@ -50,10 +50,19 @@ async fn refresh(verifier: &TokenVerifier, source: &JwksSource) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use humantime_serde::re::humantime::format_duration;
     use jsonwebtoken::Algorithm;
 
     use super::*;
     use crate::auth::TokenRules;
+
+    #[test]
+    fn the_settings_file_names_the_intervals() {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/config/default.toml")).replace("\n# ", " ");
+        let [usual, least] = [INTERVAL, MIN_INTERVAL].map(format_duration);
+        assert!(text.contains(&format!("It is read every {usual}, and also when")), "{usual}");
+        assert!(text.contains(&format!("but then at most once in {least}.")), "{least}");
+    }
 
     #[test]
     fn known_keys_survive_a_source_that_is_away_and_new_ones_are_read() {

@@ -9,9 +9,9 @@ section! {
     AdminSettings, SETTINGS: "admin" {
         /// IP address of the listener for operators.
         pub host: IpAddr = "127.0.0.1", Allowed::Described("an IP address such as 127.0.0.1 or ::");
-        /// TCP port of the listener for operators, 0 to 65535; 0 = none: all paths are on server.port. Otherwise /pool,
-        /// /metrics, /feed, /keys, /dashboard and /swagger are served on this port and not on server.port, so that
-        /// clients of the API cannot reach them. /health is served on both ports.
+        /// TCP port of the listener for operators; 0 = none: all paths are on server.port. Otherwise /pool, /metrics,
+        /// /feed, /keys, /dashboard and /swagger are served on this port and not on server.port, so that clients of the
+        /// API cannot reach them. /health is served on both ports.
         pub port: u16 = 0, Allowed::Integer { min: 0, max: 65_535 };
     }
 }

@@ -18,14 +18,14 @@ section! {
         /// required: yes, with an API key (users-api keys create) or an access token (auth.jwt). gateway: not to this
         /// service, because a gateway in front of it authenticates them; the operator has to ensure that.
         pub mode: AuthMode = "off", Allowed::Described("off, required or gateway");
-        /// How often the API keys are read from the database, 100ms to 1h. A revoked key works for at most this time,
-        /// and a new key works after at most this time. Too low: needless statements. Too high: a leaked key works
-        /// longer after it was revoked.
+        /// How often the API keys are read from the database. A revoked key works for at most this time, and a new key
+        /// works after at most this time. Too low: needless statements. Too high: a leaked key works longer after it
+        /// was revoked.
         #[serde(with = "humantime_serde")]
         pub refresh: Duration = "5s", Allowed::duration(Duration::from_millis(100), Duration::from_hours(1));
-        /// How long known API keys work while they cannot be read from the database, 0s to 7d. Unknown keys get a 503
-        /// in the meantime. Too low: /pool and /metrics fail too during a database outage. Too high: a key that
-        /// was revoked during an outage works longer.
+        /// How long known API keys work while they cannot be read from the database. Unknown keys get a 503 in the
+        /// meantime. Too low: /pool and /metrics fail too during a database outage. Too high: a key that was revoked
+        /// during an outage works longer.
         #[serde(with = "humantime_serde")]
         pub stale: Duration = "10m", Allowed::duration(Duration::ZERO, Duration::from_hours(7 * 24));
         /// API key (from users-api keys generate) that is stored with all scopes at start, unless it exists already.
@@ -48,8 +48,8 @@ section! {
         /// The audience that a token must contain (aud): usually the URL or the name of this service.
         pub audience: String = "", Allowed::Described("a text; required with auth.jwt.issuer");
         /// The issuer's public keys: a JWK set, as the URL that the issuer documents (jwks_uri) or a file. It is read
-        /// every ten minutes, and also when a token names an unknown key, but then at most once a minute. If it cannot
-        /// be read, the known keys stay valid.
+        /// every 10m, and also when a token names an unknown key, but then at most once in 1m. If it cannot be read,
+        /// the known keys stay valid.
         jwks: SecretString = "", Allowed::Described("an http or https URL, or a file; required with auth.jwt.issuer"),
             secret;
         /// Accepted signature algorithms of tokens. Supported are EdDSA, ES256, ES384, RS256, RS384, RS512, PS256,

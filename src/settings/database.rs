@@ -15,10 +15,10 @@ section! {
     /// `database.*`: which database.
     DatabaseSettings, SETTINGS: "database" {
         /// `sqlite://FILE?mode=rwc`, `postgres://USER:PASSWORD@HOST/DATABASE` or `mysql://USER:PASSWORD@HOST/DATABASE`.
-        /// `DATABASE_URL` also sets it. Unknown and unsupported parameters are refused. Percent-encode special
-        /// characters in user and password (@ is %40, / is %2F, # is %23). For a database on another machine, add
-        /// sslmode=verify-full (PostgreSQL) or ssl-mode=VERIFY_IDENTITY (MySQL, MariaDB). Several hosts, separated by
-        /// commas, are those of a cluster or of a primary with replicas: the first that accepts writes is used.
+        /// Unknown and unsupported parameters are refused. Percent-encode special characters in user and password (@ is
+        /// %40, / is %2F, # is %23). For a database on another machine, add sslmode=verify-full (PostgreSQL) or
+        /// ssl-mode=VERIFY_IDENTITY (MySQL, MariaDB). Several hosts, separated by commas, are those of a cluster or of
+        /// a primary with replicas: the first that accepts writes is used.
         url: SecretString = "sqlite://users.db?mode=rwc", Allowed::Described("a database URL"), secret, reloadable,
             alias("DATABASE_URL");
         /// Password of the database user, not percent-encoded. Set it here or in the URL, not in both. Every secret can

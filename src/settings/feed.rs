@@ -13,8 +13,6 @@ use super::{
 use crate::feed::{Broker, FeedOptions, KafkaUrl};
 
 const DAY: Duration = Duration::from_hours(24);
-const MIN_RING: ByteSize = ByteSize::mib(1);
-const MAX_RING: ByteSize = ByteSize::gib(16);
 
 section! {
     /// `feed.*`: the live feed of changes.
@@ -22,8 +20,8 @@ section! {
         /// Whether changes of users are published as events (GET /users/changes). All processes must have the same
         /// value. Clients read their state again after the feed was disabled and enabled.
         pub enabled: bool = true, Allowed::Boolean;
-        /// Poll interval: how often a process with subscribers reads the changes of other processes, 10ms to 1m, with a
-        /// jitter of ±25%. It reads its own changes immediately. Too low: needless statements. Too high: events of other
+        /// Poll interval: how often a process with subscribers reads the changes of other processes, with a jitter of
+        /// ±25%. It reads its own changes immediately. Too low: needless statements. Too high: events of other
         /// processes arrive late.
         #[serde(with = "humantime_serde")]
         poll: Duration = "500ms", Allowed::duration(Duration::from_millis(10), Duration::from_mins(1));
@@ -38,20 +36,20 @@ section! {
         /// Kafka: kafka://USER:PASSWORD@HOST:9092,HOST:9092/TOPIC (kafka+ssl:// with TLS, ?sasl=plain, scram-sha-256 or
         /// scram-sha-512). One process copies at a time; another one continues when it ends.
         export: SecretString = "none", Allowed::Described("none, or a URL of Kafka"), secret;
-        /// Memory for the latest events, 1MiB to 16GiB. Clients that are further behind read from the database. Too
-        /// low: many reads from the database when clients reconnect. An event takes about 700 bytes.
-        ring: ByteSize = "64MiB", Allowed::Described("a size from 1MiB to 16GiB, such as 64MiB");
-        /// How long events are available to clients that were disconnected, 1m to 3650d; at most journal.keep. Clients that
-        /// return later are asked to read their state again.
+        /// Memory for the latest events. Clients that are further behind read from the database. Too low: many reads
+        /// from the database when clients reconnect. An event takes about 700 bytes.
+        ring: ByteSize = "64MiB", Allowed::Size { min: ByteSize::mib(1), max: ByteSize::gib(16) };
+        /// How long events are available to clients that were disconnected; at most journal.keep. Clients that return
+        /// later are asked to read their state again.
         #[serde(with = "humantime_serde")]
         pub retain: Duration = "7d", Allowed::duration(Duration::from_mins(1), DAY.saturating_mul(3650));
-        /// Maximum number of available events, 1000 to 1000000000. The oldest are removed first.
+        /// Maximum number of available events. The oldest are removed first.
         pub retain_rows: u64 = 1000000, Allowed::Integer { min: 1000, max: 1_000_000_000 };
-        /// Period over which the streams are ended evenly at a shutdown, 0s to 1m. Too low: all clients reconnect at
-        /// the same time. Too high: the shutdown takes longer; it is part of server.shutdown_timeout.
+        /// Period over which the streams are ended evenly at a shutdown. Too low: all clients reconnect at the same
+        /// time. Too high: the shutdown takes longer; it is part of server.shutdown_timeout.
         #[serde(with = "humantime_serde")]
         drain: Duration = "2s", Allowed::duration(Duration::ZERO, Duration::from_mins(1));
-        /// How long a stream or socket may last, 1s to 30d, minus up to 10 %. Its client connects again and continues, so that
+        /// How long a stream or socket may last, minus up to 10 %. Its client connects again and continues, so that
         /// clients spread over processes that were added. Too low: many reconnections. Too high: uneven load.
         #[serde(with = "humantime_serde")]
         max_age: Duration = "1h", Allowed::duration(Duration::from_secs(1), DAY.saturating_mul(30));
@@ -69,9 +67,6 @@ impl FeedSettings {
             if !self.enabled {
                 return Err(Invalid::because("feed.export", "needs feed.enabled = true"));
             }
-        }
-        if !(MIN_RING..=MAX_RING).contains(&self.ring) {
-            return Err(Invalid::not_allowed("feed.ring"));
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ const DAY: Duration = Duration::from_hours(24);
 section! {
     /// `idempotency.*`: requests with an `Idempotency-Key`.
     IdempotencySettings, SETTINGS: "idempotency" {
-        /// How long an Idempotency-Key and its response are stored, 1s to 365d. Too low: a late retry is executed
-        /// again. Too high: more storage, about a kilobyte per key, or a hundred bytes per row of POST /users/bulk.
+        /// How long an Idempotency-Key and its response are stored. Too low: a late retry is executed again. Too high:
+        /// more storage, about a kilobyte per key, or a hundred bytes per row of POST /users/bulk.
         #[serde(with = "humantime_serde")]
         pub keep: Duration = "24h", Allowed::duration(Duration::from_secs(1), DAY.saturating_mul(365));
     }

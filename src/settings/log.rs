@@ -13,8 +13,8 @@ section! {
     LogSettings, SETTINGS: "log" {
         /// human, json, or auto: human on a terminal, JSON otherwise.
         pub format: LogFormat = "auto", Allowed::Described("auto, human or json");
-        /// What is logged, in the syntax of tracing's EnvFilter. `RUST_LOG` also sets it. The default omits the errors
-        /// of actix_http, which report clients that do not speak HTTP.
+        /// What is logged, in the syntax of tracing's EnvFilter. The default omits the errors of actix_http, which
+        /// report clients that do not speak HTTP.
         pub filter: String =
             "info,actix_http=off,actix_server=warn,sea_orm_migration=warn,sqlx::postgres::notice=warn",
             Allowed::Described("a filter such as info or users_api=debug,info"), alias("RUST_LOG");

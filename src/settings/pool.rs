@@ -6,15 +6,14 @@ use super::declaration::{Allowed, settings};
 
 settings! {
     SETTINGS: "pool" {
-        /// Maximum number of connections, 1 to 10000. Too low: requests queue while the database is idle. Too high: the
-        /// database spends its time switching between connections, and all instances together exceed its connection
-        /// limit.
+        /// Maximum number of connections. Too low: requests queue while the database is idle. Too high: the database
+        /// spends its time switching between connections, and all instances together exceed its connection limit.
         max = 10, Allowed::Integer { min: 1, max: 10_000 }, reloadable;
         /// Number of connections that are kept open when idle, 0 to `max`. Too low: the first requests after a quiet
         /// period wait for connections to be opened. Too high: the server holds unneeded connections.
         min = 2, Allowed::Described("a whole number from 0 to pool.max"), reloadable;
-        /// Acquire timeout: the maximum time to wait for a connection, and for the database at start, 1ms to 1h. Too
-        /// low: short bursts are refused. Too high: clients give up before they get a response.
+        /// Acquire timeout: the maximum time to wait for a connection, and for the database at start. Too low: short
+        /// bursts are refused. Too high: clients give up before they get a response.
         acquire = "5s", Allowed::duration(Duration::from_millis(1), Duration::from_hours(1)), reloadable;
         /// Idle timeout: a connection that is not used for this long is closed, down to `min`; 0s = never. Too low:
         /// connections are opened and closed frequently. Too high: firewalls and the server drop them first; keep it
@@ -32,16 +31,15 @@ settings! {
         /// Whether concurrent operations of the same kind share a statement when they would otherwise wait for each
         /// other. false gives each one a separate statement, which costs a round trip per request.
         batch = true, Allowed::Boolean, reloadable;
-        /// Maximum number of operations in a batch, 1 to 1000. Too low: few operations share a statement. Too
-        /// high: the first operation of a batch waits for the last one.
+        /// Maximum number of operations in a batch. Too low: few operations share a statement. Too high: the first
+        /// operation of a batch waits for the last one.
         batch_max = 128, Allowed::Integer { min: 1, max: 1000 }, reloadable;
-        /// Share of imports and exports in percent, 1 to 100: of `max` (at least one connection, but never all unless
-        /// `max` is 1), and of the time while other requests are served. Too low: imports and exports are slow. Too
-        /// high: other requests wait for them.
+        /// Share of imports and exports in percent: of `max` (at least one connection, but never all unless `max` is
+        /// 1), and of the time while other requests are served. Too low: imports and exports are slow. Too high: other
+        /// requests wait for them.
         bulk_share = 10, Allowed::Integer { min: 1, max: 100 }, reloadable;
-        /// At the beginning of an outage, requests wait this long for the database, 0s to 1m; later ones are refused
-        /// immediately. Too low: clients get errors during a short failover. Too high: each outage fills the queue at
-        /// its start.
+        /// At the beginning of an outage, requests wait this long for the database; later ones are refused immediately.
+        /// Too low: clients get errors during a short failover. Too high: each outage fills the queue at its start.
         outage_wait = "250ms", Allowed::duration(Duration::ZERO, Duration::from_mins(1)), reloadable;
         /// A request that holds its connection for longer is logged once, with its operation; 0s = never. Too low: too
         /// many warnings. Too high: a leak is detected late.
@@ -54,8 +52,8 @@ settings! {
         statement_timeout = "30s", Allowed::ANY_DURATION;
         /// Name of this client in the database server (`pg_stat_activity`, PostgreSQL).
         application_name = "users-api", Allowed::Described("a text");
-        /// Number of threads of the pool's runtime, 0 to 64; 0 = half the number of processors. Too low: statements
-        /// wait for a thread. Too high: threads compete with the HTTP workers.
+        /// Number of threads of the pool's runtime; 0 = half the number of processors. Too low: statements wait for a
+        /// thread. Too high: threads compete with the HTTP workers.
         threads = 0, Allowed::Integer { min: 0, max: 64 };
     }
 }
@@ -94,7 +92,7 @@ mod tests {
                 (vec![duration(min), duration(max)], outside.map(duration).collect())
             }
             Allowed::Boolean => (vec![true.into(), false.into()], Vec::new()),
-            Allowed::List(_) | Allowed::Described(_) => (Vec::new(), Vec::new()),
+            Allowed::Size { .. } | Allowed::List(_) | Allowed::Described(_) => (Vec::new(), Vec::new()),
         }
     }
 

@@ -15,15 +15,15 @@ section! {
     ServerSettings, SETTINGS: "server" {
         /// IP address to listen on. 127.0.0.1 admits only clients on this machine; use 0.0.0.0 or :: in a container.
         pub host: IpAddr = "127.0.0.1", Allowed::Described("an IP address such as 127.0.0.1 or ::");
-        /// TCP port to listen on, 0 to 65535; 0 picks a free one. `PORT` also sets it.
+        /// TCP port to listen on; 0 picks a free one.
         pub port: u16 = 8080, Allowed::Integer { min: 0, max: 65_535 }, alias("PORT");
-        /// Number of HTTP worker threads, 0 to 512; 0 = one per processor. Too low: processors stay idle. Too high:
-        /// more memory and context switches. Workers never block on the database, so raising this rarely helps.
+        /// Number of HTTP worker threads; 0 = one per processor. Too low: processors stay idle. Too high: more memory
+        /// and context switches. Workers never block on the database, so raising this rarely helps.
         pub workers: usize = 0, Allowed::Integer { min: 0, max: 512 };
-        /// Maximum number of client connections, 0 to 1000000; 0 = as many as the limit of open files allows, at most
-        /// 10000. At the maximum, the connection that has been idle longest is closed for each new one. Too low:
-        /// connections in use are closed. Too high: more memory, about 20 KiB per connection. The limit of open files
-        /// is raised to its hard limit (`ulimit -Hn`) at start.
+        /// Maximum number of client connections; 0 = as many as the limit of open files allows, at most 10000. At the
+        /// maximum, the connection that has been idle longest is closed for each new one. Too low: connections in use
+        /// are closed. Too high: more memory, about 20 KiB per connection. The limit of open files is raised to its
+        /// hard limit (`ulimit -Hn`) at start.
         pub max_connections: usize = 0, Allowed::Integer { min: 0, max: 1_000_000 };
         /// Host names that clients may use in addition to localhost; * = any. They are checked only if the listener is
         /// on a loopback address, because web pages could otherwise reach it by DNS rebinding. Set it behind a proxy on
@@ -38,24 +38,24 @@ section! {
         /// X-Forwarded-Prefix are used if public_url is empty. The proxy must append to X-Forwarded-For and set or
         /// remove the others, because clients can send them too.
         pub trusted_proxies: List = "", Allowed::List("an array of addresses or networks such as 10.0.0.0/8");
-        /// Maximum time until a request has a response, 1ms to 1h; then it gets a 503. Too low: slow but valid requests
-        /// fail. Too high: the service works on requests whose clients have given up. Keep it below the timeout of a
-        /// reverse proxy. For a body of unlimited length (POST /users/bulk), it limits the time without data instead.
+        /// Maximum time until a request has a response; then it gets a 503. Too low: slow but valid requests fail. Too
+        /// high: the service works on requests whose clients have given up. Keep it below the timeout of a reverse
+        /// proxy. For a body of unlimited length (POST /users/bulk), it limits the time without data instead.
         #[serde(with = "humantime_serde")]
         pub request_timeout: Duration = "30s", Allowed::duration(Duration::from_millis(1), Duration::from_hours(1));
-        /// A client that reads nothing of its response for this long is disconnected (Linux); 0s to 1h, 0s = never. Too
-        /// low: clients on bad networks are disconnected. Too high: responses are kept in memory for clients that have
+        /// A client that reads nothing of its response for this long is disconnected (Linux); 0s = never. Too low:
+        /// clients on bad networks are disconnected. Too high: responses are kept in memory for clients that have
         /// disappeared.
         #[serde(with = "humantime_serde")]
         pub write_timeout: Duration = "30s", Allowed::duration(Duration::ZERO, Duration::from_hours(1));
-        /// After SIGTERM, /health/ready responds 503 and new connections are still accepted for this long, 0s to 1h.
-        /// Too low: load balancers still send requests to a closed listener. Too high: each shutdown takes longer. Use
-        /// 5s on Kubernetes, which removes a pod from its endpoints while it sends SIGTERM, and 0s if the load balancer
+        /// After SIGTERM, /health/ready responds 503 and new connections are still accepted for this long. Too low:
+        /// load balancers still send requests to a closed listener. Too high: each shutdown takes longer. Use 5s on
+        /// Kubernetes, which removes a pod from its endpoints while it sends SIGTERM, and 0s if the load balancer
         /// removes the instance first.
         #[serde(with = "humantime_serde")]
         pub drain_delay: Duration = "0s", Allowed::duration(Duration::ZERO, Duration::from_hours(1));
-        /// Maximum time after drain_delay for requests in flight to finish and the pool to close, 1ms to 1h. Too low:
-        /// requests are aborted. Too high: the process is killed before it ends. The process ends within drain_delay +
+        /// Maximum time after drain_delay for requests in flight to finish and the pool to close. Too low: requests are
+        /// aborted. Too high: the process is killed before it ends. The process ends within drain_delay +
         /// shutdown_timeout + 2s (+ 4s if the trace collector and the readers of the log and of standard error stall).
         /// Keep the sum below the time after which it is killed (Kubernetes 30s; docker stop 10s unless --stop-timeout
         /// or stop_grace_period is set).
