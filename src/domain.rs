@@ -12,6 +12,7 @@ mod author;
 mod email;
 mod id;
 mod name;
+mod overlap;
 mod precondition;
 mod prefix;
 mod ticket;
@@ -28,6 +29,7 @@ pub use self::{
     email::Email,
     id::UserId,
     name::Name,
+    overlap::Overlap,
     precondition::{Precondition, Versions},
     prefix::Prefix,
     ticket::TicketDigest,

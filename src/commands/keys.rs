@@ -13,7 +13,7 @@ use super::{
     table::{BAD, Cell, GOOD, WARNING, table},
 };
 use crate::{
-    domain::{ApiKey, KeyId, KeyName, Scope, Scopes},
+    domain::{ApiKey, KeyId, KeyName, Overlap, Scopes},
     service::{KeyRecord, KeyService, NewKey, clock},
     settings::Settings,
 };
@@ -27,17 +27,15 @@ pub(crate) enum KeysAction {
     List,
     /// Create a new key with the same name, scopes and expiry, and let the old one expire
     Rotate {
-        /// The id of the old key: the 12 letters and digits after uak_
-        #[arg(value_name = "ID", value_parser = parse::<KeyId>)]
+        #[arg(value_name = "ID", help = id_help("the old key"), value_parser = parse::<KeyId>)]
         id: KeyId,
         /// How long the old key still works
-        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
-        overlap: Duration,
+        #[arg(long, value_name = "DURATION", default_value_t, value_parser = parse::<Overlap>)]
+        overlap: Overlap,
     },
     /// Revoke a key: it stops working within auth.refresh
     Revoke {
-        /// The id of the key: the 12 letters and digits after uak_
-        #[arg(value_name = "ID", value_parser = parse::<KeyId>)]
+        #[arg(value_name = "ID", help = id_help("the key"), value_parser = parse::<KeyId>)]
         id: KeyId,
     },
     /// Print a new key without storing it, for auth.bootstrap_key_file
@@ -65,19 +63,21 @@ fn parse<T: std::str::FromStr<Err = crate::domain::ValidationError>>(text: &str)
 fn parse_scopes(text: &str) -> Result<Scopes, String> {
     match text {
         "all" => Ok(Scopes::ALL_OF_KEYS),
-        _ => match parse::<Scope>(text)? {
-            Scope::UsersSelf => Err("is for access tokens, which have a subject".to_owned()),
-            scope => Ok(std::iter::once(scope).collect()),
-        },
+        _ => Scopes::parse_for_key(text).map_err(|error| error.message),
     }
+}
+
+fn id_help(key: &str) -> String {
+    format!("The id of {key}: the {} letters and digits after uak_", KeyId::LENGTH)
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     // Far beyond any use, and within what a timestamp can hold.
-    const MAX: Duration = Duration::from_hours(100 * 365 * 24);
+    const MAX_YEARS: u64 = 100;
+    const MAX: Duration = Duration::from_hours(MAX_YEARS * 365 * 24);
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= MAX => Ok(duration),
-        _ => Err("must be a duration of at most 100 years, such as 12h or 90d".to_owned()),
+        _ => Err(format!("must be a duration of at most {MAX_YEARS} years, such as 12h or 90d")),
     }
 }
 

@@ -113,6 +113,20 @@ impl Scopes {
     /// All scopes that an API key can have: it has no subject.
     pub const ALL_OF_KEYS: Self = Self(Self::ALL.0 & !(1 << Scope::UsersSelf as u16));
 
+    /// Parses the scopes of an API key: at least one, and only those that a key can have.
+    ///
+    /// # Errors
+    ///
+    /// `unknown-scope` or `empty`.
+    pub fn parse_for_key(text: &str) -> Result<Self, ValidationError> {
+        let scopes: Self = text.parse()?;
+        if let Some(scope) = scopes.iter().find(|scope| !Self::ALL_OF_KEYS.contain(*scope)) {
+            let message = format!("{scope} is for access tokens, which have a subject");
+            return Err(ValidationError::new("unknown-scope", message));
+        }
+        if scopes.is_empty() { Err(ValidationError::new("empty", "must name a scope")) } else { Ok(scopes) }
+    }
+
     /// Returns whether the set contains a scope.
     #[must_use]
     pub const fn contain(self, scope: Scope) -> bool {
@@ -294,6 +308,19 @@ mod tests {
         for unknown in ["users:Read", "users", "users:read,users:write", "*"] {
             assert_eq!(unknown.parse::<Scopes>().unwrap_err().code, "unknown-scope", "{unknown}");
         }
+    }
+
+    #[test]
+    fn keys_have_scopes_without_a_subject() {
+        assert_eq!(Scopes::parse_for_key(&Scopes::ALL_OF_KEYS.to_string()), Ok(Scopes::ALL_OF_KEYS));
+        for (text, code, message) in [
+            ("users:read users:self", "unknown-scope", "users:self is for access tokens, which have a subject"),
+            (" ", "empty", "must name a scope"),
+        ] {
+            let error = Scopes::parse_for_key(text).unwrap_err();
+            assert_eq!((error.code, &*error.message), (code, message), "{text}");
+        }
+        assert_eq!(Scopes::parse_for_key("users").unwrap_err().code, "unknown-scope");
     }
 
     #[test]

@@ -232,14 +232,15 @@ impl TextValue for Fields {
     }
 }
 
-/// Adds a description and an example to a schema that is not a reference.
+/// Adds a description and an example to a schema that is not a reference. The schema's own description follows.
 pub(crate) fn described(
     mut schema: RefOr<Schema>,
     description: impl Into<String>,
     example: Option<Value>,
 ) -> RefOr<Schema> {
     if let RefOr::T(Schema::Object(object)) = &mut schema {
-        object.description = Some(description.into());
+        let general = object.description.take().map(|text| format!(" {text}"));
+        object.description = Some(description.into() + &general.unwrap_or_default());
         // `examples` would be newer, but derived schemas use `example`, and the document should use only one of the two.
         object.example = example;
     }

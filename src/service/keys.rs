@@ -1,7 +1,5 @@
 //! API keys: create, list, rotate, revoke. Secrets never reach this layer: it stores the digests of keys.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use entity::users_api_keys::{Column, Entity, Model};
 use orm_pool::{Connection, Pool};
@@ -13,7 +11,7 @@ use sea_orm::{
 
 use super::{Error, clock, error::database};
 use crate::{
-    domain::{ApiKey, KeyDigest, KeyId, KeyName, Scopes},
+    domain::{ApiKey, KeyDigest, KeyId, KeyName, Overlap, Scopes},
     error_chain::chain,
 };
 
@@ -157,7 +155,7 @@ impl KeyService {
     ///
     /// [`Error::KeyNotFound`]; [`Error::KeyInactive`] if the key has been revoked or rotated or has expired;
     /// [`Error::ScopesExceeded`].
-    pub async fn rotate(&self, old: KeyId, new: ApiKey, overlap: Duration, limit: Scopes) -> Result<KeyRecord, Error> {
+    pub async fn rotate(&self, old: KeyId, new: ApiKey, overlap: Overlap, limit: Scopes) -> Result<KeyRecord, Error> {
         self.pool
             .transaction("keys.rotate", move |transaction| async move {
                 let now = clock::now();
@@ -183,7 +181,8 @@ impl KeyService {
                     .exec_without_returning(&transaction)
                     .await
                     .map_err(database)?;
-                let end = row.expires_at.map_or(now + overlap, |end| end.min(now + overlap));
+                let last = now + overlap.duration();
+                let end = row.expires_at.map_or(last, |end| end.min(last));
                 Entity::update_many()
                     .filter(Column::Id.eq(old.as_str()))
                     .col_expr(Column::ExpiresAt, Expr::value(end))

@@ -96,7 +96,11 @@ async fn the_command_line_shows_creates_and_revokes_keys(context: Context) {
     assert_eq!(revoked, format!("{{\"id\":{},\"revoked\":true}}", created["id"]));
     assert_eq!(keys(&context, &url, &["revoke", "0123456789ab"]).await.status.code(), Some(1));
     assert_eq!(keys(&context, &url, &["revoke", "0"]).await.status.code(), Some(2));
-    assert_eq!(keys(&context, &url, &["create", "--name", "x", "--scope", "users"]).await.status.code(), Some(2));
+    for scope in ["users", "users:self"] {
+        assert_eq!(keys(&context, &url, &["create", "--name", "x", "--scope", scope]).await.status.code(), Some(2));
+    }
+    let refused = keys(&context, &url, &["rotate", id_of(&second), "--overlap", "366d"]).await;
+    assert_eq!(refused.status.code(), Some(2), "the limit is that of POST /keys/{{id}}/rotate");
 }
 
 async fn a_caller_grants_no_scope_that_it_lacks(context: Context) {
