@@ -66,6 +66,26 @@ impl ValidationError {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
+
+    /// A member is missing.
+    pub(crate) fn missing() -> Self {
+        Self::new("required", "is required")
+    }
+
+    /// A member is `null`.
+    pub(crate) fn null() -> Self {
+        Self::new("required", "must not be null")
+    }
+
+    /// A member that must be a string is of another type.
+    pub(crate) fn not_a_string() -> Self {
+        Self::new("wrong-type", "must be a string")
+    }
+
+    /// No member has this name.
+    pub(crate) fn unknown_member() -> Self {
+        Self::new("unknown-member", "unknown member")
+    }
 }
 
 /// Folds case. A final sigma becomes a plain one, because whether a sigma is final depends on the text after it, which

@@ -11,13 +11,12 @@
 
 use super::{
     cell::unescape_cell,
-    row::{IGNORED_MEMBERS, MAX_ROW_LENGTH, MemberError, RawRow, ReadError, too_long, validate},
+    row::{BYTE_ORDER_MARK, MAX_ROW_LENGTH, MemberError, RawRow, ReadError, is_member, too_long, validate},
 };
 use crate::service::Draft;
 
 /// More columns than any file of users has.
 const MAX_COLUMNS: usize = 64;
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads users from CSV.
 #[derive(Debug)]
@@ -297,7 +296,7 @@ impl Columns {
         }
         let names: Vec<&str> = names.iter().map(|name| name.trim()).collect();
         for (position, name) in names.iter().enumerate() {
-            if !["name", "email"].contains(name) && !IGNORED_MEMBERS.contains(name) {
+            if !is_member(name) {
                 // The name comes from the client and may be of any length.
                 let name: String = name.chars().take(40).collect();
                 return Err(header(format!("unknown column {name:?}; required are name and email")));

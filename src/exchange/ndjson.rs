@@ -5,10 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
-use super::row::{IGNORED_MEMBERS, MAX_ERRORS, MAX_ROW_LENGTH, MemberError, RawRow, too_long, validate};
+use super::row::{BYTE_ORDER_MARK, MAX_ERRORS, MAX_ROW_LENGTH, MemberError, RawRow, is_member, too_long, validate};
 use crate::{domain::ValidationError, service::Draft};
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads users from NDJSON.
 #[derive(Debug, Default)]
@@ -103,9 +101,9 @@ fn errors(line: &[u8]) -> Vec<MemberError> {
     let mut text = |name: &str| {
         let error = match members.get(name) {
             Some(Value::String(text)) => return text.as_str(),
-            None => ValidationError::new("required", "is required"),
-            Some(Value::Null) => ValidationError::new("required", "must not be null"),
-            Some(_) => ValidationError::new("wrong-type", "must be a string"),
+            None => ValidationError::missing(),
+            Some(Value::Null) => ValidationError::null(),
+            Some(_) => ValidationError::not_a_string(),
         };
         errors.push(MemberError::of_member(name, error));
         ""
@@ -115,15 +113,36 @@ fn errors(line: &[u8]) -> Vec<MemberError> {
     let invalid = validate(name, email).err().unwrap_or_default();
     errors.extend(invalid.into_iter().filter(|error| !reported.contains(&error.member)));
     for name in members.keys() {
-        if errors.len() < MAX_ERRORS
-            && !["name", "email"].contains(&name.as_str())
-            && !IGNORED_MEMBERS.contains(&name.as_str())
-        {
-            errors.push(MemberError::of_member(name, ValidationError::new("unknown-member", "unknown member")));
+        if errors.len() < MAX_ERRORS && !is_member(name) {
+            errors.push(MemberError::of_member(name, ValidationError::unknown_member()));
         }
     }
     if errors.is_empty() {
         errors.push(MemberError::of_row("duplicate-member", "each member must be given only once"));
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::{Field, user::CURSOR};
+
+    #[test]
+    fn an_exported_user_is_a_row_without_unusual_members() {
+        let members = Field::ALL.map(Field::name).into_iter().chain([CURSOR]);
+        let user: serde_json::Map<String, Value> =
+            members.map(|name| (name.to_owned(), "ann@example.com".into())).collect();
+        let line = Value::Object(user).to_string();
+        let row = serde_json::from_str::<UserRow>(&line);
+        assert!(row.is_ok(), "{line}: {:?}", row.err());
+    }
+
+    #[test]
+    fn members_of_an_exported_user_are_not_reported() {
+        let line = br#"{"id": 1, "version": 1, "createdAt": 1, "updatedAt": 1, "cursor": 1, "age": 1}"#;
+        let errors = parse(line).unwrap_err();
+        let members: Vec<&str> = errors.iter().map(|error| error.member.as_str()).collect();
+        assert_eq!(members, ["name", "email", "age"]);
+    }
 }

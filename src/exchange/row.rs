@@ -1,5 +1,6 @@
 //! A row of an import: its types, and the validation that both formats share.
 
+use super::user::{CURSOR, Field};
 use crate::{
     domain::{Email, Name, ValidationError},
     service::Draft,
@@ -14,8 +15,14 @@ pub(super) const MAX_ERRORS: usize = 10;
 /// The number of characters of an unknown member's name that are repeated in an error.
 const MAX_MEMBER_NAME: usize = 64;
 
-/// The members of an exported user that are ignored, so that an export can be imported unchanged.
-pub(super) const IGNORED_MEMBERS: [&str; 5] = ["id", "version", "createdAt", "updatedAt", "cursor"];
+/// What a file may begin with.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Returns whether a row may have this member: those of an exported user, so that an export can be imported unchanged.
+/// All but `name` and `email` are ignored.
+pub(super) fn is_member(name: &str) -> bool {
+    name == CURSOR || Field::ALL.iter().any(|field| field.name() == name)
+}
 
 /// A text format for many users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,9 @@ use crate::{
     exchange::{TextValue, described},
 };
 
+/// The member of an exported user that resumes the export after it.
+pub(super) const CURSOR: &str = "cursor";
+
 /// A user.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -93,7 +96,7 @@ impl PartialSchema for ExportedUser {
         user.required.clear();
         let description = "Resumes the export after this user; only with `cursors=true`.";
         let cursor = ObjectBuilder::new().schema_type(Type::String).description(Some(description));
-        user.properties.insert("cursor".to_owned(), cursor.into());
+        user.properties.insert(CURSOR.to_owned(), cursor.into());
         user.into()
     }
 }
@@ -193,7 +196,7 @@ impl Serialize for Selected<'_> {
             }
         }
         if let Some(cursor) = cursor {
-            map.serialize_entry("cursor", cursor)?;
+            map.serialize_entry(CURSOR, cursor)?;
         }
         map.end()
     }

@@ -3,7 +3,7 @@
 use super::{
     cell::write_cell,
     row::Format,
-    user::{Field, Fields, Selected, format_time},
+    user::{CURSOR, Field, Fields, Selected, format_time},
 };
 use crate::domain::User;
 
@@ -27,7 +27,7 @@ impl Writer {
         if self.format == Format::Ndjson {
             return;
         }
-        let names = self.fields.iter().map(Field::name).chain(self.has_cursors.then_some("cursor"));
+        let names = self.fields.iter().map(Field::name).chain(self.has_cursors.then_some(CURSOR));
         out.extend_from_slice(names.collect::<Vec<_>>().join(",").as_bytes());
         out.extend_from_slice(b"\r\n");
     }

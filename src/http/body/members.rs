@@ -95,7 +95,7 @@ impl<T: MemberValue> Member for T {
     const IS_REQUIRED: bool = true;
 
     fn of(value: Option<Value>) -> Result<Self, ValidationError> {
-        T::parse(value.ok_or_else(|| ValidationError::new("required", "is required"))?)
+        T::parse(value.ok_or_else(ValidationError::missing)?)
     }
 
     fn schema() -> RefOr<Schema> {
@@ -127,8 +127,8 @@ impl<T: TextValue> MemberValue for T {
     fn parse(value: Value) -> Result<Self, ValidationError> {
         match value {
             Value::String(text) => T::parse(&text),
-            Value::Null => Err(ValidationError::new("required", "must not be null")),
-            _ => Err(ValidationError::new("wrong-type", "must be a string")),
+            Value::Null => Err(ValidationError::null()),
+            _ => Err(ValidationError::not_a_string()),
         }
     }
 
@@ -169,7 +169,7 @@ impl Members {
     /// Returns all errors. The members that were not taken are unknown.
     pub(super) fn finish(mut self) -> Vec<FieldError> {
         for (name, _) in std::mem::take(&mut self.remaining) {
-            self.add_error(&name, ValidationError::new("unknown-member", "unknown member"));
+            self.add_error(&name, ValidationError::unknown_member());
         }
         self.errors
     }

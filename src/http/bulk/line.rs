@@ -11,7 +11,7 @@ use crate::{
         body,
         problem::{FieldError, Kind, Problem, ProblemBody},
     },
-    service::RowOutcome,
+    service::{self, RowOutcome},
 };
 
 /// A line of a bulk response: the outcome of a row.
@@ -86,7 +86,7 @@ pub(super) fn of_rows(rows: &[Row], is_dry_run: bool) -> Vec<u8> {
             Ok(RowOutcome::Unchanged(id)) => (Outcome::Unchanged, Some(id)),
             Err(Refused::RolledBack) => (Outcome::Undone, None),
             Err(Refused::EmailTaken) => {
-                refused = Some(Problem::new(Kind::EmailTaken, "Another user has this email address."));
+                refused = Some(service::Error::EmailTaken.into());
                 (Outcome::Refused, None)
             }
             Err(Refused::Invalid(errors)) => {
