@@ -38,7 +38,7 @@ use sea_orm_migration::{
     },
 };
 
-pub use self::ownership::is_created_on;
+pub use self::ownership::{is_created_on, table_names};
 
 /// An error while reading or changing the schema.
 #[derive(Debug, thiserror::Error)]

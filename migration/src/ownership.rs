@@ -125,6 +125,11 @@ pub fn is_created_on(backend: DbBackend, table: &str) -> bool {
     backend != DbBackend::Sqlite || !NOT_IN_SQLITE.contains(&table)
 }
 
+/// Returns the names of all tables, in the order of their creation.
+pub fn table_names() -> impl Iterator<Item = &'static str> {
+    TABLES.iter().map(|table| table.name)
+}
+
 /// Returns the tables that the migrations create on an engine.
 fn tables(backend: DbBackend) -> impl Iterator<Item = &'static OwnTable> {
     TABLES.iter().filter(move |table| is_created_on(backend, table.name))

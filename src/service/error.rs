@@ -60,7 +60,7 @@ pub enum Error {
 /// What the pool or the database reported, for the log. Other modules can only print it: its type is one of the ORM.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct Cause(orm_pool::Error);
+pub struct Cause(pub(super) orm_pool::Error);
 
 /// Why a request cannot be served now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

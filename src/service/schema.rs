@@ -5,6 +5,8 @@ use migration::is_created_on;
 use orm_pool::{Connection, DbErrorKind, Engine, Pool};
 use sea_orm::{ConnectionTrait, DbErr, Statement};
 
+use super::error::Cause;
+
 /// A migration of the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
@@ -44,127 +46,47 @@ pub enum SchemaFailure {
         table: &'static str,
         /// The server's error.
         #[source]
-        cause: orm_pool::Error,
+        cause: Cause,
     },
     /// No connection was available, or it broke.
     #[error("the schema could not be read or changed")]
-    Pool(#[from] orm_pool::Error),
+    Pool(#[source] Cause),
+}
+
+impl From<orm_pool::Error> for SchemaFailure {
+    fn from(error: orm_pool::Error) -> Self {
+        Self::Pool(Cause(error))
+    }
 }
 
 /// Bytes of a statement that writes 1000 rows of maximum length (5 KB each), with a margin.
 const LARGEST_STATEMENT: i64 = 8 << 20;
 
-/// Statements that change nothing, but together need every privilege that the service needs.
-const PROBES: [(&str, [&str; 4]); 12] = [
-    (
-        "users",
-        [
-            "SELECT id FROM users WHERE 1 = 0",
-            "INSERT INTO users SELECT * FROM users WHERE 1 = 0",
-            "UPDATE users SET version = version WHERE 1 = 0",
-            "DELETE FROM users WHERE 1 = 0",
-        ],
-    ),
-    (
-        "idempotency_keys",
-        [
-            "SELECT key_hash FROM idempotency_keys WHERE 1 = 0",
-            "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys WHERE 1 = 0",
-            "UPDATE idempotency_keys SET answer = answer WHERE 1 = 0",
-            "DELETE FROM idempotency_keys WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_api_keys",
-        [
-            "SELECT id FROM users_api_keys WHERE 1 = 0",
-            "INSERT INTO users_api_keys SELECT * FROM users_api_keys WHERE 1 = 0",
-            "UPDATE users_api_keys SET name = name WHERE 1 = 0",
-            "DELETE FROM users_api_keys WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_journal",
-        [
-            "SELECT id FROM users_journal WHERE 1 = 0",
-            "INSERT INTO users_journal SELECT * FROM users_journal WHERE 1 = 0",
-            "UPDATE users_journal SET name = name WHERE 1 = 0",
-            "DELETE FROM users_journal WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_feed",
-        [
-            "SELECT number FROM users_feed WHERE 1 = 0",
-            "INSERT INTO users_feed SELECT * FROM users_feed WHERE 1 = 0",
-            "UPDATE users_feed SET number = number WHERE 1 = 0",
-            "DELETE FROM users_feed WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_feed_pending",
-        [
-            "SELECT version FROM users_feed_pending WHERE 1 = 0",
-            "INSERT INTO users_feed_pending SELECT * FROM users_feed_pending WHERE 1 = 0",
-            "UPDATE users_feed_pending SET version = version WHERE 1 = 0",
-            "DELETE FROM users_feed_pending WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_feed_positions",
-        [
-            "SELECT number FROM users_feed_positions WHERE 1 = 0",
-            "INSERT INTO users_feed_positions SELECT * FROM users_feed_positions WHERE 1 = 0",
-            "UPDATE users_feed_positions SET number = number WHERE 1 = 0",
-            "DELETE FROM users_feed_positions WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_messages",
-        [
-            "SELECT number FROM users_messages WHERE 1 = 0",
-            "INSERT INTO users_messages SELECT * FROM users_messages WHERE 1 = 0",
-            "UPDATE users_messages SET data = data WHERE 1 = 0",
-            "DELETE FROM users_messages WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_tickets",
-        [
-            "SELECT scope FROM users_tickets WHERE 1 = 0",
-            "INSERT INTO users_tickets SELECT * FROM users_tickets WHERE 1 = 0",
-            "UPDATE users_tickets SET scope = scope WHERE 1 = 0",
-            "DELETE FROM users_tickets WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_presence",
-        [
-            "SELECT since FROM users_presence WHERE 1 = 0",
-            "INSERT INTO users_presence SELECT * FROM users_presence WHERE 1 = 0",
-            "UPDATE users_presence SET since = since WHERE 1 = 0",
-            "DELETE FROM users_presence WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_processes",
-        [
-            "SELECT seen_ms FROM users_processes WHERE 1 = 0",
-            "INSERT INTO users_processes SELECT * FROM users_processes WHERE 1 = 0",
-            "UPDATE users_processes SET seen_ms = seen_ms WHERE 1 = 0",
-            "DELETE FROM users_processes WHERE 1 = 0",
-        ],
-    ),
-    (
-        "users_exports",
-        [
-            "SELECT exported FROM users_exports WHERE 1 = 0",
-            "INSERT INTO users_exports SELECT * FROM users_exports WHERE 1 = 0",
-            "UPDATE users_exports SET held_ms = held_ms WHERE 1 = 0",
-            "DELETE FROM users_exports WHERE 1 = 0",
-        ],
-    ),
+/// The tables, and a column of each that the service updates.
+const PROBES: [(&str, &str); 12] = [
+    ("users", "version"),
+    ("idempotency_keys", "answer"),
+    ("users_api_keys", "name"),
+    ("users_journal", "name"),
+    ("users_feed", "number"),
+    ("users_feed_pending", "version"),
+    ("users_feed_positions", "number"),
+    ("users_messages", "data"),
+    ("users_tickets", "scope"),
+    ("users_presence", "since"),
+    ("users_processes", "seen_ms"),
+    ("users_exports", "held_ms"),
 ];
+
+/// Returns statements that change nothing, but together need every privilege that the service needs on a table.
+fn probes(table: &str, column: &str) -> [String; 4] {
+    [
+        format!("SELECT {column} FROM {table} WHERE 1 = 0"),
+        format!("INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"),
+        format!("UPDATE {table} SET {column} = {column} WHERE 1 = 0"),
+        format!("DELETE FROM {table} WHERE 1 = 0"),
+    ]
+}
 
 /// The schema of the database behind the pool.
 #[derive(Clone, Debug)]
@@ -263,12 +185,16 @@ impl SchemaService {
     pub async fn check_privileges(&self) -> Result<(), SchemaFailure> {
         let probe = |db: Connection| async move {
             let backend = db.get_database_backend();
-            for (table, statements) in PROBES.into_iter().filter(|(table, _)| is_created_on(backend, table)) {
-                for statement in statements {
-                    if let Err(cause) = ConnectionTrait::execute_unprepared(&db, statement).await {
+            for (table, column) in PROBES.into_iter().filter(|(table, _)| is_created_on(backend, table)) {
+                for statement in probes(table, column) {
+                    if let Err(cause) = ConnectionTrait::execute_unprepared(&db, &statement).await {
                         let is_missing = DbErrorKind::of(&cause) == DbErrorKind::PrivilegeMissing;
-                        let cause = orm_pool::Error::from(cause);
-                        return Err(if is_missing { SchemaFailure::Privilege { table, cause } } else { cause.into() });
+                        let cause = Cause(cause.into());
+                        return Err(if is_missing {
+                            SchemaFailure::Privilege { table, cause }
+                        } else {
+                            SchemaFailure::Pool(cause)
+                        });
                     }
                 }
             }
@@ -294,6 +220,12 @@ fn unmet_requirement(engine: Engine, version: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_table_has_a_probe() {
+        let tables: Vec<&str> = migration::table_names().collect();
+        assert_eq!(PROBES.map(|(table, _)| table).as_slice(), tables);
+    }
 
     #[test]
     fn old_servers_are_rejected() {
