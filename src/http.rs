@@ -185,6 +185,7 @@ impl State {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { pool, feed, authenticator, signer, options, hosts, public_url, metrics, lab } = parts;
+        self::metrics::describe();
         let document = document(RouteSet::All);
         let phase = Arc::new(CurrentPhase::default());
         let pool_stream = pool_live::PoolStream::new(pool.clone(), feed.clone(), Arc::clone(&phase), lab.is_some());

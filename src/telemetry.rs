@@ -254,12 +254,6 @@ pub fn metrics() -> PrometheusHandle {
                 tracing::warn!("another metrics recorder is already installed; /metrics is empty");
             }
             // Descriptions need an installed recorder.
-            metrics::describe_histogram!(
-                "http_server_request_duration_seconds",
-                metrics::Unit::Seconds,
-                "Time from the head of the request to the head of the response"
-            );
-            metrics::describe_counter!("http_server_requests_total", "Completed requests");
             metrics::describe_counter!(
                 writer::DROPPED,
                 "Log lines dropped because the reader of the log stalled or failed"

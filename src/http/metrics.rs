@@ -3,7 +3,20 @@
 use std::{cell::RefCell, collections::HashMap, time::Duration};
 
 use actix_web::http::{Method, StatusCode};
-use metrics::{Counter, Histogram};
+use metrics::{Counter, Histogram, Unit};
+
+const REQUESTS: &str = "http_server_requests_total";
+const DURATION: &str = "http_server_request_duration_seconds";
+
+/// Describes the metrics. The recorder must be installed.
+pub(super) fn describe() {
+    metrics::describe_histogram!(
+        DURATION,
+        Unit::Seconds,
+        "Time from the head of the request to the head of the response"
+    );
+    metrics::describe_counter!(REQUESTS, "Completed requests");
+}
 
 /// Handles of the metrics of one set of labels.
 struct MetricHandles {
@@ -23,8 +36,8 @@ impl MetricHandles {
         Self {
             method,
             status,
-            requests: metrics::counter!("http_server_requests_total", &labels),
-            duration: metrics::histogram!("http_server_request_duration_seconds", &labels),
+            requests: metrics::counter!(REQUESTS, &labels),
+            duration: metrics::histogram!(DURATION, &labels),
         }
     }
 }

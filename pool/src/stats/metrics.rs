@@ -18,6 +18,11 @@ use super::{
 };
 use crate::set::{AcquireError, CloseReason};
 
+const BATCH_SIZE: &str = "db_client_operation_batch_size";
+const TIMEOUTS: &str = "db_client_connection_timeouts_total";
+const CLOSED: &str = "db_client_connection_closed_total";
+const REFUSED: &str = "db_client_operation_refused_total";
+
 /// Length of a window; recent times cover one to two windows.
 const WINDOW: Duration = Duration::from_mins(1);
 /// The longest time that is recorded exactly.
@@ -204,8 +209,7 @@ impl PoolMetrics {
             CloseReason::SessionChanged => increment(&self.counts.closed_session_changed),
             CloseReason::PoolClosed => return,
         }
-        metrics::counter!("db_client_connection_closed_total", "pool_name" => self.metrics.pool.clone(), "reason" => why.name())
-            .increment(1);
+        metrics::counter!(CLOSED, "pool_name" => self.metrics.pool.clone(), "reason" => why.name()).increment(1);
     }
 
     pub(crate) fn refused(&self, reason: &AcquireError) {
@@ -220,8 +224,7 @@ impl PoolMetrics {
             AcquireError::Down { .. } => increment(&self.counts.refused_down),
             AcquireError::Closing => increment(&self.counts.refused_closing),
         }
-        metrics::counter!("db_client_operation_refused_total", "pool_name" => self.metrics.pool.clone(), "reason" => reason.name())
-            .increment(1);
+        metrics::counter!(REFUSED, "pool_name" => self.metrics.pool.clone(), "reason" => reason.name()).increment(1);
     }
 
     /// Counts operations that have ended.
@@ -271,7 +274,7 @@ impl PoolMetrics {
     /// Returns the histogram of this operation's batch sizes.
     pub(crate) fn batch_sizes(&self, operation: &'static str) -> metrics::Histogram {
         metrics::histogram!(
-            "db_client_operation_batch_size",
+            BATCH_SIZE,
             "pool_name" => self.metrics.pool.clone(),
             "operation" => operation
         )
@@ -340,24 +343,17 @@ impl Metrics {
             metrics::describe_histogram!(name, Unit::Seconds, about);
             metrics::histogram!(name, "pool_name" => pool.to_owned())
         };
-        metrics::describe_histogram!("db_client_operation_batch_size", "Operations per batch");
-        metrics::describe_counter!(
-            "db_client_connection_timeouts_total",
-            "Operations that timed out waiting for a connection"
-        );
-        metrics::describe_counter!("db_client_connection_closed_total", "Connections closed, by reason");
-        metrics::describe_counter!(
-            "db_client_operation_refused_total",
-            "Operations that were refused a connection, by reason"
-        );
+        metrics::describe_histogram!(BATCH_SIZE, "Operations per batch");
+        metrics::describe_counter!(TIMEOUTS, "Operations that timed out waiting for a connection");
+        metrics::describe_counter!(CLOSED, "Connections closed, by reason");
+        metrics::describe_counter!(REFUSED, "Operations that were refused a connection, by reason");
         // Without a first value of 0, the rate of a counter does not show its first increase.
         for reason in AcquireError::NAMES {
-            metrics::counter!("db_client_operation_refused_total", "pool_name" => pool.to_owned(), "reason" => reason)
-                .absolute(0);
+            metrics::counter!(REFUSED, "pool_name" => pool.to_owned(), "reason" => reason).absolute(0);
         }
         for reason in CloseReason::COUNTED {
             metrics::counter!(
-                "db_client_connection_closed_total",
+                CLOSED,
                 "pool_name" => pool.to_owned(),
                 "reason" => reason.name()
             )
@@ -367,7 +363,7 @@ impl Metrics {
             wait: seconds("db_client_connection_wait_time_seconds", "Time that operations waited for a connection"),
             hold: seconds("db_client_connection_use_time_seconds", "Time that operations held a connection"),
             create: seconds("db_client_connection_create_time_seconds", "Time to open a connection"),
-            timeouts: metrics::counter!("db_client_connection_timeouts_total", "pool_name" => pool.to_owned()),
+            timeouts: metrics::counter!(TIMEOUTS, "pool_name" => pool.to_owned()),
             pool: pool.to_owned(),
         }
     }
