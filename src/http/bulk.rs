@@ -17,7 +17,7 @@ use actix_web::{
     web::{self, Bytes},
 };
 use futures_util::{Stream, StreamExt, stream};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::timeout};
 use utoipa::ToSchema;
 
@@ -68,20 +68,22 @@ query_parameters! {
 }
 
 /// The handling of a row whose email address is already in use.
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(default = "insert")]
+#[schema(default = Self::default)]
 pub(super) enum BulkMode {
+    #[default]
     Insert,
     Upsert,
 }
 
 /// When the response is sent.
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(default = "end")]
+#[schema(default = Self::default)]
 pub(super) enum ResponseTime {
     /// Once all rows are processed.
+    #[default]
     End,
     /// Each line as soon as its row is processed.
     Stream,
@@ -92,9 +94,9 @@ word_values!(BulkMode, ResponseTime, ReportLevel);
 impl BulkParameters {
     fn write_options(&self) -> WriteOptions {
         WriteOptions {
-            mode: match self.mode {
-                Some(BulkMode::Upsert) => WriteMode::Upsert,
-                Some(BulkMode::Insert) | None => WriteMode::Insert,
+            mode: match self.mode.unwrap_or_default() {
+                BulkMode::Upsert => WriteMode::Upsert,
+                BulkMode::Insert => WriteMode::Insert,
             },
             dry_run: self.dry_run.unwrap_or_default(),
             atomic: self.atomic.unwrap_or_default(),
@@ -164,7 +166,7 @@ pub(super) async fn write(
     }
     let (is_replay, report) = upload.start(level).await?;
     let mut response = response(StatusCode::OK, is_replay);
-    if matches!(parameters.answer, Some(ResponseTime::Stream)) {
+    if matches!(parameters.answer.unwrap_or_default(), ResponseTime::Stream) {
         return Ok(response.streaming(report.into_stream()));
     }
     if let Some(info) = info {

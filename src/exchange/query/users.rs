@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 use utoipa::{
     ToSchema,
@@ -66,10 +66,11 @@ query_parameters! {
 }
 
 /// A sort order.
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[schema(default = "createdAt")]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(default = Self::default)]
 pub enum UserSort {
     /// By time of creation.
+    #[default]
     #[serde(rename = "createdAt")]
     CreatedAt,
     /// By time of creation, descending.
@@ -156,7 +157,7 @@ impl SelectionParameters {
     fn into_parts(self) -> (Selection, Fields) {
         let Self { email, name, q, created_after, created_before, ids, sort, fields } = self;
         let filter = Filter { email, name, text: q, created_after, created_before, ids };
-        (Selection { filter, sort: sort.map(Sort::from).unwrap_or_default() }, fields.unwrap_or_default())
+        (Selection { filter, sort: sort.unwrap_or_default().into() }, fields.unwrap_or_default())
     }
 }
 
@@ -254,6 +255,11 @@ mod tests {
         let query = parse("name=J%C3%BCrgen+K&limit=7&sort=-email&fields=id,email").ok().unwrap();
         assert_eq!(query.without_cursor, "limit=7&name=J%C3%BCrgen+K&sort=-email&fields=id%2Cemail");
         assert_eq!(parse("").ok().unwrap().without_cursor, "limit=20");
+    }
+
+    #[test]
+    fn the_documented_default_order_is_that_of_the_service() {
+        assert_eq!(Sort::from(UserSort::default()), Sort::default());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use actix_web::web::Bytes;
 use futures_util::{Stream, stream};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 use zstd::stream::{read::Decoder, write::Encoder};
@@ -28,9 +28,9 @@ static TOTAL_BUFFERED: AtomicUsize = AtomicUsize::new(0);
 const CHUNK_SIZE: usize = 64 * 1024;
 
 /// The lines of the response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(default = "all")]
+#[schema(default = Self::default)]
 pub(in crate::http) enum ReportLevel {
     /// A line for each row.
     #[default]
