@@ -31,7 +31,7 @@ pub use self::{
     exports::ExportStore,
     feed::{FeedEntry, FeedState, FeedStore},
     idempotency::{IdempotencyStore, KeyedRequest, KeyedResponse},
-    journal::{Journal, JournalEntry},
+    journal::{Action, Journal, JournalEntry},
     keys::{KeyRecord, KeyService, NewKey},
     messages::{MessageService, MessageStore, SentMessage},
     presence::PresenceStore,

@@ -13,7 +13,7 @@ use super::{Epoch, Position};
 use crate::{
     domain::UserId,
     exchange::{format_time, microseconds},
-    service::{FeedEntry, JournalEntry},
+    service::{Action, FeedEntry, JournalEntry},
 };
 
 const SOURCE: &str = "/users";
@@ -47,11 +47,11 @@ impl EventType {
 
     /// `None` for a message.
     fn of_action(action: &str) -> Option<Self> {
-        match action {
-            "created" => Some(Self::Created),
-            "updated" => Some(Self::Updated),
-            "deleted" => Some(Self::Deleted),
-            _ => None,
+        match Action::change(action)? {
+            Action::Created => Some(Self::Created),
+            Action::Updated => Some(Self::Updated),
+            Action::Deleted => Some(Self::Deleted),
+            Action::Message => None,
         }
     }
 }

@@ -3,7 +3,10 @@
 use actix_web::{HttpResponse, http::header, web};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{RefOr, Schema},
+};
 
 use super::{
     access::{Allowed, OpsRead},
@@ -16,8 +19,8 @@ use super::{
 };
 use crate::{
     domain::{Scope, UserId, Version},
-    exchange::{Limit, microseconds, query_parameters},
-    service::{Journal, JournalEntry, UserService},
+    exchange::{Limit, described, microseconds, query_parameters, text},
+    service::{Action, Journal, JournalEntry, UserService},
 };
 
 query_parameters! {
@@ -38,8 +41,7 @@ struct ChangeBody {
     /// The version that the change created; for a deletion, the one after the last.
     #[schema(example = 2, minimum = 1)]
     version: i64,
-    /// The kind of change: `created`, `updated` or `deleted`.
-    #[schema(example = "updated", pattern = "^(created|updated|deleted)$")]
+    #[schema(schema_with = action)]
     action: String,
     /// The members that an update changed.
     changed: Vec<String>,
@@ -59,6 +61,13 @@ struct ChangeBody {
     /// The email address after the change. Only for callers who have `users:read`, and until the user is deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     email: Option<String>,
+}
+
+fn action() -> RefOr<Schema> {
+    let [created, updated, deleted] = Action::CHANGES.map(Action::name);
+    let description = format!("The kind of change: `{created}`, `{updated}` or `{deleted}`.");
+    let pattern = format!("^({created}|{updated}|{deleted})$");
+    described(text().pattern(Some(pattern)).into(), description, Some(updated.into()))
 }
 
 impl ChangeBody {

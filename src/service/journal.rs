@@ -10,7 +10,8 @@ use entity::users_journal::{Column, Entity, Model};
 use orm_pool::{Connection, Pool};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 
-pub(super) use self::record::{Action, Recorder, created, updated};
+pub use self::record::Action;
+pub(super) use self::record::{Recorder, created, updated};
 use super::{Error, clock, error::database, statement::is_one_of};
 use crate::domain::{UserId, Version};
 
@@ -26,7 +27,7 @@ pub struct JournalEntry {
     pub user_id: UserId,
     /// The version that the change created; for a deletion, the one after the last. Negative for a message in the feed.
     pub version: i64,
-    /// `created`, `updated` or `deleted`; `message` in the feed.
+    /// The name of the [`Action`].
     pub action: String,
     /// The members that an update changed: `name`, `email`.
     pub changed: Vec<String>,

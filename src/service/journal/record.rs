@@ -26,21 +26,36 @@ use crate::{
 
 /// The kind of a change of a user. A message changes nothing, but has an entry for its place in the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::service) enum Action {
+pub enum Action {
+    /// It was created.
     Created,
+    /// It was changed.
     Updated,
+    /// It was deleted.
     Deleted,
+    /// A message was sent to it.
     Message,
 }
 
 impl Action {
-    pub(in crate::service) const fn name(self) -> &'static str {
+    /// Those that change a user.
+    pub const CHANGES: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
+
+    /// Returns the name, as it is stored.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Updated => "updated",
             Self::Deleted => "deleted",
             Self::Message => "message",
         }
+    }
+
+    /// Returns the change of this name; `None` for a message.
+    #[must_use]
+    pub fn change(name: &str) -> Option<Self> {
+        Self::CHANGES.into_iter().find(|action| action.name() == name)
     }
 }
 
