@@ -19,17 +19,18 @@ use crate::{
     connections::{Connections, Limits},
     database,
     demo::{Lab, Simulation},
+    error_chain::chain,
     exchange::CursorSigner,
     feed::Feed,
     http::{Hosts, HttpOptions, Parts, PublicUrl, RouteSet, State},
     jobs::{AuthJobs, Jobs, Retention, refresh_keys},
     lifecycle::{
-        GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges,
-        prepare_schema, store_bootstrap_key,
+        GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, prepare_schema,
+        store_bootstrap_key,
     },
     server,
     service::{self, FeedStore, KeyService},
-    settings::{AuthMode, Migrate, Settings},
+    settings::{AuthMode, Settings},
     telemetry,
     tls::{Certificate, CertificateError},
 };
@@ -165,10 +166,6 @@ impl Application {
         stop: &StopRequest,
     ) -> Result<Self, StartError> {
         prepare_schema(&pool, settings.database.migrate, stop).await?;
-        // With `off` nothing in the schema is checked, not even whether its tables exist.
-        if settings.database.migrate != Migrate::Off {
-            check_privileges(&pool, stop).await?;
-        }
         let auth = Self::open_auth(&pool, settings).await?;
         let listener = listen(SocketAddr::new(settings.server.host, settings.server.port), settings)?;
         let address = listener.local_addr().map_err(StartError::Server)?;
@@ -313,7 +310,7 @@ fn open_lab(pool: &Pool, settings: &Settings, simulation: Simulation, feed: Opti
 async fn open_feed(pool: &Pool, settings: &Settings) -> Option<Feed> {
     let feed = Feed::new(FeedStore::new(pool.clone()), settings.feed.options()?);
     if let Err(error) = feed.advance().await {
-        tracing::warn!(%error, "cannot read the feed yet");
+        tracing::warn!(error = chain(&error), "cannot read the feed yet");
     }
     Some(feed)
 }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     domain::UserId,
+    error_chain::chain,
     feed::{After, Delivery, Event, EventType, EventTypes, Feed, Filter, Subscription},
     jobs,
     lifecycle::StopRequest,
@@ -164,7 +165,7 @@ async fn tail(subscription: &mut Subscription, is_json: bool, stop: &StopRequest
             }
             Ok(Delivery::Closing) => return Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "cannot read the feed");
+                tracing::warn!(error = chain(&error), "cannot read the feed");
                 tokio::time::sleep(RETRY).await;
             }
         }

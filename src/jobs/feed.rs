@@ -13,7 +13,7 @@ pub(super) async fn run(feed: Feed) {
         feed.wait().await;
         while let Err(error) = feed.advance().await {
             // The pool reports outages.
-            tracing::debug!(%error, "cannot read the feed");
+            tracing::debug!(error = chain(&error), "cannot read the feed");
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -37,7 +37,7 @@ pub(super) async fn listen(feed: Feed) {
 /// Ends the epoch of a feed that is disabled now.
 pub(super) async fn end_epoch(store: FeedStore) {
     while let Err(error) = store.end_epoch().await {
-        tracing::debug!(%error, "cannot mark the feed as disabled");
+        tracing::debug!(error = chain(&error), "cannot mark the feed as disabled");
         tokio::time::sleep(RETRY).await;
     }
 }

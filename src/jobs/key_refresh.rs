@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     auth::{Authenticator, StoredKey},
     domain::{ApiKey, KeyDigest, KeyId},
+    error_chain::chain,
     service::{Error, KeyRecord, KeyService, clock},
 };
 
@@ -49,7 +50,7 @@ pub(super) async fn run(pool: Pool, authenticator: Arc<Authenticator>, interval:
         match refresh(&service, &authenticator).await {
             Ok(used) => unstored.extend(used),
             // The pool reports outages.
-            Err(error) => tracing::debug!(%error, "cannot read API keys"),
+            Err(error) => tracing::debug!(error = chain(&error), "cannot read API keys"),
         }
         if unstored.is_empty() || Instant::now() < next_store {
             continue;
@@ -59,7 +60,7 @@ pub(super) async fn run(pool: Pool, authenticator: Arc<Authenticator>, interval:
         let uses = unstored.iter().map(|(id, at)| (*id, *at)).collect();
         match timeout(interval, service.store_uses(uses)).await {
             Ok(Ok(())) => unstored.clear(),
-            Ok(Err(error)) => tracing::debug!(%error, "cannot store the last use of API keys"),
+            Ok(Err(error)) => tracing::debug!(error = chain(&error), "cannot store the last use of API keys"),
             Err(_) => tracing::debug!("storing the last use of API keys took too long"),
         }
     }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use orm_pool::Pool;
 
-use crate::service::{Error, FeedStore, IdempotencyStore, Journal, MessageStore, PresenceStore, TicketStore};
+use crate::{
+    error_chain::chain,
+    service::{Error, FeedStore, IdempotencyStore, Journal, MessageStore, PresenceStore, TicketStore},
+};
 
 /// Pause between two sweeps, unless the retention is shorter.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -71,5 +74,5 @@ async fn sweep<F: Future<Output = Result<bool, Error>>>(interval: Duration, what
 
 /// Logs an error. The pool reports outages; the next sweep deletes what remains.
 fn logged<T>(deleted: Result<T, Error>, what: &str) -> Option<T> {
-    deleted.inspect_err(|error| tracing::debug!(%error, what, "cannot delete expired rows")).ok()
+    deleted.inspect_err(|error| tracing::debug!(error = chain(error), what, "cannot delete expired rows")).ok()
 }

@@ -34,7 +34,7 @@ fn migrations(count: usize, singular: &str, plural: &str) -> String {
     if count == 1 { format!("1 migration {singular}") } else { format!("{count} migrations {plural}") }
 }
 
-/// Checks the server, and applies or checks migrations according to `database.migrate`.
+/// Checks the server and the privileges, and applies or checks migrations according to `database.migrate`.
 pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopRequest) -> Result<(), SchemaError> {
     let stopped = SchemaError::Stopped { applied: 0 };
     let schema = service::SchemaService::new(pool.clone());
@@ -57,14 +57,14 @@ pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopReq
                 return Err(SchemaError::Pending(pending));
             }
         }
-        Migrate::Off => {}
+        // Nothing in the schema is checked, not even whether its tables exist.
+        Migrate::Off => return Ok(()),
     }
-    Ok(())
+    check_privileges(&schema, stop).await
 }
 
 /// Checks that the service may read and write its tables.
-pub(crate) async fn check_privileges(pool: &Pool, stop: &StopRequest) -> Result<(), SchemaError> {
-    let schema = service::SchemaService::new(pool.clone());
+async fn check_privileges(schema: &service::SchemaService, stop: &StopRequest) -> Result<(), SchemaError> {
     let Some(checked) = stop.run_until_requested(schema.check_privileges()).await else {
         return Err(SchemaError::Stopped { applied: 0 });
     };

@@ -44,7 +44,7 @@ pub enum Error {
     #[error("a request with this idempotency key is in flight")]
     KeyInUse,
     /// The request cannot be served now. It may succeed later.
-    #[error("temporarily unavailable ({kind:?})")]
+    #[error("{kind}")]
     Unavailable {
         /// Why it cannot be served.
         kind: Unavailable,
@@ -63,13 +63,16 @@ pub enum Error {
 pub struct Cause(pub(super) orm_pool::Error);
 
 /// Why a request cannot be served now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// No connection of the pool was available in time.
+    #[error("no database connection is available")]
     PoolExhausted,
     /// The database is down, or cannot execute the operation now.
+    #[error("the database is unavailable")]
     Database,
     /// The service is shutting down.
+    #[error("the service is shutting down")]
     ShuttingDown,
 }
 

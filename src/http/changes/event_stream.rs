@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::with_headers;
 use crate::{
+    error_chain::chain,
     feed::{Position, ResyncReason},
     http::{
         feed_reader::{FeedReader, Part, RETRY},
@@ -55,7 +56,7 @@ impl State {
                 }
                 Err(_) if stream.is_closing() => Some((retry().into(), Self::Ended)),
                 Err(error) => {
-                    tracing::debug!(%error, "cannot read the feed");
+                    tracing::debug!(error = chain(&error), "cannot read the feed");
                     sleep(RETRY).await;
                     Some((Bytes::from_static(b": waiting for the database\n\n"), Self::Begin(stream)))
                 }
@@ -74,7 +75,7 @@ impl State {
                     Ok(Part::End(_)) => return Some((retry().into(), Self::Ended)),
                     Err(_) if stream.is_closing() => return Some((retry().into(), Self::Ended)),
                     Err(error) => {
-                        tracing::debug!(%error, "cannot read the feed");
+                        tracing::debug!(error = chain(&error), "cannot read the feed");
                         sleep(RETRY).await;
                         continue;
                     }

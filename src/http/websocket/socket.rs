@@ -192,7 +192,7 @@ impl Socket {
     }
 
     fn retry_later(&mut self, error: &Error) {
-        tracing::debug!(%error, "cannot read the feed");
+        tracing::debug!(error = crate::error_chain::chain(&error), "cannot read the feed");
         if let State::Subscribed(subscribed) = &mut self.state {
             subscribed.retry_at = Some(Instant::now() + RETRY);
         }

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     auth::Authenticator,
     domain::{TicketDigest, UserId},
+    error_chain::chain,
     feed::Filter,
     http::recheck::{AccessLost, Recheck},
     service::{TicketGrant, TicketStore},
@@ -38,7 +39,7 @@ impl Tickets {
             None => Ok(None),
         };
         let redeemed = redeemed.map_err(|error| {
-            tracing::debug!(%error, "cannot use a ticket");
+            tracing::debug!(error = chain(&error), "cannot use a ticket");
             Violation::new(CloseCode::Again, "the database is unavailable; connect again with another ticket")
         })?;
         let grant = redeemed.ok_or_else(|| self.note_invalid())?;
