@@ -25,8 +25,8 @@ use crate::{
     http::{Hosts, HttpOptions, Parts, PublicUrl, RouteSet, State},
     jobs::{AuthJobs, Jobs, Retention, refresh_keys},
     lifecycle::{
-        GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, prepare_schema,
-        store_bootstrap_key,
+        GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT, SchemaError, ShutdownError, StopRequest, check_privileges,
+        prepare_schema, store_bootstrap_key,
     },
     server,
     service::{self, FeedStore, KeyService},
@@ -166,6 +166,7 @@ impl Application {
         stop: &StopRequest,
     ) -> Result<Self, StartError> {
         prepare_schema(&pool, settings.database.migrate, stop).await?;
+        check_privileges(&pool, settings.database.migrate, stop).await?;
         let auth = Self::open_auth(&pool, settings).await?;
         let listener = listen(SocketAddr::new(settings.server.host, settings.server.port), settings)?;
         let address = listener.local_addr().map_err(StartError::Server)?;

@@ -14,7 +14,7 @@ mod signals;
 pub(crate) use self::{
     bootstrap_key::store_bootstrap_key,
     drain::{GracefulShutdown, INTERRUPTED_CLOSE_TIMEOUT},
-    schema::prepare_schema,
+    schema::{check_privileges, prepare_schema},
 };
 pub use self::{
     drain::ShutdownError,

@@ -25,6 +25,7 @@ mod temporary_database;
 mod tickets;
 mod users;
 
+pub(crate) use self::error::shutting_down;
 pub use self::{
     change_signal::ChangeSignal,
     error::{Cause, Error, Unavailable},

@@ -1,7 +1,8 @@
 //! Batches: one statement serves many concurrent operations of the same kind.
 //!
-//! While a statement is in flight, operations of the same kind wait in a queue, and the next statement serves all of
-//! them. There is no timer and no minimum batch size: if no statement is in flight, an operation runs immediately.
+//! At most two read statements, or one write statement, of a batch are in flight; one that takes longer than 10 ms no longer
+//! counts. Below this limit an operation with an idle connection runs immediately. Otherwise operations wait in a queue, and
+//! the next statement serves all of them. There is no timer and no minimum batch size.
 
 mod config;
 mod queue;

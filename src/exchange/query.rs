@@ -43,13 +43,13 @@ macro_rules! query_parameters {
     (
         $(#[doc = $doc:literal])*
         $visibility:vis struct $name:ident {
-            $($(#[doc = $parameter_doc:literal])* $field:ident: Option<$value:ty>,)*
+            $($(#[doc = $parameter_doc:literal])+ $field:ident: Option<$value:ty>,)*
         }
     ) => {
         $(#[doc = $doc])*
         #[derive(Clone, Debug, Default)]
         $visibility struct $name {
-            $($(#[doc = $parameter_doc])* $visibility $field: Option<$value>,)*
+            $($(#[doc = $parameter_doc])+ $visibility $field: Option<$value>,)*
         }
 
         impl $crate::exchange::QueryParameters for $name {
@@ -123,7 +123,7 @@ impl<'a> Parameters<'a> {
         let explained = parsed.map_err(|error| match error.message {
             // A plus that is not encoded is a space.
             message if error.code == "malformed" && value.contains(' ') => {
-                ValidationError::new(error.code, format!("{message}; encode + as %2B"))
+                ValidationError::new(error.code, format!("{message}; a + must be encoded as %2B"))
             }
             message => ValidationError::new(error.code, message),
         });

@@ -16,7 +16,7 @@ use crate::{
     exchange::{Field, Fields},
 };
 
-/// The maximum number of users that a client can name.
+/// The maximum number of ids in a filter.
 pub const MAX_IDS: usize = 100;
 
 /// A type of values that clients write as text.
@@ -232,7 +232,7 @@ impl TextValue for Fields {
     }
 }
 
-/// Adds a description and an example to a schema that is not a reference. The schema's own description follows.
+/// Adds a description and an example to the schema of an object or a primitive. Arrays and references keep their own. The schema's own description follows.
 pub(crate) fn described(
     mut schema: RefOr<Schema>,
     description: impl Into<String>,

@@ -81,6 +81,10 @@ fn server(text: &str) -> Result<Url, String> {
     if !["", "/"].contains(&url.path()) {
         return Err("must not have a path".to_owned());
     }
+    let is_utf8 = |text: &str| percent_decode_str(text).decode_utf8().is_ok();
+    if !is_utf8(url.username()) || !url.password().is_none_or(is_utf8) {
+        return Err("must have credentials in UTF-8".to_owned());
+    }
     Ok(url)
 }
 
@@ -167,6 +171,7 @@ mod tests {
             ("nats://a,redis://secret@b", "server 2 must have the scheme of the first one"),
             ("nats://a,ann:secret@b", "server 2 must have the credentials of the first one"),
             ("nats://ann:secret@a,b,ann:secret2@c", "server 3 must have the credentials of the first one"),
+            ("nats://ann:secret%FF@a", "the URL must have credentials in UTF-8"),
             // Commas that are not encoded.
             ("nats://ann:se,cret@a", "server 1 must have a valid host and port; in credentials a comma is %2C"),
             (

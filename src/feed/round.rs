@@ -31,7 +31,7 @@ impl Shared {
             state = self.new_epoch(state, None).await?;
         } else if let Some(head) = known.as_ref().filter(|head| is_behind(&state, head)) {
             if self.lag.may_catch_up(began) {
-                // Another server has the events that this one lacks.
+                // Possibly a replica that lags. What this process knows stays valid until then.
                 self.succeed(round, began);
                 return Ok(());
             }
@@ -129,7 +129,7 @@ impl Shared {
     }
 }
 
-/// Returns whether a state lacks events that are known.
+/// Returns whether the database has fewer events than this process has read.
 fn is_behind(state: &FeedState, known: &Head) -> bool {
     *known.latest.epoch == *state.epoch && known.latest.number > state.number.cast_unsigned()
 }

@@ -10,9 +10,9 @@ use tokio::{
 use utoipa::ToSchema;
 
 use super::{After, Event, Feed, Filter, Head, Known, Position, SUBSCRIBERS, random_fraction};
-use crate::service::Error;
+use crate::service::{Error, shutting_down};
 
-/// Maximum size of a delivery, except that it has at least one event.
+/// Maximum size of a delivery in bytes. A single larger event is delivered alone.
 pub const MAX_BYTES: usize = 32 << 10;
 
 /// A delivery of a subscription.
@@ -62,7 +62,7 @@ pub struct Subscription {
     closing_delay: Duration,
 }
 
-/// The end of a subscription at a shutdown: some time after it begins, so that not all of them end at once.
+/// The end of a subscription at a shutdown: after a random part of `feed.drain`, so that not all of them end at once.
 #[derive(Clone)]
 pub struct Closing {
     known: watch::Receiver<Known>,
@@ -78,7 +78,7 @@ impl Closing {
 
     /// Completes when it is time to end. It may be cancelled.
     pub async fn reached(mut self) {
-        // The sender is part of the feed.
+        // If the feed was dropped, this counts as a shutdown.
         let has_begun = |known: &Known| known.closing_since.is_some();
         let since = self.known.wait_for(has_begun).await.ok().and_then(|known| known.closing_since);
         sleep_until(since.unwrap_or_else(Instant::now) + self.delay).await;
@@ -146,7 +146,7 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// The database could not be read.
+    /// The database could not be read, or the service is shutting down.
     pub async fn attach(&mut self) -> Result<Option<ResyncReason>, Error> {
         let Cursor::Requested(after) = &self.cursor else { return Ok(None) };
         // A position that this process does not know yet may be that of another process.
@@ -164,7 +164,7 @@ impl Subscription {
             (.., Err(error)) => return Err(error),
         };
         let found = match found {
-            Start::Resync(ResyncReason::Ahead, _) => self.caught_up().await,
+            Start::Resync(ResyncReason::Ahead, _) => self.caught_up().await?,
             found => found,
         };
         let (position, reason) = match found {
@@ -177,15 +177,18 @@ impl Subscription {
     }
 
     /// Waits until this process knows the position that the client continues after, unless the database was restored.
-    async fn caught_up(&mut self) -> Start {
-        let Cursor::Requested(after) = &self.cursor else { return Start::Unknown };
+    async fn caught_up(&mut self) -> Result<Start, Error> {
+        let Cursor::Requested(after) = &self.cursor else { return Ok(Start::Unknown) };
         let is_behind = |head: Option<&Head>| matches!(start(after, head), Start::Resync(ResyncReason::Ahead, _));
         let caught_up = self.known.wait_for(|known| known.closing_since.is_some() || !is_behind(known.head.as_ref()));
         // The background job reads the feed in the meantime.
         let _ = timeout(self.feed.0.lag.max(), caught_up).await;
         let head = self.feed.head();
         // At a shutdown it is not known whether events are missing: the client continues at another process.
-        if self.is_closing() && is_behind(head.as_ref()) { Start::Unknown } else { start(after, head.as_ref()) }
+        if self.is_closing() && is_behind(head.as_ref()) {
+            return Err(shutting_down());
+        }
+        Ok(start(after, head.as_ref()))
     }
 
     /// Reads what other processes, and this one, have committed until now.

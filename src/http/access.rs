@@ -186,13 +186,13 @@ impl<S: RequiredScope> FromRequest for AllowedOrTicket<S> {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        ready(match exchange::read(request.query_string()) {
-            Ok(TicketParameters { ticket: Some(ticket) }) => Ok(Self::Ticket(ticket)),
-            Ok(TicketParameters { ticket: None }) => {
-                Allowed::from_request(request, payload).into_inner().map(Self::Allowed)
-            }
-            Err(error) => Err(error.into()),
-        })
+        let parameters = match exchange::read(request.query_string()) {
+            Ok(TicketParameters { ticket: Some(ticket) }) => return ready(Ok(Self::Ticket(ticket))),
+            parameters => parameters.map(drop).map_err(Problem::from),
+        };
+        // A caller without credentials is not informed of other faults.
+        let allowed = Allowed::from_request(request, payload).into_inner();
+        ready(allowed.and_then(|allowed| parameters.map(|()| Self::Allowed(allowed))))
     }
 }
 

@@ -34,7 +34,7 @@ fn migrations(count: usize, singular: &str, plural: &str) -> String {
     if count == 1 { format!("1 migration {singular}") } else { format!("{count} migrations {plural}") }
 }
 
-/// Checks the server and the privileges, and applies or checks migrations according to `database.migrate`.
+/// Checks the server, and applies or checks migrations according to `database.migrate`.
 pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopRequest) -> Result<(), SchemaError> {
     let stopped = SchemaError::Stopped { applied: 0 };
     let schema = service::SchemaService::new(pool.clone());
@@ -57,14 +57,18 @@ pub(crate) async fn prepare_schema(pool: &Pool, migrate: Migrate, stop: &StopReq
                 return Err(SchemaError::Pending(pending));
             }
         }
-        // Nothing in the schema is checked, not even whether its tables exist.
-        Migrate::Off => return Ok(()),
+        Migrate::Off => {}
     }
-    check_privileges(&schema, stop).await
+    Ok(())
 }
 
-/// Checks that the service may read and write its tables.
-async fn check_privileges(schema: &service::SchemaService, stop: &StopRequest) -> Result<(), SchemaError> {
+/// Checks that the service may read and write its tables, unless `database.migrate` is `off`: then nothing in the schema is
+/// checked, not even whether its tables exist.
+pub(crate) async fn check_privileges(pool: &Pool, migrate: Migrate, stop: &StopRequest) -> Result<(), SchemaError> {
+    if migrate == Migrate::Off {
+        return Ok(());
+    }
+    let schema = service::SchemaService::new(pool.clone());
     let Some(checked) = stop.run_until_requested(schema.check_privileges()).await else {
         return Err(SchemaError::Stopped { applied: 0 });
     };

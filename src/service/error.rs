@@ -92,6 +92,12 @@ impl From<orm_pool::Error> for Error {
     }
 }
 
+/// Returns the error of a request that the service cannot serve because it is shutting down.
+#[must_use]
+pub(crate) fn shutting_down() -> Error {
+    orm_pool::Error::Closed.into()
+}
+
 /// Converts an error of the ORM, which no higher layer uses.
 pub(super) fn database(error: DbErr) -> Error {
     orm_pool::Error::from(error).into()

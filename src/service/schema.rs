@@ -19,7 +19,8 @@ pub struct Migration {
 /// Why the schema could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaFailure {
-    /// A migration failed, or none was started.
+    /// A migration failed, or the migrations could not start: a table conflicts or is missing, or another process holds
+    /// the lock.
     #[error(transparent)]
     Migration(#[from] migration::Error),
     /// The server is too old.

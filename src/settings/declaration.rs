@@ -70,7 +70,7 @@ impl Setting {
             (Some(range), Some(alias)) => Some(format!("# {range} {alias}")),
             (range, alias) => range.or(alias).map(|sentence| format!("# {sentence}")),
         };
-        // Code marks and a leading space belong to rustdoc.
+        // Backticks are for rustdoc. Each line begins with the space that follows `///`.
         self.description.iter().map(|line| format!("#{}", line.replace('`', ""))).chain(last)
     }
 }

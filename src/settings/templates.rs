@@ -7,7 +7,7 @@ use super::{all, environment::variable};
 const TOML_HEADER: &str = "\
 # The defaults of users-api, and a template for your own settings file (`users-api --config FILE`).
 # Every key can also be set from the environment: pool.max is USERS_API__POOL__MAX.
-# Durations are written as 250ms, 5s, 10m, 1h.
+# Durations are written as 250ms, 5s, 10m, 1h or 7d, always with a unit; sizes as 64MiB or 1GiB.
 ";
 
 const ENV_HEADER: &str = "\

@@ -192,6 +192,8 @@ async fn an_internal_error_is_logged_once_and_not_exposed(context: Context) {
         Engine::MariaDb | Engine::MySql => "doesn't exist",
     };
     assert!(chain.contains("internal error") && chain.contains(cause), "{chain}");
-    let errors = service.log().into_iter().filter(|line| line.to_string().contains(cause)).count();
+    // Without tables the feed cannot be read at the start either.
+    let of_request = |line: &Value| line["message"] != "cannot read the feed yet" && line.to_string().contains(cause);
+    let errors = service.log().into_iter().filter(of_request).count();
     assert_eq!(errors, 1, "logged once: {:#?}", service.log());
 }

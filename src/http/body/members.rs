@@ -21,7 +21,7 @@ use crate::{
 
 /// A type of JSON bodies.
 pub(in crate::http) trait RequestBody: ToSchema + Sized {
-    /// Takes its members. Errors are collected in `members`; `None` only if there is one.
+    /// Builds the body from `members`, which collects the errors. Returns `None` only if an error was added.
     fn take(members: &mut Members) -> Option<Self>;
 }
 
@@ -31,17 +31,17 @@ macro_rules! request_body {
     (
         $(#[doc = $doc:literal])*
         $visibility:vis struct $name:ident {
-            $($(#[doc = $member_doc:literal])* $(#[example($example:expr)])? $field:ident: $value:ty,)*
+            $($(#[doc = $member_doc:literal])+ $(#[example($example:expr)])? $field:ident: $value:ty,)*
         }
     ) => {
         $(#[doc = $doc])*
         $visibility struct $name {
-            $($(#[doc = $member_doc])* $field: $value,)*
+            $($(#[doc = $member_doc])+ $field: $value,)*
         }
 
         impl $crate::http::body::RequestBody for $name {
             fn take(members: &mut $crate::http::body::Members) -> Option<Self> {
-                // All are taken before any of them is missed, to report every error.
+                // Every member is taken before the first `?`, so that all errors are reported.
                 $(let $field = members.take(stringify!($field));)*
                 Some(Self { $($field: $field?,)* })
             }
@@ -103,7 +103,7 @@ impl<T: MemberValue> Member for T {
     }
 }
 
-/// `null` is refused: in a merge patch it removes a member, and no member can be removed.
+/// An optional member. `null` is not the same as a missing member: it is parsed like any value.
 impl<T: MemberValue> Member for Option<T> {
     const IS_REQUIRED: bool = false;
 
@@ -123,6 +123,7 @@ pub(in crate::http) trait MemberValue: Sized {
     fn schema() -> RefOr<Schema>;
 }
 
+/// `null` is refused: in a merge patch (RFC 7396) it would remove the member, and no member can be removed.
 impl<T: TextValue> MemberValue for T {
     fn parse(value: Value) -> Result<Self, ValidationError> {
         match value {
