@@ -1,4 +1,4 @@
-//! Whether the caller of a response that takes long still has access.
+//! The check that the caller of a response that takes long still has access.
 
 use std::sync::Arc;
 

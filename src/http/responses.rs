@@ -21,7 +21,7 @@ pub(super) struct QueryProblems;
 /// For routes with an id in the path.
 pub(super) struct IdProblems;
 /// For routes that delete a user.
-pub(super) struct RemoveProblems;
+pub(super) struct DeleteProblems;
 /// For routes that create a user.
 pub(super) struct CreateProblems;
 /// For the bulk route.
@@ -74,7 +74,7 @@ impl IntoResponses for IdProblems {
     }
 }
 
-impl IntoResponses for RemoveProblems {
+impl IntoResponses for DeleteProblems {
     fn responses() -> Responses {
         responses(&[Kind::InvalidId, Kind::UserNotFound, Kind::VersionConflict])
     }

@@ -28,8 +28,8 @@ use super::{
     problem::{Kind, Problem},
     query::SignedQuery,
     responses::{
-        ChangeConditionProblems, ChangeProblems, CreateProblems, IdProblems, QueryProblems, ReadConditionProblems,
-        RemoveProblems, ServerProblems,
+        ChangeConditionProblems, ChangeProblems, CreateProblems, DeleteProblems, IdProblems, QueryProblems,
+        ReadConditionProblems, ServerProblems,
     },
     shared_page,
 };
@@ -309,7 +309,7 @@ pub(super) async fn patch(
     params(PathId, ChangeCondition),
     responses(
         (status = 204, description = "The user was deleted"),
-        RemoveProblems,
+        DeleteProblems,
         ChangeConditionProblems,
         ServerProblems,
     ),

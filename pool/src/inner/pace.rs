@@ -1,4 +1,4 @@
-//! When the next connection attempt may start, and how many may be in flight.
+//! The pace of connection attempts: when the next one may start, and how many may be in flight.
 
 use std::time::Duration;
 
