@@ -30,7 +30,7 @@ pub use self::{
     outcome::{Refused, Row, Tally},
     query::{
         ExportParameters, ExportQuery, Limit, ListParameters, ListQuery, ParameterError, Parameters, QueryError,
-        QueryParameters, SelectionParameters, UserCount, UserSort, parameter_names, read,
+        QueryParameters, SelectionParameters, UserSort, parameter_names, read,
     },
     reader::Reader,
     row::{Format, MemberError, RawRow, ReadError},

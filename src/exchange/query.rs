@@ -17,9 +17,7 @@ use utoipa::{
     },
 };
 
-pub use self::users::{
-    ExportParameters, ExportQuery, Limit, ListParameters, ListQuery, SelectionParameters, UserCount, UserSort,
-};
+pub use self::users::{ExportParameters, ExportQuery, Limit, ListParameters, ListQuery, SelectionParameters, UserSort};
 use crate::{
     domain::ValidationError,
     exchange::{TextValue, member_name, paragraph},

@@ -71,18 +71,25 @@ pub fn word<'a, T: Deserialize<'a> + PartialSchema>(text: &'a str) -> Result<T, 
     })
 }
 
-/// Implements [`TextValue`] for enums whose words are those of their schema.
+/// Implements [`TextValue`] for enums whose words are those of their schema. The document has it `inline`, or as a
+/// `component` of the enum's name.
 macro_rules! word_values {
-    ($($name:ty),+) => {
-        $(impl $crate::exchange::TextValue for $name {
+    (inline $($name:ty),+) => {
+        $(word_values!(@ $name, <$name as utoipa::PartialSchema>::schema());)+
+    };
+    (component $($name:ty),+) => {
+        $(word_values!(@ $name, $crate::exchange::reference::<$name>());)+
+    };
+    (@ $name:ty, $schema:expr) => {
+        impl $crate::exchange::TextValue for $name {
             fn parse(text: &str) -> Result<Self, $crate::domain::ValidationError> {
                 $crate::exchange::word(text)
             }
 
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-                $crate::exchange::reference::<Self>()
+                $schema
             }
-        })+
+        }
     };
 }
 pub(crate) use word_values;

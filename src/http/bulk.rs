@@ -22,8 +22,7 @@ use tokio::{sync::mpsc, time::timeout};
 use utoipa::ToSchema;
 
 pub(super) use self::line::{BulkLine, BulkSummary};
-pub(super) use self::report::ReportLevel;
-use self::report::{Filter, LineBuffer, Progress, Report};
+use self::report::{Filter, LineBuffer, Progress, Report, ReportLevel};
 use super::{
     HttpOptions,
     access::{Allowed, UsersBulk},
@@ -89,7 +88,7 @@ pub(super) enum ResponseTime {
     Stream,
 }
 
-word_values!(BulkMode, ResponseTime, ReportLevel);
+word_values!(inline BulkMode, ResponseTime, ReportLevel);
 
 impl BulkParameters {
     fn write_options(&self) -> WriteOptions {

@@ -23,7 +23,7 @@ use utoipa_swagger_ui::Config;
 
 pub(super) use self::asyncapi::{__path_asyncapi, asyncapi};
 use super::{
-    bulk::{BulkLine, BulkMode, BulkSummary, ReportLevel, ResponseTime},
+    bulk::{BulkLine, BulkSummary},
     media_types::NDJSON,
     policy::Asset,
     pool_live::LivePool,
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     domain::Scope,
-    exchange::{ExportedUser, Field, UserCount, UserSort},
+    exchange::{ExportedUser, Field, UserSort},
 };
 
 /// The parts of the document other than the routes, which are collected from the handlers.
@@ -47,11 +47,7 @@ use crate::{
                        Every `GET` route also supports `HEAD`.",
     ),
     // Includes the schemas of lines and messages, which no operation refers to: a stream is described as binary or text.
-    // And those of words in query strings.
-    components(schemas(
-        BulkLine, BulkMode, BulkSummary, ExportedUser, Field, LivePool, ProblemBody, ProblemCode, ReportLevel,
-        ResponseTime, UserCount, UserSort,
-    )),
+    components(schemas(BulkLine, BulkSummary, ExportedUser, Field, LivePool, ProblemBody, ProblemCode, UserSort)),
     tags(
         (name = "users", description = "Users"),
         (name = "keys", description = "API keys, for callers with the scope `keys:admin`"),

@@ -155,7 +155,14 @@ impl IntoResponses for TicketProblems {
 
 impl IntoResponses for WebSocketProblems {
     fn responses() -> Responses {
-        responses(&[Kind::InvalidHandshake, Kind::OriginNotAllowed, Kind::NotFound, Kind::UpgradeRequired])
+        // With the scope, because one response describes all problems of a status.
+        responses(&[
+            Kind::InvalidHandshake,
+            Kind::OriginNotAllowed,
+            Kind::ScopeMissing,
+            Kind::NotFound,
+            Kind::UpgradeRequired,
+        ])
     }
 }
 

@@ -104,7 +104,8 @@ pub enum UserCount {
 #[derive(Clone, Copy, Debug)]
 pub struct Limit(u64);
 
-word_values!(UserSort, UserCount);
+word_values!(component UserSort);
+word_values!(inline UserCount);
 
 impl Limit {
     /// Returns the number.

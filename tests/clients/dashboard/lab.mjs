@@ -89,7 +89,7 @@ async function refusals(test, page, demo, intended) {
   // The page refuses a value that is out of range for any other setting.
   await page.locator("#lab-max").fill("999");
   await page.locator("#lab-max").press("Enter");
-  await explains(test, page, "max", /between 1 and 200/);
+  await explains(test, page, "max", /from 1 to 200/);
   test.check(patches.length === 1, "max: a value that is out of range is sent");
   await page.locator("#lab-max").blur();
   await test.eventually("max: a refused value stays in its control", async () => (await page.locator("#lab-max").inputValue()) === "2");
