@@ -291,8 +291,7 @@ impl Application {
             delay: self.drain_delay,
             timeout: self.shutdown_timeout,
         };
-        jobs.stop().await;
-        let drained = shutdown.run().await;
+        let drained = shutdown.run(jobs.stop()).await;
         match server_result {
             Some(Err(error)) => Err(ShutdownError::Server(error)),
             Some(Ok(())) => Err(ShutdownError::Server(io::Error::other("it ended unexpectedly"))),

@@ -59,9 +59,10 @@ impl Shared {
         Ok(())
     }
 
-    /// Replaces the epoch, unless another process has replaced it, or the latest position is `unless_at` or after it.
-    async fn new_epoch(&self, state: FeedState, unless_at: Option<i64>) -> Result<FeedState, Error> {
-        self.store.replace_epoch(state.epoch, Epoch::generate().to_string(), unless_at).await?;
+    /// Replaces the epoch, unless another process has replaced it. With `only_below`, only while the latest position is still
+    /// lower: otherwise the server has caught up in the meantime.
+    async fn new_epoch(&self, state: FeedState, only_below: Option<i64>) -> Result<FeedState, Error> {
+        self.store.replace_epoch(state.epoch, Epoch::generate().to_string(), only_below).await?;
         self.store.state().await
     }
 

@@ -55,14 +55,15 @@ pub(crate) struct GracefulShutdown<'a> {
     pub(crate) feed: Option<&'a Feed>,
     /// How long requests are still accepted once readiness is false.
     pub(crate) delay: Duration,
-    /// Total time to notify clients, complete requests and close the pool. Only [`MIN_POOL_CLOSE_TIMEOUT`] can be added
-    /// to it.
+    /// Total time to notify clients, stop the jobs, complete requests and close the pool. Only [`ABORT_TIMEOUT`] and
+    /// [`MIN_POOL_CLOSE_TIMEOUT`] can be added to it, and [`ACCEPT_GRACE`] if it is shorter than that.
     pub(crate) timeout: Duration,
 }
 
 impl GracefulShutdown<'_> {
-    /// Runs all phases, even if one of them fails.
-    pub(crate) async fn run(self) -> Result<(), ShutdownError> {
+    /// Runs all phases, even if one of them fails. `stop_jobs` is run before the pool refuses operations: until then clients
+    /// get events, and revoked keys stop working.
+    pub(crate) async fn run(self, stop_jobs: impl Future<Output = ()>) -> Result<(), ShutdownError> {
         let began = Instant::now();
         self.phase.enter(Phase::NotReady);
         tracing::info!(delay = ?self.delay, "shutdown: readiness is now false");
@@ -77,6 +78,7 @@ impl GracefulShutdown<'_> {
         }
         tracing::info!(connections = self.connections.count(), "shutdown: listening stopped");
         self.notify_clients().await;
+        stop_jobs.await;
 
         self.phase.enter(Phase::Draining);
         let Status { waiting, in_use, .. } = self.pool.status();

@@ -129,18 +129,18 @@ impl FeedStore {
         Ok(FeedState { epoch, number, floor, has_pending: pending != 0 })
     }
 
-    /// Replaces the epoch, unless another process has replaced it already, or the latest position is `unless_at` or after
-    /// it.
+    /// Replaces the epoch, unless another process has replaced it. With `only_below`, only while the latest position is still
+    /// lower: otherwise the server has caught up in the meantime.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] or [`Error::Internal`].
-    pub async fn replace_epoch(&self, old: String, new: String, unless_at: Option<i64>) -> Result<(), Error> {
+    pub async fn replace_epoch(&self, old: String, new: String, only_below: Option<i64>) -> Result<(), Error> {
         let replace = move |db: Connection| {
             let update = users_feed::Entity::update_many()
                 .col_expr(users_feed::Column::Epoch, Expr::val(new.clone()))
                 .filter(users_feed::Column::Epoch.eq(old.clone()))
-                .filter(users_feed::Column::Number.lt(unless_at.unwrap_or(i64::MAX)));
+                .filter(users_feed::Column::Number.lt(only_below.unwrap_or(i64::MAX)));
             async move { update.exec(&db).await.map(drop).map_err(database) }
         };
         self.pool.write("feed.replace_epoch", replace).await

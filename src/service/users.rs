@@ -297,21 +297,23 @@ impl UserService {
         author: Author,
     ) -> Result<User, Error> {
         let recorder = self.recorder;
-        let user = self
+        let (user, is_changed) = self
             .pool
             .transaction(operation, move |transaction| {
                 let (precondition, change, author) = (precondition.clone(), change.clone(), author.clone());
                 async move {
                     let current = find_for_update(&transaction, id, &precondition).await?;
-                    let Some(next) = apply_change(&current, change) else { return Ok(current.into()) };
+                    let Some(next) = apply_change(&current, change) else { return Ok((current.into(), false)) };
                     update_row(&transaction, &next, current.version).await?;
                     let entry = journal::updated(&current, &next, &author);
                     recorder.append(&transaction, &[entry]).await.map_err(database)?;
-                    Ok::<User, Error>(next.into())
+                    Ok::<(User, bool), Error>((next.into(), true))
                 }
             })
             .await?;
-        self.signal_change();
+        if is_changed {
+            self.signal_change();
+        }
         Ok(user)
     }
 }

@@ -14,6 +14,7 @@ use crate::{
 
 cases![
     a_revoked_key_ends_its_streams,
+    events_and_revocations_take_effect_during_the_drain_delay,
     a_shutdown_ends_the_streams,
     a_head_request_has_no_stream,
     a_shutdown_during_an_outage_ends_the_streams,
@@ -46,6 +47,32 @@ async fn a_revoked_key_ends_its_streams(context: Context) {
     while let Some(message) = stream.next().await {
         assert!(!message.data.contains("after@"), "{message:?}");
     }
+}
+
+async fn events_and_revocations_take_effect_during_the_drain_delay(context: Context) {
+    let url = migrated(&context).await;
+    let (reader, writer) = (key(&context, &url, &["feed:read"]).await, key(&context, &url, &["users:write"]).await);
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("USERS_API__AUTH__MODE", "required"),
+        ("USERS_API__AUTH__REFRESH", "100ms"),
+        ("USERS_API__SERVER__DRAIN_DELAY", "5s"),
+    ];
+    let mut service = Service::start(context.folder(), &variables).await;
+    let app = App::at(service.address, &url);
+    let mut stream = EventStream::of(with_key(&app, Method::GET, "/users/changes", &reader)).await.unwrap();
+    stream.next().await.unwrap();
+    service.signal("TERM").await;
+    service.logged("shutdown: readiness is now false").await;
+
+    let body = json!({"name": "Ann", "email": "ann@example.com"});
+    assert_eq!(Reply::of(with_key(&app, Method::POST, "/users", &writer).json(&body)).await.status, 201);
+    assert_eq!(stream.event().await["data"]["email"], "ann@example.com");
+    printed(&context, &url, &["revoke", id_of(&writer)]).await;
+    eventually("the key is revoked", || async { (get(&app, "/users", &writer).await.status == 401).then_some(()) })
+        .await;
+    assert!(!service.log().iter().any(|line| line["message"] == "shutdown: listening stopped"));
+    assert_eq!(service.ended().await.code(), Some(0));
 }
 
 async fn a_shutdown_ends_the_streams(context: Context) {

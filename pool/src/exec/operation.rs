@@ -116,7 +116,7 @@ impl RunOptions {
 }
 
 /// Runs an operation as a task of the pool's runtime, so that it completes even if the caller is dropped. `at_end` is
-/// called when the operation has ended, and dropped if it is refused.
+/// called when the body has ended, also by a panic. It is only dropped if the operation is refused or aborted.
 pub(crate) async fn operate<T, E, F, Fut>(
     inner: &Arc<PoolInner>,
     runtime: &PoolRuntime,

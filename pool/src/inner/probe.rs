@@ -130,7 +130,8 @@ impl PoolInner {
         }
     }
 
-    /// Pings suspect connections, and other idle ones until one responds. Returns whether any has responded.
+    /// Pings suspect connections, and other idle ones until one responds. Stops at a ping that times out: the others would
+    /// take as long. Returns whether any has responded.
     async fn ping_idle(self: &Arc<Self>) -> bool {
         let mut has_responded = false;
         while let Some(mut entry) =
