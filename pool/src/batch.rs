@@ -2,7 +2,7 @@
 //!
 //! At most two read statements, or one write statement, of a batch are in flight; one that takes longer than 10 ms no longer
 //! counts. Below this limit an operation with an idle connection runs immediately. Otherwise operations wait in a queue, and
-//! the next statement serves all of them. There is no timer and no minimum batch size.
+//! the next statement serves all of them. A statement is never delayed to fill a batch.
 
 mod config;
 mod queue;

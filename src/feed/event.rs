@@ -220,10 +220,9 @@ impl Event {
         self.number
     }
 
-    /// Returns whether both are the same event, whose data may have been erased since.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        (self.number, self.user, self.version) == (other.number, other.user, other.version)
+    /// Returns whether this is the event of an entry, whose data may have been erased since.
+    pub(super) fn is_of(&self, FeedEntry { number, entry, .. }: &FeedEntry) -> bool {
+        (self.number, self.user, self.version) == (number.cast_unsigned(), entry.user_id, entry.version)
     }
 
     /// Returns the user that was changed, or the receiver of the message.

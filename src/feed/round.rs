@@ -94,13 +94,13 @@ impl Shared {
             // With the latest event that is known, to compare it.
             let after = latest.number - u64::from(last.is_some());
             let page = self.store.page(after.cast_signed()).await?;
-            let mut events: Vec<Event> = page.iter().map(|entry| Event::new(&latest.epoch, entry)).collect();
-            if let Some(last) = last
-                && events.first().is_some_and(|first| first.number() == last.number())
-                && !events.remove(0).is_same(&last)
+            let known = page.partition_point(|entry| entry.number.cast_unsigned() <= latest.number);
+            if let (Some(last), Some(entry)) = (last, page[..known].last())
+                && !last.is_of(entry)
             {
                 return Ok(History::Other);
             }
+            let events: Vec<Event> = page[known..].iter().map(|entry| Event::new(&latest.epoch, entry)).collect();
             if events.iter().any(|event| event.event_type() == Some(EventType::Deleted)) {
                 self.catch_up.forget();
             }

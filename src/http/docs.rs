@@ -12,6 +12,7 @@ use actix_web::{
     http::header::{self, HeaderValue},
     web,
 };
+use serde::Serialize;
 use utoipa::{
     OpenApi,
     openapi::{
@@ -114,8 +115,8 @@ fn with_server(api: &openapi::OpenApi, url: &str) -> Asset {
     json(&api)
 }
 
-fn json(api: &openapi::OpenApi) -> Asset {
-    Asset::new(serde_json::to_vec(api).unwrap_or_default().into(), HeaderValue::from_static("application/json"))
+fn json(document: &impl Serialize) -> Asset {
+    Asset::new(serde_json::to_vec(document).unwrap_or_default().into(), HeaderValue::from_static("application/json"))
 }
 
 /// Get this document

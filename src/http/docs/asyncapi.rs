@@ -3,7 +3,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use actix_web::{HttpRequest, HttpResponse, http::header::HeaderValue};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,
@@ -22,10 +22,7 @@ use crate::{
     },
 };
 
-static DOCUMENT: LazyLock<Asset> = LazyLock::new(|| {
-    let document = serde_json::to_vec(&document()).unwrap_or_default();
-    Asset::new(document.into(), HeaderValue::from_static("application/json"))
-});
+static DOCUMENT: LazyLock<Asset> = LazyLock::new(|| super::json(&document()));
 
 /// Get the description of the live feed
 ///
