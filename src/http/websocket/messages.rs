@@ -68,12 +68,12 @@ pub(super) enum ServerMessage<'a> {
         #[schema(value_type = u64, minimum = 1)]
         heartbeat_ms: u128,
     },
-    /// The events before this position have been sent, or are not wanted.
+    /// All matching events up to and including this position have been sent.
     Bookmark {
         #[schema(value_type = Position)]
         position: &'a Position,
     },
-    /// Events may be missing before this position.
+    /// Events up to and including this position may be missing: the client reads the users again. Later events follow.
     Resync {
         reason: ResyncReason,
         #[schema(value_type = Position)]
